@@ -1,0 +1,42 @@
+"""cifarlab: train image classifiers on small data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cifarlab.records import Batch, Output
+    from cifarlab.registry import (
+        AUGMENTS,
+        AVERAGES,
+        BACKBONES,
+        DATASETS,
+        HEADS,
+        LOSSES,
+        MIXERS,
+        OPTIMIZERS,
+        SCHEDULES,
+        ConfigError,
+    )
+    from cifarlab.runs import load
+
+__version__ = "0.1.0"
+
+_REGISTRIES = (
+    "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
+    "ConfigError",
+)  # fmt: skip
+# Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch.
+_HOMES = {**dict.fromkeys(_REGISTRIES, "registry"), "load": "runs", "Batch": "records", "Output": "records"}
+
+__all__ = [
+    "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
+    "Batch", "ConfigError", "Output", "load",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"cifarlab.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'cifarlab' has no attribute {name!r}")

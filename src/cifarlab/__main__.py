@@ -1,0 +1,5 @@
+"""`python -m cifarlab`."""
+
+from cifarlab.cli import main
+
+main()

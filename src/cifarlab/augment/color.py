@@ -1,0 +1,116 @@
+"""Augmentations that change colors and leave pixels where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cifarlab.augment.steps import Step, column, lowers
+from cifarlab.draws import Draws
+
+Strength = Annotated[float, Field(ge=0)]
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """(B, 3, H, W) to (B, 1, H, W), with torchvision's weights."""
+    red, green, blue = images.split(1, dim=1)
+    # Plain products and sums: a fused multiply-add may round differently in vector and in tail lanes.
+    return red * 0.2989 + green * 0.587 + blue * 0.114
+
+
+def mean_exact(values: Tensor) -> Tensor:
+    """The mean of each sample's values in [0, 1], (B, ...) to (B,), good to 2**-21.
+
+    A sum of integers: unlike that of floats, its bits depend on neither batch size, threads nor device.
+    """
+    units = (values.flatten(1) * 2.0**20).round().to(torch.int32)
+    return units.sum(1, dtype=torch.int64).to(torch.float32) * (2.0**-20 / units.shape[1])
+
+
+def blend(images: Tensor, own: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
+    """own x picture + gray x its gray picture + mean x the mean of that, clamped to [0, 1]; factors (B,).
+
+    Brightness is (f, 0, 0), saturation (f, 1 - f, 0), contrast (f, 0, 1 - f); (1, 0, 0) changes nothing.
+    """
+    luma = grayscale(images)
+    added = luma * column(gray) + column(mean_exact(luma) * mean)
+    # In place where a tensor is ours: on the CPU fresh memory costs more than the arithmetic.
+    return (images * column(own)).add_(added).clamp_(0, 1)
+
+
+def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of (B, 3, H, W) pictures by `turns` (B,), 1 being the whole circle."""
+    red, green, blue = images.split(1, dim=1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    spread = high - low
+    divisor = torch.where(spread > 0, spread, 1.0)
+    not_red = torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
+    sextant = torch.where(high == red, (green - blue) / divisor, not_red) + column(turns) * 6
+    # HSV to RGB in closed form: a channel lies below the highest by spread x min(k, 4 - k) clamped to [0, 1],
+    # with k in sextants.
+    k = sextant + (5 - 2 * torch.arange(3, device=images.device).view(1, 3, 1, 1))
+    k -= (k * (1 / 6)).floor_().mul_(6)
+    return high - torch.minimum(k, 4 - k).clamp_(0, 1).mul_(spread)
+
+
+@dataclass(frozen=True)
+class ColorChain:
+    """Blends in order, with one turn of the hue before blend number `hue_at` (None: no hue).
+
+    own, gray, mean: (B, blends), the factors of `blend`. turns: (B,), of `shift_hue`.
+    """
+
+    hue_at: int | None = None
+
+    def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        own, gray, mean, turns = parameters
+        for slot in range(own.shape[1]):
+            if slot == self.hue_at:
+                images = shift_hue(images, turns)
+            images = blend(images, own[:, slot], gray[:, slot], mean[:, slot])
+        return images
+
+
+def _ranks(keys: Tensor) -> Tensor:
+    """(B, n) to (B, n) int64: each key's place in its row's ascending order; of equal keys the first comes first."""
+    one, other = keys[:, :, None], keys[:, None, :]
+    index = torch.arange(keys.shape[1], device=keys.device)
+    return ((one > other) | ((one == other) & (index[:, None] > index))).sum(2)
+
+
+@lowers
+def color_jitter(
+    images: Tensor,
+    draws: Draws,
+    *,
+    brightness: Strength = 0.2,
+    contrast: Strength = 0.2,
+    saturation: Strength = 0.2,
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.5,
+) -> Step:
+    """Random brightness, contrast, saturation and hue in random order, as albumentations 2.0.8's ColorJitter.
+
+    brightness, contrast, saturation: factors from max(0, 1 - x) to 1 + x. hue: the largest turn either way,
+    in circles. Computed in float32; albumentations rounds to 8 bits after each of the four.
+    """
+    # All numbers in one call: on a GPU each call costs some thirty kernels.
+    numbers = draws.uniform(shape=(8,))
+    ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in (brightness, contrast, saturation)]
+    factors = torch.stack([low + numbers[:, i] * (high - low) for i, (low, high) in enumerate(ranges)], dim=1)
+    turns = (numbers[:, 3] * 2 - 1) * hue
+    ranks = _ranks(numbers[:, 4:])
+    # A turn of the hue costs most, so it has one place, with three blends before it and three after. The
+    # order of a picture uses three of the six, and the others change nothing.
+    places = torch.arange(3, device=images.device)
+    kind, hue_rank = ranks[:, :3, None], ranks[:, 3, None, None]
+    before = (kind == places) & (places < hue_rank)
+    after = (kind == places + 1) & (places + 1 > hue_rank)
+    active = torch.cat([before, after], dim=2)
+    own = torch.where(active, factors[:, :, None], 0.0).sum(1) + (~active.any(1)).to(torch.float32)
+    rest = torch.where(active, 1 - factors[:, :, None], 0.0)
+    return Step(ColorChain(hue_at=3 if hue else None), (own, rest[:, 2], rest[:, 1], turns))

@@ -1,0 +1,167 @@
+"""Augmentations that move pixels: crop, flips, and affine warps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from cifarlab.augment.steps import Step, lowers
+from cifarlab.draws import Draws
+
+# What lies outside the picture. `reflect` leaves the edge pixel out, as in torch's and numpy's pad.
+Border = Literal["constant", "reflect", "replicate"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Reindex:
+    """Output pixel (i, j) is input pixel (rows[i], columns[j]): exact, no interpolation.
+
+    rows: (B, H) int64. columns: (B, W) int64. An index outside the picture means `fill`, or the nearest edge
+    where that is None.
+    """
+
+    fill: float | None = None
+
+    def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        rows, columns = parameters
+        height, width = images.shape[-2:]
+        flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+        flat = flat.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+        moved = images.flatten(2).gather(2, flat).view(images.shape)
+        if self.fill is None:
+            return moved
+        inside = _inside(rows, height)[:, None, :, None] & _inside(columns, width)[:, None, None, :]
+        return torch.where(inside, moved, self.fill)
+
+
+def _inside(index: Tensor, size: int) -> Tensor:
+    return (index >= 0) & (index < size)
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Bilinear resampling: output pixel q, measured from the centre, takes the input at A q + b.
+
+    matrix: (B, 2, 3) float32, (A | b) in pixels, x before y.
+    """
+
+    border: Border = "constant"
+    fill: float = 0.0
+
+    def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        (matrix,) = parameters
+        height, width = images.shape[-2:]
+        x = torch.arange(width, device=images.device) - (width - 1) / 2
+        y = torch.arange(height, device=images.device) - (height - 1) / 2
+        source = []
+        for axis, size in ((0, width), (1, height)):
+            across = matrix[:, axis, 0, None] * x + matrix[:, axis, 2, None]
+            positions = across[:, None, :] + (matrix[:, axis, 1, None] * y)[:, :, None]
+            if self.border == "reflect":
+                positions = _reflect(positions + (size - 1) / 2, size) - (size - 1) / 2
+            source.append(positions * (2 / size))
+        grid = torch.stack(source, dim=-1)
+        if self.border == "constant" and self.fill:
+            return (_sample(images - self.fill, grid, "zeros") + self.fill).clamp_(0, 1)
+        return _sample(images, grid, "zeros" if self.border == "constant" else "border").clamp_(0, 1)
+
+
+def _sample(images: Tensor, grid: Tensor, padding: str) -> Tensor:
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _reflect(positions: Tensor, size: int) -> Tensor:
+    """Fold positions in pixels into [0, size - 1]: a triangle wave."""
+    period = max(2 * (size - 1), 1)
+    return (positions - period * (positions / period).round()).abs()
+
+
+@lowers
+def crop(
+    images: Tensor,
+    draws: Draws,
+    *,
+    padding: Annotated[int, Field(ge=0)] = 4,
+    border: Border = "constant",
+    fill: Fraction = 0.0,
+) -> Step:
+    """Random crop of the picture's own size after padding by `padding` pixels a side.
+
+    fill: the value outside, where `border` is constant.
+    """
+    height, width = images.shape[-2:]
+    offsets = draws.integers(padding + 1, -padding, shape=(2,))
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1:] + torch.arange(width, device=images.device)
+    if border == "reflect":
+        # Whole numbers below 2**24 are exact in float32.
+        rows = _reflect(rows.to(torch.float32), height).to(torch.int64)
+        columns = _reflect(columns.to(torch.float32), width).to(torch.int64)
+    return Step(Reindex(fill if border == "constant" else None), (rows, columns))
+
+
+def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B, H) and columns (B, W) that leave every pixel where it is."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device).expand(len(images), -1)
+    columns = torch.arange(width, device=images.device).expand(len(images), -1)
+    return rows, columns
+
+
+@lowers
+def flip(images: Tensor, draws: Draws) -> Step:
+    """Mirror left and right: every picture, unless `p` says less, as in `flip: {p: 0.5}`."""
+    rows, columns = _in_place(images)
+    return Step(Reindex(), (rows, images.shape[-1] - 1 - columns))
+
+
+@lowers
+def vertical_flip(images: Tensor, draws: Draws) -> Step:
+    """Mirror top and bottom: every picture, unless `p` says less, as in `vertical_flip: {p: 0.5}`."""
+    rows, columns = _in_place(images)
+    return Step(Reindex(), (images.shape[-2] - 1 - rows, columns))
+
+
+def affine_matrix(scale: Tensor, degrees: Tensor, shift: Tensor) -> Tensor:
+    """The (B, 2, 3) matrix of `Warp` that scales, turns counter-clockwise and shifts, about the centre.
+
+    scale: (B, 2) factors, x before y. degrees: (B,). shift: (B, 2) pixels, x before y.
+    """
+    angle = degrees * (math.pi / 180)
+    cos, sin = angle.cos(), angle.sin()
+    # `Warp` asks where a pixel comes from, so this is the inverse of q' = R S q + t, with y pointing down.
+    linear = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
+    linear = linear / scale[:, :, None]
+    offset = -(linear[:, :, :1] * shift[:, None, :1] + linear[:, :, 1:] * shift[:, None, 1:])
+    return torch.cat([linear, offset], dim=2)
+
+
+@lowers
+def shift_scale_rotate(
+    images: Tensor,
+    draws: Draws,
+    *,
+    shift: Fraction = 0.0625,
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    rotate: Annotated[float, Field(ge=0, le=180)] = 45.0,
+    border: Border = "constant",
+    fill: Fraction = 0.0,
+) -> Step:
+    """Random shift, scale and rotation about the centre, as albumentations 2.0.8's ShiftScaleRotate.
+
+    shift: the largest, a fraction of each side. scale: factors from 1 - scale to 1 + scale. rotate: the
+    largest angle, degrees. As there, the axes scale independently and shifts are cut to whole pixels towards
+    zero: at 32 pixels the default is -1, 0 or 1, with probabilities 1/4, 1/2, 1/4.
+    """
+    height, width = images.shape[-2:]
+    numbers = draws.uniform(-1.0, 1.0, shape=(5,))
+    shifts = torch.stack([numbers[:, 0] * (shift * width), numbers[:, 1] * (shift * height)], dim=1).trunc()
+    matrix = affine_matrix(1.0 + numbers[:, 2:4] * scale, numbers[:, 4] * rotate, shifts)
+    return Step(Warp(border, fill), (matrix,))

@@ -1,0 +1,134 @@
+"""Mixers: what makes one training example of two, a sample and its neighbour in the epoch's order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cifarlab.augment.policies import PROBABILITY
+from cifarlab.augment.steps import select
+from cifarlab.draws import Draws
+from cifarlab.registry import MIXERS, Spec
+
+# The range in which `beta` is within 1e-3 of the distribution.
+Alpha = Annotated[float, Field(ge=0.001, le=1000)]
+_TABLE_STEPS = 4096
+
+
+def partners(size: int, device: torch.device | str = "cpu") -> Tensor:
+    """(size,) int64: each position's neighbour, position XOR 1; the last of an odd batch is its own."""
+    return (torch.arange(size, device=device) ^ 1).clamp(max=size - 1)
+
+
+def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
+    """Draws that are equal for the two members of a pair, keyed by the smaller of their ids.
+
+    ids: (B,) int64, each sample's index in its data set. partner: (B,) int64, as `partners` gives it.
+    """
+    return Draws(seed, epoch, torch.minimum(ids, ids[partner])).at("mix")
+
+
+def mix(
+    images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, specs: Mapping[str, Spec]
+) -> tuple[Tensor, Tensor]:
+    """Run the labelled mixers in order, each on the pairs that its p picks.
+
+    images: (B, 3, H, W). targets: (B, C), rows that sum to 1. partner: (B,) int64. draws: of `pair_draws`.
+    """
+    for label, spec in specs.items():
+        if spec.p == 0:
+            continue
+        stream = draws.at(label)
+        mixed = spec.build(images, targets, partner, stream)
+        if spec.p < 1:
+            use = stream.at(PROBABILITY).bernoulli(spec.p)
+            mixed = select(use, mixed[0], images), select(use, mixed[1], targets)
+        images, targets = mixed
+    return images, targets
+
+
+def _square_roots(alpha: float) -> int:
+    """How many roots straighten the lower tail, where lambda is the probability to the power 1 / alpha."""
+    return max(0, math.ceil(math.log2(alpha)))
+
+
+@lru_cache
+def _quantiles(alpha: float, device: torch.device) -> Tensor:
+    """(_TABLE_STEPS + 1,) float32: quantiles of Beta(alpha, alpha) up to the median."""
+    # In z = log(lambda / (1 - lambda)) the density is smooth for every alpha, with exponential tails.
+    z = np.linspace(-40.0, 0.0, 400_001)
+    density = np.exp(alpha * (z - 2 * np.logaddexp(0, z) + 2 * math.log(2)))
+    below = density[0] / alpha
+    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * (z[1] - z[0]))]) + below
+    # Even steps of the root that `beta` takes of twice the probability.
+    doubled = np.linspace(0.0, 1.0, _TABLE_STEPS + 1) ** (2 ** _square_roots(alpha))
+    at = np.interp(doubled, area / area[-1], z)
+    return torch.from_numpy((1 / (1 + np.exp(-at))).astype(np.float32)).to(device)
+
+
+def beta(draws: Draws, alpha: float) -> Tensor:
+    """(B,) float32 from Beta(alpha, alpha), by a table of quantiles: powers vary in their last bits."""
+    number = draws.uniform()
+    # The distribution is symmetric, so the table holds its lower half. The lowest draw, 0, stands for [0,
+    # 2**-24).
+    place = 2 * torch.minimum(number, 1 - number).clamp(min=2.0**-25)
+    for _ in range(_square_roots(alpha)):
+        place = place.sqrt()
+    place = place * _TABLE_STEPS
+    index = place.floor().clamp(max=_TABLE_STEPS - 1)
+    part = place - index
+    table, index = _quantiles(alpha, draws.device), index.to(torch.int64)
+    lower = table[index] * (1 - part) + table[index + 1] * part
+    return torch.where(number < 0.5, lower, 1 - lower)
+
+
+@MIXERS.register
+def mixup(
+    images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 0.2
+) -> tuple[Tensor, Tensor]:
+    """mixup: a weighted mean of two pictures, and of their targets (Zhang et al., 2018).
+
+    alpha: lambda is drawn from Beta(alpha, alpha), once for a pair (a, b): the first becomes lambda a +
+    (1 - lambda) b and the second lambda b + (1 - lambda) a, so that each picture counts once in all.
+    """
+    weight = beta(draws, alpha)
+    return _mean(images, images[partner], weight), _mean(targets, targets[partner], weight)
+
+
+@MIXERS.register
+def cutmix(
+    images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 1.0
+) -> tuple[Tensor, Tensor]:
+    """CutMix: a box of the other picture, and as much of its target as the box covers (Yun et al., 2019).
+
+    alpha: lambda is drawn from Beta(alpha, alpha). The box has the picture's proportions, the area 1 - lambda
+    and its centre anywhere; lambda is then corrected for what the border cuts off. A pair shares the box:
+    each of the two gets the other's pixels there, so that each pixel counts once in all.
+    """
+    height, width = images.shape[-2:]
+    side = (1 - beta(draws, alpha)).sqrt()
+    rows, columns = _span(draws, side, height), _span(draws, side, width)
+    area = (rows.sum(1) * columns.sum(1)).to(torch.float32) / (height * width)
+    box = rows[:, None, :, None] & columns[:, None, None, :]
+    return torch.where(box, images[partner], images), _mean(targets, targets[partner], 1 - area)
+
+
+def _span(draws: Draws, side: Tensor, size: int) -> Tensor:
+    """(B, size) bool: which of `size` pixels lie within `side` (B,), a fraction, about a random centre."""
+    length = (side * size).to(torch.int64)
+    start = draws.integers(size) - length // 2
+    pixels = torch.arange(size, device=side.device)
+    return (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
+
+
+def _mean(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """weight x own + (1 - weight) x other, with weight (B,) and B first in both."""
+    weight = weight.view(-1, *[1] * (own.dim() - 1))
+    return (own * weight).add_(other * (1 - weight))

@@ -1,0 +1,305 @@
+"""The typed sections of a run, and the merging of a base recipe with what differs from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from cifarlab.registry import (
+    OPTIMIZERS,
+    RESERVED,
+    AugmentSpecs,
+    AverageSpec,
+    BackboneSpec,
+    ConfigError,
+    DatasetSpec,
+    HeadSpec,
+    LossSpecs,
+    MixSpecs,
+    ScheduleSpec,
+    Spec,
+    explain,
+    unknown,
+)
+
+# Where `{label: options}` stands: there, and below, `label: null` removes an entry.
+LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
+# What a recipe need not say; merged first, so that a change of `name` has an old name to differ from.
+ROOT: dict[str, Any] = {
+    "data": {"dataset": {"name": "cifar100"}},
+    "model": {"backbone": {"name": "resnet18"}, "head": {"name": "linear"}},
+    "objective": {},
+    "optim": {"name": "adamw", "schedule": {"name": "constant"}},
+    "train": {},
+}
+# Two runs that differ in these only are the same experiment.
+NOT_IDENTITY = (("data", "root"), ("train", "device"))
+
+
+class Section(BaseModel):
+    """One frozen section of a configuration; unknown keys are errors, defaults are checked and saved."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True
+    )
+
+
+class DataConfig(Section):
+    """What is shown to the model, and how."""
+
+    dataset: DatasetSpec = Field(description="cifar100, cifar10, folder, synthetic, or a registered reader")
+    root: str | None = Field(
+        None, description="where the data set lies; default: CIFARLAB_DATA, then the user cache"
+    )
+    image_size: Annotated[int, Field(ge=8)] = Field(32, description="pixels a side that the model sees")
+    store_size: Annotated[int, Field(ge=8)] | None = Field(
+        None,
+        description="pixels a side at which pictures are kept; default: the data set's own, or image_size",
+    )
+    batch_size: Annotated[int, Field(ge=1)] = 250
+    val: Annotated[float, Field(ge=0)] = Field(
+        5000, description="validation pictures taken from train, stratified: a count, or a fraction below 1"
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="train on this many pictures only, stratified"
+    )
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="keep the first so many classes only"
+    )
+    shuffle: bool = Field(True, description="a new order every epoch")
+    freeze_views: bool = Field(
+        False, description="every epoch shows the augmented pictures of epoch 0: a defect, by name"
+    )
+    skip_broken: bool = Field(False, description="leave out files that cannot be read, and count them")
+    augment: AugmentSpecs = Field(
+        default_factory=dict, description="{label: options} of augmentations, in order"
+    )
+    mix: MixSpecs = Field(default_factory=dict, description="{label: options} of mixers, in order")
+
+
+class ModelConfig(Section):
+    """The classifier."""
+
+    backbone: BackboneSpec
+    head: HeadSpec
+    init: str | None = Field(None, description="a run or a checkpoint to start from")
+    normalize: Literal["none", "imagenet", "dataset"] = Field(
+        "none", description="mean and standard deviation taken off by the model's first layer"
+    )
+
+
+class OptimConfig(Section):
+    """The optimizer, its options beside it, and the schedule of its learning rate."""
+
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="the schedule's peak")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_norms: bool = Field(False, description="weight decay on norms and biases too")
+    schedule: ScheduleSpec
+    optimizer: Annotated[Any, Field(exclude=True)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"expected a mapping, got {value!r}")
+        own = {k: v for k, v in value.items() if k in ("lr", "weight_decay", "decay_norms", "schedule")}
+        rest = {k: v for k, v in value.items() if k not in own}
+        name = rest.get("name")
+        part = OPTIMIZERS[name] if isinstance(name, str) else OPTIMIZERS["adamw"]
+        for key in rest:
+            if key != "name" and key not in part.schema.model_fields:
+                raise ConfigError(unknown(key, [*cls.model_fields, *part.schema.model_fields]), (key,))
+        return {**own, "optimizer": OPTIMIZERS.spec(rest)}
+
+    @model_serializer(mode="plain")
+    def _flat(self) -> dict[str, Any]:
+        own = {"lr": self.lr, "weight_decay": self.weight_decay, "decay_norms": self.decay_norms}
+        return {"name": self.optimizer.name, **own, **self.optimizer.options.model_dump(mode="json"),
+                "schedule": self.schedule.dump()}  # fmt: skip
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    epochs: Annotated[int, Field(ge=1)] = 200
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    select: Literal["val", "test", "last"] = Field("val", description="what chooses the epoch")
+    grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
+    average: AverageSpec | None = Field(None, description="evaluate an average of the weights")
+    deterministic: bool = Field(False, description="bit-identical on a GPU too, at a cost in speed")
+
+
+class Config(Section):
+    """A run, whole: every default filled in, every part checked."""
+
+    data: DataConfig
+    model: ModelConfig
+    objective: LossSpecs
+    optim: OptimConfig
+    train: TrainConfig
+    imports: tuple[str, ...] = Field((), description="Python files or modules that register parts")
+
+    @field_validator("objective")
+    @classmethod
+    def _some_loss(cls, value: dict[str, Spec]) -> dict[str, Spec]:
+        if not value:
+            raise ConfigError("needs at least one loss, e.g. {cross_entropy: {}}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if self.train.select == "val" and self.data.val == 0:
+            raise ConfigError(
+                "val chooses the epoch, but data.val is 0; say data.val=5000, or select=last",
+                ("train", "select"),
+            )
+        if self.data.val >= 1 and self.data.val != int(self.data.val):
+            raise ConfigError(f"a count, or a fraction below 1; got {self.data.val}", ("data", "val"))
+        for label, spec in self.objective.items():
+            traits = spec.part.traits
+            if self.data.mix and not traits.get("soft_targets", True):
+                raise ConfigError(
+                    f"{spec.name} has no form for mixed targets; remove data.mix", ("objective", label)
+                )
+            if traits.get("needs_cosines") and not self.model.head.part.traits.get("cosines"):
+                message = f"{spec.name} needs a head that compares directions; say model.head=margin"
+                raise ConfigError(message, ("objective", label))
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data from which `resolve` builds an equal config."""
+        return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """`dump()` without what may change between two sittings of the same run."""
+        plain = self.dump()
+        for section, key in NOT_IDENTITY:
+            plain[section].pop(key)
+        return plain
+
+
+def build(plain: Mapping[str, Any]) -> Config:
+    """Check merged plain data. Raises ConfigError with the full path of the first key that is wrong."""
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        raise explain(error, keys_at) from None
+
+
+def keys_at(path: tuple[str, ...]) -> Iterable[str]:
+    """The keys of the section at `path`, for `did you mean`."""
+    sections = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "train": TrainConfig}
+    if not path:
+        return Config.model_fields
+    return sections[path[0]].model_fields if path[0] in sections and len(path) == 1 else ()
+
+
+def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What `child` says over what `base` says, deeply, as new plain data.
+
+    A new `name` drops the base's options of that part and keeps what stands beside them (`weight`, `p`, the
+    fields of `optim`). `label: null` removes a loss, augmentation or mixer. Raises ConfigError for a label
+    that is not there.
+    """
+    merged = copy.deepcopy(dict(base))
+    if "name" in child and child["name"] != merged.get("name", path[-1] if path else None):
+        beside = {*RESERVED, *OptimConfig.model_fields} if path == ("optim",) else {*RESERVED}
+        merged = {key: value for key, value in merged.items() if key in beside}
+    for key, value in child.items():
+        here = (*path, str(key))
+        old = merged.get(key)
+        if value is None and path in LABELLED:
+            if key not in merged:
+                raise ConfigError(f"nothing to remove: {unknown(str(key), merged)}", here)
+            del merged[key]
+        elif value is None and (here in LABELLED or (isinstance(old, Mapping) and _is_labelled(path))):
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            merged[key] = merge(old if isinstance(old, Mapping) else _named(old), value, here)
+        elif isinstance(value, str) and isinstance(old, Mapping):
+            merged[key] = merge(old, {"name": value}, here)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _is_labelled(path: tuple[str, ...]) -> bool:
+    return any(path[: len(prefix)] == prefix for prefix in LABELLED)
+
+
+def _named(value: Any) -> dict[str, Any]:
+    return {"name": value} if isinstance(value, str) else {}
+
+
+def order(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Put each labelled part that says `before: label` there, and drop the word. Raises ConfigError."""
+    ordered = copy.deepcopy(dict(plain))
+    for path in LABELLED:
+        parent = ordered
+        for key in path[:-1]:
+            parent = parent.get(key)
+            parent = parent if isinstance(parent, dict) else {}
+        entries = parent.get(path[-1])
+        if isinstance(entries, Mapping):
+            parent[path[-1]] = _ordered(entries, path)
+    return ordered
+
+
+def _ordered(entries: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    labels = list(entries)
+    for label, options in entries.items():
+        if not isinstance(options, Mapping) or "before" not in options:
+            continue
+        target = options["before"]
+        if target not in entries or target == label:
+            raise ConfigError(
+                unknown(str(target), [other for other in entries if other != label]), (*path, label, "before")
+            )
+        labels.remove(label)
+        labels.insert(labels.index(target), label)
+
+    def plain(options: Any) -> Any:
+        return (
+            {k: v for k, v in options.items() if k != "before"} if isinstance(options, Mapping) else options
+        )
+
+    return {label: plain(entries[label]) for label in labels}
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`optim.lr=3e-4` as nested plain data; the value is read as YAML. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{text!r} is not an override; write key=value, e.g. optim.lr=3e-4")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"cannot read the value {value!r} as YAML", tuple(key.split("."))) from None
+    nested: Any = parsed
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
+    """{dotted key: (old value, new value)} of two plain configs; None stands for absent."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return {} if old == new else {".".join(path): (old, new)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(k for k in new if k not in old)]:
+        found |= differences(old.get(key), new.get(key), (*path, str(key)))
+    return found

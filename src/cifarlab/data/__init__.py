@@ -1,0 +1,1 @@
+"""Data sets: reading them, splitting them, keeping them where they are used."""

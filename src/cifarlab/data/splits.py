@@ -1,0 +1,250 @@
+"""`Pictures`, what a reader returns; `Split` and `Splits`, what training uses."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifarlab.config import DataConfig
+from cifarlab.draws import hash_each, hash_ints, label_key
+from cifarlab.registry import ConfigError
+
+Part = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One published part of a data set.
+
+    images: (N, 3, H, W) uint8, possibly memory-mapped. labels: (N,) int64. classes: names by label.
+    digests: (N,) 'V16', one a picture's pixels, to put pictures in canonical order and to find exact
+    duplicates. superclasses and superclass_of (label -> superclass): where the data set has them.
+    notes, warnings: a line each, for the run's record.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    digests: np.ndarray
+    superclasses: tuple[str, ...] = ()
+    superclass_of: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def order(self) -> np.ndarray:
+        """(N,) int64, rows in canonical order: by content, then label, whatever the packaging."""
+        return np.lexsort(
+            (self.labels, *np.ascontiguousarray(self.digests).view(">u8").reshape(-1, 2).T[::-1])
+        )
+
+    def fingerprint(self) -> str:
+        """32 hex digits of all pixels and labels, whatever the order of the pictures."""
+        rows = self.order()
+        state = hashlib.blake2b(digest_size=16)
+        state.update(np.ascontiguousarray(self.digests[rows]).tobytes())
+        state.update(self.labels[rows].astype("<i8").tobytes())
+        return state.hexdigest()
+
+
+def digest_pictures(images: np.ndarray) -> np.ndarray:
+    """(N,) 'V16': a BLAKE2b digest of each picture's bytes and shape."""
+    shape = repr(images.shape[1:]).encode()
+    flat = np.ascontiguousarray(images).reshape(len(images), -1)
+    digests = b"".join(hashlib.blake2b(row, digest_size=16, key=shape).digest() for row in flat)
+    return np.frombuffer(digests, dtype="V16")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures that one purpose uses, ready to be gathered by index.
+
+    images: (M, 3, H, W) uint8, shared between splits; on the device, or on the host where they do not fit.
+    rows: (N,) int64, where each sample lies in `images`. labels: (N,) int64, on the device.
+    ids: (N,) int64, on the device: each sample's index in its part's canonical order, the key of its random
+    numbers.
+    """
+
+    images: Tensor
+    rows: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The samples at `positions` (B,): images (B, 3, H, W) uint8, labels (B,), ids (B,), on one device."""
+        rows = self.rows[positions.to(self.rows.device)]
+        images = self.images[rows].to(self.labels.device, non_blocking=True)
+        return images, self.labels[positions], self.ids[positions]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run may see. `test` is None unless it was asked for: what is not read cannot leak."""
+
+    train: Split
+    val: Split | None
+    test: Split | None
+    classes: tuple[str, ...]
+    superclasses: tuple[str, ...]
+    superclass_of: tuple[int, ...]
+    fingerprint: dict[str, str]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def read(data: DataConfig, part: Part) -> Pictures | None:
+    """One part as published. None where a data set has no validation part of its own. Raises ConfigError."""
+    pictures: Pictures | None = data.dataset.build(data, part)
+    if pictures is None:
+        return None
+    if pictures.images.ndim != 4 or pictures.images.shape[1] != 3 or pictures.images.dtype != np.uint8:
+        raise ConfigError(
+            f"{part}: pictures must be (N, 3, H, W) uint8, got {pictures.images.shape}", ("data", "dataset")
+        )
+    low, high = (int(pictures.labels.min()), int(pictures.labels.max())) if len(pictures.labels) else (0, 0)
+    if len(pictures.labels) != len(pictures.images) or low < 0 or high >= len(pictures.classes):
+        raise ConfigError(
+            f"{part}: {len(pictures.images)} pictures, {len(pictures.labels)} labels in {low} to {high}, "
+            f"{len(pictures.classes)} classes", ("data", "dataset"))  # fmt: skip
+    return pictures
+
+
+def load_splits(data: DataConfig, seed: int, parts: tuple[Part, ...] = ("train", "val")) -> Splits:
+    """Read the data set and split it; a part that `parts` does not name is neither read nor kept.
+
+    The validation pictures come from the set's own validation part if it has one, else from train, by `seed`.
+    Raises ConfigError where `data.val`, `data.limit` or `data.classes` ask for more than there is.
+    """
+    source = read(data, "train")
+    assert source is not None, "every data set has a train part"
+    own_val = read(data, "val") if "val" in parts else None
+    order = source.order()
+    labels, digests = source.labels[order], source.digests[order]
+    if data.classes is not None and data.classes > len(source.classes):
+        raise ConfigError(f"asks for {data.classes} of {len(source.classes)} classes", ("data", "classes"))
+    ids = np.flatnonzero(labels < (data.classes or len(source.classes)))
+    held_out = np.empty(0, dtype=np.int64)
+    count = round(data.val * len(ids)) if data.val < 1 else int(data.val)
+    if own_val is None and count:
+        if count >= len(ids):
+            message = (
+                f"{count} validation pictures of {len(ids)} leave none to train on; say e.g. data.val=0.1"
+            )
+            raise ConfigError(message, ("data", "val"))
+        chosen = choose(labels[ids], digests[ids], ids, count, hash_ints(seed, label_key("val")))
+        held_out, ids = ids[chosen], ids[~chosen]
+    if data.limit is not None:
+        if data.limit > len(ids):
+            raise ConfigError(f"asks for {data.limit} of {len(ids)} pictures", ("data", "limit"))
+        ids = ids[choose(labels[ids], ids, ids, data.limit, hash_ints(seed, label_key("limit")))]
+    train, val = _share(source, order, (ids, held_out))
+    if own_val is not None:
+        val = _keep(own_val, data)
+    test = read(data, "test") if "test" in parts else None
+    read_parts = {name: part for name, part in (("train", source), ("val", own_val), ("test", test)) if part}
+    return Splits(
+        train=train,
+        val=val if "val" in parts and len(val) else None,
+        test=_keep(test, data) if test else None,
+        classes=source.classes[: data.classes],
+        superclasses=source.superclasses,
+        superclass_of=source.superclass_of[: data.classes],
+        fingerprint={name: part.fingerprint() for name, part in read_parts.items()},
+        notes=tuple(dict.fromkeys(note for part in read_parts.values() for note in part.notes)),
+        warnings=tuple(dict.fromkeys(line for part in read_parts.values() for line in part.warnings)),
+    )
+
+
+def load_test(data: DataConfig) -> tuple[Split, Pictures]:
+    """The test part alone, and what it was read from. Raises ConfigError where there is none."""
+    pictures = read(data, "test")
+    if pictures is None:
+        raise ConfigError("this data set has no test part", ("data", "dataset"))
+    return _keep(pictures, data), pictures
+
+
+def choose(labels: np.ndarray, groups: np.ndarray, ids: np.ndarray, count: int, key: int) -> np.ndarray:
+    """(N,) bool: `count` of N samples, stratified by label; a group is taken whole or not at all.
+
+    labels, groups, ids: (N,), equal `groups` belong together. key: a 64-bit seed. A sample's rank depends on
+    its id and the key alone. Fewer than `count` are taken only where whole groups do not fit.
+    """
+    rank = hash_each(key, torch.from_numpy(ids)).numpy()
+    quota = _quota(labels, count)
+    group_of = np.unique(groups, return_inverse=True)[1]
+    members: dict[int, list[int]] = {}
+    for position in np.argsort(rank, kind="stable").tolist():
+        members.setdefault(int(group_of[position]), []).append(position)
+    taken = np.zeros(len(ids), dtype=bool)
+    for positions in members.values():
+        wanted = np.bincount(labels[positions], minlength=len(quota))
+        if (wanted <= quota).all():
+            quota -= wanted
+            taken[positions] = True
+    return taken
+
+
+def _quota(labels: np.ndarray, count: int) -> np.ndarray:
+    """(max label + 1,) int64: how many of each label make a stratified `count`, by largest remainders."""
+    exact = np.bincount(labels) * (count / len(labels))
+    quota = np.floor(exact).astype(np.int64)
+    short = count - int(quota.sum())
+    quota[np.argsort(-(exact - quota), kind="stable")[:short]] += 1
+    return quota
+
+
+def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -> tuple[Split, ...]:
+    """One split for each array of ids, over the same pictures; copied only where most are not used."""
+    used = np.sort(np.concatenate(parts))
+    rows = order[used]
+    if 2 * len(used) > len(order):
+        images = torch.from_numpy(source.images)
+    else:
+        images = torch.from_numpy(np.ascontiguousarray(source.images[rows]))
+        rows = np.arange(len(used))
+    row_of = dict(zip(used.tolist(), rows.tolist(), strict=True))
+    return tuple(
+        Split(
+            images,
+            torch.tensor([row_of[i] for i in ids.tolist()], dtype=torch.int64),
+            torch.from_numpy(source.labels[order[ids]].astype(np.int64)),
+            torch.from_numpy(ids),
+        )
+        for ids in parts
+    )
+
+
+def _keep(source: Pictures, data: DataConfig) -> Split:
+    """A part of its own, whole, in canonical order, of the classes in use."""
+    order = source.order()
+    ids = np.flatnonzero(source.labels[order] < (data.classes or len(source.classes)))
+    return _share(source, order, (ids,))[0]
+
+
+def place(split: Split, device: torch.device, budget: int | None) -> Split:
+    """The split with its pictures on `device`, or where they are if they take more than `budget` bytes.
+
+    Labels and ids always move: a batch is gathered where the pictures lie and arrives where they are.
+    """
+    fits = budget is None or split.images.nbytes <= budget
+    images = split.images.to(device) if fits else split.images
+    return Split(images, split.rows.to(images.device), split.labels.to(device), split.ids.to(device))
+
+
+def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each colour channel over the split's pictures, in [0, 1]."""
+    total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
+    for positions in torch.arange(len(split)).split(1000):
+        chunk = split.images[split.rows[positions.to(split.rows.device)]].to("cpu", torch.float64) / 255
+        total += chunk.sum((0, 2, 3))
+        squares += chunk.square().sum((0, 2, 3))
+        count += chunk.numel() // 3
+    mean = total / count
+    return tuple(mean.tolist()), tuple((squares / count - mean.square()).sqrt().tolist())

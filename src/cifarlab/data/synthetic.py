@@ -1,0 +1,265 @@
+"""The embedded synthetic data set: 100 classes of shape, texture and colour, drawn by arithmetic alone."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Every pixel comes from + - * / sqrt, floor and comparisons, which IEEE 754 rounds in one way only, and from
+# PCG64's raw words, whose stream NumPy promises to keep. No sin, exp, matmul or sum: their last bits differ
+# between processors.
+Floats = NDArray[np.floating]  # float32 throughout
+Points = tuple[tuple[float, float], ...]
+
+
+class Disc(NamedTuple):
+    """A disc to add to a shape, or to cut out of it."""
+
+    x: float
+    y: float
+    radius: float
+    cut: bool = False
+
+
+class Polygon(NamedTuple):
+    """A simple polygon to add to a shape, or to cut out of it."""
+
+    points: Points
+    cut: bool = False
+
+
+def _ngon(num: int, radius: float, *, inner: float | None = None, x: float = 0.0, y: float = 0.0) -> Polygon:
+    """A regular polygon with a corner at the top; with `inner`, the star between those two radii."""
+    radii = [radius] * num if inner is None else [radius, inner] * num
+    turn = 2 * math.pi / len(radii)
+    # Four digits, so that the platform's libm has no say.
+    return Polygon(tuple((round(x + r * math.sin(i * turn), 4), round(y + r * math.cos(i * turn), 4))
+                         for i, r in enumerate(radii)))
+
+
+def _bar(x: float, y: float, *, cut: bool = False, dx: float = 0.0, dy: float = 0.0) -> Polygon:
+    """An upright rectangle of half-sides x and y centred at (dx, dy)."""
+    return Polygon(((dx - x, dy - y), (dx + x, dy - y), (dx + x, dy + y), (dx - x, dy + y)), cut)
+
+
+# Shapes live in a frame with y up and a radius of about one; later parts act on what earlier ones left.
+# They are drawn mirrored or not at random and turned by at most 18 degrees, so a square stays no diamond.
+_SHAPES: dict[str, tuple[Disc | Polygon, ...]] = {
+    "disc": (Disc(0, 0, 0.85),),
+    "ring": (Disc(0, 0, 0.98), Disc(0, 0, 0.48, cut=True)),
+    "triangle": (_ngon(3, 1.15, y=-0.2),),
+    "square": (_bar(0.78, 0.78),),
+    "diamond": (Polygon(((0, 1.1), (0.72, 0), (0, -1.1), (-0.72, 0))),),
+    "hexagon": (_ngon(6, 0.98),),
+    "star": (_ngon(5, 1.15, inner=0.5, y=-0.05),),
+    "heart": (Disc(-0.45, 0.38, 0.52), Disc(0.45, 0.38, 0.52),
+              Polygon(((-0.85, 0.05), (0, -1), (0.85, 0.05), (0, 0.6)))),
+    "moon": (Disc(-0.1, 0, 1.0), Disc(0.42, 0.12, 0.78, cut=True)),
+    "plus": (_bar(0.98, 0.34), _bar(0.34, 0.98)),
+    "saltire": (Polygon(((-0.95, 0.55), (-0.55, 0.95), (0.95, -0.55), (0.55, -0.95))),
+                Polygon(((0.95, 0.55), (0.55, 0.95), (-0.95, -0.55), (-0.55, -0.95)))),
+    "arrow": (Polygon(((-1.05, 0.32), (0, 0.32), (0, 0.85), (1.1, 0), (0, -0.85), (0, -0.32),
+                       (-1.05, -0.32))),),
+    "house": (_bar(0.17, 0.4, dx=0.5, dy=0.5),
+              Polygon(((-0.72, -0.95), (0.72, -0.95), (0.72, 0), (1.05, 0), (0, 1), (-1.05, 0), (-0.72, 0)))),
+    "drop": (Disc(0, -0.35, 0.66), Polygon(((-0.59, -0.05), (0, 1.15), (0.59, -0.05), (0, -0.95)))),
+    "bolt": (Polygon(((-0.1, 1.15), (0.75, 1.15), (0.25, 0.3), (0.8, 0.3), (-0.45, -1.2), (-0.1, -0.1),
+                      (-0.7, -0.1))),),
+    "fish": (Polygon(((-0.6, 0), (-0.25, 0.4), (0.2, 0.6), (0.65, 0.5), (0.95, 0.25), (1.1, 0), (0.95, -0.25),
+                      (0.65, -0.5), (0.2, -0.6), (-0.25, -0.4))),
+             Polygon(((-0.35, 0), (-1.1, 0.65), (-0.95, 0), (-1.1, -0.65)))),
+    "tree": (Polygon(((0, 1.2), (0.7, 0.3), (0.35, 0.3), (0.95, -0.6), (0.22, -0.6), (0.22, -1.15),
+                      (-0.22, -1.15), (-0.22, -0.6), (-0.95, -0.6), (-0.35, 0.3), (-0.7, 0.3))),),
+    "mushroom": (Disc(0, 0.05, 0.98), _bar(1.2, 0.6, dy=-0.65, cut=True), _bar(0.3, 0.5, dy=-0.5)),
+    "flower": (Disc(0, 0, 0.4), *(Disc(x, y, 0.42) for x, y in _ngon(5, 0.62).points)),
+    "crown": (Polygon(((-0.95, -0.75), (0.95, -0.75), (1.05, 0.8), (0.45, 0), (0, 0.95), (-0.45, 0),
+                       (-1.05, 0.8))),),
+}
+_TEXTURES = ("plain", "striped", "dotted", "checkered", "rimmed")
+_HUES = {"red": 0.0, "yellow": 0.15, "green": 0.36, "blue": 0.6, "purple": 0.8}
+# Each superclass has these five, turned by its own offset: one colour with two textures, another with two,
+# a third that shares its texture with the first. Neither colour nor texture alone tells them apart.
+_MEMBERS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 0))
+_LOOKS = tuple((shape, _TEXTURES[(t + 2 * s + s // 5) % 5], tuple(_HUES)[(c + s) % 5])
+               for s, shape in enumerate(_SHAPES) for c, t in _MEMBERS)
+
+CLASSES: tuple[str, ...] = tuple(f"{colour} {texture} {shape}" for shape, texture, colour in _LOOKS)
+SUPERCLASSES: tuple[str, ...] = tuple(_SHAPES)
+SUPERCLASS_OF: tuple[int, ...] = tuple(SUPERCLASSES.index(shape) for shape, _, _ in _LOOKS)
+
+_SPLITS = {"train": 0, "test": 1}
+_NUM_UNIFORMS = 128  # 113 are used: the rest lets a scene gain a part without changing the noise
+_CELLS = 3
+_NUM_CLUTTER = 4
+_MAX_TURN = 0.16  # as the tangent of half the angle
+_PIXELS_AT_ONCE = 1 << 17  # per channel: half a megabyte of float32, so that the work stays in the cache
+
+
+class _Dice:
+    """Uniform numbers of a stack of pictures, handed out column by column, shaped (n, 1, 1)."""
+
+    def __init__(self, uniforms: Floats) -> None:
+        self._columns = iter(uniforms.T[:, :, None, None])
+
+    def __call__(self, low: float = 0.0, high: float = 1.0) -> Floats:
+        return low + (high - low) * next(self._columns)
+
+
+def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
+    """Colours (n, 3, 1, 1) of hue (which wraps at 1), saturation and value, each (n, 1, 1)."""
+    ramp = hue[:, None] * 6 + np.array([5, 3, 1], np.float32)[:, None, None]
+    ramp -= np.floor(ramp / 6) * 6
+    return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(ramp, 4 - ramp), 0, 1))
+
+
+def _shape_distance(shape: str, x: Floats, y: Floats) -> Floats:
+    """Signed distance to the shape's outline, negative inside; exact near the outline only."""
+    distance = np.full_like(x, np.inf)
+    for part in _SHAPES[shape]:
+        if isinstance(part, Disc):
+            own = np.sqrt(np.square(x - part.x) + np.square(y - part.y)) - part.radius
+        else:
+            own = _polygon_distance(part.points, x, y)
+        distance = np.maximum(distance, -own) if part.cut else np.minimum(distance, own)
+    return distance
+
+
+def _segment_distance(x: Floats, y: Floats, edge_x: Floats | float, edge_y: Floats | float) -> Floats:
+    """Distance to the segment from the origin to (edge_x, edge_y)."""
+    length = edge_x * edge_x + edge_y * edge_y + 1e-6
+    along = np.clip((x * edge_x + y * edge_y) / length, 0, 1)
+    return np.sqrt(np.square(x - along * edge_x) + np.square(y - along * edge_y))
+
+
+def _polygon_distance(points: Points, x: Floats, y: Floats) -> Floats:
+    nearest = np.full_like(x, np.inf)
+    inside = np.zeros(x.shape, bool)
+    for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
+        edge_x, edge_y = x1 - x0, y1 - y0
+        from_x, from_y = x - x0, y - y0
+        nearest = np.minimum(nearest, _segment_distance(from_x, from_y, edge_x, edge_y))
+        if edge_y:  # a ray to the right crosses this edge: odd crossings are inside
+            inside ^= ((y >= y0) != (y >= y1)) & (from_x < from_y * (edge_x / edge_y))
+    return np.where(inside, -nearest, nearest)
+
+
+def _capsule_distance(dice: _Dice, x: Floats, y: Floats, reach: float, thick: tuple[float, float]) -> Floats:
+    """Signed distance to a thick line with round ends, anywhere: clutter, or what is in front."""
+    from_x, from_y = x - dice(-1.1, 1.1), y - dice(-1.1, 1.1)
+    edge_x, edge_y = dice(-reach, reach), dice(-reach, reach)
+    return _segment_distance(from_x, from_y, edge_x, edge_y) - dice(*thick)
+
+
+def _texture(name: str, dice: _Dice, distance: Floats, x: Floats, y: Floats, blur: Floats) -> Floats:
+    """How much of the second colour shows, in [0, 1]; `blur` is a pixel's width in the shape's frame."""
+    density, shift_x, shift_y = dice(1.5, 2.1), dice(), dice()
+    u, v = x * density + shift_x, y * density + shift_y
+    u, v = np.abs(u - np.floor(u) - 0.5), np.abs(v - np.floor(v) - 0.5)
+    soft = blur * density
+    if name == "striped":
+        return np.clip((v - 0.25) / soft + 0.5, 0, 1)
+    if name == "dotted":
+        return np.clip((0.33 - np.sqrt(u * u + v * v)) / soft + 0.5, 0, 1)
+    if name == "checkered":
+        u, v = (np.clip((wave - 0.25) / soft + 0.5, 0, 1) for wave in (u, v))
+        return u + v - 2 * u * v
+    if name == "rimmed":
+        return np.clip((distance + 0.24) / blur + 0.5, 0, 1)
+    return np.zeros_like(x)
+
+
+def _background(dice: _Dice, size: int) -> Floats:
+    """Colours (n, 3, size, size) that run smoothly between a few random ones."""
+    corners = np.stack([_rgb(dice(), dice(0, 0.5), dice(0.15, 0.95)) for _ in range((_CELLS + 1) ** 2)], 1)
+    corners = corners.reshape(len(corners), _CELLS + 1, _CELLS + 1, 3).transpose(0, 3, 1, 2)
+    at = (np.arange(size, dtype=np.float32) + 0.5) / size * _CELLS
+    part = at - np.floor(at)
+    cell = at.astype(np.int64)
+    rows = corners[:, :, cell] * (1 - part[:, None]) + corners[:, :, cell + 1] * part[:, None]
+    return rows[..., cell] * (1 - part) + rows[..., cell + 1] * part
+
+
+def _blend(canvas: Floats, colour: Floats, cover: Floats) -> None:
+    canvas += (colour - canvas) * cover[:, None]
+
+
+def _paint(label: int, uniforms: Floats, size: int) -> Floats:
+    """Pictures (n, 3, size, size) of one class before noise, about [0, 1], from (n, _NUM_UNIFORMS)."""
+    shape, texture, colour = _LOOKS[label]
+    dice = _Dice(uniforms)
+    grid = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
+    x, y, pixel = grid[None, None, :], -grid[None, :, None], 2 / size
+
+    canvas = _background(dice, size)
+    for _ in range(_NUM_CLUTTER):
+        clutter = _capsule_distance(dice, x, y, 0.5, (0.05, 0.25))
+        _blend(canvas, _rgb(dice(), dice(0.2, 1), dice(0.2, 1)), np.clip(0.5 - clutter / pixel, 0, 1))
+
+    # The rational circle: cosine and sine of a turn without either function.
+    half = dice(-_MAX_TURN, _MAX_TURN)
+    cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
+    scale, stretch, lean = dice(0.46, 0.8), dice(0.85, 1.18), dice(-0.12, 0.12)
+    away_x, away_y = (x - dice(-0.38, 0.38)) / scale, (y - dice(-0.38, 0.38)) / scale
+    own_y = (away_y * cos - away_x * sin) * stretch
+    own_x = (away_x * cos + away_y * sin) / stretch + own_y * lean
+    own_x = np.where(dice() < 0.5, own_x, -own_x)
+    distance, blur = _shape_distance(shape, own_x, own_y), pixel / scale
+
+    first = _rgb(_HUES[colour] + dice(-0.06, 0.06), dice(0.5, 1), dice(0.55, 1))
+    second = _rgb(dice(), dice(0, 0.25), np.where(dice() < 0.5, dice(0.05, 0.25), dice(0.85, 1)))
+    pattern = _texture(texture, dice, distance, own_x, own_y, blur)
+    _blend(canvas, first + (second - first) * pattern[:, None], np.clip(0.5 - distance / blur, 0, 1))
+
+    front = _capsule_distance(dice, x, y, 1.5, (0.0, 0.2))
+    _blend(canvas, _rgb(dice(), dice(0, 0.6), dice(0.15, 0.95)), np.clip(0.5 - front / pixel, 0, 1))
+
+    light = dice(0.85, 1.2) + x * dice(-0.25, 0.25) + y * dice(-0.25, 0.25)
+    canvas *= light[:, None]
+    canvas *= np.stack([dice(0.88, 1.12) for _ in range(3)], 1)
+    return canvas
+
+
+def _noise(words: NDArray[np.uint64]) -> Floats:
+    """Two near-normal numbers of unit variance from each word, as the sums of its halves' four bytes."""
+    halves = words.view(np.uint32)
+    pairs = (halves & 0x00FF00FF) + ((halves >> 8) & 0x00FF00FF)
+    sums = (pairs & 0xFFFF) + (pairs >> 16)
+    return (sums.astype(np.float32) - 510) / 147.8
+
+
+def _photograph(label: int, indices: range, size: int, seed: int, split: int) -> Floats:
+    """Finished pictures (n, 3, size, size) of one class, whole numbers from 0 to 255."""
+    num_values = 3 * size * size
+    words = np.stack([
+        np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(split, i)))
+        .random_raw(_NUM_UNIFORMS + (num_values + 1) // 2) for i in indices
+    ])
+    uniforms = (words[:, :_NUM_UNIFORMS] >> 40).astype(np.float32) * np.float32(2**-24)
+    canvas = _paint(label, uniforms, size)
+    strength = 0.01 + 0.045 * uniforms[:, -1, None]
+    canvas += (strength * _noise(words[:, _NUM_UNIFORMS:])[:, :num_values]).reshape(canvas.shape)
+    return np.floor(np.clip(canvas, 0, 1) * 255 + 0.5)
+
+
+def draw(num: int, *, size: int = 32, seed: int = 0, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    """Draw the first `num` pictures of a split.
+
+    Returns images (num, 3, size, size) uint8 and labels (num,) int64, where picture i shows class i % 100.
+    Picture i is a function of (seed, split, i) and the size alone; another size shows the same scene with
+    other noise. Raises ValueError for a split other than "train" and "test", a negative `num` or `seed`, and
+    a size below 8.
+    """
+    if split not in _SPLITS:
+        raise ValueError(f"split {split!r} is unknown: use one of {', '.join(_SPLITS)}")
+    if num < 0 or seed < 0 or size < 8:
+        raise ValueError(f"num={num}, seed={seed}, size={size}: num and seed must be >= 0, size >= 8")
+    labels = np.arange(num, dtype=np.int64) % len(CLASSES)
+    images = np.empty((num, 3, size, size), np.uint8)
+    stack = max(1, _PIXELS_AT_ONCE // (size * size))
+    for label in range(min(num, len(CLASSES))):
+        indices = range(label, num, len(CLASSES))
+        for start in range(0, len(indices), stack):
+            chosen = indices[start : start + stack]
+            images[list(chosen)] = _photograph(label, chosen, size, seed, _SPLITS[split])
+    return images, labels

@@ -1,0 +1,141 @@
+"""What the machine can do: its device, the arithmetic it is fast in, its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cifarlab.registry import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of a run: autocast's dtype, and whether losses are scaled (float16 only)."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context in which forward passes run."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @property
+    def scaled(self) -> bool:
+        return self.dtype == torch.float16
+
+    def layout(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in the memory format that convolutions are fastest in."""
+        return images.to(memory_format=torch.channels_last)
+
+    def __str__(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `train.device`; `auto` is CUDA, else Apple's MPS, else the CPU. Raises ConfigError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(
+            f"{name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps", ("train", "device")
+        ) from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device.type not in there:
+        raise ConfigError(
+            f"{name!r} is not supported; use auto, cpu, cuda, cuda:1 or mps", ("train", "device")
+        )
+    if not there[device.type]:
+        raise ConfigError(f"this machine has no {name}; leave train.device=auto", ("train", "device"))
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """The arithmetic of `train.precision`; `auto` is bfloat16 where it is fast, float16 on older GPUs."""
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.get_device_capability(device) >= (8, 0)
+            return Precision(device, torch.bfloat16 if fast else torch.float16)
+        return Precision(
+            device, torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+        )
+    if name == "float16" and device.type != "cuda":
+        raise ConfigError("float16 needs a CUDA device; use bfloat16 or float32", ("train", "precision"))
+    if name == "bfloat16" and device.type == "mps":
+        raise ConfigError("bfloat16 is not supported on MPS; use float32", ("train", "precision"))
+    return Precision(device, DTYPES[name])
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; emulated, it is slower than float32."""
+    if sys.platform != "linux":
+        return False
+    checks = [getattr(torch.cpu, f"_is_{feature}_supported", bool) for feature in ("avx512_bf16", "amx_tile")]
+    return any(check() for check in checks)
+
+
+def picture_budget(device: torch.device) -> int | None:
+    """Bytes of pictures that may live on the device; None where the device is the host."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 2
+    return None
+
+
+def use_deterministic(device: torch.device, wanted: bool) -> None:
+    """Make a GPU repeat itself bit for bit; the CPU does so anyway at an equal number of threads."""
+    if device.type == "cuda":
+        if wanted:
+            # cuBLAS reads it when its first handle is made.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = not wanted
+        torch.use_deterministic_algorithms(wanted)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process has held: of the device's memory on a GPU, of the host's on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def describe_hardware(device: torch.device) -> dict[str, object]:
+    """What a result was measured on."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    found: dict[str, object] = {
+        "device": device.type,
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["gpu_memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
+    return found

@@ -1,0 +1,121 @@
+"""`Draws`: random numbers as a pure function of (seed, epoch, sample index, label path, n)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+# Constants of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) as
+# signed 64-bit integers: torch multiplies int64 with wrap-around on every device.
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's own is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64, elementwise on int64: every input bit moves every output bit."""
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def _mix_int(x: int) -> int:
+    """`mix` of one Python integer, as a signed 64-bit value."""
+    mask = (1 << 64) - 1
+    x &= mask
+    x = ((x ^ (x >> 30)) * _MIX_1) & mask
+    x = ((x ^ (x >> 27)) * _MIX_2) & mask
+    x ^= x >> 31
+    return x - (1 << 64) if x >> 63 else x
+
+
+def label_key(label: str) -> int:
+    """A signed 64-bit key of a label."""
+    return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def hash_ints(*values: int) -> int:
+    """A signed 64-bit hash of integers, in order."""
+    key = 0
+    for value in values:
+        key = _mix_int((key + _GAMMA) ^ _mix_int(value + _GAMMA))
+    return key
+
+
+def hash_each(key: int, values: Tensor) -> Tensor:
+    """A hash of each of `values` (any shape, int64) under `key`, as int64."""
+    return mix(mix(values * _GAMMA + key))
+
+
+def permutation(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """The order of an epoch: (n,) int64, the same on every device."""
+    key = hash_ints(seed, epoch, label_key("order"))
+    return torch.argsort(hash_each(key, torch.arange(n, device=device)), stable=True)
+
+
+class Draws:
+    """Per-sample random numbers of one part of a policy.
+
+    seed: int. epoch: the view epoch, an int. indices: (B,) int64, each sample's index in its data set.
+    Every call takes the next n, so the numbers depend on the order of calls inside a part and on nothing
+    else: not on the batch size, the device, or what other parts draw. `at(label)` gives a part its own
+    stream.
+    """
+
+    def __init__(self, seed: int, epoch: int, indices: Tensor):
+        self._keys = mix(indices.to(torch.int64) * _GAMMA + hash_ints(seed, epoch, label_key("view")))
+        self._count = 0
+
+    def at(self, label: str) -> Draws:
+        """The stream of the part `label` below this one."""
+        child = object.__new__(Draws)
+        child._keys = mix(self._keys ^ label_key(label))
+        child._count = 0
+        return child
+
+    def take(self, indices: Tensor) -> Draws:
+        """The same stream for other rows of the batch: row i of the result is row indices[i] of this one."""
+        child = object.__new__(Draws)
+        child._keys, child._count = self._keys[indices], self._count
+        return child
+
+    @property
+    def device(self) -> torch.device:
+        return self._keys.device
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def bits(self, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) int64, uniform over all 64-bit values."""
+        size = math.prod(shape)
+        # The second factor is odd and unlike the stream of `indices * _GAMMA`, so that n and the index
+        # cannot trade places.
+        counters = (torch.arange(size, device=self.device) + self._count) * _MIX_1
+        self._count += size
+        return mix(mix(self._keys[:, None] + counters)).view(-1, *shape)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) float32 in [low, high): 24 random bits, so that they are equal on every device."""
+        return _shift(self.bits(shape), 40).to(torch.float32) * (2.0**-24 * (high - low)) + low
+
+    def integers(self, high: int, low: int = 0, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) int64 in low to high - 1."""
+        return (_shift(self.bits(shape), 33) * (high - low) >> 31) + low
+
+    def bernoulli(self, p: float, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) bool, true with probability p."""
+        return self.uniform(shape=shape) < p
+
+    def normal(self, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) float32, standard normal (Box and Muller, 1958)."""
+        radius = (-2.0 * (1.0 - self.uniform(shape=shape)).log()).sqrt()
+        return radius * (2.0 * math.pi * self.uniform(shape=shape)).cos()

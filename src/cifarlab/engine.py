@@ -1,0 +1,150 @@
+"""One training step: dress a batch, forward, backward, clip, step, sums."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifarlab.augment.mixers import mix, pair_draws, partners
+from cifarlab.augment.policies import apply
+from cifarlab.config import Config, DataConfig
+from cifarlab.data.splits import Split
+from cifarlab.device import Precision
+from cifarlab.draws import Draws, hash_ints, label_key, permutation
+from cifarlab.metrics import Means, batch_accuracy
+from cifarlab.models.classifier import Classifier
+from cifarlab.objectives.objective import Objective
+from cifarlab.optim.optimizers import build_optimizer
+from cifarlab.optim.schedules import learning_rate
+from cifarlab.records import Batch
+
+
+def dress(
+    split: Split, positions: Tensor, data: DataConfig, seed: int, epoch: int, num_classes: int
+) -> Batch:
+    """The batch at `positions` (B,) as `epoch` shows it: gathered, scaled to [0, 1], augmented, mixed."""
+    pictures, labels, ids = split.gather(positions)
+    images = pictures.float() / 255
+    targets = F.one_hot(labels, num_classes).float()
+    view_epoch = 0 if data.freeze_views else epoch
+    if data.augment:
+        images = apply(images, Draws(seed, view_epoch, ids).at("augment"), data.augment)
+    if data.mix:
+        partner = partners(len(labels), labels.device)
+        draws = pair_draws(seed, view_epoch, ids, partner).at("mix")
+        images, targets = mix(images, targets, partner, draws, data.mix)
+    return Batch(images, labels, targets, ids)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run's steps fall into epochs."""
+
+    samples: int
+    batch_size: int
+    epochs: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batch norm cannot normalise one picture: a last batch of one is left out."""
+        whole, rest = divmod(self.samples, self.batch_size)
+        return whole + (rest > 1 or (rest == 1 and whole == 0))
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def samples_before(self, step: int) -> int:
+        """How many samples the first `step` batches of an epoch show."""
+        return min(step * self.batch_size, self.samples)
+
+    def positions(self, order: Tensor, step: int) -> Tensor:
+        """The part of an epoch's order (N,) that its `step`-th batch shows."""
+        return order[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+class Engine:
+    """Everything that a training step changes: weights, optimizer, loss scale, average, running means."""
+
+    def __init__(
+        self, config: Config, model: Classifier, objective: Objective, train: Split, precision: Precision
+    ):
+        self.config, self.model, self.objective, self.train = config, model, objective, train
+        self.precision = precision
+        self.device = precision.device
+        self.plan = Plan(len(train), config.data.batch_size, config.train.epochs)
+        self.optimizer = build_optimizer(config.optim, [model, objective])
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
+        self.average: Any = config.train.average.build(model) if config.train.average else None
+        self.means = Means(self.device)
+        self._seed = hash_ints(config.train.seed, label_key("torch"))
+        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def evaluated(self) -> torch.nn.Module:
+        """The model that is scored and kept: the average of the weights where there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def order(self, epoch: int) -> Tensor:
+        """(N,) int64: the positions of the training split as `epoch` visits them."""
+        if not self.config.data.shuffle:
+            return torch.arange(len(self.train), device=self.device)
+        return permutation(self.config.train.seed, epoch, len(self.train), self.device)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of the `step`-th step of the run."""
+        return learning_rate(self.config.optim, step, self.plan.total_steps)
+
+    def step(self, positions: Tensor, epoch: int, step: int) -> None:
+        """Train on one batch. step: counted from the start of the run."""
+        torch.manual_seed(hash_ints(self._seed, step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        config = self.config
+        batch = dress(self.train, positions, config.data, config.train.seed, epoch, len(self.model.classes))
+        with self.precision.autocast():
+            output = self.model(self.precision.layout(batch.images))
+            losses = self.objective(batch, output)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["total"]).backward()
+        watch: tuple[Tensor, ...] = ()
+        if config.train.grad_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.train.grad_clip, foreach=True)
+            # With a loss scale an overflow is ordinary: the scaler skips that step.
+            watch = () if self.precision.scaled else (norm,)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        means = {f"loss/{label}": loss for label, loss in losses.items()}
+        self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(positions), step, watch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "means": self.means.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.means.load_state_dict(state["means"])
+
+
+def is_finite(scores: dict[str, float]) -> bool:
+    """Whether every score is a number."""
+    return all(math.isfinite(value) for value in scores.values())

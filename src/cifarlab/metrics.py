@@ -1,0 +1,117 @@
+"""Running means kept on the device, and the log of a run: `metrics.jsonl` and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifarlab.records import Batch, Output
+
+
+class Means:
+    """Weighted means of scalars, summed on the device; reading them is the only host sync.
+
+    The first step whose values are not all finite is remembered, so that a run that diverged can be stopped
+    without a look at the device after each step.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weight = 0
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
+
+    def add(
+        self, values: Mapping[str, Tensor], weight: int, step: int, watch: tuple[Tensor, ...] = ()
+    ) -> None:
+        """Add scalars of a batch of `weight` samples. `watch`: further scalars that must be finite."""
+        self._weight += weight
+        for key, value in values.items():
+            value = value.detach().to(torch.float64 if self.device.type != "mps" else torch.float32)
+            self._sums[key] = self._sums[key] + value * weight if key in self._sums else value * weight
+        finite = torch.stack([v.detach().float() for v in (*values.values(), *watch)]).isfinite().all()
+        self._bad_step = torch.where((self._bad_step < 0) & ~finite, step, self._bad_step)
+
+    def read(self) -> dict[str, float]:
+        """The means so far; synchronises with the device."""
+        if not self._sums:
+            return {}
+        values = (torch.stack(list(self._sums.values())) / self._weight).tolist()
+        return dict(zip(self._sums, values, strict=True))
+
+    def first_bad_step(self) -> int | None:
+        """The first step with a value that is not finite; synchronises with the device."""
+        step = int(self._bad_step)
+        return step if step >= 0 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self._sums, "weight": self._weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums = {key: value.to(self.device) for key, value in state["sums"].items()}
+        self._weight = state["weight"]
+
+
+def batch_accuracy(batch: Batch, output: Output) -> Tensor:
+    """Share of pictures whose largest logit is the label's, as a scalar on the device."""
+    return (output.logits.argmax(-1) == batch.labels).float().mean()
+
+
+class RunLog:
+    """Appends one JSON object a line to `metrics.jsonl` and mirrors it to TensorBoard.
+
+    size: bytes of the log that a checkpoint vouches for. What lies beyond is cut off, and TensorBoard's
+    files are written anew from what remains, so that an interrupted run and an uninterrupted one leave the
+    same log.
+    """
+
+    def __init__(self, folder: Path, size: int = 0):
+        # Imported here: it takes over a second, and only a training run needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.jsonl"
+        with self.path.open("ab") as file:
+            file.truncate(size)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+        for row in read_log(self.path):
+            self._mirror(row)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a row; it must hold `epoch`."""
+        with self.path.open("ab") as file:
+            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+        self._mirror(row)
+
+    def _mirror(self, row: dict[str, Any]) -> None:
+        for key, value in row.items():
+            if key != "epoch" and isinstance(value, int | float):
+                self._board.add_scalar(key, value, row["epoch"])
+        self._board.flush()
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; a last line that was cut off is left out."""
+    rows = []
+    for line in path.read_bytes().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,18 @@
+"""Classifiers: a backbone, a head, and the pictures' way into them."""
+
+from cifarlab.models.backbones import timm_backbone
+from cifarlab.models.classifier import Classifier, build_classifier
+from cifarlab.models.heads import Linear, Margin
+from cifarlab.models.weights import LoadReport, init_from, load_weights, read_weights
+
+__all__ = [
+    "Classifier",
+    "Linear",
+    "LoadReport",
+    "Margin",
+    "build_classifier",
+    "init_from",
+    "load_weights",
+    "read_weights",
+    "timm_backbone",
+]

@@ -1,0 +1,171 @@
+"""Backbones: (B, 3, S, S) normalised pictures to (B, F) pooled features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cifarlab.models.weights import (
+    HEAD_IS_NEW,
+    LoadReport,
+    backbone_of,
+    excuse,
+    fetch_weights,
+    load_weights,
+    read_weights,
+)
+from cifarlab.registry import BACKBONES, ConfigError
+
+
+def _is_timm(name: str) -> bool:
+    import timm  # takes seconds, hence never at the top of a module
+
+    # is_model looks at what precedes the dot; what follows names one of its published weights.
+    return timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
+
+
+def _timm_names() -> Iterable[str]:
+    import timm
+
+    return [*timm.list_models(), *timm.list_pretrained()]
+
+
+@BACKBONES.register_open(_is_timm, _timm_names)
+def timm_backbone(
+    name: str,
+    image_size: int,
+    *,
+    pretrained: bool | str = False,
+    stem: Literal["imagenet", "cifar"] = "imagenet",
+) -> nn.Module:
+    """A model of timm by name, without its classifier: its last stage, pooled its own way.
+
+    pretrained: true for timm's published weights, or a file of them. stem: cifar puts a 3x3 convolution of
+    stride 1 without pooling first (He et al. 2016, section 4.2), for ResNets. The module has `num_features`
+    (F) and `loaded` (the LoadReport of its weights, or None). Raises ConfigError where a picture of
+    image_size or the stem does not fit.
+    """
+    options = _size_options(name, image_size)
+    model = _create(name, image_size, options)
+    if stem == "cifar":
+        _put_cifar_stem(model, name)
+    # Measured: timm's own num_features leaves out a head's hidden layer (MobileNetV3, VGG).
+    model.num_features = _probe(model, name, image_size)
+    model.loaded = _load_pretrained(model, name, options, pretrained, stem) if pretrained else None
+    return model
+
+
+def _size_options(name: str, image_size: int) -> dict[str, Any]:
+    """What timm must be told of the size: nothing for networks that take any."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.fixed_input_size or config.input_size[-1] == image_size:
+        return {}
+    return {"img_size": image_size}
+
+
+def _create(name: str, image_size: int, options: dict[str, Any]) -> Any:
+    import timm
+
+    try:
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except Exception as error:  # whatever a model's arithmetic on its size runs into
+        raise _unfit(name, image_size, error) from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and any(image_size % side for side in patch):
+        message = f"{name} cuts patches of {patch[0]} px, and {image_size} is not a multiple of it"
+        raise ConfigError(message, ("data", "image_size"))
+    return model
+
+
+def _probe(model: nn.Module, name: str, image_size: int) -> int:
+    """The width F of the features, from a forward of one blank picture. Raises ConfigError where it fails."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            features = model(torch.zeros(1, 3, image_size, image_size))
+        if features.ndim != 2 or not features.isfinite().all():
+            raise ValueError(f"its features have shape {list(features.shape)}, or are not finite")
+    except Exception as error:  # see above
+        raise _unfit(name, image_size, error) from error
+    model.train(training)
+    return features.shape[1]
+
+
+def _unfit(name: str, image_size: int, error: Exception) -> ConfigError:
+    reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
+    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason})", ("data", "image_size"))
+
+
+def _put_cifar_stem(model: Any, name: str) -> None:
+    from timm.models.resnet import ResNet
+
+    conv = getattr(model, "conv1", None)
+    # A deep stem is three 3x3 convolutions already: what its CIFAR form would be is open.
+    if not isinstance(model, ResNet) or not isinstance(conv, nn.Conv2d):
+        raise ConfigError(
+            f"a CIFAR stem is for ResNets that begin with one convolution, such as resnet18, not {name}",
+            ("model", "backbone", "stem"),
+        )
+    model.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's
+    model.maxpool = nn.Identity()
+
+
+def _load_pretrained(
+    model: Any, name: str, options: dict[str, Any], pretrained: bool | str, stem: str
+) -> LoadReport:
+    """Load published weights or a file's. Raises ConfigError with the path model.backbone.pretrained."""
+    config = model.pretrained_cfg
+    try:
+        if isinstance(pretrained, str):
+            path = Path(pretrained).expanduser()
+        else:
+            full_name = ".".join(part for part in (config["architecture"], config.get("tag")) if part)
+            path = fetch_weights(full_name, config.get("hf_hub_id"), config.get("url"))
+        state, sha256 = read_weights(path)
+        state = backbone_of(state)
+        classifiers = config.get("classifier") or ()
+        free = dict.fromkeys((classifiers,) if isinstance(classifiers, str) else classifiers, HEAD_IS_NEW)
+        heads = {key: value for key, value in state.items() if excuse(key, free) is not None}
+        if stem == "cifar":
+            free["conv1"] = "the CIFAR stem is new"
+        state = _translate(name, options, state, path) | heads
+        return load_weights(model, state, source=str(path), sha256=sha256, free=free)
+    except ConfigError as error:
+        raise ConfigError(error.message, ("model", "backbone", "pretrained")) from None
+
+
+def _translate(name: str, options: dict[str, Any], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Published weights as this model names and shapes them: old names changed, position embeddings resized.
+
+    timm does that on its way to `load_state_dict`, non-strictly and by functions that it does not export. So
+    it is asked for a second model, whose `load_state_dict` is met here, to be followed by a load that
+    accounts for each name.
+    """
+    import timm
+
+    met: dict[str, Tensor] = {}
+
+    def meet(module: nn.Module, state_dict: dict[str, Tensor], *_: Any, **__: Any) -> Any:
+        met.update(state_dict)
+        return SimpleNamespace(missing_keys=[], unexpected_keys=[])
+
+    original = nn.Module.load_state_dict
+    nn.Module.load_state_dict = meet  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        overlay = {"state_dict": dict(state), "custom_load": False}
+        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
+    except Exception as error:  # a file of another architecture, however the translation trips over it
+        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+        raise ConfigError(f"{path} does not fit {name} ({reason})") from error
+    finally:
+        nn.Module.load_state_dict = original
+    return met or state

@@ -1,0 +1,121 @@
+"""`Classifier`: takes pictures of any size, and owns their normalisation and its input size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifarlab.config import ModelConfig
+from cifarlab.models.weights import LoadReport, init_from
+from cifarlab.records import Output
+from cifarlab.registry import ConfigError, Spec
+
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel, in [0, 1]
+
+NORMALIZATIONS: dict[str, Statistics] = {
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, C, h, w) floats to (B, C, size, size): bilinear, antialiased where it shrinks."""
+    height, width = images.shape[-2:]
+    if height == width == size:
+        return images
+    shrinks = size < height or size < width
+    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+class Classifier(nn.Module):
+    """A backbone and a head behind one input layer.
+
+    backbone: (B, 3, S, S) normalised -> (B, F). head: (B, F) -> Output. image_size: S, pixels a side.
+    mean, std: of each channel in [0, 1]; they are buffers, so a checkpoint carries them. classes: names, or a
+    count. loaded: what was read from files into it, for the run's record.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        classes: int | Sequence[str],
+    ):
+        super().__init__()
+        self.backbone, self.head, self.image_size = backbone, head, image_size
+        names = [str(label) for label in range(classes)] if isinstance(classes, int) else classes
+        self.classes: tuple[str, ...] = tuple(names)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.loaded: tuple[LoadReport, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def num_features(self) -> int:
+        """The width of the embedding: the head's own, else the backbone's."""
+        return getattr(self.head, "num_features", None) or self.backbone.num_features  # type: ignore[return-value]
+
+    def dress(self, images: Tensor, size: int | None = None) -> Tensor:
+        """(B, 3, h, w) uint8, or floats in [0, 1], to what the backbone sees: (B, 3, S, S) float32."""
+        # Outside autocast: bf16 has 8 bits of mantissa, so it would round the pictures themselves.
+        with torch.autocast(images.device.type, enabled=False):
+            images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+            return (resize(images, size or self.image_size) - self.mean) / self.std
+
+    def forward(self, images: Tensor, size: int | None = None) -> Output:
+        """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1], resized to `size` or `image_size`."""
+        return self.head(self.backbone(self.dress(images, size)))
+
+
+def build_classifier(
+    model: ModelConfig,
+    image_size: int,
+    num_classes: int,
+    dataset_mean_std: Statistics | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    initial: bool = True,
+) -> Classifier:
+    """The classifier that a recipe describes, on the CPU, with its initial weights read.
+
+    dataset_mean_std: the training pictures', for `normalize: dataset`. classes: names by label.
+    initial=False reads neither pretrained weights nor `model.init`: for a checkpoint that replaces them all.
+    Raises ConfigError for weights that cannot be had or do not fit, and for a size that the backbone cannot
+    take.
+    """
+    if model.normalize == "dataset":
+        if dataset_mean_std is None:
+            raise ConfigError("this data set gives no mean and standard deviation", ("model", "normalize"))
+        mean, std = dataset_mean_std
+    else:
+        mean, std = NORMALIZATIONS[model.normalize]
+    backbone = (model.backbone if initial else _without_weights(model.backbone)).build(image_size)
+    head = model.head.build(backbone.num_features, num_classes)
+    names = num_classes if classes is None else classes
+    classifier = Classifier(backbone, head, image_size=image_size, mean=mean, std=std, classes=names)
+    if report := getattr(backbone, "loaded", None):
+        classifier.loaded += (report,)
+    if initial and model.init:
+        classifier.loaded += (init_from(classifier, model.init),)
+    return classifier
+
+
+def _without_weights(backbone: Spec) -> Spec:
+    """The same backbone with random weights, whether or not the recipe says `pretrained`."""
+    if "pretrained" not in type(backbone.options).model_fields:
+        return backbone
+    return replace(backbone, options=backbone.options.model_copy(update={"pretrained": False}))

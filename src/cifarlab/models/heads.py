@@ -1,0 +1,60 @@
+"""Heads: (B, F) features to an `Output`, whose embedding has `num_features` numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from cifarlab.records import Output
+from cifarlab.registry import HEADS
+
+
+@HEADS.register(name="linear")
+class Linear(nn.Module):
+    """One affine layer; the embedding is the backbone's features."""
+
+    def __init__(self, num_features: int, num_classes: int):
+        super().__init__()
+        self.num_features = num_features
+        self.fc = nn.Linear(num_features, num_classes)
+
+    def forward(self, features: Tensor) -> Output:
+        return Output(logits=self.fc(features), embedding=features)
+
+
+@HEADS.register(name="margin", cosines=True)
+class Margin(nn.Module):
+    """Linear, BatchNorm, then cosines to one direction a class: what ArcFace and CosFace add their margin to.
+
+    dim: numbers in the embedding. scale: logits = scale x cosines. The margin itself belongs to the loss.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        dim: Annotated[int, Field(ge=1)] = 512,
+        scale: Annotated[float, Field(gt=0)] = 64.0,
+    ):
+        super().__init__()
+        self.num_features = dim
+        self.scale = scale
+        self.embed = nn.Linear(num_features, dim, bias=False)
+        self.norm = nn.BatchNorm1d(dim)
+        self.weight = nn.Parameter(torch.empty(num_classes, dim))
+        nn.init.normal_(self.weight, std=0.01)  # only directions act: this sets how fast they turn
+
+    def forward(self, features: Tensor) -> Output:
+        embedding = self.norm(self.embed(features))
+        # A cosine near 1 needs float32: bf16's step there is 1/256, 0.25 in the logits at scale 64.
+        with torch.autocast(features.device.type, enabled=False):
+            embedding, weight = embedding.float(), self.weight.float()
+            cosines = F.normalize(embedding) @ F.normalize(weight).t()
+            return Output(
+                self.scale * cosines, embedding, cosines=cosines, scale=self.scale, weight=self.weight
+            )

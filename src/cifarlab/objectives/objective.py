@@ -1,0 +1,61 @@
+"""`Objective`: a recipe's losses by label, and their weighted sum."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from cifarlab.records import Batch, Output
+from cifarlab.registry import ConfigError, Spec
+
+Loss = Callable[[Batch, Output], Tensor]
+
+
+class Objective(nn.Module):
+    """Losses by label; the state of one that is an `nn.Module` is saved under `loss_<label>`."""
+
+    def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float]):
+        super().__init__()
+        self.weights = dict(weights)
+        self._losses: dict[str, Loss] = {}
+        for label, loss in losses.items():
+            if label == "total":
+                raise ConfigError("total names the weighted sum; choose another label", ("objective", label))
+            if "." in label:
+                raise ConfigError("a label holds no dots: it becomes a metric's name", ("objective", label))
+            if isinstance(loss, nn.Module):
+                self.add_module(f"loss_{label}", loss)
+            else:
+                self._losses[label] = loss
+
+    def _loss(self, label: str) -> Loss:
+        # nn.Module keeps modules by itself; a second reference to them here would outlive their replacement.
+        return self._losses[label] if label in self._losses else self.get_submodule(f"loss_{label}")
+
+    def forward(self, batch: Batch, output: Output) -> dict[str, Tensor]:
+        """{label: unweighted loss, ..., "total": weighted sum}, scalars in float32."""
+        losses = {label: self._loss(label)(batch, output).float() for label in self.weights}
+        for label, loss in losses.items():
+            if loss.ndim:
+                raise ConfigError(
+                    f"gave shape {list(loss.shape)}; a loss is one number", ("objective", label)
+                )
+        total = sum((self.weights[label] * loss for label, loss in losses.items()), start=0.0)
+        assert isinstance(total, Tensor)
+        return {**losses, "total": total}
+
+
+def build_objective(specs: Mapping[str, Spec], num_classes: int, num_features: int) -> Objective:
+    """The objective of a recipe. num_features: of the embedding, for losses with parameters.
+
+    Raises ConfigError for a label that cannot be a metric's name.
+    """
+    losses: dict[str, Loss] = {}
+    for label, spec in specs.items():
+        if inspect.isclass(spec.part.call):
+            losses[label] = spec.build(num_classes, num_features)
+        else:
+            losses[label] = spec.bind()
+    return Objective(losses, {label: spec.weight for label, spec in specs.items()})

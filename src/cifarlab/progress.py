@@ -1,0 +1,110 @@
+"""What a user sees while a run trains: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+OPTIMISTIC = "chosen on test: optimistic"
+
+
+class TrainingProgress:
+    """Prints one line an epoch, and between them, in a terminal, a bar with the epoch's steps.
+
+    quiet: print nothing (the API's default).
+    """
+
+    def __init__(self, console: Console | None = None, quiet: bool = False):
+        self.console = console or Console(highlight=False, quiet=quiet)
+        self._live: Progress | None = None
+        self._task: Any = None
+
+    def note(self, text: str) -> None:
+        """A fact worth a line."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Something that makes the result mean less than it seems to."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+
+    def start(self, epochs: int, first_epoch: int, steps_per_epoch: int) -> None:
+        """Begin a sitting at `first_epoch` (from 0)."""
+        self._epochs, self._first = epochs, first_epoch
+        self._begun = time.monotonic()
+        if self.console.is_terminal and not self.console.quiet:
+            self._live = Progress(
+                TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), BarColumn(bar_width=30),
+                TextColumn("{task.completed}/{task.total}  {task.fields[text]}"),
+                console=self.console, transient=True, refresh_per_second=4,
+            )  # fmt: skip
+            self._live.start()
+            self._task = self._live.add_task(
+                "", total=steps_per_epoch, epoch=first_epoch + 1, epochs=epochs, text=""
+            )
+
+    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
+        """Show the running means of an epoch in progress; `means` may be empty."""
+        if self._live:
+            text = "  ".join([*_losses(means), f"{images_per_second:,.0f} img/s"])
+            self._live.update(self._task, completed=step, epoch=epoch + 1, text=text)
+
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
+        """Print the line of a finished epoch."""
+        done = row["epoch"] - self._first
+        left = (time.monotonic() - self._begun) / max(done, 1) * (self._epochs - row["epoch"])
+        width = len(str(self._epochs))
+        parts = [f"epoch {row['epoch']:>{width}}/{self._epochs}"]
+        parts += _losses(
+            {key.removeprefix("train/"): value for key, value in row.items() if key.startswith("train/loss/")}
+        )
+        parts += [
+            f"{split} {row[f'{split}/top1']:6.2%}"
+            for split in ("train", "val", "test")
+            if f"{split}/top1" in row
+        ]
+        parts += [f"lr {row['lr']:.2e}", f"{row['images_per_second']:,.0f} img/s"]
+        parts += [f"left {duration(left)}"] if row["epoch"] < self._epochs else []
+        parts += ["*"] if best else []
+        self.console.print("  ".join(parts), markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def finish(self, summary: dict[str, Any], folder: str) -> None:
+        """Print what came of the run."""
+        splits = ("train", "val", "test")
+        scores = [f"{s} {summary[f'{s}_top1']:.2%}" for s in splits if summary[f"{s}_top1"] is not None]
+        how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary["chosen_on"]]
+        self.console.print(
+            f"{folder}: {'  '.join(scores)} (epoch {summary['chosen_epoch']} of {summary['epochs']}, {how}), "
+            f"{duration(summary['seconds'])}, {summary['images_per_second']:,.0f} img/s",
+            markup=False,
+            soft_wrap=True,
+            style="bold",
+        )
+
+
+def _losses(means: dict[str, float]) -> list[str]:
+    """`loss 1.234`, and its terms where there are several."""
+    losses = {key.removeprefix("loss/"): value for key, value in means.items() if key.startswith("loss/")}
+    if not losses:
+        return []
+    terms = [f"{label} {value:.3f}" for label, value in losses.items() if label != "total"]
+    shown = f"loss {losses.get('total', 0.0):.3f}"
+    return [shown if len(terms) < 2 else f"{shown} ({', '.join(terms)})"]
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `1 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

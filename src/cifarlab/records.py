@@ -1,0 +1,40 @@
+"""The records that cross module borders: `Batch`, what a model is shown, and `Output`, what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a classifier says of a batch.
+
+    logits: (B, C). embedding: (B, D), what the last layer sees. stages: feature maps, first to last, where
+    asked for. A head that compares directions also gives cosines (B, C), scale (logits = scale x cosines)
+    and weight (C, D).
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    stages: tuple[Tensor, ...] = ()
+    cosines: Tensor | None = None
+    scale: float | Tensor = 1.0
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A dressed batch.
+
+    images: (B, 3, H, W) float32 in [0, 1]. labels: (B,) int64. targets: (B, C) float32, rows that sum to 1
+    and carry mixing only. indices: (B,) int64, each sample's index in its data set. teacher: its output for
+    the same view, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+    indices: Tensor
+    teacher: Output | None = None

@@ -1,0 +1,342 @@
+"""Registries: names to callables, where a callable's signature is the schema of what a recipe may set."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    create_model,
+)
+
+# Keys beside a part's own options; a callable that takes one of them as an option cannot be registered.
+RESERVED = ("name", "weight", "p", "before")
+
+
+class ConfigError(ValueError):
+    """A mistake in a recipe; `path` holds the keys that lead to it, relative to where it was raised."""
+
+    def __init__(self, message: str, path: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.message, self.path = message, path
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path)}: {self.message}" if self.path else self.message
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean X?` for the nearest of `known`, else the list of them where it is short, else nothing."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
+
+
+def unknown(word: str, known: Iterable[str]) -> str:
+    """The message for a name nobody registered or an option nobody takes."""
+    hint = did_you_mean(word, known)
+    return f"unknown; {hint}" if hint else "unknown"
+
+
+def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[str]]) -> ConfigError:
+    """The first complaint of pydantic as one line with the full path of its key.
+
+    `known(path)` gives the keys that exist at `path`, for the nearest right name.
+    """
+    first = error.errors()[0]
+    path = tuple(str(part) for part in first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return ConfigError(cause.message, (*path, *cause.path))
+    if first["type"] == "extra_forbidden":
+        return ConfigError(unknown(path[-1], known(path[:-1])), path)
+    if first["type"] == "missing":
+        return ConfigError("missing, and it has no default", path)
+    given = first.get("input")
+    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(message[:1].lower() + message[1:] + shown, path)
+
+
+def _schema(call: Callable[..., Any], name: str) -> type[BaseModel]:
+    """A pydantic model of the keyword-only half of a signature."""
+    target = call.__init__ if inspect.isclass(call) else call
+    hints = typing.get_type_hints(target, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(call).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.name in RESERVED:
+            raise TypeError(f"{name}: option {parameter.name!r} belongs to the registry; rename it")
+        if parameter.name not in hints:
+            raise TypeError(f"{name}: option {parameter.name!r} needs a type annotation")
+        if parameter.default is inspect.Parameter.empty:
+            default = Field()
+        else:
+            default = Field(default_factory=partial(copy.deepcopy, parameter.default))
+        fields[parameter.name] = (hints[parameter.name], default)
+    config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    return create_model(name, __config__=config, **fields)
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a recipe's writer would say it: `float >= 0`, `(int, int)`, `constant | reflect`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0]) + _limits(arguments[1:])
+    if origin is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_name(argument) for argument in arguments)
+    if origin is dict and "Spec" in str(arguments[1]):
+        return "{label: options}"
+    if origin in (tuple, list):
+        inner = ", ".join("..." if argument is ... else type_name(argument) for argument in arguments)
+        return f"({inner})" if origin is tuple else f"[{inner}, ...]"
+    return {type(None): "null", str: "text"}.get(annotation) or getattr(annotation, "__name__", str(annotation))
+
+
+def _limits(metadata: Iterable[Any]) -> str:
+    """` >= 0` or ` in [0, 1)` of annotated-types' constraints, wherever pydantic keeps them."""
+    flat = [inner for item in metadata for inner in (item, *getattr(item, "metadata", ()))]
+    limits = {name: value for item in flat for name in ("ge", "gt", "le", "lt")
+              if (value := getattr(item, name, None)) is not None}  # fmt: skip
+    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    if low is not None and high is not None:
+        return f" in {'[' if 'ge' in limits else '('}{low}, {high}{']' if 'le' in limits else ')'}"
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return "".join(f" {signs[name]} {value}" for name, value in limits.items())
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered callable: its name, its options' schema, the first line of its docstring, its traits."""
+
+    name: str
+    call: Callable[..., Any]
+    schema: type[BaseModel]
+    doc: str
+    traits: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option with its default; `...` marks one that a recipe must give."""
+        fields = self.schema.model_fields.items()
+        return {
+            key: ... if f.is_required() else f.get_default(call_default_factory=True) for key, f in fields
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: name, doc, and each option's type and default (none where a recipe must give it)."""
+        options: dict[str, dict[str, Any]] = {}
+        for key, default in self.options.items():
+            field = self.schema.model_fields[key]
+            options[key] = {"type": type_name(field.annotation) + _limits(field.metadata)}
+            if default is not ...:
+                options[key]["default"] = list(default) if isinstance(default, tuple) else default
+        return {"name": self.name, "doc": self.doc, "options": options}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A part with its options checked and frozen: what a recipe says, ready to be built.
+
+    `weight` is a loss's factor in the total; `p` the probability of an augmentation, per picture.
+    """
+
+    part: Part
+    options: BaseModel
+    weight: float = 1.0
+    p: float = 1.0
+    beside: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.part.name
+
+    def kwargs(self) -> dict[str, Any]:
+        """The options as keyword arguments; nested parts stay `Spec`s."""
+        return {key: getattr(self.options, key) for key in type(self.options).model_fields}
+
+    def build(self, *given: Any) -> Any:
+        """Call the part with what the toolkit gives and what the recipe set."""
+        return self.part.call(*given, **self.kwargs())
+
+    def bind(self) -> Callable[..., Any]:
+        """The part with the recipe's half of its signature filled in."""
+        return partial(self.part.call, **self.kwargs())
+
+    def dump(self) -> dict[str, Any]:
+        """The spec as plain data: what a recipe would say to get it."""
+        beside = {key: getattr(self, key) for key in self.beside}
+        return {"name": self.name, **self.options.model_dump(mode="json"), **beside}
+
+
+class Registry:
+    """Names to callables of one kind.
+
+    kind: the word for a member in messages. beside: which of `weight` and `p` its parts take.
+    default: the part that answers for a name that nobody registered, if its `accepts(name)` is true.
+    """
+
+    def __init__(self, kind: str, beside: tuple[str, ...] = ()):
+        self.kind, self.beside = kind, beside
+        self._parts: dict[str, Part] = {}
+        self._open: tuple[Part, Callable[[str], bool], Callable[[], Iterable[str]]] | None = None
+
+    def register(self, call: Any = None, *, name: str | None = None, **traits: Any) -> Any:
+        """Add a function or class under its own name, or `name`; a decorator, with or without arguments.
+
+        traits: facts that the toolkit asks for by name (`soft_targets=False`: a loss without a soft-target
+        form). Raises TypeError for a reserved or unannotated option, ValueError for a name that is taken by
+        other code.
+        """
+        if call is None:
+            return partial(self.register, name=name, **traits)
+        name = name or call.__name__
+        doc = (inspect.getdoc(call) or "").partition("\n")[0]
+        part = Part(name, call, _schema(call, name), doc, traits)
+        old = self._parts.get(name)
+        # The same file imported again (a recipe's `imports:`, twice in one process) replaces its own parts.
+        if old and (old.call.__module__, old.call.__qualname__) != (call.__module__, call.__qualname__):
+            raise ValueError(f"{self.kind} {name!r} is registered already, by {old.call.__module__}")
+        self._parts[name] = part
+        return call
+
+    def register_open(self, accepts: Callable[[str], bool], names: Callable[[], Iterable[str]]) -> Any:
+        """Decorator for the part that answers for every unregistered name that `accepts`.
+
+        The callable gets that name as the first thing the toolkit gives; `names()` feeds `did you mean`.
+        """
+
+        def add(call: Any) -> Any:
+            doc = (inspect.getdoc(call) or "").partition("\n")[0]
+            self._open = Part(call.__name__, call, _schema(call, call.__name__), doc), accepts, names
+            return call
+
+        return add
+
+    def describe(self) -> list[dict[str, Any]]:
+        """`Part.describe()` of every part; last, the one that answers for unregistered names."""
+        parts = [self._parts[name] for name in self] + ([self._open[0]] if self._open else [])
+        return [part.describe() for part in parts]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._parts))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts
+
+    def __getitem__(self, name: str) -> Part:
+        """The part called `name`. Raises ConfigError with the nearest right name."""
+        if name in self._parts:
+            return self._parts[name]
+        if self._open:
+            part, accepts, names = self._open
+            if accepts(name):
+                return Part(name, partial(part.call, name), part.schema, part.doc, part.traits)
+            raise ConfigError(
+                unknown(name, [*self._parts, *names()]).replace("unknown", f"unknown {self.kind}", 1)
+            )
+        raise ConfigError(unknown(name, self._parts).replace("unknown", f"unknown {self.kind} {name!r}", 1))
+
+    def spec(self, value: Any) -> Spec:
+        """Parse `{name: ..., **options}` or a bare name. Raises ConfigError with the path of the option."""
+        if isinstance(value, Spec):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"expected a {self.kind}'s name or its options as a mapping, got {value!r}")
+        options = dict(value)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"names no {self.kind}; known: {', '.join(self)}", ("name",))
+        options.pop("before", None)
+        beside = {key: _number(key, options.pop(key)) for key in self.beside if key in options}
+        part = self[name]
+        try:
+            parsed = part.schema.model_validate(options)
+        except ValidationError as error:
+            raise explain(error, lambda path: [*part.schema.model_fields, *self.beside]) from None
+        return Spec(part, parsed, beside=self.beside, **beside)
+
+    def labelled(self, value: Any) -> Any:
+        """Fill in `name` from the label, for each entry of `{label: options}`."""
+        if value is None:
+            return {}
+        if isinstance(value, str):
+            value = {value: {}}
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"expected {{label: options}} of {self.kind}s, got {value!r}")
+
+        def named(label: str, options: Any) -> Any:
+            if isinstance(options, Spec):
+                return options
+            return {"name": label, **({"name": options} if isinstance(options, str) else options or {})}
+
+        return {str(label): named(str(label), options) for label, options in value.items()}
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"expected a number, got {value!r}", (key,)) from None
+    if key == "p" and not 0 <= number <= 1:
+        raise ConfigError(f"a probability lies in 0 to 1, got {number}", (key,))
+    return number
+
+
+DATASETS = Registry("data set")
+AUGMENTS = Registry("augmentation", beside=("p",))
+MIXERS = Registry("mixer", beside=("p",))
+BACKBONES = Registry("backbone")
+HEADS = Registry("head")
+LOSSES = Registry("loss", beside=("weight",))
+OPTIMIZERS = Registry("optimizer")
+SCHEDULES = Registry("schedule")
+AVERAGES = Registry("weight average")
+
+# The keys of a recipe where each kind stands.
+REGISTRIES = {
+    "data.dataset": DATASETS,
+    "data.augment": AUGMENTS,
+    "data.mix": MIXERS,
+    "model.backbone": BACKBONES,
+    "model.head": HEADS,
+    "objective": LOSSES,
+    "optim": OPTIMIZERS,
+    "optim.schedule": SCHEDULES,
+    "train.average": AVERAGES,
+}
+
+_DUMP = PlainSerializer(Spec.dump)
+DatasetSpec = Annotated[Spec, BeforeValidator(DATASETS.spec), _DUMP]
+BackboneSpec = Annotated[Spec, BeforeValidator(BACKBONES.spec), _DUMP]
+HeadSpec = Annotated[Spec, BeforeValidator(HEADS.spec), _DUMP]
+ScheduleSpec = Annotated[Spec, BeforeValidator(SCHEDULES.spec), _DUMP]
+AverageSpec = Annotated[Spec, BeforeValidator(AVERAGES.spec), _DUMP]
+AugmentSpecs = Annotated[
+    dict[str, Annotated[Spec, BeforeValidator(AUGMENTS.spec), _DUMP]], BeforeValidator(AUGMENTS.labelled)
+]
+MixSpecs = Annotated[
+    dict[str, Annotated[Spec, BeforeValidator(MIXERS.spec), _DUMP]], BeforeValidator(MIXERS.labelled)
+]
+LossSpecs = Annotated[
+    dict[str, Annotated[Spec, BeforeValidator(LOSSES.spec), _DUMP]], BeforeValidator(LOSSES.labelled)
+]

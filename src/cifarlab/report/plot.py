@@ -1,0 +1,161 @@
+"""Curves of runs, and a grid of pictures with a model's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cifarlab.data.splits import Split, load_splits
+from cifarlab.device import pick_precision
+from cifarlab.evaluate import logits_of
+from cifarlab.metrics import read_log
+from cifarlab.progress import OPTIMISTIC
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run
+from cifarlab.runs import load_trained
+
+# Okabe and Ito's palette: told apart by readers who do not see red and green alike.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+}
+GRID_COLUMNS, GRID_ROWS = 8, 3
+
+
+def plot_runs(
+    folders: Sequence[Path | str], out: Path, title: str | None = None, gallery: bool = True
+) -> Path:
+    """Write a picture (.png, .svg or .pdf by the ending) and return its path.
+
+    Above: accuracy on held-out pictures and on train, and the training loss, by epoch. Below, with
+    `gallery`: pictures that the first run's chosen model has not trained on, with what it takes them for.
+    Raises ConfigError for what is no run.
+    """
+    if out.suffix.lstrip(".") not in Figure().canvas.get_supported_filetypes():
+        raise ConfigError(f"{out}: cannot write that kind of file; end it in .png, .svg or .pdf")
+    runs = [Run(folder) for folder in folders]
+    logs = [_log(run) for run in runs]
+    names = _names(runs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 9.6 if gallery else 4.2), layout="constrained", dpi=140)
+        upper, lower = (
+            figure.subfigures(2, 1, height_ratios=(4, 5.4)) if gallery else (figure.subfigures(1, 1), None)
+        )
+        figure.suptitle(title or _heading(runs[0], names[0]) if len(runs) == 1 or title else "", fontsize=12)
+        _curves(upper.subplots(1, 2, width_ratios=(3, 2)), runs, names, logs)
+        if lower is not None:
+            _gallery(lower, runs[0], names[0])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out)
+    return out
+
+
+def _log(run: Run) -> list[dict[str, Any]]:
+    if not run.metrics_path.exists() or not (rows := read_log(run.metrics_path)):
+        raise ConfigError(f"{run}: not a run with a finished epoch")
+    return rows
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """`name/seed` of each run, the seed only where it tells runs apart."""
+    names = [run.folder.resolve().parent.name for run in runs]
+    parents = [run.folder.resolve().parent.parent.name for run in runs]
+    names = [
+        f"{parent}/{name}" if parent == "as_run" else name
+        for parent, name in zip(parents, names, strict=True)
+    ]
+    return [
+        f"{name}/{run.folder.name}" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _heading(run: Run, name: str) -> str:
+    summary = run.summary()
+    if summary is None:
+        return name
+    split = "test" if summary["chosen_on"] == "test" else "val"
+    score = summary[f"{split}_top1"]
+    shown = (
+        f"{split} accuracy {score:.1%}"
+        if score is not None
+        else f"train accuracy {summary['train_top1']:.1%}"
+    )
+    remark = f" ({OPTIMISTIC})" if split == "test" else ""
+    return f"{name}: {shown}{remark} at epoch {summary['chosen_epoch']} of {summary['epochs']}"
+
+
+def _curves(
+    axes: Sequence[Axes], runs: Sequence[Run], names: list[str], logs: list[list[dict[str, Any]]]
+) -> None:
+    left, right = axes
+    for color, name, rows in zip(COLORS * len(runs), names, logs, strict=False):
+        epochs = [row["epoch"] for row in rows]
+        held_out = "val" if "val/top1" in rows[0] else "test"
+        if f"{held_out}/top1" in rows[0]:
+            values = [100 * row[f"{held_out}/top1"] for row in rows]
+            left.plot(epochs, values, color=color, marker="o", markersize=3, label=f"{name}, {held_out}")
+        trained = [100 * row["train/top1"] for row in rows]
+        left.plot(
+            epochs, trained, color=color, linestyle="--", linewidth=1.2, label=f"{name}, train while training"
+        )
+        right.plot(
+            epochs,
+            [row["train/loss/total"] for row in rows],
+            color=color,
+            marker="o",
+            markersize=3,
+            label=name,
+        )
+    left.set(title="Accuracy", xlabel="epoch", ylabel="top-1 %", ylim=(0, None))
+    right.set(title="Training loss", xlabel="epoch", ylim=(0, None))
+    for axis in axes:
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    left.legend(fontsize=8, frameon=False)
+
+
+def _gallery(figure: Any, run: Run, name: str) -> None:
+    """Held-out pictures with the model's guess and its probability, green where right, orange where wrong."""
+    trained = load_trained(run.folder)
+    splits = load_splits(trained.config.data, trained.config.train.seed)
+    split = splits.val if splits.val is not None else splits.train
+    kind = "validation" if splits.val is not None else "training"
+    count = min(GRID_COLUMNS * GRID_ROWS, len(split))
+    few = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
+    precision = pick_precision("float32", torch.device("cpu"))
+    logits = torch.cat(
+        [logits for logits, _ in logits_of(trained.model, few, precision, trained.config.data.image_size)]
+    )
+    probabilities, guesses = logits.softmax(-1).max(-1)
+    images, labels, _ = few.gather(torch.arange(count))
+    figure.suptitle(
+        f"What {name} takes {kind} pictures for (below: what they are)", fontsize=11, fontweight="bold"
+    )
+    axes = np.atleast_2d(figure.subplots(GRID_ROWS, GRID_COLUMNS))
+    for i, axis in enumerate(axes.flat):
+        axis.set_axis_off()
+        if i >= count:
+            continue
+        right = bool(guesses[i] == labels[i])
+        axis.imshow(images[i].permute(1, 2, 0).numpy(), interpolation="nearest")
+        guess, truth = splits.classes[int(guesses[i])], splits.classes[int(labels[i])]
+        axis.set_title(
+            f"{_wrapped(guess)} {probabilities[i]:.0%}" + ("" if right else f"\n({_wrapped(truth)})"),
+            fontsize=7, fontweight="normal", color=COLORS[2] if right else COLORS[1], pad=2,
+        )  # fmt: skip
+
+
+def _wrapped(name: str) -> str:
+    return name.replace("_", " ")

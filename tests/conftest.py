@@ -1,0 +1,35 @@
+"""What tests share: the real pictures where there are any, and a cache that is not the user's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches below a folder of this session; data of the user's machine are not seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CIFARLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("CIFARLAB_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def cifar100_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds cifar-100-python/ with the real pictures, unpacked from the packs."""
+    given = os.environ.get("CIFARLAB_TEST_PACKS")
+    packs = Path(given) if given else REPOSITORY.parent / "shared" / "data"
+    needed = ["unpack.py", *(f"cifar100_{part}_webp.npz" for part in ("test", "train_a", "train_b"))]
+    if missing := [name for name in needed if not (packs / name).is_file()]:
+        pytest.skip(f"no real CIFAR-100: {packs} lacks {missing[0]}; set CIFARLAB_TEST_PACKS")
+    root = tmp_path_factory.mktemp("cifar100")
+    subprocess.run([sys.executable, str(packs / "unpack.py"), "cifar100", str(root)], check=True)
+    return root

@@ -1,0 +1,97 @@
+"""Backbones: parts of timm at 32 px, stems, sizes, parameter counts."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cifarlab.config import ModelConfig
+from cifarlab.models.classifier import build_classifier
+from cifarlab.registry import BACKBONES, ConfigError
+
+LIGHT = [
+    "resnet18",
+    "resnet50",
+    "vit_tiny_patch16_224",
+    "convnext_atto",
+    "mobilenetv3_small_100",
+    "test_efficientnet",
+]
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, *LIGHT])
+def test_every_backbone_at_32_px(name: str):
+    torch.manual_seed(0)
+    backbone = BACKBONES.spec(name).build(32)
+    features = backbone(torch.randn(2, 3, 32, 32))
+    assert features.shape == (2, backbone.num_features)
+    assert features.isfinite().all()
+    features.square().mean().backward()
+    assert backbone.training
+
+
+def test_counts_of_the_tutorials_baseline():
+    torch.manual_seed(0)
+    config = ModelConfig.model_validate({"backbone": "resnet18", "head": "linear"})
+    model = build_classifier(config, 32, 100)
+    assert parameters(model) == 11_227_812
+    for name, parameter in model.named_parameters():
+        if name.endswith("bn2.weight"):  # 0 at first, so that each block begins as the identity
+            torch.nn.init.ones_(parameter)
+    F.cross_entropy(model(torch.rand(8, 3, 32, 32)).logits, torch.arange(8)).backward()
+    # At 32 px layer4 sees one pixel: of its 3x3 kernels only the taps that fall on it have work to do.
+    kernels = [p.grad for p in model.parameters() if p.grad is not None and p.ndim == 4]
+    idle = [int((kernel == 0).all(1).all(0).sum()) * kernel[..., 0, 0].numel() for kernel in kernels]
+    assert sum(idle) == 6_946_816
+
+
+def test_cifar_stem():
+    stemmed = BACKBONES.spec({"name": "resnet18", "stem": "cifar"}).build(32)
+    assert parameters(stemmed) == 11_227_812 - 51_300 - 64 * 3 * (49 - 9)
+    maps = stemmed.forward_features(torch.zeros(1, 3, 32, 32))
+    assert maps.shape == (1, 512, 4, 4)
+    assert stemmed.conv1.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "mobilenetv3_small_100", "resnet26d"])
+def test_cifar_stem_is_for_plain_resnets(name: str):
+    with pytest.raises(ConfigError, match="a CIFAR stem is for ResNets") as caught:
+        BACKBONES.spec({"name": name, "stem": "cifar"}).build(32)
+    assert caught.value.path == ("model", "backbone", "stem")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("convnext_atto", 16, "cannot take pictures of 16 px"),
+        ("test_vit", 40, "patches of 16 px, and 40 is not a multiple"),
+        ("test_vit", 8, "patches of 16 px, and 8 is not a multiple"),
+    ],
+)
+def test_a_size_that_does_not_fit(name: str, size: int, words: str):
+    with pytest.raises(ConfigError, match=words) as caught:
+        BACKBONES.spec(name).build(size)
+    assert caught.value.path == ("data", "image_size")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_timm_are_known():
+    assert BACKBONES.spec("resnet18.a1_in1k").name == "resnet18.a1_in1k"
+    for wrong, right in (("resnet_18", "resnet18"), ("resnet18.a1_in2k", "resnet18.a1_in1k")):
+        with pytest.raises(ConfigError, match=f"did you mean {right}"):
+            BACKBONES.spec(wrong)
+    with pytest.raises(ConfigError, match="did you mean stem"):
+        BACKBONES.spec({"name": "resnet18", "stemm": "cifar"})
+
+
+def test_importing_the_module_leaves_timm_alone():
+    code = (
+        "import sys, cifarlab.models.backbones; sys.exit(bool({'timm', 'torchvision'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,146 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifarlab.config import ROOT, differences, merge, order, parse_override
+from cifarlab.recipes import checked
+from cifarlab.registry import ConfigError
+
+
+def resolved(**changes):
+    plain = merge(ROOT, {"objective": {"cross_entropy": {}}})
+    return checked(merge(plain, changes))
+
+
+def fails(*overrides):
+    plain = merge(ROOT, {"objective": {"cross_entropy": {}}})
+    with pytest.raises(ConfigError) as error:
+        for text in overrides:
+            plain = merge(plain, parse_override(text))
+        checked(plain)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
+    config = resolved(optim={"schedule": "cosine"}, data={"augment": {"crop": {}, "flip": {"p": 0.5}}})
+    plain = yaml.safe_load(yaml.safe_dump(config.dump()))
+    assert plain["data"]["val"] == 5000
+    assert plain["data"]["augment"]["crop"]["padding"] == 4
+    assert plain["data"]["augment"]["flip"]["p"] == 0.5
+    assert plain["optim"]["betas"] == [0.9, 0.999]
+    assert checked(plain).dump() == plain
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.ler=1", "optim.ler: unknown; did you mean lr?"),
+        ("optim.momentun=1", "optim.momentun: unknown"),
+        ("optim.lr=fast", "optim.lr: "),
+        ("optim.lr=0", "optim.lr: "),
+        ("optim.name=adam", "optim: unknown optimizer 'adam'; did you mean adamw?"),
+        ("optim.schedule.warmup=2", "optim.schedule.warmup: "),
+        ("objective.arcface.margim=1", "objective.arcface.margim: unknown; did you mean margin?"),
+        ("objective.cross_entropy.weight=heavy", "objective.cross_entropy.weight: expected a number"),
+        ("objective.cross_entropi=null", "objective.cross_entropi: nothing to remove"),
+        ("objective.cross_entropy=null", "objective: needs at least one loss"),
+        ("data.agument.flip={}", "data.agument: unknown; did you mean augment?"),
+        ("data.augment.flip.p=1.5", "data.augment.flip.p: a probability"),
+        ("data.augment.one_of.choices.croop={}", "data.augment.one_of.choices.croop: unknown augmentation"),
+        ("data.val=-1", "data.val: "),
+        ("data.val=1.5", "data.val: "),
+        ("data.dataset=cifar1000", "data.dataset: unknown data set"),
+        ("model.backbone=resnet19", "model.backbone: "),
+        ("model.backbone.stem=imagenette", "model.backbone.stem: "),
+        ("train.epochs=0", "train.epochs: "),
+        ("train.select=train", "train.select: "),
+        ("trian.epochs=1", "trian: unknown; did you mean train?"),
+        ("data=5", "data: "),
+        ("just words", "is not an override"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_full_path(override, message):
+    assert message in fails(override)
+
+
+def test_settings_that_contradict_each_other():
+    assert "train.select" in fails("data.val=0")
+    assert "objective.arcface" in fails(
+        "objective.arcface={}", "objective.cross_entropy=null", "data.mix.mixup={}"
+    )
+    assert "objective.arcface" in fails("objective.arcface={}")
+
+
+def test_a_label_is_added_edited_and_removed():
+    base = {"objective": {"cross_entropy": {"smoothing": 0.1}, "arcface": {}}}
+    assert merge(base, {"objective": {"arcface": None}}) == {
+        "objective": {"cross_entropy": {"smoothing": 0.1}}
+    }
+    edited = merge(base, {"objective": {"cross_entropy": {"weight": 2}}})
+    assert edited["objective"]["cross_entropy"] == {"smoothing": 0.1, "weight": 2}
+    assert merge(base, {"objective": None}) == {}
+
+
+def test_a_new_name_drops_that_parts_options_and_nothing_beside_them():
+    base = {"name": "adamw", "lr": 1, "betas": [0, 0], "schedule": {"name": "step", "gamma": 0.5}}
+    merged = merge({"optim": base}, {"optim": {"name": "sgd", "momentum": 0.8}})["optim"]
+    assert merged == {"name": "sgd", "lr": 1, "momentum": 0.8, "schedule": {"name": "step", "gamma": 0.5}}
+    assert merge({"optim": base}, {"optim": {"schedule": "cosine"}})["optim"]["schedule"] == {
+        "name": "cosine"
+    }
+    loss = {"objective": {"main": {"name": "cross_entropy", "smoothing": 0.1, "weight": 3}}}
+    assert merge(loss, {"objective": {"main": {"name": "arcface"}}})["objective"]["main"] == {
+        "name": "arcface",
+        "weight": 3,
+    }
+
+
+def test_a_label_is_its_name_until_said_otherwise():
+    base = {"objective": {"cross_entropy": {"smoothing": 0.1}}}
+    merged = merge(base, {"objective": {"cross_entropy": {"name": "cross_entropy"}}})
+    assert merged["objective"]["cross_entropy"] == {"smoothing": 0.1, "name": "cross_entropy"}
+
+
+def test_before_sets_the_order():
+    plain = {"data": {"augment": {"crop": {}, "flip": {}, "cutout": {"before": "crop", "size": 4}}}}
+    ordered = order(plain)["data"]["augment"]
+    assert list(ordered.items()) == [("cutout", {"size": 4}), ("crop", {}), ("flip", {})]
+    with pytest.raises(ConfigError, match="did you mean crop"):
+        order({"data": {"augment": {"crop": {}, "flip": {"before": "crap"}}}})
+
+
+def test_merge_leaves_its_arguments_alone():
+    base = {"data": {"augment": {"crop": {"padding": 4}}}}
+    merge(base, {"data": {"augment": {"crop": {"padding": 2}}}})["data"]["augment"]["crop"]["padding"] = 9
+    assert base == {"data": {"augment": {"crop": {"padding": 4}}}}
+
+
+keys = st.sampled_from(["a", "b", "c"])
+trees = st.recursive(st.integers(), lambda inner: st.dictionaries(keys, inner, max_size=3), max_leaves=8)
+dicts = st.dictionaries(keys, trees, max_size=3)
+
+
+@given(dicts, dicts)
+def test_the_child_wins_and_the_rest_stays(base, child):
+    merged = merge(base, child)
+    for path, (old, new) in differences(merged, merge(merged, child)).items():
+        raise AssertionError(f"merging again changes {path}: {old} -> {new}")
+    assert set(merged) == set(base) | set(child)
+
+
+@given(dicts, dicts)
+def test_differences_are_none_exactly_for_equal_trees(old, new):
+    assert (not differences(old, new)) == (old == new) or _only_empty(old, new)
+
+
+def _only_empty(old, new):
+    """An empty section and an absent one hold the same settings."""
+
+    def prune(tree):
+        return {
+            k: v for k, v in ((k, prune(v) if isinstance(v, dict) else v) for k, v in tree.items()) if v != {}
+        }
+
+    return prune(old) == prune(new)

@@ -1,0 +1,56 @@
+"""Heads: what an `Output` holds, and its precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cifarlab.registry import HEADS, ConfigError
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+@pytest.mark.parametrize("autocast", [False, True])
+def test_every_head(name: str, autocast: bool):
+    torch.manual_seed(0)
+    head = HEADS.spec(name).build(12, 7)
+    features = torch.randn(5, 12, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = head(features)
+    assert output.logits.shape == (5, 7)
+    assert output.embedding.shape == (5, head.num_features)
+    output.logits.float().square().sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+    if HEADS[name].traits.get("cosines"):
+        assert output.cosines.shape == (5, 7)
+        assert output.cosines.dtype == output.logits.dtype == torch.float32
+        assert output.weight.shape == (7, head.num_features)
+        torch.testing.assert_close(output.logits, output.scale * output.cosines)
+    else:
+        assert output.cosines is None
+
+
+def test_linear_is_affine():
+    head = HEADS.spec("linear").build(12, 7)
+    features = torch.randn(5, 12)
+    assert torch.equal(head(features).logits, F.linear(features, head.fc.weight, head.fc.bias))
+    assert head(features).embedding is features
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_margin_gives_cosines_of_its_embedding_and_weight(autocast: bool):
+    torch.manual_seed(0)
+    head = HEADS.spec({"name": "margin", "dim": 16, "scale": 8}).build(12, 7)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = head(torch.randn(5, 12))
+    expected = F.cosine_similarity(output.embedding[:, None].double(), output.weight[None].double(), dim=2)
+    torch.testing.assert_close(output.cosines.double(), expected, atol=1e-6, rtol=0)
+    assert output.scale == 8
+    assert head.embed.bias is None
+
+
+def test_bad_settings_are_refused_on_loading():
+    with pytest.raises(ConfigError, match="greater than 0"):
+        HEADS.spec({"name": "margin", "scale": 0})
+    with pytest.raises(ConfigError, match="did you mean dim"):
+        HEADS.spec({"name": "margin", "dims": 5})

@@ -1,0 +1,101 @@
+"""Schedules: against torch's own, at every step; shape, range and errors."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim import lr_scheduler
+
+from cifarlab.config import OptimConfig
+from cifarlab.optim.schedules import cosine, learning_rate, one_cycle, step
+from cifarlab.registry import SCHEDULES, ConfigError
+
+TOTAL = 200
+
+
+def optimizer() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+
+def torch_rates(scheduler: lr_scheduler.LRScheduler, steps: int) -> list[float]:
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def ours(schedule, **options) -> list[float]:
+    return [schedule(i / TOTAL, **options) for i in range(TOTAL)]
+
+
+def test_cosine_is_torchs():
+    theirs = torch_rates(lr_scheduler.CosineAnnealingLR(optimizer(), T_max=TOTAL, eta_min=0.05), TOTAL)
+    assert ours(cosine, floor=0.05) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_step_is_torchs():
+    theirs = torch_rates(lr_scheduler.MultiStepLR(optimizer(), [60, 120, 160], gamma=0.2), TOTAL)
+    assert ours(step) == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [0.3, 0.1, 0.25])
+def test_one_cycle_is_torchs(warmup: float):
+    # Torch's peak is step pct_start * total - 1 and its end step total - 1; ours ends at progress 1.
+    theirs = lr_scheduler.OneCycleLR(
+        optimizer(), max_lr=1.0, total_steps=TOTAL + 1, pct_start=(warmup * TOTAL + 1) / (TOTAL + 1)
+    )
+    assert ours(one_cycle, warmup=warmup) == pytest.approx(torch_rates(theirs, TOTAL), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+@settings(max_examples=60, deadline=None)
+@given(progress=st.floats(0, 1, exclude_max=True), warmup=st.floats(0, 1, exclude_max=True))
+def test_factor_lies_between_zero_and_the_peak(name: str, progress: float, warmup: float):
+    factor = SCHEDULES.spec({"name": name, "warmup": warmup}).build(progress)
+    assert isinstance(factor, float)
+    assert 0 <= factor <= 1
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_warmup_rises_to_the_peak_at_its_end(name: str):
+    schedule = SCHEDULES.spec({"name": name, "warmup": 0.2}).bind()
+    rising = [schedule(i / 100) for i in range(21)]
+    assert rising == sorted(rising)
+    assert rising[-1] == pytest.approx(1)
+    if name != "one_cycle":
+        assert rising == pytest.approx([i / 20 for i in range(21)])
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_the_shape_scales_with_the_run(name: str):
+    optim = OptimConfig.model_validate({"name": "sgd", "lr": 0.4, "schedule": {"name": name, "warmup": 0.1}})
+    short = [learning_rate(optim, i, 50) for i in range(50)]
+    long = [learning_rate(optim, 4 * i, 200) for i in range(50)]
+    assert short == long
+    assert max(short) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "word"),
+    [
+        ({"name": "cosine", "warmup": 1.0}, ("warmup",), "less than 1"),
+        ({"name": "cosine", "floor": -0.1}, ("floor",), "greater than or equal to 0"),
+        ({"name": "step", "milestones": [0.6, 0.3]}, ("milestones",), "ascend"),
+        ({"name": "step", "milestones": [0.5, 0.5]}, ("milestones",), "ascend"),
+        ({"name": "step", "milestones": [100]}, ("milestones", "0"), "less than 1"),
+        ({"name": "cosin"}, (), "cosine"),
+    ],
+)
+def test_bad_settings_are_refused_on_loading(options: dict, path: tuple[str, ...], word: str):
+    with pytest.raises(ConfigError, match=word) as caught:
+        SCHEDULES.spec(options)
+    assert caught.value.path == path
+
+
+def test_cosine_ends_at_its_floor():
+    assert cosine(1 - 1e-9, warmup=0.1, floor=0.01) == pytest.approx(0.01, abs=1e-6)
+    assert cosine(0.55, warmup=0.1) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)

@@ -1,0 +1,320 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from cifarlab import checkpoint
+from cifarlab import train as train_module
+from cifarlab.engine import Engine
+from cifarlab.registry import ConfigError
+from cifarlab.run import Failure, Interrupted, Run
+from tests.tiny import TINY, logged, tiny_config, train_tiny
+
+# Everything that has state: momentum, an average, dropout, a schedule, views.
+STATEFUL = ("train.average={name: ema, decay: 0.9}", "optim.name=adamw", "data.augment.color_jitter={p: 0.5}")
+
+
+def assert_same_run(one: Run, other: Run):
+    """Bit-identical weights, optimizer state, best model and log."""
+    for name in ("last.pt", "best.pt"):
+        states = [checkpoint.load(run.folder / name) for run in (one, other)]
+        for state in states:
+            state.pop("seconds", None), state.pop("config", None), state.pop("log_size", None)
+            for row in (state.get("row"), state.get("best")):
+                if row:
+                    row.pop("seconds"), row.pop("images_per_second")
+        assert_equal(*states)
+    assert logged(one) == logged(other)
+
+
+def assert_equal(one, other, path=""):
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert list(one) == list(other), path
+        for key in one:
+            assert_equal(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal(a, b, f"{path}[{i}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    else:
+        assert one == other, path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("runs") / "whole" / "0", *STATEFUL)
+
+
+def test_a_run_leaves_what_it_promises(uninterrupted):
+    run, summary = uninterrupted
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "best.pt", "config.yaml", "env.json", "last.pt", "lock", "metrics.jsonl", "summary.json", "tensorboard",
+    ]  # fmt: skip
+    assert json.loads(run.summary_path.read_text()) == summary
+    assert {
+        "recipe", "seed", "epochs", "chosen_on", "chosen_epoch", "train_top1", "val_top1", "test_top1", "gap", "seconds",
+        "images_per_second", "parameters", "macs", "peak_memory_bytes", "data_fingerprint",
+    } <= summary.keys()  # fmt: skip
+    assert summary["chosen_on"] == "val"
+    assert summary["test_top1"] is None
+    assert summary["gap"] == summary["train_top1"] - summary["val_top1"]
+    # conv1 3*8*9 at 16x16, conv2 8*16*9 at 8x8, linear 16*100
+    assert summary["macs"] == 3 * 8 * 9 * 256 + 8 * 16 * 9 * 64 + 1600
+    rows = logged(run)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"val/top1", "train/top1", "train/loss/cross_entropy", "train/loss/total", "lr"} <= rows[0].keys()
+    env = json.loads(run.env_path.read_text())
+    assert {"versions", "hardware", "git", "data_fingerprint"} <= env.keys()
+    assert list((run.folder / "tensorboard").iterdir())
+
+
+def test_the_same_command_again_says_that_it_is_finished(uninterrupted, capsys):
+    run, summary = uninterrupted
+    before = run.last_path.stat().st_mtime_ns
+    assert train_module.train(tiny_config(*STATEFUL), run) == summary
+    assert run.last_path.stat().st_mtime_ns == before
+
+
+def test_two_runs_of_one_config_are_equal_and_of_two_seeds_are_not(uninterrupted, tmp_path):
+    run, _ = uninterrupted
+    again, _ = train_tiny(tmp_path / "again", *STATEFUL)
+    assert_same_run(run, again)
+    other, _ = train_tiny(tmp_path / "other", *STATEFUL, "train.seed=1")
+    assert logged(run) != logged(other)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [0, 4, 6, 9])
+def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, monkeypatch, kind, at):
+    step = Engine.step
+
+    def interrupted(self, positions, epoch, number):
+        step(self, positions, epoch, number)
+        if number == at:
+            os.kill(os.getpid(), kind)
+
+    monkeypatch.setattr(Engine, "step", interrupted)
+    with pytest.raises(Interrupted, match="the same command goes on") as stopped:
+        train_tiny(tmp_path / "run", *STATEFUL)
+    assert stopped.value.status == 128 + kind
+    monkeypatch.undo()
+    assert signal.getsignal(kind) in (signal.default_int_handler, signal.SIG_DFL)
+    run, _ = train_tiny(tmp_path / "run", *STATEFUL)
+    assert_same_run(uninterrupted[0], run)
+
+
+def test_a_long_epoch_saves_in_between(uninterrupted, tmp_path, monkeypatch):
+    """What is saved mid-epoch is enough to go on from, without any warning of the end."""
+    monkeypatch.setattr(train_module, "SECONDS_BETWEEN_SAVES", 0.0)
+    step = Engine.step
+
+    def dies(self, positions, epoch, number):
+        if number == 5:
+            raise OSError("the machine went away")
+        step(self, positions, epoch, number)
+
+    monkeypatch.setattr(Engine, "step", dies)
+    with pytest.raises(OSError, match="went away"):
+        train_tiny(tmp_path / "run", *STATEFUL)
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 5
+    monkeypatch.undo()
+    run, _ = train_tiny(tmp_path / "run", *STATEFUL)
+    assert_same_run(uninterrupted[0], run)
+
+
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
+    """SIGKILL at random moments, at least five times; an uninterrupted process gives the same bits."""
+    longer = [*TINY, *STATEFUL, "train.epochs=40"]
+
+    def start(folder):
+        command = [
+            sys.executable,
+            "-m",
+            "cifarlab",
+            "train",
+            "demo",
+            *longer,
+            "--name",
+            folder,
+            "--runs",
+            str(tmp_path),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    with start("whole") as whole:
+        output = whole.communicate()[0]
+    assert whole.returncode == 0, output
+    rng, kills, output = random.Random(0), 0, ""
+    while kills < 20:
+        with start("killed") as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                output += line
+                if kills < 5 and line.startswith("epoch"):
+                    time.sleep(rng.uniform(0, 0.3))
+                    process.kill()
+                    break
+            output += process.stdout.read()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output
+        kills += 1
+    assert kills >= 5
+    assert_same_run(Run(tmp_path / "whole" / "0"), Run(tmp_path / "killed" / "0"))
+
+
+def test_a_log_is_cut_back_to_the_checkpoint(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        checkpoint, "save", _fails_at(checkpoint.save, 4)
+    )  # best, last, best of epoch 2, then last
+    with pytest.raises(OSError, match="disk"):
+        train_tiny(tmp_path / "run", *STATEFUL, "train.select=last")
+    monkeypatch.undo()
+    run = Run(tmp_path / "run")
+    assert len(logged(run)) == 2
+    with run.metrics_path.open("ab") as file:
+        file.write(b'{"epoch": 3, "half a li')
+    train_tiny(tmp_path / "run", *STATEFUL, "train.select=last")
+    assert [row["epoch"] for row in logged(run)] == [1, 2]
+
+
+def _fails_at(call, count):
+    calls = []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == count:
+            raise OSError("disk full")
+        return call(*args, **kwargs)
+
+    return failing
+
+
+def test_another_configuration_under_the_same_name_is_refused(uninterrupted):
+    run, _ = uninterrupted
+    with pytest.raises(ConfigError, match=r"optim.lr: 0.001 there, 0.01 now.*--name whole-2"):
+        train_module.train(tiny_config(*STATEFUL, "optim.lr=0.01"), run)
+
+
+def test_another_device_or_root_is_the_same_run(uninterrupted):
+    run, summary = uninterrupted
+    assert (
+        train_module.train(tiny_config(*STATEFUL, "train.device=auto", "data.root=elsewhere"), run) == summary
+    )
+
+
+def test_fresh_starts_over(tmp_path):
+    run, _ = train_tiny(tmp_path / "run", "train.epochs=1")
+    _, summary = train_tiny(tmp_path / "run", "train.epochs=1", "optim.lr=0.01", fresh=True)
+    assert logged(run)[0]["lr"] != 0
+    assert run.plain_config()["optim"]["lr"] == 0.01
+    assert summary["epochs"] == 1
+
+
+def test_a_second_process_on_the_run_is_refused(tmp_path):
+    run = Run(tmp_path / "run")
+    with run.locked(), pytest.raises(ConfigError, match="by another process"):
+        train_tiny(tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    _run, _ = train_tiny(tmp_path / "good", "train.epochs=1")
+    with pytest.raises(Failure, match=r"not finite at step \d+ .*learning rate .*optim.lr") as error:
+        train_tiny(tmp_path / "run", "optim.lr=1e30", "optim.schedule=constant", "train.grad_clip=null")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_the_last_good_checkpoint_stays_when_a_loss_is_not_finite(tmp_path, monkeypatch):
+    step = Engine.step
+
+    def poisoned(self, positions, epoch, number):
+        if number == 9:
+            next(self.model.parameters()).data.fill_(float("nan"))
+        step(self, positions, epoch, number)
+
+    monkeypatch.setattr(Engine, "step", poisoned)
+    with pytest.raises(Failure, match=r"at step 10 \(epoch 2.*last.pt is from before"):
+        train_tiny(tmp_path / "run", "data.limit=160")
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state["step"] == 5
+    assert all(value.isfinite().all() for value in state["engine"]["model"].values())
+
+
+def test_out_of_memory_names_the_option(tmp_path, monkeypatch):
+    def fails(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Engine, "step", fails)
+    with pytest.raises(Failure, match=r"try data\.batch_size=16"):
+        train_tiny(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "override", ["data.val=300", "data.limit=301", "data.classes=101", "train.device=cuda:9"]
+)
+def test_a_mistake_makes_no_run_folder(tmp_path, override):
+    with pytest.raises(ConfigError) as error:
+        train_tiny(tmp_path / "runs" / "name" / "0", override)
+    assert override.partition("=")[0] in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_epoch_chosen_on_test_says_so(tmp_path, capsys):
+    from rich.console import Console
+
+    from cifarlab.progress import OPTIMISTIC, TrainingProgress
+
+    progress = TrainingProgress(Console(width=300))
+    _, summary = train_tiny(tmp_path / "run", "train.select=test", "data.val=0", progress=progress)
+    assert summary["chosen_on"] == "test"
+    assert summary["val_top1"] is None
+    assert summary["test_top1"] == max(row["test/top1"] for row in logged(Run(tmp_path / "run")))
+    assert capsys.readouterr().out.count(OPTIMISTIC) == 2
+
+
+def test_training_does_not_read_the_test_pictures(tmp_path, monkeypatch):
+    from cifarlab.data import splits
+
+    read = splits.read
+    asked = []
+    monkeypatch.setattr(splits, "read", lambda data, part: asked.append(part) or read(data, part))
+    train_tiny(tmp_path / "run", "train.epochs=1")
+    assert "test" not in asked
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    run, _ = train_tiny(tmp_path / "run", "train.epochs=1")
+    run.summary_path.unlink()
+    run.last_path.write_bytes(run.last_path.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"last\.pt: not a checkpoint"):
+        train_tiny(tmp_path / "run", "train.epochs=1")
+
+
+def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
+    from cifarlab.train import prepare
+
+    def views(*overrides):
+        engine = prepare(tiny_config(*overrides)).engine
+        from cifarlab.engine import dress
+
+        return [
+            dress(engine.train, engine.order(epoch)[:32], engine.config.data, 0, epoch, 100).images
+            for epoch in (0, 1)
+        ]
+
+    first, second = views("data.shuffle=false", "data.freeze_views=true")
+    assert torch.equal(first, second)
+    first, second = views("data.shuffle=false")
+    assert not torch.equal(first, second)
+    first, second = views("data.freeze_views=true")
+    assert not torch.equal(first, second)

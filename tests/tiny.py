@@ -1,0 +1,37 @@
+"""A run that takes a second: what tests of the loop and of the command line train."""
+
+from pathlib import Path
+
+from cifarlab.config import Config
+from cifarlab.recipes import read, resolve
+from cifarlab.run import Run
+from cifarlab.train import train
+
+PARTS = Path(__file__).with_name("tiny_parts.py")
+TINY = (
+    f"imports=[{PARTS}]",
+    "data.dataset={name: synthetic, train: 300, test: 100}",
+    "data.val=100",
+    "data.batch_size=32",
+    "model.backbone=tiny",
+    "train.epochs=2",
+    "train.device=cpu",
+)
+
+
+def tiny_config(*overrides: str, recipe: str = "demo") -> Config:
+    return resolve(read(recipe), [*TINY, *overrides])
+
+
+def train_tiny(folder: Path, *overrides: str, recipe: str = "demo", **options):
+    """Train and return (run, summary)."""
+    run = Run(folder, recipe)
+    return run, train(tiny_config(*overrides, recipe=recipe), run, **options)
+
+
+def logged(run: Run) -> list[dict]:
+    """The run's log without what depends on the clock."""
+    from cifarlab.metrics import read_log
+
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_log(run.metrics_path)]
