@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cifarlab.optim.averages import ExponentialAverage
 from cifarlab.registry import AVERAGES, ConfigError
 
 
@@ -49,6 +50,7 @@ def test_is_a_module_apart_and_resumes_exactly(name: str):
 def test_without_warmup_it_is_torchs():
     model = network()
     ours = AVERAGES.spec({"name": "ema", "decay": 0.9, "warmup": False}).build(model)
+    assert isinstance(ours, ExponentialAverage)
     theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     theirs.n_averaged += 1  # or its first update would copy
     for i in range(5):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cifarlab.models.heads import Linear, Margin
 from cifarlab.registry import HEADS, ConfigError
 
 
@@ -32,6 +33,7 @@ def test_every_head(name: str, autocast: bool):
 
 def test_linear_is_affine():
     head = HEADS.spec("linear").build(12, 7)
+    assert isinstance(head, Linear)
     features = torch.randn(5, 12)
     assert torch.equal(head(features).logits, F.linear(features, head.fc.weight, head.fc.bias))
     assert head(features).embedding is features
@@ -41,6 +43,7 @@ def test_linear_is_affine():
 def test_margin_gives_cosines_of_its_embedding_and_weight(autocast: bool):
     torch.manual_seed(0)
     head = HEADS.spec({"name": "margin", "dim": 16, "scale": 8}).build(12, 7)
+    assert isinstance(head, Margin)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = head(torch.randn(5, 12))
     expected = F.cosine_similarity(output.embedding[:, None].double(), output.weight[None].double(), dim=2)

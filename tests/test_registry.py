@@ -93,7 +93,7 @@ def test_classes_and_traits(registry):
 
 
 def test_an_open_part_answers_for_names_nobody_registered(registry):
-    @registry.register_open(lambda name: name.startswith("any_"), lambda: ["any_thing"])
+    @registry.register_open("any thing", lambda name: name.startswith("any_"), lambda: ["any_thing"])
     def anything(name, given, *, size: int = 1):
         """Any thing."""
         return name, given, size

@@ -55,15 +55,18 @@ def test_stacking_does_not_change_a_picture(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_seeds_splits_and_indices_give_other_pictures() -> None:
-    draws = [draw(200, size=16, seed=seed, split=split)[0]
-             for seed in (0, 1, 2**32) for split in ("train", "test")]
+    draws = [
+        draw(200, size=16, seed=seed, split=split)[0] for seed in (0, 1, 2**32) for split in ("train", "test")
+    ]
     pictures = np.concatenate(draws).reshape(6 * 200, -1)
     assert len(np.unique(pictures, axis=0)) == len(pictures)
 
 
 def test_golden_pictures() -> None:
-    digests = [hashlib.sha256(draw(100, size=size, seed=7, split=split)[0].tobytes()).hexdigest()[:16]
-               for size, split in ((32, "train"), (17, "test"))]
+    digests = [
+        hashlib.sha256(draw(100, size=size, seed=7, split=split)[0].tobytes()).hexdigest()[:16]
+        for size, split in ((32, "train"), (17, "test"))
+    ]
     assert digests == ["9f32cf3aa1ff27ef", "5260c47da3198894"]
 
 

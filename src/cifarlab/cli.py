@@ -181,7 +181,7 @@ def parts(
 def evaluate(
     run: RunFolder,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     root: Annotated[
         str | None, typer.Option(help="Where the data set lies, if not where the run found it.")
     ] = None,
@@ -210,7 +210,7 @@ def predict(
     run: RunFolder,
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """The most probable classes of each picture."""
@@ -260,6 +260,8 @@ def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends with status 2, a failure with 1, both in one line."""
+    if sys.platform == "win32":
+        sys.exit("error: cifarlab does not run on Windows itself yet; it does in WSL")
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

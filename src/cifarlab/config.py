@@ -135,7 +135,7 @@ class TrainConfig(Section):
 
     epochs: Annotated[int, Field(ge=1)] = 200
     seed: Annotated[int, Field(ge=0)] = 0
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     select: Literal["val", "test", "last"] = Field("val", description="what chooses the epoch")
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")

@@ -36,8 +36,7 @@ def logits_of(
 
 def evaluate(model: nn.Module, split: Split, precision: Precision, image_size: int) -> dict[str, float]:
     """top1 and top5 as fractions, and the mean cross-entropy `loss`; one host sync, at the end."""
-    sums = torch.zeros(3, dtype=torch.float64 if split.labels.device.type != "mps" else torch.float32)
-    sums = sums.to(split.labels.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=split.labels.device)
     for logits, labels in logits_of(model, split, precision, image_size):
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")

@@ -36,7 +36,7 @@ class Means:
         """Add scalars of a batch of `weight` samples. `watch`: further scalars that must be finite."""
         self._weight += weight
         for key, value in values.items():
-            value = value.detach().to(torch.float64 if self.device.type != "mps" else torch.float32)
+            value = value.detach().double()
             self._sums[key] = self._sums[key] + value * weight if key in self._sums else value * weight
         finite = torch.stack([v.detach().float() for v in (*values.values(), *watch)]).isfinite().all()
         self._bad_step = torch.where((self._bad_step < 0) & ~finite, step, self._bad_step)

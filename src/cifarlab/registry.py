@@ -107,7 +107,8 @@ def type_name(annotation: Any) -> str:
     if origin in (tuple, list):
         inner = ", ".join("..." if argument is ... else type_name(argument) for argument in arguments)
         return f"({inner})" if origin is tuple else f"[{inner}, ...]"
-    return {type(None): "null", str: "text"}.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    words = {type(None): "null", str: "text"}
+    return words.get(annotation) or getattr(annotation, "__name__", str(annotation))
 
 
 def _limits(metadata: Iterable[Any]) -> str:
@@ -217,15 +218,18 @@ class Registry:
         self._parts[name] = part
         return call
 
-    def register_open(self, accepts: Callable[[str], bool], names: Callable[[], Iterable[str]]) -> Any:
+    def register_open(
+        self, title: str, accepts: Callable[[str], bool], names: Callable[[], Iterable[str]]
+    ) -> Any:
         """Decorator for the part that answers for every unregistered name that `accepts`.
 
-        The callable gets that name as the first thing the toolkit gives; `names()` feeds `did you mean`.
+        title: what a listing calls it. The callable gets the name as the first thing the toolkit gives;
+        `names()` feeds `did you mean`.
         """
 
         def add(call: Any) -> Any:
             doc = (inspect.getdoc(call) or "").partition("\n")[0]
-            self._open = Part(call.__name__, call, _schema(call, call.__name__), doc), accepts, names
+            self._open = Part(title, call, _schema(call, call.__name__), doc), accepts, names
             return call
 
         return add

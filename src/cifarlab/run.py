@@ -133,7 +133,7 @@ class Run:
         write_atomically(self.config_path, lambda file: file.write(text.encode()) and None)
 
     def write_env(self, env: dict[str, Any]) -> None:
-        """Write env.json; the environments of earlier sittings are kept under `earlier`."""
+        """Write env.json; the environments of earlier sittings, first to last, are kept under `earlier`."""
         before = read_json(self.env_path) if self.env_path.exists() else None
         earlier = [*before.pop("earlier", []), before] if before else []
         write_json(self.env_path, {**env, "earlier": earlier})

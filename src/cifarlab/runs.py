@@ -13,7 +13,7 @@ from PIL import Image
 
 from cifarlab import checkpoint
 from cifarlab.config import Config
-from cifarlab.data.folder import decode
+from cifarlab.data.decoding import decode
 from cifarlab.data.splits import load_splits, load_test, place
 from cifarlab.device import Precision, pick_device, pick_precision, picture_budget
 from cifarlab.evaluate import evaluate

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -68,15 +68,19 @@ def train(
             progress.finish(summary, str(run))
             return summary
     with _out_of_memory_explained(config):
-        job = prepare(config)
+        # What a checkpoint holds need not be fetched a second time.
+        job = prepare(config, initial=fresh or not run.last_path.exists())
         with run.locked():
             if fresh:
                 run.start_over()
             return _Training(config, run, job, progress, begun).run_to_the_end()
 
 
-def prepare(config: Config) -> Job:
-    """Read the data; build model, objective and optimizer on the device. Raises ConfigError."""
+def prepare(config: Config, initial: bool = True) -> Job:
+    """Read the data; build model, objective and optimizer on the device. Raises ConfigError.
+
+    initial: read pretrained weights and `model.init`; not needed where a checkpoint is loaded after.
+    """
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     use_deterministic(device, config.train.deterministic)
@@ -98,11 +102,16 @@ def prepare(config: Config) -> Job:
     torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
     statistics = channel_statistics(splits.train) if config.model.normalize == "dataset" else None
     model = build_classifier(
-        config.model, config.data.image_size, len(splits.classes), statistics, classes=splits.classes
+        config.model,
+        config.data.image_size,
+        len(splits.classes),
+        statistics,
+        classes=splits.classes,
+        initial=initial,
     )
     notes += [str(report) for report in model.loaded]
     model = model.to(device=device, memory_format=torch.channels_last)
-    objective = build_objective(config.objective, len(splits.classes), model.backbone.num_features).to(device)
+    objective = build_objective(config.objective, len(splits.classes), model.num_features).to(device)
     if config.train.select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")
     return Job(
@@ -266,7 +275,7 @@ class _Training:
         env |= {
             "precision": str(self.engine.precision),
             "data_fingerprint": self.splits.fingerprint,
-            "weights": [asdict(report) for report in self.engine.model.loaded],
+            "weights": [report.record() for report in self.engine.model.loaded],
             "notes": [*self.job.notes],
             "warnings": [*self.job.warnings],
         }

@@ -77,7 +77,7 @@ class ColorChain:
 
 
 def _ranks(keys: Tensor) -> Tensor:
-    """(B, n) to (B, n) int64: each key's place in its row's ascending order; of equal keys the first comes first."""
+    """(B, n) to (B, n) int64: each key's place in the ascending order of its row; equal keys by index."""
     one, other = keys[:, :, None], keys[:, None, :]
     index = torch.arange(keys.shape[1], device=keys.device)
     return ((one > other) | ((one == other) & (index[:, None] > index))).sum(2)

@@ -73,6 +73,12 @@ def _quantiles(alpha: float, device: torch.device) -> Tensor:
     return torch.from_numpy((1 / (1 + np.exp(-at))).astype(np.float32)).to(device)
 
 
+# Dynamo looks through `lru_cache` and would trace numpy; this makes a compiled step hold the finished table.
+@torch.compiler.assume_constant_result
+def _table(alpha: float, device: torch.device) -> Tensor:
+    return _quantiles(alpha, device)
+
+
 def beta(draws: Draws, alpha: float) -> Tensor:
     """(B,) float32 from Beta(alpha, alpha), by a table of quantiles: powers vary in their last bits."""
     number = draws.uniform()
@@ -84,7 +90,7 @@ def beta(draws: Draws, alpha: float) -> Tensor:
     place = place * _TABLE_STEPS
     index = place.floor().clamp(max=_TABLE_STEPS - 1)
     part = place - index
-    table, index = _quantiles(alpha, draws.device), index.to(torch.int64)
+    table, index = _table(alpha, draws.device), index.to(torch.int64)
     lower = table[index] * (1 - part) + table[index + 1] * part
     return torch.where(number < 0.5, lower, 1 - lower)
 

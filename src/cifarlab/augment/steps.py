@@ -76,9 +76,9 @@ def plan(spec: Spec, images: Tensor, draws: Draws) -> Step:
 
 
 def merge(members: Sequence[tuple[Tensor, Step]]) -> tuple[Tensor, Step]:
-    """One step for several with equal kernels and disjoint rows: (the rows that use any of them (B,)).
+    """(The rows that use any of the steps (B,), one step for them all): of equal kernels and disjoint rows.
 
-    The step comes second; its parameters mean nothing in the other rows.
+    The step's parameters mean nothing in the other rows.
     """
     used, first = members[0]
     parameters = first.parameters

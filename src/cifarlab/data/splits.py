@@ -78,7 +78,7 @@ class Split:
         return len(self.labels)
 
     def gather(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples at `positions` (B,): images (B, 3, H, W) uint8, labels (B,), ids (B,), on one device."""
+        """The samples at `positions` (B,): images (B, 3, H, W) uint8, labels and ids (B,), on one device."""
         rows = self.rows[positions.to(self.rows.device)]
         images = self.images[rows].to(self.labels.device, non_blocking=True)
         return images, self.labels[positions], self.ids[positions]

@@ -35,7 +35,7 @@ def _timm_names() -> Iterable[str]:
     return [*timm.list_models(), *timm.list_pretrained()]
 
 
-@BACKBONES.register_open(_is_timm, _timm_names)
+@BACKBONES.register_open("any timm model", _is_timm, _timm_names)
 def timm_backbone(
     name: str,
     image_size: int,

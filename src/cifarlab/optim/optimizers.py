@@ -40,7 +40,7 @@ def adamw(
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool | None:
-    """True where torch has the fused kernel; None leaves the choice to torch (False would rule out foreach)."""
+    """True where torch has the fused kernel, else None: torch chooses, where False would rule out foreach."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
 

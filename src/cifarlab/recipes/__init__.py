@@ -121,7 +121,7 @@ def _absolute(entry: str, folder: Path) -> str:
 
 
 def import_parts(entries: Iterable[str]) -> None:
-    """Import the files and modules that register a recipe's parts. Raises ConfigError naming one that fails."""
+    """Import what registers a recipe's own parts. Raises ConfigError naming a file or module that fails."""
     for entry in entries:
         module = (
             f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & 0xFFFFFFFF:08x}"

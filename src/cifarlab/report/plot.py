@@ -119,7 +119,8 @@ def _curves(
             label=name,
         )
     left.set(title="Accuracy", xlabel="epoch", ylabel="top-1 %", ylim=(0, None))
-    right.set(title="Training loss", xlabel="epoch", ylim=(0, None))
+    right.set(title="Training loss", xlabel="epoch")
+    right.set_ylim(0, 1.05 * right.get_ylim()[1])
     for axis in axes:
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -141,7 +142,7 @@ def _gallery(figure: Any, run: Run, name: str) -> None:
     probabilities, guesses = logits.softmax(-1).max(-1)
     images, labels, _ = few.gather(torch.arange(count))
     figure.suptitle(
-        f"What {name} takes {kind} pictures for (below: what they are)", fontsize=11, fontweight="bold"
+        f"What {name} takes {kind} pictures for (in brackets: what they are)", fontsize=11, fontweight="bold"
     )
     axes = np.atleast_2d(figure.subplots(GRID_ROWS, GRID_COLUMNS))
     for i, axis in enumerate(axes.flat):

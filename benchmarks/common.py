@@ -1,0 +1,107 @@
+"""What the benchmarks share: which pictures, what a figure stands on, how it is written down."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifarlab.checkpoint import write_json
+from cifarlab.data.cifar import CIFAR100
+from cifarlab.data.download import search_places
+from cifarlab.device import describe_hardware
+from cifarlab.run import describe_environment
+
+# What --tiny trains on: enough for a few steps, drawn in a moment.
+TINY = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100")
+# Above this many runnable processes before a benchmark begins, its figures are not worth keeping.
+QUIET_LOAD = 0.5
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--dataset", choices=("auto", "cifar100", "synthetic"), default="auto",
+                         help="auto: CIFAR-100 where it is found, else the drawn pictures")  # fmt: skip
+    options.add_argument("--root", help="where CIFAR-100 lies; default: CIFARLAB_DATA, then the user cache")
+    options.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    options.add_argument("--tiny", action="store_true", help="a few seconds; the figures mean nothing")
+    return options
+
+
+def positive(text: str) -> int:
+    """An option's value that must be 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def has_cifar100(root: str | None) -> bool:
+    """Whether CIFAR-100 is on this machine, as a folder or as the published archive."""
+    places = search_places(root)
+    folders = [folder for place in places for folder in (place, place / CIFAR100.folder)]
+    archives = [archive for place in places for archive in (place, place / CIFAR100.file)]
+    return any(map(CIFAR100.complete, folders)) or any(
+        archive.name == CIFAR100.file and archive.is_file() for archive in archives
+    )
+
+
+def data_overrides(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """What the pictures are, in words, and the overrides that make a recipe read them."""
+    if options.tiny:
+        return "synthetic, 300 pictures (--tiny)", [*TINY]
+    found = options.dataset == "cifar100" or (options.dataset == "auto" and has_cifar100(options.root))
+    if not found:
+        return "synthetic, 10,000 pictures", ["data.dataset=synthetic"]
+    return "CIFAR-100", ["data.dataset=cifar100", *([f"data.root={options.root}"] if options.root else [])]
+
+
+def load_average() -> float | None:
+    """Runnable processes, over the last minute; None on a system that does not count them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def warn_if_busy(load: float | None) -> None:
+    """Say so where other work would be measured, too."""
+    if load is not None and load > QUIET_LOAD:
+        print(f"note: the machine is busy (load {load:.1f}): these figures are not worth keeping")
+
+
+def spread(values: Sequence[float], *, digits: int, best: Any = max) -> dict[str, Any]:
+    """Best, median and all of a figure's values, rounded."""
+    figures = {"best": best(values), "median": statistics.median(values)}
+    return {key: round(value, digits) for key, value in figures.items()} | {
+        "rounds": [round(value, digits) for value in values]
+    }
+
+
+def environment(load: float | None, extra_packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Time, versions, machine, git state; and how busy the machine was before the benchmark began."""
+    found = describe_environment(describe_hardware(torch.device("cpu")))
+    found["versions"] |= {package: metadata.version(package) for package in extra_packages}
+    return {**found, "load_before": load}
+
+
+def describe_machine(found: dict[str, Any]) -> str:
+    """One line for people: processor, cores, threads, torch."""
+    hardware = found["hardware"]
+    return (
+        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['threads']} threads, "
+        f"torch {found['versions']['torch']}, {found['time']}"
+    )
+
+
+def write(path: Path | None, name: str, result: dict[str, Any]) -> None:
+    """Write a result as JSON, if a path was given."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"benchmark": name, **result})
+    print(f"written: {path}")

@@ -1,0 +1,92 @@
+"""The benchmarks run and say what they should; what they measure decides nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BENCHMARKS = REPOSITORY / "benchmarks"
+
+
+def run_tiny(name: str, folder: Path, *options: str) -> tuple[str, dict[str, Any]]:
+    """Run a benchmark for seconds: (what it printed, what it wrote)."""
+    out = folder / "new" / f"{name}.json"
+    finished = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--tiny", "--out", str(out), *options],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(out.read_text())
+    assert result["benchmark"] == name
+    assert {"time", "versions", "hardware", "git", "load_before", "pictures"} <= result.keys()
+    assert result["versions"]["torch"] and result["hardware"]["cores"]
+    return finished.stdout, result
+
+
+def check_spread(figures: dict[str, Any], rounds: int, best: Any) -> None:
+    assert len(figures["rounds"]) == rounds
+    assert min(figures["rounds"]) > 0
+    assert figures["best"] == best(figures["rounds"])
+    assert min(figures["rounds"]) <= figures["median"] <= max(figures["rounds"])
+
+
+def test_cpu_train_compares_every_contestant_on_equal_terms(tmp_path: Path):
+    printed, result = run_tiny("cpu_train", tmp_path)
+    speeds = result["images_per_second"]
+    assert list(speeds) == [
+        "tutorial, plain, 0 workers", "tutorial, plain, 2 workers", "ours, plain",
+        "tutorial, policy, 0 workers", "tutorial, policy, 2 workers", "ours, policy",
+    ]  # fmt: skip
+    for name, figures in speeds.items():
+        check_spread(figures, 2, max)
+        assert f"| {name} |" in printed
+    assert set(result["tutorial_counted"].values()) < set(speeds)
+    for kind in ("plain", "policy"):
+        counted = speeds[result["tutorial_counted"][kind]]["median"]
+        assert counted == max(speeds[f"tutorial, {kind}, {workers} workers"]["median"] for workers in (0, 2))
+        ratio = result["ratios"][f"ours / tutorial, {kind}"]
+        assert ratio["of_medians"] == pytest.approx(speeds[f"ours, {kind}"]["median"] / counted, rel=0.01)
+        assert ratio["required"] == 1.3 and len(ratio["rounds"]) == 2
+    assert result["ratios"]["ours, policy / plain"]["required"] == 0.9
+    losses = result["first_losses"]
+    assert losses["largest_difference_of_pictures"] < 1e-6
+    assert losses["ours"] == pytest.approx(losses["tutorial"], rel=0.05)
+    assert "first loss, same weights and pictures" in printed
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell a child's peak memory")
+def test_startup_measures_whole_processes(tmp_path: Path):
+    printed, result = run_tiny("startup", tmp_path)
+    figures = result["figures"]
+    check_spread(figures["help_seconds"], 1, min)
+    check_spread(figures["resnet18_baseline"]["first_step_seconds"], 1, min)
+    # A process that trains holds at least torch, and at most what a small machine has.
+    assert 100e6 < figures["resnet18_baseline"]["peak_memory_bytes"] < 20e9
+    assert result["limits"] == {
+        "help_seconds": 0.5, "first_step_seconds": 10.0, "peak_memory_bytes": 2.5e9
+    }  # fmt: skip
+    assert "| peak memory, resnet18_baseline |" in printed and "| 2.5 GB |" in printed
+
+
+def test_figures_in_the_documentation_are_those_in_the_results():
+    text = (REPOSITORY / "docs" / "benchmarks.md").read_text()
+    path = BENCHMARKS / "results" / "cpu_train.json"
+    if not path.is_file():
+        assert "not measured yet" in text
+        return
+    result = json.loads(path.read_text())
+    for name, figures in result["images_per_second"].items():
+        assert f"| {name} | {figures['best']:.0f} | {figures['median']:.0f} |" in text
+    for label, ratio in result["ratios"].items():
+        assert re.search(rf"\| {re.escape(label)} \| {ratio['of_medians']:.2f} \|", text)

@@ -1,0 +1,116 @@
+"""What the README says is so: its table, its commands, its code."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifarlab import cli
+from cifarlab.recipes import names, read
+from tests.tiny import PARTS, TINY
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# What shortens a run of the README, whatever its recipe: everything that is not the point of the command.
+SHORT = [*TINY, "data.image_size=32", "data.augment=null", "model.normalize=none", "train.select=val"]
+
+
+def table() -> str:
+    rows = []
+    for name in names():
+        recipe = read(name)
+        published = "-" if recipe.published is None else f"{recipe.published:.2f}"
+        rows.append(f"| `{name}` | {recipe.what} | {published} | {recipe.measured} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_recipes_is_the_lists():
+    assert table() in README, f"the table is now:\n{table()}"
+
+
+def blocks(language: str = "") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = re.findall(r"^    (cifarlab [^\n#]*)", README, re.MULTILINE)
+    return [line.strip() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with all that the README's commands speak of."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 4), ("../photos", 1)):
+        for label in ("cat", "dog", ""):
+            target = folder / "pictures" / part / label
+            target.mkdir(parents=True, exist_ok=True)
+            for i in range(count if label or "photos" in part else 0):
+                Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(target / f"{i}.png")
+    Image.fromarray(rng.integers(0, 255, (50, 30, 3), np.uint8)).save(folder / "cat.jpg")
+    python = [block for block in blocks("python") if block.startswith("# ")]
+    for block in [*python, *blocks("yaml")]:
+        name = block.split()[1] if block.startswith("# ") else "mine.yaml"
+        (folder / name).write_text(block.replace("/path/to/pictures", str(folder / "pictures")))
+    return folder
+
+
+def run(place, monkeypatch, line: str) -> int:
+    monkeypatch.chdir(place)
+    words = shlex.split(line.replace("/path/to/pictures", str(place / "pictures")))
+    if words[1] == "train":
+        own_data = any("folder" in word for word in words) or "mine.yaml" in words
+        recipe_imports = [place / "parts.py"] if "focal.yaml" in words else []
+        short = [
+            text
+            for text in SHORT
+            if not (own_data and text.startswith(("data.dataset", "data.val", "data.image")))
+        ]
+        short += ["data.val=6", "data.batch_size=4"] if own_data else []
+        short = [
+            f"imports=[{', '.join(map(str, [PARTS, *recipe_imports]))}]" if "imports" in s else s
+            for s in short
+        ]
+        # The user's own overrides come last: they win.
+        words[3:3] = [text for text in short if text.split("=")[0] not in line]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code or 0
+
+
+def test_every_command_runs(place, monkeypatch):
+    found = commands()
+    assert len(found) >= 10
+    monkeypatch.chdir(place)
+    for line in [*found, "cifarlab train mine.yaml", "cifarlab train focal.yaml"]:
+        assert run(place, monkeypatch, line) == 0, line
+
+
+def test_the_python_example_runs(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert run(place, monkeypatch, "cifarlab train resnet18_baseline") == 0
+    import torch
+
+    example = next(block for block in blocks("python") if "cifarlab.load" in block)
+    exec(example, {"pictures": torch.rand(2, 3, 40, 40)})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_two_commands_are_the_makefiles():
+    targets = re.findall(r"^    make (\w+)", README, re.MULTILINE)
+    assert targets == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_links_lead_somewhere():
+    for text in (ROOT / "docs").rglob("*.md"), [ROOT / "README.md"]:
+        for page in text:
+            for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"

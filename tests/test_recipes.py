@@ -1,0 +1,133 @@
+import pytest
+import torch
+import yaml
+
+from cifarlab.config import differences
+from cifarlab.data.splits import Split
+from cifarlab.engine import Engine
+from cifarlab.models.classifier import build_classifier
+from cifarlab.objectives.objective import build_objective
+from cifarlab.recipes import FOLDER, checked, find, names, read, resolve
+from cifarlab.registry import ConfigError
+
+TUTORIAL = {
+    "resnet18_baseline": 44.26, "resnet18_augment": 36.48, "resnet18_baseline_wd01": 40.12,
+    "resnet18_baseline_lbsmooth": 44.81, "resnet18_pretrained": 56.70, "resnet18_pretrained_arcface": 57.92,
+    "resnet18_pretrained_arcface_224x224": 79.57, "resnet50_pretrained_arcface": 61.76,
+    "resnet50_pretrained_arcface_224x224": 81.21,
+}  # fmt: skip
+
+
+def test_the_tutorials_recipes_are_there_with_their_published_figures():
+    for name, published in TUTORIAL.items():
+        assert read(name).published == published
+        assert read(f"as_run/{name}").published == published
+
+
+@pytest.mark.parametrize("name", names())
+class TestEveryRecipe:
+    def test_opens_with_its_command_and_says_what_it_is(self, name):
+        assert find(name).read_text().startswith(f"# cifarlab train {name}\n")
+        recipe = read(name)
+        assert recipe.what
+        assert recipe.measured
+
+    def test_resolves_and_says_only_what_differs(self, name):
+        recipe = read(name)
+        plain = resolve(recipe).dump()
+        assert checked(plain).dump() == plain
+        assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+        if recipe.base:
+            assert differences(resolve(read(recipe.base, recipe.path.parent)).dump(), plain), (
+                "differs in nothing"
+            )
+
+    def test_takes_a_step(self, name):
+        """Two steps of the recipe as it stands, but for weights to fetch, the data set and its size."""
+        overrides = ["data.batch_size=4", "train.device=cpu", "train.precision=float32", "data.image_size=32"]
+        recipe = read(name)
+        if "pretrained" in name:
+            options = recipe.plain["model"]["backbone"]
+            overrides += [f"model.backbone={{name: {options['name']}, pretrained: false}}"]
+        config = resolve(recipe, overrides)
+        pictures = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+        split = Split(pictures, torch.arange(8), torch.arange(8), torch.arange(8))
+        model = build_classifier(config.model, 32, 100, ((0.5,) * 3, (0.3,) * 3))
+        objective = build_objective(config.objective, 100, model.num_features)
+        from cifarlab.device import Precision
+
+        engine = Engine(config, model, objective, split, Precision(torch.device("cpu"), torch.float32))
+        before = [p.clone() for p in model.parameters()]
+        engine.model.train()
+        for step in range(2):
+            engine.step(engine.plan.positions(engine.order(0), step), 0, step)
+        assert engine.means.first_bad_step() is None
+        assert engine.means.read()["loss/total"] > 0
+        assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def plain(name):
+    return resolve(read(name)).dump()
+
+
+def test_as_run_recipes_have_the_published_codes_defects():
+    for name in TUTORIAL:
+        told, run = plain(name), plain(f"as_run/{name}")
+        assert told["data"]["shuffle"] and not run["data"]["shuffle"]
+        assert (told["train"]["select"], run["train"]["select"]) == ("val", "test")
+        assert run["data"]["val"] == 0
+        assert run["optim"]["decay_norms"] and not told["optim"]["decay_norms"]
+    assert plain("as_run/resnet18_baseline")["optim"]["weight_decay"] == 1e-3
+    assert plain("as_run/resnet18_augment")["data"]["freeze_views"]
+    arcface = plain("as_run/resnet18_pretrained_arcface")
+    assert arcface["model"]["head"]["scale"] == 8
+    assert arcface["objective"]["arcface"]["margin"] == 0.35
+    assert arcface["objective"]["arcface"]["gradient"] == "straight_through"
+    assert arcface["model"]["normalize"] == "none"
+
+
+def test_recipes_as_the_text_describes_them():
+    assert plain("resnet18_pretrained")["model"]["normalize"] == "imagenet"
+    assert plain("resnet18_baseline_lbsmooth")["objective"]["cross_entropy"]["smoothing"] == 0.1
+    assert plain("resnet50_pretrained_arcface_224x224")["data"]["image_size"] == 224
+    assert plain("resnet50_pretrained_arcface_224x224")["model"]["backbone"]["pretrained"] is True
+    choices = plain("resnet18_augment")["data"]["augment"]["one_of"]["choices"]
+    assert list(choices) == ["shift_scale_rotate", "coarse_dropout", "color_jitter", "flip", "vertical_flip"]
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: resnet18_basline", "did you mean resnet18_baseline"),
+        ("base: mine.yaml", "own base"),
+        ("base: [a]", "base: expected a recipe's name"),
+        ("- a list", "expected `key: value` lines"),
+        ("base: demo\n  optim: {", "line 2: not YAML"),
+        ("bsae: demo", "bsae: unknown; did you mean base?"),
+        ("base: demo\nimports: [missing.py]", "imports: cannot import"),
+        ("base: demo\nimports: 3", "imports: expected a list"),
+        ("base: demo\nabout: words", "about: expected a mapping"),
+        ("data: {dataset: synthetic}", "objective: needs at least one loss"),
+    ],
+)
+def test_a_mistake_in_a_recipe_file(tmp_path, text, message):
+    with pytest.raises(ConfigError) as error:
+        resolve(read(write(tmp_path, "mine.yaml", text)))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_base_is_found_beside_the_recipe(tmp_path):
+    write(tmp_path, "lower.yaml", "base: demo\noptim: {lr: 0.5}")
+    recipe = read(write(tmp_path, "upper.yaml", "base: lower.yaml\ntrain: {epochs: 3}"))
+    config = resolve(recipe)
+    assert (config.optim.lr, config.train.epochs) == (0.5, 3)
+
+
+def test_every_file_of_the_folder_is_a_recipe():
+    assert {find(name) for name in names()} == set(FOLDER.rglob("*.yaml"))
