@@ -77,7 +77,7 @@ def page(results: dict, epochs: int) -> str:
     lines = [
         f"# The first {epochs} epochs",
         "",
-        "The tutorial's baseline and its augmentation recipe: as its text describes them, and (`as_run/`) as its",
+        "The tutorial's baseline and its augmentation recipe: as its text has them, and (`as_run/`) as its",
         "published code ran them. Real CIFAR-100; one run each, seed 0: a point of difference means nothing.",
         "",
         "![Curves](first_ten_epochs.png)",

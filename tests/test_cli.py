@@ -199,20 +199,20 @@ def test_a_recipe_of_ones_own(cifarlab, tmp_path, monkeypatch):
     (tmp_path / "parts.py").write_text(
         "from cifarlab import LOSSES\n\n"
         "@LOSSES.register\n"
-        "def focal(batch, output, *, gamma: float = 2.0):\n"
+        "def sharp(batch, output, *, gamma: float = 2.0):\n"
         '    """Focal loss."""\n'
         "    logp = output.logits.log_softmax(-1)\n"
         "    return -(batch.targets * (1 - logp.exp()) ** gamma * logp).sum(-1).mean()\n"
     )
     (tmp_path / "mine.yaml").write_text(
-        "base: demo\nimports: [parts.py]\nobjective: {cross_entropy: null, focal: {gamma: 1.5}}\n"
+        "base: demo\nimports: [parts.py]\nobjective: {cross_entropy: null, sharp: {gamma: 1.5}}\n"
     )
     tiny = [text.replace("imports=[", f"imports=[{tmp_path / 'parts.py'}, ") for text in TINY]
     assert cifarlab("train", "mine.yaml", *tiny)[0] == 0
     rows = (tmp_path / "runs" / "mine" / "0" / "metrics.jsonl").read_text().splitlines()
-    assert "train/loss/focal" in json.loads(rows[0])
+    assert "train/loss/sharp" in json.loads(rows[0])
     out = cifarlab("show", "mine.yaml", "--diff")[1]
-    assert "objective.focal" in out and "objective.cross_entropy" in out
+    assert "objective.sharp" in out and "objective.cross_entropy" in out
     assert cifarlab("eval", "runs/mine/0")[0] == 0
 
 

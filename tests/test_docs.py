@@ -81,7 +81,7 @@ def run(place, monkeypatch, line: str) -> int:
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    return stop.value.code or 0
+    return int(stop.value.code or 0)
 
 
 def test_every_command_runs(place, monkeypatch):

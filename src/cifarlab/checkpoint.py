@@ -17,7 +17,7 @@ from cifarlab.registry import ConfigError
 FORMAT = 1
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write(file)` writes: whole or not at all, even if the machine stops."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -42,7 +42,7 @@ def _sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; what is not finite becomes null, since JSON has no word for it."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()) and None)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _finite(value: Any) -> Any:

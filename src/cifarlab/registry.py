@@ -208,7 +208,7 @@ class Registry:
         """
         if call is None:
             return partial(self.register, name=name, **traits)
-        name = name or call.__name__
+        name = name or str(call.__name__)
         doc = (inspect.getdoc(call) or "").partition("\n")[0]
         part = Part(name, call, _schema(call, name), doc, traits)
         old = self._parts.get(name)

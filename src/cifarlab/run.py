@@ -130,7 +130,7 @@ class Run:
         text = f"# {self.recipe}, resolved: every option of the run.\n" + yaml.safe_dump(
             config.dump(), sort_keys=False
         )
-        write_atomically(self.config_path, lambda file: file.write(text.encode()) and None)
+        write_atomically(self.config_path, lambda file: file.write(text.encode()))
 
     def write_env(self, env: dict[str, Any]) -> None:
         """Write env.json; the environments of earlier sittings, first to last, are kept under `earlier`."""

@@ -17,7 +17,7 @@ from cifarlab.data.decoding import decode
 from cifarlab.data.splits import load_splits, load_test, place
 from cifarlab.device import Precision, pick_device, pick_precision, picture_budget
 from cifarlab.evaluate import evaluate
-from cifarlab.models.classifier import Classifier, build_classifier
+from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.recipes import checked
 from cifarlab.registry import ConfigError
@@ -64,7 +64,7 @@ def load_trained(run: Path | str, device: str = "cpu") -> Trained:
         raise ConfigError(
             f"{folder.best_path}: its weights do not fit its own configuration: {reason}"
         ) from None
-    return Trained(model.to(place_on, memory_format=torch.channels_last).eval(), config, state["store_size"])
+    return Trained(to_device(model, place_on).eval(), config, state["store_size"])
 
 
 def evaluate_run(

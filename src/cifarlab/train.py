@@ -28,7 +28,7 @@ from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine, is_finite
 from cifarlab.evaluate import evaluate
 from cifarlab.metrics import RunLog
-from cifarlab.models.classifier import Classifier, build_classifier
+from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC, TrainingProgress
 from cifarlab.run import Failure, Interrupted, Run, describe_environment
@@ -110,7 +110,7 @@ def prepare(config: Config, initial: bool = True) -> Job:
         initial=initial,
     )
     notes += [str(report) for report in model.loaded]
-    model = model.to(device=device, memory_format=torch.channels_last)
+    model = to_device(model, device)
     objective = build_objective(config.objective, len(splits.classes), model.num_features).to(device)
     if config.train.select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")

@@ -55,7 +55,7 @@ def digest_pictures(images: np.ndarray) -> np.ndarray:
     """(N,) 'V16': a BLAKE2b digest of each picture's bytes and shape."""
     shape = repr(images.shape[1:]).encode()
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
-    digests = b"".join(hashlib.blake2b(row, digest_size=16, key=shape).digest() for row in flat)
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=16, key=shape).digest() for row in flat)
     return np.frombuffer(digests, dtype="V16")
 
 

@@ -34,8 +34,12 @@ def _ngon(num: int, radius: float, *, inner: float | None = None, x: float = 0.0
     radii = [radius] * num if inner is None else [radius, inner] * num
     turn = 2 * math.pi / len(radii)
     # Four digits, so that the platform's libm has no say.
-    return Polygon(tuple((round(x + r * math.sin(i * turn), 4), round(y + r * math.cos(i * turn), 4))
-                         for i, r in enumerate(radii)))
+    return Polygon(
+        tuple(
+            (round(x + r * math.sin(i * turn), 4), round(y + r * math.cos(i * turn), 4))
+            for i, r in enumerate(radii)
+        )
+    )
 
 
 def _bar(x: float, y: float, *, cut: bool = False, dx: float = 0.0, dy: float = 0.0) -> Polygon:
@@ -53,36 +57,80 @@ _SHAPES: dict[str, tuple[Disc | Polygon, ...]] = {
     "diamond": (Polygon(((0, 1.1), (0.72, 0), (0, -1.1), (-0.72, 0))),),
     "hexagon": (_ngon(6, 0.98),),
     "star": (_ngon(5, 1.15, inner=0.5, y=-0.05),),
-    "heart": (Disc(-0.45, 0.38, 0.52), Disc(0.45, 0.38, 0.52),
-              Polygon(((-0.85, 0.05), (0, -1), (0.85, 0.05), (0, 0.6)))),
+    "heart": (
+        Disc(-0.45, 0.38, 0.52),
+        Disc(0.45, 0.38, 0.52),
+        Polygon(((-0.85, 0.05), (0, -1), (0.85, 0.05), (0, 0.6))),
+    ),
     "moon": (Disc(-0.1, 0, 1.0), Disc(0.42, 0.12, 0.78, cut=True)),
     "plus": (_bar(0.98, 0.34), _bar(0.34, 0.98)),
-    "saltire": (Polygon(((-0.95, 0.55), (-0.55, 0.95), (0.95, -0.55), (0.55, -0.95))),
-                Polygon(((0.95, 0.55), (0.55, 0.95), (-0.95, -0.55), (-0.55, -0.95)))),
-    "arrow": (Polygon(((-1.05, 0.32), (0, 0.32), (0, 0.85), (1.1, 0), (0, -0.85), (0, -0.32),
-                       (-1.05, -0.32))),),
-    "house": (_bar(0.17, 0.4, dx=0.5, dy=0.5),
-              Polygon(((-0.72, -0.95), (0.72, -0.95), (0.72, 0), (1.05, 0), (0, 1), (-1.05, 0), (-0.72, 0)))),
+    "saltire": (
+        Polygon(((-0.95, 0.55), (-0.55, 0.95), (0.95, -0.55), (0.55, -0.95))),
+        Polygon(((0.95, 0.55), (0.55, 0.95), (-0.95, -0.55), (-0.55, -0.95))),
+    ),
+    "arrow": (
+        Polygon(((-1.05, 0.32), (0, 0.32), (0, 0.85), (1.1, 0), (0, -0.85), (0, -0.32), (-1.05, -0.32))),
+    ),
+    "house": (
+        _bar(0.17, 0.4, dx=0.5, dy=0.5),
+        Polygon(((-0.72, -0.95), (0.72, -0.95), (0.72, 0), (1.05, 0), (0, 1), (-1.05, 0), (-0.72, 0))),
+    ),
     "drop": (Disc(0, -0.35, 0.66), Polygon(((-0.59, -0.05), (0, 1.15), (0.59, -0.05), (0, -0.95)))),
-    "bolt": (Polygon(((-0.1, 1.15), (0.75, 1.15), (0.25, 0.3), (0.8, 0.3), (-0.45, -1.2), (-0.1, -0.1),
-                      (-0.7, -0.1))),),
-    "fish": (Polygon(((-0.6, 0), (-0.25, 0.4), (0.2, 0.6), (0.65, 0.5), (0.95, 0.25), (1.1, 0), (0.95, -0.25),
-                      (0.65, -0.5), (0.2, -0.6), (-0.25, -0.4))),
-             Polygon(((-0.35, 0), (-1.1, 0.65), (-0.95, 0), (-1.1, -0.65)))),
-    "tree": (Polygon(((0, 1.2), (0.7, 0.3), (0.35, 0.3), (0.95, -0.6), (0.22, -0.6), (0.22, -1.15),
-                      (-0.22, -1.15), (-0.22, -0.6), (-0.95, -0.6), (-0.35, 0.3), (-0.7, 0.3))),),
+    "bolt": (
+        Polygon(
+            ((-0.1, 1.15), (0.75, 1.15), (0.25, 0.3), (0.8, 0.3), (-0.45, -1.2), (-0.1, -0.1), (-0.7, -0.1))
+        ),
+    ),
+    "fish": (
+        Polygon(
+            (
+                (-0.6, 0),
+                (-0.25, 0.4),
+                (0.2, 0.6),
+                (0.65, 0.5),
+                (0.95, 0.25),
+                (1.1, 0),
+                (0.95, -0.25),
+                (0.65, -0.5),
+                (0.2, -0.6),
+                (-0.25, -0.4),
+            )
+        ),
+        Polygon(((-0.35, 0), (-1.1, 0.65), (-0.95, 0), (-1.1, -0.65))),
+    ),
+    "tree": (
+        Polygon(
+            (
+                (0, 1.2),
+                (0.7, 0.3),
+                (0.35, 0.3),
+                (0.95, -0.6),
+                (0.22, -0.6),
+                (0.22, -1.15),
+                (-0.22, -1.15),
+                (-0.22, -0.6),
+                (-0.95, -0.6),
+                (-0.35, 0.3),
+                (-0.7, 0.3),
+            )
+        ),
+    ),
     "mushroom": (Disc(0, 0.05, 0.98), _bar(1.2, 0.6, dy=-0.65, cut=True), _bar(0.3, 0.5, dy=-0.5)),
     "flower": (Disc(0, 0, 0.4), *(Disc(x, y, 0.42) for x, y in _ngon(5, 0.62).points)),
-    "crown": (Polygon(((-0.95, -0.75), (0.95, -0.75), (1.05, 0.8), (0.45, 0), (0, 0.95), (-0.45, 0),
-                       (-1.05, 0.8))),),
+    "crown": (
+        Polygon(((-0.95, -0.75), (0.95, -0.75), (1.05, 0.8), (0.45, 0), (0, 0.95), (-0.45, 0), (-1.05, 0.8))),
+    ),
 }
 _TEXTURES = ("plain", "striped", "dotted", "checkered", "rimmed")
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.36, "blue": 0.6, "purple": 0.8}
 # Each superclass has these five, turned by its own offset: one colour with two textures, another with two,
 # a third that shares its texture with the first. Neither colour nor texture alone tells them apart.
 _MEMBERS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 0))
-_LOOKS = tuple((shape, _TEXTURES[(t + 2 * s + s // 5) % 5], tuple(_HUES)[(c + s) % 5])
-               for s, shape in enumerate(_SHAPES) for c, t in _MEMBERS)
+_LOOKS = tuple(
+    (shape, _TEXTURES[(t + 2 * s + s // 5) % 5], tuple(_HUES)[(c + s) % 5])
+    for s, shape in enumerate(_SHAPES)
+    for c, t in _MEMBERS
+)
 
 CLASSES: tuple[str, ...] = tuple(f"{colour} {texture} {shape}" for shape, texture, colour in _LOOKS)
 SUPERCLASSES: tuple[str, ...] = tuple(_SHAPES)
@@ -231,10 +279,14 @@ def _noise(words: NDArray[np.uint64]) -> Floats:
 def _photograph(label: int, indices: range, size: int, seed: int, split: int) -> Floats:
     """Finished pictures (n, 3, size, size) of one class, whole numbers from 0 to 255."""
     num_values = 3 * size * size
-    words = np.stack([
-        np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(split, i)))
-        .random_raw(_NUM_UNIFORMS + (num_values + 1) // 2) for i in indices
-    ])
+    words = np.stack(
+        [
+            np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(split, i))).random_raw(
+                _NUM_UNIFORMS + (num_values + 1) // 2
+            )
+            for i in indices
+        ]
+    )
     uniforms = (words[:, :_NUM_UNIFORMS] >> 40).astype(np.float32) * np.float32(2**-24)
     canvas = _paint(label, uniforms, size)
     strength = 0.01 + 0.045 * uniforms[:, -1, None]

@@ -119,3 +119,9 @@ def _without_weights(backbone: Spec) -> Spec:
     if "pretrained" not in type(backbone.options).model_fields:
         return backbone
     return replace(backbone, options=backbone.options.model_copy(update={"pretrained": False}))
+
+
+def to_device(classifier: Classifier, device: torch.device) -> Classifier:
+    """The classifier on `device`, in the memory format (channels last) that convolutions are fastest in."""
+    moved = classifier.to(device)
+    return moved.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

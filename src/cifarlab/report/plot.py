@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cifarlab.data.splits import Split, load_splits
 from cifarlab.device import pick_precision
@@ -23,7 +24,7 @@ from cifarlab.runs import load_trained
 
 # Okabe and Ito's palette: told apart by readers who do not see red and green alike.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -49,10 +50,9 @@ def plot_runs(
     names = _names(runs)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 9.6 if gallery else 4.2), layout="constrained", dpi=140)
-        upper, lower = (
-            figure.subfigures(2, 1, height_ratios=(4, 5.4)) if gallery else (figure.subfigures(1, 1), None)
-        )
-        figure.suptitle(title or _heading(runs[0], names[0]) if len(runs) == 1 or title else "", fontsize=12)
+        halves: Any = figure.subfigures(2, 1, height_ratios=(4, 5.4)) if gallery else (figure, None)
+        upper, lower = halves
+        figure.suptitle(title or (_heading(runs[0], names[0]) if len(runs) == 1 else ""), fontsize=12)
         _curves(upper.subplots(1, 2, width_ratios=(3, 2)), runs, names, logs)
         if lower is not None:
             _gallery(lower, runs[0], names[0])
@@ -123,7 +123,7 @@ def _curves(
     right.set_ylim(0, 1.05 * right.get_ylim()[1])
     for axis in axes:
         axis.grid(alpha=0.25, linewidth=0.6)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(fontsize=8, frameon=False)
 
 
