@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cifarlab import cli
-from cifarlab.recipes import names, read
+from cifarlab.recipes import every
 from tests.tiny import PARTS, TINY
 
 ROOT = Path(__file__).parents[1]
@@ -21,10 +21,9 @@ SHORT = [*TINY, "data.image_size=32", "data.augment=null", "model.normalize=none
 
 def table() -> str:
     rows = []
-    for name in names():
-        recipe = read(name)
+    for recipe in every():
         published = "-" if recipe.published is None else f"{recipe.published:.2f}"
-        rows.append(f"| `{name}` | {recipe.what} | {published} | {recipe.measured} |")
+        rows.append(f"| `{recipe.name}` | {recipe.what} | {published} | {recipe.measured} |")
     return "\n".join(rows)
 
 

@@ -99,9 +99,9 @@ def _print_over_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
 @app.command(name="list")
 def list_recipes(as_json: AsJson = False) -> None:
     """Every recipe: what it is, published and measured accuracy."""
-    from cifarlab.recipes import names, read
+    from cifarlab.recipes import every
 
-    found = [read(name) for name in names()]
+    found = every()
     if as_json:
         rows = [
             {"name": r.name, "what": r.what, "base": r.base, "published": r.published, "measured": r.measured}
@@ -111,7 +111,7 @@ def list_recipes(as_json: AsJson = False) -> None:
         return
     rows = [(r.name, r.what, "-" if r.published is None else f"{r.published:.2f}", r.measured) for r in found]
     _print_table(("recipe", "what it is", "published", "measured"), rows)
-    print("Published and measured: top-1 %, on test unless said otherwise.")
+    print("Published and measured: top-1 %, on test unless said otherwise. +: what a recipe adds to its base.")
 
 
 @app.command()

@@ -53,6 +53,16 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
+def every() -> list[Recipe]:
+    """The recipes of the package, read; each after its base, those of sub-folders last."""
+    recipes = {name: read(name) for name in names()}
+
+    def descent(recipe: Recipe) -> tuple[str, ...]:
+        return (*(descent(recipes[recipe.base]) if recipe.base else ()), recipe.name)
+
+    return sorted(recipes.values(), key=lambda recipe: (recipe.name.count("/"), descent(recipe)))
+
+
 def find(name: str, beside: Path | None = None) -> Path:
     """The file of a recipe: one of the package's by name, or a YAML file (from a recipe: relative to it)."""
     if name.endswith((".yaml", ".yml")):
