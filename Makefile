@@ -9,6 +9,7 @@ demo: .venv/.installed
 	@$(BIN)/cifarlab plot runs/demo/0
 
 # Threads that wait for one another in a busy loop take the time of the other processes that tests start.
+# Threads that wait for one another in a busy loop take the time of the other processes that tests start.
 test: .venv/.installed-test
 	$(MAKE) lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
@@ -18,7 +19,7 @@ lint: .venv/.installed-test
 	$(BIN)/basedpyright
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cifarlab needs Python 3.11 or newer; say make PYTHON=python3.12")'
@@ -26,7 +27,6 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-.venv/.installed-# Threads that wait for one another in a busy loop take the time of the other processes that tests start.
-test: .venv/.installed
+.venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@

@@ -26,7 +26,7 @@ def fails(*overrides):
 def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
     config = resolved(optim={"schedule": "cosine"}, data={"augment": {"crop": {}, "flip": {"p": 0.5}}})
     plain = yaml.safe_load(yaml.safe_dump(config.dump()))
-    assert plain["data"]["val"] == 5000
+    assert plain["data"]["val"] == 0.1
     assert plain["data"]["augment"]["crop"]["padding"] == 4
     assert plain["data"]["augment"]["flip"]["p"] == 0.5
     assert plain["optim"]["betas"] == [0.9, 0.999]
@@ -40,6 +40,12 @@ def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
         ("optim.momentun=1", "optim.momentun: unknown"),
         ("optim.lr=fast", "optim.lr: "),
         ("optim.lr=0", "optim.lr: "),
+        ("optim.lr=.inf", "optim.lr: "),
+        ("objective.cross_entropy.weight=.nan", "objective.cross_entropy.weight: expected a finite number"),
+        (
+            "data.augment.one_of={choices: {flip: {before: crop}}}",
+            "data.augment.one_of.choices.flip.before: unknown",
+        ),
         ("optim.name=adam", "optim: unknown optimizer 'adam'; did you mean adamw?"),
         ("optim.schedule.warmup=2", "optim.schedule.warmup: "),
         ("objective.arcface.margim=1", "objective.arcface.margim: unknown; did you mean margin?"),
@@ -66,7 +72,7 @@ def test_a_mistake_is_one_line_with_the_full_path(override, message):
 
 
 def test_settings_that_contradict_each_other():
-    assert "train.select" in fails("data.val=0")
+    assert "data.batch_size: mixing" in fails("data.batch_size=25", "data.mix.mixup={}")
     assert "objective.arcface" in fails(
         "objective.arcface={}", "objective.cross_entropy=null", "data.mix.mixup={}"
     )

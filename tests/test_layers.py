@@ -14,9 +14,10 @@ FLOORS = {
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,
     "objectives": 4, "checkpoint": 4, "evaluate": 4,
     "engine": 5, "recipes": 5, "run": 5,
-    "train": 6,
-    "runs": 7, "report": 8,
-    "cli": 9, "__main__": 10,
+    "prepare": 6,
+    "train": 7,
+    "runs": 8, "report": 9,
+    "cli": 10, "__main__": 11,
 }  # fmt: skip
 # Nothing in the package imports these from it; they may name any floor.
 FACES = {"__init__"}

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from cifarlab import checkpoint
+from cifarlab import checkpoint, runs
+from cifarlab import prepare as prepare_module
 from cifarlab import train as train_module
 from cifarlab.engine import Engine
-from cifarlab.registry import ConfigError
-from cifarlab.run import Failure, Interrupted, Run
+from cifarlab.registry import ConfigError, Failure
+from cifarlab.run import Interrupted, Run
 from tests.tiny import TINY, logged, tiny_config, train_tiny
 
 # Everything that has state: momentum, an average, dropout, a schedule, views.
@@ -23,12 +26,13 @@ STATEFUL = ("train.average={name: ema, decay: 0.9}", "optim.name=adamw", "data.a
 def assert_same_run(one: Run, other: Run):
     """Bit-identical weights, optimizer state, best model and log."""
     for name in ("last.pt", "best.pt"):
-        states = [checkpoint.load(run.folder / name) for run in (one, other)]
+        states = [checkpoint.load(run.folder / name, ()) for run in (one, other)]
         for state in states:
-            state.pop("seconds", None), state.pop("config", None), state.pop("log_size", None)
+            for key in ("seconds", "peak_memory_bytes", "config", "log_size"):
+                state.pop(key, None)
             for row in (state.get("row"), state.get("best")):
-                if row:
-                    row.pop("seconds"), row.pop("images_per_second")
+                for key in ("seconds", "images_per_second") if row else ():
+                    row.pop(key)
         assert_equal(*states)
     assert logged(one) == logged(other)
 
@@ -124,7 +128,7 @@ def test_a_long_epoch_saves_in_between(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "step", dies)
     with pytest.raises(OSError, match="went away"):
         train_tiny(tmp_path / "run", *STATEFUL)
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 5
+    assert checkpoint.load(tmp_path / "run" / "last.pt", ())["step"] == 5
     monkeypatch.undo()
     run, _ = train_tiny(tmp_path / "run", *STATEFUL)
     assert_same_run(uninterrupted[0], run)
@@ -219,6 +223,123 @@ def test_fresh_starts_over(tmp_path):
     assert summary["epochs"] == 1
 
 
+def test_fresh_removes_what_the_run_wrote_and_nothing_else(tmp_path):
+    run, _ = train_tiny(tmp_path / "run", "train.epochs=1")
+    (run.folder / "thesis.txt").write_text("years of work")
+    train_tiny(tmp_path / "run", "train.epochs=1", "optim.lr=0.01", fresh=True)
+    assert (run.folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_half_a_removal_is_not_resumed(tmp_path):
+    """Killed while `--fresh` removes: what was trained under the old configuration is not gone on with."""
+    run, _ = train_tiny(tmp_path / "run", "train.epochs=1")
+    run.config_path.unlink()
+    with pytest.raises(ConfigError, match=r"lost its config\.yaml"):
+        train_tiny(tmp_path / "run", "optim.lr=0.5")
+    removed = []
+    unlink = Path.unlink
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda self, **kw: (removed.append(self.name), unlink(self, **kw))[1])
+        run.start_over()
+    assert removed[-1] == "config.yaml"
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+    step = Engine.step
+
+    def stops(self, positions, epoch, number):
+        step(self, positions, epoch, number)
+        if number == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Engine, "step", stops)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run")
+    monkeypatch.undo()
+    load_splits = prepare_module.load_splits
+
+    def changed(*args):
+        splits = load_splits(*args)
+        return replace(splits, fingerprint={"train": "another"})
+
+    monkeypatch.setattr(prepare_module, "load_splits", changed)
+    with pytest.raises(ConfigError, match="the data have changed"):
+        train_tiny(tmp_path / "run")
+    monkeypatch.undo()
+    train_tiny(tmp_path / "run")
+    monkeypatch.setattr(runs, "load_splits", changed)
+    with pytest.raises(ConfigError, match=r"not what .* was trained on"):
+        runs.evaluate_run(tmp_path / "run", "val", "cpu")
+
+
+@pytest.mark.parametrize("at", ["last step", "conclusion"])
+def test_a_signal_at_the_end_is_not_lost(tmp_path, monkeypatch, at):
+    """The run is finished, and whoever asked to stop is heard: no further seed begins."""
+    owner, name, number = (Engine, "step", 13) if at == "last step" else (train_module, "count_macs", None)
+    call = getattr(owner, name)
+
+    def signals(*args):
+        result = call(*args)
+        if number in (None, args[-1]):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(owner, name, signals)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run")
+    monkeypatch.undo()
+    run, summary = train_tiny(tmp_path / "run")
+    assert run.summary() == summary
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """The loss of a step may be finite and its update not."""
+    step = Engine.step
+
+    def poisoned(self, positions, epoch, number):
+        step(self, positions, epoch, number)
+        if number == 9:
+            next(self.model.parameters()).data.fill_(float("nan"))
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Engine, "step", poisoned)
+    with pytest.raises(Failure, match="weights were not finite"):
+        train_tiny(tmp_path / "run", "train.grad_clip=null")
+    state = checkpoint.load(tmp_path / "run" / "last.pt", ())
+    assert all(value.isfinite().all() for value in state["engine"]["model"].values())
+
+
+def test_a_log_that_was_lost_does_not_grow_zeros(tmp_path, monkeypatch):
+    step = Engine.step
+
+    def dies(self, positions, epoch, number):
+        if number == 8:
+            raise OSError("gone")
+        step(self, positions, epoch, number)
+
+    monkeypatch.setattr(Engine, "step", dies)
+    with pytest.raises(OSError, match="gone"):
+        train_tiny(tmp_path / "run")
+    monkeypatch.undo()
+    run = Run(tmp_path / "run")
+    run.metrics_path.unlink()
+    train_tiny(tmp_path / "run")
+    assert [row["epoch"] for row in logged(run)] == [2]
+
+
+def test_settings_without_effect_are_named(tmp_path):
+    _, summary = train_tiny(
+        tmp_path / "run", "train.epochs=1", "data.skip_broken=true", "data.root=elsewhere"
+    )
+    assert summary["warnings"] == ["data.skip_broken has no effect here", "data.root has no effect here"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        train_tiny(tmp_path / "file" / "name" / "0")
+
+
 def test_a_second_process_on_the_run_is_refused(tmp_path):
     run = Run(tmp_path / "run")
     with run.locked(), pytest.raises(ConfigError, match="by another process"):
@@ -244,7 +365,7 @@ def test_the_last_good_checkpoint_stays_when_a_loss_is_not_finite(tmp_path, monk
     monkeypatch.setattr(Engine, "step", poisoned)
     with pytest.raises(Failure, match=r"at step 10 \(epoch 2.*last.pt is from before"):
         train_tiny(tmp_path / "run", "data.limit=160")
-    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    state = checkpoint.load(tmp_path / "run" / "last.pt", ())
     assert state["step"] == 5
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 
@@ -259,12 +380,21 @@ def test_out_of_memory_names_the_option(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "override", ["data.val=300", "data.limit=301", "data.classes=101", "train.device=cuda:9"]
+    "override",
+    [
+        "data.val=300",
+        "data.limit=301",
+        "data.classes=101",
+        "train.device=cuda:9",
+        "data.val=0",
+        "data.val=0.001",
+    ],
 )
 def test_a_mistake_makes_no_run_folder(tmp_path, override):
     with pytest.raises(ConfigError) as error:
         train_tiny(tmp_path / "runs" / "name" / "0", override)
     assert override.partition("=")[0] in str(error.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
 
 
@@ -300,7 +430,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
 
 
 def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
-    from cifarlab.train import prepare
+    from cifarlab.prepare import prepare
 
     def views(*overrides):
         engine = prepare(tiny_config(*overrides)).engine

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import zipfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from cifarlab.registry import ConfigError
+from cifarlab.registry import ConfigError, Failure
 
 FORMAT = 1
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace `path` by what `write(file)` writes: whole or not at all, even if the machine stops."""
+    """Replace `path` by what `write(file)` writes: whole or not at all, even if the machine stops.
+
+    Raises Failure where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -27,6 +29,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError.
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        if shutil.disk_usage(path.parent).free < 1 << 20:
+            reason = "no space left on the disk"
+        raise Failure(f"{path}: cannot be written ({reason}); what was saved before is whole") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,7 +48,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; what is not finite becomes null, since JSON has no word for it."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -60,19 +67,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; nothing in it can run (`weights_only=True`).
+def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Read a checkpoint to the host; nothing in it can run (`weights_only=True`).
 
-    Raises ConfigError naming a file that is not a checkpoint.
+    keys: what it must hold. Raises ConfigError naming a file that is not such a checkpoint.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # A damaged file raises whatever its reader ran into.
         reason = str(error).strip().partition("\n")[0][:120]
         raise ConfigError(f"{path}: not a checkpoint that can be read ({reason})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(keys) <= state.keys():
         raise ConfigError(f"{path}: not a checkpoint of this version of cifarlab")
     return state
 

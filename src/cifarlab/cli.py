@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import traceback
@@ -56,18 +57,25 @@ def train(
     from cifarlab.train import train as train_run
 
     found = read(recipe)
-    folder = runs / _run_name(name or found.name)
+    folder = runs / _run_name(found.name if name is None else name)
     configs = [resolve(found, overrides or ())]
     if seeds is not None:
-        if any((text := override).startswith("train.seed=") for override in overrides or ()):
-            raise ConfigError(f"--seeds {seeds} and {text} contradict each other; give one of them")
+        if configs[0].train.seed != resolve(found).train.seed:
+            seed = configs[0].train.seed
+            raise ConfigError(
+                f"--seeds {seeds} and train.seed={seed} contradict each other; give one of them"
+            )
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()
     summaries = []
     for config in configs:
         if len(configs) > 1:
             progress.note(f"seed {config.train.seed} of 0 to {len(configs) - 1}")
-        summaries.append(train_run(config, Run(folder / str(config.train.seed), found.name), progress, fresh))
+        summaries.append(
+            train_run(
+                config, Run(folder / str(config.train.seed), found.name, name or found.name), progress, fresh
+            )
+        )
     if len(summaries) > 1:
         _print_over_seeds(folder, summaries)
 
@@ -76,8 +84,10 @@ def _run_name(name: str) -> Path:
     from cifarlab.registry import ConfigError
 
     path = Path(name)
-    if not name or path.is_absolute() or ".." in path.parts:
+    if not path.parts or path.is_absolute() or ".." in path.parts:
         raise ConfigError(f"--name {name!r}: a name, not a path; --runs says where all runs lie")
+    if not name.isprintable() or max(map(len, path.parts)) > 200:
+        raise ConfigError(f"--name {name[:40]!r}: too long, or not printable")
     return path
 
 
@@ -111,7 +121,9 @@ def list_recipes(as_json: AsJson = False) -> None:
         return
     rows = [(r.name, r.what, "-" if r.published is None else f"{r.published:.2f}", r.measured) for r in found]
     _print_table(("recipe", "what it is", "published", "measured"), rows)
-    print("Published and measured: top-1 %, on test unless said otherwise. +: what a recipe adds to its base.")
+    print(
+        "Published and measured: top-1 %, on test unless said otherwise. +: what a recipe adds to its base."
+    )
 
 
 @app.command()
@@ -187,7 +199,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run's chosen model on a split, and write the score to its summary."""
+    """Score a run's chosen model on a split; the test score goes into the run's summary."""
     from cifarlab.registry import ConfigError, unknown
     from cifarlab.runs import evaluate_run
 
@@ -203,6 +215,8 @@ def evaluate(
         f"{run} on {split}: top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, "
         f"loss {scores['loss']:.3f} ({scores['pictures']:,} pictures){scores['remark']}"
     )
+    if split == "test" and not scores["written"]:
+        print("not written to a summary: the run is not finished")
 
 
 @app.command()
@@ -244,31 +258,43 @@ def plot(
 
 
 def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Columns to the terminal's width; where the output is not a terminal, whole lines."""
+    """Columns where they fit, or where the output is no terminal; else a paragraph a row."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    if console.is_terminal and console.width < sum(widths) + 3 * len(head):
+        for name, what, published, measured in rows:
+            console.print(name, style="bold", markup=False)
+            console.print(
+                f"  {what}\n  published {published}, measured: {measured}", markup=False, highlight=False
+            )
+        return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, word in enumerate(head):
         table.add_column(word, justify="right" if word == "published" else "left", no_wrap=i == 0)
     for row in rows:
         table.add_row(*row)
-    console.print(table) if console.is_terminal else Console(width=240).print(table)
+    (console if console.is_terminal else Console(width=240)).print(table)
 
 
 def main() -> None:
     """Run the command line; a user's mistake ends with status 2, a failure with 1, both in one line."""
     if sys.platform == "win32":
         sys.exit("error: cifarlab does not run on Windows itself yet; it does in WSL")
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=arguments, standalone_mode=True)
     except Exception as error:
-        from cifarlab.registry import ConfigError
-        from cifarlab.run import Failure, Interrupted
+        from cifarlab.registry import ConfigError, Failure
+        from cifarlab.run import Interrupted
 
         if debug:
             traceback.print_exc()
@@ -276,10 +302,11 @@ def main() -> None:
             print(f"\n{error}", file=sys.stderr)
             sys.exit(error.status)
         if isinstance(error, ConfigError | Failure):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2 if isinstance(error, ConfigError) else 1)
         hint = "" if debug else " (the same command with --debug shows where)"
-        print(f"error: {type(error).__name__}: {error}{hint}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        print(f"error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -45,14 +46,14 @@ ROOT: dict[str, Any] = {
     "train": {},
 }
 # Two runs that differ in these only are the same experiment.
-NOT_IDENTITY = (("data", "root"), ("train", "device"))
+NOT_IDENTITY = (("data", "root"), ("train", "device"), ("imports",))
 
 
 class Section(BaseModel):
     """One frozen section of a configuration; unknown keys are errors, defaults are checked and saved."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True
+        extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
 
 
@@ -68,9 +69,9 @@ class DataConfig(Section):
         None,
         description="pixels a side at which pictures are kept; default: the data set's own, or image_size",
     )
-    batch_size: Annotated[int, Field(ge=1)] = 250
+    batch_size: Annotated[int, Field(ge=2)] = 250
     val: Annotated[float, Field(ge=0)] = Field(
-        5000, description="validation pictures taken from train, stratified: a count, or a fraction below 1"
+        0.1, description="validation pictures taken from train, stratified: a fraction below 1, or a count"
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
         None, description="train on this many pictures only, stratified"
@@ -82,6 +83,13 @@ class DataConfig(Section):
     freeze_views: bool = Field(
         False, description="every epoch shows the augmented pictures of epoch 0: a defect, by name"
     )
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        # The run is read from other folders later.
+        return str(Path(value).expanduser().absolute()) if value is not None else None
+
     skip_broken: bool = Field(False, description="leave out files that cannot be read, and count them")
     augment: AugmentSpecs = Field(
         default_factory=dict, description="{label: options} of augmentations, in order"
@@ -120,7 +128,8 @@ class OptimConfig(Section):
         part = OPTIMIZERS[name] if isinstance(name, str) else OPTIMIZERS["adamw"]
         for key in rest:
             if key != "name" and key not in part.schema.model_fields:
-                raise ConfigError(unknown(key, [*cls.model_fields, *part.schema.model_fields]), (key,))
+                known = {*cls.model_fields, *part.schema.model_fields} - {"optimizer"}
+                raise ConfigError(unknown(key, known), (key,))
         return {**own, "optimizer": OPTIMIZERS.spec(rest)}
 
     @model_serializer(mode="plain")
@@ -162,13 +171,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        if self.train.select == "val" and self.data.val == 0:
-            raise ConfigError(
-                "val chooses the epoch, but data.val is 0; say data.val=5000, or select=last",
-                ("train", "select"),
-            )
         if self.data.val >= 1 and self.data.val != int(self.data.val):
             raise ConfigError(f"a count, or a fraction below 1; got {self.data.val}", ("data", "val"))
+        if self.data.mix and self.data.batch_size % 2:
+            message = (
+                f"mixing pairs neighbours in a batch, so it needs an even size; got {self.data.batch_size}"
+            )
+            raise ConfigError(message, ("data", "batch_size"))
         for label, spec in self.objective.items():
             traits = spec.part.traits
             if self.data.mix and not traits.get("soft_targets", True):
@@ -187,9 +196,19 @@ class Config(Section):
     def identity(self) -> dict[str, Any]:
         """`dump()` without what may change between two sittings of the same run."""
         plain = self.dump()
-        for section, key in NOT_IDENTITY:
-            plain[section].pop(key)
-        return plain
+        return without_places(plain)
+
+
+def without_places(plain: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration less the keys of NOT_IDENTITY."""
+    plain = copy.deepcopy(plain)
+    for *sections, key in NOT_IDENTITY:
+        inner: Any = plain
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner.pop(key, None)
+    return plain
 
 
 def build(plain: Mapping[str, Any]) -> Config:
@@ -216,7 +235,7 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ..
     that is not there.
     """
     merged = copy.deepcopy(dict(base))
-    if "name" in child and child["name"] != merged.get("name", path[-1] if path else None):
+    if path and "name" in child and child["name"] != merged.get("name", path[-1] if path else None):
         beside = {*RESERVED, *OptimConfig.model_fields} if path == ("optim",) else {*RESERVED}
         merged = {key: value for key, value in merged.items() if key in beside}
     for key, value in child.items():
@@ -265,7 +284,7 @@ def _ordered(entries: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any
         if not isinstance(options, Mapping) or "before" not in options:
             continue
         target = options["before"]
-        if target not in entries or target == label:
+        if not isinstance(target, str) or target not in entries or target == label:
             raise ConfigError(
                 unknown(str(target), [other for other in entries if other != label]), (*path, label, "before")
             )

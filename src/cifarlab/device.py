@@ -51,6 +51,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"{name!r} is not a device; use auto, cpu, cuda or cuda:1", path) from None
+    if device.type == "cpu" and device.index:
+        raise ConfigError(f"{name!r}: there is one cpu; use auto or cpu", path)
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{device.type} is not supported (nobody has tested it); use auto or cpu", path)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

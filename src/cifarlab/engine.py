@@ -36,7 +36,7 @@ def dress(
         images = apply(images, Draws(seed, view_epoch, ids).at("augment"), data.augment)
     if data.mix:
         partner = partners(len(labels), labels.device)
-        draws = pair_draws(seed, view_epoch, ids, partner).at("mix")
+        draws = pair_draws(seed, view_epoch, ids, partner)
         images, targets = mix(images, targets, partner, draws, data.mix)
     return Batch(images, labels, targets, ids)
 
@@ -91,10 +91,11 @@ class Engine:
         return self.average.module if self.average is not None else self.model
 
     def order(self, epoch: int) -> Tensor:
-        """(N,) int64: the positions of the training split as `epoch` visits them."""
+        """(N,) int64: the positions of the training split as `epoch` visits them, where its pictures lie."""
+        device = self.train.rows.device
         if not self.config.data.shuffle:
-            return torch.arange(len(self.train), device=self.device)
-        return permutation(self.config.train.seed, epoch, len(self.train), self.device)
+            return torch.arange(len(self.train), device=device)
+        return permutation(self.config.train.seed, epoch, len(self.train), device)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the `step`-th step of the run."""
@@ -125,6 +126,11 @@ class Engine:
         means = {f"loss/{label}": loss for label, loss in losses.items()}
         self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(positions), step, watch)
 
+    def has_finite_weights(self) -> bool:
+        """Whether every weight and buffer is a number; synchronises with the device."""
+        values = [v for v in self.model.state_dict().values() if v.is_floating_point()]
+        return bool(torch.stack([value.isfinite().all() for value in values]).all())
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
@@ -139,7 +145,8 @@ class Engine:
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.precision.scaled:
+            self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.means.load_state_dict(state["means"])

@@ -25,7 +25,7 @@ def logits_of(
     was_training = model.training
     model.eval()
     try:
-        for positions in torch.arange(len(split), device=split.labels.device).split(size):
+        for positions in torch.arange(len(split), device=split.rows.device).split(size):
             images, labels, _ = split.gather(positions)
             with precision.autocast():
                 output = model(precision.layout(images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +81,8 @@ class RunLog:
 
         self.path = folder / "metrics.jsonl"
         with self.path.open("ab") as file:
-            file.truncate(size)
+            # A log that was lost or cut off is shorter: to truncate it would lengthen it, with zeros.
+            file.truncate(min(size, file.tell()))
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._board = SummaryWriter(str(folder / "tensorboard"))
         for row in read_log(self.path):
@@ -90,6 +92,9 @@ class RunLog:
         """Write a row; it must hold `epoch`."""
         with self.path.open("ab") as file:
             file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            # The checkpoint that follows vouches for this line.
+            file.flush()
+            os.fsync(file.fileno())
         self._mirror(row)
 
     def _mirror(self, row: dict[str, Any]) -> None:
@@ -107,11 +112,14 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that was cut off is left out."""
+    """The rows of a `metrics.jsonl`; what follows a line that is none is left out."""
     rows = []
     for line in path.read_bytes().splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or "epoch" not in row:
+            break
+        rows.append(row)
     return rows

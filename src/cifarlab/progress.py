@@ -30,9 +30,10 @@ class TrainingProgress:
         """Something that makes the result mean less than it seems to."""
         self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
-    def start(self, epochs: int, first_epoch: int, steps_per_epoch: int) -> None:
-        """Begin a sitting at `first_epoch` (from 0)."""
-        self._epochs, self._first = epochs, first_epoch
+    def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
+        """Begin a sitting at `first_epoch` (from 0). select: what chooses the epoch."""
+        self._epochs, self._first, self._steps = epochs, first_epoch, steps_per_epoch
+        self._select = select
         self._begun = time.monotonic()
         if self.console.is_terminal and not self.console.quiet:
             self._live = Progress(
@@ -45,16 +46,22 @@ class TrainingProgress:
                 "", total=steps_per_epoch, epoch=first_epoch + 1, epochs=epochs, text=""
             )
 
-    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
+    def step(
+        self, epoch: int, step: int, means: dict[str, float], lr: float, images_per_second: float
+    ) -> None:
         """Show the running means of an epoch in progress; `means` may be empty."""
         if self._live:
-            text = "  ".join([*_losses(means), f"{images_per_second:,.0f} img/s"])
-            self._live.update(self._task, completed=step, epoch=epoch + 1, text=text)
+            done = epoch + step / self._steps
+            words = [*_losses(means), *([f"train {means['top1']:.2%}"] if "top1" in means else [])]
+            words += [f"lr {lr:.2e}", f"{images_per_second:,.0f} img/s", f"left {duration(self._left(done))}"]
+            self._live.update(self._task, completed=step, epoch=epoch + 1, text="  ".join(words))
+
+    def _left(self, done: float) -> float:
+        """Seconds left when `done` epochs of the run are behind, at the sitting's pace so far."""
+        return (time.monotonic() - self._begun) / max(done - self._first, 1e-9) * (self._epochs - done)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
         """Print the line of a finished epoch."""
-        done = row["epoch"] - self._first
-        left = (time.monotonic() - self._begun) / max(done, 1) * (self._epochs - row["epoch"])
         width = len(str(self._epochs))
         parts = [f"epoch {row['epoch']:>{width}}/{self._epochs}"]
         parts += _losses(
@@ -65,8 +72,9 @@ class TrainingProgress:
             for split in ("train", "val", "test")
             if f"{split}/top1" in row
         ]
+        parts += ["(optimistic)"] if self._select == "test" else []
         parts += [f"lr {row['lr']:.2e}", f"{row['images_per_second']:,.0f} img/s"]
-        parts += [f"left {duration(left)}"] if row["epoch"] < self._epochs else []
+        parts += [f"left {duration(self._left(row['epoch']))}"] if row["epoch"] < self._epochs else []
         parts += ["*"] if best else []
         self.console.print("  ".join(parts), markup=False, soft_wrap=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,10 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         return f"{'.'.join(self.path)}: {self.message}" if self.path else self.message
+
+
+class Failure(RuntimeError):
+    """Something went wrong that is no mistake of the user's; the message says what, where, and what to do."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -89,7 +94,9 @@ def _schema(call: Callable[..., Any], name: str) -> type[BaseModel]:
         else:
             default = Field(default_factory=partial(copy.deepcopy, parameter.default))
         fields[parameter.name] = (hints[parameter.name], default)
-    config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
     return create_model(name, __config__=config, **fields)
 
 
@@ -253,10 +260,11 @@ class Registry:
             part, accepts, names = self._open
             if accepts(name):
                 return Part(name, partial(part.call, name), part.schema, part.doc, part.traits)
-            raise ConfigError(
-                unknown(name, [*self._parts, *names()]).replace("unknown", f"unknown {self.kind}", 1)
-            )
-        raise ConfigError(unknown(name, self._parts).replace("unknown", f"unknown {self.kind} {name!r}", 1))
+            known = [*self._parts, *names()]
+        else:
+            known = list(self._parts)
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"unknown {self.kind} {name!r}" + (f"; {hint}" if hint else ""))
 
     def spec(self, value: Any) -> Spec:
         """Parse `{name: ..., **options}` or a bare name. Raises ConfigError with the path of the option."""
@@ -270,7 +278,6 @@ class Registry:
         name = options.pop("name", None)
         if not isinstance(name, str):
             raise ConfigError(f"names no {self.kind}; known: {', '.join(self)}", ("name",))
-        options.pop("before", None)
         beside = {key: _number(key, options.pop(key)) for key in self.beside if key in options}
         part = self[name]
         try:
@@ -286,7 +293,7 @@ class Registry:
         if isinstance(value, str):
             value = {value: {}}
         if not isinstance(value, Mapping):
-            raise ConfigError(f"expected {{label: options}} of {self.kind}s, got {value!r}")
+            raise ConfigError(f"expected {{label: options}}, a {self.kind} each; got {value!r}")
 
         def named(label: str, options: Any) -> Any:
             if isinstance(options, Spec):
@@ -301,6 +308,8 @@ def _number(key: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise ConfigError(f"expected a number, got {value!r}", (key,)) from None
+    if not math.isfinite(number):
+        raise ConfigError(f"expected a finite number, got {value!r}", (key,))
     if key == "p" and not 0 <= number <= 1:
         raise ConfigError(f"a probability lies in 0 to 1, got {number}", (key,))
     return number

@@ -5,27 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from filelock import FileLock, Timeout
 
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
-from cifarlab.config import NOT_IDENTITY, Config, differences
+from cifarlab.config import Config, differences, without_places
 from cifarlab.registry import ConfigError
 
 PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow")
-
-
-class Failure(RuntimeError):
-    """Something went wrong that is no mistake of the user's; the message says what, where, and what to do."""
 
 
 class Interrupted(Exception):
@@ -36,12 +34,41 @@ class Interrupted(Exception):
         self.status = status
 
 
+class StopRequest:
+    """While entered, a first SIGINT, SIGTERM or SIGHUP is noted in `signal`; a second stops the process."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        # Python allows signal handlers in the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = int(number)
+        self.__exit__()
+
+    def raise_interrupted(self, run: Run, where: str) -> NoReturn:
+        """Leave the run, which was saved at `where`."""
+        assert self.signal is not None
+        raise Interrupted(f"saved {run} at {where}; the same command goes on", 128 + self.signal)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
 class Run:
     """The folder `runs/<name>/<seed>/`."""
 
-    def __init__(self, folder: Path | str, recipe: str = ""):
+    def __init__(self, folder: Path | str, recipe: str = "", name: str = ""):
         self.folder = Path(folder)
-        self.recipe = recipe
+        self.recipe, self.name = recipe, name or self.folder.parent.name
         self.config_path = self.folder / "config.yaml"
         self.env_path = self.folder / "env.json"
         self.metrics_path = self.folder / "metrics.jsonl"
@@ -59,7 +86,12 @@ class Run:
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None. Raises ConfigError where the file cannot be read."""
-        return read_json(self.summary_path) if self.summary_path.exists() else None
+        if not self.summary_path.exists():
+            return None
+        summary = read_json(self.summary_path)
+        if not {"chosen_on", "chosen_epoch", "train_top1", "val_top1", "test_top1"} <= summary.keys():
+            raise ConfigError(f"{self.summary_path}: cannot be read: it is no run's summary")
+        return summary
 
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration as it was saved. Raises ConfigError where this is no run."""
@@ -67,22 +99,21 @@ class Run:
             plain = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{self.folder} is not a run: it has no config.yaml") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{self.config_path}: cannot be read: {str(error).partition(chr(10))[0]}"
-            ) from None
-        if not isinstance(plain, dict):
-            raise ConfigError(f"{self.config_path}: cannot be read: not a mapping")
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"{self.config_path}: cannot be read: {reason}") from None
+        sections = ("data", "model", "objective", "optim", "train")
+        if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in sections):
+            raise ConfigError(f"{self.config_path}: damaged: a section is missing; `--fresh` starts over")
         return plain
 
-    def refuse_other(self, config: Config, name: str) -> None:
+    def refuse_other(self, config: Config) -> None:
         """Raise ConfigError if the folder holds another configuration; path and device may differ."""
         if not self.started:
+            if self.last_path.exists() or self.summary_path.exists():
+                raise ConfigError(f"{self.folder} has lost its config.yaml; `--fresh` starts it over")
             return
-        saved = self.plain_config()
-        for section, key in NOT_IDENTITY:
-            saved.get(section, {}).pop(key, None)
-        changed = differences(saved, config.identity())
+        changed = differences(without_places(self.plain_config()), config.identity())
         if changed:
             shown = "; ".join(
                 f"{key}: {_brief(old)} there, {_brief(new)} now"
@@ -91,40 +122,47 @@ class Run:
             more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise ConfigError(
                 f"{self.folder} is a run of another configuration ({shown}{more}); "
-                f"keep both with `--name {name}-2`, or replace it with `--fresh`"
+                f"keep both with `--name {self.name}-2`, or replace it with `--fresh`"
             )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run: a second process is refused. The system frees the lock of a process that dies."""
-        made = not self.folder.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         lock = FileLock(self.lock_path)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
         except Timeout:
             raise ConfigError(
-                f"{self.folder} is being trained by another process; wait for it, or use --name"
+                f"{self.folder} is in use by another process; wait for it, or use --name"
             ) from None
+        except OSError as error:
+            raise ConfigError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
         try:
             clear_leftovers(self.folder)
             yield
         finally:
             lock.release()
             if made and not self.started:
-                self.clear()
+                self._leave_nothing(made)
 
-    def clear(self) -> None:
-        """Remove all that the run's folder holds; the folder too, with parents that are then empty."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()
+    def _leave_nothing(self, made: list[Path]) -> None:
+        """Remove the lock and the folders that only a run that never started had need of."""
+        self.lock_path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # What is not empty stays.
+            for path in made:
+                path.rmdir()
 
     def start_over(self) -> None:
-        """Remove everything but the lock."""
-        for path in self.folder.iterdir():
-            if path != self.lock_path:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what a run wrote, and nothing else.
+
+        The configuration goes last: half a removal must not look like a run of another one.
+        """
+        for path in (self.summary_path, self.last_path, self.best_path, self.metrics_path, self.env_path):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+        self.config_path.unlink(missing_ok=True)
 
     def write_config(self, config: Config) -> None:
         text = f"# {self.recipe}, resolved: every option of the run.\n" + yaml.safe_dump(
@@ -134,7 +172,11 @@ class Run:
 
     def write_env(self, env: dict[str, Any]) -> None:
         """Write env.json; the environments of earlier sittings, first to last, are kept under `earlier`."""
-        before = read_json(self.env_path) if self.env_path.exists() else None
+        try:
+            before = read_json(self.env_path) if self.env_path.exists() else None
+        except ConfigError:  # Damaged: kept for whoever can read it, and no reason not to train.
+            before = None
+            self.env_path.replace(self.env_path.with_suffix(".damaged"))
         earlier = [*before.pop("earlier", []), before] if before else []
         write_json(self.env_path, {**env, "earlier": earlier})
 

@@ -9,28 +9,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from cifarlab import checkpoint
 from cifarlab.config import Config
-from cifarlab.data.decoding import decode
+from cifarlab.data.decoding import decode, suffixes
 from cifarlab.data.splits import load_splits, load_test, place
-from cifarlab.device import Precision, pick_device, pick_precision, picture_budget
+from cifarlab.device import Precision, pick_device, pick_precision
 from cifarlab.evaluate import evaluate
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.recipes import checked
 from cifarlab.registry import ConfigError
-from cifarlab.run import Run, read_json
+from cifarlab.run import Run
+from cifarlab.train import BEST
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's chosen model and its configuration. store_size: pixels a side of the pictures it was given."""
+    """A run's chosen model and its configuration.
+
+    store_size: pixels a side of the pictures it was given. fingerprint: of its data, by part. epoch: the
+    chosen one.
+    """
 
     model: Classifier
     config: Config
     store_size: int
+    fingerprint: dict[str, str]
+    epoch: int
 
 
 def load(run: Path | str, device: str = "cpu") -> Classifier:
@@ -48,9 +54,11 @@ def load_trained(run: Path | str, device: str = "cpu") -> Trained:
     if not folder.folder.is_dir():
         raise ConfigError(f"{folder}: no such run")
     if not folder.best_path.exists():
-        raise ConfigError(f"{folder} has no best.pt: it has not finished an epoch, or is not a run")
+        seeds = sorted(path.parent for path in folder.folder.glob("*/best.pt"))
+        hint = f"; did you mean {seeds[0]}?" if seeds else ""
+        raise ConfigError(f"{folder} has no best.pt: it has not finished an epoch, or is not a run{hint}")
     place_on = pick_device(device)
-    state = checkpoint.load(folder.best_path, place_on)
+    state = checkpoint.load(folder.best_path, BEST)
     config = checked(state["config"])
     classes = state["classes"]
     statistics = ((0.0,) * 3, (1.0,) * 3)  # Replaced by the checkpoint's own.
@@ -64,15 +72,18 @@ def load_trained(run: Path | str, device: str = "cpu") -> Trained:
         raise ConfigError(
             f"{folder.best_path}: its weights do not fit its own configuration: {reason}"
         ) from None
-    return Trained(to_device(model, place_on).eval(), config, state["store_size"])
+    model = to_device(model, place_on).eval()
+    return Trained(model, config, state["store_size"], state["fingerprint"], state["row"]["epoch"])
 
 
 def evaluate_run(
     run: Path | str, split: str, device: str = "auto", root: str | None = None
 ) -> dict[str, Any]:
-    """Score the chosen model of a run on `train`, `val` or `test`, and write what it says to `summary.json`.
+    """Score the chosen model of a run on `train`, `val` or `test`; a test score goes into `summary.json`.
 
-    Training does not read the test pictures (unless its recipe says so): this is the way to them.
+    Training does not read the test pictures (unless its recipe says so): this is the way to them. `written`
+    is false where there is no summary to write to. Raises ConfigError where train is not what the run was
+    trained on.
     """
     trained = load_trained(run, device)
     model, config = trained.model, trained.config
@@ -80,21 +91,18 @@ def evaluate_run(
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
     here = next(model.parameters()).device
     precision = pick_precision(config.train.precision, here)
-    warnings: tuple[str, ...] = ()
     if split == "test":
         pictures, source = load_test(config.data)
-        warnings = source.warnings
+        warnings, fingerprint = source.warnings, {"test": source.fingerprint()}
     else:
         splits = load_splits(config.data, config.train.seed)
-        warnings = splits.warnings
+        warnings, fingerprint = splits.warnings, splits.fingerprint
         pictures = splits.train if split == "train" else splits.val
         if pictures is None:
             raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
-    scores = evaluate(model, place(pictures, here, picture_budget(here)), precision, config.data.image_size)
-    folder = Run(run)
-    if (summary := folder.summary()) is not None:
-        summary[f"{split}_top1"] = scores["top1"]
-        checkpoint.write_json(folder.summary_path, summary)
+    _refuse_other_data(run, trained.fingerprint, fingerprint)
+    scores = evaluate(model, place(pictures, here), precision, config.data.image_size)
+    written = split == "test" and _write_test_score(Run(run), scores["top1"], trained.epoch)
     remark = f"; {OPTIMISTIC}" if split == config.train.select == "test" else ""
     return {
         "run": str(run),
@@ -102,14 +110,34 @@ def evaluate_run(
         **scores,
         "pictures": len(pictures),
         "remark": remark,
+        "written": written,
         "warnings": list(warnings),
     }
+
+
+def _refuse_other_data(run: Path | str, trained: dict[str, str], here: dict[str, str]) -> None:
+    changed = [part for part in trained if part in here and trained[part] != here[part]]
+    if changed:
+        raise ConfigError(
+            f"{' and '.join(changed)} is not what {run} was trained on (another fingerprint): its validation "
+            "pictures may be among its training pictures; name the old data with --root"
+        )
+
+
+def _write_test_score(run: Run, top1: float, epoch: int) -> bool:
+    """Put the score into the summary, unless the run has no summary, or one of another model."""
+    with run.locked():
+        summary = run.summary()
+        if summary is None or summary["chosen_epoch"] != epoch:
+            return False
+        checkpoint.write_json(run.summary_path, {**summary, "test_top1": top1})
+        return True
 
 
 def pictures_in(paths: Iterable[Path | str]) -> list[Path]:
     """The picture files among `paths`; folders are searched, in order. Raises ConfigError for none."""
     found: list[Path] = []
-    known = Image.registered_extensions()
+    known = suffixes()
     for path in map(Path, paths):
         if path.is_dir():
             found += sorted(
@@ -144,8 +172,3 @@ def predict(
             names = [model.classes[label] for label in labels]
             answers.append({"picture": str(path), "classes": names, "probabilities": values})
     return answers
-
-
-def read_summaries(folders: Iterable[Path | str]) -> list[dict[str, Any]]:
-    """The summaries of finished runs."""
-    return [read_json(Run(folder).summary_path) for folder in folders]

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+from typing import Any
 
 from cifarlab import checkpoint
 from cifarlab.config import Config
-from cifarlab.data.splits import Split, Splits, channel_statistics, load_splits, place
-from cifarlab.device import (
-    describe_hardware,
-    peak_memory,
-    pick_device,
-    pick_precision,
-    picture_budget,
-    use_deterministic,
-)
-from cifarlab.draws import hash_ints, label_key
-from cifarlab.engine import Engine, is_finite
+from cifarlab.data.splits import Split
+from cifarlab.device import describe_hardware, peak_memory
+from cifarlab.engine import is_finite
 from cifarlab.evaluate import evaluate
 from cifarlab.metrics import RunLog
-from cifarlab.models.classifier import Classifier, build_classifier, to_device
-from cifarlab.objectives.objective import build_objective
-from cifarlab.progress import OPTIMISTIC, TrainingProgress
-from cifarlab.run import Failure, Interrupted, Run, describe_environment
+from cifarlab.prepare import Job, count_macs, out_of_memory_explained, prepare
+from cifarlab.progress import TrainingProgress
+from cifarlab.registry import ConfigError, Failure
+from cifarlab.run import Run, StopRequest, describe_environment
 
+# What the two checkpoints hold.
+LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
+BEST = ("model", "config", "classes", "store_size", "fingerprint", "row")
 # An epoch that takes longer than this saves in between, too.
 SECONDS_BETWEEN_SAVES = 600.0
 # How often a terminal's line changes, and a loss that is not finite is noticed, where looking costs nothing
@@ -40,137 +27,122 @@ SECONDS_BETWEEN_SAVES = 600.0
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a run needs before its folder may be made: all that can be a user's mistake is behind it."""
-
-    splits: Splits
-    engine: Engine
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
 def train(
     config: Config, run: Run, progress: TrainingProgress | None = None, fresh: bool = False
 ) -> dict[str, Any]:
     """Train to the end, from the start or from where the run was left, and return its summary.
 
-    A finished run is not trained again. fresh: remove what the folder holds first. Raises ConfigError for a
-    user's mistake (before a folder is made), Interrupted on SIGINT and SIGTERM (after saving), Failure where
-    the run cannot go on.
+    A finished run is not trained again. fresh: remove what the run wrote first. Raises ConfigError for a
+    user's mistake (no folder is made), Interrupted on SIGINT and SIGTERM (after saving), Failure where the
+    run cannot go on.
     """
     progress = progress or TrainingProgress(quiet=True)
-    begun = time.monotonic()
-    if run.started and not fresh:
-        run.refuse_other(config, run.folder.parent.name)
-        if (summary := run.summary()) is not None:
-            progress.note(f"{run} is finished; `--fresh` starts it over")
-            progress.finish(summary, str(run))
-            return summary
-    with _out_of_memory_explained(config):
+    if not fresh and (summary := _finished(config, run)):
+        return _say_finished(run, summary, progress)
+    with out_of_memory_explained(config), run.locked():
+        # Asked again: another process may have made, finished or replaced the run before the lock was ours.
+        if not fresh and (summary := _finished(config, run)):
+            return _say_finished(run, summary, progress)
+        progress.note(f"{run}: reading {config.data.dataset.name}, building the model")
         # What a checkpoint holds need not be fetched a second time.
         job = prepare(config, initial=fresh or not run.last_path.exists())
-        with run.locked():
-            if fresh:
-                run.start_over()
-            return _Training(config, run, job, progress, begun).run_to_the_end()
+        if fresh:
+            run.start_over()
+        return _Training(config, run, job, progress).run_to_the_end()
 
 
-def prepare(config: Config, initial: bool = True) -> Job:
-    """Read the data; build model, objective and optimizer on the device. Raises ConfigError.
+def _finished(config: Config, run: Run) -> dict[str, Any] | None:
+    """The run's summary if it is done. Raises ConfigError if it is a run of another configuration."""
+    run.refuse_other(config)
+    return run.summary()
 
-    initial: read pretrained weights and `model.init`; not needed where a checkpoint is loaded after.
-    """
-    device = pick_device(config.train.device)
-    precision = pick_precision(config.train.precision, device)
-    use_deterministic(device, config.train.deterministic)
-    parts = ("train", "val", "test") if config.train.select == "test" else ("train", "val")
-    splits = load_splits(config.data, config.train.seed, parts)
-    budget = picture_budget(device)
-    splits = replace(
-        splits,
-        train=place(splits.train, device, budget),
-        val=place(splits.val, device, budget) if splits.val else None,
-        test=place(splits.test, device, budget) if splits.test else None,
-    )
-    notes, warnings = [*splits.notes], [*splits.warnings]
-    if splits.train.images.device.type != device.type:
-        size = splits.train.images.nbytes / 2**30
-        notes.append(
-            f"the pictures ({size:.1f} GiB) do not fit on {device}: kept on the host and gathered there"
-        )
-    torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
-    statistics = channel_statistics(splits.train) if config.model.normalize == "dataset" else None
-    model = build_classifier(
-        config.model,
-        config.data.image_size,
-        len(splits.classes),
-        statistics,
-        classes=splits.classes,
-        initial=initial,
-    )
-    notes += [str(report) for report in model.loaded]
-    model = to_device(model, device)
-    objective = build_objective(config.objective, len(splits.classes), model.num_features).to(device)
-    if config.train.select == "test":
-        warnings.append(f"the epoch is {OPTIMISTIC}")
-    return Job(
-        splits, Engine(config, model, objective, splits.train, precision), tuple(notes), tuple(warnings)
-    )
+
+def _say_finished(run: Run, summary: dict[str, Any], progress: TrainingProgress) -> dict[str, Any]:
+    progress.note(f"{run} is finished; `--fresh` starts it over")
+    progress.finish(summary, str(run))
+    return summary
 
 
 class _Training:
     """One sitting of a run, and the state that outlives it."""
 
-    def __init__(self, config: Config, run: Run, job: Job, progress: TrainingProgress, begun: float):
+    def __init__(self, config: Config, run: Run, job: Job, progress: TrainingProgress):
         self.config, self.run, self.progress = config, run, progress
-        self.splits, self.engine, self.job = job.splits, job.engine, job
-        self.begun, self.seconds_before = begun, 0.0
+        self.splits, self.engine = job.splits, job.engine
+        self.notes, self.warnings = job.notes, [*job.warnings]
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.log_size = 0
+        self.seconds_before, self.peak_before = 0.0, 0
+        self.begun = self.last_save = self.epoch_begun = time.monotonic()
+        self.first_picture = 0
 
     def run_to_the_end(self) -> dict[str, Any]:
-        plan = self.engine.plan
+        plan, epochs = self.engine.plan, self.config.train.epochs
         self.resume()
+        for line in self.warnings:
+            self.progress.warn(line)
+        for line in self.notes:
+            self.progress.note(line)
         self.run.write_config(self.config)
         self.write_env()
         self.log = RunLog(self.run.folder, self.log_size)
-        self.last_save = time.monotonic()
-        self.progress.start(self.config.train.epochs, self.step // plan.steps_per_epoch, plan.steps_per_epoch)
+        done = self.step // plan.steps_per_epoch
+        self.progress.start(epochs, done, plan.steps_per_epoch, self.config.train.select)
         try:
             with StopRequest() as asked:
-                for epoch in range(self.step // plan.steps_per_epoch, self.config.train.epochs):
+                for epoch in range(done, epochs):
                     self.train_epoch(epoch, asked)
                     self.close_epoch(epoch)
-                    if asked.signal is not None and epoch + 1 < self.config.train.epochs:
+                    if asked.signal is not None:
                         asked.raise_interrupted(self.run, f"the end of epoch {epoch + 1}")
-            return self.conclude()
+                summary = self.conclude()
+                if asked.signal is not None:
+                    asked.raise_interrupted(self.run, "its end, finished")
+                return summary
         finally:
             self.progress.stop()
             self.log.close()
 
     def resume(self) -> None:
-        """Go on from `last.pt`, if the run has one."""
-        for line in self.job.warnings:
-            self.progress.warn(line)
-        for line in self.job.notes:
-            self.progress.note(line)
+        """Go on from `last.pt`, if the run has one. Raises ConfigError where the data are not the same."""
         if not self.run.last_path.exists():
+            if self.run.best_path.exists():
+                self.warnings.append(f"{self.run.last_path} is gone: the run begins again at epoch 1")
             return
-        state = checkpoint.load(self.run.last_path, self.engine.device)
-        self.engine.load_state_dict(state["engine"])
+        state = checkpoint.load(self.run.last_path, LAST)
+        if state["fingerprint"] != self.splits.fingerprint:
+            raise ConfigError(
+                f"the data have changed since {self.run} began (another fingerprint): its validation "
+                "pictures may have been trained on; bring back the old data, or start over with `--fresh`"
+            )
+        if state["precision"] != str(self.engine.precision):
+            self.warnings.append(
+                f"the run began in {state['precision']} and goes on in {self.engine.precision}"
+            )
+        try:
+            self.engine.load_state_dict(state["engine"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise ConfigError(f"{self.run.last_path}: does not fit its configuration ({reason})") from None
         self.step, self.best, self.log_size = state["step"], state["best"], state["log_size"]
-        self.seconds_before = state["seconds"]
+        self.seconds_before, self.peak_before = state["seconds"], state["peak_memory_bytes"]
+        if self.best is not None or self.run.best_path.exists():
+            # Written just before a kill, ahead of last.pt: the epoch is trained again, but the file is what
+            # it says.
+            row = checkpoint.load(self.run.best_path, BEST)["row"]
+            self.best = row if row["step"] > self.step else self.best
         epochs, steps = divmod(self.step, self.engine.plan.steps_per_epoch)
         where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
-        self.progress.note(f"{self.run}: goes on at {where}")
+        if self.step < self.engine.plan.total_steps:
+            self.progress.note(f"{self.run}: goes on at {where}")
 
     def train_epoch(self, epoch: int, asked: StopRequest) -> None:
         """Train on what is left of an epoch."""
         engine, plan = self.engine, self.engine.plan
         order = engine.order(epoch)
         first = self.step - epoch * plan.steps_per_epoch
+        self.first_picture = plan.samples_before(first)
         engine.model.train()
         self.epoch_begun = last_look = time.monotonic()
         for step in range(first, plan.steps_per_epoch):
@@ -180,8 +152,7 @@ class _Training:
                 # A checkpoint that vouches for a whole epoch must hold its scores: `close_epoch` writes it.
                 break
             if asked.signal is not None:
-                self.stop_if_diverged()
-                self.save()
+                self.save_between()
                 asked.raise_interrupted(self.run, f"epoch {epoch + 1}, step {step + 1}")
             now = time.monotonic()
             if now - last_look > SECONDS_BETWEEN_LOOKS:
@@ -191,11 +162,9 @@ class _Training:
                 means = engine.means.read() if engine.device.type == "cpu" else {}
                 if engine.device.type == "cpu":
                     self.stop_if_diverged()
-                self.progress.step(epoch, step + 1, means, pace)
+                self.progress.step(epoch, step + 1, means, engine.learning_rate(self.step), pace)
             if now - self.last_save > SECONDS_BETWEEN_SAVES:
-                self.stop_if_diverged()
-                self.save()
-        self.pictures = plan.samples_before(plan.steps_per_epoch) - plan.samples_before(first)
+                self.save_between()
 
     def stop_if_diverged(self) -> None:
         """Raise Failure if a loss was not finite. The checkpoint stays: it is older than the bad step."""
@@ -208,7 +177,8 @@ class _Training:
         raise Failure(
             f"{what} (epoch {step // self.engine.plan.steps_per_epoch + 1}, learning rate "
             f"{self.engine.learning_rate(step):.2e}); try a lower optim.lr, train.grad_clip=1, "
-            f"a longer warm-up (optim.schedule.warmup=0.05) or train.precision=float32{kept}"
+            f"a longer warm-up (optim.schedule.warmup=0.05) or train.precision=float32, "
+            f"with another --name or --fresh{kept}"
         )
 
     def close_epoch(self, epoch: int) -> None:
@@ -226,7 +196,8 @@ class _Training:
         if not is_finite(row):
             self.fail_diverged("the scores were not finite at the end of the epoch", self.step - 1)
         elapsed = time.monotonic() - self.epoch_begun
-        row |= {"seconds": elapsed, "images_per_second": self.pictures / elapsed}
+        pictures = engine.plan.samples_before(engine.plan.steps_per_epoch) - self.first_picture
+        row |= {"seconds": elapsed, "images_per_second": pictures / elapsed}
         better = self.is_better(row)
         if better:
             self.best = row
@@ -244,6 +215,13 @@ class _Training:
     def evaluate(self, split: Split) -> dict[str, float]:
         return evaluate(self.engine.evaluated, split, self.engine.precision, self.config.data.image_size)
 
+    def save_between(self) -> None:
+        """Write `last.pt` within an epoch, unless the weights are past saving."""
+        self.stop_if_diverged()
+        if not self.engine.has_finite_weights():
+            self.fail_diverged("the weights were not finite", self.step - 1)
+        self.save()
+
     def save(self) -> None:
         """Write `last.pt`: all that the rest of the run depends on."""
         state = {
@@ -252,6 +230,9 @@ class _Training:
             "best": self.best,
             "log_size": self.log_size,
             "seconds": self.seconds(),
+            "peak_memory_bytes": self.peak_memory(),
+            "precision": str(self.engine.precision),
+            "fingerprint": self.splits.fingerprint,
         }
         checkpoint.save(self.run.last_path, state)
         self.last_save = time.monotonic()
@@ -262,6 +243,7 @@ class _Training:
             "model": self.engine.evaluated.state_dict(),
             "config": self.config.dump(),
             "classes": list(self.splits.classes),
+            "fingerprint": self.splits.fingerprint,
             "store_size": self.splits.train.images.shape[-1],
             "row": row,
         }
@@ -270,14 +252,17 @@ class _Training:
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begun
 
+    def peak_memory(self) -> int:
+        return max(self.peak_before, peak_memory(self.engine.device))
+
     def write_env(self) -> None:
         env = describe_environment(describe_hardware(self.engine.device))
         env |= {
             "precision": str(self.engine.precision),
             "data_fingerprint": self.splits.fingerprint,
             "weights": [report.record() for report in self.engine.model.loaded],
-            "notes": [*self.job.notes],
-            "warnings": [*self.job.warnings],
+            "notes": [*self.notes],
+            "warnings": self.warnings,
         }
         self.run.write_env(env)
 
@@ -285,7 +270,8 @@ class _Training:
         """Score the chosen epoch on clean pictures and write `summary.json`: the run is finished."""
         assert self.best is not None, "a run has at least one epoch"
         config, engine, best = self.config, self.engine, self.best
-        chosen = checkpoint.load(self.run.best_path, engine.device)
+        chosen = checkpoint.load(self.run.best_path, BEST)
+        assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
         engine.evaluated.load_state_dict(chosen["model"])
         train_top1 = self.evaluate(self.splits.train)["top1"]
         val_top1 = best.get("val/top1")
@@ -305,68 +291,11 @@ class _Training:
             "images_per_second": pictures / seconds,
             "parameters": sum(p.numel() for p in engine.model.parameters()),
             "macs": count_macs(engine.model, config.data.image_size),
-            "peak_memory_bytes": peak_memory(engine.device),
+            "peak_memory_bytes": self.peak_memory(),
             "data_fingerprint": self.splits.fingerprint["train"],
-            "warnings": [*self.job.warnings],
+            "warnings": self.warnings,
         }
         checkpoint.write_json(self.run.summary_path, summary)
         self.progress.stop()
         self.progress.finish(summary, str(self.run))
         return summary
-
-
-class StopRequest:
-    """While entered, a first SIGINT or SIGTERM is noted in `signal`; a second one stops the process."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        # Python allows signal handlers in the main thread only.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signal = int(number)
-        self.__exit__()
-
-    def raise_interrupted(self, run: Run, where: str) -> NoReturn:
-        """Leave the run, which was saved at `where`."""
-        assert self.signal is not None
-        raise Interrupted(f"saved {run} at {where}; the same command goes on", 128 + self.signal)
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
-@contextlib.contextmanager
-def _out_of_memory_explained(config: Config) -> Iterator[None]:
-    """Turn an allocator's failure into one line that says what to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a bare RuntimeError.
-        is_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
-        if not is_memory and "can't allocate memory" not in str(error):
-            raise
-        data = config.data
-        raise Failure(
-            f"out of memory at data.batch_size={data.batch_size}, data.image_size={data.image_size}; "
-            f"try data.batch_size={max(1, data.batch_size // 2)} (with another --name, or --fresh)"
-        ) from error
-
-
-def count_macs(model: Classifier, image_size: int) -> int:
-    """Multiply-adds of a forward pass for one picture, convolutions and matrix products only."""
-    parameter = next(model.parameters())
-    picture = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
-    was_training = model.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(picture)
-    model.train(was_training)
-    return counter.get_total_flops() // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -78,10 +78,14 @@ class Split:
         return len(self.labels)
 
     def gather(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples at `positions` (B,): images (B, 3, H, W) uint8, labels and ids (B,), on one device."""
-        rows = self.rows[positions.to(self.rows.device)]
-        images = self.images[rows].to(self.labels.device, non_blocking=True)
-        return images, self.labels[positions], self.ids[positions]
+        """The samples at `positions` (B,): uint8 images (B, 3, H, W), labels, ids; on the labels' device.
+
+        Positions belong where the pictures lie (`rows.device`): from a GPU to the host they would have to be
+        waited for.
+        """
+        images = self.images[self.rows[positions.to(self.rows.device)]]
+        positions = positions.to(self.labels.device, non_blocking=True)
+        return images.to(self.labels.device, non_blocking=True), self.labels[positions], self.ids[positions]
 
 
 @dataclass(frozen=True)
@@ -129,14 +133,16 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[Part, ...] = ("train",
     labels, digests = source.labels[order], source.digests[order]
     if data.classes is not None and data.classes > len(source.classes):
         raise ConfigError(f"asks for {data.classes} of {len(source.classes)} classes", ("data", "classes"))
+    if len(source.classes) < 2:
+        raise ConfigError(
+            f"one class only ({', '.join(source.classes)}): nothing to tell apart", ("data", "dataset")
+        )
     ids = np.flatnonzero(labels < (data.classes or len(source.classes)))
     held_out = np.empty(0, dtype=np.int64)
     count = round(data.val * len(ids)) if data.val < 1 else int(data.val)
     if own_val is None and count:
         if count >= len(ids):
-            message = (
-                f"{count} validation pictures of {len(ids)} leave none to train on; say e.g. data.val=0.1"
-            )
+            message = f"{count} validation pictures of {len(ids)} leave none to train on; say data.val=0.1"
             raise ConfigError(message, ("data", "val"))
         chosen = choose(labels[ids], digests[ids], ids, count, hash_ints(seed, label_key("val")))
         held_out, ids = ids[chosen], ids[~chosen]
@@ -228,14 +234,35 @@ def _keep(source: Pictures, data: DataConfig) -> Split:
     return _share(source, order, (ids,))[0]
 
 
-def place(split: Split, device: torch.device, budget: int | None) -> Split:
-    """The split with its pictures on `device`, or where they are if they take more than `budget` bytes.
-
-    Labels and ids always move: a batch is gathered where the pictures lie and arrives where they are.
-    """
-    fits = budget is None or split.images.nbytes <= budget
-    images = split.images.to(device) if fits else split.images
+def place(split: Split, device: torch.device, images: Tensor | None = None) -> Split:
+    """The split with its pictures (or `images`, which are the same ones) on `device`."""
+    images = split.images.to(device) if images is None else images
     return Split(images, split.rows.to(images.device), split.labels.to(device), split.ids.to(device))
+
+
+def place_all(splits: Splits, device: torch.device, budget: int | None) -> Splits:
+    """All splits on `device`; pictures that splits share move once.
+
+    budget: the bytes of pictures that may move (None: all). Pictures beyond it stay on the host: a batch is
+    gathered where they lie and arrives where the labels are.
+    """
+    moved: dict[int, Tensor] = {}
+    left = budget
+
+    def home(split: Split | None) -> Split | None:
+        nonlocal left
+        if split is None:
+            return None
+        images = split.images
+        if images.data_ptr() not in moved:
+            fits = left is None or images.nbytes <= left
+            moved[images.data_ptr()] = images.to(device) if fits else images
+            left = left - images.nbytes if left is not None and fits else left
+        return place(split, device, moved[images.data_ptr()])
+
+    train = home(splits.train)
+    assert train is not None, "every run trains on something"
+    return replace(splits, train=train, val=home(splits.val), test=home(splits.test))
 
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

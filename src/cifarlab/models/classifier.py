@@ -103,7 +103,14 @@ def build_classifier(
         mean, std = dataset_mean_std
     else:
         mean, std = NORMALIZATIONS[model.normalize]
-    backbone = (model.backbone if initial else _without_weights(model.backbone)).build(image_size)
+    spec = model.backbone if initial else _without_weights(model.backbone)
+    try:
+        backbone = spec.build(image_size)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{spec.name} cannot be built: {reason}", ("model", "backbone")) from error
     head = model.head.build(backbone.num_features, num_classes)
     names = num_classes if classes is None else classes
     classifier = Classifier(backbone, head, image_size=image_size, mean=mean, std=std, classes=names)

@@ -108,7 +108,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = f" line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
         raise ConfigError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
@@ -119,10 +119,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _imports(content: dict[str, Any], path: Path) -> list[str]:
-    entries = content.pop("imports", None) or []
-    entries = [entries] if isinstance(entries, str) else entries
+    try:
+        return _entries(content.pop("imports", None))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _entries(value: Any) -> list[str]:
+    entries = [value] if isinstance(value, str) else value or []
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise ConfigError(f"{path}: imports: expected a list of Python files or modules")
+        raise ConfigError("expected a list of Python files or modules", ("imports",))
     return entries
 
 
@@ -149,7 +155,7 @@ def import_parts(entries: Iterable[str]) -> None:
             loaded = importlib.util.module_from_spec(spec)
             sys.modules[module] = loaded
             spec.loader.exec_module(loaded)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             sys.modules.pop(module, None)
             raise ConfigError(
                 f"cannot import {entry}: {type(error).__name__}: {error}", ("imports",)
@@ -166,13 +172,16 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
     """The recipe under `key=value` overrides, checked. Raises ConfigError with the key's full path."""
     plain = recipe.plain
     for text in overrides:
-        plain = merge(plain, parse_override(text))
+        override = parse_override(text)
+        if "imports" in override:
+            added = [_absolute(entry, Path.cwd()) for entry in _entries(override["imports"])]
+            override["imports"] = list(dict.fromkeys([*plain.get("imports", ()), *added]))
+        plain = merge(plain, override)
     return checked(plain)
 
 
 def checked(plain: Mapping[str, Any]) -> Config:
     """Check plain data against every registered part, the recipe's own imports included."""
     import_builtin_parts()
-    imports = plain.get("imports") or ()
-    import_parts([imports] if isinstance(imports, str) else imports)
+    import_parts(_entries(plain.get("imports")))
     return build(order(plain))

@@ -25,6 +25,7 @@ from cifarlab.runs import load_trained
 # Okabe and Ito's palette: told apart by readers who do not see red and green alike.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLE: Any = {
+    "text.parse_math": False,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -43,7 +44,7 @@ def plot_runs(
     `gallery`: pictures that the first run's chosen model has not trained on, with what it takes them for.
     Raises ConfigError for what is no run.
     """
-    if out.suffix.lstrip(".") not in Figure().canvas.get_supported_filetypes():
+    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{out}: cannot write that kind of file; end it in .png, .svg or .pdf")
     runs = [Run(folder) for folder in folders]
     logs = [_log(run) for run in runs]
@@ -105,7 +106,8 @@ def _curves(
         held_out = "val" if "val/top1" in rows[0] else "test"
         if f"{held_out}/top1" in rows[0]:
             values = [100 * row[f"{held_out}/top1"] for row in rows]
-            left.plot(epochs, values, color=color, marker="o", markersize=3, label=f"{name}, {held_out}")
+            kind = "val" if held_out == "val" else f"test ({OPTIMISTIC})"
+            left.plot(epochs, values, color=color, marker="o", markersize=3, label=f"{name}, {kind}")
         trained = [100 * row["train/top1"] for row in rows]
         left.plot(
             epochs, trained, color=color, linestyle="--", linewidth=1.2, label=f"{name}, train while training"

@@ -1,0 +1,107 @@
+"""What a run needs before its folder may be made: data, model, objective and optimizer, on the device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifarlab.config import Config
+from cifarlab.data.splits import Splits, channel_statistics, load_splits, place_all
+from cifarlab.device import pick_device, pick_precision, picture_budget, use_deterministic
+from cifarlab.draws import hash_ints, label_key
+from cifarlab.engine import Engine
+from cifarlab.models.classifier import Classifier, build_classifier, to_device
+from cifarlab.objectives.objective import build_objective
+from cifarlab.progress import OPTIMISTIC
+from cifarlab.registry import ConfigError, Failure
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a user's mistake can no longer spoil. notes, warnings: a line each, for the record."""
+
+    splits: Splits
+    engine: Engine
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def prepare(config: Config, initial: bool = True) -> Job:
+    """Read the data; build model, objective and optimizer on the device. Raises ConfigError.
+
+    initial: read pretrained weights and `model.init`; not needed where a checkpoint is loaded after.
+    """
+    device = pick_device(config.train.device)
+    precision = pick_precision(config.train.precision, device)
+    use_deterministic(device, config.train.deterministic)
+    select = config.train.select
+    parts = ("train", "val", "test") if select == "test" else ("train", "val")
+    splits = load_splits(config.data, config.train.seed, parts)
+    if select != "last" and getattr(splits, select) is None:
+        fix = "data.val=0.1" if select == "val" else "train.select=val"
+        raise ConfigError(
+            f"there are no {select} pictures to choose the epoch on; say {fix}", ("train", "select")
+        )
+    splits = place_all(splits, device, picture_budget(device))
+    notes, warnings = [*splits.notes], [*splits.warnings]
+    if splits.train.images.device.type != device.type:
+        size = splits.train.images.nbytes / 2**30
+        notes.append(f"the pictures ({size:.1f} GiB) do not fit on {device}: they stay on the host")
+    torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
+    classes = splits.classes
+    statistics = channel_statistics(splits.train) if config.model.normalize == "dataset" else None
+    model = build_classifier(
+        config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=initial
+    )
+    notes += [str(report) for report in model.loaded]
+    model = to_device(model, device)
+    objective = build_objective(config.objective, len(classes), model.num_features).to(device)
+    if select == "test":
+        warnings.append(f"the epoch is {OPTIMISTIC}")
+    warnings += without_effect(config)
+    return Job(
+        splits, Engine(config, model, objective, splits.train, precision), tuple(notes), tuple(warnings)
+    )
+
+
+def without_effect(config: Config) -> list[str]:
+    """A line for each setting that changes nothing as the rest stands."""
+    data, name = config.data, config.data.dataset.name
+    found = {
+        "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
+        "data.skip_broken": data.skip_broken and name != "folder",
+        "data.root": data.root is not None and name == "synthetic",
+    }
+    return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
+
+
+@contextlib.contextmanager
+def out_of_memory_explained(config: Config) -> Iterator[None]:
+    """Turn an allocator's failure into one line that says what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # The CPU's allocator raises a bare RuntimeError.
+        is_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
+        if not is_memory and "can't allocate memory" not in str(error):
+            raise
+        data = config.data
+        raise Failure(
+            f"out of memory at data.batch_size={data.batch_size}, data.image_size={data.image_size}; "
+            f"try data.batch_size={max(1, data.batch_size // 2)} (with another --name, or --fresh)"
+        ) from error
+
+
+def count_macs(model: Classifier, image_size: int) -> int:
+    """Multiply-adds of a forward pass for one picture, convolutions and matrix products only."""
+    parameter = next(model.parameters())
+    picture = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
+    was_training = model.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(picture)
+    model.train(was_training)
+    return counter.get_total_flops() // 2
