@@ -275,7 +275,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", ["last step", "conclusion"])
 def test_a_signal_at_the_end_is_not_lost(tmp_path, monkeypatch, at):
     """The run is finished, and whoever asked to stop is heard: no further seed begins."""
-    owner, name, number = (Engine, "step", 13) if at == "last step" else (train_module, "count_macs", None)
+    owner, name, number = (Engine, "step", 13) if at == "last step" else (checkpoint, "write_json", None)
     call = getattr(owner, name)
 
     def signals(*args):

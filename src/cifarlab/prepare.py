@@ -22,10 +22,14 @@ from cifarlab.registry import ConfigError, Failure
 
 @dataclass(frozen=True)
 class Job:
-    """What a user's mistake can no longer spoil. notes, warnings: a line each, for the record."""
+    """What a user's mistake can no longer spoil.
+
+    macs: of the model as written, for one picture. notes, warnings: a line each, for the record.
+    """
 
     splits: Splits
     engine: Engine
+    macs: int
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -58,14 +62,14 @@ def prepare(config: Config, initial: bool = True) -> Job:
         config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=initial
     )
     notes += [str(report) for report in model.loaded]
+    macs = count_macs(model, config.data.image_size)
     model = to_device(model, device)
     objective = build_objective(config.objective, len(classes), model.num_features).to(device)
     if select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")
     warnings += without_effect(config)
-    return Job(
-        splits, Engine(config, model, objective, splits.train, precision), tuple(notes), tuple(warnings)
-    )
+    engine = Engine(config, model, objective, splits.train, precision)
+    return Job(splits, engine, macs, tuple(notes), tuple(warnings))
 
 
 def without_effect(config: Config) -> list[str]:

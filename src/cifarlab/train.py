@@ -12,7 +12,7 @@ from cifarlab.device import describe_hardware, peak_memory
 from cifarlab.engine import is_finite
 from cifarlab.evaluate import evaluate
 from cifarlab.metrics import RunLog
-from cifarlab.prepare import Job, count_macs, out_of_memory_explained, prepare
+from cifarlab.prepare import Job, out_of_memory_explained, prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Run, StopRequest, describe_environment
@@ -70,6 +70,7 @@ class _Training:
         self.config, self.run, self.progress = config, run, progress
         self.splits, self.engine = job.splits, job.engine
         self.notes, self.warnings = job.notes, [*job.warnings]
+        self.macs = job.macs
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.log_size = 0
@@ -290,7 +291,7 @@ class _Training:
             "seconds": seconds,
             "images_per_second": pictures / seconds,
             "parameters": sum(p.numel() for p in engine.model.parameters()),
-            "macs": count_macs(engine.model, config.data.image_size),
+            "macs": self.macs,
             "peak_memory_bytes": self.peak_memory(),
             "data_fingerprint": self.splits.fingerprint["train"],
             "warnings": self.warnings,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
+from cifarlab.models.live_taps import use_live_taps
 from cifarlab.models.weights import LoadReport, init_from
 from cifarlab.records import Output
 from cifarlab.registry import ConfigError, Spec
@@ -129,6 +130,8 @@ def _without_weights(backbone: Spec) -> Spec:
 
 
 def to_device(classifier: Classifier, device: torch.device) -> Classifier:
-    """The classifier on `device`, in the memory format (channels last) that convolutions are fastest in."""
+    """The classifier on `device`, in place, its convolutions in the form that they are fastest in there."""
+    if device.type == "cpu":
+        use_live_taps(classifier)  # Not measured on a GPU yet.
     moved = classifier.to(device)
     return moved.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
