@@ -123,7 +123,7 @@ def describe_hardware(device: torch.device) -> dict[str, object]:
         "processor": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
