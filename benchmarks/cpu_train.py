@@ -206,7 +206,7 @@ def measure(
 ) -> dict[str, list[float]]:
     """Images per second of each contestant in each round.
 
-    A round's steps fall into short turns, contestant by contestant, each time another one first: what else the
+    A round's steps fall into short turns, each time another contestant first: what else the
     machine does changes within seconds, and a long turn would charge it to one contestant alone.
     """
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
