@@ -14,6 +14,7 @@ TINY = (
     "data.val=100",
     "data.batch_size=32",
     "model.backbone=tiny",
+    "optim.lr=1e-3",
     "train.epochs=2",
     "train.device=cpu",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,11 +155,13 @@ def _gallery(figure: Any, run: Run, name: str) -> None:
         right = bool(guesses[i] == labels[i])
         axis.imshow(images[i].permute(1, 2, 0).numpy(), interpolation="nearest")
         guess, truth = splits.classes[int(guesses[i])], splits.classes[int(labels[i])]
+        said = [f"{guess} {probabilities[i]:.0%}", *([] if right else [f"({truth})"])]
         axis.set_title(
-            f"{_wrapped(guess)} {probabilities[i]:.0%}" + ("" if right else f"\n({_wrapped(truth)})"),
+            "\n".join(_wrapped(line) for line in said),
             fontsize=7, fontweight="normal", color=COLORS[2] if right else COLORS[1], pad=2,
         )  # fmt: skip
 
 
-def _wrapped(name: str) -> str:
-    return name.replace("_", " ")
+def _wrapped(text: str) -> str:
+    """At most so wide as the picture below."""
+    return textwrap.fill(text.replace("_", " "), 24)
