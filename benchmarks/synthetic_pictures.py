@@ -70,16 +70,17 @@ def write(results: dict[str, dict], given: argparse.Namespace) -> None:
         f"{100 * summary['test_top1']:.1f} |"
         for label, summary in (("none", plain), ("crop (4 pixels), flip", augmented))
     ]
+    seconds = results["drawing"]["cpu_seconds"]
     machine = results["plain"]["hardware"]
     text = f"""# The embedded pictures
 
-`data.dataset=synthetic`: 100 classes in 20 superclasses, drawn by the program. A class is a shape with a color and
-a texture; a superclass, a row below, is a shape.
+`data.dataset=synthetic`: 100 classes in 20 superclasses, drawn by the program. A class is a shape with a
+color and a texture; a superclass, a row below, is a shape.
 
 ![Contact sheet](synthetic.jpg)
 
-10,000 + 2,000 pictures take {results["drawing"]["cpu_seconds"]:.1f} s of one core to draw. The `demo` recipe's
-ResNet-18 on them, {given.epochs} epochs, one run each, seed 0:
+10,000 + 2,000 pictures take {seconds:.1f} s of one core to draw. The `demo` recipe's ResNet-18 on them,
+{given.epochs} epochs, one run each, seed 0:
 
 | augmentation | train, clean pictures, % | val, % | test, % |
 |---|---|---|---|

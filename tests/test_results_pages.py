@@ -4,8 +4,8 @@ import json
 import sys
 
 import pytest
-
 from benchmarks import first_ten_epochs, synthetic_pictures
+
 from tests.tiny import TINY
 
 
