@@ -59,7 +59,8 @@ def write(runs: dict[str, Run], out: Path, epochs: int) -> None:
             "chosen_on": summary["chosen_on"], "chosen_epoch": summary["chosen_epoch"], "test_top1": test,
             "val_top1": summary["val_top1"], "train_top1": summary["train_top1"], "seed": summary["seed"],
             "seconds": summary["seconds"], "precision": env["precision"], "hardware": env["hardware"],
-            "git": env["git"], "versions": env["versions"], "time": env["time"], "data_fingerprint": env["data_fingerprint"],
+            "git": env["git"], "versions": env["versions"],
+            "time": env["time"], "data_fingerprint": env["data_fingerprint"],
         }  # fmt: skip
     figures = out / "benchmarks" / "results" / "first_ten_epochs.json"
     figures.parent.mkdir(parents=True, exist_ok=True)
