@@ -110,9 +110,7 @@ def _curves(
             kind = "val" if held_out == "val" else f"test ({OPTIMISTIC})"
             left.plot(epochs, values, color=color, marker="o", markersize=3, label=f"{name}, {kind}")
         trained = [100 * row["train/top1"] for row in rows]
-        left.plot(
-            epochs, trained, color=color, linestyle="--", linewidth=1.2, label=f"{name}, train while training"
-        )
+        left.plot(epochs, trained, color=color, linestyle="--", linewidth=1.2)
         right.plot(
             epochs,
             [row["train/loss/total"] for row in rows],
@@ -121,7 +119,9 @@ def _curves(
             markersize=3,
             label=name,
         )
-    left.set(title="Accuracy", xlabel="epoch", ylabel="top-1 %", ylim=(0, None))
+    left.set(
+        title="Accuracy (dashed: on train, while training)", xlabel="epoch", ylabel="top-1 %", ylim=(0, None)
+    )
     right.set(title="Training loss", xlabel="epoch")
     right.set_ylim(0, 1.05 * right.get_ylim()[1])
     for axis in axes:
