@@ -9,7 +9,6 @@ demo: .venv/.installed
 	@$(BIN)/cifarlab plot runs/demo/0
 
 # Threads that wait for one another in a busy loop take the time of the other processes that tests start.
-# Threads that wait for one another in a busy loop take the time of the other processes that tests start.
 test: .venv/.installed-test
 	$(MAKE) lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest

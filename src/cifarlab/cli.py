@@ -181,7 +181,8 @@ def parts(
         print(json.dumps(listing, indent=2))
         return
     for key, members in listing.items():
-        print(key)
+        beside = REGISTRIES[key].beside
+        print(key + (f" (each also takes {', '.join(beside)})" if beside else ""))
         for part in members:
             print(f"  {part['name']}: {part['doc']}")
             for option, about in part["options"].items():

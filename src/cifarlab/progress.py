@@ -74,7 +74,11 @@ class TrainingProgress:
         ]
         parts += ["(optimistic)"] if self._select == "test" else []
         parts += [f"lr {row['lr']:.2e}", f"{row['images_per_second']:,.0f} img/s"]
-        parts += [f"left {duration(self._left(row['epoch']))}"] if row["epoch"] < self._epochs else []
+        parts += (
+            [f"left {duration(self._left(row['epoch']))}"]
+            if row["epoch"] < self._epochs and not self._live
+            else []
+        )
         parts += ["*"] if best else []
         self.console.print("  ".join(parts), markup=False, soft_wrap=True)
 
