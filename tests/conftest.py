@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Caches below a folder of this session; data of the user's machine are not seen."""
+    """Caches below a temporary folder; data of the user's machine are not seen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CIFARLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("CIFARLAB_DATA", raising=False)
