@@ -170,13 +170,18 @@ def parts(
     as_json: AsJson = False,
 ) -> None:
     """Every registered part: its options, their defaults, one line of doc."""
+    from cifarlab.listing import describe
     from cifarlab.recipes import import_builtin_parts
     from cifarlab.registry import REGISTRIES, ConfigError, unknown
 
     import_builtin_parts()
     if kind is not None and kind not in REGISTRIES:
         raise ConfigError(f"{kind}: {unknown(kind, REGISTRIES)}")
-    listing = {key: registry.describe() for key, registry in REGISTRIES.items() if kind in (None, key)}
+    listing = {
+        key: [describe(part) for part in registry.parts()]
+        for key, registry in REGISTRIES.items()
+        if kind in (None, key)
+    }
     if as_json:
         print(json.dumps(listing, indent=2))
         return

@@ -6,7 +6,6 @@ import copy
 import difflib
 import inspect
 import math
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -100,36 +99,6 @@ def _schema(call: Callable[..., Any], name: str) -> type[BaseModel]:
     return create_model(name, __config__=config, **fields)
 
 
-def type_name(annotation: Any) -> str:
-    """A type as a recipe's writer would say it: `float >= 0`, `(int, int)`, `constant | reflect`."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return type_name(arguments[0]) + _limits(arguments[1:])
-    if origin is typing.Literal:
-        return " | ".join(map(str, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(type_name(argument) for argument in arguments)
-    if origin is dict and "Spec" in str(arguments[1]):
-        return "{label: options}"
-    if origin in (tuple, list):
-        inner = ", ".join("..." if argument is ... else type_name(argument) for argument in arguments)
-        return f"({inner})" if origin is tuple else f"[{inner}, ...]"
-    words = {type(None): "null", str: "text"}
-    return words.get(annotation) or getattr(annotation, "__name__", str(annotation))
-
-
-def _limits(metadata: Iterable[Any]) -> str:
-    """` >= 0` or ` in [0, 1)` of annotated-types' constraints, wherever pydantic keeps them."""
-    flat = [inner for item in metadata for inner in (item, *getattr(item, "metadata", ()))]
-    limits = {name: value for item in flat for name in ("ge", "gt", "le", "lt")
-              if (value := getattr(item, name, None)) is not None}  # fmt: skip
-    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
-    if low is not None and high is not None:
-        return f" in {'[' if 'ge' in limits else '('}{low}, {high}{']' if 'le' in limits else ')'}"
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return "".join(f" {signs[name]} {value}" for name, value in limits.items())
-
-
 @dataclass(frozen=True)
 class Part:
     """A registered callable: its name, its options' schema, the first line of its docstring, its traits."""
@@ -147,16 +116,6 @@ class Part:
         return {
             key: ... if f.is_required() else f.get_default(call_default_factory=True) for key, f in fields
         }
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data: name, doc, and each option's type and default (none where a recipe must give it)."""
-        options: dict[str, dict[str, Any]] = {}
-        for key, default in self.options.items():
-            field = self.schema.model_fields[key]
-            options[key] = {"type": type_name(field.annotation) + _limits(field.metadata)}
-            if default is not ...:
-                options[key]["default"] = list(default) if isinstance(default, tuple) else default
-        return {"name": self.name, "doc": self.doc, "options": options}
 
 
 @dataclass(frozen=True)
@@ -241,10 +200,9 @@ class Registry:
 
         return add
 
-    def describe(self) -> list[dict[str, Any]]:
-        """`Part.describe()` of every part; last, the one that answers for unregistered names."""
-        parts = [self._parts[name] for name in self] + ([self._open[0]] if self._open else [])
-        return [part.describe() for part in parts]
+    def parts(self) -> list[Part]:
+        """Every part by name; last, the one that answers for unregistered names."""
+        return [self._parts[name] for name in self] + ([self._open[0]] if self._open else [])
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._parts))
