@@ -42,9 +42,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from cifarlab.config import Config
 from cifarlab.data.splits import Split
-from cifarlab.engine import dress
 from cifarlab.prepare import Job, prepare
 from cifarlab.recipes import read, resolve
+from cifarlab.views import dress
 
 RECIPES = {"plain": "resnet18_baseline", "policy": "resnet18_augment"}
 # Ratios of medians, and the least that the project asks of each.

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from cifarlab.data.splits import load_splits, place, place_all
-from cifarlab.engine import Plan, dress
+from cifarlab.engine import Plan
 from cifarlab.prepare import prepare
+from cifarlab.views import dress
 from tests.tiny import tiny_config
 
 POLICY = (

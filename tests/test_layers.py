@@ -12,7 +12,7 @@ FLOORS = {
     "config": 1, "device": 1, "listing": 1,
     "data": 2,
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,
-    "objectives": 4, "checkpoint": 4, "evaluate": 4,
+    "objectives": 4, "checkpoint": 4, "evaluate": 4, "views": 4,
     "engine": 5, "recipes": 5, "run": 5,
     "prepare": 6,
     "train": 7,

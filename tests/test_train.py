@@ -434,11 +434,14 @@ def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
 
     def views(*overrides):
         engine = prepare(tiny_config(*overrides)).engine
-        from cifarlab.engine import dress
+        from cifarlab.views import dress, view_epoch
 
+        data = engine.config.data
+        epochs = [view_epoch(engine.config, epoch) for epoch in (0, 1)]
+        orders = [engine.order(epoch)[:32] for epoch in (0, 1)]
         return [
-            dress(engine.train, engine.order(epoch)[:32], engine.config.data, 0, epoch, 100).images
-            for epoch in (0, 1)
+            dress(engine.train, order, data, 0, epoch, 100).images
+            for order, epoch in zip(orders, epochs, strict=True)
         ]
 
     first, second = views("data.shuffle=false", "data.freeze_views=true")

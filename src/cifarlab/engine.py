@@ -7,38 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cifarlab.augment.mixers import mix, pair_draws, partners
-from cifarlab.augment.policies import apply
-from cifarlab.config import Config, DataConfig
+from cifarlab.config import Config
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
-from cifarlab.draws import Draws, hash_ints, label_key, permutation
+from cifarlab.draws import hash_ints, label_key, permutation
 from cifarlab.metrics import Means, batch_accuracy
 from cifarlab.models.classifier import Classifier
 from cifarlab.objectives.objective import Objective
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.schedules import learning_rate
-from cifarlab.records import Batch
-
-
-def dress(
-    split: Split, positions: Tensor, data: DataConfig, seed: int, epoch: int, num_classes: int
-) -> Batch:
-    """The batch at `positions` (B,) as `epoch` shows it: gathered, scaled to [0, 1], augmented, mixed."""
-    pictures, labels, ids = split.gather(positions)
-    images = pictures.float() / 255
-    targets = F.one_hot(labels, num_classes).float()
-    view_epoch = 0 if data.freeze_views else epoch
-    if data.augment:
-        images = apply(images, Draws(seed, view_epoch, ids).at("augment"), data.augment)
-    if data.mix:
-        partner = partners(len(labels), labels.device)
-        draws = pair_draws(seed, view_epoch, ids, partner)
-        images, targets = mix(images, targets, partner, draws, data.mix)
-    return Batch(images, labels, targets, ids)
+from cifarlab.views import dress, view_epoch
 
 
 @dataclass(frozen=True)
@@ -107,7 +87,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         config = self.config
-        batch = dress(self.train, positions, config.data, config.train.seed, epoch, len(self.model.classes))
+        view = view_epoch(config, epoch)
+        batch = dress(self.train, positions, config.data, config.train.seed, view, self.model.num_classes)
         with self.precision.autocast():
             output = self.model(self.precision.layout(batch.images))
             losses = self.objective(batch, output)

@@ -30,7 +30,7 @@ class Batch:
 
     images: (B, 3, H, W) float32 in [0, 1]. labels: (B,) int64. targets: (B, C) float32, rows that sum to 1
     and carry mixing only. indices: (B,) int64, each sample's index in its data set. teacher: its output for
-    the same view, or None.
+    the same view, or None. progress: the share of the run that is over.
     """
 
     images: Tensor
@@ -38,3 +38,4 @@ class Batch:
     targets: Tensor
     indices: Tensor
     teacher: Output | None = None
+    progress: float = 0.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -77,9 +79,38 @@ class Classifier(nn.Module):
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
             return (resize(images, size or self.image_size) - self.mean) / self.std
 
-    def forward(self, images: Tensor, size: int | None = None) -> Output:
-        """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1], resized to `size` or `image_size`."""
-        return self.head(self.backbone(self.dress(images, size)))
+    def forward(self, images: Tensor, size: int | None = None, stages: bool = False) -> Output:
+        """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1], resized to `size` or `image_size`.
+
+        stages: give the feature maps of the backbone's stages, too. Raises ConfigError if it names none.
+        """
+        dressed = self.dress(images, size)
+        if not stages:
+            return self.head(self.backbone(dressed))
+        maps: dict[str, Tensor] = {}
+        with _caught(self.backbone, maps):
+            features = self.backbone(dressed)
+        return replace(self.head(features), stages=tuple(maps.values()))
+
+
+@contextmanager
+def _caught(backbone: nn.Module, maps: dict[str, Tensor]) -> Iterator[None]:
+    """While entered, what each of the backbone's `stage_names` gives in a forward is put into `maps`."""
+    names: tuple[str, ...] = getattr(backbone, "stage_names", ())  # type: ignore[assignment]
+    if not names:
+        raise ConfigError(
+            "this backbone names no stages: it has no feature maps to give", ("model", "backbone")
+        )
+
+    def catch(name: str, module: nn.Module, given: object, output: Tensor) -> None:
+        maps[name] = output
+
+    hooks = [backbone.get_submodule(name).register_forward_hook(partial(catch, name)) for name in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def build_classifier(

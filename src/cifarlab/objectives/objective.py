@@ -47,15 +47,24 @@ class Objective(nn.Module):
         return {**losses, "total": total}
 
 
-def build_objective(specs: Mapping[str, Spec], num_classes: int, num_features: int) -> Objective:
+def build_objective(
+    specs: Mapping[str, Spec],
+    num_classes: int,
+    num_features: int,
+    student: Output | None = None,
+    teacher: Output | None = None,
+) -> Objective:
     """The objective of a recipe. num_features: of the embedding, for losses with parameters.
 
-    Raises ConfigError for a label that cannot be a metric's name.
+    student, teacher: what the two say of one picture, for losses with parameters between them (registered
+    with `needs_teacher`). Raises ConfigError for a label that cannot be a metric's name.
     """
     losses: dict[str, Loss] = {}
     for label, spec in specs.items():
-        if inspect.isclass(spec.part.call):
-            losses[label] = spec.build(num_classes, num_features)
-        else:
+        if not inspect.isclass(spec.part.call):
             losses[label] = spec.bind()
+        elif spec.part.traits.get("needs_teacher"):
+            losses[label] = spec.build(student, teacher)
+        else:
+            losses[label] = spec.build(num_classes, num_features)
     return Objective(losses, {label: spec.weight for label, spec in specs.items()})
