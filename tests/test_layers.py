@@ -14,10 +14,10 @@ FLOORS = {
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,
     "objectives": 4, "checkpoint": 4, "evaluate": 4, "views": 4,
     "engine": 5, "recipes": 5, "run": 5,
-    "prepare": 6,
-    "train": 7,
-    "runs": 8, "report": 9,
-    "cli": 10, "__main__": 11,
+    "trained": 6, "teachers": 7, "prepare": 8,
+    "train": 9,
+    "runs": 10, "report": 11,
+    "cli": 12, "__main__": 13,
 }  # fmt: skip
 # Nothing in the package imports these from it; they may name any floor.
 FACES = {"__init__"}

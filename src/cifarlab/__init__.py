@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SCHEDULES,
         ConfigError,
     )
-    from cifarlab.runs import load
+    from cifarlab.trained import load
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,12 @@ _REGISTRIES = (
     "ConfigError",
 )  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch.
-_HOMES = {**dict.fromkeys(_REGISTRIES, "registry"), "load": "runs", "Batch": "records", "Output": "records"}
+_HOMES = {
+    **dict.fromkeys(_REGISTRIES, "registry"),
+    "load": "trained",
+    "Batch": "records",
+    "Output": "records",
+}
 
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",

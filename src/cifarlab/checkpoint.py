@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -82,6 +83,12 @@ def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT or not set(keys) <= state.keys():
         raise ConfigError(f"{path}: not a checkpoint of this version of cifarlab")
     return state
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def clear_leftovers(folder: Path) -> None:

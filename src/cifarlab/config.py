@@ -152,12 +152,39 @@ class TrainConfig(Section):
     deterministic: bool = Field(False, description="bit-identical on a GPU too, at a cost in speed")
 
 
+class TeacherConfig(Section):
+    """Whose answers the student learns from, beside the labels."""
+
+    run: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="a run's name, its folder or a checkpoint; several make an ensemble"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="which seed of a run that is given by its name")
+    views: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="show only so many views of each picture, epoch after epoch in turn; default: no end",
+    )
+    cache: bool = Field(True, description="keep the teacher's answers where each view comes back")
+    calibrate: bool = Field(True, description="divide its logits by what makes its validation loss least")
+    image_size: Annotated[int, Field(ge=8)] | None = Field(
+        None, description="pixels a side; default: its own"
+    )
+    precision: Literal["own", "auto", "float32", "bfloat16", "float16"] = Field(
+        "own", description="own: as it was trained"
+    )
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The members of the ensemble, or the one teacher."""
+        return (self.run,) if isinstance(self.run, str) else tuple(self.run)
+
+
 class Config(Section):
     """A run, whole: every default filled in, every part checked."""
 
     data: DataConfig
     model: ModelConfig
     objective: LossSpecs
+    teacher: TeacherConfig | None = None
     optim: OptimConfig
     train: TrainConfig
     imports: tuple[str, ...] = Field((), description="Python files or modules that register parts")
@@ -187,7 +214,27 @@ class Config(Section):
             if traits.get("needs_cosines") and not self.model.head.part.traits.get("cosines"):
                 message = f"{spec.name} needs a head that compares directions; say model.head=margin"
                 raise ConfigError(message, ("objective", label))
+            if traits.get("needs_teacher") and self.teacher is None:
+                message = f"{spec.name} learns from a teacher; say teacher.run=<a run's name>"
+                raise ConfigError(message, ("objective", label))
+        if self.teacher and self.teacher.views and self.teacher.cache:
+            self._refuse_cache(self.teacher.views)
         return self
+
+    def _refuse_cache(self, views: int) -> None:
+        path = ("teacher", "cache")
+        if self.data.mix and self.data.shuffle:
+            raise ConfigError(
+                f"data.mix pairs neighbours in the epoch's order, which {views} views do not repeat: nothing "
+                "could be kept; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
+        if "stages" in self.lessons:
+            raise ConfigError("feature maps are too large to be kept; say teacher.cache=false", path)
+
+    @property
+    def lessons(self) -> frozenset[str]:
+        """What the losses read of a teacher: logits, embedding, stages; empty where none has one."""
+        needs = (spec.part.traits.get("needs_teacher") for spec in self.objective.values())
+        return frozenset(need for need in needs if need)
 
     def dump(self) -> dict[str, Any]:
         """Plain data from which `resolve` builds an equal config."""
@@ -221,7 +268,10 @@ def build(plain: Mapping[str, Any]) -> Config:
 
 def keys_at(path: tuple[str, ...]) -> Iterable[str]:
     """The keys of the section at `path`, for `did you mean`."""
-    sections = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "train": TrainConfig}
+    sections = {
+        "data": DataConfig, "model": ModelConfig, "teacher": TeacherConfig, "optim": OptimConfig,
+        "train": TrainConfig,
+    }  # fmt: skip
     if not path:
         return Config.model_fields
     return sections[path[0]].model_fields if path[0] in sections and len(path) == 1 else ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from cifarlab.models.classifier import Classifier
 from cifarlab.objectives.objective import Objective
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.schedules import learning_rate
+from cifarlab.records import Batch, Output
 from cifarlab.views import dress, view_epoch
 
 
@@ -48,20 +50,35 @@ class Plan:
         return order[step * self.batch_size : (step + 1) * self.batch_size]
 
 
+class Source(Protocol):
+    """Whoever gives a teacher's output for the views of a batch."""
+
+    def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None: ...
+
+    def answer(self, batch: Batch, positions: Tensor) -> Output: ...
+
+
 class Engine:
     """Everything that a training step changes: weights, optimizer, loss scale, average, running means."""
 
     def __init__(
-        self, config: Config, model: Classifier, objective: Objective, train: Split, precision: Precision
+        self,
+        config: Config,
+        model: Classifier,
+        objective: Objective,
+        train: Split,
+        precision: Precision,
+        teacher: Source | None = None,
     ):
         self.config, self.model, self.objective, self.train = config, model, objective, train
-        self.precision = precision
+        self.precision, self.teacher = precision, teacher
         self.device = precision.device
         self.plan = Plan(len(train), config.data.batch_size, config.train.epochs)
         self.optimizer = build_optimizer(config.optim, [model, objective])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.average: Any = config.train.average.build(model) if config.train.average else None
         self.means = Means(self.device)
+        self._stages = "stages" in config.lessons
         self._seed = hash_ints(config.train.seed, label_key("torch"))
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
@@ -77,6 +94,10 @@ class Engine:
             return torch.arange(len(self.train), device=device)
         return permutation(self.config.train.seed, epoch, len(self.train), device)
 
+    def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> str | None:
+        """Make ready what `epoch` needs beside its pictures; a line for the user where that took time."""
+        return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of the `step`-th step of the run."""
         return learning_rate(self.config.optim, step, self.plan.total_steps)
@@ -89,8 +110,11 @@ class Engine:
         config = self.config
         view = view_epoch(config, epoch)
         batch = dress(self.train, positions, config.data, config.train.seed, view, self.model.num_classes)
+        batch = replace(batch, progress=step / self.plan.total_steps)
+        if self.teacher is not None:
+            batch = replace(batch, teacher=self.teacher.answer(batch, positions))
         with self.precision.autocast():
-            output = self.model(self.precision.layout(batch.images))
+            output = self.model(self.precision.layout(batch.images), stages=self._stages)
             losses = self.objective(batch, output)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["total"]).backward()

@@ -5,39 +5,46 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config
-from cifarlab.data.splits import Splits, channel_statistics, load_splits, place_all
+from cifarlab.data.splits import Split, Splits, channel_statistics, load_splits, place_all
 from cifarlab.device import pick_device, pick_precision, picture_budget, use_deterministic
 from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC
+from cifarlab.records import Output
 from cifarlab.registry import ConfigError, Failure
+from cifarlab.teachers import Replay, Teacher, load_teacher
+from cifarlab.views import num_views
 
 
 @dataclass(frozen=True)
 class Job:
     """What a user's mistake can no longer spoil.
 
-    macs: of the model as written, for one picture. notes, warnings: a line each, for the record.
+    teacher: live, whether or not the engine hears it through a cache. macs: of the model as written, for one
+    picture. notes, warnings: a line each, for the record.
     """
 
     splits: Splits
     engine: Engine
+    teacher: Teacher | None
     macs: int
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def prepare(config: Config, initial: bool = True) -> Job:
-    """Read the data; build model, objective and optimizer on the device. Raises ConfigError.
+def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> Job:
+    """Read the data; build model, teacher, objective and optimizer on the device. Raises ConfigError.
 
-    initial: read pretrained weights and `model.init`; not needed where a checkpoint is loaded after.
+    initial: read pretrained weights and `model.init`; not needed where a checkpoint is loaded after. runs:
+    where a teacher's run is looked for by name.
     """
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
@@ -64,12 +71,55 @@ def prepare(config: Config, initial: bool = True) -> Job:
     notes += [str(report) for report in model.loaded]
     macs = count_macs(model, config.data.image_size)
     model = to_device(model, device)
-    objective = build_objective(config.objective, len(classes), model.num_features).to(device)
+    teacher = load_teacher(config, classes, device, runs) if config.lessons else None
+    if teacher:
+        notes.append(f"teacher: {teacher}")
+        warnings += teacher_of_other_pictures(config, teacher)
+    objective = build_objective(
+        config.objective, len(classes), model.num_features, *_examples(model, teacher, splits.train)
+    ).to(device)
     if select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")
     warnings += without_effect(config)
-    engine = Engine(config, model, objective, splits.train, precision)
-    return Job(splits, engine, macs, tuple(notes), tuple(warnings))
+    source = teacher
+    if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
+        source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
+    engine = Engine(config, model, objective, splits.train, precision, source)
+    return Job(splits, engine, teacher, macs, tuple(notes), tuple(warnings))
+
+
+def can_be_kept(config: Config) -> bool:
+    """Whether a teacher's answers can be computed once: views come back, each mixed with the same others."""
+    mixed_anew = bool(config.data.mix) and config.data.shuffle
+    return num_views(config) is not None and not mixed_anew and "stages" not in config.lessons
+
+
+def _examples(model: Classifier, teacher: Teacher | None, split: Split) -> tuple[Output, ...]:
+    """What student and teacher say of one picture, for losses with parameters between them."""
+    if teacher is None:
+        return ()
+    picture = split.gather(torch.zeros(1, dtype=torch.int64))[0]
+    training = model.training
+    with torch.no_grad():
+        student = model.eval()(picture, stages=teacher.stages)
+    model.train(training)
+    return student, teacher.read(teacher.ask(picture.float() / 255))
+
+
+def teacher_of_other_pictures(config: Config, teacher: Teacher) -> list[str]:
+    """A line where the teacher may have seen this run's validation pictures, or was chosen on test."""
+    found = []
+    for member in teacher.members:
+        its = member.trained.config
+        split = [(c.data.dataset.dump(), c.data.val, c.data.classes, c.train.seed) for c in (config, its)]
+        if config.data.val and split[0] != split[1]:
+            found.append(
+                f"the teacher {member.path} was trained on another split: it may know this run's validation "
+                "pictures"
+            )
+        if its.train.select == "test":
+            found.append(f"the teacher {member.path} was {OPTIMISTIC}, and so is what it teaches")
+    return found
 
 
 def without_effect(config: Config) -> list[str]:
@@ -79,6 +129,7 @@ def without_effect(config: Config) -> list[str]:
         "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
+        "teacher": config.teacher is not None and not config.lessons,
     }
     return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
 

@@ -81,6 +81,11 @@ class Run:
         return str(self.folder)
 
     @property
+    def runs(self) -> Path:
+        """The folder of all runs."""
+        return self.folder.parents[len(Path(self.name).parts)]
+
+    @property
     def started(self) -> bool:
         return self.config_path.exists()
 

@@ -1,9 +1,8 @@
-"""Reading runs: the model of one, its scores, its answers for a picture."""
+"""Reading runs: the scores of one, its answers for a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +10,14 @@ import numpy as np
 import torch
 
 from cifarlab import checkpoint
-from cifarlab.config import Config
 from cifarlab.data.decoding import decode, suffixes
 from cifarlab.data.splits import load_splits, load_test, place
-from cifarlab.device import Precision, pick_device, pick_precision
+from cifarlab.device import Precision, pick_precision
 from cifarlab.evaluate import evaluate
-from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.recipes import checked
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
-from cifarlab.train import BEST
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run's chosen model and its configuration.
-
-    store_size: pixels a side of the pictures it was given. fingerprint: of its data, by part. epoch: the
-    chosen one.
-    """
-
-    model: Classifier
-    config: Config
-    store_size: int
-    fingerprint: dict[str, str]
-    epoch: int
-
-
-def load(run: Path | str, device: str = "cpu") -> Classifier:
-    """The chosen model of a run, in evaluation mode.
-
-    It takes pictures (B, 3, H, W) of any size, uint8 or floats in [0, 1], and answers with an `Output`;
-    `classes` holds the labels' names. Raises ConfigError where the folder holds no finished epoch.
-    """
-    return load_trained(run, device).model
-
-
-def load_trained(run: Path | str, device: str = "cpu") -> Trained:
-    """The chosen model of a run, and what it was trained on. Raises ConfigError as `load` does."""
-    folder = Run(run)
-    if not folder.folder.is_dir():
-        raise ConfigError(f"{folder}: no such run")
-    if not folder.best_path.exists():
-        seeds = sorted(path.parent for path in folder.folder.glob("*/best.pt"))
-        hint = f"; did you mean {seeds[0]}?" if seeds else ""
-        raise ConfigError(f"{folder} has no best.pt: it has not finished an epoch, or is not a run{hint}")
-    place_on = pick_device(device)
-    state = checkpoint.load(folder.best_path, BEST)
-    config = checked(state["config"])
-    classes = state["classes"]
-    statistics = ((0.0,) * 3, (1.0,) * 3)  # Replaced by the checkpoint's own.
-    model = build_classifier(
-        config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=False
-    )
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"{folder.best_path}: its weights do not fit its own configuration: {reason}"
-        ) from None
-    model = to_device(model, place_on).eval()
-    return Trained(model, config, state["store_size"], state["fingerprint"], state["row"]["epoch"])
+from cifarlab.trained import load_trained
 
 
 def evaluate_run(

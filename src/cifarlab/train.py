@@ -16,10 +16,11 @@ from cifarlab.prepare import Job, out_of_memory_explained, prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Run, StopRequest, describe_environment
+from cifarlab.teachers import Stopped, complaints, describe, examine
+from cifarlab.trained import BEST
 
-# What the two checkpoints hold.
+# What last.pt holds.
 LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
-BEST = ("model", "config", "classes", "store_size", "fingerprint", "row")
 # An epoch that takes longer than this saves in between, too.
 SECONDS_BETWEEN_SAVES = 600.0
 # How often a terminal's line changes, and a loss that is not finite is noticed, where looking costs nothing
@@ -45,7 +46,7 @@ def train(
             return _say_finished(run, summary, progress)
         progress.note(f"{run}: reading {config.data.dataset.name}, building the model")
         # What a checkpoint holds need not be fetched a second time.
-        job = prepare(config, initial=fresh or not run.last_path.exists())
+        job = prepare(config, initial=fresh or not run.last_path.exists(), runs=run.runs)
         if fresh:
             run.start_over()
         return _Training(config, run, job, progress).run_to_the_end()
@@ -68,11 +69,12 @@ class _Training:
 
     def __init__(self, config: Config, run: Run, job: Job, progress: TrainingProgress):
         self.config, self.run, self.progress = config, run, progress
-        self.splits, self.engine = job.splits, job.engine
+        self.splits, self.engine, self.teacher = job.splits, job.engine, job.teacher
         self.notes, self.warnings = job.notes, [*job.warnings]
         self.macs = job.macs
         self.step = 0
         self.best: dict[str, Any] | None = None
+        self.distillation: dict[str, Any] | None = None
         self.log_size = 0
         self.seconds_before, self.peak_before = 0.0, 0
         self.begun = self.last_save = self.epoch_begun = time.monotonic()
@@ -81,6 +83,7 @@ class _Training:
     def run_to_the_end(self) -> dict[str, Any]:
         plan, epochs = self.engine.plan, self.config.train.epochs
         self.resume()
+        self.meet_teacher()
         for line in self.warnings:
             self.progress.warn(line)
         for line in self.notes:
@@ -128,6 +131,7 @@ class _Training:
             raise ConfigError(f"{self.run.last_path}: does not fit its configuration ({reason})") from None
         self.step, self.best, self.log_size = state["step"], state["best"], state["log_size"]
         self.seconds_before, self.peak_before = state["seconds"], state["peak_memory_bytes"]
+        self.distillation = state.get("distillation")
         if self.best is not None or self.run.best_path.exists():
             # Written just before a kill, ahead of last.pt: the epoch is trained again, but the file is what
             # it says.
@@ -138,9 +142,37 @@ class _Training:
         if self.step < self.engine.plan.total_steps:
             self.progress.note(f"{self.run}: goes on at {where}")
 
+    def meet_teacher(self) -> None:
+        """Calibrate and examine the teacher; later sittings go on with what the first one found."""
+        if self.teacher is None:
+            return
+        if self.distillation is None:
+            self.distillation = {**examine(self.teacher, self.engine, self.splits), "cache_seconds": 0.0}
+        known = [teacher["sha256"] for teacher in self.distillation["teachers"]]
+        if known != [member.sha256 for member in self.teacher.members]:
+            raise ConfigError(
+                f"the teacher has changed since {self.run} began; bring the old one back, or start over with "
+                "`--fresh`", ("teacher", "run"))  # fmt: skip
+        self.teacher.temperatures = self.distillation["temperatures"]
+        self.notes += (describe(self.distillation),)
+        self.warnings += complaints(self.distillation, self.config)
+
+    def begin_epoch(self, epoch: int, asked: StopRequest) -> None:
+        """Make the teacher's answers ready, where they are kept."""
+        begun = time.monotonic()
+        try:
+            said = self.engine.begin(epoch, lambda: asked.signal is not None)
+        except Stopped:
+            self.save_between()
+            asked.raise_interrupted(self.run, f"the beginning of epoch {epoch + 1}")
+        if said and self.distillation is not None:
+            self.distillation["cache_seconds"] += time.monotonic() - begun
+            self.progress.note(said)
+
     def train_epoch(self, epoch: int, asked: StopRequest) -> None:
         """Train on what is left of an epoch."""
         engine, plan = self.engine, self.engine.plan
+        self.begin_epoch(epoch, asked)
         order = engine.order(epoch)
         first = self.step - epoch * plan.steps_per_epoch
         self.first_picture = plan.samples_before(first)
@@ -234,6 +266,7 @@ class _Training:
             "peak_memory_bytes": self.peak_memory(),
             "precision": str(self.engine.precision),
             "fingerprint": self.splits.fingerprint,
+            "distillation": self.distillation,
         }
         checkpoint.save(self.run.last_path, state)
         self.last_save = time.monotonic()
@@ -296,6 +329,8 @@ class _Training:
             "data_fingerprint": self.splits.fingerprint["train"],
             "warnings": self.warnings,
         }
+        if self.distillation:
+            summary["distillation"] = self.distillation
         checkpoint.write_json(self.run.summary_path, summary)
         self.progress.stop()
         self.progress.finish(summary, str(self.run))

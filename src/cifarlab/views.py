@@ -13,9 +13,18 @@ from cifarlab.draws import Draws
 from cifarlab.records import Batch
 
 
+def num_views(config: Config) -> int | None:
+    """How many different views a run shows of a picture; None where each epoch shows another."""
+    data = config.data
+    if data.freeze_views or not (data.augment or data.mix):
+        return 1
+    return config.teacher.views if config.teacher else None
+
+
 def view_epoch(config: Config, epoch: int) -> int:
     """The epoch whose views `epoch` shows."""
-    return 0 if config.data.freeze_views else epoch
+    views = num_views(config)
+    return epoch if views is None else epoch % views
 
 
 def dress(

@@ -21,7 +21,7 @@ from cifarlab.metrics import read_log
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
-from cifarlab.runs import load_trained
+from cifarlab.trained import load_trained
 
 # Okabe and Ito's palette: told apart by readers who do not see red and green alike.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
