@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from cifarlab import checkpoint, runs
 from cifarlab import prepare as prepare_module
@@ -206,6 +208,31 @@ def test_another_configuration_under_the_same_name_is_refused(uninterrupted):
     run, _ = uninterrupted
     with pytest.raises(ConfigError, match=r"optim.lr: 0.001 there, 0.01 now.*--name whole-2"):
         train_module.train(tiny_config(*STATEFUL, "optim.lr=0.01"), run)
+
+
+def test_a_run_of_an_older_version_is_the_same_run(uninterrupted, tmp_path):
+    """Its config.yaml lacks the options that came later: they are at their defaults, or it is another run."""
+    run, summary = uninterrupted
+    older = Run(tmp_path / "older" / "0", "demo")
+    shutil.copytree(run.folder, older.folder)
+    plain = run.plain_config()
+    for section, key in (
+        ("optim", "decay_norms"),
+        ("optim", "eps"),
+        ("data", "skip_broken"),
+        ("train", "select"),
+    ):
+        del plain[section][key]
+    del plain["data"]["augment"]["crop"]["padding"]
+    older.config_path.write_text(yaml.safe_dump(plain))
+    assert train_module.train(tiny_config(*STATEFUL), older) == summary
+    with pytest.raises(ConfigError, match=r"\(optim\.decay_norms: False there, True now\)"):
+        train_module.train(tiny_config(*STATEFUL, "optim.decay_norms=true"), older)
+    # What cannot be read by this version is compared as it stands.
+    plain["optim"]["momentun"] = 0.9
+    older.config_path.write_text(yaml.safe_dump(plain))
+    with pytest.raises(ConfigError, match=r"optim\.momentun: 0\.9 there, None now"):
+        train_module.train(tiny_config(*STATEFUL), older)
 
 
 def test_another_device_or_root_is_the_same_run(uninterrupted):

@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
-from cifarlab.config import Config, differences, without_places
+from cifarlab.config import Config, build, differences, order, without_places
 from cifarlab.registry import ConfigError
 
 PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -118,7 +118,7 @@ class Run:
             if self.last_path.exists() or self.summary_path.exists():
                 raise ConfigError(f"{self.folder} has lost its config.yaml; `--fresh` starts it over")
             return
-        changed = differences(without_places(self.plain_config()), config.identity())
+        changed = differences(without_places(_as_of_now(self.plain_config())), config.identity())
         if changed:
             shown = "; ".join(
                 f"{key}: {_brief(old)} there, {_brief(new)} now"
@@ -184,6 +184,14 @@ class Run:
             self.env_path.replace(self.env_path.with_suffix(".damaged"))
         earlier = [*before.pop("earlier", []), before] if before else []
         write_json(self.env_path, {**env, "earlier": earlier})
+
+
+def _as_of_now(plain: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the defaults of keys that the version which saved it did not have."""
+    try:
+        return build(order(plain)).dump()
+    except ConfigError:  # A part of it is not registered, or renamed: then it is compared as it stands.
+        return plain
 
 
 def read_json(path: Path) -> dict[str, Any]:
