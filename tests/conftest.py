@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cifarlab import cli
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -33,3 +35,19 @@ def cifar100_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cifar100")
     subprocess.run([sys.executable, str(packs / "unpack.py"), "cifar100", str(root)], check=True)
     return root
+
+
+@pytest.fixture
+def cifarlab(monkeypatch, capsys):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cifarlab", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        return status, *capsys.readouterr()
+
+    return command

@@ -12,22 +12,6 @@ from cifarlab import cli
 from tests.tiny import TINY
 
 
-@pytest.fixture
-def cifarlab(monkeypatch, capsys):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cifarlab", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
-
-    return command
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder of runs with two seeds of a tiny run."""

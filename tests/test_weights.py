@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -166,6 +167,27 @@ def test_pretrained_under_a_cifar_stem(tmp_path: Path):
     assert model.loaded.loaded == len(model.state_dict()) - 1
 
 
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_torchvisions_file_gives_torchvisions_features(tmp_path: Path, ending: str):
+    torch.manual_seed(3)
+    theirs = torchvision.models.resnet18()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean, module.running_var = (
+                torch.randn(len(module.weight)),
+                torch.rand(len(module.weight)) + 0.5,
+            )
+    path = tmp_path / f"resnet18.{ending}"
+    save_file(theirs.state_dict(), path) if ending == "safetensors" else torch.save(theirs.state_dict(), path)
+    ours = classifier({"name": "resnet18", "pretrained": str(path)})
+    (report,) = ours.loaded
+    assert report.left == {"fc.weight": "the head is new", "fc.bias": "the head is new"}
+    assert not report.fresh
+    theirs.fc = nn.Identity()
+    images = torch.randn(4, 3, 64, 64)
+    torch.testing.assert_close(ours.eval().backbone(images), theirs.eval()(images))
+
+
 @pytest.mark.parametrize(("file", "name"), [("resnet34", "resnet18"), ("test_vit", "test_resnet")])
 def test_weights_of_another_architecture(tmp_path: Path, file: str, name: str):
     path = published(file, tmp_path)
@@ -243,7 +265,7 @@ def test_init_from_a_run_with_the_same_classes(tmp_path: Path):
 
 
 def test_init_leaves_a_head_of_other_classes(tmp_path: Path):
-    path = checkpoint(classifier(classes=9, seed=1), tmp_path, "last.pt")
+    path = checkpoint(classifier(classes=9, seed=1), tmp_path)
     model = classifier(classes=5)
     head = model.head.fc.weight.clone()
     for source in (path, tmp_path):
@@ -262,17 +284,33 @@ def test_a_run_may_give_a_backbone_too(tmp_path: Path):
 def test_init_errors(tmp_path: Path):
     checkpoint(classifier("test_vit"), tmp_path / "vit")
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "plain.pt")
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "seeds"):
+        (tmp_path / name).mkdir()
+    checkpoint(classifier(), tmp_path / "seeds" / "0")
+    checkpoint(classifier(), tmp_path / "unfinished", "last.pt")
     for name, words in (
         ("vit", "another architecture"),
         ("plain.pt", "model.backbone.pretrained="),
-        ("empty", "neither best.pt nor last.pt"),
+        ("empty", "has no best.pt"),
+        ("seeds", "did you mean .*/seeds/0"),
+        ("unfinished", "has not finished an epoch.*did you mean .*/unfinished/last.pt"),
         ("nowhere", "no such file"),
     ):
         with pytest.raises(ConfigError, match=words) as caught:
             classifier(init=str(tmp_path / name))
         assert caught.value.path == ("model", "init")
         assert_one_line(caught.value, tmp_path / name)
+
+
+def test_init_replaces_pretrained_weights_which_are_not_read(tmp_path: Path):
+    other = classifier(seed=1)
+    path = checkpoint(other, tmp_path)
+    model = classifier({"name": "test_resnet", "pretrained": "/nowhere"}, init=str(path))
+    (report,) = model.loaded
+    assert report.source == str(path)
+    assert report.loaded + len(report.fresh) == len(model.state_dict())
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, other.backbone.state_dict()[key]), key
 
 
 def test_a_checkpoint_that_replaces_all_needs_no_initial_weights():

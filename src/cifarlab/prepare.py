@@ -68,7 +68,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     model = build_classifier(
         config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=initial
     )
-    notes += [str(report) for report in model.loaded]
+    notes += weight_notes(config, model)
     macs = count_macs(model, config.data.image_size)
     model = to_device(model, device)
     teacher = load_teacher(config, classes, device, runs) if config.lessons else None
@@ -120,6 +120,14 @@ def teacher_of_other_pictures(config: Config, teacher: Teacher) -> list[str]:
         if its.train.select == "test":
             found.append(f"the teacher {member.path} was {OPTIMISTIC}, and so is what it teaches")
     return found
+
+
+def weight_notes(config: Config, model: Classifier) -> list[str]:
+    """A line for each file that was read into the model, and one for what was passed over."""
+    notes = [str(report) for report in model.loaded]
+    if notes and config.model.init and getattr(config.model.backbone.options, "pretrained", False):
+        notes.append("model.backbone.pretrained is passed over: model.init replaces all of the backbone")
+    return notes
 
 
 def without_effect(config: Config) -> list[str]:

@@ -135,7 +135,7 @@ def build_classifier(
         mean, std = dataset_mean_std
     else:
         mean, std = NORMALIZATIONS[model.normalize]
-    spec = model.backbone if initial else _without_weights(model.backbone)
+    spec = model.backbone if initial and not model.init else _without_weights(model.backbone)
     try:
         backbone = spec.build(image_size)
     except (ValueError, TypeError, RuntimeError) as error:

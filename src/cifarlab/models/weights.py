@@ -67,8 +67,9 @@ def _names(names: list[str]) -> str:
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """The state dict in a safetensors or PyTorch file, and the file's sha256. Nothing in the file can run.
 
-    Looks inside the usual wrappings (`model`, `state_dict`) and takes off a `module.` before every name.
-    Raises ConfigError that names the file where it is missing, cut off or something else.
+    Looks inside the usual wrappings (`model`, `state_dict`; a run's last.pt has `engine` around `model`) and
+    takes off a `module.` before every name. Raises ConfigError that names the file where it is missing, cut
+    off or something else.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -85,7 +86,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     except Exception as error:  # zip, pickle, struct, key, memory errors: whatever a broken file leads into
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise ConfigError(f"{path}: not weights that can be read, or cut off ({reason})") from None
-    for key in ("model", "state_dict"):
+    for key in ("engine", "model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not _is_state(content):
@@ -155,18 +156,14 @@ def excuse(name: str, free: Mapping[str, str]) -> str | None:
 
 
 def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
-    """Start a `Classifier` from a run's folder (its best.pt, else last.pt) or a checkpoint of one.
+    """Start a `Classifier` from a run's folder (its best.pt) or a checkpoint of one.
 
     The head is left where its shape differs (another class count). Normalisation and size stay the recipe's
     own. Raises ConfigError with the path `model.init`.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        found = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
-        if not found:
-            raise ConfigError(f"{path} holds neither best.pt nor last.pt", ("model", "init"))
-        path = found[0]
     try:
+        path = _best_of(path) if path.is_dir() else path
         state, sha256 = read_weights(path)
         if not any(name.startswith("backbone.") for name in state):
             raise ConfigError(f"{path} is no checkpoint of cifarlab; say model.backbone.pretrained={path}")
@@ -181,6 +178,14 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
         return load_weights(classifier, state, source=str(path), sha256=sha256, free=free)
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "init")) from None
+
+
+def _best_of(folder: Path) -> Path:
+    if (folder / "best.pt").is_file():
+        return folder / "best.pt"
+    near = [*sorted(path.parent for path in folder.glob("*/best.pt")), *folder.glob("last.pt")]
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"{folder} has no best.pt: it has not finished an epoch, or is not a run{hint}")
 
 
 def weights_folder() -> Path:
