@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from cifarlab import cli
+from cifarlab.engine import Engine
+from cifarlab.run import Interrupted
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -51,3 +55,23 @@ def cifarlab(monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Stop a run by a signal after a step: `with stop_at(9): train(...)`."""
+
+    @contextlib.contextmanager
+    def stopped(number):
+        step = Engine.step
+
+        def interrupted(self, positions, epoch, at):
+            step(self, positions, epoch, at)
+            if at == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(Engine, "step", interrupted)
+            yield
+
+    return stopped

@@ -40,6 +40,13 @@ def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
         ("optim.momentun=1", "optim.momentun: unknown"),
         ("optim.lr=fast", "optim.lr: "),
         ("optim.lr=0", "optim.lr: "),
+        ("optim.layer_decay=0", "optim.layer_decay: "),
+        ("optim.layer_decay=1.1", "optim.layer_decay: "),
+        ("optim.layer_deacy=0.7", "optim.layer_deacy: unknown; did you mean layer_decay?"),
+        ("optim.optimizer=sgd", "optim.optimizer: unknown"),
+        ("model.freeze=[1]", "model.freeze.0: "),
+        ("model.freeze={backbone: true}", "model.freeze: "),
+        ("model.batch_norm_eval=all", "model.batch_norm_eval: "),
         ("optim.lr=.inf", "optim.lr: "),
         ("objective.cross_entropy.weight=.nan", "objective.cross_entropy.weight: expected a finite number"),
         (
@@ -101,6 +108,22 @@ def test_a_new_name_drops_that_parts_options_and_nothing_beside_them():
         "name": "arcface",
         "weight": 3,
     }
+
+
+def test_one_part_to_freeze_needs_no_list():
+    def frozen(text):
+        plain = merge(merge(ROOT, {"objective": {"cross_entropy": {}}}), parse_override(text))
+        return checked(plain).dump()["model"]["freeze"]
+
+    assert frozen("model.freeze=backbone.layer1") == ["backbone.layer1"]
+    assert frozen("model.freeze=[backbone.conv1, head]") == ["backbone.conv1", "head"]
+    assert frozen("model.freeze=null") == frozen("model.freeze=[]") == []
+
+
+def test_layer_decay_stays_when_the_optimizer_changes():
+    plain = resolved(optim={"name": "adamw", "layer_decay": 0.7}).dump()
+    assert plain["optim"]["layer_decay"] == 0.7
+    assert checked(merge(plain, parse_override("optim.name=sgd"))).optim.layer_decay == 0.7
 
 
 def test_a_label_is_its_name_until_said_otherwise():

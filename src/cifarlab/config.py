@@ -103,9 +103,22 @@ class ModelConfig(Section):
     backbone: BackboneSpec
     head: HeadSpec
     init: str | None = Field(None, description="a run or a checkpoint to start from")
+    freeze: tuple[str, ...] = Field(
+        (), description="parts that are not trained: head, backbone, backbone.conv1, backbone.layer1.0, ..."
+    )
+    batch_norm_eval: Literal["none", "frozen", "backbone"] = Field(
+        "frozen",
+        description="batch norms that keep their statistics in training: none, those inside frozen parts, "
+        "or all of the backbone's as well",
+    )
     normalize: Literal["none", "imagenet", "dataset"] = Field(
         "none", description="mean and standard deviation taken off by the model's first layer"
     )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _one_part(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
 
 
 class OptimConfig(Section):
@@ -114,6 +127,9 @@ class OptimConfig(Section):
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="the schedule's peak")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norms: bool = Field(False, description="weight decay on norms and biases too")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="the rate of a layer over that of the layer above it; the head has the whole rate"
+    )
     schedule: ScheduleSpec
     optimizer: Annotated[Any, Field(exclude=True)]
 
@@ -122,7 +138,7 @@ class OptimConfig(Section):
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"expected a mapping, got {value!r}")
-        own = {k: v for k, v in value.items() if k in ("lr", "weight_decay", "decay_norms", "schedule")}
+        own = {k: v for k, v in value.items() if k in cls.model_fields and k != "optimizer"}
         rest = {k: v for k, v in value.items() if k not in own}
         name = rest.get("name")
         part = OPTIMIZERS[name] if isinstance(name, str) else OPTIMIZERS["adamw"]
@@ -134,7 +150,7 @@ class OptimConfig(Section):
 
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:
-        own = {"lr": self.lr, "weight_decay": self.weight_decay, "decay_norms": self.decay_norms}
+        own = {key: getattr(self, key) for key in ("lr", "weight_decay", "decay_norms", "layer_decay")}
         return {"name": self.optimizer.name, **own, **self.optimizer.options.model_dump(mode="json"),
                 "schedule": self.schedule.dump()}  # fmt: skip
 

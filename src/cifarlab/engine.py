@@ -99,14 +99,15 @@ class Engine:
         return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of the `step`-th step of the run."""
+        """The learning rate of the `step`-th step of the run; the head's, where layers have their own."""
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
     def step(self, positions: Tensor, epoch: int, step: int) -> None:
         """Train on one batch. step: counted from the start of the run."""
         torch.manual_seed(hash_ints(self._seed, step))
+        rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = rate * group.get("lr_scale", 1)
         config = self.config
         view = view_epoch(config, epoch)
         batch = dress(self.train, positions, config.data, config.train.seed, view, self.model.num_classes)

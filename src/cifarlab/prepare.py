@@ -16,6 +16,7 @@ from cifarlab.device import pick_device, pick_precision, picture_budget, use_det
 from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
+from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.records import Output
@@ -68,6 +69,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     model = build_classifier(
         config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=initial
     )
+    freeze(model, config.model.freeze, config.model.batch_norm_eval)
     notes += weight_notes(config, model)
     macs = count_macs(model, config.data.image_size)
     model = to_device(model, device)
@@ -80,7 +82,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     ).to(device)
     if select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")
-    warnings += without_effect(config)
+    warnings += without_effect(config, model)
     source = teacher
     if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
         source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
@@ -123,21 +125,25 @@ def teacher_of_other_pictures(config: Config, teacher: Teacher) -> list[str]:
 
 
 def weight_notes(config: Config, model: Classifier) -> list[str]:
-    """A line for each file that was read into the model, and one for what was passed over."""
+    """A line for each file that was read into the model, for what was passed over, for what is frozen."""
     notes = [str(report) for report in model.loaded]
     if notes and config.model.init and getattr(config.model.backbone.options, "pretrained", False):
         notes.append("model.backbone.pretrained is passed over: model.init replaces all of the backbone")
-    return notes
+    return notes + describe_frozen(model)
 
 
-def without_effect(config: Config) -> list[str]:
+def without_effect(config: Config, model: Classifier) -> list[str]:
     """A line for each setting that changes nothing as the rest stands."""
     data, name = config.data, config.data.dataset.name
+    norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
     found = {
         "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
         "teacher": config.teacher is not None and not config.lessons,
+        "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],
+        "optim.layer_decay": config.optim.layer_decay < 1
+        and not any(parameter.requires_grad for parameter in model.backbone.parameters()),
     }
     return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
 

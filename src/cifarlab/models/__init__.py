@@ -2,6 +2,7 @@
 
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import Classifier, build_classifier
+from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.heads import Linear, Margin
 from cifarlab.models.weights import LoadReport, init_from, load_weights, read_weights
 
@@ -11,6 +12,8 @@ __all__ = [
     "LoadReport",
     "Margin",
     "build_classifier",
+    "describe_frozen",
+    "freeze",
     "init_from",
     "load_weights",
     "read_weights",

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
+from cifarlab.models.depths import layer_depths
 from cifarlab.models.live_taps import use_live_taps
 from cifarlab.models.weights import LoadReport, init_from
 from cifarlab.records import Output
@@ -62,6 +64,8 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         self.loaded: tuple[LoadReport, ...] = ()
+        # Names, not modules: a copy keeps its own in evaluation mode.
+        self.norms_in_eval: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -71,6 +75,17 @@ class Classifier(nn.Module):
     def num_features(self) -> int:
         """The width of the embedding: the head's own, else the backbone's."""
         return getattr(self.head, "num_features", None) or self.backbone.num_features  # type: ignore[return-value]
+
+    def layer_depths(self) -> dict[str, int]:
+        """{parameter of the backbone: how many layers it lies below the head}."""
+        return {f"backbone.{name}": depth for name, depth in layer_depths(self.backbone).items()}
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; batch norms named in `norms_in_eval` always evaluate."""
+        super().train(mode)
+        for name in self.norms_in_eval:
+            self.get_submodule(name).eval()
+        return self
 
     def dress(self, images: Tensor, size: int | None = None) -> Tensor:
         """(B, 3, h, w) uint8, or floats in [0, 1], to what the backbone sees: (B, 3, S, S) float32."""
@@ -125,7 +140,8 @@ def build_classifier(
     """The classifier that a recipe describes, on the CPU, with its initial weights read.
 
     dataset_mean_std: the training pictures', for `normalize: dataset`. classes: names by label.
-    initial=False reads neither pretrained weights nor `model.init`: for a checkpoint that replaces them all.
+    initial=False reads neither pretrained weights nor `model.init`: for a checkpoint that replaces them all,
+    as `model.init` replaces pretrained weights, which are not read beside it.
     Raises ConfigError for weights that cannot be had or do not fit, and for a size that the backbone cannot
     take.
     """

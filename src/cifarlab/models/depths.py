@@ -1,0 +1,31 @@
+"""Layers of a backbone: how far below the head each of its parameters lies."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+# No pattern of a backbone matches it: timm puts what it does not match on top, with the classifier.
+_HEAD = "the head"
+
+
+def layer_depths(backbone: nn.Module) -> dict[str, int]:
+    """{parameter: how many layers it lies below the head, whose depth is 0}.
+
+    The layers are those of the backbone's `group_matcher()` in timm's form, as timm groups them; without one,
+    its children in order, and its own parameters with the first of them.
+    """
+    names = [name for name, _ in backbone.named_parameters()]
+    matcher: Any = getattr(backbone, "group_matcher", None)
+    if matcher is None:
+        children = list(dict.fromkeys(name.partition(".")[0] for name in names if "." in name))
+        depths = {child: len(children) - i for i, child in enumerate(children)}
+        return {name: depths.get(name.partition(".")[0], max(1, len(children))) for name in names}
+    from timm.models import group_parameters
+
+    # The backbone has lost its classifier, which timm counts as a layer: a name stands in for it.
+    named: Any = SimpleNamespace(named_parameters=lambda: ((name, None) for name in [*names, _HEAD]))
+    layers: Any = group_parameters(named, matcher(coarse=False), reverse=True)
+    return {name: layers[_HEAD] - layers[name] for name in names}
