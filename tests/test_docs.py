@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from cifarlab import cli
 from cifarlab.recipes import every
@@ -52,6 +54,7 @@ def place(tmp_path_factory):
             for i in range(count if label or "photos" in part else 0):
                 Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(target / f"{i}.png")
     Image.fromarray(rng.integers(0, 255, (50, 30, 3), np.uint8)).save(folder / "cat.jpg")
+    save_file(timm.create_model("resnet18").state_dict(), folder / "resnet18.safetensors")
     python = [block for block in blocks("python") if block.startswith("# ")]
     for block in [*python, *blocks("yaml")]:
         name = block.split()[1] if block.startswith("# ") else "mine.yaml"
@@ -61,9 +64,9 @@ def place(tmp_path_factory):
 
 def run(place, monkeypatch, line: str) -> int:
     monkeypatch.chdir(place)
-    words = shlex.split(line.replace("/path/to/pictures", str(place / "pictures")))
+    words = [word.replace("/path/to", str(place)) for word in shlex.split(line)]
     if words[1] == "train":
-        own_data = any("folder" in word for word in words) or "mine.yaml" in words
+        own_data = "mine.yaml" in words or any(word.startswith("data.root=") for word in words)
         recipe_imports = [place / "parts.py"] if "focal.yaml" in words else []
         short = [
             text
