@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from cifarlab.config import ModelConfig
 from cifarlab.models.classifier import Classifier, build_classifier, resize
@@ -73,6 +74,13 @@ def test_resizing_down_is_antialiased_and_equal_sizes_are_left_alone():
     assert (resize(stripes, 4)[..., 1:-1] - 0.5).abs().max() < 0.15
     wide = resize(torch.rand(1, 3, 4, 10), 6)
     assert wide.shape == (1, 3, 6, 6)
+
+
+@pytest.mark.parametrize("side", [4, 7, 20, 31, 32, 33, 64, 224])
+def test_resize_is_torchvisions(side: int):
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    theirs = v2.functional.resize(images, [side, side], antialias=True)
+    torch.testing.assert_close(resize(images, side), theirs)
 
 
 def test_autocast_does_not_touch_the_input_layer():

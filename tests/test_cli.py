@@ -140,6 +140,12 @@ def test_plot(trained, cifarlab, tmp_path):
         (["eval", "runs/none"], "runs/none: no such run"),
         (["eval", "runs/none", "--split", "tset"], "did you mean test?"),
         (["predict", "runs/none", "x.png"], "x.png: no such file"),
+        (
+            ["train", "demo", "data.multi_scale={sizes: [32, 32]}"],
+            "data.multi_scale.sizes: at least one size",
+        ),
+        (["train", "demo", "data.multi_scale={sizes: [32], pre: batch}"], "did you mean per?"),
+        (["train", "demo", "data.multi_scale.sizes=[4]"], "data.multi_scale.sizes.0: "),
         (["parts", "objectiv"], "did you mean objective?"),
         (["plot", "runs/none"], "runs/none"),
     ],

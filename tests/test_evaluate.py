@@ -17,7 +17,7 @@ TIES = torch.arange(7) / 10
 class Fixed(nn.Module):
     """Says of a picture what its first pixels hold, and whether it is training."""
 
-    def forward(self, images):
+    def forward(self, images, size=None):
         assert not self.training
         logits = images[:, 0, 0, :7].float() + TIES
         return Output(logits, logits)

@@ -67,13 +67,14 @@ def test_many_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert again and again.fingerprint() == cached.fingerprint()
 
 
-def test_folder_at_store_size_or_image_size(tmp_path: Path) -> None:
+def test_folder_at_store_size_or_the_largest_that_is_seen(tmp_path: Path) -> None:
     for part in ("train", "val"):
         (tmp_path / part / "a").mkdir(parents=True)
         Image.new("RGB", (50, 50)).save(tmp_path / part / "a" / "x.png")
     root = str(tmp_path)
     sizes = [(config("folder", root=root), 32), (config("folder", root=root, image_size=24), 24),
-             (config("folder", root=root, image_size=24, store_size=40), 40)]  # fmt: skip
+             (config("folder", root=root, image_size=24, store_size=40), 40),
+             (config("folder", root=root, image_size=24, multi_scale={"sizes": [16, 40]}), 40)]  # fmt: skip
     for data, size in sizes:
         pictures = read(data, "test")
         assert pictures and pictures.images.shape == (1, 3, size, size)

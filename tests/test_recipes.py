@@ -14,7 +14,7 @@ TUTORIAL = {
     "resnet18_baseline": 44.26, "resnet18_augment": 36.48, "resnet18_baseline_wd01": 40.12,
     "resnet18_baseline_lbsmooth": 44.81, "resnet18_pretrained": 56.70, "resnet18_pretrained_arcface": 57.92,
     "resnet18_pretrained_arcface_224x224": 79.57, "resnet50_pretrained_arcface": 61.76,
-    "resnet50_pretrained_arcface_224x224": 81.21,
+    "resnet50_pretrained_arcface_224x224": 81.21, "resnet18_pretrained_arcface_mst": None,
 }  # fmt: skip
 
 
@@ -91,6 +91,8 @@ def test_recipes_as_the_text_describes_them():
     assert plain("resnet18_pretrained")["model"]["normalize"] == "imagenet"
     assert plain("resnet18_baseline_lbsmooth")["objective"]["cross_entropy"]["smoothing"] == 0.1
     assert plain("resnet50_pretrained_arcface_224x224")["data"]["image_size"] == 224
+    sizes = plain("resnet18_pretrained_arcface_mst")["data"]
+    assert (sizes["multi_scale"], sizes["image_size"]) == ({"sizes": [32, 64], "per": "sample"}, 32)
     assert plain("resnet50_pretrained_arcface_224x224")["model"]["backbone"]["pretrained"] is True
     choices = plain("resnet18_augment")["data"]["augment"]["one_of"]["choices"]
     assert list(choices) == ["shift_scale_rotate", "coarse_dropout", "color_jitter", "flip", "vertical_flip"]

@@ -24,6 +24,9 @@ RecipeName = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, laid over the recipe: optim.lr=3e-4")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=8, help="Pixels a side that the model sees, if not the run's own.")
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
 
 
@@ -235,6 +238,7 @@ def evaluate(
     root: Annotated[
         str | None, typer.Option(help="Where the data set lies, if not where the run found it.")
     ] = None,
+    image_size: ImageSize = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run's chosen model on a split; the test score goes into the run's summary."""
@@ -243,7 +247,7 @@ def evaluate(
 
     if split not in ("train", "val", "test"):
         raise ConfigError(f"--split {split}: {unknown(split, ('train', 'val', 'test'))}")
-    scores = evaluate_run(run, split, device, root)
+    scores = evaluate_run(run, split, device, root, image_size)
     if as_json:
         print(json.dumps(scores, indent=2))
         return
@@ -263,12 +267,13 @@ def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    image_size: ImageSize = None,
     as_json: AsJson = False,
 ) -> None:
     """The most probable classes of each picture."""
     from cifarlab.runs import predict as predict_pictures
 
-    answers = predict_pictures(run, pictures, top, device)
+    answers = predict_pictures(run, pictures, top, device, image_size)
     if as_json:
         print(json.dumps(answers, indent=2))
         return

@@ -57,6 +57,24 @@ class Section(BaseModel):
     )
 
 
+class MultiScale(Section):
+    """The sizes at which pictures are trained on."""
+
+    sizes: tuple[Annotated[int, Field(ge=8)], ...] = Field(
+        description="pixels a side that the model sees in training, in place of image_size"
+    )
+    per: Literal["batch", "sample"] = Field(
+        "batch", description="whether all pictures of a step share a size, or each has its own"
+    )
+
+    @field_validator("sizes")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ConfigError(f"at least one size, and each once; got {[*value]}")
+        return value
+
+
 class DataConfig(Section):
     """What is shown to the model, and how."""
 
@@ -64,10 +82,16 @@ class DataConfig(Section):
     root: str | None = Field(
         None, description="where the data set lies; default: CIFARLAB_DATA, then the user cache"
     )
-    image_size: Annotated[int, Field(ge=8)] = Field(32, description="pixels a side that the model sees")
+    image_size: Annotated[int, Field(ge=8)] = Field(
+        32, description="pixels a side that the model sees: in training, in validation, and when it is asked"
+    )
+    multi_scale: MultiScale | None = Field(
+        None, description="train at several sizes, one a batch or one a picture; image_size scores the run"
+    )
     store_size: Annotated[int, Field(ge=8)] | None = Field(
         None,
-        description="pixels a side at which pictures are kept; default: the data set's own, or image_size",
+        description="pixels a side at which pictures are kept; default: the data set's own, "
+        "or the largest that the model sees",
     )
     batch_size: Annotated[int, Field(ge=2)] = 250
     val: Annotated[float, Field(ge=0)] = Field(
@@ -95,6 +119,11 @@ class DataConfig(Section):
         default_factory=dict, description="{label: options} of augmentations, in order"
     )
     mix: MixSpecs = Field(default_factory=dict, description="{label: options} of mixers, in order")
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Pixels a side of the pictures that the model is trained on."""
+        return (self.image_size,) if self.multi_scale is None else self.multi_scale.sizes
 
 
 class ModelConfig(Section):
@@ -233,6 +262,12 @@ class Config(Section):
             if traits.get("needs_teacher") and self.teacher is None:
                 message = f"{spec.name} learns from a teacher; say teacher.run=<a run's name>"
                 raise ConfigError(message, ("objective", label))
+        scale = self.data.multi_scale
+        if scale is not None and scale.per == "sample" and len(scale.sizes) > 1 and "stages" in self.lessons:
+            raise ConfigError(
+                "feature maps of several sizes cannot be put together; say data.multi_scale.per=batch",
+                ("data", "multi_scale", "per"),
+            )
         if self.teacher and self.teacher.views and self.teacher.cache:
             self._refuse_cache(self.teacher.views)
         return self
@@ -290,6 +325,8 @@ def keys_at(path: tuple[str, ...]) -> Iterable[str]:
     }  # fmt: skip
     if not path:
         return Config.model_fields
+    if path == ("data", "multi_scale"):
+        return MultiScale.model_fields
     return sections[path[0]].model_fields if path[0] in sections and len(path) == 1 else ()
 
 

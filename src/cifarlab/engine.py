@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from cifarlab.device import Precision
 from cifarlab.draws import hash_ints, label_key, permutation
 from cifarlab.metrics import Means, batch_accuracy
 from cifarlab.models.classifier import Classifier
+from cifarlab.models.sizes import forward_at_sizes
 from cifarlab.objectives.objective import Objective
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.schedules import learning_rate
@@ -115,7 +117,10 @@ class Engine:
         if self.teacher is not None:
             batch = replace(batch, teacher=self.teacher.answer(batch, positions))
         with self.precision.autocast():
-            output = self.model(self.precision.layout(batch.images), stages=self._stages)
+            images = self.precision.layout(batch.images)
+            place = self.plan.samples_before(step % self.plan.steps_per_epoch)
+            ask = partial(self.model, stages=self._stages)
+            output = forward_at_sizes(ask, images, config, epoch, step, place)
             losses = self.objective(batch, output)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["total"]).backward()

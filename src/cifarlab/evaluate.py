@@ -20,7 +20,10 @@ PIXELS_PER_BATCH = 500 * 64 * 64
 def logits_of(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (logits (B, C) float32, labels (B,)) over the split, in order and in evaluation mode."""
+    """Yield (logits (B, C) float32, labels (B,)) over the split, in order and in evaluation mode.
+
+    image_size: pixels a side that the model sees.
+    """
     size = max(1, min(500, PIXELS_PER_BATCH // image_size**2))
     was_training = model.training
     model.eval()
@@ -28,7 +31,7 @@ def logits_of(
         for positions in torch.arange(len(split), device=split.rows.device).split(size):
             images, labels, _ = split.gather(positions)
             with precision.autocast():
-                output = model(precision.layout(images))
+                output = model(precision.layout(images), image_size)
             yield output.logits.float(), labels
     finally:
         model.train(was_training)

@@ -17,6 +17,7 @@ from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
+from cifarlab.models.sizes import check_sizes
 from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.records import Output
@@ -71,6 +72,8 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     )
     freeze(model, config.model.freeze, config.model.batch_norm_eval)
     notes += weight_notes(config, model)
+    if (scale := config.data.multi_scale) is not None:
+        check_sizes(model, config.model.backbone.name, scale.sizes, ("data", "multi_scale", "sizes"))
     macs = count_macs(model, config.data.image_size)
     model = to_device(model, device)
     teacher = load_teacher(config, classes, device, runs) if config.lessons else None
@@ -136,7 +139,10 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
     """A line for each setting that changes nothing as the rest stands."""
     data, name = config.data, config.data.dataset.name
     norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
+    scale = data.multi_scale
     found = {
+        "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
+        "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per == "sample",
         "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
@@ -159,8 +165,9 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
         if not is_memory and "can't allocate memory" not in str(error):
             raise
         data = config.data
+        sizes = f", data.multi_scale.sizes={[*data.train_sizes]}" if data.multi_scale is not None else ""
         raise Failure(
-            f"out of memory at data.batch_size={data.batch_size}, data.image_size={data.image_size}; "
+            f"out of memory at data.batch_size={data.batch_size}, data.image_size={data.image_size}{sizes}; "
             f"try data.batch_size={max(1, data.batch_size // 2)} (with another --name, or --fresh)"
         ) from error
 

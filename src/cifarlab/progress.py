@@ -100,6 +100,9 @@ class TrainingProgress:
             soft_wrap=True,
             style="bold",
         )
+        if by_size := summary.get("val_top1_by_image_size"):
+            scores = [f"{top1:.2%} at {size} px" for size, top1 in by_size.items()]
+            self.note(f"{folder}: val {', '.join(scores)}")
 
 
 def _losses(means: dict[str, float]) -> list[str]:

@@ -245,8 +245,17 @@ class _Training:
         select = self.config.train.select
         return select == "last" or self.best is None or row[f"{select}/top1"] > self.best[f"{select}/top1"]
 
-    def evaluate(self, split: Split) -> dict[str, float]:
-        return evaluate(self.engine.evaluated, split, self.engine.precision, self.config.data.image_size)
+    def evaluate(self, split: Split, image_size: int | None = None) -> dict[str, float]:
+        size = image_size or self.config.data.image_size
+        return evaluate(self.engine.evaluated, split, self.engine.precision, size)
+
+    def val_top1_by_image_size(self, val_top1: float | None) -> dict[str, float] | None:
+        """The weights in use on validation at each training size; `val_top1` is theirs at image_size."""
+        val, own_size = self.splits.val, self.config.data.image_size
+        if val is None or val_top1 is None:
+            return None
+        others = {size: self.evaluate(val, size)["top1"] for size in self.config.data.train_sizes}
+        return {str(size): top1 for size, top1 in sorted({**others, own_size: val_top1}.items())}
 
     def save_between(self) -> None:
         """Write `last.pt` within an epoch, unless the weights are past saving."""
@@ -309,6 +318,9 @@ class _Training:
         engine.evaluated.load_state_dict(chosen["model"])
         train_top1 = self.evaluate(self.splits.train)["top1"]
         val_top1 = best.get("val/top1")
+        by_size = {}
+        if config.data.multi_scale is not None:
+            by_size["val_top1_by_image_size"] = self.val_top1_by_image_size(val_top1)
         seconds = self.seconds()
         pictures = config.train.epochs * engine.plan.samples_before(engine.plan.steps_per_epoch)
         summary = {
@@ -320,6 +332,7 @@ class _Training:
             "train_top1": train_top1,
             "val_top1": val_top1,
             "test_top1": best.get("test/top1"),
+            **by_size,
             "gap": train_top1 - val_top1 if val_top1 is not None else None,
             "seconds": seconds,
             "images_per_second": pictures / seconds,

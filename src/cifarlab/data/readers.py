@@ -36,7 +36,7 @@ def cifar10(data: DataConfig, part: Part) -> Pictures | None:
 @DATASETS.register
 def folder(data: DataConfig, part: Part) -> Pictures | None:
     """Your own pictures: data.root holds train/<class>/* and val/ or test/ alike; kept at data.store_size."""
-    return read_folder(data.root, part, data.store_size or data.image_size, skip_broken=data.skip_broken)
+    return read_folder(data.root, part, _kept_size(data), skip_broken=data.skip_broken)
 
 
 @DATASETS.register
@@ -51,10 +51,15 @@ def synthetic(
     """Drawn by the program, no download: 100 classes of shape, texture and colour in 20 superclasses."""
     if part == "val":
         return None
-    images = draw_once({"train": train, "test": test}[part], data.store_size or data.image_size, seed, part)
+    images = draw_once({"train": train, "test": test}[part], _kept_size(data), seed, part)
     labels = np.arange(len(images), dtype=np.int64) % len(drawing.CLASSES)
     return Pictures(images, labels, drawing.CLASSES, digest_pictures(images), drawing.SUPERCLASSES,
                     drawing.SUPERCLASS_OF)  # fmt: skip
+
+
+def _kept_size(data: DataConfig) -> int:
+    """The side of pictures that have no size of their own: `store_size`, or the largest that is looked at."""
+    return data.store_size or max(data.image_size, *data.train_sizes)
 
 
 def draw_once(num: int, size: int, seed: int, split: str) -> np.ndarray:

@@ -76,7 +76,7 @@ def _create(name: str, image_size: int, options: dict[str, Any]) -> Any:
     try:
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except Exception as error:  # whatever a model's arithmetic on its size runs into
-        raise _unfit(name, image_size, error) from error
+        raise unfit(name, image_size, error) from error
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if isinstance(patch, tuple) and any(image_size % side for side in patch):
         message = f"{name} cuts patches of {patch[0]} px, and {image_size} is not a multiple of it"
@@ -94,14 +94,17 @@ def _probe(model: nn.Module, name: str, image_size: int) -> int:
         if features.ndim != 2 or not features.isfinite().all():
             raise ValueError(f"its features have shape {list(features.shape)}, or are not finite")
     except Exception as error:  # see above
-        raise _unfit(name, image_size, error) from error
+        raise unfit(name, image_size, error) from error
     model.train(training)
     return features.shape[1]
 
 
-def _unfit(name: str, image_size: int, error: Exception) -> ConfigError:
+def unfit(
+    name: str, image_size: int, error: Exception, path: tuple[str, ...] = ("data", "image_size")
+) -> ConfigError:
+    """The mistake of asking a backbone for a size at which it fails with `error`."""
     reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
-    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason})", ("data", "image_size"))
+    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason})", path)
 
 
 def _put_cifar_stem(model: Any, name: str) -> None:
