@@ -26,6 +26,7 @@ ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines"
 TARGETS = [
     (name, kind)
     for name in LOSSES
+    if not LOSSES[name].traits.get("needs_teacher")
     for kind in ("hard", "smoothed", "mixed")
     if kind == "hard" or name not in HARD_ONLY
 ]
