@@ -78,12 +78,28 @@ def test_startup_measures_whole_processes(tmp_path: Path):
     assert "| peak memory, resnet18_baseline |" in printed and "| 2.5 GB |" in printed
 
 
+def test_distillation_speed_compares_a_student_with_itself_taught(tmp_path: Path):
+    printed, result = run_tiny("distillation_speed", tmp_path)
+    one, other = result["epoch_seconds"].values()
+    for figures in (one, other):
+        check_spread(figures, 2, min)
+    ratio = result["ratio"]
+    assert ratio["of_medians"] == pytest.approx(other["median"] / one["median"], rel=0.01)
+    assert ratio["required"] == 1.3 and len(ratio["rounds"]) == 2
+    assert result["fill"]["pictures"] == 20 and result["fill"]["seconds"] > 0
+    assert "20 answers for view 1 of 1" in printed and "filling the cache" in printed
+
+
 def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     """The beginnings of the rows of docs/benchmarks.md that a result calls for."""
     if name == "cpu_train":
         speeds, ratios = result["images_per_second"].items(), result["ratios"].items()
         rows = [f"| {label} | {speed['best']:.0f} | {speed['median']:.0f} |" for label, speed in speeds]
         return rows + [f"| {label} | {ratio['of_medians']:.2f} |" for label, ratio in ratios]
+    if name == "distillation_speed":
+        seconds = result["epoch_seconds"].items()
+        rows = [f"| {label} | {figure['best']:.2f} | {figure['median']:.2f} |" for label, figure in seconds]
+        return [*rows, f"ratio of medians {result['ratio']['of_medians']:.2f} ("]
     rows = []
     for label, figures in result["figures"].items():
         title = "`cifarlab --help`" if label == "help_seconds" else f"start to first step, {label}"
@@ -94,7 +110,7 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     return rows
 
 
-@pytest.mark.parametrize("name", ["cpu_train", "startup"])
+@pytest.mark.parametrize("name", ["cpu_train", "startup", "distillation_speed"])
 def test_figures_in_the_documentation_are_those_in_the_results(name: str):
     text = (REPOSITORY / "docs" / "benchmarks.md").read_text()
     path = BENCHMARKS / "results" / f"{name}.json"

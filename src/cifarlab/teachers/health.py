@@ -20,9 +20,8 @@ from cifarlab.views import dress, view_epoch
 # Enough to know an accuracy to 1.6 points; a teacher at 224 px answers slowly on a CPU.
 PICTURES = 1000
 # Shares of log(classes), the entropy of a guess, and of the other terms' gradient, below which a term is as
-# good as none. Cosines x 8 at temperature 4, as in the tutorial, are 0.014 from uniform where 100 directions are
-# orthogonal (measured: up to 0.035 where they are not); a calibrated teacher at the temperature of the
-# published benchmarks is above 0.1.
+# good as none. Cosines x 8 at temperature 4, as in the tutorial, are 0.014 from uniform where 100 directions
+# are orthogonal, and were up to 0.035 where they were not.
 NEARLY_UNIFORM = 0.05
 NEARLY_ONE_HOT = 0.01
 NEARLY_NO_GRADIENT = 0.05

@@ -13,6 +13,7 @@ from cifarlab import recipes
 from cifarlab.checkpoint import file_digest
 from cifarlab.config import Config, TeacherConfig
 from cifarlab.device import Precision, pick_precision
+from cifarlab.models.sizes import check_sizes
 from cifarlab.records import Batch, Output
 from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run
@@ -174,16 +175,21 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
     assert config.teacher is not None
     lesson = config.teacher
     members = []
-    for name in lesson.runs:
-        path = find_teacher(name, lesson.seed, runs)
+    for run in lesson.runs:
+        path = find_teacher(run, lesson.seed, runs)
         try:
             trained = load_trained(path, str(device))
             _refuse_other_classes(path, trained.model.classes, classes)
+            if lesson.image_size:
+                name = trained.config.model.backbone.name
+                check_sizes(trained.model, name, [lesson.image_size], ("teacher", "image_size"))
             members.append(
                 Member(trained, path, file_digest(path), lesson.image_size or trained.model.image_size,
                        _precision(lesson.precision, trained.config.train.precision, device))
             )  # fmt: skip
         except ConfigError as error:
+            if error.path[:1] == ("teacher",):
+                raise
             raise ConfigError(str(error), ("teacher", "run")) from None
     if "stages" in config.lessons and len(members) > 1:
         raise ConfigError("feature maps of several teachers have no mean; name one", ("teacher", "run"))
