@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,45 @@ def test_a_size_that_does_not_fit(name: str, size: int, words: str):
         BACKBONES.spec(name).build(size)
     assert caught.value.path == ("data", "image_size")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "pools_the_last"),
+    [
+        ("resnet18", ("act1", "layer1", "layer2", "layer3", "layer4"), True),
+        ("resnet50", ("act1", "layer1", "layer2", "layer3", "layer4"), True),
+        ("mobilenetv2_100", ("blocks.0", "blocks.1", "blocks.2", "blocks.4", "blocks.6"), False),
+        ("convnext_atto", ("stages.0", "stages.1", "stages.2", "stages.3"), False),
+        ("tresnet_m", ("body.layer1", "body.layer2", "body.layer3", "body.layer4"), True),
+    ],
+)
+def test_stages_of_timm(name: str, stages: tuple[str, ...], pools_the_last: bool):
+    torch.manual_seed(0)
+    config = ModelConfig.model_validate({"backbone": name, "head": "linear"})
+    model: Any = build_classifier(config, 64, 10).eval()
+    assert model.backbone.stage_names == stages
+    output = model(torch.rand(2, 3, 64, 64), stages=True)
+    channels = {info["module"]: info["num_chs"] for info in model.backbone.feature_info}
+    assert [maps.shape[1] for maps in output.stages] == [channels[stage] for stage in stages]
+    sides = [maps.shape[2] for maps in output.stages]
+    assert all(maps.ndim == 4 for maps in output.stages) and sides == sorted(sides, reverse=True)
+    last = output.stages[-1].mean((2, 3))
+    assert (last.shape == output.embedding.shape and torch.allclose(last, output.embedding)) == pools_the_last
+
+
+def test_stages_of_vgg_are_maps_of_its_features():
+    backbone = BACKBONES.spec("vgg11").build(32)
+    assert len(backbone.stage_names) >= 5
+    assert all(name.startswith("features.") for name in backbone.stage_names)
+
+
+# Tokens; maps that end in the channels, here as many as the map is wide; a name that is no submodule; lists.
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("test_vit", 32), ("mambaout_femto", 192), ("twins_svt_small", 224), ("crossvit_9_240", 240)],
+)
+def test_what_is_no_map_is_no_stage(name: str, size: int):
+    assert BACKBONES.spec(name).build(size).stage_names == ()
 
 
 def test_names_of_timm_are_known():

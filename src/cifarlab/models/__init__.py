@@ -1,5 +1,6 @@
 """Classifiers: a backbone, a head, and the pictures' way into them."""
 
+from cifarlab.models import cifar_convnets, cifar_resnets
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import Classifier, build_classifier
 from cifarlab.models.freezing import describe_frozen, freeze
@@ -12,6 +13,8 @@ __all__ = [
     "LoadReport",
     "Margin",
     "build_classifier",
+    "cifar_convnets",
+    "cifar_resnets",
     "describe_frozen",
     "freeze",
     "init_from",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -47,15 +48,19 @@ def timm_backbone(
 
     pretrained: true for timm's published weights, or a file of them. stem: cifar puts a 3x3 convolution of
     stride 1 without pooling first (He et al. 2016, section 4.2), for ResNets. The module has `num_features`
-    (F) and `loaded` (the LoadReport of its weights, or None). Raises ConfigError where a picture of
-    image_size or the stem does not fit.
+    (F), `stage_names` and `loaded` (the LoadReport of its weights, or None). Raises ConfigError where a
+    picture of image_size or the stem does not fit.
+
+    stage_names: the submodules that timm lists as its stages (`feature_info`), first to last, as far as they
+    give maps (B, C, H, W); none in a ViT, whose blocks give tokens, nor in a Swin, whose maps end in C. The
+    last is what is pooled, but for a norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
     """
     options = _size_options(name, image_size)
     model = _create(name, image_size, options)
     if stem == "cifar":
         _put_cifar_stem(model, name)
     # Measured: timm's own num_features leaves out a head's hidden layer (MobileNetV3, VGG).
-    model.num_features = _probe(model, name, image_size)
+    model.num_features, model.stage_names = _probe(model, name, image_size)
     model.loaded = _load_pretrained(model, name, options, pretrained, stem) if pretrained else None
     return model
 
@@ -84,8 +89,18 @@ def _create(name: str, image_size: int, options: dict[str, Any]) -> Any:
     return model
 
 
-def _probe(model: nn.Module, name: str, image_size: int) -> int:
-    """The width F of the features, from a forward of one blank picture. Raises ConfigError where it fails."""
+def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str, ...]]:
+    """The width F of the features and the names of the stages, from a forward of one blank picture.
+
+    Raises ConfigError where that fails.
+    """
+    channels = _listed_stages(model)
+    maps: dict[str, Any] = {}
+
+    def catch(stage: str, module: nn.Module, given: object, output: Any) -> None:
+        maps[stage] = output
+
+    hooks = [model.get_submodule(stage).register_forward_hook(partial(catch, stage)) for stage in channels]
     training = model.training
     model.eval()
     try:
@@ -96,7 +111,26 @@ def _probe(model: nn.Module, name: str, image_size: int) -> int:
     except Exception as error:  # see above
         raise unfit(name, image_size, error) from error
     model.train(training)
-    return features.shape[1]
+    for hook in hooks:
+        hook.remove()
+    stages = [
+        stage
+        for stage, output in maps.items()
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == channels[stage]
+    ]
+    return features.shape[1], tuple(stages)
+
+
+def _listed_stages(model: nn.Module) -> dict[str, int]:
+    """The submodules that timm lists as a model's stages, and how many channels each gives."""
+    if getattr(model, "output_fmt", "NCHW") != "NCHW":
+        return {}
+    listed: Any = getattr(model, "feature_info", ())
+    modules = dict(model.named_modules())
+    # Some of the names are no submodules ("block.0" in Twins), or the whole model ("" in TResNet).
+    return {
+        info["module"]: info["num_chs"] for info in listed if info["module"] and info["module"] in modules
+    }
 
 
 def unfit(

@@ -1,0 +1,158 @@
+"""ResNets and wide ResNets for CIFAR: three stages of basic blocks, at 1, 1/2 and 1/4 of the picture's size.
+
+They are the networks of the distillation literature: functions and parameter counts are those of RepDistiller
+(CRD) and mdistiller (DKD), which agree. Theirs pool 8x8, so take pictures of 32 px only; here any map's mean.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from cifarlab.models.staged import Staged, conv_norm, with_he_weights
+from cifarlab.registry import BACKBONES
+
+NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)  # channels of the stem and the three stages
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; where the shape changes, a 1x1 convolution projects it.
+
+    That is option B of He et al. (2016); their own CIFAR networks use A, which pads with zeros and has no
+    parameters. RepDistiller, mdistiller and the figures published with them use B.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        same = inputs == outputs and stride == 1
+        self.residual = nn.Sequential(
+            conv_norm(inputs, outputs, 3, stride=stride), conv_norm(outputs, outputs, 3, relu=False)
+        )
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride=stride, relu=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.relu(self.residual(maps) + self.shortcut(maps))
+
+
+class PreactivationBlock(nn.Module):
+    """Batch norm and ReLU before each of two 3x3 convolutions, dropout between them, beside a shortcut.
+
+    Where the number of channels changes, the shortcut is a 1x1 convolution of the normalised maps.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float):
+        super().__init__()
+        self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
+        self.residual = nn.Sequential(
+            *conv_norm(inputs, outputs, 3, stride=stride),
+            nn.Dropout(dropout),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        )
+        projected = inputs != outputs
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if projected else None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        active = self.norm(maps)
+        return self.residual(active) + (maps if self.shortcut is None else self.shortcut(active))
+
+
+def _resnet(image_size: int, depth: int, widths: tuple[int, ...]) -> Staged:
+    stages = [
+        nn.Sequential(
+            BasicBlock(inputs, outputs, stride),
+            *(BasicBlock(outputs, outputs, 1) for _ in range((depth - 2) // 6 - 1)),
+        )
+        for inputs, outputs, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
+    ]
+    stem = conv_norm(3, widths[0], 3)
+    return with_he_weights(Staged(stem, stages, num_features=widths[-1], image_size=image_size, reduction=4))
+
+
+def _wide_resnet(image_size: int, depth: int, factor: int, dropout: float) -> Staged:
+    widths = (16, 16 * factor, 32 * factor, 64 * factor)
+    stages = [
+        nn.Sequential(
+            PreactivationBlock(inputs, outputs, stride, dropout),
+            *(PreactivationBlock(outputs, outputs, 1, dropout) for _ in range((depth - 4) // 6 - 1)),
+        )
+        for inputs, outputs, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
+    ]
+    stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+    last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
+    network = Staged(stem, stages, last, num_features=widths[-1], image_size=image_size, reduction=4)
+    # A stage's maps are not normalised: that the next one's first block does, and after the third, `last`.
+    network.stage_names = ("stages.0", "stages.1", "last")
+    return with_he_weights(network)
+
+
+@BACKBONES.register
+def resnet8x4(image_size: int) -> Staged:
+    """ResNet-8 for CIFAR, 4 times as wide: 1,233,540 parameters with 100 classes (He et al. 2016).
+
+    The stages have 64, 128 and 256 channels where ResNet-20 has 16, 32 and 64; the stem has 32, not 64.
+    """
+    return _resnet(image_size, 8, WIDE)
+
+
+@BACKBONES.register
+def resnet20(image_size: int) -> Staged:
+    """ResNet-20 for CIFAR: 278,324 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    return _resnet(image_size, 20, NARROW)
+
+
+@BACKBONES.register
+def resnet32(image_size: int) -> Staged:
+    """ResNet-32 for CIFAR: 472,756 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    return _resnet(image_size, 32, NARROW)
+
+
+@BACKBONES.register
+def resnet32x4(image_size: int) -> Staged:
+    """ResNet-32 for CIFAR, 4 times as wide: 7,433,860 parameters with 100 classes (He et al. 2016).
+
+    The widths are resnet8x4's.
+    """
+    return _resnet(image_size, 32, WIDE)
+
+
+@BACKBONES.register
+def resnet56(image_size: int) -> Staged:
+    """ResNet-56 for CIFAR: 861,620 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    return _resnet(image_size, 56, NARROW)
+
+
+@BACKBONES.register
+def resnet110(image_size: int) -> Staged:
+    """ResNet-110 for CIFAR: 1,736,564 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    return _resnet(image_size, 110, NARROW)
+
+
+@BACKBONES.register
+def wrn_16_2(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
+    """Wide ResNet 16-2: 703,284 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
+    return _wide_resnet(image_size, 16, 2, dropout)
+
+
+@BACKBONES.register
+def wrn_40_1(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
+    """Wide ResNet 40-1: 569,780 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
+    return _wide_resnet(image_size, 40, 1, dropout)
+
+
+@BACKBONES.register
+def wrn_40_2(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
+    """Wide ResNet 40-2: 2,255,156 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
+    return _wide_resnet(image_size, 40, 2, dropout)
+
+
+@BACKBONES.register
+def wrn_28_10(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
+    """Wide ResNet 28-10: 36,536,884 parameters with 100 classes (Zagoruyko and Komodakis 2016).
+
+    Their dropout on CIFAR, where they use it, is 0.3.
+    """
+    return _wide_resnet(image_size, 28, 10, dropout)

@@ -1,0 +1,82 @@
+"""`Staged`: a convolutional network as a stem, stages of blocks, and what follows them; no classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from cifarlab.registry import ConfigError
+
+
+class Staged(nn.Module):
+    """(B, 3, S, S) normalised pictures to (B, F) features: stem, stages, last, and the mean over the map.
+
+    last: what follows the stages, if anything. num_features: F, the channels of the map that is pooled.
+    reduction: S over the side of that map; fewer pixels than that are refused by a ConfigError. stage_names:
+    the submodules whose outputs are the stages, maps (B, C, H, W), first to last; the last one is pooled.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Iterable[nn.Sequential],
+        last: nn.Module | None = None,
+        *,
+        num_features: int,
+        image_size: int,
+        reduction: int,
+    ):
+        if image_size < reduction:
+            message = f"this backbone takes pictures of {reduction} px or more, not of {image_size}"
+            raise ConfigError(message, ("data", "image_size"))
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.last = last
+        self.num_features = num_features
+        names = tuple(f"stages.{index}" for index in range(len(self.stages)))
+        self.stage_names: tuple[str, ...] = names if last is None else (*names, "last")
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images)
+        for stage in self.stages:
+            maps = stage(maps)
+        if self.last is not None:
+            maps = self.last(maps)
+        return maps.mean((-2, -1))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which layer each parameter belongs to, as timm's: the stem, then each block (coarse: each stage).
+
+        `last` belongs to the last of them: 99999 is timm's number for that.
+        """
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        return {"stem": r"^stem", "blocks": [(blocks, None), (r"^last", (99999,))]}
+
+
+def conv_norm(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    relu: bool = True,
+) -> nn.Sequential:
+    """A convolution that keeps the map's size at stride 1, batch norm and, unless relu=False, ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
+    return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
+
+
+def with_he_weights(network: Staged) -> Staged:
+    """The network, its convolutions drawn as He et al. (2015) do for ReLU, over fan-out; biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
