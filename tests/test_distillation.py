@@ -482,6 +482,7 @@ def test_the_regressor_is_the_objectives():
     shapes = {name: tuple(p.shape) for name, p in objective.named_parameters()}
     norm = {f"loss_fitnet.regressor.1.{name}": (36,) for name in ("weight", "bias")}
     assert shapes == {"loss_fitnet.regressor.0.weight": (36, 24, 1, 1), **norm}
+    assert objective.state_dict().keys() == shapes.keys()
 
 
 def test_a_regressor_learns_a_linear_map():

@@ -94,7 +94,7 @@ class FitNet(nn.Module):
         channels = teacher.stages[stage].shape[1]
         self.regressor = nn.Sequential(
             nn.Conv2d(student.stages[stage].shape[1], channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels, track_running_stats=False),  # nothing is ever evaluated with it
             nn.ReLU() if relu else nn.Identity(),
         )
 
