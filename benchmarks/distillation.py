@@ -30,10 +30,10 @@ ALONE, KD, DKD, TEACHER = "alone", "KD", "DKD", "teacher"
 
 
 def main() -> None:
-    options = parser(__doc__, "runs/distillation", 20)
+    options = parser(__doc__, "runs/distillation", 16)
     options.add_argument("--init", type=Path, required=True, help="the run of tiny_imagenet_resnet18")
     options.add_argument("--classes", type=int, default=20)
-    options.add_argument("--limit", type=int, default=3000, help="training pictures")
+    options.add_argument("--limit", type=int, default=2500, help="training pictures")
     arguments = options.parse_args()
     runs = train_all(arms_of(arguments), arguments)
     results: dict[str, Any] = {name: [figures_of(run) for run in seeds] for name, seeds in runs.items()}
@@ -51,7 +51,7 @@ def main() -> None:
 
 def arms_of(arguments: argparse.Namespace) -> list[Arm]:
     """The teacher first; students differ from each other in what they are taught."""
-    subset = (f"data.classes={arguments.classes}", f"data.limit={arguments.limit}", "data.val=0.2",
+    subset = (f"data.classes={arguments.classes}", f"data.limit={arguments.limit}", "data.val=0.1",
               "train.select=val")  # fmt: skip
     teacher = (
         "data.image_size=64", f"model.init={arguments.init.absolute()}", "optim.schedule=one_cycle",

@@ -276,6 +276,17 @@ def test_each_loss_trains_end_to_end(runs, tmp_path, loss):
     assert health["gradient_norms"][loss] > 0
 
 
+def test_feature_maps_are_compared_end_to_end(tmp_path):
+    short = ("data.limit=40", "data.val=20", "data.batch_size=10", "train.epochs=1")
+    train_tiny(tmp_path / "teacher" / "0", *short, "model.backbone=resnet20", "data.image_size=40")
+    hints = ("objective={fitnet: {weight: 100}}", f"teacher.run={tmp_path / 'teacher' / '0'}")
+    run, summary = train_tiny(tmp_path / "student" / "0", *short, *hints, "model.backbone=resnet8x4")
+    assert summary["distillation"]["gradient_norms"]["fitnet"] > 0
+    assert summary["parameters"] == 1_233_540
+    saved = checkpoint.load(run.last_path, ("engine",))["engine"]["objective"]
+    assert saved["loss_fitnet.regressor.0.weight"].shape == (32, 128, 1, 1)
+
+
 @given(st.integers(0, 10_000), st.floats(0.3, 6), st.integers(2, 30))
 @settings(max_examples=30, deadline=None)
 def test_calibration_finds_scipys_minimum(seed, scale, classes):

@@ -41,11 +41,11 @@ def examine(teacher: Teacher, engine: Engine, splits: Splits) -> dict[str, Any]:
     raw, labels = _answers(teacher, held_out, config, engine.model.num_classes)
     if config.teacher and config.teacher.calibrate:
         teacher.temperatures = [calibration(raw[:, member], labels) for member in range(raw.shape[1])]
-    top1 = (_read(teacher, raw).argmax(-1) == labels).double().mean().item()
+    top1 = (teacher.mean_logits(raw).argmax(-1) == labels).double().mean().item()
     raw, labels = _answers(
         teacher, splits.train, config, engine.model.num_classes, view=view_epoch(config, 0)
     )
-    logits = _read(teacher, raw)
+    logits = teacher.mean_logits(raw)
     temperature = temperature_of(config)
     log_probability = (logits / temperature).double().log_softmax(-1)
     entropy = -(log_probability.exp() * log_probability).sum(-1).mean().item()
@@ -88,10 +88,6 @@ def _answers(
         raw.append(teacher.ask(batch.images).logits)
         labels.append(batch.labels)
     return torch.cat(raw), torch.cat(labels)
-
-
-def _read(teacher: Teacher, raw: Tensor) -> Tensor:
-    return (raw / torch.tensor(teacher.temperatures, device=raw.device)[:, None]).mean(1)
 
 
 def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:

@@ -57,7 +57,8 @@ class Teacher:
     """Trained classifiers, always in evaluation mode, that know nothing of the labels.
 
     It is no module, so that no optimizer and no checkpoint of the student can hold its weights. temperatures:
-    what each member's logits are divided by; see `calibrate`.
+    what each member's logits are divided by; see `calibration`. scale: of one member's head that compares
+    directions, before that; read off its answers.
     """
 
     def __init__(self, members: Sequence[Member], stages: bool = False):
@@ -65,11 +66,20 @@ class Teacher:
         for member in self.members:
             member.trained.model.eval().requires_grad_(False)
         self.temperatures = [1.0] * len(self.members)
-        # Of a head that compares directions; read off its answers.
         self.scale: float | None = None
 
     def __str__(self) -> str:
         return " and ".join(map(str, self.members))
+
+    @property
+    def temperatures(self) -> list[float]:
+        return self._temperatures.tolist()
+
+    @temperatures.setter
+    def temperatures(self, values: Sequence[float]) -> None:
+        # On the device: a step must not wait for the host.
+        device = self.members[0].precision.device
+        self._temperatures = torch.tensor(values, dtype=torch.float32, device=device)
 
     def begin(self, view: int, stop: Callable[[], bool] = lambda: False) -> str | None:
         """Nothing to prepare: it answers for any view."""
@@ -107,12 +117,15 @@ class Teacher:
 
         A teacher that compares directions gives cosines and the scale at which they are calibrated.
         """
-        temperatures = torch.tensor(self.temperatures, device=answers.logits.device)
-        logits = (answers.logits / temperatures[:, None]).mean(1)
+        logits = self.mean_logits(answers.logits)
         if self.scale is None:
             return Output(logits, answers.embedding, answers.stages)
-        scale = self.scale / self.temperatures[0]
+        scale = self.scale / self._temperatures[0]
         return Output(logits, answers.embedding, answers.stages, cosines=logits / scale, scale=scale)
+
+    def mean_logits(self, logits: Tensor) -> Tensor:
+        """(B, M, C) logits of the members to the calibrated mean (B, C)."""
+        return (logits / self._temperatures[:, None]).mean(1)
 
 
 def calibration(logits: Tensor, labels: Tensor) -> float:
