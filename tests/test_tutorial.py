@@ -1,0 +1,65 @@
+"""The tutorial's eleven recipes, each trained from end to end on a few real pictures."""
+
+import pytest
+import torch
+
+from cifarlab.recipes import read, resolve
+from cifarlab.run import Run
+from cifarlab.train import train
+from cifarlab.trained import load
+
+NAMES = (
+    "resnet18_baseline", "resnet18_augment", "resnet18_baseline_wd01", "resnet18_baseline_lbsmooth",
+    "resnet18_pretrained", "resnet18_pretrained_arcface", "resnet18_pretrained_arcface_224x224",
+    "resnet50_pretrained_arcface", "resnet50_pretrained_arcface_224x224", "resnet18_pretrained_arcface_kd",
+    "resnet18_pretrained_arcface_mst",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Files with the names and shapes of ImageNet's weights; the numbers are random."""
+    import timm
+
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("resnet18", "resnet50"):
+        torch.save(timm.create_model(name).state_dict(), folder / f"{name}.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def trained(cifar100_root, weights, runs):
+    """Train a recipe, shortened, unless it is trained: its run and summary."""
+
+    def trained(name):
+        recipe = read(name)
+        backbone = recipe.plain["model"]["backbone"]
+        overrides = [f"data.root={cifar100_root}", "data.limit=12", "data.val=10", "data.batch_size=6"]
+        overrides += ["train.epochs=1", "train.device=cpu"]
+        if backbone["pretrained"]:
+            overrides.append(f"model.backbone.pretrained={weights / backbone['name']}.pt")
+        run = Run(runs / name / "0", name, name)
+        return run, train(resolve(recipe, overrides), run)
+
+    return trained
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_on_the_real_cifar100(name, trained):
+    if name.endswith("_kd"):
+        trained("resnet50_pretrained_arcface_224x224")
+    run, summary = trained(name)
+    assert summary["epochs"] == summary["chosen_epoch"] == 1
+    assert 0 <= summary["val_top1"] <= 1
+    model, config = load(run.folder), run.plain_config()
+    assert model.image_size == config["data"]["image_size"] == (224 if "224" in name else 32)
+    assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 100)
+    if name.endswith("_kd"):
+        (teacher,) = summary["distillation"]["teachers"]
+        assert teacher["path"].endswith("resnet50_pretrained_arcface_224x224/0/best.pt")
+        assert summary["distillation"]["gradient_norms"]["distill"] > 0
