@@ -19,6 +19,7 @@ from torchvision.models.vgg import make_layers
 
 from cifarlab.models import cifar_convnets as convnets
 from cifarlab.models import cifar_resnets as resnets
+from cifarlab.models.depths import layer_depths
 from cifarlab.registry import BACKBONES, ConfigError
 
 
@@ -146,6 +147,8 @@ def test_layers(name: str):
     # In the order of the forward, none left over: what no pattern matches would be a layer of its own.
     assert all(0 <= layer[b] - layer[a] <= 1 for a, b in pairwise(parameters))
     assert layer[parameters[-1]] + 1 == len(set(layer.values())) == NETWORKS[name].layers
+    depths = layer_depths(backbone)
+    assert (max(depths.values()), min(depths.values())) == (NETWORKS[name].layers, 1)
     coarse = group_parameters(backbone, backbone.group_matcher(coarse=True))
     assert len(coarse) == len(backbone.stages) + any(True for _ in backbone.stem.parameters())
 
