@@ -3,7 +3,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarlab.config import ROOT, differences, merge, order, parse_override
+from cifarlab.config import ROOT
+from cifarlab.merging import differences, merge, order, parse_override
 from cifarlab.recipes import checked
 from cifarlab.registry import ConfigError
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 import yaml
 
-from cifarlab.config import differences
 from cifarlab.data.splits import Split
 from cifarlab.engine import Engine
+from cifarlab.merging import differences
 from cifarlab.models.classifier import build_classifier
 from cifarlab.objectives.objective import build_objective
 from cifarlab.recipes import FOLDER, checked, find, names, read, resolve

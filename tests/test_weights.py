@@ -274,6 +274,16 @@ def test_init_leaves_a_head_of_other_classes(tmp_path: Path):
         assert torch.equal(model.head.fc.weight, head)
 
 
+def test_init_leaves_a_head_of_as_many_other_classes(tmp_path: Path):
+    other = classifier(seed=1)
+    state = {"format": 1, "model": other.state_dict(), "classes": [*reversed(other.classes)]}
+    torch.save(state, tmp_path / "best.pt")
+    report = init_from(classifier(seed=0), tmp_path / "best.pt")
+    assert report.fresh["head.fc.weight"] == "the head is new"
+    torch.save({**state, "classes": list(other.classes)}, tmp_path / "best.pt")
+    assert "head.fc.weight" not in init_from(classifier(seed=0), tmp_path / "best.pt").fresh
+
+
 def test_a_run_may_give_a_backbone_too(tmp_path: Path):
     other = classifier(seed=1)
     path = checkpoint(other, tmp_path)

@@ -60,6 +60,7 @@ def train(
     from cifarlab.recipes import read, resolve
     from cifarlab.registry import ConfigError
     from cifarlab.run import Run
+    from cifarlab.teaching import train_teachers
     from cifarlab.train import train as train_run
 
     found = read(recipe)
@@ -74,7 +75,7 @@ def train(
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()
     if train_teacher:
-        _train_teachers(configs[0], runs, progress)
+        train_teachers(configs[0], runs, progress)
     summaries = []
     for config in configs:
         if len(configs) > 1:
@@ -86,33 +87,6 @@ def train(
         )
     if len(summaries) > 1:
         _print_over_seeds(folder, summaries)
-
-
-def _train_teachers(config: Any, runs: Path, progress: Any, students: tuple[str, ...] = ()) -> None:
-    """Train the recipes that a student's teachers are missing, and theirs, on the student's data."""
-    from cifarlab.recipes import read, resolve
-    from cifarlab.registry import ConfigError
-    from cifarlab.run import Run
-    from cifarlab.teachers import missing_teachers
-    from cifarlab.train import train as train_run
-
-    for name in missing_teachers(config.teacher, runs):
-        if name in students:
-            raise ConfigError(f"{name} cannot be its own teacher", ("teacher", "run"))
-        found = read(name)
-        teacher = resolve(found, _same_data(config))
-        _train_teachers(teacher, runs, progress, (*students, name))
-        progress.note(f"the teacher first: {name}")
-        train_run(teacher, Run(runs / name / str(teacher.train.seed), name, name), progress)
-
-
-def _same_data(config: Any) -> list[str]:
-    """Overrides that give a teacher its student's classes, pictures and split, on the same device."""
-    data = config.dump()["data"]
-    kept = ("dataset", "root", "val", "limit", "classes", "skip_broken")
-    overrides = [f"data.{key}={json.dumps(data[key])}" for key in kept]
-    imports = f"imports={json.dumps(list(config.imports))}"
-    return [*overrides, imports, f"train.device={config.train.device}", f"train.seed={config.teacher.seed}"]
 
 
 def _run_name(name: str) -> Path:
@@ -171,7 +145,7 @@ def show(
     """The resolved recipe: every option of the run, defaults filled in."""
     import yaml
 
-    from cifarlab.config import differences
+    from cifarlab.merging import differences
     from cifarlab.recipes import checked, read, resolve
 
     found = read(recipe)

@@ -20,7 +20,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
-from cifarlab.config import Config, build, differences, order, without_places
+from cifarlab.config import Config, build, without_places
+from cifarlab.merging import differences, order
 from cifarlab.registry import ConfigError
 
 PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow")

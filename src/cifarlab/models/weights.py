@@ -72,6 +72,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     off or something else.
     """
     path = Path(path).expanduser()
+    content, sha256 = _read(path)
+    return _state_of(content, path), sha256
+
+
+def _read(path: Path) -> tuple[Any, str]:
+    """What a file of weights holds, and its sha256."""
     if not path.is_file():
         raise ConfigError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
@@ -80,12 +86,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path), sha256
+        return torch.load(path, map_location="cpu", weights_only=True), sha256
     except Exception as error:  # zip, pickle, struct, key, memory errors: whatever a broken file leads into
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise ConfigError(f"{path}: not weights that can be read, or cut off ({reason})") from None
+
+
+def _state_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict within what a file holds."""
     for key in ("engine", "model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -93,7 +102,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
         raise ConfigError(f"{path}: holds no state dict of tensors")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): value for name, value in content.items()}
-    return dict(content), sha256
+    return dict(content)
 
 
 def _is_state(content: Any) -> bool:
@@ -158,18 +167,22 @@ def excuse(name: str, free: Mapping[str, str]) -> str | None:
 def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
     """Start a `Classifier` from a run's folder (its best.pt) or a checkpoint of one.
 
-    The head is left where its shape differs (another class count). Normalisation and size stay the recipe's
+    The head is left where it is of another form or of other classes. Normalisation and size stay the recipe's
     own. Raises ConfigError with the path `model.init`.
     """
     path = Path(path).expanduser()
     try:
         path = _best_of(path) if path.is_dir() else path
-        state, sha256 = read_weights(path)
+        content, sha256 = _read(path)
+        state = _state_of(content, path)
         if not any(name.startswith("backbone.") for name in state):
             raise ConfigError(f"{path} is no checkpoint of cifarlab; say model.backbone.pretrained={path}")
         own = classifier.state_dict()
         head = [name for name in own.keys() | state.keys() if name.startswith("head.")]
         same_head = all(n in own and n in state and own[n].shape == state[n].shape for n in head)
+        # best.pt names its classes; weights for as many others are of no use to the head.
+        theirs, ours = content.get("classes"), getattr(classifier, "classes", None)
+        same_head = same_head and (theirs is None or ours is None or tuple(theirs) == tuple(ours))
         free = {"mean": "normalisation is the recipe's", "std": "normalisation is the recipe's"}
         if not same_head:
             free["head"] = HEAD_IS_NEW

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from cifarlab.config import ROOT, Config, build, keys_at, merge, order, parse_override
+from cifarlab.config import ROOT, Config, build, keys_at
 from cifarlab.draws import label_key
+from cifarlab.merging import merge, order, parse_override
 from cifarlab.registry import ConfigError, did_you_mean, unknown
 
 FOLDER = Path(__file__).parent

@@ -1,0 +1,112 @@
+"""Plain configurations laid over each other: bases, overrides, order, differences."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from cifarlab.config import OptimConfig
+from cifarlab.registry import RESERVED, ConfigError, unknown
+
+# Where `{label: options}` stands: there, and below, `label: null` removes an entry.
+LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
+
+
+def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What `child` says over what `base` says, deeply, as new plain data.
+
+    A new `name` drops the base's options of that part and keeps what stands beside them (`weight`, `p`, the
+    fields of `optim`). `label: null` removes a loss, augmentation or mixer. Raises ConfigError for a label
+    that is not there.
+    """
+    merged = copy.deepcopy(dict(base))
+    if path and "name" in child and child["name"] != merged.get("name", path[-1] if path else None):
+        beside = {*RESERVED, *OptimConfig.model_fields} if path == ("optim",) else {*RESERVED}
+        merged = {key: value for key, value in merged.items() if key in beside}
+    for key, value in child.items():
+        here = (*path, str(key))
+        old = merged.get(key)
+        if value is None and path in LABELLED:
+            if key not in merged:
+                raise ConfigError(f"nothing to remove: {unknown(str(key), merged)}", here)
+            del merged[key]
+        elif value is None and (here in LABELLED or (isinstance(old, Mapping) and _is_labelled(path))):
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            merged[key] = merge(old if isinstance(old, Mapping) else _named(old), value, here)
+        elif isinstance(value, str) and isinstance(old, Mapping):
+            merged[key] = merge(old, {"name": value}, here)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _is_labelled(path: tuple[str, ...]) -> bool:
+    return any(path[: len(prefix)] == prefix for prefix in LABELLED)
+
+
+def _named(value: Any) -> dict[str, Any]:
+    return {"name": value} if isinstance(value, str) else {}
+
+
+def order(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Put each labelled part that says `before: label` there, and drop the word. Raises ConfigError."""
+    ordered = copy.deepcopy(dict(plain))
+    for path in LABELLED:
+        parent = ordered
+        for key in path[:-1]:
+            parent = parent.get(key)
+            parent = parent if isinstance(parent, dict) else {}
+        entries = parent.get(path[-1])
+        if isinstance(entries, Mapping):
+            parent[path[-1]] = _ordered(entries, path)
+    return ordered
+
+
+def _ordered(entries: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    labels = list(entries)
+    for label, options in entries.items():
+        if not isinstance(options, Mapping) or "before" not in options:
+            continue
+        target = options["before"]
+        if not isinstance(target, str) or target not in entries or target == label:
+            raise ConfigError(
+                unknown(str(target), [other for other in entries if other != label]), (*path, label, "before")
+            )
+        labels.remove(label)
+        labels.insert(labels.index(target), label)
+
+    def plain(options: Any) -> Any:
+        return (
+            {k: v for k, v in options.items() if k != "before"} if isinstance(options, Mapping) else options
+        )
+
+    return {label: plain(entries[label]) for label in labels}
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`optim.lr=3e-4` as nested plain data; the value is read as YAML. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{text!r} is not an override; write key=value, e.g. optim.lr=3e-4")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"cannot read the value {value!r} as YAML", tuple(key.split("."))) from None
+    nested: Any = parsed
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
+    """{dotted key: (old value, new value)} of two plain configs; None stands for absent."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return {} if old == new else {".".join(path): (old, new)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(k for k in new if k not in old)]:
+        found |= differences(old.get(key), new.get(key), (*path, str(key)))
+    return found
