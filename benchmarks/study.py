@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import matplotlib as mpl
@@ -75,21 +76,26 @@ def figures_of(run: Run) -> dict[str, Any]:
     test = summary["test_top1"]
     if test is None:
         test = evaluate_run(run.folder, "test")["top1"]
-    kept = ("seed", "chosen_on", "chosen_epoch", "train_top1", "val_top1", "seconds", "distillation")
+    kept = ("recipe", "seed", "chosen_on", "chosen_epoch", "train_top1", "val_top1", "seconds")
+    # Files by their content: where they lay is nobody's business.
+    health = dict(summary.get("distillation") or {})
+    teachers = [teacher["sha256"] for teacher in health.pop("teachers", ())]
     return {
-        **{key: summary[key] for key in kept if key in summary},
+        **{key: summary[key] for key in kept},
         "test_top1": test,
         "val_by_epoch": [row["val/top1"] for row in read_log(run.metrics_path)],
-        "overrides": env["command"][1:],
-        **{key: env[key] for key in ("precision", "hardware", "git", "versions", "time", "weights")},
+        **({"distillation": {"teachers_sha256": teachers, **health}} if health else {}),
+        "weights_sha256": [weights["sha256"] for weights in env["weights"]],
+        **{key: env[key] for key in ("precision", "hardware", "git", "versions", "time")},
     }
 
 
 def paired(ours: Sequence[float], others: Sequence[float]) -> dict[str, float]:
     """Mean of the differences seed by seed, and its 95 % interval by Student's t."""
     differences = [a - b for a, b in zip(ours, others, strict=True)]
-    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    return {"mean": sum(differences) / len(differences), "low": float(low), "high": float(high)}
+    mean = sum(differences) / len(differences)
+    half = float(stats.t.ppf(0.975, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def points(value: Mapping[str, float]) -> str:
@@ -99,7 +105,7 @@ def points(value: Mapping[str, float]) -> str:
 
 def mean_and_spread(values: Sequence[float]) -> str:
     """`41.23 ± 0.45`: mean and standard deviation over seeds, in percent."""
-    spread = stats.tstd(values) if len(values) > 1 else 0.0
+    spread = stdev(values) if len(values) > 1 else 0.0
     return f"{100 * sum(values) / len(values):.2f} ± {100 * spread:.2f}"
 
 

@@ -1,12 +1,18 @@
 """The scripts that write docs/results/, on tiny runs."""
 
+import importlib
 import json
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmarks import first_ten_epochs, synthetic_pictures
+from scipy import stats
 
-from tests.tiny import TINY
+from tests.tiny import TINY, train_tiny
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -31,3 +37,57 @@ def test_a_script_trains_and_writes_its_page(script, files, tmp_path, monkeypatc
     scores = [result.get("summary", result).get("test_top1") for result in figures.values()]
     assert all(f"{100 * score:.{shown}}" in page for score in scores if score is not None)
     assert any(score is not None for score in scores)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Run a study of two seeds on tiny runs: (page, figures)."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    train_tiny(tmp_path / "init" / "0")
+
+    def run(name, *options):
+        words = ["script", "--init", str(tmp_path / "init" / "0"), "--seeds", "2", "--epochs", "2"]
+        tiny = [text for text in TINY if not text.startswith("train.epochs")]
+        overrides = [word for text in tiny for word in ("--override", text)]
+        monkeypatch.setattr(sys, "argv", [*words, "--runs", str(tmp_path / "runs"), *overrides, *options])
+        monkeypatch.chdir(tmp_path)
+        importlib.import_module(name).main()
+        page = (tmp_path / "docs" / "results" / f"{name}.md").read_text()
+        assert (tmp_path / "docs" / "results" / f"{name}.png").stat().st_size > 10_000
+        text = (tmp_path / "benchmarks" / "results" / f"{name}.json").read_text()
+        assert str(tmp_path) not in page + text
+        return page, json.loads(text)
+
+    return lambda name, *options: run(name, "--out", str(tmp_path), *options)
+
+
+def test_a_difference_is_paired_by_seed(study):
+    page, figures = study("transfer")
+    arms = figures["arms"]
+    assert [[run["seed"] for run in runs] for runs in arms.values()] == [[0, 1], [0, 1]]
+    scratch, started = ([run["test_top1"] for run in arms[name]] for name in arms)
+    differences = [b - a for a, b in zip(scratch, started, strict=True)]
+    found = figures["differences"]["test"]
+    assert found["mean"] == pytest.approx(np.mean(differences))
+    assert f"{100 * found['mean']:+.2f} [" in page
+    assert all(run["weights_sha256"] for run in arms["from Tiny-ImageNet"])
+    assert not any(run["weights_sha256"] for run in arms["from scratch"])
+
+
+def test_the_interval_is_students(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    ours, others = [0.31, 0.35, 0.33, 0.4], [0.3, 0.31, 0.33, 0.34]
+    found = importlib.import_module("study").paired(ours, others)
+    truth = stats.ttest_rel(ours, others).confidence_interval(0.95)
+    assert [found["low"], found["high"]] == pytest.approx([truth.low, truth.high])
+
+
+def test_a_student_and_its_teacher_share_their_seed(study):
+    page, figures = study("distillation", "--classes", "10", "--limit", "20", "--override", "data.val=10")
+    arms = figures["arms"]
+    assert list(arms) == ["teacher", "alone", "KD", "DKD"]
+    for name in ("KD", "DKD"):
+        taught = [run["distillation"]["teachers_sha256"] for run in arms[name]]
+        assert taught[0] != taught[1]
+        assert f"{100 * figures['differences'][name]['mean']:+.2f} [" in page
+    assert "distillation" not in arms["alone"][0]
