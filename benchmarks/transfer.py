@@ -68,7 +68,8 @@ def page(figures: dict[str, Any], epochs: int) -> list[str]:
         "",
         "Validation top-1 in percent by epoch, mean ± standard deviation over seeds; test: read once, for "
         "the epoch that validation chose. Differences in points, paired by seed (same split, same order of "
-        "pictures), Student's t over the seeds.",
+        "pictures), Student's t over the seeds. All seeds start from one pretraining: how much another one "
+        "would differ is not in the intervals.",
         "",
         stands_on(first) + " Again: the commands at the top of `benchmarks/transfer.py`.",
     ]

@@ -289,8 +289,8 @@ def test_extreme_logits_stay_finite(
     batch = batch_of(says(teacher_spread * teacher), torch.arange(6) % classes)
     loss = LOSSES.spec(name).build(batch, says(student))
     assert loss.isfinite()
-    # No logit's pull is more than T x (alpha + beta) / B, whatever its size.
-    assert gradient(loss, student).abs().max() <= 4 * (1 + 8) / 6
+    # No logit's pull is more than T x (alpha + beta) / B, whatever its size; but for rounding.
+    assert gradient(loss, student).abs().max() <= 4 * (1 + 8) / 6 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("name", ON_LOGITS)

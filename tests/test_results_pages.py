@@ -91,3 +91,27 @@ def test_a_student_and_its_teacher_share_their_seed(study):
         assert taught[0] != taught[1]
         assert f"{100 * figures['differences'][name]['mean']:+.2f} [" in page
     assert "distillation" not in arms["alone"][0]
+
+
+def published(name):
+    """A study's figures as they are in the repository, and the page that shows them."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return figures, (ROOT / "docs" / "results" / f"{name}.md").read_text()
+
+
+def test_a_pretrained_start_beats_none_at_every_epoch():
+    figures, page = published("transfer")
+    differences = figures["differences"]
+    assert all(epoch["low"] > 0 for epoch in differences["val_by_epoch"])
+    assert differences["test"]["low"] > 0
+    assert all(len(runs) >= 3 for runs in figures["arms"].values())
+    for value in (*differences["val_by_epoch"], differences["test"]):
+        assert f"{100 * value['mean']:+.2f} [{100 * value['low']:+.2f}, {100 * value['high']:+.2f}]" in page
+
+
+def test_a_taught_student_beats_one_that_is_not():
+    figures, page = published("distillation")
+    assert figures["differences"]["KD"]["low"] > 0
+    assert all(len(runs) >= 3 for runs in figures["arms"].values())
+    for value in figures["differences"].values():
+        assert f"{100 * value['mean']:+.2f} [{100 * value['low']:+.2f}, {100 * value['high']:+.2f}]" in page

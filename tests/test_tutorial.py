@@ -62,4 +62,4 @@ def test_it_trains_on_the_real_cifar100(name, trained):
     if name.endswith("_kd"):
         (teacher,) = summary["distillation"]["teachers"]
         assert teacher["path"].endswith("resnet50_pretrained_arcface_224x224/0/best.pt")
-        assert summary["distillation"]["gradient_norms"]["distill"] > 0
+        assert summary["distillation"]["terms"]["distill"]["gradient_norm"] > 0

@@ -74,17 +74,14 @@ def train(
             )
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()
+    students = [Run(folder / str(config.train.seed), found.name, name or found.name) for config in configs]
     if train_teacher:
-        train_teachers(configs[0], runs, progress)
+        train_teachers(list(zip(configs, students, strict=True)), runs, progress, fresh)
     summaries = []
-    for config in configs:
+    for config, run in zip(configs, students, strict=True):
         if len(configs) > 1:
             progress.note(f"seed {config.train.seed} of 0 to {len(configs) - 1}")
-        summaries.append(
-            train_run(
-                config, Run(folder / str(config.train.seed), found.name, name or found.name), progress, fresh
-            )
-        )
+        summaries.append(train_run(config, run, progress, fresh))
     if len(summaries) > 1:
         _print_over_seeds(folder, summaries)
 

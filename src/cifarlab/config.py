@@ -42,7 +42,7 @@ ROOT: dict[str, Any] = {
     "train": {},
 }
 # Two runs that differ in these only are the same experiment.
-NOT_IDENTITY = (("data", "root"), ("train", "device"), ("imports",))
+NOT_IDENTITY = (("data", "root"), ("teacher", "cache"), ("train", "device"), ("imports",))
 
 
 class Section(BaseModel):
@@ -196,7 +196,7 @@ class TrainConfig(Section):
 class TeacherConfig(Section):
     """Whose answers the student learns from, beside the labels."""
 
-    run: str | Annotated[list[str], Field(min_length=1)] = Field(
+    run: tuple[str, ...] = Field(
         description="a run's name, its folder or a checkpoint; several make an ensemble"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="which seed of a run that is given by its name")
@@ -213,10 +213,15 @@ class TeacherConfig(Section):
         "own", description="own: as it was trained"
     )
 
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """The members of the ensemble, or the one teacher."""
-        return (self.run,) if isinstance(self.run, str) else tuple(self.run)
+    @field_validator("run", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> tuple[str, ...]:
+        names = value if isinstance(value, list | tuple) else [value]
+        # YAML reads a run called 0 as a number.
+        names = [str(name) if type(name) is int else name for name in names]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(f"expected a run's name, or a list of them; got {value!r}")
+        return tuple(names)
 
 
 class Config(Section):
@@ -264,7 +269,7 @@ class Config(Section):
                 "feature maps of several sizes cannot be put together; say data.multi_scale.per=batch",
                 ("data", "multi_scale", "per"),
             )
-        if self.teacher and self.teacher.views and self.teacher.cache:
+        if self.lessons and self.teacher and self.teacher.views and self.teacher.cache:
             self._refuse_cache(self.teacher.views)
         return self
 

@@ -22,7 +22,7 @@ from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.records import Output
 from cifarlab.registry import ConfigError, Failure
-from cifarlab.teachers import Replay, Teacher, load_teacher
+from cifarlab.teachers import Replay, Teacher, has_same_pictures, knows_validation, load_teacher
 from cifarlab.views import num_views
 
 
@@ -78,8 +78,12 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     model = to_device(model, device)
     teacher = load_teacher(config, classes, device, runs) if config.lessons else None
     if teacher:
-        notes.append(f"teacher: {teacher}")
-        warnings += teacher_of_other_pictures(config, teacher)
+        notes += [f"teacher: {teacher}", *teacher_notes(config, teacher, splits)]
+        warnings += [
+            f"the teacher {member.path} was {OPTIMISTIC}, and so is what it teaches"
+            for member in teacher.members
+            if member.trained.config.train.select == "test"
+        ]
     objective = build_objective(
         config.objective, len(classes), model.num_features, *_examples(model, teacher, splits.train)
     ).to(device)
@@ -111,20 +115,18 @@ def _examples(model: Classifier, teacher: Teacher | None, split: Split) -> tuple
     return student, teacher.read(teacher.ask(picture.float() / 255))
 
 
-def teacher_of_other_pictures(config: Config, teacher: Teacher) -> list[str]:
-    """A line where the teacher may have seen this run's validation pictures, or was chosen on test."""
-    found = []
+def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]:
+    """A line for each teacher that was trained on other pictures, or on those that validate this run."""
+    notes = []
     for member in teacher.members:
-        its = member.trained.config
-        split = [(c.data.dataset.dump(), c.data.val, c.data.classes, c.train.seed) for c in (config, its)]
-        if config.data.val and split[0] != split[1]:
-            found.append(
-                f"the teacher {member.path} was trained on another split: it may know this run's validation "
-                "pictures"
+        if not has_same_pictures(member, config, splits):
+            notes.append(f"the teacher {member.path} was trained on another data set")
+        elif knows_validation(member, config, splits):
+            notes.append(
+                f"the teacher {member.path} was trained on pictures that validate this run (train.seed, "
+                "data.val, data.classes or the size at which pictures are kept differ)"
             )
-        if its.train.select == "test":
-            found.append(f"the teacher {member.path} was {OPTIMISTIC}, and so is what it teaches")
-    return found
+    return notes
 
 
 def weight_notes(config: Config, model: Classifier) -> list[str]:
@@ -146,7 +148,11 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
         "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
-        "teacher": config.teacher is not None and not config.lessons,
+        # Its views stay in effect: they are the student's, too.
+        "teacher.run": config.teacher is not None and not config.lessons,
+        "teacher.views": config.teacher is not None
+        and config.teacher.views
+        and num_views(config) == 1 != config.teacher.views,
         "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],
         "optim.layer_decay": config.optim.layer_decay < 1
         and not any(parameter.requires_grad for parameter in model.backbone.parameters()),

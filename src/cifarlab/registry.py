@@ -61,13 +61,16 @@ def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[
 
     `known(path)` gives the keys that exist at `path`, for the nearest right name.
     """
-    first = error.errors()[0]
+    # A name that is misspelt is missing, too: it is said once, as what it is.
+    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     path = tuple(str(part) for part in first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return ConfigError(cause.message, (*path, *cause.path))
     if first["type"] == "extra_forbidden":
         return ConfigError(unknown(path[-1], known(path[:-1])), path)
+    if first["type"] == "model_type":
+        return ConfigError(f"expected `key: value` options, got {first.get('input')!r}", path)
     if first["type"] == "missing":
         return ConfigError("missing, and it has no default", path)
     given = first.get("input")

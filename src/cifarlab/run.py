@@ -84,7 +84,9 @@ class Run:
     @property
     def runs(self) -> Path:
         """The folder of all runs."""
-        return self.folder.parents[len(Path(self.name).parts)]
+        above = len(Path(self.name).parts)
+        parents = self.folder.parents
+        return parents[above] if above < len(parents) else self.folder.absolute().parents[above]
 
     @property
     def started(self) -> bool:
@@ -184,6 +186,9 @@ class Run:
             before = None
             self.env_path.replace(self.env_path.with_suffix(".damaged"))
         earlier = [*before.pop("earlier", []), before] if before else []
+        # A later sitting reads its checkpoint only; what the run started from stays on record.
+        if before and not env.get("weights") and before.get("weights"):
+            env = {**env, "weights": before["weights"]}
         write_json(self.env_path, {**env, "earlier": earlier})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from cifarlab.config import Config
@@ -15,20 +16,36 @@ from cifarlab.train import train
 
 
 def train_teachers(
-    config: Config, runs: Path, progress: TrainingProgress, students: tuple[str, ...] = ()
+    students: Sequence[tuple[Config, Run]], runs: Path, progress: TrainingProgress, fresh: bool = False
 ) -> None:
-    """Train the recipes that a student's teachers are missing, and theirs, on the student's data.
+    """Train the recipes that students' teachers are missing, and theirs, on the student's data.
 
-    runs: the folder of all runs. students: recipes that wait for this one. Raises ConfigError where a recipe
-    is its own teacher, and as `train` does.
+    students: runs of one recipe, at several seeds. runs: the folder of all runs. fresh: the students start
+    over. Raises ConfigError where a student could not be trained after, as far as can be known before, and as
+    `train` does.
     """
+    waiting = []
+    for config, run in students:
+        if not fresh:
+            run.refuse_other(config)
+        if config.lessons and (fresh or run.summary() is None):
+            waiting.append((config, run))
+    if waiting:
+        _train_missing(waiting[0][0], runs, progress, {run.folder.resolve() for _, run in waiting})
+
+
+def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiting: set[Path]) -> None:
+    """waiting: the folders of the runs that wait for these teachers."""
     for name in missing_teachers(config.teacher, runs):
-        if name in students:
-            raise ConfigError(f"{name} cannot be its own teacher", ("teacher", "run"))
         teacher = resolve(read(name), _same_data(config))
-        train_teachers(teacher, runs, progress, (*students, name))
+        run = Run(runs / name / str(teacher.train.seed), name, name)
+        folder = run.folder.resolve()
+        if folder in waiting:
+            raise ConfigError(f"{run} cannot be its own teacher", ("teacher", "run"))
+        if teacher.lessons:
+            _train_missing(teacher, runs, progress, waiting | {folder})
         progress.note(f"the teacher first: {name}")
-        train(teacher, Run(runs / name / str(teacher.train.seed), name, name), progress)
+        train(teacher, run, progress)
 
 
 def _same_data(config: Config) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from cifarlab import checkpoint
 from cifarlab.config import Config
+from cifarlab.data.places import Stopped
 from cifarlab.data.splits import Split
 from cifarlab.device import describe_hardware, peak_memory
 from cifarlab.engine import is_finite
@@ -16,7 +18,7 @@ from cifarlab.prepare import Job, out_of_memory_explained, prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Run, StopRequest, describe_environment
-from cifarlab.teachers import Stopped, complaints, describe, examine
+from cifarlab.teachers import complaints, describe, examine
 from cifarlab.trained import BEST
 
 # What last.pt holds.
@@ -48,6 +50,7 @@ def train(
         # What a checkpoint holds need not be fetched a second time.
         job = prepare(config, initial=fresh or not run.last_path.exists(), runs=run.runs)
         if fresh:
+            refuse_to_remove_a_source(config, run, job)
             run.start_over()
         return _Training(config, run, job, progress).run_to_the_end()
 
@@ -62,6 +65,17 @@ def _say_finished(run: Run, summary: dict[str, Any], progress: TrainingProgress)
     progress.note(f"{run} is finished; `--fresh` starts it over")
     progress.finish(summary, str(run))
     return summary
+
+
+def refuse_to_remove_a_source(config: Config, run: Run, job: Job) -> None:
+    """Raise ConfigError where starting over would remove the run's own teacher or first weights."""
+    sources = [member.path for member in job.teacher.members] if job.teacher else []
+    sources += [config.model.init] if config.model.init else []
+    own = run.folder.resolve()
+    for source in sources:
+        path = Path(source).expanduser().resolve()
+        if own in (path, path.parent):
+            raise ConfigError(f"--fresh would remove {source}, from which this run starts; use --name")
 
 
 class _Training:
@@ -147,6 +161,7 @@ class _Training:
         if self.teacher is None:
             return
         if self.distillation is None:
+            self.progress.note("asking the teacher what it has to say")
             self.distillation = {**examine(self.teacher, self.engine, self.splits), "cache_seconds": 0.0}
         known = [teacher["sha256"] for teacher in self.distillation["teachers"]]
         if known != [member.sha256 for member in self.teacher.members]:
@@ -154,7 +169,7 @@ class _Training:
                 f"the teacher has changed since {self.run} began; bring the old one back, or start over with "
                 "`--fresh`", ("teacher", "run"))  # fmt: skip
         self.teacher.temperatures = self.distillation["temperatures"]
-        self.notes += (describe(self.distillation),)
+        self.notes += tuple(describe(self.distillation))
         self.warnings += complaints(self.distillation, self.config)
 
     def begin_epoch(self, epoch: int, asked: StopRequest) -> None:

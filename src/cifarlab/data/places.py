@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -31,9 +31,16 @@ def cache_folder(kind: str) -> Path:
     return (Path(base).expanduser() if base else platformdirs.user_cache_path("cifarlab")) / kind
 
 
+class Stopped(Exception):
+    """What takes long was asked to stop; what it had not finished is gone."""
+
+
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Hold the right to make `target`, whose parent is made. Raises ConfigError where it takes no data."""
+def locked(target: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold the right to make `target`, whose parent is made.
+
+    Raises ConfigError where it takes no data, Stopped where `stop()` says so while another process holds it.
+    """
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +48,11 @@ def locked(target: Path) -> Iterator[None]:
             lock.acquire(timeout=0.5)
         except Timeout:
             Console(stderr=True).print(f"waiting for another process that makes {target}", soft_wrap=True)
-            lock.acquire()
+            while not lock.is_locked:
+                if stop():
+                    raise Stopped from None
+                with suppress(Timeout):
+                    lock.acquire(timeout=0.5)
     except OSError as error:
         raise cannot_write(target.parent, error) from None
     try:

@@ -68,7 +68,7 @@ def dkd(
     return loss
 
 
-@LOSSES.register(name="fitnet", needs_teacher="stages", needs_stages=True)
+@LOSSES.register(name="fitnet", needs_teacher="stages")
 class FitNet(nn.Module):
     """Hints: the mean squared distance of a stage's maps to the teacher's (Romero et al. 2015).
 

@@ -64,7 +64,10 @@ def build_objective(
         if not inspect.isclass(spec.part.call):
             losses[label] = spec.bind()
         elif spec.part.traits.get("needs_teacher"):
-            losses[label] = spec.build(student, teacher)
+            try:
+                losses[label] = spec.build(student, teacher)
+            except ConfigError as error:
+                raise ConfigError(error.message, ("objective", label, *error.path)) from None
         else:
             losses[label] = spec.build(num_classes, num_features)
     return Objective(losses, {label: spec.weight for label, spec in specs.items()})

@@ -1,17 +1,19 @@
 """Teachers: trained models that a student learns from, what they say kept, and whether it says anything."""
 
-from cifarlab.teachers.cache import Replay, Stopped
-from cifarlab.teachers.health import complaints, describe, examine
-from cifarlab.teachers.teacher import Teacher, find_teacher, load_teacher, missing_teachers
+from cifarlab.teachers.cache import Replay
+from cifarlab.teachers.finding import find_teacher, load_teacher, missing_teachers
+from cifarlab.teachers.health import complaints, describe, examine, has_same_pictures, knows_validation
+from cifarlab.teachers.teacher import Teacher
 
 __all__ = [
     "Replay",
-    "Stopped",
     "Teacher",
     "complaints",
     "describe",
     "examine",
     "find_teacher",
+    "has_same_pictures",
+    "knows_validation",
     "load_teacher",
     "missing_teachers",
 ]

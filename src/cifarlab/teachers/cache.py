@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import cifarlab
 from cifarlab.config import Config
-from cifarlab.data.places import building, cache_folder, locked, progress
+from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split
 from cifarlab.records import Batch, Output
 from cifarlab.registry import ConfigError
@@ -26,29 +29,15 @@ from cifarlab.views import dress, num_views
 VERSION = 1
 # The views of so many pictures are kept beside the answers, to be compared when the answers are replayed.
 WITNESSES = 32
-
-
-class Stopped(Exception):
-    """Filling was asked to stop; what was not finished is gone."""
-
-
-@dataclass(frozen=True)
-class View:
-    """The answers for one view of all samples: arrays by name, rows by position in the split."""
-
-    arrays: dict[str, Tensor]
-
-    def answers(self, positions: Tensor) -> Answers:
-        rows = {name: array[positions.to(array.device)].float() for name, array in self.arrays.items()}
-        return Answers(rows["logits"], rows.get("embedding", rows["logits"].flatten(1)))
+PATH = ("teacher", "cache")
+Arrays = dict[str, Tensor]
 
 
 class Replay:
     """A teacher whose answers are kept: `begin(view)` finds or computes them, `answer` looks them up.
 
     Each view lies in a folder of its own, written whole or not at all, under a key of all that the answers
-    depend on; what does not match its key, its checksums or the views of today is made anew. seconds: spent
-    on computing.
+    depend on; what does not match its key, its checksums or the views of today is made anew.
     """
 
     def __init__(self, teacher: Teacher, config: Config, split: Split, num_classes: int, fingerprint: str):
@@ -56,97 +45,107 @@ class Replay:
         assert views is not None, "only views that come back can be replayed"
         self.teacher, self.config, self.split, self.num_classes = teacher, config, split, num_classes
         self.key = _key(teacher, config, split, fingerprint, views)
-        digest = hashlib.blake2b(json.dumps(self.key, sort_keys=True).encode(), digest_size=16).hexdigest()
-        self.folder = cache_folder("teachers") / digest
-        self.seconds = 0.0
-        self._views: dict[int, View] = {}
-        self._current: View | None = None
+        self.folder = cache_folder("teachers") / _digest(self.key)
+        with _explained(self.folder):
+            # A place that takes no data is better known before the run begins.
+            self.folder.mkdir(parents=True, exist_ok=True)
+        # Mapped on the host; the current view is where the labels are.
+        self._views: dict[int, tuple[Arrays, float | None]] = {}
+        self._current: tuple[Arrays, float | None] | None = None
 
     def begin(self, view: int, stop: Callable[[], bool] = lambda: False) -> str | None:
         """Make a view's answers ready; a line for the user where they were computed.
 
-        Raises Stopped as soon as `stop()` says so, ConfigError where the cache folder takes no data.
+        Raises Stopped as soon as `stop()` says so, ConfigError where the cache folder takes no data or the
+        answers cannot be kept in float16.
         """
         said = None
         if view not in self._views:
             folder = self.folder / f"view_{view}"
-            with locked(folder):
+            with locked(folder, stop):
                 found = self._open(folder, view)
                 if found is None:
-                    begun = time.monotonic()
                     again = "made anew, it did not match: " if folder.exists() else ""
+                    begun = time.monotonic()
                     self._fill(folder, view, stop)
-                    seconds = time.monotonic() - begun
-                    self.seconds += seconds
                     said = (
                         f"teacher: {again}{len(self.split):,} answers for view {view + 1} of "
-                        f"{self.key['views']} in {seconds:.1f} s, kept in {folder}"
+                        f"{self.key['views']} in {time.monotonic() - begun:.1f} s, kept in {folder}"
                     )
                     found = self._open(folder, view)
-                    assert found is not None, "what was just written matches"
+                    if found is None:
+                        raise ConfigError(
+                            "the same view was dressed twice and differs: an augmentation does not take "
+                            "its random numbers from `draws`; mend it, or say teacher.cache=false",
+                            PATH,
+                        )
             self._views[view] = found
-        self._current = self._views[view]
+        arrays, scale = self._views[view]
+        device = self.split.labels.device
+        self._current = {name: array.to(device) for name, array in arrays.items()}, scale
         return said
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:
         """What the teacher said of the samples at `positions` in the view that was begun, calibrated."""
         assert self._current is not None, "begin(view) comes first"
-        answers = self._current.answers(positions)
-        return self.teacher.read(answers)
+        arrays, scale = self._current
+        rows = {name: array[positions.to(array.device)].float() for name, array in arrays.items()}
+        embedding = rows.get("embedding", rows["logits"][:, 0, :0])
+        return self.teacher.read(Answers(rows["logits"], embedding, scale=scale))
 
-    def _open(self, folder: Path, view: int) -> View | None:
-        """A view's answers, if they are whole and of the view as it is dressed today."""
+    def _open(self, folder: Path, view: int) -> tuple[Arrays, float | None] | None:
+        """A view's answers and their scale, if they are whole and of the view as it is dressed today."""
         try:
             record = json.loads((folder / "key.json").read_text())
-            if record["key"] != self.key or record["view"] != view:
+            seal = record.pop("seal")
+            # As text: the order of augmentations counts.
+            if (_digest(record["key"]), record["view"], seal) != (_digest(self.key), view, _digest(record)):
                 return None
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in record["checksums"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if any(_checksum(array) != record["checksums"][name] for name, array in arrays.items()):
+            # Copy on write: torch has no read-only tensors.
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in self._names()}
+            if {name: _checksum(array) for name, array in arrays.items()} != record["checksums"]:
+                return None
+            seen, scale = arrays.pop("witnesses"), record["scale"]
+        except Exception:  # A damaged file raises whatever its reader ran into: it is made anew.
             return None
         # Code that dresses a view may have changed under the same names and options.
-        seen, now = arrays.pop("witnesses"), self._witnesses(view)
+        now = self._witnesses(view)
         if seen.shape != now.shape or (np.abs(seen.astype(np.int16) - now) > 1).mean() > 0.001:
             return None
-        self.teacher.scale = record["scale"]
-        device = self.split.labels.device
-        # Copy on write: torch has no read-only tensors.
-        return View({name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}, scale
 
     def _fill(self, folder: Path, view: int, stop: Callable[[], bool]) -> None:
-        wanted = {"logits"} | (self.config.lessons & {"embedding"})
-        total = len(self.split)
-        arrays: dict[str, np.ndarray] = {}
+        total, names = len(self.split), [name for name in self._names() if name != "witnesses"]
         title = f"asking the teacher about view {view + 1} of {self.key['views']} ({total:,} pictures)"
-        try:
-            with building(folder) as fresh, progress(title) as report:
-                # An even number, so that the pairs of a mix that is part of the view stay together.
-                for positions in torch.arange(total, device=self.split.rows.device).split(PICTURES_PER_PASS):
-                    if stop():
-                        raise Stopped
-                    answers = self.teacher.ask(self._dress(positions, view).images)
-                    for name in wanted:
-                        rows: Tensor = getattr(answers, name).to(torch.float16).cpu()
-                        if name not in arrays:
-                            arrays[name] = np.lib.format.open_memmap(
-                                fresh / f"{name}.npy", "w+", np.float16, (total, *rows.shape[1:])
-                            )
-                        arrays[name][positions.cpu().numpy()] = rows.numpy()
-                    report(int(positions[-1]) + 1, total)
-                np.save(fresh / "witnesses.npy", self._witnesses(view))
-                arrays["witnesses"] = self._witnesses(view)
-                checksums = {name: _checksum(array) for name, array in arrays.items()}
-                for array in arrays.values():
-                    if isinstance(array, np.memmap):
-                        array.flush()
-                record = {"key": self.key, "view": view, "scale": self.teacher.scale, "checksums": checksums}
-                (fresh / "key.json").write_text(json.dumps(record, indent=1))
-        except OSError as error:
-            reason = error.strerror or error
-            raise ConfigError(
-                f"cannot keep the teacher's answers in {folder} ({reason}); name another place by "
-                "CIFARLAB_CACHE, or say teacher.cache=false", ("teacher", "cache")) from None  # fmt: skip
+        scale: float | None = None
+        with (
+            _explained(folder),
+            building(folder) as fresh,
+            progress(title) as report,
+            ExitStack() as open_files,
+        ):
+            files = {name: open_files.enter_context(Rows(fresh / f"{name}.npy", total)) for name in names}
+            # An even number, so that the pairs of a mix that is part of the view stay together.
+            for positions in torch.arange(total, device=self.split.rows.device).split(PICTURES_PER_PASS):
+                if stop():
+                    raise Stopped
+                answers = self.teacher.ask(self._dress(positions, view).images)
+                scale = None if answers.scale is None else float(answers.scale)
+                for name in names:
+                    files[name].write(_halved(getattr(answers, name)))
+                report(int(positions[-1]) + 1, total)
+            witnesses = self._witnesses(view)
+            last = Rows(fresh / "witnesses.npy", len(witnesses))
+            files["witnesses"] = open_files.enter_context(last)
+            last.write(witnesses)
+            checksums = {name: rows.finish() for name, rows in files.items()}
+            record = {"key": self.key, "view": view, "scale": scale, "checksums": checksums}
+            with (fresh / "key.json").open("w") as file:
+                json.dump({**record, "seal": _digest(record)}, file, indent=1)
+                _to_disk(file)
+
+    def _names(self) -> list[str]:
+        return [*self.key["answers"], "witnesses"]
 
     def _dress(self, positions: Tensor, view: int) -> Batch:
         config = self.config
@@ -158,6 +157,63 @@ class Replay:
         return (self._dress(first, view).images * 255).round().to(torch.uint8).cpu().numpy()
 
 
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn a disk's refusal into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"cannot keep the teacher's answers in {folder} ({reason}); name another place by "
+            "CIFARLAB_CACHE, or say teacher.cache=false",
+            PATH,
+        ) from None
+
+
+class Rows:
+    """A .npy file that is written row by row: a full disk raises, where a mapped file ends the process."""
+
+    def __init__(self, path: Path, total: int):
+        self._path, self._total = path, total
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def __enter__(self) -> Rows:
+        self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, rows: np.ndarray) -> None:
+        if not self._file.tell():
+            shape = (self._total, *rows.shape[1:])
+            header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self._file, header)
+        content = np.ascontiguousarray(rows).tobytes()
+        self._digest.update(content)
+        self._file.write(content)
+
+    def finish(self) -> str:
+        """Bring the file to the disk; its rows' checksum."""
+        _to_disk(self._file)
+        return self._digest.hexdigest()
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _halved(values: Tensor) -> np.ndarray:
+    halved = values.to(torch.float16)
+    if not halved.isfinite().all():
+        raise ConfigError(
+            "the teacher's answers are not finite in float16, in which they are kept; say "
+            "teacher.precision=float32, or teacher.cache=false", PATH)  # fmt: skip
+    return halved.cpu().numpy()
+
+
 def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views: int) -> dict[str, Any]:
     """All that a teacher's answers for a view depend on, as plain data."""
     data = config.dump()["data"]
@@ -166,10 +222,11 @@ def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views
         policy.pop("shuffle")  # It says who is mixed with whom, and nothing else of a view.
     return {
         "version": VERSION,
+        "code": _code(config, *(member.trained.config for member in teacher.members)),
         "teachers": [member.sha256 for member in teacher.members],
         "image_sizes": [member.image_size for member in teacher.members],
         "precisions": [f"{member.precision} on {member.precision.device.type}" for member in teacher.members],
-        "answers": sorted({"logits"} | (config.lessons & {"embedding"})),
+        "answers": sorted({"logits"} | (teacher.lessons & {"embedding"})),
         "seed": config.train.seed,
         "data": fingerprint,
         "split": hashlib.blake2b(split.ids.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
@@ -177,6 +234,24 @@ def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views
         "store_size": split.images.shape[-1],
         "views": views,
     }
+
+
+def _code(*configs: Config) -> str:
+    """A digest of the source that dresses views and that answers, recipes' own parts included."""
+    package = Path(cifarlab.__file__).parent
+    files = [package / "views.py", package / "draws.py"]
+    files += sorted([*(package / "augment").glob("*.py"), *(package / "models").glob("*.py")])
+    for entry in dict.fromkeys(entry for config in configs for entry in config.imports):
+        module = sys.modules.get(entry)
+        files.append(Path(entry if entry.endswith(".py") else getattr(module, "__file__", None) or entry))
+    state = hashlib.blake2b(digest_size=16)
+    for file in files:
+        state.update(file.read_bytes() if file.is_file() else str(file).encode())
+    return state.hexdigest()
+
+
+def _digest(plain: Any) -> str:
+    return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
 
 
 def _checksum(array: np.ndarray) -> str:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import Config
-from cifarlab.data.splits import Split, Splits
+from cifarlab.data.splits import Split, Splits, load_splits, place
+from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine
-from cifarlab.records import Batch
-from cifarlab.teachers.teacher import PICTURES_PER_PASS, Teacher, calibration
+from cifarlab.teachers.teacher import COLDEST, HOTTEST, PICTURES_PER_PASS, Member, Teacher, calibration
 from cifarlab.views import dress, view_epoch
 
 # Enough to know an accuracy to 1.6 points; a teacher at 224 px answers slowly on a CPU.
@@ -22,7 +22,7 @@ PICTURES = 1000
 # Shares of log(classes), the entropy of a guess, and of the other terms' gradient, below which a term is as
 # good as none. Cosines x 8 at temperature 4, as in the tutorial, are 0.014 from uniform where 100 directions
 # are orthogonal, and were up to 0.035 where they were not.
-NEARLY_UNIFORM = 0.05
+NEARLY_UNIFORM = 0.04
 NEARLY_ONE_HOT = 0.01
 NEARLY_NO_GRADIENT = 0.05
 
@@ -30,48 +30,69 @@ NEARLY_NO_GRADIENT = 0.05
 def examine(teacher: Teacher, engine: Engine, splits: Splits) -> dict[str, Any]:
     """Calibrate a teacher, if the recipe says so, and measure what its answers hold; a record as plain data.
 
-    teacher_top1: on clean pictures of `measured_on`. entropy, kl_from_uniform: of its answers to training
-    views at the loss's temperature, means in nats; log_classes: the most they can be. agreement: share of
-    training views that it gives the label. gradient_norms: of each weighted term at the initial weights;
-    gradient_ratio: of the distillation terms' to the others'.
+    teacher_top1: on clean pictures of `measured_on`, see `held_out`. agreement: the share of training views
+    that it gives the label. terms, by the label of each loss that reads it: entropy and kl_from_uniform of
+    its answers to training views at the loss's temperature, means in nats, of log_classes at most;
+    gradient_norm of the weighted term at the initial weights, gradient_ratio to all that no teacher has a
+    part in.
     """
-    config = engine.config
-    name = "val" if splits.val is not None else "train"
-    held_out = splits.val if splits.val is not None else splits.train
-    raw, labels = _answers(teacher, held_out, config, engine.model.num_classes)
+    config, num_classes = engine.config, engine.model.num_classes
+    unseen, where = held_out(teacher, config, splits)
+    raw, labels = _answers(teacher, unseen, config, num_classes)
     if config.teacher and config.teacher.calibrate:
         teacher.temperatures = [calibration(raw[:, member], labels) for member in range(raw.shape[1])]
-    top1 = (teacher.mean_logits(raw).argmax(-1) == labels).double().mean().item()
-    raw, labels = _answers(
-        teacher, splits.train, config, engine.model.num_classes, view=view_epoch(config, 0)
-    )
+    top1 = _agreement(teacher.mean_logits(raw), labels)
+    raw, labels = _answers(teacher, splits.train, config, num_classes, view=view_epoch(config, 0))
     logits = teacher.mean_logits(raw)
-    temperature = temperature_of(config)
-    log_probability = (logits / temperature).double().log_softmax(-1)
-    entropy = -(log_probability.exp() * log_probability).sum(-1).mean().item()
-    log_classes = math.log(logits.shape[1])
-    norms = gradient_norms(teacher, engine)
     return {
-        "teachers": [{"path": str(m.path), "sha256": m.sha256} for m in teacher.members],
-        "temperatures": list(teacher.temperatures),
-        "measured_on": name,
-        "pictures": min(PICTURES, len(held_out)),
+        "teachers": [{"path": m.path, "sha256": m.sha256} for m in teacher.members],
+        "temperatures": teacher.temperatures,
+        "measured_on": where,
+        "pictures": min(PICTURES, len(unseen)),
         "teacher_top1": top1,
-        "temperature": temperature,
-        "entropy": entropy,
-        "kl_from_uniform": log_classes - entropy,
-        "log_classes": log_classes,
-        "agreement": (logits.argmax(-1) == labels).double().mean().item(),
-        "gradient_norms": norms,
-        "gradient_ratio": _ratio(norms, config),
+        "agreement": _agreement(logits, labels),
+        "log_classes": math.log(num_classes),
+        "terms": _terms(config, logits, gradient_norms(teacher, engine)),
     }
 
 
-def temperature_of(config: Config) -> float:
-    """The temperature at which the first loss that has one reads the teacher, else 1."""
-    specs = [spec for spec in config.objective.values() if spec.part.traits.get("needs_teacher")]
-    return float(
-        next((spec.kwargs()["temperature"] for spec in specs if "temperature" in spec.kwargs()), 1.0)
+def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, str]:
+    """Pictures that the teacher has not trained on, and what they are.
+
+    Those that validate the student, unless the teacher's split of the same pictures is another: then those
+    that validated the teacher. Without either, training pictures.
+    """
+    strangers = [member for member in teacher.members if knows_validation(member, config, splits)]
+    if not strangers and splits.val is not None:
+        return splits.val, "val"
+    if len(teacher.members) == len(strangers) == 1 and (its := strangers[0].trained.config).data.val:
+        data = its.data.model_copy(update={"root": config.data.root, "limit": None})
+        val = load_splits(data, its.train.seed).val
+        assert val is not None, "a share of the pictures was asked for"
+        return place(val, splits.train.labels.device), "the teacher's val"
+    return splits.train, "train"
+
+
+def has_same_pictures(member: Member, config: Config, splits: Splits) -> bool:
+    """Whether a teacher was trained on this run's data set."""
+    trained = member.trained
+    if trained.store_size == splits.train.images.shape[-1]:
+        return trained.fingerprint["train"] == splits.fingerprint["train"]
+    # Kept at another size they have other fingerprints.
+    ours, theirs = config.data, trained.config.data
+    return (ours.dataset.name, ours.root) == (theirs.dataset.name, theirs.root)
+
+
+def knows_validation(member: Member, config: Config, splits: Splits) -> bool:
+    """Whether a teacher was trained on pictures that validate this run: the same ones, split another way."""
+    if splits.val is None or "val" in splits.fingerprint or not has_same_pictures(member, config, splits):
+        return False
+    its = member.trained.config
+    return (
+        # A split goes by the pictures' content, so by the size at which they are kept.
+        member.trained.store_size != splits.train.images.shape[-1]
+        or (its.data.val, its.data.classes) != (config.data.val, config.data.classes)
+        or its.train.seed != config.train.seed
     )
 
 
@@ -90,12 +111,36 @@ def _answers(
     return torch.cat(raw), torch.cat(labels)
 
 
+def _agreement(logits: Tensor, labels: Tensor) -> float:
+    return (logits.argmax(-1) == labels).double().mean().item()
+
+
+def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str, dict[str, float | None]]:
+    """What each loss that reads the teacher gets from it, by label."""
+    taught = {
+        label: spec for label, spec in config.objective.items() if spec.part.traits.get("needs_teacher")
+    }
+    others = math.hypot(*(norm for label, norm in norms.items() if label not in taught))
+    terms: dict[str, dict[str, float | None]] = {}
+    for label, spec in taught.items():
+        ratio = norms[label] / others if others else None
+        terms[label] = {"gradient_norm": norms[label], "gradient_ratio": ratio}
+        if temperature := spec.kwargs().get("temperature"):
+            log_probability = (logits / temperature).double().log_softmax(-1)
+            entropy = -(log_probability.exp() * log_probability).sum(-1).mean().item()
+            from_uniform = math.log(logits.shape[1]) - entropy
+            terms[label] |= {"temperature": temperature, "entropy": entropy, "kl_from_uniform": from_uniform}
+    return terms
+
+
 def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     """{label: norm of the gradient of its weighted loss} on the first batch, over the student's weights."""
     config, model = engine.config, copy.deepcopy(engine.model).train()  # Batch norm would take note.
+    torch.manual_seed(hash_ints(config.train.seed, label_key("health")))  # Of dropout.
     positions = engine.plan.positions(engine.order(0), 0)
-    data, view = config.data, view_epoch(config, 0)
-    batch: Batch = dress(engine.train, positions, data, config.train.seed, view, model.num_classes)
+    batch = dress(
+        engine.train, positions, config.data, config.train.seed, view_epoch(config, 0), model.num_classes
+    )
     batch = replace(batch, teacher=teacher.read(teacher.ask(batch.images)), progress=1.0)
     with engine.precision.autocast():
         output = model(engine.precision.layout(batch.images), stages=teacher.stages)
@@ -103,68 +148,74 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norms = {}
     for label, factor in engine.objective.weights.items():
-        gradients = torch.autograd.grad(losses[label], weights, retain_graph=True, allow_unused=True)
-        found = [gradient.float().norm() for gradient in gradients if gradient is not None]
-        norms[label] = factor * torch.stack(found).norm().item() if found else 0.0
+        norms[label] = 0.0
+        if weights and losses[label].requires_grad:
+            gradients = torch.autograd.grad(losses[label], weights, retain_graph=True, allow_unused=True)
+            found = [gradient.float().norm() for gradient in gradients if gradient is not None]
+            norms[label] = factor * torch.stack(found).norm().item() if found else 0.0
     return norms
 
 
-def _ratio(norms: dict[str, float], config: Config) -> float | None:
-    """Of the distillation terms' gradient to the others'; None where there are no others."""
-    taught = {label for label, spec in config.objective.items() if spec.part.traits.get("needs_teacher")}
-    ours = math.hypot(*(norm for label, norm in norms.items() if label in taught))
-    rest = math.hypot(*(norm for label, norm in norms.items() if label not in taught))
-    return ours / rest if rest else None
-
-
-def describe(health: dict[str, Any]) -> str:
-    """One line for the terminal."""
-    ratio, temperatures = health["gradient_ratio"], health["temperatures"]
-    words = [
+def describe(health: dict[str, Any]) -> list[str]:
+    """Lines for the terminal."""
+    first = (
         f"teacher: top-1 {health['teacher_top1']:.1%} on {health['pictures']:,} pictures of "
-        f"{health['measured_on']}",
-        f"gives the label of {health['agreement']:.1%} of training views",
-        f"at temperature {health['temperature']:g} entropy {health['entropy']:.3f}, "
-        f"{health['kl_from_uniform']:.3f} from uniform, of {health['log_classes']:.3f} nats",
-    ]
-    if temperatures != [1.0] * len(temperatures):
-        words.append(f"calibrated by {', '.join(f'{value:.3g}' for value in temperatures)}")
-    if ratio is not None:
-        words.append(f"gradient {ratio:.2f} times the other terms'")
-    return "; ".join(words)
+        f"{health['measured_on']}, gives the label of {health['agreement']:.1%} of training views"
+    )
+    if health["temperatures"] != [1.0] * len(health["temperatures"]):
+        first += f"; its logits are divided by {', '.join(f'{t:.3g}' for t in health['temperatures'])}"
+    lines = [first]
+    for label, term in health["terms"].items():
+        words = []
+        if "entropy" in term:
+            words.append(
+                f"at temperature {term['temperature']:g} its answers have entropy {term['entropy']:.3f} and "
+                f"are {term['kl_from_uniform']:.3f} from uniform, of {health['log_classes']:.3f} nats"
+            )
+        if term["gradient_ratio"] is not None:
+            words.append(f"the gradient is {term['gradient_ratio']:.2f} times that of the untaught terms")
+        lines += [f"{label}: {'; '.join(words)}"] if words else []
+    return lines
 
 
 def complaints(health: dict[str, Any], config: Config) -> list[str]:
     """A line, with the fix, for each way in which the teacher says next to nothing."""
     assert config.teacher is not None
-    label = next(name for name, spec in config.objective.items() if spec.part.traits.get("needs_teacher"))
-    reads_logits = "temperature" in config.objective[label].kwargs()
     log_classes, found = health["log_classes"], []
     if health["teacher_top1"] < 2 / math.exp(log_classes):
         found.append(
             "the teacher is hardly better than a guess; train it longer, or name another teacher.run"
         )
-    elif reads_logits and health["kl_from_uniform"] < NEARLY_UNIFORM * log_classes:
-        fix = (
-            f"lower objective.{label}.temperature"
-            if config.teacher.calibrate
-            else "say teacher.calibrate=true"
-        )
+    for label, term in health["terms"].items():
+        found += _complaints_of(label, term, log_classes, config.teacher.calibrate)
+    if health["measured_on"] == "train":
+        what = "calibrated and scored" if config.teacher.calibrate else "scored"
+        found.append(f"no pictures are held out from the teacher: it was {what} on what it was trained on")
+    if config.teacher.calibrate and not all(
+        1.01 * COLDEST < t < 0.99 * HOTTEST for t in health["temperatures"]
+    ):
+        found.append(f"no temperature between {COLDEST:g} and {HOTTEST:g} calibrates the teacher")
+    return found
+
+
+def _complaints_of(label: str, term: dict[str, Any], log_classes: float, calibrated: bool) -> list[str]:
+    found = []
+    if "entropy" in term and term["kl_from_uniform"] < NEARLY_UNIFORM * log_classes:
+        fix = f"lower objective.{label}.temperature" if calibrated else "say teacher.calibrate=true"
         found.append(
-            f"the distillation term is nearly empty: at temperature {health['temperature']:g} the teacher's "
-            f"answers are {health['kl_from_uniform']:.3f} nats from uniform, of {log_classes:.3f}; {fix}"
+            f"{label} is nearly empty: at temperature {term['temperature']:g} the teacher's answers are "
+            f"{term['kl_from_uniform']:.3f} nats from uniform, of {log_classes:.3f}; {fix}"
         )
-    elif reads_logits and health["entropy"] < NEARLY_ONE_HOT * log_classes:
+    elif "entropy" in term and term["entropy"] < NEARLY_ONE_HOT * log_classes:
         found.append(
-            f"the teacher's answers are nearly one-hot (entropy {health['entropy']:.3f} nats): they say "
+            f"{label} reads answers that are nearly one-hot (entropy {term['entropy']:.3f} nats): they say "
             f"little that the labels do not; raise objective.{label}.temperature"
         )
-    ratio = health["gradient_ratio"]
-    if ratio is not None and ratio < NEARLY_NO_GRADIENT:
+    if term["gradient_norm"] == 0:
+        found.append(f"{label} moves no weight that is trained")
+    elif term["gradient_ratio"] is not None and term["gradient_ratio"] < NEARLY_NO_GRADIENT:
         found.append(
-            f"the distillation terms' gradient is {ratio:.3f} times the others': they hardly count; raise "
-            f"objective.{label}.weight"
+            f"{label} hardly counts: its gradient is {term['gradient_ratio']:.3f} times that of the untaught "
+            f"terms; raise objective.{label}.weight"
         )
-    if health["measured_on"] == "train":
-        found.append("there are no validation pictures: the teacher was calibrated on what it was trained on")
     return found

@@ -1,0 +1,116 @@
+"""Finding the runs that `teacher.run` names, and loading them as a `Teacher`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cifarlab import recipes
+from cifarlab.checkpoint import file_digest
+from cifarlab.config import Config, TeacherConfig
+from cifarlab.device import Precision, pick_precision
+from cifarlab.models.sizes import check_sizes
+from cifarlab.registry import ConfigError, did_you_mean
+from cifarlab.run import Run
+from cifarlab.teachers.teacher import Member, Teacher
+from cifarlab.trained import best_of, load_trained
+
+PATH = ("teacher", "run")
+
+
+def find_teacher(name: str, seed: int, runs: Path) -> Path:
+    """The checkpoint that `teacher.run` names: a file, a run's folder, or a run's name below `runs`.
+
+    Raises ConfigError for one that is not there, or whose run is not finished, with the command that trains
+    it.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    for folder in (path, path / str(seed), runs / name / str(seed)):
+        run = Run(folder)
+        if run.summary_path.is_file():
+            return best_of(folder)
+        if run.started:
+            fix = _command(name, seed, runs) or "the command that began it goes on"
+            raise ConfigError(f"{run} is not finished; {fix}", PATH)
+        if run.best_path.is_file():
+            raise ConfigError(f"{folder} is no whole run; name its checkpoint, {run.best_path}", PATH)
+    missing = f"no run {name!r} with seed {seed} in {runs}"
+    if fix := _command(name, seed, runs):
+        raise ConfigError(f"{missing}; {fix}", PATH)
+    if seeds := sorted(p.parent.name for p in (runs / name).glob("*/summary.json")):
+        raise ConfigError(f"{missing}, but with {', '.join(seeds)}; say teacher.seed={seeds[0]}", PATH)
+    trained = {p.parents[1].relative_to(runs).as_posix() for p in runs.rglob("summary.json")}
+    hint = did_you_mean(name, trained | set(recipes.names())) or "name a run's folder or a checkpoint"
+    raise ConfigError(f"{missing}; {hint}", PATH)
+
+
+def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
+    """The names in `teacher.run` that are recipes and have no finished run."""
+    missing = []
+    for name in teacher.run if teacher else ():
+        try:
+            find_teacher(name, teacher.seed if teacher else 0, runs)
+        except ConfigError:
+            if name in recipes.names():
+                missing.append(name)
+    return missing
+
+
+def _command(name: str, seed: int, runs: Path) -> str | None:
+    """What trains a recipe of this name; None where there is none."""
+    if name not in recipes.names():
+        return None
+    options = [f"train.seed={seed}"] if seed else []
+    options += [] if runs == Path("runs") else [f"--runs {runs}"]
+    return f"train it with `{' '.join(['cifarlab train', name, *options])}`, or add --train-teacher"
+
+
+def load_teacher(config: Config, classes: Sequence[str], device: torch.device, runs: Path) -> Teacher:
+    """The teacher of a recipe, on `device`. Raises ConfigError for one that is missing or does not fit."""
+    lesson = config.teacher
+    assert lesson is not None
+    paths = [find_teacher(name, lesson.seed, runs) for name in lesson.run]
+    if len(set(map(Path.resolve, paths))) < len(paths):
+        raise ConfigError("names a run twice", PATH)
+    members = [_load(path, lesson, classes, device) for path in paths]
+    if "stages" in config.lessons:
+        if len(members) > 1:
+            raise ConfigError("feature maps of several teachers have no mean; name one", PATH)
+        if not getattr(members[0].trained.model.backbone, "stage_names", ()):
+            raise ConfigError(f"{paths[0]}: its backbone names no stages, so it has no feature maps", PATH)
+    return Teacher(members, config.lessons)
+
+
+def _load(path: Path, lesson: TeacherConfig, classes: Sequence[str], device: torch.device) -> Member:
+    try:
+        trained = load_trained(path, str(device))
+        _refuse_other_classes(path, trained.model.classes, classes)
+    except ConfigError as error:
+        raise ConfigError(str(error), PATH) from None
+    size = lesson.image_size or trained.model.image_size
+    if lesson.image_size:
+        check_sizes(trained.model, trained.config.model.backbone.name, [size], ("teacher", "image_size"))
+    precision = _precision(lesson.precision, trained.config.train.precision, device)
+    return Member(trained, str(path), file_digest(path), size, precision)
+
+
+def _precision(asked: str, own: str, device: torch.device) -> Precision:
+    if asked == "own":
+        # A teacher that was trained on a GPU in float16 can answer on a CPU, too.
+        return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
+    try:
+        return pick_precision(asked, device)
+    except ConfigError as error:
+        raise ConfigError(error.message, ("teacher", "precision")) from None
+
+
+def _refuse_other_classes(path: Path, known: Sequence[str], classes: Sequence[str]) -> None:
+    if len(known) != len(classes):
+        raise ConfigError(f"{path} tells {len(known)} classes apart, this run has {len(classes)}")
+    for label, (there, here) in enumerate(zip(known, classes, strict=True)):
+        if there != here:
+            raise ConfigError(f"{path} calls class {label} {there!r}, this run {here!r}: other classes")
