@@ -1,0 +1,151 @@
+"""What is measured of a teacher before training, and what is said of one that says nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from cifarlab.evaluate import evaluate
+from cifarlab.prepare import prepare
+from cifarlab.recipes import read, resolve
+from cifarlab.teachers import complaints, examine
+from cifarlab.teachers.health import gradient_norms
+from cifarlab.teachers.teacher import calibration
+from cifarlab.trained import load_trained
+from tests.taught import answers, student, train_teachers
+from tests.tiny import train_tiny
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return train_teachers(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "teachers"
+
+
+@given(st.integers(0, 10_000), st.floats(0.3, 6), st.integers(2, 30))
+@settings(max_examples=30, deadline=None)
+def test_calibration_finds_scipys_minimum(seed, scale, classes):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(200, classes)) * scale
+    labels = np.where(rng.random(200) < 0.5, logits.argmax(1), rng.integers(0, classes, 200))
+
+    def loss(log_temperature):
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(200), labels].mean()
+
+    best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6})
+    found = calibration(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert loss(np.log(found)) <= best.fun + 1e-7
+
+
+def test_health_is_what_it_says(runs):
+    job = prepare(student(runs, "data.augment=null", "objective.distill.temperature=2", run="margin"))
+    health = examine(job.teacher, job.engine, job.splits)
+    model, val = load_trained(runs / "margin" / "0").model, job.splits.val
+    scores = evaluate(model, val, job.engine.precision, 32)
+    assert health["teacher_top1"] == pytest.approx(scores["top1"])
+    assert health["pictures"] == 100
+    (temperature,) = health["temperatures"]
+    train = job.splits.train
+    images, labels, _ = train.gather(torch.arange(len(train)))
+    logits = (model(images).logits.detach() / temperature / 2).double()
+    entropy = torch.distributions.Categorical(logits=logits).entropy().mean().item()
+    term = health["terms"]["distill"]
+    assert term["entropy"] == pytest.approx(entropy, rel=1e-3)
+    assert term["kl_from_uniform"] == pytest.approx(np.log(100) - entropy, rel=1e-3)
+    assert health["agreement"] == pytest.approx((logits.argmax(-1) == labels).double().mean().item())
+    norms = gradient_norms(job.teacher, job.engine)
+    assert term["gradient_ratio"] == pytest.approx(norms["distill"] / norms["cross_entropy"])
+
+
+def test_the_norm_of_a_gradient_is_torchs(runs):
+    job = prepare(student(runs, "model.backbone={name: tiny, dropout: 0.0}", "data.augment=null"))
+    engine = job.engine
+    norms = gradient_norms(job.teacher, engine)
+    batch, said = answers(engine, count=32)
+    losses = engine.objective(replace(batch, teacher=said), engine.model.train()(batch.images))
+    (0.9 * losses["distill"]).backward()
+    total = torch.nn.utils.get_total_norm([p.grad for p in engine.model.parameters()])
+    assert norms["distill"] == pytest.approx(total.item(), rel=1e-4)
+
+
+def test_a_teacher_of_another_split_is_scored_on_its_own_validation_pictures(runs):
+    own = prepare(student(runs, run="margin"))
+    other = prepare(student(runs, "train.seed=1", run="margin"))
+    assert not any("validate this run" in note for note in own.notes)
+    assert any("validate this run" in note for note in other.notes)
+    health = [examine(job.teacher, job.engine, job.splits) for job in (own, other)]
+    assert [h["measured_on"] for h in health] == ["val", "the teacher's val"]
+    assert health[0]["teacher_top1"] == health[1]["teacher_top1"]
+    assert health[0]["temperatures"] == health[1]["temperatures"]
+
+
+def test_a_teacher_of_other_pictures_is_named(runs):
+    job = prepare(student(runs, "data.dataset={train: 310}", run="margin"))
+    assert any("another data set" in note for note in job.notes)
+    assert examine(job.teacher, job.engine, job.splits)["measured_on"] == "val"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.rkd={}", "model.freeze=backbone", "model.head=linear"], "rkd moves no weight"),
+        (["objective.distill.weight=1e-6"], "distill hardly counts"),
+        (["objective.distill.temperature=1000"], "distill is nearly empty"),
+        (
+            ["objective={rkd: {before: distill}}", "objective.distill.temperature=1000"],
+            "distill is nearly empty",
+        ),
+        (["objective.distill.temperature=0.001"], "nearly one-hot"),
+        (["data.val=0", "train.select=last"], "calibrated and scored on what it was trained on"),
+        (["data.val=0", "train.select=last", "teacher.calibrate=false"], "it was scored on what"),
+    ],
+)
+def test_what_says_next_to_nothing_is_said(runs, overrides, message):
+    job = prepare(student(runs, *overrides))
+    found = complaints(examine(job.teacher, job.engine, job.splits), job.engine.config)
+    assert any(message in line for line in found), found
+
+
+def test_examining_a_teacher_leaves_the_student_as_it_was(runs):
+    job = prepare(student(runs))
+    before = {name: value.clone() for name, value in job.engine.model.state_dict().items()}
+    examine(job.teacher, job.engine, job.splits)
+    assert all(torch.equal(value, before[name]) for name, value in job.engine.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in job.engine.model.parameters())
+
+
+def test_the_tutorials_settings_are_called_nearly_empty(runs, tmp_path):
+    """Cosines x 8 over a temperature of 4, not calibrated: as published."""
+    told = resolve(read("as_run/resnet18_pretrained_arcface_kd"))
+    assert not told.teacher.calibrate
+    assert told.objective["distill"].kwargs() == {"temperature": 4.0}
+    assert told.model.head.kwargs()["scale"] == 8
+    # A head as wide as the tutorial's: in a few dimensions 100 directions cannot all be far apart.
+    head = ("model.head={name: margin, dim: 512, scale: 8}", "model.backbone={name: tiny, width: 64}")
+    arcface = ("objective={cross_entropy: null, arcface: {margin: 0.35, gradient: straight_through}}",)
+    teacher = tmp_path / "teacher" / "0"
+    train_tiny(teacher, *head, *arcface, "train.epochs=12", "optim.lr=1e-2", "train.precision=float32")
+    distill = "objective={arcface: {weight: 0.3}, distill: {weight: 0.7, temperature: 4}}"
+    overrides = (*head, *arcface, distill, f"teacher.run={teacher}")
+    _, summary = train_tiny(tmp_path / "run" / "0", *overrides, "teacher.calibrate=false", "train.epochs=1")
+    assert 0.01 < summary["distillation"]["terms"]["distill"]["kl_from_uniform"] < 0.18
+    assert summary["distillation"]["teacher_top1"] > 0.05
+    (warning,) = [line for line in summary["warnings"] if "nearly empty" in line]
+    assert "say teacher.calibrate=true" in warning
+    # This teacher knows little: calibrated, its answers at the same temperature still say so, with the other
+    # fix.
+    _, calibrated = train_tiny(tmp_path / "calibrated" / "0", *overrides, "train.epochs=1")
+    assert "lower objective.distill.temperature" in " ".join(calibrated["warnings"])
+    colder = (*overrides, "objective.distill.temperature=1", "train.epochs=1")
+    _, mended = train_tiny(tmp_path / "mended" / "0", *colder)
+    assert not any("nearly empty" in line for line in mended["warnings"])
