@@ -108,6 +108,12 @@ def page(figures: dict[str, Any]) -> list[str]:
             f"{term['entropy']:.2f} of {health['log_classes']:.2f} | {term['kl_from_uniform']:.2f} | "
             f"{term['gradient_ratio']:.2f} |"
         )
+    if differences[DKD]["low"] <= 0:
+        lines += [
+            "",
+            "DKD at its published weights (beta = 8, made for 240 epochs) does not help within this budget. The "
+            "study is not made to say why; a smaller beta or a longer run may.",
+        ]
     lines += [
         "",
         stands_on(results[ALONE][0]) + " Again: the command at the top of `benchmarks/distillation.py`.",
