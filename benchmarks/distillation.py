@@ -111,8 +111,8 @@ def page(figures: dict[str, Any]) -> list[str]:
     if differences[DKD]["low"] <= 0:
         lines += [
             "",
-            "DKD at its published weights (beta = 8, made for 240 epochs) does not help within this budget. The "
-            "study is not made to say why; a smaller beta or a longer run may.",
+            "DKD at its published weights (beta = 8, made for 240 epochs) does not help within this budget. "
+            "The study is not made to say why; a smaller beta or a longer run may.",
         ]
     lines += [
         "",

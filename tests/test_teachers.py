@@ -130,6 +130,7 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
         (["teacher.run=linear", "data.classes=50"], "tells 100 classes apart, this run has 50"),
         (["teacher.run={cut}"], "cut.pt: not a checkpoint that can be read"),
         (["teacher.run={text}"], "text.pt: not a checkpoint"),
+        (["teacher.run={last}"], "is what its run goes on from; name .*best.pt"),
         (["teacher.run=linear", "objective={fitnet: {}}"], "names no stages"),
         (["teacher.run=[linear, margin]", "objective={fitnet: {}}"], "several teachers have no mean"),
     ],
@@ -140,12 +141,15 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
     best = (runs / "linear" / "0" / "best.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(best[: len(best) // 2])
     (tmp_path / "text.pt").write_text("no weights")
-    filled = [
-        o.replace("{cut}", str(tmp_path / "cut.pt")).replace("{text}", str(tmp_path / "text.pt"))
-        for o in overrides
-    ]
+    files = {
+        "{cut}": tmp_path / "cut.pt",
+        "{text}": tmp_path / "text.pt",
+        "{last}": runs / "linear/0/last.pt",
+    }
+    for mark, path in files.items():
+        overrides = [override.replace(mark, str(path)) for override in overrides]
     with pytest.raises(ConfigError, match=message):
-        train_tiny(runs / "refused" / "0", *DISTILL, *filled)
+        train_tiny(runs / "refused" / "0", *DISTILL, *overrides)
     assert not (runs / "refused").exists()
 
 

@@ -22,13 +22,17 @@ class TrainingProgress:
         self._live: Progress | None = None
         self._task: Any = None
 
+    def _print(self, text: str, style: str | None = None) -> None:
+        # A terminal's lines end between words; elsewhere a line is a line, for whoever reads it by program.
+        self.console.print(text, style=style, markup=False, soft_wrap=not self.console.is_terminal)
+
     def note(self, text: str) -> None:
         """A fact worth a line."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self._print(text)
 
     def warn(self, text: str) -> None:
         """Something that makes the result mean less than it seems to."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        self._print(f"warning: {text}", style="yellow")
 
     def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
         """Begin a sitting at `first_epoch` (from 0). select: what chooses the epoch."""
@@ -80,7 +84,7 @@ class TrainingProgress:
             else []
         )
         parts += ["*"] if best else []
-        self.console.print("  ".join(parts), markup=False, soft_wrap=True)
+        self._print("  ".join(parts))
 
     def stop(self) -> None:
         """Take the live line away."""
@@ -93,11 +97,9 @@ class TrainingProgress:
         splits = ("train", "val", "test")
         scores = [f"{s} {summary[f'{s}_top1']:.2%}" for s in splits if summary[f"{s}_top1"] is not None]
         how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary["chosen_on"]]
-        self.console.print(
+        self._print(
             f"{folder}: {'  '.join(scores)} (epoch {summary['chosen_epoch']} of {summary['epochs']}, {how}), "
             f"{duration(summary['seconds'])}, {summary['images_per_second']:,.0f} img/s",
-            markup=False,
-            soft_wrap=True,
             style="bold",
         )
         if by_size := summary.get("val_top1_by_image_size"):

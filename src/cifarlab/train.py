@@ -98,10 +98,10 @@ class _Training:
         plan, epochs = self.engine.plan, self.config.train.epochs
         self.resume()
         self.meet_teacher()
-        for line in self.warnings:
-            self.progress.warn(line)
         for line in self.notes:
             self.progress.note(line)
+        for line in self.warnings:
+            self.progress.warn(line)
         self.run.write_config(self.config)
         self.write_env()
         self.log = RunLog(self.run.folder, self.log_size)

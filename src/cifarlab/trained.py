@@ -68,6 +68,8 @@ def best_of(path: Path | str) -> Path:
     """The checkpoint of a run's chosen epoch; a file stands for itself. Raises ConfigError."""
     path = Path(path)
     if path.is_file():
+        if path.name == "last.pt":
+            raise ConfigError(f"{path} is what its run goes on from; name {path.with_name('best.pt')}")
         return path
     run = Run(path)
     if not run.folder.is_dir():

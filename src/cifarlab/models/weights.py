@@ -172,6 +172,10 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
     """
     path = Path(path).expanduser()
     try:
+        if not path.exists():
+            raise ConfigError(
+                f"{path}: no such file; name a run's folder, runs/<name>/<seed>, or a checkpoint"
+            )
         path = _best_of(path) if path.is_dir() else path
         content, sha256 = _read(path)
         state = _state_of(content, path)
