@@ -91,13 +91,14 @@ def page(figures: dict[str, Any]) -> list[str]:
     lines += [
         "",
         "Test top-1, read once for the epoch that validation chose: mean ± standard deviation over seeds. "
-        "Differences are paired by seed (same pictures, same order), Student's t over the seeds. Seconds: of "
-        "a run, on a machine that did other work, too.",
+        "Differences are paired by seed (same pictures, same order), Student's t over the seeds. Seconds: "
+        "of a run, a teacher's answers included and its training not, on a machine that did other work, too. "
+        "The teachers began from other pictures (Tiny-ImageNet): part of what they teach comes from there.",
         "",
         "What the teachers had to say, measured before training (`summary.json`, `distillation`):",
         "",
-        "| seed | top-1 on val, % | gives the label of training views, % | entropy at T = 4, nats | from "
-        "uniform | gradient, KD / labels |",
+        "| seed | top-1 on val, % | agrees with the label of training views, % | entropy at T = 4, nats | KL "
+        "from uniform, nats | gradient of the KD term / of the labels' |",
         "|---|---|---|---|---|---|",
     ]
     for run in results[KD]:
@@ -111,8 +112,8 @@ def page(figures: dict[str, Any]) -> list[str]:
     if differences[DKD]["low"] <= 0:
         lines += [
             "",
-            "DKD at its published weights (beta = 8, made for 240 epochs) does not help within this budget. "
-            "The study is not made to say why; a smaller beta or a longer run may.",
+            "DKD at its published weights (beta = 8, made for 240 epochs) gained nothing within this budget, "
+            "and may have cost some points. The study is not made to say why.",
         ]
     lines += [
         "",

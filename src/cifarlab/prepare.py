@@ -22,7 +22,7 @@ from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.records import Output
 from cifarlab.registry import ConfigError, Failure
-from cifarlab.teachers import Replay, Teacher, has_same_pictures, knows_validation, load_teacher
+from cifarlab.teachers import Replay, Teacher, find_teacher, has_same_pictures, knows_validation, load_teacher
 from cifarlab.views import num_views
 
 
@@ -48,6 +48,9 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     initial: read pretrained weights and `model.init`; not needed where a checkpoint is loaded after. runs:
     where a teacher's run is looked for by name.
     """
+    if config.lessons and config.teacher:
+        for name in config.teacher.run:  # Before data are fetched for a run that cannot begin.
+            find_teacher(name, config.teacher.seed, runs)
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     use_deterministic(device, config.train.deterministic)

@@ -143,7 +143,7 @@ class Run:
             lock.acquire(blocking=False)
         except Timeout:
             raise ConfigError(
-                f"{self.folder} is in use by another process; wait for it, or use --name"
+                f"{self.folder} is in use by another process; wait for it (or train beside it, with --name)"
             ) from None
         except OSError as error:
             raise ConfigError(f"{self.folder}: cannot be written: {error.strerror or error}") from None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifarlab.config import Config
+from cifarlab.merging import differences
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.registry import ConfigError
@@ -44,7 +45,10 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
             raise ConfigError(f"{run} cannot be its own teacher", ("teacher", "run"))
         if teacher.lessons:
             _train_missing(teacher, runs, progress, waiting | {folder})
-        progress.note(f"the teacher first: {name}")
+        changed = differences(resolve(read(name)).identity(), teacher.identity())
+        words = [f"{key}={json.dumps(value)}" for key, (_, value) in changed.items()]
+        data = f", on this run's data ({', '.join(words)})" if words else ""
+        progress.note(f"the teacher first: {name}, {teacher.train.epochs} epochs{data}")
         train(teacher, run, progress)
 
 

@@ -34,8 +34,7 @@ def find_teacher(name: str, seed: int, runs: Path) -> Path:
         if run.summary_path.is_file():
             return best_of(folder)
         if run.started:
-            fix = _command(name, seed, runs) or "the command that began it goes on"
-            raise ConfigError(f"{run} is not finished; {fix}", PATH)
+            raise ConfigError(f"{run} is not finished; the command that began it goes on", PATH)
         if run.best_path.is_file():
             raise ConfigError(f"{folder} is no whole run; name its checkpoint, {run.best_path}", PATH)
     missing = f"no run {name!r} with seed {seed} in {runs}"

@@ -186,8 +186,9 @@ def complaints(health: dict[str, Any], config: Config) -> list[str]:
         found.append(
             "the teacher is hardly better than a guess; train it longer, or name another teacher.run"
         )
-    for label, term in health["terms"].items():
-        found += _complaints_of(label, term, log_classes, config.teacher.calibrate)
+    else:
+        for label, term in health["terms"].items():
+            found += _complaints_of(label, term, log_classes, config.teacher.calibrate)
     if health["measured_on"] == "train":
         what = "calibrated and scored" if config.teacher.calibrate else "scored"
         found.append(f"no pictures are held out from the teacher: it was {what} on what it was trained on")
