@@ -51,7 +51,8 @@ def page(figures: dict[str, Any], epochs: int) -> list[str]:
         "`resnet18_pretrained` without ImageNet weights: a ResNet-18 pretrained on Tiny-ImageNet at 48 px "
         f"(`tiny_imagenet_resnet18`, cut to {len(source['val_by_epoch'])} epochs, "
         f"{100 * source['test_top1']:.1f} % on its `val/` folder), then fine-tuned on CIFAR-100 at 32 px, "
-        f"beside the same recipe from random weights. {epochs} epochs each, seeds 0 to {len(results[SCRATCH]) - 1}; nothing else differs.",
+        "beside the same recipe from random weights. "
+        f"{epochs} epochs each, seeds 0 to {len(results[SCRATCH]) - 1}; nothing else differs.",
         "",
         "![Curves: the mean over seeds, and all seeds as a band](transfer.png)",
         "",
