@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
 from cifarlab.config import OptimConfig
-from cifarlab.optim.schedules import cosine, learning_rate, one_cycle, step
+from cifarlab.optim.schedules import cosine, cosine_restarts, learning_rate, linear, one_cycle, step
 from cifarlab.registry import SCHEDULES, ConfigError
 
 TOTAL = 200
@@ -40,6 +40,37 @@ def test_cosine_is_torchs():
 def test_step_is_torchs():
     theirs = torch_rates(lr_scheduler.MultiStepLR(optimizer(), [60, 120, 160], gamma=0.2), TOTAL)
     assert ours(step) == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize(("cycles", "growth", "first"), [(4, 1, 50), (3, 2, 30), (1, 1, 200), (5, 1, 40)])
+def test_cosine_with_restarts_is_torchs(cycles: int, growth: int, first: int):
+    total = sum(first * growth**cycle for cycle in range(cycles))
+    scheduler = lr_scheduler.CosineAnnealingWarmRestarts(optimizer(), first, growth, eta_min=0.05)
+    found = [cosine_restarts(i / total, floor=0.05, cycles=cycles, growth=growth) for i in range(total)]
+    assert found == pytest.approx(torch_rates(scheduler, total), abs=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cycles=st.integers(1, 12), length=st.integers(1, 500), warmup=st.integers(0, 300))
+def test_every_restart_is_at_its_own_step(cycles: int, length: int, warmup: int):
+    """Also where shares of the run are no round numbers."""
+    total = warmup + cycles * length
+    for cycle in range(cycles):
+        step = warmup + cycle * length
+        assert cosine_restarts(step / total, warmup=warmup / total, cycles=cycles) == 1
+
+
+def test_linear_is_torchs():
+    theirs = lr_scheduler.LinearLR(optimizer(), start_factor=1.0, end_factor=0.05, total_iters=TOTAL)
+    assert ours(linear, floor=0.05) == pytest.approx(torch_rates(theirs, TOTAL), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cosine", "cosine_restarts", "linear"])
+def test_ends_at_its_floor(name: str):
+    schedule = SCHEDULES.spec({"name": name, "warmup": 0.1, "floor": 0.01}).bind()
+    assert schedule(1 - 1e-9) == pytest.approx(0.01, abs=1e-6)
+    assert schedule(1.0) == pytest.approx(0.01)
+    assert min(schedule(i / 1000) for i in range(100, 1000)) >= 0.01
 
 
 @pytest.mark.parametrize("warmup", [0.3, 0.1, 0.25])
@@ -88,6 +119,8 @@ def test_the_shape_scales_with_the_run(name: str):
         ({"name": "step", "milestones": [0.5, 0.5]}, ("milestones",), "ascend"),
         ({"name": "step", "milestones": [100]}, ("milestones", "0"), "less than 1"),
         ({"name": "cosin"}, (), "cosine"),
+        ({"name": "cosine_restarts", "cycles": 0}, ("cycles",), "greater than or equal to 1"),
+        ({"name": "cosine_restarts", "growth": 0.5}, ("growth",), "greater than or equal to 1"),
     ],
 )
 def test_bad_settings_are_refused_on_loading(options: dict, path: tuple[str, ...], word: str):
@@ -96,6 +129,5 @@ def test_bad_settings_are_refused_on_loading(options: dict, path: tuple[str, ...
     assert caught.value.path == path
 
 
-def test_cosine_ends_at_its_floor():
-    assert cosine(1 - 1e-9, warmup=0.1, floor=0.01) == pytest.approx(0.01, abs=1e-6)
+def test_cosine_is_halfway_in_the_middle():
     assert cosine(0.55, warmup=0.1) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)

@@ -24,6 +24,8 @@ Milestones = Annotated[
     AfterValidator(_ascending),
 ]
 Factor = Annotated[float, Field(ge=0, le=1)]
+Cycles = Annotated[int, Field(ge=1, description="how often the rate falls from its peak")]
+Growth = Annotated[float, Field(ge=1, description="length of a cycle over that of the cycle before")]
 
 
 def _rise(progress: float, warmup: float) -> float:
@@ -61,6 +63,33 @@ def cosine(progress: float, *, warmup: Warmup = 0.0, floor: Factor = 0.0) -> flo
     if progress < warmup:
         return _rise(progress, warmup)
     return _anneal(1.0, floor, _rest(progress, warmup))
+
+
+@SCHEDULES.register
+def cosine_restarts(
+    progress: float, *, warmup: Warmup = 0.0, floor: Factor = 0.0, cycles: Cycles = 4, growth: Growth = 1.0
+) -> float:
+    """Half a cosine from the peak to floor x peak, `cycles` times (SGDR, Loshchilov and Hutter 2017).
+
+    growth: each cycle is so many times as long as the one before; together they fill what follows the
+    warm-up.
+    """
+    if progress < warmup:
+        return _rise(progress, warmup)
+    lengths = [growth**cycle for cycle in range(cycles)]
+    # Rounded, or a restart that falls on a step might come one step late.
+    place, cycle = round(_rest(progress, warmup) * sum(lengths), 9), 0
+    while cycle < cycles - 1 and place >= round(sum(lengths[: cycle + 1]), 9):
+        cycle += 1
+    return _anneal(1.0, floor, min(1.0, (place - sum(lengths[:cycle])) / lengths[cycle]))
+
+
+@SCHEDULES.register
+def linear(progress: float, *, warmup: Warmup = 0.0, floor: Factor = 0.0) -> float:
+    """A straight line from the peak to floor x peak."""
+    if progress < warmup:
+        return _rise(progress, warmup)
+    return 1.0 + (floor - 1.0) * _rest(progress, warmup)
 
 
 @SCHEDULES.register
