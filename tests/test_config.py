@@ -121,6 +121,17 @@ def test_one_part_to_freeze_needs_no_list():
     assert frozen("model.freeze=null") == frozen("model.freeze=[]") == []
 
 
+def test_what_stands_around_an_optimizer_stays_when_it_changes():
+    plain = resolved(optim={"name": "adamw", "sharpness": "asam", "lookahead": {"steps": 3}}).dump()
+    changed = checked(merge(plain, parse_override("optim={name: muon, rest: {name: sgd, momentum: 0.5}}")))
+    assert changed.optim.sharpness.kwargs() == {"rho": 0.5, "eta": 0.01}
+    assert changed.optim.lookahead.steps == 3
+    assert checked(changed.dump()).dump() == changed.dump()
+    assert changed.dump()["optim"]["rest"] == {"name": "sgd", "momentum": 0.5, "nesterov": True}
+    without = checked(merge(plain, parse_override("optim={sharpness: null, lookahead: null}")))
+    assert without.optim.sharpness is without.optim.lookahead is None
+
+
 def test_layer_decay_stays_when_the_optimizer_changes():
     plain = resolved(optim={"name": "adamw", "layer_decay": 0.7}).dump()
     assert plain["optim"]["layer_decay"] == 0.7

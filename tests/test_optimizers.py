@@ -9,17 +9,24 @@ from torch import Tensor, nn
 
 from cifarlab.config import OptimConfig
 from cifarlab.models.backbones import timm_backbone
+from cifarlab.models.depths import hidden_matrices
 from cifarlab.optim.optimizers import build_optimizer, parameter_groups
+from cifarlab.prepare import prepare
 from cifarlab.registry import OPTIMIZERS, ConfigError
+from tests.tiny import tiny_config
 
 
 class Network(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 5)
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(6, 5)
+        self.mix = nn.Conv2d(4, 6, 3, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.norm(self.conv(images)).mean((2, 3)))
+        return self.fc(self.mix(self.norm(self.conv(images)).relu()).mean((2, 3)))
+
+    def hidden_matrices(self) -> list[str]:
+        return ["mix.weight"]
 
 
 def optim(name: str, **options) -> OptimConfig:
@@ -45,12 +52,16 @@ def test_a_step_moves_every_parameter(name: str):
         assert not torch.equal(value, before[parameter]), parameter
 
 
+AROUND = [{}, {"lookahead": {"steps": 2}}, {"lookahead": {"steps": 4}}]
+
+
+@pytest.mark.parametrize("around", AROUND, ids=str)
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_resumes_exactly_from_its_state_dict(name: str):
+def test_resumes_exactly_from_its_state_dict(name: str, around: dict):
     torch.manual_seed(0)
     whole = Network()
     halved = copy.deepcopy(whole)
-    config = optim(name, lr=0.05, weight_decay=0.01)
+    config = optim(name, lr=0.05, weight_decay=0.01, **around)
     train(whole, build_optimizer(config, whole), range(6))
     first = build_optimizer(config, halved)
     train(halved, first, range(3))
@@ -62,12 +73,15 @@ def test_resumes_exactly_from_its_state_dict(name: str):
     resumed.load_state_dict(saved["model"])
     second = build_optimizer(config, resumed)
     second.load_state_dict(saved["optimizer"])
+    # Engine sets rates through the groups: they must be those that the optimizer steps by.
+    for group in second.param_groups:
+        assert group["lr"] == 0.05
     train(resumed, second, range(3, 6))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_is_fused(name: str):
     assert build_optimizer(optim(name), Network()).defaults["fused"]
 
@@ -88,12 +102,12 @@ def test_matches_torchs_unfused_formulas():
 def test_norms_and_biases_are_not_decayed_unless_asked():
     model = Network()
     decayed, others = parameter_groups(model, 0.1, False)
-    assert decayed["params"] == [model.conv.weight, model.fc.weight]
+    assert decayed["params"] == [model.conv.weight, model.fc.weight, model.mix.weight]
     assert decayed["weight_decay"] == 0.1
     assert others["params"] == [model.norm.weight, model.norm.bias, model.fc.bias]
     assert others["weight_decay"] == 0
     (all_of_them,) = parameter_groups(model, 0.1, True)
-    assert len(all_of_them["params"]) == 5
+    assert len(all_of_them["params"]) == 6
     assert all_of_them["weight_decay"] == 0.1
 
 
@@ -109,14 +123,22 @@ def test_frozen_parameters_are_left_out():
     model = Network()
     model.conv.requires_grad_(False)
     optimizer = build_optimizer(optim("sgd"), [model, nn.Linear(2, 2)])
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4 + 2
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 5 + 2
     with pytest.raises(ConfigError, match="frozen"):
         build_optimizer(optim("sgd"), Network().requires_grad_(False))
 
 
 @pytest.mark.parametrize(
     ("options", "path"),
-    [({"betas": [0.9, 1.0]}, ("betas", "1")), ({"eps": 0}, ("eps",)), ({"momentun": 0.9}, ("momentun",))],
+    [
+        ({"betas": [0.9, 1.0]}, ("betas", "1")),
+        ({"eps": 0}, ("eps",)),
+        ({"momentun": 0.9}, ("momentun",)),
+        ({"name": "muon", "scale": "none"}, ("scale",)),
+        ({"name": "muon", "rest": "muon"}, ("rest",)),
+        ({"name": "muon", "rest": {"name": "sgd", "betas": [0, 0]}}, ("rest", "betas")),
+        ({"name": "lion", "eps": 1e-8}, ("eps",)),
+    ],
 )
 def test_bad_settings_are_refused_on_loading(options: dict, path: tuple[str, ...]):
     with pytest.raises(ConfigError) as caught:
@@ -127,3 +149,122 @@ def test_bad_settings_are_refused_on_loading(options: dict, path: tuple[str, ...
 def test_sgd_without_momentum():
     model = Network()
     train(model, build_optimizer(optim("sgd", momentum=0), model), range(1))
+
+
+def test_lion_is_its_papers():
+    """Algorithm 2 of Chen et al. 2023, written out."""
+    torch.manual_seed(0)
+    model = Network()
+    twin = copy.deepcopy(model)
+    train(model, build_optimizer(optim("lion", lr=0.01, weight_decay=0.1, decay_norms=True), model), range(4))
+    momenta = {name: torch.zeros_like(parameter) for name, parameter in twin.named_parameters()}
+
+    class Lion(torch.optim.Optimizer):
+        def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+            with torch.no_grad():
+                for name, parameter in twin.named_parameters():
+                    gradient = parameter.grad
+                    assert gradient is not None
+                    sign = (0.9 * momenta[name] + 0.1 * gradient).sign()
+                    parameter -= 0.01 * (sign + 0.1 * parameter)
+                    momenta[name] = 0.99 * momenta[name] + 0.01 * gradient
+
+    train(twin, Lion(twin.parameters(), {}), range(4))
+    torch.testing.assert_close(dict(model.named_parameters()), dict(twin.named_parameters()))
+
+
+@pytest.mark.parametrize("scale", ["original", "match_rms_adamw"])
+@pytest.mark.parametrize("rest", ["sgd", "adamw"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_is_torchs_on_flat_kernels_and_the_rest_its_optimizers(scale, rest, memory_format):
+    torch.manual_seed(0)
+    model: nn.Module = Network().to(memory_format=memory_format)
+    twin = copy.deepcopy(model)
+    options = {"rest": rest, "rest_rate": 0.1, "scale": scale}
+    optimizer = build_optimizer(optim("muon", lr=0.1, weight_decay=0.1, **options), model)
+    for group in optimizer.param_groups:  # as the engine does
+        group["lr"] = 0.1 * group.get("lr_scale", 1)
+    train(model, optimizer, range(4))
+
+    flat = nn.Parameter(twin.mix.weight.detach().flatten(1).clone())
+    matrices = torch.optim.Muon([flat], lr=0.1, weight_decay=0.1, adjust_lr_fn=scale)
+    decayed = [twin.conv.weight, twin.fc.weight]
+    others = [{"params": decayed, "weight_decay": 0.1}, {"params": [*twin.norm.parameters(), twin.fc.bias]}]
+    known = {"sgd": {"momentum": 0.9, "nesterov": True}, "adamw": {}}
+    theirs = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[rest](
+        others, lr=0.01, weight_decay=0.0, **known[rest]
+    )
+
+    class Both(torch.optim.Optimizer):
+        def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+            flat.grad = twin.mix.weight.grad.flatten(1).clone()
+            matrices.step()
+            theirs.step()
+            twin.mix.weight.data.copy_(flat.detach().view_as(twin.mix.weight))
+
+    train(twin, Both(twin.parameters(), {}), range(4))
+    # Newton and Schulz iterate in bfloat16: 8 bits.
+    torch.testing.assert_close(model.mix.weight, twin.mix.weight, rtol=0.02, atol=2e-3)
+    for name in ("conv.weight", "norm.bias", "fc.weight", "fc.bias"):
+        torch.testing.assert_close(
+            model.get_parameter(name), twin.get_parameter(name), rtol=0.02, atol=2e-3, msg=name
+        )
+
+
+def test_muon_keeps_the_rates_of_layers():
+    config = tiny_config("optim={name: muon, layer_decay: 0.5, rest_rate: 0.25}")
+    optimizer = prepare(config).engine.optimizer
+    found = {(group.get("use_muon", False), group["lr_scale"]) for group in optimizer.param_groups}
+    # Of the tiny backbone's four layers the second from the top is the matrix.
+    assert found == {(True, 0.5**2), *((False, 0.25 * 0.5**depth) for depth in (0, 1, 3, 4))}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "first", "among", "not_among"),
+    [
+        ("resnet18", "conv1.weight", "layer1.0.conv1.weight", "bn1.weight"),
+        ("test_vit", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed"),
+        (
+            "test_convnext",
+            "stem.0.weight",
+            "stages.0.blocks.0.mlp.fc1.weight",
+            "stages.0.blocks.0.conv_dw.weight",
+        ),
+    ],
+)
+def test_muon_takes_the_matrices_between_the_first_layer_and_the_head(backbone, first, among, not_among):
+    found = hidden_matrices(timm_backbone(backbone, 32))
+    assert among in found
+    assert not {first, not_among} & {*found}
+
+
+def test_muon_without_hidden_matrices_says_so():
+    with pytest.raises(ConfigError, match=r"optim.name: no hidden matrix is trained") as caught:
+        prepare(tiny_config("optim.name=muon", "model.freeze=backbone"))
+    assert caught.value.path == ("optim", "name")
+
+
+def test_muon_alone():
+    model = Network()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name == "mix.weight")
+    train(model, build_optimizer(optim("muon"), model), range(2))
+
+
+def test_lookahead_is_its_papers():
+    """Algorithm 1 of Zhang et al. 2019, from where the first steps lead."""
+    torch.manual_seed(0)
+    model = Network()
+    twin = copy.deepcopy(model)
+    config = optim("sgd", lr=0.1, lookahead={"steps": 3, "alpha": 0.25})
+    train(model, build_optimizer(config, model), range(8))
+    inner = build_optimizer(optim("sgd", lr=0.1), twin)
+    train(twin, inner, range(3))
+    for first in (3, 6):
+        slow = [parameter.detach().clone() for parameter in twin.parameters()]
+        train(twin, inner, range(first, min(first + 3, 8)))
+        if first == 3:
+            with torch.no_grad():
+                for parameter, value in zip(twin.parameters(), slow, strict=True):
+                    parameter.copy_(value + 0.25 * (parameter - value))
+    torch.testing.assert_close(dict(model.named_parameters()), dict(twin.named_parameters()))

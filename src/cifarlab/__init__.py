@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         MIXERS,
         OPTIMIZERS,
         SCHEDULES,
+        SHARPNESS,
         ConfigError,
     )
     from cifarlab.trained import load
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 
 _REGISTRIES = (
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "ConfigError",
+    "SHARPNESS", "ConfigError",
 )  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch.
 _HOMES = {
@@ -37,7 +38,7 @@ _HOMES = {
 
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "Batch", "ConfigError", "Output", "load",
+    "SHARPNESS", "Batch", "ConfigError", "Output", "load",
 ]  # fmt: skip
 
 

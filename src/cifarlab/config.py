@@ -28,6 +28,7 @@ from cifarlab.registry import (
     LossSpecs,
     MixSpecs,
     ScheduleSpec,
+    SharpnessSpec,
     Spec,
     explain,
     unknown,
@@ -146,6 +147,18 @@ class ModelConfig(Section):
         return (value,) if isinstance(value, str) else value or ()
 
 
+class Lookahead(Section):
+    """Slow weights that follow the optimizer's at intervals (Zhang et al. 2019), around any optimizer.
+
+    The slow weights begin where the first `steps` steps lead.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = Field(5, description="steps between two moves of the slow weights")
+    alpha: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="the share of the way that the slow weights go, and that is kept"
+    )
+
+
 class OptimConfig(Section):
     """The optimizer, its options beside it, and the schedule of its learning rate."""
 
@@ -156,6 +169,12 @@ class OptimConfig(Section):
         1.0, description="the rate of a layer over that of the layer above it; the head has the whole rate"
     )
     schedule: ScheduleSpec
+    lookahead: Lookahead | None = Field(
+        None, description="slow weights that follow the optimizer's, {steps, alpha}; {}: with its defaults"
+    )
+    sharpness: SharpnessSpec | None = Field(
+        None, description="sam or asam: the gradient is taken where the loss nearby is worst, a second pass"
+    )
     optimizer: Annotated[Any, Field(exclude=True)]
 
     @model_validator(mode="before")
@@ -176,8 +195,12 @@ class OptimConfig(Section):
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:
         own = {key: getattr(self, key) for key in ("lr", "weight_decay", "decay_norms", "layer_decay")}
+        around = {
+            "lookahead": self.lookahead and self.lookahead.model_dump(mode="json"),
+            "sharpness": self.sharpness and self.sharpness.dump(),
+        }
         return {"name": self.optimizer.name, **own, **self.optimizer.options.model_dump(mode="json"),
-                "schedule": self.schedule.dump()}  # fmt: skip
+                "schedule": self.schedule.dump(), **around}  # fmt: skip
 
 
 class TrainConfig(Section):
@@ -328,4 +351,6 @@ def keys_at(path: tuple[str, ...]) -> Iterable[str]:
         return Config.model_fields
     if path == ("data", "multi_scale"):
         return MultiScale.model_fields
+    if path == ("optim", "lookahead"):
+        return Lookahead.model_fields
     return sections[path[0]].model_fields if path[0] in sections and len(path) == 1 else ()

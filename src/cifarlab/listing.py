@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from cifarlab.registry import Part
+from cifarlab.registry import Part, Spec
 
 
 def describe(part: Part) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def type_name(annotation: Any) -> str:
     if origin in (tuple, list):
         inner = ", ".join("..." if argument is ... else type_name(argument) for argument in arguments)
         return f"({inner})" if origin is tuple else f"[{inner}, ...]"
-    words = {type(None): "null", str: "text"}
+    words = {type(None): "null", str: "text", Spec: "name or {name, options}"}
     return words.get(annotation) or getattr(annotation, "__name__", str(annotation))
 
 

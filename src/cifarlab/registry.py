@@ -284,6 +284,7 @@ HEADS = Registry("head")
 LOSSES = Registry("loss", beside=("weight",))
 OPTIMIZERS = Registry("optimizer")
 SCHEDULES = Registry("schedule")
+SHARPNESS = Registry("sharpness-aware step")
 AVERAGES = Registry("weight average")
 
 # The keys of a recipe where each kind stands.
@@ -296,6 +297,7 @@ REGISTRIES = {
     "objective": LOSSES,
     "optim": OPTIMIZERS,
     "optim.schedule": SCHEDULES,
+    "optim.sharpness": SHARPNESS,
     "train.average": AVERAGES,
 }
 
@@ -304,6 +306,7 @@ DatasetSpec = Annotated[Spec, BeforeValidator(DATASETS.spec), _DUMP]
 BackboneSpec = Annotated[Spec, BeforeValidator(BACKBONES.spec), _DUMP]
 HeadSpec = Annotated[Spec, BeforeValidator(HEADS.spec), _DUMP]
 ScheduleSpec = Annotated[Spec, BeforeValidator(SCHEDULES.spec), _DUMP]
+SharpnessSpec = Annotated[Spec, BeforeValidator(SHARPNESS.spec), _DUMP]
 AverageSpec = Annotated[Spec, BeforeValidator(AVERAGES.spec), _DUMP]
 AugmentSpecs = Annotated[
     dict[str, Annotated[Spec, BeforeValidator(AUGMENTS.spec), _DUMP]], BeforeValidator(AUGMENTS.labelled)

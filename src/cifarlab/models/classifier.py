@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
-from cifarlab.models.depths import layer_depths
+from cifarlab.models.depths import hidden_matrices, layer_depths
 from cifarlab.models.live_taps import use_live_taps
 from cifarlab.models.weights import LoadReport, init_from
 from cifarlab.records import Output
@@ -79,6 +79,10 @@ class Classifier(nn.Module):
     def layer_depths(self) -> dict[str, int]:
         """{parameter of the backbone: how many layers it lies below the head}."""
         return {f"backbone.{name}": depth for name, depth in layer_depths(self.backbone).items()}
+
+    def hidden_matrices(self) -> list[str]:
+        """The backbone's weights between its first layer and the head."""
+        return [f"backbone.{name}" for name in hidden_matrices(self.backbone)]
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; batch norms named in `norms_in_eval` always evaluate."""

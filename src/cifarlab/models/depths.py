@@ -1,4 +1,4 @@
-"""Layers of a backbone: how far below the head each of its parameters lies."""
+"""Layers of a backbone: how far below the head each of its parameters lies, and which are hidden matrices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 # No pattern of a backbone matches it: timm puts what it does not match on top, with the classifier.
 _HEAD = "the head"
@@ -29,3 +30,17 @@ def layer_depths(backbone: nn.Module) -> dict[str, int]:
     named: Any = SimpleNamespace(named_parameters=lambda: ((name, None) for name in [*names, _HEAD]))
     layers: Any = group_parameters(named, matcher(coarse=False), reverse=True)
     return {name: layers[_HEAD] - layers[name] for name in names}
+
+
+def hidden_matrices(backbone: nn.Module) -> list[str]:
+    """The parameters that map hidden features to hidden features: what Muon is for (Jordan et al. 2024).
+
+    Weights of linear layers and convolutions but the first, which sees the picture, and depthwise
+    convolutions, which mix no features.
+    """
+    layers = [
+        (f"{name}.weight" if name else "weight", layer)
+        for name, layer in backbone.named_modules()
+        if isinstance(layer, nn.Linear | _ConvNd)
+    ]
+    return [name for name, layer in layers[1:] if layer.weight.shape[1] > 1]

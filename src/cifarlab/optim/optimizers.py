@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 from torch import nn
 from torch.optim import Optimizer
 
 from cifarlab.config import OptimConfig
-from cifarlab.registry import OPTIMIZERS, ConfigError
+from cifarlab.optim.combined import Combined
+from cifarlab.registry import OPTIMIZERS, ConfigError, Spec
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _rest(value: Any) -> Spec:
+    spec = OPTIMIZERS.spec(value)
+    if spec.part.traits.get("hidden_apart"):
+        raise ConfigError(f"{spec.name} is for hidden matrices; say sgd, adamw or lion here")
+    return spec
+
+
+Rest = Annotated[Spec, BeforeValidator(_rest), PlainSerializer(Spec.dump)]
 
 
 @OPTIMIZERS.register
@@ -39,6 +50,61 @@ def adamw(
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_fused(groups))
 
 
+@OPTIMIZERS.register
+def lion(
+    groups: list[dict[str, Any]], lr: float, *, betas: tuple[Momentum, Momentum] = (0.9, 0.99)
+) -> Optimizer:
+    """The sign of a momentum, with decoupled weight decay (Lion, Chen et al. 2023), as timm has it.
+
+    Every weight moves by lr a step: the paper takes a third to a tenth of AdamW's rate, and as many times
+    its decay.
+    """
+    from timm.optim import Lion  # pyright: ignore[reportPrivateImportUsage]
+
+    return Lion(groups, lr=lr, betas=betas)
+
+
+@OPTIMIZERS.register(hidden_apart=True)
+def muon(
+    groups: list[dict[str, Any]],
+    lr: float,
+    *,
+    momentum: Momentum = 0.95,
+    nesterov: bool = True,
+    iterations: Annotated[int, Field(ge=1, lt=100)] = 5,
+    scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw",
+    rest: Rest = "adamw",  # pyright: ignore[reportArgumentType]
+    rest_rate: Annotated[float, Field(gt=0)] = 1.0,
+) -> Optimizer:
+    """Orthogonalised momentum for hidden matrices (Muon, Jordan et al. 2024), as timm has it.
+
+    A convolution's kernel is a matrix, (outputs, inputs x height x width). iterations: of Newton and Schulz.
+    scale: match_rms_adamw moves weights about as far as AdamW does at the same rate, 0.2 sqrt(max(outputs,
+    inputs)) times an orthogonal matrix (Liu et al. 2025); original, sqrt(max(1, outputs / inputs)) times,
+    wants a rate about ten times as high. rest: the optimizer of the first layer, norms, biases, the head and
+    losses. rest_rate: its learning rate over that of the matrices.
+    Raises ConfigError where no hidden matrix is trained.
+    """
+    from timm.optim import Muon  # pyright: ignore[reportPrivateImportUsage]
+
+    hidden = [{**group, "use_muon": True} for group in groups if group["hidden"]]
+    others = [
+        {**group, "lr_scale": group.get("lr_scale", 1.0) * rest_rate}
+        for group in groups
+        if not group["hidden"]
+    ]
+    if not hidden:
+        raise ConfigError(
+            "no hidden matrix is trained here; say optim.name=adamw, or freeze less of the backbone",
+            ("optim", "name"),
+        )
+    matrices = Muon(
+        hidden, lr=lr, momentum=momentum, nesterov=nesterov, ns_steps=iterations, ns_coefficients="original",
+        adjust_lr_fn=scale, conv_mode="flatten",
+    )  # fmt: skip
+    return Combined([matrices, rest.build(others, lr)] if others else [matrices])
+
+
 def _fused(groups: list[dict[str, Any]]) -> bool | None:
     """True where torch has the fused kernel, else None: torch chooses, where False would rule out foreach."""
     parameters = [parameter for group in groups for parameter in group["params"]]
@@ -50,15 +116,20 @@ def _names(part: Any) -> Iterable[str]:
 
 
 def parameter_groups(
-    module: nn.Module, weight_decay: float, decay_norms: bool, layer_decay: float = 1.0
+    module: nn.Module,
+    weight_decay: float,
+    decay_norms: bool,
+    layer_decay: float = 1.0,
+    hidden_apart: bool = False,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of a module in at most two groups a layer: with weight decay, and without.
+    """The trainable parameters of a module in groups: with weight decay, and without.
 
     Without, unless decay_norms: norms and biases (at most one axis), and what a module lists in
     `no_weight_decay()` (timm's way to name class tokens and position embeddings). With a layer_decay below 1
     a group has an `lr_scale`, layer_decay ** depth, from a module's `layer_depths()`; what no module lists
-    there has depth 0 (Howard and Ruder 2018; Bao et al. 2022). The order is that of depth, then of
-    `named_parameters`.
+    there has depth 0 (Howard and Ruder 2018; Bao et al. 2022). With hidden_apart a group has `hidden`:
+    whether its parameters are what a module lists in `hidden_matrices()`. The order is that of depth, then
+    of `named_parameters`.
     """
     exempt = {
         _join(prefix, name)
@@ -67,15 +138,17 @@ def parameter_groups(
         for name in _names(part)
     }
     depths = _depths(module) if layer_decay < 1 else {}
-    found: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    hidden = _hidden_matrices(module) if hidden_apart else set()
+    found: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             is_exempt = not decay_norms and (parameter.ndim <= 1 or name in exempt)
-            found.setdefault((depths.get(name, 0), is_exempt), []).append(parameter)
+            found.setdefault((depths.get(name, 0), is_exempt, name in hidden), []).append(parameter)
     groups = []
-    for depth, is_exempt in sorted(found):
-        group = {"params": found[depth, is_exempt], "weight_decay": 0.0 if is_exempt else weight_decay}
-        groups.append(group | ({"lr_scale": layer_decay**depth} if layer_decay < 1 else {}))
+    for (depth, is_exempt, is_hidden), parameters in sorted(found.items(), key=lambda item: item[0]):
+        group = {"params": parameters, "weight_decay": 0.0 if is_exempt else weight_decay}
+        group |= {"lr_scale": layer_decay**depth} if layer_decay < 1 else {}
+        groups.append(group | ({"hidden": is_hidden} if hidden_apart else {}))
     return groups
 
 
@@ -92,13 +165,28 @@ def _depths(module: nn.Module) -> dict[str, int]:
     }
 
 
+def _hidden_matrices(module: nn.Module) -> set[str]:
+    return {
+        _join(prefix, name)
+        for prefix, part in module.named_modules()
+        if hasattr(part, "hidden_matrices")
+        for name in part.hidden_matrices()  # pyright: ignore[reportCallIssue]
+    }
+
+
 def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]) -> Optimizer:
     """The optimizer of a recipe over all trainable parameters, at the schedule's peak learning rate.
 
     Build it once the modules are on their device: fused kernels are chosen by where the parameters lie.
     """
     parts = nn.ModuleList([modules] if isinstance(modules, nn.Module) else modules)
-    groups = parameter_groups(parts, optim.weight_decay, optim.decay_norms, optim.layer_decay)
+    apart = bool(optim.optimizer.part.traits.get("hidden_apart"))
+    groups = parameter_groups(parts, optim.weight_decay, optim.decay_norms, optim.layer_decay, apart)
     if not groups:
         raise ConfigError("nothing to train: every parameter is frozen", ("model",))
-    return optim.optimizer.build(groups, optim.lr)
+    optimizer = optim.optimizer.build(groups, optim.lr)
+    if optim.lookahead is not None:
+        from timm.optim import Lookahead  # pyright: ignore[reportPrivateImportUsage]
+
+        return Lookahead(optimizer, alpha=optim.lookahead.alpha, k=optim.lookahead.steps)
+    return optimizer
