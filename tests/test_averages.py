@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from cifarlab.optim.averages import ExponentialAverage
+from cifarlab.prepare import prepare
 from cifarlab.registry import AVERAGES, ConfigError
+from tests.test_train import assert_same_run
+from tests.tiny import logged, tiny_config, train_tiny
 
 
 def network() -> nn.Sequential:
@@ -91,3 +94,93 @@ def test_statistics_are_averaged_and_counters_copied():
 def test_a_decay_of_one_is_refused():
     with pytest.raises(ConfigError, match="less than 1"):
         AVERAGES.spec({"name": "ema", "decay": 1})
+
+
+def test_swa_is_the_mean_of_the_weights_and_has_the_last_buffers():
+    model = network()
+    average = AVERAGES.spec("swa").build(model)
+    seen = []
+    for i in range(5):
+        move(model, i)
+        average.update_parameters(model)
+        seen.append(copy.deepcopy(dict(model.named_parameters())))
+    for name, value in average.module.named_parameters():
+        torch.testing.assert_close(value, torch.stack([weights[name] for weights in seen]).mean(0))
+    for name, value in average.module.named_buffers():
+        assert torch.equal(value, model.get_buffer(name))
+
+
+@pytest.mark.parametrize(
+    ("start", "epochs"), [(0.0, [1, 2, 3, 4, 5]), (0.6, [3, 4, 5]), (0.61, [4, 5]), (0.99, [5])]
+)
+def test_swa_counts_the_end_of_each_epoch_from_its_start_on(start: float, epochs: list[int]):
+    average = AVERAGES.spec({"name": "swa", "start": start}).build(network())
+    assert [done for done in range(1, 36) if average.is_due(done, 7, 35)] == [7 * epoch for epoch in epochs]
+
+
+SWA = ("train.average={name: swa, start: 0.5}", "train.epochs=4", "data.augment.color_jitter={p: 0.5}")
+
+
+def engine_after(epochs: int, *overrides: str):
+    engine = prepare(tiny_config(*SWA, *overrides)).engine
+    steps = engine.plan.steps_per_epoch
+    for step in range(epochs * steps):
+        engine.model.train()
+        engine.step(engine.plan.positions(engine.order(step // steps), step % steps), step // steps, step)
+        if (step + 1) % steps == 0:
+            engine.finish(step // steps)
+    return engine
+
+
+def test_the_model_itself_is_scored_until_there_is_an_average():
+    early, late = engine_after(1), engine_after(2)
+    assert early.evaluated is early.model
+    assert late.evaluated is late.average.module
+
+
+def test_statistics_of_swa_are_torchs_of_the_epochs_training_pictures():
+    engine = engine_after(3, "train.precision=float32", "data.mix={mixup: {}}", "model.backbone.dropout=0")
+    ours, theirs = copy.deepcopy(engine.evaluated), copy.deepcopy(engine.evaluated)
+    norms = [m for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+    assert all(norm.momentum == 0.1 for norm in norms)
+    order = engine.order(2)
+    batches: list[Tensor] = []
+    engine.model.register_forward_pre_hook(lambda _, given: batches.append(given[0]))
+    for within in range(engine.plan.steps_per_epoch):
+        step = 2 * engine.plan.steps_per_epoch + within
+        engine.step(engine.plan.positions(order, within), 2, step)
+    update_bn(batches, theirs)
+    for (key, value), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(value, expected, msg=key)
+
+
+def test_norms_in_evaluation_mode_keep_what_they_know():
+    engine = engine_after(2, "model.freeze=backbone", "model.batch_norm_eval=backbone")
+    fresh = prepare(tiny_config(*SWA)).engine.model
+    for (key, value), before in zip(engine.evaluated.named_buffers(), fresh.buffers(), strict=True):
+        assert torch.equal(value, before), key
+
+
+def test_a_run_with_swa_scores_the_average_and_resumes_exactly(tmp_path, stop_at):
+    overrides = (*SWA, "train.select=last")
+    whole, _ = train_tiny(tmp_path / "whole", *overrides)
+    plain, _ = train_tiny(tmp_path / "plain", *SWA[1:], "train.select=last")
+    rows, without = logged(whole), logged(plain)
+    assert rows[0] == without[0]
+    assert rows[1]["val/loss"] != without[1]["val/loss"], "one epoch's weights, other statistics"
+    assert [row["train/loss/total"] for row in rows] == [row["train/loss/total"] for row in without]
+    # Within the second and the last epoch, and at an epoch's last step: its statistics are ready by then.
+    steps = rows[0]["step"]
+    for at in (steps + 1, 2 * steps - 1, 3 * steps + 2):
+        folder = tmp_path / str(at)
+        with stop_at(at):
+            train_tiny(folder, *overrides)
+        halved, _ = train_tiny(folder, *overrides)
+        assert_same_run(whole, halved)
+
+
+def test_a_share_of_one_is_refused():
+    with pytest.raises(ConfigError, match="less than 1"):
+        AVERAGES.spec({"name": "swa", "start": 1})

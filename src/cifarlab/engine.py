@@ -18,9 +18,12 @@ from cifarlab.draws import hash_ints, label_key, permutation
 from cifarlab.metrics import Means, batch_accuracy
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import forward_at_sizes
+from cifarlab.models.statistics import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.objectives.objective import Objective
+from cifarlab.optim.averages import Average
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.schedules import learning_rate
+from cifarlab.optim.sharpness import uphill
 from cifarlab.records import Batch, Output
 from cifarlab.views import dress, view_epoch
 
@@ -78,7 +81,8 @@ class Engine:
         self.plan = Plan(len(train), config.data.batch_size, config.train.epochs)
         self.optimizer = build_optimizer(config.optim, [model, objective])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
-        self.average: Any = config.train.average.build(model) if config.train.average else None
+        average = config.train.average
+        self.average: Average | None = average.build(model) if average else None
         self.means = Means(self.device)
         self._stages = "stages" in config.lessons
         self._seed = hash_ints(config.train.seed, label_key("torch"))
@@ -86,8 +90,8 @@ class Engine:
 
     @property
     def evaluated(self) -> torch.nn.Module:
-        """The model that is scored and kept: the average of the weights where there is one."""
-        return self.average.module if self.average is not None else self.model
+        """The model that is scored and kept: the average of the weights where there is one by now."""
+        return self.average.module if self.average is not None and self.average.n_averaged > 0 else self.model
 
     def order(self, epoch: int) -> Tensor:
         """(N,) int64: the positions of the training split as `epoch` visits them, where its pictures lie."""
@@ -106,36 +110,70 @@ class Engine:
 
     def step(self, positions: Tensor, epoch: int, step: int) -> None:
         """Train on one batch. step: counted from the start of the run."""
-        torch.manual_seed(hash_ints(self._seed, step))
         rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1)
-        config = self.config
-        view = view_epoch(config, epoch)
-        batch = dress(self.train, positions, config.data, config.train.seed, view, self.model.num_classes)
+        batch = self._dress(positions, epoch)
         batch = replace(batch, progress=step / self.plan.total_steps)
         if self.teacher is not None:
             batch = replace(batch, teacher=self.teacher.answer(batch, positions))
+        losses, output = self._backward(batch, epoch, step)
+        watch: list[Tensor] = []
+        if (sharpness := self.config.optim.sharpness) is not None:
+            # The second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
+            with uphill(sharpness.bind(), self._parameters), statistics_kept(self.model, self.objective):
+                watch.append(self._backward(batch, epoch, step)[0]["total"])
+        if (largest := self.config.train.grad_clip) is not None:
+            self.scaler.unscale_(self.optimizer)
+            watch.append(torch.nn.utils.clip_grad_norm_(self._parameters, largest, foreach=True))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None and self.average.is_due(
+            step + 1, self.plan.steps_per_epoch, self.plan.total_steps
+        ):
+            self.average.update_parameters(self.model)
+        means = {f"loss/{label}": loss for label, loss in losses.items()}
+        # With a loss scale an overflow is ordinary: the scaler skips that step.
+        watched = () if self.precision.scaled else tuple(watch)
+        self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(positions), step, watched)
+
+    def _dress(self, positions: Tensor, epoch: int) -> Batch:
+        config = self.config
+        view = view_epoch(config, epoch)
+        return dress(self.train, positions, config.data, config.train.seed, view, self.model.num_classes)
+
+    def _forward(self, model: torch.nn.Module, batch: Batch, epoch: int, step: int) -> Output:
+        """What `model` says of a batch; the same each time that it is asked for the same step."""
+        torch.manual_seed(hash_ints(self._seed, step))
+        images = self.precision.layout(batch.images)
+        place = self.plan.samples_before(step % self.plan.steps_per_epoch)
+        ask = partial(model, stages=self._stages)
+        return forward_at_sizes(ask, images, self.config, epoch, step, place)
+
+    def _backward(self, batch: Batch, epoch: int, step: int) -> tuple[dict[str, Tensor], Output]:
+        """Replace the gradients by those of a batch, where the weights now are."""
         with self.precision.autocast():
-            images = self.precision.layout(batch.images)
-            place = self.plan.samples_before(step % self.plan.steps_per_epoch)
-            ask = partial(self.model, stages=self._stages)
-            output = forward_at_sizes(ask, images, config, epoch, step, place)
+            output = self._forward(self.model, batch, epoch, step)
             losses = self.objective(batch, output)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["total"]).backward()
-        watch: tuple[Tensor, ...] = ()
-        if config.train.grad_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.train.grad_clip, foreach=True)
-            # With a loss scale an overflow is ordinary: the scaler skips that step.
-            watch = () if self.precision.scaled else (norm,)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        means = {f"loss/{label}": loss for label, loss in losses.items()}
-        self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(positions), step, watch)
+        return losses, output
+
+    @torch.no_grad()
+    def finish(self, epoch: int) -> None:
+        """Make ready the model that is scored after `epoch`: its batch norms may have to see the pictures."""
+        model = self.evaluated
+        if self.average is None or model is self.model or self.average.has_own_statistics:
+            return
+        was_training = model.training
+        model.train()
+        if norms_in_training(model):
+            order, before = self.order(epoch), epoch * self.plan.steps_per_epoch
+            with statistics_anew(model), self.precision.autocast():
+                for step in range(self.plan.steps_per_epoch):
+                    batch = self._dress(self.plan.positions(order, step), epoch)
+                    self._forward(model, batch, epoch, before + step)
+        model.train(was_training)
 
     def has_finite_weights(self) -> bool:
         """Whether every weight and buffer is a number; synchronises with the device."""

@@ -233,6 +233,7 @@ class _Training:
         """Evaluate, log, keep the best, save."""
         engine = self.engine
         self.stop_if_diverged()
+        engine.finish(epoch)
         means = engine.means.read()
         engine.means.reset()
         row: dict[str, Any] = {"epoch": epoch + 1, "step": self.step}

@@ -1,7 +1,7 @@
 """Optimizers, learning-rate schedules and weight averages."""
 
-from cifarlab.optim.averages import ema
-from cifarlab.optim.optimizers import adamw, build_optimizer, parameter_groups, sgd
+from cifarlab.optim.averages import ema, swa
+from cifarlab.optim.optimizers import adamw, build_optimizer, lion, muon, parameter_groups, sgd
 from cifarlab.optim.schedules import (
     constant,
     cosine,
@@ -11,9 +11,11 @@ from cifarlab.optim.schedules import (
     one_cycle,
     step,
 )
+from cifarlab.optim.sharpness import asam, sam
 
 __all__ = [
     "adamw",
+    "asam",
     "build_optimizer",
     "constant",
     "cosine",
@@ -21,8 +23,12 @@ __all__ = [
     "ema",
     "learning_rate",
     "linear",
+    "lion",
+    "muon",
     "one_cycle",
     "parameter_groups",
+    "sam",
     "sgd",
     "step",
+    "swa",
 ]

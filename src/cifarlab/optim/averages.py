@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import Field
@@ -10,6 +10,27 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from cifarlab.registry import AVERAGES
+
+
+class Average(Protocol):
+    """What a registered average gives.
+
+    module: a model with the averaged weights; scored once `n_averaged`, the models it has seen, is above 0.
+    has_own_statistics: whether the running statistics of its batch norms belong to its weights; if not, it is
+    shown an epoch's training pictures before each scoring.
+    """
+
+    module: nn.Module
+    n_averaged: Tensor
+    has_own_statistics: bool
+
+    def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool: ...
+
+    def update_parameters(self, model: nn.Module) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
 
 
 class ExponentialAverage(AveragedModel):
@@ -21,10 +42,16 @@ class ExponentialAverage(AveragedModel):
     replay it.
     """
 
+    has_own_statistics = True
+
     def __init__(self, model: nn.Module, decay: float, warmup: bool):
         super().__init__(model, device=next(model.parameters()).device, use_buffers=True)
         self.decay, self.warmup = decay, warmup
         self.module.requires_grad_(False)
+
+    def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
+        """Whether the model counts after `done` of `total` steps: after each."""
+        return True
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -45,6 +72,25 @@ class ExponentialAverage(AveragedModel):
         self.n_averaged += 1
 
 
+class EqualAverage(AveragedModel):
+    """The same for the weights at the end of each epoch, from a share of the run on, counted equally.
+
+    Buffers are the model's last. What batch norms have seen does not belong to the averaged weights:
+    `has_own_statistics` is false, and whoever scores `.module` shows it the training pictures before.
+    """
+
+    has_own_statistics = False
+
+    def __init__(self, model: nn.Module, start: float):
+        super().__init__(model, device=next(model.parameters()).device)
+        self.start = start
+        self.module.requires_grad_(False)
+
+    def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
+        """Whether the model counts after `done` of `total` steps: where an epoch ends, late enough."""
+        return done % steps_per_epoch == 0 and done / total >= self.start
+
+
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
@@ -55,3 +101,18 @@ def ema(
 ) -> ExponentialAverage:
     """Exponential moving average; warmup: a smaller decay in the first steps, which forgets the start."""
     return ExponentialAverage(model, decay, warmup)
+
+
+@AVERAGES.register
+def swa(
+    model: nn.Module,
+    *,
+    start: Annotated[float, Field(ge=0, lt=1, description="share of the run")] = 0.75,
+) -> EqualAverage:
+    """Equal average of the weights at each epoch's end, from `start` on (SWA, Izmailov et al. 2018).
+
+    Before, the model itself is scored. Batch norms' statistics of the average are estimated anew before each
+    scoring, from one look at the epoch's training pictures: a third of an epoch's time, about. It wants a
+    learning rate that stays high, such as the schedule `linear` with a floor.
+    """
+    return EqualAverage(model, start)

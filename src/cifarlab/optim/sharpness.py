@@ -1,0 +1,69 @@
+"""Sharpness-aware steps: how far uphill the gradient of a step is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cifarlab.registry import SHARPNESS
+
+Radius = Annotated[float, Field(gt=0)]
+# Nothing moves where the gradient vanishes.
+TINY = 1e-12
+
+
+@SHARPNESS.register
+def sam(weights: list[Tensor], gradients: list[Tensor], *, rho: Radius = 0.05) -> list[Tensor]:
+    """Along the gradient, to the distance rho from the weights (SAM, Foret et al. 2021)."""
+    return _scale(gradients, rho / (_norm(gradients) + TINY))
+
+
+@SHARPNESS.register
+def asam(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    *,
+    rho: Radius = 0.5,
+    eta: Annotated[float, Field(ge=0)] = 0.01,
+) -> list[Tensor]:
+    """The same with distances in units of |w| + eta, weight by weight (ASAM, Kwon et al. 2021)."""
+    units = [weight.abs() + eta for weight in weights]
+    relative = [gradient * unit for gradient, unit in zip(gradients, units, strict=True)]
+    moves = _scale(relative, rho / (_norm(relative) + TINY))
+    return [move * unit for move, unit in zip(moves, units, strict=True)]
+
+
+@contextmanager
+def uphill(
+    ascent: Callable[[list[Tensor], list[Tensor]], list[Tensor]], parameters: Sequence[nn.Parameter]
+) -> Iterator[None]:
+    """While entered, the parameters that have a gradient lie `ascent(weights, gradients)` away.
+
+    A gradient's scale does not matter: a loss scale may stand on it, and clipping it first would change
+    nothing. After, the weights are the old ones bit for bit, also where a gradient was not finite.
+    """
+    moved = [parameter for parameter in parameters if parameter.grad is not None]
+    weights = [parameter.detach() for parameter in moved]
+    kept = [weight.clone() for weight in weights]
+    with torch.no_grad():
+        moves = ascent(weights, [parameter.grad for parameter in moved if parameter.grad is not None])
+        torch._foreach_add_(weights, moves)  # pyright: ignore[reportPrivateImportUsage]
+        del moves
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(weights, kept)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return torch.nn.utils.get_total_norm(tensors)
+
+
+def _scale(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
+    return list(torch._foreach_mul(tensors, factor))  # pyright: ignore[reportPrivateImportUsage]
