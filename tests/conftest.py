@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cifarlab import cli
@@ -39,6 +41,14 @@ def cifar100_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cifar100")
     subprocess.run([sys.executable, str(packs / "unpack.py"), "cifar100", str(root)], check=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def real_pictures(cifar100_root: Path) -> np.ndarray:
+    """(2000, 32, 32, 3) uint8."""
+    with (cifar100_root / "cifar-100-python" / "test").open("rb") as file:
+        data = pickle.load(file, encoding="bytes")[b"data"]
+    return np.asarray(data[:2000]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
 
 
 @pytest.fixture

@@ -1,8 +1,23 @@
 """Batched image operations with per-sample draws, policies and mixers, on whatever device the batch is."""
 
-from cifarlab.augment import color, erase, geometry
+from cifarlab.augment import color, enhance, erase, geometry, searched, tones, warps
 from cifarlab.augment.mixers import mix, pair_draws, partners
 from cifarlab.augment.policies import apply
 from cifarlab.augment.steps import Kernel, Step, lowers
 
-__all__ = ["Kernel", "Step", "apply", "color", "erase", "geometry", "lowers", "mix", "pair_draws", "partners"]
+__all__ = [
+    "Kernel",
+    "Step",
+    "apply",
+    "color",
+    "enhance",
+    "erase",
+    "geometry",
+    "lowers",
+    "mix",
+    "pair_draws",
+    "partners",
+    "searched",
+    "tones",
+    "warps",
+]

@@ -15,14 +15,15 @@ from cifarlab.draws import Draws
 from cifarlab.registry import ConfigError
 
 
-def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+def ascending(value: tuple[float, float]) -> tuple[float, float]:
+    """The range as given. Raises ConfigError if it runs from high to low."""
     if value[0] > value[1]:
         raise ConfigError(f"a range runs from low to high, got {list(value)}")
     return value
 
 
-CountRange = Annotated[tuple[Annotated[int, Field(ge=1)], int], AfterValidator(_ascending)]
-FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_ascending)]
+CountRange = Annotated[tuple[Annotated[int, Field(ge=1)], int], AfterValidator(ascending)]
+FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from cifarlab.draws import Draws
 
 # What lies outside the picture. `reflect` leaves the edge pixel out, as in torch's and numpy's pad.
 Border = Literal["constant", "reflect", "replicate"]
+Interpolation = Literal["nearest", "bilinear"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -47,13 +48,14 @@ def _inside(index: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Warp:
-    """Bilinear resampling: output pixel q, measured from the centre, takes the input at A q + b.
+    """Resampling: output pixel q, measured from the centre, takes the input at A q + b.
 
     matrix: (B, 2, 3) float32, (A | b) in pixels, x before y.
     """
 
     border: Border = "constant"
     fill: float = 0.0
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
         (matrix,) = parameters
@@ -69,12 +71,11 @@ class Warp:
             source.append(positions * (2 / size))
         grid = torch.stack(source, dim=-1)
         if self.border == "constant" and self.fill:
-            return (_sample(images - self.fill, grid, "zeros") + self.fill).clamp_(0, 1)
-        return _sample(images, grid, "zeros" if self.border == "constant" else "border").clamp_(0, 1)
+            return (self._sample(images - self.fill, grid, "zeros") + self.fill).clamp_(0, 1)
+        return self._sample(images, grid, "zeros" if self.border == "constant" else "border").clamp_(0, 1)
 
-
-def _sample(images: Tensor, grid: Tensor, padding: str) -> Tensor:
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    def _sample(self, images: Tensor, grid: Tensor, padding: str) -> Tensor:
+        return F.grid_sample(images, grid, mode=self.interpolation, padding_mode=padding, align_corners=False)
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:

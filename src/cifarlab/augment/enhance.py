@@ -1,0 +1,85 @@
+"""Augmentations that change one thing of a picture by a factor: brightness, color, contrast or sharpness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cifarlab.augment.color import Strength, blend
+from cifarlab.augment.steps import Step, column, lowers
+from cifarlab.draws import Draws
+
+
+def blend_each(images: Tensor, *parameters: Tensor) -> Tensor:
+    """`blend` as a kernel. factors: (B, 3), those of the picture, of its gray picture, and of its mean."""
+    (factors,) = parameters
+    own, gray, mean = factors.unbind(1)
+    return blend(images, own, gray, mean)
+
+
+def brightness_factors(factor: Tensor) -> Tensor:
+    """(B,) to the (B, 3) of `blend_each`: the picture and black."""
+    zero = torch.zeros_like(factor)
+    return torch.stack([factor, zero, zero], dim=1)
+
+
+def color_factors(factor: Tensor) -> Tensor:
+    """(B,) to the (B, 3) of `blend_each`: the picture and its gray picture."""
+    return torch.stack([factor, 1 - factor, torch.zeros_like(factor)], dim=1)
+
+
+def contrast_factors(factor: Tensor) -> Tensor:
+    """(B,) to the (B, 3) of `blend_each`: the picture and the mean of its gray picture."""
+    return torch.stack([factor, torch.zeros_like(factor), 1 - factor], dim=1)
+
+
+def sharpen(images: Tensor, *parameters: Tensor) -> Tensor:
+    """factor x picture + (1 - factor) x its smoothed picture, clamped to [0, 1]. factor: (B,).
+
+    Smoothed with PIL's weights: the centre 5/13, its neighbours 1/13 each. The pixels at the border stay.
+    """
+    (factor,) = parameters
+    if min(images.shape[-2:]) <= 2:
+        return images
+    # Sums of shifted pictures, whose bits do not depend on the batch as those of a convolution may.
+    rows = images[:, :, :-2] + images[:, :, 1:-1] + images[:, :, 2:]
+    smooth = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    centre = images[:, :, 1:-1, 1:-1]
+    smooth = smooth.add_(centre * 4).mul_(1 / 13)
+    sharpened = images.clone()
+    sharpened[:, :, 1:-1, 1:-1] = (centre * column(factor)).add_(smooth.mul_(column(1 - factor)))
+    return sharpened.clamp_(0, 1)
+
+
+def _factors(draws: Draws, strength: float) -> Tensor:
+    return draws.uniform(max(0.0, 1 - strength), 1 + strength)
+
+
+@lowers
+def brightness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+    """Multiply by a random factor. strength: from max(0, 1 - strength), where 0 is black, to 1 + strength."""
+    return Step(blend_each, (brightness_factors(_factors(draws, strength)),))
+
+
+@lowers
+def color(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+    """Saturate by a random factor. strength: from max(0, 1 - strength), where 0 is gray, to 1 + strength."""
+    return Step(blend_each, (color_factors(_factors(draws, strength)),))
+
+
+@lowers
+def contrast(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+    """Spread about the mean by a random factor.
+
+    strength: from max(0, 1 - strength), where 0 is the mean gray, to 1 + strength.
+    """
+    return Step(blend_each, (contrast_factors(_factors(draws, strength)),))
+
+
+@lowers
+def sharpness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+    """Sharpen by a random factor.
+
+    strength: from max(0, 1 - strength), where 0 is smoothed and 1 the picture itself, to 1 + strength.
+    """
+    return Step(sharpen, (_factors(draws, strength),))

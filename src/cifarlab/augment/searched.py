@@ -1,0 +1,158 @@
+"""Policies from the search for augmentations: AutoAugment, RandAugment, TrivialAugment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cifarlab.augment.geometry import Fraction, Interpolation
+from cifarlab.augment.tables import NARROW, OPERATIONS, WIDE, row, rows, run_
+from cifarlab.draws import Draws
+from cifarlab.registry import AUGMENTS
+
+# The operations of RandAugment and TrivialAugment: all but `invert`.
+NAMES = tuple(name for name in OPERATIONS if name != "invert")
+BINS = 31
+# (operation, its probability, its bin of ten), twice for each policy: Table 7 of Cubuk et al., 2019.
+CIFAR10 = (
+    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
+    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
+    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
+    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
+    (("auto_contrast", 0.5, 0), ("equalize", 0.9, 0)),
+    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
+    (("color", 0.4, 3), ("brightness", 0.6, 7)),
+    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
+    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
+    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
+    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
+    (("equalize", 0.3, 0), ("auto_contrast", 0.4, 0)),
+    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
+    (("brightness", 0.9, 6), ("color", 0.2, 8)),
+    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
+    (("equalize", 0.2, 0), ("auto_contrast", 0.6, 0)),
+    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
+    (("color", 0.9, 9), ("equalize", 0.6, 0)),
+    (("auto_contrast", 0.8, 0), ("solarize", 0.2, 8)),
+    (("brightness", 0.1, 3), ("color", 0.7, 0)),
+    (("solarize", 0.4, 5), ("auto_contrast", 0.9, 0)),
+    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
+    (("auto_contrast", 0.9, 0), ("solarize", 0.8, 3)),
+    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
+    (("translate_y", 0.7, 9), ("auto_contrast", 0.9, 0)),
+)
+
+
+def rand_rows(magnitude: int, height: int, width: int) -> Tensor:
+    """(28, COLUMNS): RandAugment's 14 operations at one magnitude, each with both signs."""
+    return rows(NARROW, NAMES, [magnitude], BINS, height, width)
+
+
+def trivial_rows(height: int, width: int) -> Tensor:
+    """(868, COLUMNS): TrivialAugment's 14 operations at 31 magnitudes, each with both signs."""
+    return rows(WIDE, NAMES, range(BINS), BINS, height, width)
+
+
+def auto_rows(height: int, width: int) -> Tensor:
+    """(100, COLUMNS + 1): AutoAugment's 25 policies of two operations, each with both signs.
+
+    The last column is the operation's probability.
+    """
+    found = []
+    for name, probability, position in (entry for policy in CIFAR10 for entry in policy):
+        magnitude = NARROW.magnitudes(name, 10, height, width)[position].item()
+        for negative in (False, True):
+            numbers = row(name, magnitude, negative, height, width)
+            found.append(torch.cat([numbers, numbers.new_tensor([probability])]))
+    return torch.stack(found)
+
+
+@lru_cache
+def _cached(make: Callable[..., Tensor], arguments: tuple[int, ...], device: torch.device) -> Tensor:
+    return make(*arguments).to(device)
+
+
+# Dynamo looks through `lru_cache`; this makes a compiled step hold the finished table.
+@torch.compiler.assume_constant_result
+def _rand_table(magnitude: int, height: int, width: int, device: torch.device) -> Tensor:
+    return _cached(rand_rows, (magnitude, height, width), device)
+
+
+@torch.compiler.assume_constant_result
+def _trivial_table(height: int, width: int, device: torch.device) -> Tensor:
+    return _cached(trivial_rows, (height, width), device)
+
+
+@torch.compiler.assume_constant_result
+def _auto_table(height: int, width: int, device: torch.device) -> Tensor:
+    return _cached(auto_rows, (height, width), device)
+
+
+@AUGMENTS.register
+def rand_augment(
+    images: Tensor,
+    draws: Draws,
+    *,
+    num_operations: Annotated[int, Field(ge=1, le=14)] = 2,
+    magnitude: Annotated[int, Field(ge=0, lt=BINS)] = 9,
+    interpolation: Interpolation = "nearest",
+    fill: Fraction = 0.0,
+) -> Tensor:
+    """RandAugment: operations of one magnitude, drawn from 14, one after the other (Cubuk et al., 2020).
+
+    num_operations: how many for each picture; one may come twice, and `identity` counts. magnitude: of 0 to
+    30, where 30 is a shear by 0.3, a shift by 45 % of the side, 30 degrees, factors 0.1 and 1.9, 4 bits and
+    all values inverted. interpolation, fill: of the warps, and the value outside. As torchvision's.
+    """
+    height, width = images.shape[-2:]
+    table = _rand_table(magnitude, height, width, images.device)
+    chosen = table[draws.integers(len(table), shape=(num_operations,))]
+    images = images.clone()
+    for turn in range(num_operations):
+        run_(images, chosen[:, turn], interpolation, fill)
+    return images
+
+
+@AUGMENTS.register
+def trivial_augment_wide(
+    images: Tensor, draws: Draws, *, interpolation: Interpolation = "nearest", fill: Fraction = 0.0
+) -> Tensor:
+    """TrivialAugment, wide: one operation of 14, at any of 31 magnitudes (Müller and Hutter, 2021).
+
+    The largest are a shear by 0.99, a shift by 32 pixels at any size of picture, 135 degrees, factors 0.01
+    and 1.99, 2 bits and all values inverted. interpolation, fill: of the warps, and the value outside. As
+    torchvision's.
+    """
+    height, width = images.shape[-2:]
+    table = _trivial_table(height, width, images.device)
+    chosen = table[draws.integers(len(table))]
+    images = images.clone()
+    run_(images, chosen, interpolation, fill)
+    return images
+
+
+@AUGMENTS.register
+def auto_augment(
+    images: Tensor, draws: Draws, *, interpolation: Interpolation = "nearest", fill: Fraction = 0.0
+) -> Tensor:
+    """AutoAugment's policy for CIFAR-10: one of 25 pairs of operations (Cubuk et al., 2019).
+
+    Each of the two has its own probability and magnitude; signs are drawn. interpolation, fill: of the warps,
+    and the value outside; the paper fills with gray, 0.5. As torchvision's.
+    """
+    height, width = images.shape[-2:]
+    table = _auto_table(height, width, images.device)
+    policy = draws.integers(len(CIFAR10))
+    signs, numbers = draws.integers(2, shape=(2,)), draws.uniform(shape=(2,))
+    images = images.clone()
+    for turn in range(2):
+        chosen = table[(policy * 2 + turn) * 2 + signs[:, turn]]
+        # A row of zeros names no kernel.
+        used = (numbers[:, turn] < chosen[:, -1]).to(torch.float32)
+        run_(images, chosen[:, :-1] * used[:, None], interpolation, fill)
+    return images

@@ -1,0 +1,140 @@
+"""The operations of the searched policies and their magnitudes, as tables that a draw is looked up in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cifarlab.augment import enhance, tones, warps
+from cifarlab.augment.geometry import Interpolation, Warp
+from cifarlab.augment.steps import Kernel, Step, change_
+
+# What a row of a table holds: the number of the kernel (0: none) and that kernel's parameters, filled up with
+# zeros.
+COLUMNS = 7
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a policy: `parameters(magnitude (1,), height, width)` of kernel number `kernel`.
+
+    signed: the magnitude's sign is drawn too.
+    """
+
+    kernel: int
+    parameters: Callable[[Tensor, int, int], Tensor]
+    signed: bool = False
+
+
+def _about_one(factors: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int, int], Tensor]:
+    return lambda magnitude, height, width: factors(1 + magnitude)
+
+
+def _as_given(magnitude: Tensor, height: int, width: int) -> Tensor:
+    return magnitude
+
+
+# The numbers are the places in `kernels`.
+_WARP, _BLEND, _SHARPEN, _CUT_LEVELS, _INVERT_ABOVE, _STRETCH, _EQUALIZE = range(1, 8)
+OPERATIONS = {
+    "identity": Operation(0, _as_given),
+    "shear_x": Operation(_WARP, warps.shear_x_matrix, signed=True),
+    "shear_y": Operation(_WARP, warps.shear_y_matrix, signed=True),
+    "translate_x": Operation(_WARP, warps.translate_x_matrix, signed=True),
+    "translate_y": Operation(_WARP, warps.translate_y_matrix, signed=True),
+    "rotate": Operation(_WARP, warps.rotate_matrix, signed=True),
+    "brightness": Operation(_BLEND, _about_one(enhance.brightness_factors), signed=True),
+    "color": Operation(_BLEND, _about_one(enhance.color_factors), signed=True),
+    "contrast": Operation(_BLEND, _about_one(enhance.contrast_factors), signed=True),
+    "sharpness": Operation(_SHARPEN, _about_one(lambda factor: factor), signed=True),
+    "posterize": Operation(_CUT_LEVELS, lambda bits, height, width: torch.exp2(bits)),
+    "solarize": Operation(_INVERT_ABOVE, _as_given),
+    "auto_contrast": Operation(_STRETCH, _as_given),
+    "equalize": Operation(_EQUALIZE, _as_given),
+    "invert": Operation(_INVERT_ABOVE, lambda magnitude, height, width: torch.zeros_like(magnitude)),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The largest magnitudes of a policy.
+
+    shear: tangent. shift: pixels, of a side of `size` pixels. degrees: of a rotation. strength: of the
+    factors of brightness, color, contrast and sharpness, about 1. bits: that `posterize` keeps at the lowest
+    and at the largest magnitude.
+    """
+
+    shear: float
+    shift: Callable[[int], float]
+    degrees: float
+    strength: float
+    bits: tuple[int, int]
+
+    def magnitudes(self, name: str, bins: int, height: int, width: int) -> Tensor:
+        """(bins,) float32: the magnitude of an operation in each bin, as torchvision 0.29's policies."""
+        if name == "posterize":
+            most, fewest = self.bits
+            return (most - torch.arange(bins, device="cpu") / ((bins - 1) / (most - fewest))).round()
+        bounds = {
+            "shear_x": (0.0, self.shear),
+            "shear_y": (0.0, self.shear),
+            "translate_x": (0.0, self.shift(width)),
+            "translate_y": (0.0, self.shift(height)),
+            "rotate": (0.0, self.degrees),
+            "solarize": (1.0, 0.0),
+        }
+        strengths = dict.fromkeys(("brightness", "color", "contrast", "sharpness"), (0.0, self.strength))
+        # torch's own steps: where a shift is cut to whole pixels, another rounding would be another pixel.
+        return torch.linspace(*{**bounds, **strengths}.get(name, (0.0, 0.0)), bins, device="cpu")
+
+
+NARROW = Space(shear=0.3, shift=lambda size: 150.0 / 331.0 * size, degrees=30.0, strength=0.9, bits=(8, 4))
+WIDE = Space(shear=0.99, shift=lambda size: 32.0, degrees=135.0, strength=0.99, bits=(8, 2))
+MIXED = Space(shear=0.3, shift=lambda size: size / 3.0, degrees=30.0, strength=0.9, bits=(4, 0))
+
+
+def row(name: str, magnitude: float, negative: bool, height: int, width: int) -> Tensor:
+    """(COLUMNS,) float32 of one operation; `negative` counts where the operation is signed."""
+    operation = OPERATIONS[name]
+    # In float64, as torchvision: each number of the table is the nearest float32, on every device.
+    value = torch.tensor([magnitude], dtype=torch.float64, device="cpu")
+    parameters = operation.parameters(-value if negative and operation.signed else value, height, width)
+    filled = torch.zeros(COLUMNS, dtype=torch.float64, device="cpu")
+    filled[0] = operation.kernel
+    filled[1 : 1 + parameters.numel()] = parameters.flatten()
+    return filled.to(torch.float32)
+
+
+def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, height: int, width: int) -> Tensor:
+    """(operations x bins x 2 signs, COLUMNS): every operation at every one of `bins`, out of `of`."""
+    found = []
+    for name in names:
+        magnitudes = space.magnitudes(name, of, height, width).tolist()
+        found += [row(name, magnitudes[i], sign, height, width) for i in bins for sign in (False, True)]
+    return torch.stack(found)
+
+
+def kernels(interpolation: Interpolation, fill: float) -> list[tuple[Kernel, tuple[int, ...] | None]]:
+    """The kernels by number, from 1, and the shape of their parameter per sample, None where it has none."""
+    return [
+        (Warp("constant", fill, interpolation), (2, 3)),
+        (enhance.blend_each, (3,)),
+        (enhance.sharpen, ()),
+        (tones.cut_levels, ()),
+        (tones.invert_above, ()),
+        (tones.stretch, None),
+        (tones.equalize_levels, None),
+    ]
+
+
+def run_(images: Tensor, chosen: Tensor, interpolation: Interpolation, fill: float) -> None:
+    """Change (B, 3, H, W) pictures in place, each by its row of `chosen` (B, COLUMNS)."""
+    for number, (kernel, shape) in enumerate(kernels(interpolation, fill), start=1):
+        parameters = ()
+        if shape is not None:
+            values = chosen[:, 1 : 1 + torch.Size(shape).numel()]
+            parameters = (values.reshape(-1, *shape),)
+        change_(images, chosen[:, 0] == number, Step(kernel, parameters))

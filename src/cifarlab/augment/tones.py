@@ -1,0 +1,90 @@
+"""Augmentations that map each value to another: posterize, solarize, auto-contrast, equalize, invert.
+
+Values are floats in [0, 1], treated as torchvision treats floats: `posterize` with b bits cuts to multiples
+of 2**-b, not of 2**(8 - b) / 255; a threshold t of `solarize` stands for t x 255 of 8 bits; `auto_contrast`
+does not round; `equalize` cuts values to 256 levels, v / 255 to v, and gives such levels back.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from cifarlab.augment.erase import FractionRange, ascending
+from cifarlab.augment.steps import Step, column, lowers
+from cifarlab.draws import Draws
+
+Bits = Annotated[int, Field(ge=0, le=8)]
+BitsRange = Annotated[tuple[Bits, Bits], AfterValidator(ascending)]
+
+
+def cut_levels(images: Tensor, *parameters: Tensor) -> Tensor:
+    """Cut values down to multiples of 1 / levels, below 1. levels: (B,) float32, powers of two."""
+    levels = column(parameters[0])
+    return torch.minimum((images * levels).floor_(), levels - 1).clamp_(min=0).div_(levels)
+
+
+def invert_above(images: Tensor, *parameters: Tensor) -> Tensor:
+    """1 - x where x is `threshold` (B,) or more."""
+    (threshold,) = parameters
+    return torch.where(images >= column(threshold), 1 - images, images)
+
+
+def stretch(images: Tensor, *parameters: Tensor) -> Tensor:
+    """Stretch each channel to [0, 1]; one of a single value stays."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    flat = low == high
+    low, spread = torch.where(flat, 0.0, low), torch.where(flat, 1.0, high - low)
+    return (images - low).div_(spread).clamp_(0, 1)
+
+
+def equalize_levels(images: Tensor, *parameters: Tensor) -> Tensor:
+    """Spread each channel's 256 levels by how many pixels are darker, as PIL does.
+
+    A channel with too few pixels beside those of its brightest level, fewer than 255, keeps its levels.
+    """
+    # As torchvision makes 8 bits of floats: the factor just below 256 keeps 1.0 in the last level.
+    levels = (images.flatten(2) * 255.999).to(torch.uint8).to(torch.int64)
+    one = torch.ones((), dtype=torch.int32, device=images.device)
+    counts = torch.zeros((*levels.shape[:2], 256), dtype=torch.int32, device=images.device)
+    counts.scatter_add_(2, levels, one.expand_as(levels))
+    darker = counts.cumsum(2, dtype=torch.int32) - counts
+    brightest = counts.gather(2, levels.amax(2, keepdim=True))
+    step = (levels.shape[2] - brightest) // 255
+    table = (darker + step // 2).div_(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
+    table = torch.where(step > 0, table, torch.arange(256, dtype=torch.int32, device=images.device))
+    return (table.to(torch.float32) / 255).gather(2, levels).view(images.shape)
+
+
+@lowers
+def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Step:
+    """Keep the leading bits of each value. bits: how many, from and to, both inclusive."""
+    count = draws.integers(bits[1] + 1, bits[0])
+    return Step(cut_levels, ((torch.ones_like(count) << count).to(torch.float32),))
+
+
+@lowers
+def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1.0)) -> Step:
+    """Invert the bright values. threshold: where bright begins, from and to, fractions of full brightness."""
+    return Step(invert_above, (draws.uniform(*threshold),))
+
+
+@lowers
+def invert(images: Tensor, draws: Draws) -> Step:
+    """The negative: every picture, unless `p` says less."""
+    return Step(invert_above, (torch.zeros(len(images), device=images.device),))
+
+
+@lowers
+def auto_contrast(images: Tensor, draws: Draws) -> Step:
+    """Stretch each channel to full contrast: every picture, unless `p` says less."""
+    return Step(stretch, ())
+
+
+@lowers
+def equalize(images: Tensor, draws: Draws) -> Step:
+    """Equalize each channel's histogram: every picture, unless `p` says less."""
+    return Step(equalize_levels, ())

@@ -1,0 +1,141 @@
+"""Augmentations that shear, shift or turn a picture, one way each: those of the searched policies."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cifarlab.augment.geometry import Fraction, Interpolation, Warp
+from cifarlab.augment.steps import Step, lowers
+from cifarlab.draws import Draws
+
+Shear = Annotated[float, Field(ge=0, le=10)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+
+
+def _matrix(x: tuple[Tensor, Tensor, Tensor], y: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    return torch.stack([torch.stack(x, dim=-1), torch.stack(y, dim=-1)], dim=-2)
+
+
+def shear_x_matrix(shear: Tensor, height: int, width: int) -> Tensor:
+    """(B, 2, 3) of `Warp`: each row moves left by `shear` (B,) times its distance from the upper edge."""
+    one, zero = torch.ones_like(shear), torch.zeros_like(shear)
+    return _matrix((one, shear, shear * (height / 2)), (zero, one, zero))
+
+
+def shear_y_matrix(shear: Tensor, height: int, width: int) -> Tensor:
+    """(B, 2, 3) of `Warp`: each column moves up by `shear` (B,) times its distance from the left edge."""
+    one, zero = torch.ones_like(shear), torch.zeros_like(shear)
+    return _matrix((one, zero, zero), (shear, one, shear * (width / 2)))
+
+
+def translate_x_matrix(pixels: Tensor, height: int, width: int) -> Tensor:
+    """(B, 2, 3) of `Warp`: a shift to the right by `pixels` (B,), cut to whole ones towards zero."""
+    one, zero = torch.ones_like(pixels), torch.zeros_like(pixels)
+    return _matrix((one, zero, -pixels.trunc()), (zero, one, zero))
+
+
+def translate_y_matrix(pixels: Tensor, height: int, width: int) -> Tensor:
+    """(B, 2, 3) of `Warp`: a shift downwards by `pixels` (B,), cut to whole ones towards zero."""
+    one, zero = torch.ones_like(pixels), torch.zeros_like(pixels)
+    return _matrix((one, zero, zero), (zero, one, -pixels.trunc()))
+
+
+def rotate_matrix(degrees: Tensor, height: int, width: int) -> Tensor:
+    """(B, 2, 3) of `Warp`: a turn about the centre by `degrees` (B,), counter-clockwise."""
+    angle, zero = degrees * (math.pi / 180), torch.zeros_like(degrees)
+    cos, sin = angle.cos(), angle.sin()
+    return _matrix((cos, -sin, zero), (sin, cos, zero))
+
+
+@lowers
+def shear_x(
+    images: Tensor,
+    draws: Draws,
+    *,
+    shear: Shear = 0.3,
+    interpolation: Interpolation = "nearest",
+    fill: Fraction = 0.0,
+) -> Step:
+    """Shear to the left or right, the upper edge fixed, as torchvision's policies do.
+
+    shear: the largest either way, in pixels a row (the tangent of the angle). fill: the value outside.
+    """
+    matrix = shear_x_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
+    return Step(Warp("constant", fill, interpolation), (matrix,))
+
+
+@lowers
+def shear_y(
+    images: Tensor,
+    draws: Draws,
+    *,
+    shear: Shear = 0.3,
+    interpolation: Interpolation = "nearest",
+    fill: Fraction = 0.0,
+) -> Step:
+    """Shear up or down, the left edge fixed, as torchvision's policies do.
+
+    shear: the largest either way, in pixels a column (the tangent of the angle). fill: the value outside.
+    """
+    matrix = shear_y_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
+    return Step(Warp("constant", fill, interpolation), (matrix,))
+
+
+@lowers
+def translate_x(
+    images: Tensor,
+    draws: Draws,
+    *,
+    shift: Fraction = 0.45,
+    interpolation: Interpolation = "nearest",
+    fill: Fraction = 0.0,
+) -> Step:
+    """Shift to the left or right by whole pixels.
+
+    shift: the largest either way, a fraction of the width. fill: the value outside. interpolation: changes
+    nothing but which other warps share the pass.
+    """
+    height, width = images.shape[-2:]
+    matrix = translate_x_matrix(draws.uniform(-shift * width, shift * width), height, width)
+    return Step(Warp("constant", fill, interpolation), (matrix,))
+
+
+@lowers
+def translate_y(
+    images: Tensor,
+    draws: Draws,
+    *,
+    shift: Fraction = 0.45,
+    interpolation: Interpolation = "nearest",
+    fill: Fraction = 0.0,
+) -> Step:
+    """Shift up or down by whole pixels.
+
+    shift: the largest either way, a fraction of the height. fill: the value outside. interpolation: changes
+    nothing but which other warps share the pass.
+    """
+    height, width = images.shape[-2:]
+    matrix = translate_y_matrix(draws.uniform(-shift * height, shift * height), height, width)
+    return Step(Warp("constant", fill, interpolation), (matrix,))
+
+
+@lowers
+def rotate(
+    images: Tensor,
+    draws: Draws,
+    *,
+    degrees: Degrees = 30.0,
+    interpolation: Interpolation = "nearest",
+    fill: Fraction = 0.0,
+) -> Step:
+    """Turn about the centre.
+
+    degrees: the largest angle either way. fill: the value outside.
+    """
+    matrix = rotate_matrix(draws.uniform(-degrees, degrees), *images.shape[-2:])
+    return Step(Warp("constant", fill, interpolation), (matrix,))
