@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from scipy import stats
 from torch import Tensor
+from torchvision.transforms import v2
 
 from cifarlab import augment
 from cifarlab.augment import color, geometry, steps
@@ -76,6 +77,9 @@ POLICIES: dict[str, dict[str, Any]] = {
     "rand_augment long": {"rand_augment": {"num_operations": 4, "fill": 0.5}},
     "trivial_augment_wide": {"trivial_augment_wide": {"fill": 0.5}},
     "auto_augment": {"auto_augment": {}},
+    "aug_mix": {"aug_mix": {}},
+    "aug_mix long": {"aug_mix": {"num_chains": 5, "severity": 10, "all_operations": False, "fill": 0.5}},
+    "random_erasing": {"random_erasing": {"fill": 0.5, "p": 0.9}},
     "searched": {
         "one_of": {
             "choices": {
@@ -290,6 +294,7 @@ def test_options_out_of_range_are_refused() -> None:
         "shift_scale_rotate": {"border": "wrap"},
         "color_jitter": {"hue": 0.6},
         "coarse_dropout": {"height": [0.3, 0.1]},
+        "random_erasing": {"ratio": [0, 1]},
     }
     for name, options in wrong.items():
         with pytest.raises(ConfigError) as raised:
@@ -473,6 +478,28 @@ def test_cutout_is_a_square_about_any_pixel(length: int) -> None:
     assert tall.max() == length and tall.min() == (length - length // 2 if length > 1 else 1)
     expected = (side - length + 1) / side
     assert stats.binomtest(int((tall == length).sum()), size, expected).pvalue > 1e-3
+
+
+def test_random_erasing_draws_boxes_as_torchvision_does() -> None:
+    size, rows, columns = 4000, 24, 40
+    transform = v2.RandomErasing(p=1)
+    torch.manual_seed(0)
+    theirs = [transform.make_params([torch.empty(3, rows, columns)]) for _ in range(size)]
+    painted = run({"random_erasing": {}}, torch.ones(size, 3, rows, columns))[:, 0] == 0
+    found = {
+        "h": painted.any(2).sum(1),
+        "w": painted.any(1).sum(1),
+        "i": painted.any(2).int().argmax(1),
+        "j": painted.any(1).int().argmax(1),
+    }
+    assert torch.equal(found["h"] * found["w"], painted.flatten(1).sum(1))
+    for name, numbers in found.items():
+        assert stats.ks_2samp(numbers.numpy(), [params[name] for params in theirs]).pvalue > 1e-3, name
+
+
+def test_a_picture_stays_whole_where_no_box_fits() -> None:
+    images = torch.rand(100, 3, 16, 16)
+    assert torch.equal(run({"random_erasing": {"area": [1, 1]}}, images), images)
 
 
 # The tutorial's policy, against the library it used.

@@ -1,4 +1,4 @@
-"""Policies from the search for augmentations: AutoAugment, RandAugment, TrivialAugment."""
+"""Policies from the search for augmentations: AutoAugment, RandAugment, TrivialAugment, AugMix."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from pydantic import Field
 from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction, Interpolation
-from cifarlab.augment.tables import NARROW, OPERATIONS, WIDE, row, rows, run_
+from cifarlab.augment.steps import column
+from cifarlab.augment.tables import MIXED, NARROW, OPERATIONS, WIDE, row, rows, run_
 from cifarlab.draws import Draws
 from cifarlab.registry import AUGMENTS
 
 # The operations of RandAugment and TrivialAugment: all but `invert`.
 NAMES = tuple(name for name in OPERATIONS if name != "invert")
 BINS = 31
+# Operations in a chain of AugMix, at most.
+_LONGEST = 3
+# Those of AugMix, without the four that its authors leave out of its training because the test of robustness
+# has them.
+MIXED_NAMES = tuple(
+    name for name in NAMES if name not in ("identity", "brightness", "color", "contrast", "sharpness")
+)
 # (operation, its probability, its bin of ten), twice for each policy: Table 7 of Cubuk et al., 2019.
 CIFAR10 = (
     (("invert", 0.1, 0), ("contrast", 0.2, 6)),
@@ -72,6 +80,12 @@ def auto_rows(height: int, width: int) -> Tensor:
     return torch.stack(found)
 
 
+def mixed_rows(severity: int, every: bool, height: int, width: int) -> Tensor:
+    """(operations x severity x 2, COLUMNS): AugMix's 9 or 13 operations at the lowest of 10 magnitudes."""
+    names = [name for name in NAMES if name != "identity"] if every else MIXED_NAMES
+    return rows(MIXED, names, range(severity), 10, height, width)
+
+
 @lru_cache
 def _cached(make: Callable[..., Tensor], arguments: tuple[int, ...], device: torch.device) -> Tensor:
     return make(*arguments).to(device)
@@ -91,6 +105,11 @@ def _trivial_table(height: int, width: int, device: torch.device) -> Tensor:
 @torch.compiler.assume_constant_result
 def _auto_table(height: int, width: int, device: torch.device) -> Tensor:
     return _cached(auto_rows, (height, width), device)
+
+
+@torch.compiler.assume_constant_result
+def _mixed_table(severity: int, every: bool, height: int, width: int, device: torch.device) -> Tensor:
+    return _cached(mixed_rows, (severity, every, height, width), device)
 
 
 @AUGMENTS.register
@@ -156,3 +175,43 @@ def auto_augment(
         used = (numbers[:, turn] < chosen[:, -1]).to(torch.float32)
         run_(images, chosen[:, :-1] * used[:, None], interpolation, fill)
     return images
+
+
+@AUGMENTS.register
+def aug_mix(
+    images: Tensor,
+    draws: Draws,
+    *,
+    severity: Annotated[int, Field(ge=1, le=10)] = 3,
+    num_chains: Annotated[int, Field(ge=1, le=10)] = 3,
+    all_operations: bool = True,
+    interpolation: Interpolation = "bilinear",
+    fill: Fraction = 0.0,
+) -> Tensor:
+    """AugMix: a random mean of a picture and of chains of operations on it (Hendrycks et al., 2020).
+
+    severity: magnitudes are drawn from the lowest so many of ten. num_chains: each has one to three
+    operations; the chains' shares come from Dirichlet(1, ..., 1), and the picture's own share is uniform in
+    [0, 1]. all_operations: False leaves out brightness, color, contrast and sharpness, which the benchmark of
+    robustness CIFAR-C also has, as the authors do. interpolation, fill: of the warps, and the value outside.
+    As torchvision's with alpha 1; the paper's consistency loss is not part of it.
+    """
+    height, width = images.shape[-2:]
+    table = _mixed_table(severity, all_operations, height, width, images.device)
+    numbers = draws.uniform(shape=(num_chains + 1,))
+    # Exponential variates over their sum are Dirichlet(1, ..., 1). A draw is below 1.
+    shares = -(1 - numbers[:, 1:]).log() + 2.0**-25
+    total = shares[:, 0]
+    for chain in range(1, num_chains):
+        total = total + shares[:, chain]
+    chosen = table[draws.integers(len(table), shape=(num_chains, _LONGEST))]
+    lengths = draws.integers(_LONGEST + 1, 1, shape=(num_chains,))
+    mixed = images * column(numbers[:, 0])
+    for chain in range(num_chains):
+        view = images.clone()
+        for turn in range(_LONGEST):
+            # A row of zeros names no kernel.
+            used = (turn < lengths[:, chain, None]).to(torch.float32)
+            run_(view, chosen[:, chain, turn] * used, interpolation, fill)
+        mixed += view * column((1 - numbers[:, 0]) * shares[:, chain] / total)
+    return mixed.clamp_(0, 1)
