@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from cifarlab import augment  # noqa: F401  fills the registry
+from cifarlab.registry import AUGMENTS
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
 
@@ -65,6 +68,23 @@ def test_cpu_train_compares_every_contestant_on_equal_terms(tmp_path: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell a child's peak memory")
+def test_augment_times_every_part_and_torchvisions_policies(tmp_path: Path):
+    printed, result = run_tiny("augment", tmp_path)
+    assert set(result["parts"]) == set(AUGMENTS)
+    step = result["step"]["median"]
+    for name, figures in result["parts"].items():
+        check_spread(figures["microseconds"], 1, min)
+        median = figures["microseconds"]["median"]
+        assert figures["share_of_step"] == pytest.approx(median / (median + step), abs=1e-4)
+        assert name in printed
+    for name, kinds in result["torchvision"].items():
+        for figures in kinds.values():
+            median = result["parts"][name]["microseconds"]["median"]
+            assert figures["times_ours"] == pytest.approx(
+                figures["microseconds"]["median"] / median, abs=0.01
+            )
+
+
 def test_startup_measures_whole_processes(tmp_path: Path):
     printed, result = run_tiny("startup", tmp_path)
     figures = result["figures"]

@@ -114,9 +114,11 @@ def test_fill_of_real_pictures(name: str, real_pictures: np.ndarray) -> None:
     agree(found, torch.stack(expected), jumps=True)
 
 
+@pytest.mark.parametrize("light_left", [1.0, 0.77])
 @pytest.mark.parametrize("name", OTHERS)
-def test_operations_on_real_pictures(name: str, real_pictures: np.ndarray) -> None:
-    images = light(real_pictures[:300])
+def test_operations_on_real_pictures(name: str, light_left: float, real_pictures: np.ndarray) -> None:
+    # Dimmed, values lie between those of 8 bits.
+    images = light(real_pictures[:300]) * light_left
     low, high, jumps = OTHERS[name]
     magnitudes = spread(low, high, 300)
     found = ours(name, images, magnitudes)
@@ -151,6 +153,13 @@ def test_operations_on_any_picture(
     found = ours(name, images, torch.full((2,), magnitude), "bilinear")
     expected = torch.stack([theirs(name, picture, magnitude, **given) for picture in images])
     agree(found, expected, jumps=False, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("size", [(2, 9), (9, 2), (3, 3), (3, 9), (9, 3)])
+def test_sharpness_of_the_smallest_pictures(size: tuple[int, int]) -> None:
+    images = torch.rand(4, 3, *size)
+    found = ours("sharpness", images, torch.full((4,), 0.3))
+    agree(found, TF.adjust_sharpness(images, 0.3), jumps=False)
 
 
 @pytest.mark.parametrize("name", OTHERS)
