@@ -269,6 +269,25 @@ def test_the_shares_of_aug_mix_sum_to_one(monkeypatch: pytest.MonkeyPatch) -> No
         torch.testing.assert_close(views, images, rtol=0, atol=1e-6)
 
 
+def test_the_shares_of_aug_mix_are_those_of_dirichlet(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def show_chain(images: Tensor, *rest: Any) -> None:
+        # A chain has three turns, and its own channel here.
+        images[:, len(calls) // 3] = 1.0
+        calls.append(1)
+
+    monkeypatch.setattr(searched, "run_", show_chain)
+    shares = AUGMENTS.spec("aug_mix").build(torch.zeros(4000, 3, 4, 4), Draws(0, 0, torch.arange(4000)))
+    numpy = np.random.default_rng(0)
+    expected = numpy.dirichlet([1.0] * 3, 4000) * numpy.uniform(size=(4000, 1))
+    for chain in range(3):
+        found = shares[:, chain, 0, 0].numpy()
+        assert stats.ks_2samp(found, expected[:, chain]).pvalue > 1e-3
+    highest = shares[:, :, 0, 0].amax(1).numpy()
+    assert stats.ks_2samp(highest, expected.max(1)).pvalue > 1e-3
+
+
 def test_a_policy_is_its_rows_one_after_the_other() -> None:
     images, draws = torch.rand(200, 3, 16, 16), Draws(0, 0, torch.arange(200))
     found = AUGMENTS.spec({"name": "rand_augment", "num_operations": 3, "fill": 0.5}).build(
