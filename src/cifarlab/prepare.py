@@ -163,6 +163,16 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
     return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
 
 
+def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:
+    """Raise ConfigError where to start over would remove the run's own teacher or first weights."""
+    sources = [member.path for member in teacher.members] if teacher else []
+    sources += [config.model.init] if config.model.init else []
+    for source in sources:
+        path = Path(source).expanduser().resolve()
+        if folder.resolve() in (path, path.parent):
+            raise ConfigError(f"--fresh would remove {source}, from which this run starts; use --name")
+
+
 @contextlib.contextmanager
 def out_of_memory_explained(config: Config) -> Iterator[None]:
     """Turn an allocator's failure into one line that says what to lower."""

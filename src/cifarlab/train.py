@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from cifarlab import checkpoint
@@ -14,7 +13,7 @@ from cifarlab.device import describe_hardware, peak_memory
 from cifarlab.engine import is_finite
 from cifarlab.evaluate import evaluate
 from cifarlab.metrics import RunLog
-from cifarlab.prepare import Job, out_of_memory_explained, prepare
+from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Run, StopRequest, describe_environment
@@ -50,7 +49,7 @@ def train(
         # What a checkpoint holds need not be fetched a second time.
         job = prepare(config, initial=fresh or not run.last_path.exists(), runs=run.runs)
         if fresh:
-            refuse_to_remove_a_source(config, run, job)
+            refuse_to_remove_a_source(config, run.folder, job.teacher)
             run.start_over()
         return _Training(config, run, job, progress).run_to_the_end()
 
@@ -65,17 +64,6 @@ def _say_finished(run: Run, summary: dict[str, Any], progress: TrainingProgress)
     progress.note(f"{run} is finished; `--fresh` starts it over")
     progress.finish(summary, str(run))
     return summary
-
-
-def refuse_to_remove_a_source(config: Config, run: Run, job: Job) -> None:
-    """Raise ConfigError where starting over would remove the run's own teacher or first weights."""
-    sources = [member.path for member in job.teacher.members] if job.teacher else []
-    sources += [config.model.init] if config.model.init else []
-    own = run.folder.resolve()
-    for source in sources:
-        path = Path(source).expanduser().resolve()
-        if own in (path, path.parent):
-            raise ConfigError(f"--fresh would remove {source}, from which this run starts; use --name")
 
 
 class _Training:
