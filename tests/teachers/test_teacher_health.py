@@ -17,19 +17,8 @@ from cifarlab.teachers import complaints, examine
 from cifarlab.teachers.health import gradient_norms
 from cifarlab.teachers.teacher import calibration
 from cifarlab.trained import load_trained
-from tests.taught import answers, student, train_teachers
+from tests.teachers.taught import answers, student
 from tests.tiny import train_tiny
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return train_teachers(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "teachers"
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 6), st.integers(2, 30))

@@ -20,19 +20,8 @@ from cifarlab.teachers import Teacher
 from cifarlab.teachers.cache import _checksum, _digest
 from cifarlab.train import train
 from cifarlab.views import dress, view_epoch
-from tests.taught import answers, student, train_teachers
+from tests.teachers.taught import answers, student
 from tests.tiny import logged
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return train_teachers(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "teachers"
 
 
 def test_the_same_losses_with_and_without_the_cache(runs, tmp_path):

@@ -17,21 +17,10 @@ from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.teaching import train_teachers as teach
 from cifarlab.trained import load_trained
 from cifarlab.views import dress
-from tests.taught import DISTILL, MARGIN, answers, student, train_teachers
+from tests.teachers.taught import DISTILL, MARGIN, answers, student
 from tests.tiny import TINY, tiny_config, train_tiny
 
 KEPT = ("teacher.run=linear", "teacher.views=2")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return train_teachers(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "teachers"
 
 
 def test_a_teacher_sees_the_students_view_at_its_own_size_and_normalisation(runs):
