@@ -11,7 +11,7 @@ from pathlib import Path
 
 from study import Arm, parser, train_all
 
-from cifarlab.recipes import names, resolve, read
+from cifarlab.recipes import names, read
 
 PARTS = Path(__file__).with_name("ladder_parts.py")
 SCALE = (f"imports=[{PARTS}]", "data.limit=20000", "data.batch_size=125")

@@ -10,7 +10,9 @@ from cifarlab.models.staged import Staged, conv_norm, with_he_weights
 
 
 @BACKBONES.register
-def small_resnet(image_size: int, *, stem: Literal["imagenet", "cifar"] = "imagenet", width: int = 8) -> Staged:
+def small_resnet(
+    image_size: int, *, stem: Literal["imagenet", "cifar"] = "imagenet", width: int = 8
+) -> Staged:
     """Four stages of one basic block, width x 1, 2, 4 and 8 channels; the stems are ResNet-18's two."""
     if stem == "cifar":
         first = conv_norm(3, width, 3)
@@ -21,6 +23,4 @@ def small_resnet(image_size: int, *, stem: Literal["imagenet", "cifar"] = "image
         nn.Sequential(BasicBlock(inputs, outputs, stride))
         for inputs, outputs, stride in zip([width, *widths], widths, (1, 2, 2, 2), strict=False)
     ]
-    return with_he_weights(
-        Staged(first, stages, num_features=widths[-1], image_size=image_size, reduction=8)
-    )
+    return with_he_weights(Staged(first, stages, num_features=widths[-1], image_size=image_size, reduction=8))

@@ -58,6 +58,8 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 wanted = self.headers.get("Range")
+                # The first request only asks who is there; the second may come before it is served.
+                is_first = not server.asked
                 server.asked.append(wanted)
                 start = int(re.findall(r"\d+", wanted)[0]) if wanted and server.ranges else 0
                 size = len(server.content)
@@ -71,8 +73,7 @@ class Server:
                     self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
                 self.send_header("Content-Length", str(size - start))
                 self.end_headers()
-                # The first request only asks whether anyone is there.
-                cut = server.cuts.pop(0) if server.cuts and len(server.asked) > 1 else size
+                cut = server.cuts.pop(0) if server.cuts and not is_first else size
                 with contextlib.suppress(OSError):
                     self.wfile.write(server.content[start : start + cut])
 
