@@ -14,7 +14,7 @@ from study import Arm, parser, train_all
 from cifarlab.recipes import names, read
 
 PARTS = Path(__file__).with_name("ladder_parts.py")
-SCALE = (f"imports=[{PARTS}]", "data.limit=20000", "data.batch_size=125")
+SCALE = (f"imports=[{PARTS}]", "data.limit=20000", "data.batch_size=100")
 WIDTH = 8
 
 
