@@ -1,0 +1,58 @@
+"""What commands share: the application, arguments that several take, tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Train image classifiers on small data: every recipe one YAML file, every result one you can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(help="A recipe's name (see `cifarlab list`), or a path to a YAML file.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, laid over the recipe: optim.lr=3e-4")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=8, help="Pixels a side that the model sees, if not the run's own.")
+]
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
+
+
+@app.callback()
+def _every_command(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works in any place.")
+    ] = False,
+) -> None:
+    """Train image classifiers on small data: every recipe one YAML file, every result one you can trust."""
+
+
+def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Columns where they fit, or where the output is no terminal; else a paragraph a row."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    if console.is_terminal and console.width < sum(widths) + 3 * len(head):
+        for name, what, published, measured in rows:
+            console.print(name, style="bold", markup=False)
+            console.print(
+                f"  {what}\n  published {published}, measured: {measured}", markup=False, highlight=False
+            )
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, word in enumerate(head):
+        table.add_column(word, justify="right" if word == "published" else "left", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
+    (console if console.is_terminal else Console(width=240)).print(table)
