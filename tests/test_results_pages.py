@@ -1,6 +1,7 @@
 """The scripts that write docs/results/, on tiny runs."""
 
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -46,7 +47,8 @@ def study(tmp_path, monkeypatch):
     train_tiny(tmp_path / "init" / "0")
 
     def run(name, *options):
-        words = ["script", "--init", str(tmp_path / "init" / "0"), "--seeds", "2", "--epochs", "2"]
+        init = [] if name == "ladder" else ["--init", str(tmp_path / "init" / "0")]
+        words = ["script", *init, "--seeds", "2", "--epochs", "2"]
         tiny = [text for text in TINY if not text.startswith("train.epochs")]
         overrides = [word for text in tiny for word in ("--override", text)]
         monkeypatch.setattr(sys, "argv", [*words, "--runs", str(tmp_path / "runs"), *overrides, *options])
@@ -91,6 +93,20 @@ def test_a_student_and_its_teacher_share_their_seed(study):
         assert taught[0] != taught[1]
         assert f"{100 * figures['differences'][name]['mean']:+.2f} [" in page
     assert "distillation" not in arms["alone"][0]
+
+
+def test_a_rung_is_compared_with_the_one_below(study):
+    small = ("data.dataset.train=200", "data.dataset.test=100", "data.batch_size=100", "data.limit=null")
+    page, figures = study("ladder", *(word for text in small for word in ("--override", text)))
+    arms = list(figures["arms"])
+    assert arms[0] == "00_baseline" and list(figures["differences"]) == arms[1:]
+    for below, rung in itertools.pairwise(arms):
+        test = [[run["test_top1"] for run in figures["arms"][name]] for name in (below, rung)]
+        found = figures["differences"][rung]
+        assert found["mean"] == pytest.approx(np.subtract(test[1], test[0]).mean())
+        says = "helps" if found["low"] > 0 else "costs" if found["high"] < 0 else "not shown"
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{rung}`"))
+        assert f"{100 * found['mean']:+.2f} [" in row and f"| {says} |" in row
 
 
 def published(name):
