@@ -478,3 +478,11 @@ def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
     assert not torch.equal(first, second)
     first, second = views("data.freeze_views=true")
     assert not torch.equal(first, second)
+
+
+def test_seeds_may_share_their_validation_pictures(tmp_path):
+    ids = []
+    for overrides in (("train.seed=0",), ("train.seed=1",), ("train.seed=1", "data.split_seed=0")):
+        splits = prepare_module.prepare(tiny_config(*overrides)).splits
+        ids.append(splits.val.ids.tolist())
+    assert ids[0] == ids[2] != ids[1]

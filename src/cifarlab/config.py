@@ -97,6 +97,11 @@ class DataConfig(Section):
     limit: Annotated[int, Field(ge=1)] | None = Field(
         None, description="train on this many pictures only, stratified"
     )
+    split_seed: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="draws the pictures of val and limit; default: train.seed. With one of its own, runs of "
+        "several seeds share their validation pictures",
+    )
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None, description="keep the first so many classes only"
     )
@@ -304,6 +309,12 @@ class Config(Section):
                 "could be kept; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
         if "stages" in self.lessons:
             raise ConfigError("feature maps are too large to be kept; say teacher.cache=false", path)
+
+    @property
+    def split_seed(self) -> int:
+        """What draws the validation pictures."""
+        own = self.data.split_seed
+        return self.train.seed if own is None else own
 
     @property
     def lessons(self) -> frozenset[str]:

@@ -56,7 +56,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     use_deterministic(device, config.train.deterministic)
     select = config.train.select
     parts = ("train", "val", "test") if select == "test" else ("train", "val")
-    splits = load_splits(config.data, config.train.seed, parts)
+    splits = load_splits(config.data, config.split_seed, parts)
     if select != "last" and getattr(splits, select) is None:
         fix = "data.val=0.1" if select == "val" else "train.select=val"
         raise ConfigError(
@@ -126,7 +126,7 @@ def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]
             notes.append(f"the teacher {member.path} was trained on another data set")
         elif knows_validation(member, config, splits):
             notes.append(
-                f"the teacher {member.path} was trained on pictures that validate this run (train.seed, "
+                f"the teacher {member.path} was trained on pictures that validate this run (data.split_seed, "
                 "data.val, data.classes or the size at which pictures are kept differ)"
             )
     return notes

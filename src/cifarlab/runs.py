@@ -47,7 +47,7 @@ def evaluate_run(
         pictures, source = load_test(config.data)
         warnings, fingerprint = source.warnings, {"test": source.fingerprint()}
     else:
-        splits = load_splits(config.data, config.train.seed)
+        splits = load_splits(config.data, config.split_seed)
         warnings, fingerprint = splits.warnings, splits.fingerprint
         pictures = splits.train if split == "train" else splits.val
         if pictures is None:

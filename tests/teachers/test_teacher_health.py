@@ -72,6 +72,8 @@ def test_a_teacher_of_another_split_is_scored_on_its_own_validation_pictures(run
     other = prepare(student(runs, "train.seed=1", run="margin"))
     assert not any("validate this run" in note for note in own.notes)
     assert any("validate this run" in note for note in other.notes)
+    shared = prepare(student(runs, "train.seed=1", "data.split_seed=0", run="margin"))
+    assert not any("validate this run" in note for note in shared.notes)
     health = [examine(job.teacher, job.engine, job.splits) for job in (own, other)]
     assert [h["measured_on"] for h in health] == ["val", "the teacher's val"]
     assert health[0]["teacher_top1"] == health[1]["teacher_top1"]

@@ -133,7 +133,7 @@ def _curves(
 def _gallery(figure: Any, run: Run, name: str) -> None:
     """Held-out pictures with the model's guess and its probability, green where right, orange where wrong."""
     trained = load_trained(run.folder)
-    splits = load_splits(trained.config.data, trained.config.train.seed)
+    splits = load_splits(trained.config.data, trained.config.split_seed)
     split = splits.val if splits.val is not None else splits.train
     kind = "validation" if splits.val is not None else "training"
     count = min(GRID_COLUMNS * GRID_ROWS, len(split))

@@ -67,7 +67,7 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
         return splits.val, "val"
     if len(teacher.members) == len(strangers) == 1 and (its := strangers[0].trained.config).data.val:
         data = its.data.model_copy(update={"root": config.data.root, "limit": None})
-        val = load_splits(data, its.train.seed).val
+        val = load_splits(data, its.split_seed).val
         assert val is not None, "a share of the pictures was asked for"
         return place(val, splits.train.labels.device), "the teacher's val"
     return splits.train, "train"
@@ -92,7 +92,7 @@ def knows_validation(member: Member, config: Config, splits: Splits) -> bool:
         # A split goes by the pictures' content, so by the size at which they are kept.
         member.trained.store_size != splits.train.images.shape[-1]
         or (its.data.val, its.data.classes) != (config.data.val, config.data.classes)
-        or its.train.seed != config.train.seed
+        or its.split_seed != config.split_seed
     )
 
 
