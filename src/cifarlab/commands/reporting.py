@@ -1,0 +1,26 @@
+"""`cifarlab report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarlab.commands.shared import app
+
+
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Argument(help="The folder of all runs, or part of it.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="The folder for the page and its pictures.")] = Path("report"),
+    title: Annotated[str | None, typer.Option(help="The page's heading.")] = None,
+) -> None:
+    """One self-contained HTML page of all runs; its charts and tables beside it, for a paper."""
+    from cifarlab.report.page import build
+
+    page, skipped = build(runs, out, title)
+    for each in skipped:
+        print(f"left out: {each.folder}: {each.reason}", file=sys.stderr)
+    print(page.resolve())

@@ -1,0 +1,177 @@
+"""The report's charts: Altair, drawn by the page in the browser and written as pictures for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import altair as alt
+
+from cifarlab.report.collect import Group
+from cifarlab.report.plot import COLORS
+
+# Seen on white and on black: without the palette's black and yellow.
+SEEN = COLORS[:6]
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
+# Points of a curve: more than a screen shows help nobody, and weigh.
+POINTS = 200
+HEIGHT = 300
+
+
+def pareto(groups: Sequence[Group]) -> alt.LayerChart:
+    """Accuracy against minutes: a point a name, joined where nothing cheaper is better."""
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        if (val := group.mean("val_top1")) is not None:
+            minutes = fmean(group.values("seconds")) / 60
+            rows.append({"name": group.name, "minutes": minutes, "val": 100 * val, "seeds": len(group.runs)})
+    rows.sort(key=lambda row: (row["minutes"], -row["val"]))
+    best = float("-inf")
+    for row in rows:
+        row["front"] = row["val"] > best
+        best = max(best, row["val"])
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("minutes:Q", title="minutes a run", scale=_scale(rows, "minutes")),
+        y=alt.Y("val:Q", title="top-1 % on validation", scale=alt.Scale(zero=False)),
+    )
+    line = base.transform_filter("datum.front").mark_line(strokeDash=[4, 3], color="#888888")
+    points = base.mark_circle(size=90, opacity=1).encode(
+        color=_color(groups, symbol="circle"), tooltip=_tooltip("name", "minutes", "val", "seeds")
+    )
+    return _sized(line + points)
+
+
+def curves(groups: Sequence[Group], key: str, title: str) -> alt.LayerChart:
+    """`key` of the logs by epoch, in percent: the mean over seeds as a line, all seeds as a band."""
+    rows = []
+    for group in groups:
+        logs = [{row["epoch"]: row[key] for row in run.log if key in row} for run in group.runs]
+        epochs = sorted(set.intersection(*(set(log) for log in logs)))
+        for epoch in _thinned(epochs):
+            values = [100 * log[epoch] for log in logs]
+            rows.append(_band(group.name, epoch, values))
+    return _banded(groups, rows, title)
+
+
+def gaps(groups: Sequence[Group]) -> alt.LayerChart:
+    """Accuracy on training batches less that on validation, by epoch, in points."""
+    rows = []
+    for group in groups:
+        logs = [
+            {row["epoch"]: row["train/top1"] - row["val/top1"] for row in run.log if "val/top1" in row}
+            for run in group.runs
+        ]
+        for epoch in _thinned(sorted(set.intersection(*(set(log) for log in logs)))):
+            rows.append(_band(group.name, epoch, [100 * log[epoch] for log in logs]))
+    return _banded(groups, rows, "train - validation, points")
+
+
+def waterfall(groups: Sequence[Group]) -> alt.LayerChart:
+    """What each name adds to the one before, in points of validation accuracy, first to last."""
+    rows: list[dict[str, Any]] = []
+    before = 0.0
+    for group in groups:
+        mean = group.mean("val_top1")
+        if mean is None:
+            continue
+        kind = "gain" if 100 * mean >= before else "loss"
+        change = 100 * mean - before if rows else None
+        rows.append({"name": group.name, "from": before if rows else 0.0, "to": 100 * mean,
+                     "change": change, "kind": kind if rows else "foot"})  # fmt: skip
+        before = 100 * mean
+    floor = 0.9 * min((row["to"] for row in rows), default=0)
+    for row in rows:
+        row["from"] = max(row["from"], floor)
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("name:N", sort=None, title=None, axis=alt.Axis(labelAngle=-35))
+    )
+    colors = alt.Scale(domain=["foot", "gain", "loss"], range=[COLORS[0], COLORS[2], COLORS[1]])
+    bars = base.mark_bar(width={"band": 0.7}).encode(
+        y=alt.Y("from:Q", title="top-1 % on validation", scale=alt.Scale(zero=False)),
+        y2="to:Q",
+        color=alt.Color("kind:N", scale=colors, legend=None),
+        tooltip=_tooltip("name", "to", "change"),
+    )
+    return _sized(alt.layer(bars))
+
+
+def _band(name: str, epoch: int, values: Sequence[float]) -> dict[str, Any]:
+    return {"name": name, "epoch": epoch, "mean": fmean(values), "low": min(values), "high": max(values)}
+
+
+def _banded(groups: Sequence[Group], rows: list[dict[str, Any]], title: str) -> alt.LayerChart:
+    # Press a name in the legend to see it alone.
+    chosen = alt.selection_point(fields=["name"], bind="legend")
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)), color=_color(groups)
+    )
+    band = base.mark_area().encode(
+        y="low:Q", y2="high:Q", opacity=alt.condition(chosen, alt.value(0.18), alt.value(0.0))
+    )
+    line = base.mark_line().encode(
+        y=alt.Y("mean:Q", title=title),
+        strokeDash=_dash(groups),
+        opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
+    )
+    # Thin lines are hard to hit: the nearest point answers.
+    near = alt.selection_point(nearest=True, on="pointerover", empty=False, clear="pointerout")
+    points = base.mark_circle(size=60).encode(
+        y="mean:Q",
+        opacity=alt.condition(near, alt.value(1), alt.value(0)),
+        tooltip=_tooltip("name", "epoch", "mean", "low", "high"),
+    )
+    return _sized(alt.layer(band, line.add_params(chosen), points.add_params(near)))
+
+
+def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
+    rounded = [
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    ]
+    return alt.InlineData(values=rounded)
+
+
+def _thinned(epochs: list[int]) -> list[int]:
+    step = max(1, -(-len(epochs) // POINTS))
+    return epochs[::-1][::step][::-1]
+
+
+def _color(groups: Sequence[Group], symbol: str = "stroke") -> alt.Color:
+    domain = [group.name for group in groups]
+    colors = [SEEN[i % len(SEEN)] for i in range(len(domain))]
+    return alt.Color("name:N", scale=alt.Scale(domain=domain, range=colors), legend=_legend(symbol))
+
+
+def _dash(groups: Sequence[Group]) -> alt.StrokeDash:
+    """Names beyond the last color begin again with the first, dashed."""
+    domain = [group.name for group in groups]
+    dashes = [DASHES[i // len(SEEN) % len(DASHES)] for i in range(len(domain))]
+    return alt.StrokeDash("name:N", scale=alt.Scale(domain=domain, range=dashes), legend=_legend("stroke"))
+
+
+def _legend(symbol: str) -> alt.Legend:
+    return alt.Legend(
+        orient="bottom", columns=2, title=None, labelLimit=260, symbolLimit=60,
+        symbolType=symbol, symbolStrokeWidth=2.5, symbolOpacity=1, symbolSize=120,
+    )  # fmt: skip
+
+
+def _scale(rows: list[dict[str, Any]], key: str) -> alt.Scale:
+    """Logarithmic where the values span more than a factor of ten."""
+    values = [row[key] for row in rows]
+    wide = values and min(values) > 0 and max(values) > 10 * min(values)
+    return alt.Scale(type="log", nice=False, padding=12) if wide else alt.Scale(zero=False)
+
+
+def _tooltip(*keys: str) -> list[alt.Tooltip]:
+    words = {"val": "val, %", "to": "val, %", "mean": "mean", "low": "lowest seed", "high": "highest seed"}
+    return [
+        alt.Tooltip(f"{key}:{'N' if key == 'name' else 'Q'}", title=words.get(key, key),
+                    format="" if key in ("name", "epoch", "seeds") else ".2f")
+        for key in keys
+    ]  # fmt: skip
+
+
+def _sized(chart: alt.LayerChart) -> alt.LayerChart:
+    return chart.properties(width="container", height=HEIGHT)

@@ -1,0 +1,136 @@
+"""Finished runs below a folder, grouped by name, and what had to be left out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from cifarlab.merging import differences
+from cifarlab.metrics import read_log
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run, read_json
+
+# A folder that holds one of these is, or was, a run's.
+TRACES = ("config.yaml", "summary.json", "metrics.jsonl", "env.json")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished run, as its files say."""
+
+    folder: Path
+    name: str
+    summary: dict[str, Any]
+    log: list[dict[str, Any]]
+    config: dict[str, Any]
+    env: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        return self.summary["seed"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one name: seeds of one experiment."""
+
+    name: str
+    runs: list[Finished]
+    warnings: list[str] = field(default_factory=list)
+
+    def values(self, key: str) -> list[float]:
+        """`key` of each seed's summary, in order; empty unless every seed has it."""
+        found = [run.summary.get(key) for run in self.runs]
+        return [float(value) for value in found if value is not None] if None not in found else []
+
+    def mean(self, key: str) -> float | None:
+        values = self.values(key)
+        return fmean(values) if values else None
+
+    def deviation(self, key: str) -> float | None:
+        """Standard deviation over seeds, of two and more."""
+        values = self.values(key)
+        return stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A folder that is left out, and why."""
+
+    folder: Path
+    reason: str
+
+
+def collect(folder: Path) -> tuple[list[Group], list[Skipped]]:
+    """Every run at or below `folder`, by name; a run that cannot be read is named, never an error.
+
+    Raises ConfigError where there is no run at all.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
+    found: dict[str, list[Finished]] = defaultdict(list)
+    skipped: list[Skipped] = []
+    for path in sorted(_run_folders(folder)):
+        try:
+            run = read_run(path, _name(path, folder))
+        except ConfigError as error:
+            skipped.append(Skipped(path, " ".join(str(error).split()).removeprefix(f"{path}: ")))
+        else:
+            found[run.name].append(run)
+    if not found and not skipped:
+        raise ConfigError(f"{folder}: no runs in it; `cifarlab train RECIPE --runs {folder}` makes one")
+    groups = [Group(name, sorted(runs, key=lambda run: run.seed), _odd(runs)) for name, runs in found.items()]
+    return groups, skipped
+
+
+def read_run(folder: Path, name: str) -> Finished:
+    """Raises ConfigError for a run that is not finished, and for a file that is not what it should be."""
+    run = Run(folder)
+    config = run.plain_config()
+    summary = run.summary()
+    if summary is None:
+        raise ConfigError(f"{folder}: not finished")
+    for key, kind in (("seed", int), ("epochs", int), ("seconds", int | float), ("parameters", int)):
+        if not isinstance(summary.get(key), kind):
+            raise ConfigError(f"{run.summary_path}: cannot be read: {key} is missing, or no number")
+    for key in ("train_top1", "val_top1", "test_top1", "gap"):
+        if not isinstance(summary.get(key), int | float | None):
+            raise ConfigError(f"{run.summary_path}: cannot be read: {key} is no number")
+    try:
+        log = read_log(run.metrics_path)
+    except OSError as error:
+        raise ConfigError(f"{run.metrics_path}: cannot be read: {error.strerror or error}") from None
+    if not log or not all(_is_row(row) for row in log):
+        raise ConfigError(f"{run.metrics_path}: cannot be read: no epoch in it, or none that can be read")
+    return Finished(folder, name, summary, log, config, read_json(run.env_path))
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    return all(isinstance(value, int | float) for value in row.values())
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    if any((folder / name).exists() for name in TRACES):
+        yield folder
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            yield from _run_folders(path)
+
+
+def _name(path: Path, folder: Path) -> str:
+    """`runs/ladder/03_sgd/0` is a run of `ladder/03_sgd`."""
+    name = path.parent.relative_to(folder) if folder in path.parents else Path()
+    return name.as_posix() if name.parts else path.absolute().parent.name
+
+
+def _odd(runs: list[Finished]) -> list[str]:
+    """What tells runs of one name apart, beside their seed: they are not seeds of one experiment."""
+    first, *others = runs
+    keys = {key for run in others for key in differences(first.config, run.config)}
+    keys -= {"train.seed", "train.device", "data.root", "teacher.cache", "imports"}
+    return [f"its seeds differ in {', '.join(sorted(keys))}: no spread of one experiment"] if keys else []
