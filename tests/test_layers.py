@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
 FLOORS = {
-    "registry": 0, "draws": 0, "records": 0,
+    "registry": 0, "draws": 0, "records": 0, "statistics": 0,
     "config": 1, "device": 1, "listing": 1,
     "merging": 2,
     "data": 2,

@@ -39,7 +39,7 @@ def pareto(groups: Sequence[Group]) -> alt.LayerChart:
     points = base.mark_circle(size=90, opacity=1).encode(
         color=_color(groups, symbol="circle"), tooltip=_tooltip("name", "minutes", "val", "seeds")
     )
-    return _sized(line + points)
+    return _sized(line, points)
 
 
 def curves(groups: Sequence[Group], key: str, title: str) -> alt.LayerChart:
@@ -93,7 +93,7 @@ def waterfall(groups: Sequence[Group]) -> alt.LayerChart:
         color=alt.Color("kind:N", scale=colors, legend=None),
         tooltip=_tooltip("name", "to", "change"),
     )
-    return _sized(alt.layer(bars))
+    return _sized(bars)
 
 
 def _band(name: str, epoch: int, values: Sequence[float]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _banded(groups: Sequence[Group], rows: list[dict[str, Any]], title: str) -> 
         opacity=alt.condition(near, alt.value(1), alt.value(0)),
         tooltip=_tooltip("name", "epoch", "mean", "low", "high"),
     )
-    return _sized(alt.layer(band, line.add_params(chosen), points.add_params(near)))
+    return _sized(band, line.add_params(chosen), points.add_params(near))
 
 
 def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
@@ -173,5 +173,5 @@ def _tooltip(*keys: str) -> list[alt.Tooltip]:
     ]  # fmt: skip
 
 
-def _sized(chart: alt.LayerChart) -> alt.LayerChart:
-    return chart.properties(width="container", height=HEIGHT)
+def _sized(*layers: alt.Chart) -> alt.LayerChart:
+    return alt.LayerChart(layer=[*layers]).properties(width="container", height=HEIGHT)

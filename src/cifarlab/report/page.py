@@ -1,4 +1,4 @@
-"""`build`: one self-contained HTML page of all runs below a folder, with its charts and tables as files beside it."""
+"""`build`: one self-contained HTML page of all runs below a folder, its charts and tables beside it."""
 
 from __future__ import annotations
 
@@ -38,17 +38,15 @@ def build(folder: Path, out: Path, title: str | None = None) -> tuple[Path, list
     out.mkdir(parents=True, exist_ok=True)
     for name, (_, chart) in drawn.items():
         _save_pictures(out / name, chart)
-    for suffix, text in (
-        ("md", tables.markdown(groups)), ("csv", tables.comma_separated(groups)), ("tex", tables.latex(groups)),
-    ):  # fmt: skip
-        _write(out / f"table.{suffix}", text)
+    for suffix, text_of in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.latex)):
+        _write(out / f"table.{suffix}", text_of(groups))
     page = out / "report.html"
     _write(page, _page(title or f"{folder.resolve().name}: {_count(groups)}", groups, skipped, drawn))
     return page, skipped
 
 
 def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, alt.LayerChart] | None]:
-    """Each chart by the name of its files, with its heading; None where the runs do not have what it shows."""
+    """Each chart by the name of its files, with its heading; None where no run has what it shows."""
     validated = [group for group in groups if group.values("val_top1")]
     tested = [group for group in groups if any("test/top1" in row for row in group.runs[0].log)]
 
@@ -84,6 +82,7 @@ def _page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
+    bundle: Any = vl_convert.javascript_bundle  # Its annotations ask for a snippet, and it does not.
     specs = {name: chart.to_dict() for name, (_, chart) in drawn.items()}
     return template.render(
         title=title,
@@ -92,7 +91,7 @@ def _page(
         rows=tables.rows(groups),
         charts=[(name, heading) for name, (heading, _) in drawn.items()],
         specs=_script(specs),
-        vega=vl_convert.javascript_bundle(vl_version=VEGA_LITE),
+        vega=bundle(vl_version=VEGA_LITE),
         groups=[(group, _changes(group.runs[0]), _surroundings(group.runs[0])) for group in groups],
         warnings=[(group.name, line) for group in groups for line in group.warnings],
         skipped=skipped,
@@ -111,12 +110,12 @@ def _count(groups: Sequence[Group]) -> str:
 
 
 def _changes(run: Finished) -> list[tuple[str, str, str]]:
-    """What a run's configuration changes in its recipe's base, or in its recipe where it is the base's own."""
+    """What a run's configuration changes in the base of its recipe, or in the recipe if that has none."""
     try:
         recipe = read(run.summary["recipe"])
         plain = checked(read(recipe.base, recipe.path.parent).plain if recipe.base else recipe.plain).dump()
     except (ConfigError, KeyError):
-        return []  # A recipe of the user's own that has moved: the whole configuration is in the run's folder.
+        return []  # A recipe of the user's own that has moved.
     found = differences(plain, run.config)
     return [(key, _shown(old), _shown(new)) for key, (old, new) in found.items() if key not in PLACES]
 

@@ -1,0 +1,196 @@
+"""The report: what it shows, what it leaves out, and that it works in a browser."""
+
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from cifarlab.registry import ConfigError
+from cifarlab.report import tables
+from cifarlab.report.collect import collect
+from cifarlab.report.page import build
+from tests.tiny import train_tiny
+
+CHROMIUM = os.environ.get("CIFARLAB_TEST_CHROMIUM") or shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """A real run of a second."""
+    run, _ = train_tiny(tmp_path_factory.mktemp("one") / "tiny" / "0")
+    return run.folder
+
+
+def plant(one: Path, runs: Path, name: str, seed: int, val: float, epochs: int = 2, **changes) -> Path:
+    """A copy of a real run under another name and seed, with another accuracy and a longer log."""
+    folder = runs / name / str(seed)
+    shutil.copytree(one, folder, ignore=shutil.ignore_patterns("*.pt", "tensorboard", "lock"))
+    summary = json.loads((one / "summary.json").read_text())
+    summary |= {"seed": seed, "val_top1": val, "epochs": epochs, **changes}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    row = json.loads((one / "metrics.jsonl").read_text().splitlines()[0])
+    lines = []
+    for epoch in range(1, epochs + 1):
+        top1 = val * (1 - math.exp(-5 * epoch / epochs))
+        lines.append(json.dumps({**row, "epoch": epoch, "val/top1": top1, "train/top1": 1.2 * top1}))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def runs(one, tmp_path) -> Path:
+    folder = tmp_path / "runs"
+    for name, vals in {"a/base": (0.5, 0.52, 0.51), "b": (0.6, 0.61, 0.65), "c": (0.1,)}.items():
+        for seed, val in enumerate(vals):
+            plant(one, folder, name, seed, val, seconds=60.0 * (seed + 1))
+    return folder
+
+
+def test_the_interval_is_students(runs):
+    groups, skipped = collect(runs)
+    assert not skipped and [group.name for group in groups] == ["a/base", "b", "c"]
+    row = dict(zip(tables.HEAD, tables.rows(groups)[0], strict=True))
+    low, high = stats.t.interval(0.95, 2, loc=0.51, scale=stats.sem([0.5, 0.52, 0.51]))
+    assert row["val, %"].text == f"51.00 ± {50 * (high - low):.2f}"
+    assert row["minutes"].text == "2.0" and row["seeds"].text == "3"
+    # One seed has no spread, and the test was not read.
+    assert tables.rows(groups)[2][3].text == "10.00"
+    assert all(row[4].text == "-" for row in tables.rows(groups))
+
+
+def test_the_files_beside_the_page(runs, tmp_path):
+    page, _ = build(runs, tmp_path / "out")
+    names = {path.name for path in page.parent.iterdir()}
+    assert {"report.html", "table.md", "table.csv", "table.tex"} <= names
+    assert {
+        f"{name}.{suffix}" for name in ("pareto", "validation", "gap", "steps") for suffix in ("png", "svg")
+    } <= names
+    assert (page.parent / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (page.parent / "gap.svg").read_text()
+    text = page.read_text()
+    # Nothing is fetched: no address in what a browser loads.
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=[\"']https?:", text)
+    assert len((page.parent / "table.csv").read_text().splitlines()) == 4
+    assert r"a/base & 3 & 2 & 51.00 $\pm$" in (page.parent / "table.tex").read_text()
+
+
+def damage(folder: Path, how: str) -> None:
+    name, _, kind = how.partition(": ")
+    path = folder / name
+    content = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+        return
+    foreign = b"[1, 2, 3]\n" if path.suffix != ".yaml" else b"- 1\n- 2\n"
+    path.write_bytes({"truncated": content[: len(content) // 3], "empty": b"", "foreign": foreign}[kind])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "foreign", "missing"])
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml", "metrics.jsonl", "env.json"])
+def test_a_damaged_run_is_named_and_the_rest_kept(runs, name, kind):
+    folder = runs / "b" / "1"
+    damage(folder, f"{name}: {kind}")
+    groups, skipped = collect(runs)
+    if (name, kind) == ("metrics.jsonl", "truncated"):
+        # What stands before the cut is read.
+        assert all(each.folder == folder for each in skipped)
+        return
+    assert [each.folder for each in skipped] == [folder]
+    assert skipped[0].reason and "\n" not in skipped[0].reason
+    assert [(group.name, len(group.runs)) for group in groups] == [("a/base", 3), ("b", 2), ("c", 1)]
+
+
+def test_a_summary_with_a_word_for_a_number_is_skipped(runs):
+    path = runs / "b" / "1" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "val_top1": "much"}))
+    assert "val_top1 is no number" in collect(runs)[1][0].reason
+
+
+def test_what_a_reader_must_know_stands_on_the_page(runs, tmp_path):
+    """Seeds of two experiments under one name, and a run that cannot be read."""
+    path = runs / "b" / "1" / "config.yaml"
+    path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 64"))
+    damage(runs / "a/base" / "0", "summary.json: empty")
+    text = build(runs, tmp_path / "out")[0].read_text()
+    assert "its seeds differ in data.batch_size" in text
+    assert f"<code>{runs / 'a/base' / '0'}</code>" in text
+
+
+def test_no_runs_is_a_users_mistake(tmp_path, cifarlab):
+    with pytest.raises(ConfigError, match="no such folder"):
+        build(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "runs").mkdir()
+    status, _, said = cifarlab("report", tmp_path / "runs")
+    assert status == 2 and "no runs in it" in said and said.count("\n") == 1
+
+
+def test_the_command_names_what_is_left_out_and_ends_on_the_page(runs, tmp_path, cifarlab):
+    damage(runs / "b" / "1", "summary.json: empty")
+    status, out, said = cifarlab("report", runs, "--out", tmp_path / "out")
+    assert status == 0 and out.strip() == str(tmp_path / "out" / "report.html")
+    assert f"left out: {runs / 'b' / '1'}: " in said
+
+
+def test_a_name_cannot_break_out_of_the_page(one, tmp_path):
+    plant(one, tmp_path / "runs", "<b>bold<", 0, 0.5)
+    page, _ = build(tmp_path / "runs", tmp_path / "out")
+    assert "<b>bold" not in page.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: install it, or name it in CIFARLAB_TEST_CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+def test_thirty_runs_of_200_epochs_in_a_browser(one, tmp_path, browser):
+    """Sorting and hovering work, nothing is complained of, and the page is light enough to send."""
+    for name in range(10):
+        for seed in range(3):
+            plant(
+                one,
+                tmp_path / "runs",
+                f"name_{name}",
+                seed,
+                0.2 + 0.05 * ((7 * name) % 10) + 0.01 * seed,
+                200,
+            )
+    page_path, _ = build(tmp_path / "runs", tmp_path / "out")
+    assert page_path.stat().st_size < 8e6
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None
+    )
+    page.goto(page_path.as_uri())
+    page.wait_for_selector("#validation svg")
+    names = "#names tbody th"
+    assert page.locator(names).all_inner_texts() == [f"name_{i}" for i in range(10)]
+    button = page.locator("#names thead button", has_text="val, %")
+    button.click()
+    rising = page.locator(names).all_inner_texts()
+    button.click()
+    assert page.locator("#names thead th", has_text="val, %").get_attribute("aria-sort") == "descending"
+    assert page.locator(names).all_inner_texts() == rising[::-1]
+    assert rising == [f"name_{i}" for i in sorted(range(10), key=lambda i: (7 * i) % 10)]
+    page.locator("#pareto svg .mark-symbol.role-mark path").first.hover(force=True)
+    tip = page.locator("#vg-tooltip-element")
+    tip.wait_for(state="visible")
+    assert "name_" in tip.inner_text() and "minutes" in tip.inner_text()
+    assert not complaints
+    # On a phone nothing but the table's own box scrolls sideways.
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.reload()
+    page.wait_for_selector("#validation svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
