@@ -8,10 +8,11 @@ demo: .venv/.installed
 	$(BIN)/cifarlab train demo
 	@$(BIN)/cifarlab plot runs/demo/0
 
-# Threads that wait for one another in a busy loop take the time of the other processes that tests start.
+# A process a core, of one thread each: small tensors gain nothing from more. Threads that wait for one another in a busy
+# loop take the time of the processes that tests start.
 test: .venv/.installed-test
 	$(MAKE) lint
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check
