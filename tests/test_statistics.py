@@ -105,7 +105,7 @@ def test_power_is_what_simulation_and_scipy_say(seeds, effect):
      (10, 0.9960019107624178, 1.324947368330822)],
 )  # fmt: skip
 def test_the_smallest_difference_is_that_of_statsmodels(seeds, one_sample, two_samples):
-    known = dict(mean=0, low=0, high=0, p=1)
+    known = {"mean": 0, "low": 0, "high": 0, "p": 1}
     paired = Difference(
         paired=True, seeds=seeds, error=1 / math.sqrt(seeds), freedom=seeds - 1, spread=1, **known
     )
@@ -120,7 +120,7 @@ def test_the_smallest_difference_is_that_of_statsmodels(seeds, one_sample, two_s
 
 def test_more_seeds_is_statsmodels_number():
     # solve_power(effect_size=0.5): 33.37 pairs, 63.77 of each kind.
-    unknown = dict(low=-1, high=2, p=0.5, error=1, freedom=4)
+    unknown = {"low": -1, "high": 2, "p": 0.5, "error": 1, "freedom": 4}
     pairs = Difference(paired=True, seeds=5, mean=-0.5, spread=1, **unknown)
     assert pairs.more_seeds() == 34 - 5
     sets = Difference(paired=False, seeds=5, mean=0.5, spread=math.sqrt(2), **unknown)

@@ -70,7 +70,7 @@ class Difference:
         return self.error * _noncentrality(self.freedom, SIGNIFICANCE / comparisons)
 
     def more_seeds(self, comparisons: int = 1) -> int | None:
-        """How many more seeds would show this mean with probability 0.8; None: over a thousand, or unknown."""
+        """How many more seeds would show this mean with probability 0.8; None: over 1,000, or unknown."""
         if not self.spread > ROUNDING:
             return None
         seeds = np.arange(self.seeds + 1, MOST_SEEDS + 1)
@@ -144,7 +144,7 @@ def _mean(scores: Mapping[int, float]) -> float:
 
 
 def _interval(values: np.ndarray) -> tuple[Any, Any]:
-    """The 95 % interval of the mean: Student's below 10 seeds, from there on the expanded percentile bootstrap.
+    """The mean's 95 % interval: Student's below 10 seeds, from there on an expanded percentile bootstrap.
 
     The plain percentile and BCa intervals of 10 values cover 90 %, not 95. Hesterberg (2015, "What teachers
     should know about the bootstrap") widens the percentiles by what Student's t is wider than the normal.

@@ -12,6 +12,7 @@ from cifarlab.data.splits import Split
 from cifarlab.device import describe_hardware, peak_memory
 from cifarlab.engine import is_finite
 from cifarlab.evaluate import evaluate
+from cifarlab.ledger import record_opening
 from cifarlab.metrics import RunLog
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
@@ -228,6 +229,8 @@ class _Training:
         row |= {f"train/{key}": value for key, value in means.items()}
         for name, split in (("val", self.splits.val), ("test", self.splits.test)):
             if split is not None:
+                if name == "test":
+                    record_opening(self.run, "train", self.splits.fingerprint["test"], epoch + 1)
                 row |= {f"{name}/{key}": value for key, value in self.evaluate(split).items()}
         row["lr"] = engine.learning_rate(self.step - 1)
         if not is_finite(row):
@@ -305,6 +308,7 @@ class _Training:
     def write_env(self) -> None:
         env = describe_environment(describe_hardware(self.engine.device))
         env |= {
+            "name": self.run.name,
             "precision": str(self.engine.precision),
             "data_fingerprint": self.splits.fingerprint,
             "weights": [report.record() for report in self.engine.model.loaded],
