@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -154,7 +154,7 @@ def _interval(values: np.ndarray) -> tuple[Any, Any]:
     if n < BOOTSTRAP_FROM:
         mean, half = values.mean(-1), quantile * values.std(-1, ddof=1) / math.sqrt(n)
         return mean - half, mean + half
-    level = 2 * stats.norm.cdf(quantile * math.sqrt(n / (n - 1))) - 1
+    level = float(2 * stats.norm.cdf(quantile * math.sqrt(n / (n - 1))) - 1)
     found = stats.bootstrap(
         (values,), np.mean, axis=-1, confidence_level=level, method="percentile", n_resamples=RESAMPLES,
         batch=max(1, 10**6 // values.size), rng=np.random.default_rng(0),
@@ -181,9 +181,8 @@ def power(noncentrality: Any, freedom: Any, significance: float = SIGNIFICANCE) 
 def _noncentrality(freedom: float, significance: float) -> float:
     """How many standard errors are shown with probability 0.8."""
     critical = float(stats.t.ppf(1 - significance / 2, freedom))
-    return float(
-        optimize.brentq(lambda errors: power(errors, freedom, significance) - POWER, 0, 5 * critical + 5)
-    )
+    found = optimize.brentq(lambda errors: power(errors, freedom, significance) - POWER, 0, 5 * critical + 5)
+    return cast("float", found)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -207,5 +206,5 @@ def optimism(scores: Sequence[float]) -> float | None:
     best = int(np.argmax(scores))
     first = min(max(best - NEIGHBOURS // 2, 0), len(scores) - NEIGHBOURS - 1)
     epochs = np.array([epoch for epoch in range(first, first + NEIGHBOURS + 1) if epoch != best])
-    line = stats.linregress(epochs, np.asarray(scores)[epochs])
-    return float(scores[best] - (line.intercept + line.slope * best))
+    line = np.polynomial.Polynomial.fit(epochs, np.asarray(scores)[epochs], 1)
+    return float(scores[best] - line(best))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cifarlab.commands.shared import AsJson, app, print_table
+from cifarlab.commands.shared import AsJson, Overrides, app, print_table
 
 Seeds = Annotated[
     int | None, typer.Option(min=1, help="Seeds 0 to N-1 of each; those that are missing are trained first.")
@@ -38,8 +38,7 @@ def compare(
     names = [text for text in what if "=" not in text]
     if len(names) < 2:
         raise ConfigError("compare needs two recipes or names of runs, or more")
-    if overrides and seeds is None:
-        raise ConfigError(f"{overrides[0]}: overrides say how to train; say how many seeds, e.g. --seeds 3")
+    _refuse_idle_overrides(overrides, seeds)
     arms = [find_arm(name, runs, seeds, overrides) for name in names]
     if len({arm.name for arm in arms}) < len(arms):
         raise ConfigError("compare was given a name twice")
@@ -49,6 +48,47 @@ def compare(
         print(json.dumps(found, indent=2))
         return
     _print_comparison(found)
+
+
+@app.command()
+def ladder(
+    prefix: Annotated[str, typer.Argument(help="What the recipes' names begin with: ladder/")],
+    overrides: Overrides = None,
+    drop_one: Annotated[
+        bool, typer.Option("--drop-one", help="Also train the top without each rung's change in turn.")
+    ] = False,
+    seeds: Seeds = None,
+    metric: MetricOption = "val",
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Each recipe of a ladder against the one below it; and what its top is worth without each change."""
+    from cifarlab.ladder import climb
+
+    _refuse_idle_overrides(overrides or [], seeds)
+    found = climb(prefix, runs, seeds, overrides or [], metric, drop_one, _progress(as_json))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    _print_comparison(found)
+    if not drop_one:
+        return
+    rows = [row for row in found["drop_one"] if "kept" not in row]
+    if rows:
+        top = found["arms"][-1]["name"]
+        print(f"\n{top} without each change; the differences are what the change is worth there:")
+        _print_rows([{**row, "name": row["left_out"]} for row in rows], found["metric"])
+    for row in found["drop_one"]:
+        said = row["difference"]["verdict"] if "kept" not in row else f"cannot be left out: {row['kept']}"
+        shown = " than without" if "kept" not in row and row["difference"]["shown"] else ""
+        print(f"with {row['left_out']}: {said}{shown}")
+
+
+def _refuse_idle_overrides(overrides: list[str], seeds: int | None) -> None:
+    from cifarlab.registry import ConfigError
+
+    if overrides and seeds is None:
+        raise ConfigError(f"{overrides[0]}: overrides say how to train; say how many seeds, e.g. --seeds 3")
 
 
 def _progress(as_json: bool) -> Any:
@@ -61,9 +101,7 @@ def _progress(as_json: bool) -> Any:
 
 
 def _print_comparison(found: dict[str, Any]) -> None:
-    head = ("", "seeds", f"{found['metric']} top-1 %", "95 % interval", "difference", "95 % interval", "p",
-            "luck", "minutes")  # fmt: skip
-    print_table(head, [_cells(row) for row in found["arms"]], numbers=head[1:])
+    _print_rows(found["arms"], found["metric"])
     for row in found["arms"]:
         if apart := row["difference"]:
             print(f"{row['name']}: {apart['verdict']}" + (f" than {apart['from']}" if apart["shown"] else ""))
@@ -74,6 +112,12 @@ def _print_comparison(found: dict[str, Any]) -> None:
         "points by which the choice of the best epoch flatters."
     )
     print(f"The test set has been opened {found['test_opened']:,} x for the runs in this folder.")
+
+
+def _print_rows(rows: list[dict[str, Any]], metric: str) -> None:
+    head = ("", "seeds", f"{metric} top-1 %", "95 % interval", "difference", "95 % interval", "p", "luck",
+            "minutes")  # fmt: skip
+    print_table(head, [_cells(row) for row in rows], numbers=head[1:])
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
