@@ -84,7 +84,7 @@ class _Training:
         self.first_picture = 0
 
     def run_to_the_end(self) -> dict[str, Any]:
-        plan, epochs = self.engine.plan, self.config.train.epochs
+        plan, epochs = self.engine.plan, self.config.train.last_epoch
         self.resume()
         self.meet_teacher()
         for line in self.notes:
@@ -142,7 +142,7 @@ class _Training:
             self.best = row if row["step"] > self.step else self.best
         epochs, steps = divmod(self.step, self.engine.plan.steps_per_epoch)
         where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
-        if self.step < self.engine.plan.total_steps:
+        if epochs < self.config.train.last_epoch:
             self.progress.note(f"{self.run}: goes on at {where}")
 
     def meet_teacher(self) -> None:
@@ -330,7 +330,7 @@ class _Training:
         if config.data.multi_scale is not None:
             by_size["val_top1_by_image_size"] = self.val_top1_by_image_size(val_top1)
         seconds = self.seconds()
-        pictures = config.train.epochs * engine.plan.samples_before(engine.plan.steps_per_epoch)
+        pictures = config.train.last_epoch * engine.plan.samples_before(engine.plan.steps_per_epoch)
         summary = {
             "recipe": self.run.recipe,
             "seed": config.train.seed,

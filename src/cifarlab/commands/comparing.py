@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Overrides, app, print_table
+from cifarlab.commands.shared import AsJson, Overrides, RunFolder, app, print_table, run_name
 
 Seeds = Annotated[
     int | None, typer.Option(min=1, help="Seeds 0 to N-1 of each; those that are missing are trained first.")
@@ -82,6 +82,19 @@ def ladder(
         said = row["difference"]["verdict"] if "kept" not in row else f"cannot be left out: {row['kept']}"
         shown = " than without" if "kept" not in row and row["difference"]["shown"] else ""
         print(f"with {row['left_out']}: {said}{shown}")
+
+
+@app.command()
+def refit(
+    run: RunFolder,
+    name: Annotated[str | None, typer.Option(help="The new run's name; default: <run>_refit.")] = None,
+) -> None:
+    """Train a run again on all training pictures, those that validated it too, up to its chosen epoch."""
+    from cifarlab.progress import TrainingProgress
+    from cifarlab.refit import refit as refit_run
+
+    again, _ = refit_run(run, None if name is None else run_name(name), TrainingProgress())
+    print(f"nothing was held out to score it on; the test set: cifarlab eval {again} --split test")
 
 
 def _refuse_idle_overrides(overrides: list[str], seeds: int | None) -> None:
