@@ -83,6 +83,14 @@ def test_what_is_never_shown_says_how_many_more_seeds_would():
     assert not math.isnan(record["smallest"])
 
 
+def test_what_only_the_correction_hides_says_so():
+    close = paired_difference([0.50, 0.53, 0.49, 0.51], [0.48, 0.50, 0.48, 0.48])
+    assert close.p < 0.05
+    assert described([close])[0]["verdict"].startswith("better by 2.25 points")
+    records = described([close, *[paired_difference([0.5, 0.52], [0.51, 0.5])] * 5])
+    assert records[0]["verdict"].startswith("no difference shown among 6 comparisons, though one would be")
+
+
 def test_luck_is_measured_where_the_choice_was_on_test(write_runs):
     scores = [(0.3, 0.5), (0.4, 0.45), (0.35, 0.55)]
     curve = [

@@ -184,22 +184,25 @@ def described(found: Sequence[Difference]) -> list[dict[str, Any]]:
                 "shown": shown,
                 **_plain({"smallest": smallest}),
                 "more_seeds": more,
-                "verdict": _verdict(one, shown, smallest, more),
+                "verdict": _verdict(one, shown, smallest, more, len(tested)),
             }
         )
     return records
 
 
-def _verdict(found: Difference, shown: bool, smallest: float, more: int | None) -> str:
+def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, comparisons: int) -> str:
     if shown:
         return f"{'better' if found.mean > 0 else 'worse'} by {100 * abs(found.mean):.2f} points"
     if math.isnan(found.p):
         return "no difference shown (one seed cannot show any: train more, e.g. --seeds 3)"
     if not found.spread > ROUNDING:
         return "no difference shown (the seeds do not spread: nothing to judge by)"
-    settled = f"about {more} more seeds would settle it" if more else "1,000 seeds would not settle it"
+    seeds = "seed" if more == 1 else "seeds"
+    settled = f"about {more} more {seeds} would settle it" if more else "1,000 seeds would not settle it"
+    # Its interval stands beside it, and is its own alone.
+    among = f" among {comparisons} comparisons, though one would be by itself" if found.shown() else ""
     return (
-        f"no difference shown (smallest difference that {found.seeds} seeds would show: "
+        f"no difference shown{among} (smallest difference that {found.seeds} seeds would show: "
         f"{100 * smallest:.2f} points; {settled})"
     )
 
