@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from cifarlab.checkpoint import write_json
 from cifarlab.metrics import read_log
@@ -21,6 +20,7 @@ from cifarlab.recipes import read, resolve
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.run import Run, read_json
 from cifarlab.runs import evaluate_run
+from cifarlab.statistics import paired_difference
 from cifarlab.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -91,11 +91,9 @@ def figures_of(run: Run) -> dict[str, Any]:
 
 
 def paired(ours: Sequence[float], others: Sequence[float]) -> dict[str, float]:
-    """Mean of the differences seed by seed, and its 95 % interval by Student's t."""
-    differences = [a - b for a, b in zip(ours, others, strict=True)]
-    mean = sum(differences) / len(differences)
-    half = float(stats.t.ppf(0.975, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5)
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    """Mean of the differences seed by seed, and its 95 % interval."""
+    found = paired_difference(ours, others)
+    return {"mean": float(found.mean), "low": float(found.low), "high": float(found.high)}
 
 
 def points(value: Mapping[str, float]) -> str:

@@ -207,7 +207,8 @@ def test_a_recipe_of_ones_own(cifarlab, tmp_path, monkeypatch):
 
 
 def test_help_is_complete(cifarlab):
-    for command in ("train", "list", "show", "parts", "eval", "predict", "plot"):
+    commands = ("train", "list", "show", "parts", "eval", "predict", "plot", "compare", "ladder", "refit")
+    for command in commands:
         status, out, _ = cifarlab(command, "--help")
         assert status == 0 and "Usage:" in out
     assert "--debug" in cifarlab("--help")[1]

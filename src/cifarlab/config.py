@@ -212,6 +212,9 @@ class TrainConfig(Section):
     """The loop."""
 
     epochs: Annotated[int, Field(ge=1)] = 200
+    stop: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="end after this epoch; schedules still span `epochs`; default: the last"
+    )
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -219,6 +222,11 @@ class TrainConfig(Section):
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     average: AverageSpec | None = Field(None, description="evaluate an average of the weights")
     deterministic: bool = Field(False, description="bit-identical on a GPU too, at a cost in speed")
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch that ends the run, counted from 1."""
+        return self.epochs if self.stop is None else self.stop
 
 
 class TeacherConfig(Section):
@@ -274,6 +282,8 @@ class Config(Section):
     def _fits_together(self) -> Config:
         if self.data.val >= 1 and self.data.val != int(self.data.val):
             raise ConfigError(f"a count, or a fraction below 1; got {self.data.val}", ("data", "val"))
+        if self.train.last_epoch > self.train.epochs:
+            raise ConfigError(f"at most train.epochs, {self.train.epochs}", ("train", "stop"))
         if self.data.mix and self.data.batch_size % 2:
             message = (
                 f"mixing pairs neighbours in a batch, so it needs an even size; got {self.data.batch_size}"

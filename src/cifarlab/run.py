@@ -192,6 +192,17 @@ class Run:
         write_json(self.env_path, {**env, "earlier": earlier})
 
 
+def recorded_run(folder: Path | str) -> Run:
+    """The run in a folder, by the name under which it was trained: names may have several parts."""
+    run = Run(folder)
+    with contextlib.suppress(ConfigError):
+        name = Path(str(read_json(run.env_path).get("name", "")))
+        parents = run.folder.absolute().parent.parts
+        if name.parts and parents[-len(name.parts) :] == name.parts:
+            return Run(folder, name=name.as_posix())
+    return run
+
+
 def _as_of_now(plain: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the defaults of keys that the version which saved it did not have."""
     try:

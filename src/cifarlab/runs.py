@@ -14,11 +14,12 @@ from cifarlab.data.decoding import decode, suffixes
 from cifarlab.data.splits import load_splits, load_test, place
 from cifarlab.device import Precision, pick_precision
 from cifarlab.evaluate import evaluate
+from cifarlab.ledger import count_openings, record_opening
 from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.registry import ConfigError
-from cifarlab.run import Run
-from cifarlab.trained import Trained, load_trained
+from cifarlab.run import Run, recorded_run
+from cifarlab.trained import Trained, best_of, load_trained
 
 
 def evaluate_run(
@@ -27,10 +28,12 @@ def evaluate_run(
     device: str = "auto",
     root: str | None = None,
     image_size: int | None = None,
+    reader: str = "eval",
 ) -> dict[str, Any]:
     """Score the chosen model of a run on `train`, `val` or `test`; a test score goes into `summary.json`.
 
-    Training does not read the test pictures (unless its recipe says so): this is the way to them. `written`
+    Training does not read the test pictures (unless its recipe says so): this is the way to them. Each
+    opening is written to the ledger beside the runs, as `reader`'s, and `test_opened` counts them. `written`
     is false where there is no summary to write to. image_size: pixels a side that the model sees, if not the
     run's own; a test score at another size stands under `by_image_size`. Raises ConfigError where train is
     not what the run was trained on, and for a size that the model cannot take.
@@ -53,6 +56,11 @@ def evaluate_run(
         if pictures is None:
             raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
     _refuse_other_data(run, trained.fingerprint, fingerprint)
+    checkpoint_file = best_of(run)
+    found = recorded_run(checkpoint_file.parent)
+    if split == "test":
+        digest = checkpoint.file_digest(checkpoint_file)
+        record_opening(found, reader, fingerprint["test"], trained.epoch, digest)
     scores = evaluate(model, place(pictures, here), precision, size)
     other_size = size if size != own_size else None
     written = split == "test" and _write_test_score(Run(run), scores["top1"], trained.epoch, other_size)
@@ -68,6 +76,7 @@ def evaluate_run(
         "pictures": len(pictures),
         "remark": remark,
         "written": written,
+        "test_opened": count_openings(found),
         "warnings": list(warnings),
     }
 

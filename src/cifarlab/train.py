@@ -12,6 +12,7 @@ from cifarlab.data.splits import Split
 from cifarlab.device import describe_hardware, peak_memory
 from cifarlab.engine import is_finite
 from cifarlab.evaluate import evaluate
+from cifarlab.ledger import record_opening
 from cifarlab.metrics import RunLog
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
@@ -83,7 +84,7 @@ class _Training:
         self.first_picture = 0
 
     def run_to_the_end(self) -> dict[str, Any]:
-        plan, epochs = self.engine.plan, self.config.train.epochs
+        plan, epochs = self.engine.plan, self.config.train.last_epoch
         self.resume()
         self.meet_teacher()
         for line in self.notes:
@@ -141,7 +142,7 @@ class _Training:
             self.best = row if row["step"] > self.step else self.best
         epochs, steps = divmod(self.step, self.engine.plan.steps_per_epoch)
         where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
-        if self.step < self.engine.plan.total_steps:
+        if epochs < self.config.train.last_epoch:
             self.progress.note(f"{self.run}: goes on at {where}")
 
     def meet_teacher(self) -> None:
@@ -228,6 +229,8 @@ class _Training:
         row |= {f"train/{key}": value for key, value in means.items()}
         for name, split in (("val", self.splits.val), ("test", self.splits.test)):
             if split is not None:
+                if name == "test":
+                    record_opening(self.run, "train", self.splits.fingerprint["test"], epoch + 1)
                 row |= {f"{name}/{key}": value for key, value in self.evaluate(split).items()}
         row["lr"] = engine.learning_rate(self.step - 1)
         if not is_finite(row):
@@ -305,6 +308,7 @@ class _Training:
     def write_env(self) -> None:
         env = describe_environment(describe_hardware(self.engine.device))
         env |= {
+            "name": self.run.name,
             "precision": str(self.engine.precision),
             "data_fingerprint": self.splits.fingerprint,
             "weights": [report.record() for report in self.engine.model.loaded],
@@ -326,7 +330,7 @@ class _Training:
         if config.data.multi_scale is not None:
             by_size["val_top1_by_image_size"] = self.val_top1_by_image_size(val_top1)
         seconds = self.seconds()
-        pictures = config.train.epochs * engine.plan.samples_before(engine.plan.steps_per_epoch)
+        pictures = config.train.last_epoch * engine.plan.samples_before(engine.plan.steps_per_epoch)
         summary = {
             "recipe": self.run.recipe,
             "seed": config.train.seed,

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from cifarlab.ledger import record_opening
 from cifarlab.registry import ConfigError
 from cifarlab.report import tables
 from cifarlab.report.collect import collect
 from cifarlab.report.page import build
+from cifarlab.run import Run
 from tests.tiny import train_tiny
 
 CHROMIUM = os.environ.get("CIFARLAB_TEST_CHROMIUM") or shutil.which("chromium")
@@ -61,6 +63,12 @@ def test_the_interval_is_students(runs):
     # One seed has no spread, and the test was not read.
     assert tables.rows(groups)[2][3].text == "10.00"
     assert all(row[4].text == "-" for row in tables.rows(groups))
+
+
+def test_the_page_says_how_often_the_test_set_was_opened(runs, tmp_path):
+    record_opening(Run(runs / "b" / "0"), "eval", "f", 1)
+    page, _ = build(runs, tmp_path / "out")
+    assert "opened 1 x" in page.read_text()
 
 
 def test_the_files_beside_the_page(runs, tmp_path):

@@ -35,8 +35,25 @@ def _every_command(
     """Train image classifiers on small data: every recipe one YAML file, every result one you can trust."""
 
 
-def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Columns where they fit, or where the output is no terminal; else a paragraph a row."""
+def run_name(name: str) -> Path:
+    """What --name gives, as a path below the folder of all runs. Raises ConfigError for what is no name."""
+    from cifarlab.registry import ConfigError
+
+    path = Path(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"--name {name!r}: a name, not a path; --runs says where all runs lie")
+    if not name.isprintable() or max(map(len, path.parts)) > 200:
+        raise ConfigError(f"--name {name[:40]!r}: too long, or not printable")
+    return path
+
+
+def print_table(
+    head: tuple[str, ...], rows: list[tuple[str, ...]], numbers: tuple[str, ...] = ("published",)
+) -> None:
+    """Columns where they fit, or where the output is no terminal; else a paragraph a row.
+
+    numbers: the columns that are set to the right.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -44,15 +61,15 @@ def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     console = Console()
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     if console.is_terminal and console.width < sum(widths) + 3 * len(head):
-        for name, what, published, measured in rows:
+        for name, *cells in rows:
             console.print(name, style="bold", markup=False)
-            console.print(
-                f"  {what}\n  published {published}, measured: {measured}", markup=False, highlight=False
-            )
+            for word, cell in zip(head[1:], cells, strict=True):
+                if cell:
+                    console.print(f"  {word}: {cell}", markup=False, highlight=False)
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, word in enumerate(head):
-        table.add_column(word, justify="right" if word == "published" else "left", no_wrap=i == 0)
+        table.add_column(word, justify="right" if word in numbers else "left", no_wrap=i == 0)
     for row in rows:
         table.add_row(*row)
     (console if console.is_terminal else Console(width=240)).print(table)

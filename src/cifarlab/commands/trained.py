@@ -39,6 +39,12 @@ def evaluate(
         f"{run} on {split}: top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, "
         f"loss {scores['loss']:.3f} ({scores['pictures']:,} pictures){scores['remark']}"
     )
+    if split == "test":
+        opened = scores["test_opened"]
+        print(
+            f"the test set has been opened {opened['run']:,} x for this run, "
+            f"{opened['runs']:,} x for all runs beside it"
+        )
     if split == "test" and not scores["written"]:
         print("not written to a summary: the run is not finished")
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import Overrides, RecipeName, app
+from cifarlab.commands.shared import Overrides, RecipeName, app, run_name
+
+if TYPE_CHECKING:
+    from cifarlab.run import Run
 
 
 @app.command()
@@ -35,7 +38,7 @@ def train(
     from cifarlab.train import train as train_run
 
     found = read(recipe)
-    folder = runs / _run_name(found.name if name is None else name)
+    folder = runs / run_name(found.name if name is None else name)
     configs = [resolve(found, overrides or ())]
     if seeds is not None:
         if configs[0].train.seed != resolve(found).train.seed:
@@ -54,22 +57,12 @@ def train(
             progress.note(f"seed {config.train.seed} of 0 to {len(configs) - 1}")
         summaries.append(train_run(config, run, progress, fresh))
     if len(summaries) > 1:
-        _print_over_seeds(folder, summaries)
+        _print_over_seeds(folder, students[0], summaries)
 
 
-def _run_name(name: str) -> Path:
-    from cifarlab.registry import ConfigError
-
-    path = Path(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ConfigError(f"--name {name!r}: a name, not a path; --runs says where all runs lie")
-    if not name.isprintable() or max(map(len, path.parts)) > 200:
-        raise ConfigError(f"--name {name[:40]!r}: too long, or not printable")
-    return path
-
-
-def _print_over_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
-    from statistics import mean, stdev
+def _print_over_seeds(folder: Path, run: Run, summaries: list[dict[str, Any]]) -> None:
+    from cifarlab.ledger import count_openings
+    from cifarlab.statistics import estimate
 
     for key in ("val_top1", "test_top1"):
         values = [summary[key] for summary in summaries if summary[key] is not None]
@@ -79,5 +72,11 @@ def _print_over_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
                 if summaries[0]["chosen_on"] == key.partition("_")[0] == "test"
                 else ""
             )
-            spread = f"standard deviation {100 * stdev(values):.2f} points over {len(values)} seeds"
-            print(f"{folder}: {key.replace('_', ' ')} {mean(values):.2%} mean, {spread}{optimistic}")
+            found = estimate(values)
+            interval = f"95 % interval {found.low:.2%} to {found.high:.2%}"
+            spread = f"standard deviation {100 * found.sd:.2f} points over {found.n} seeds"
+            what = f"{key.replace('_', ' ')} {found.mean:.2%} mean"
+            print(f"{folder}: {what}, {interval}, {spread}{optimistic}")
+            if key == "test_top1":
+                opened = count_openings(run)["runs"]
+                print(f"the test set has been opened {opened:,} x for the runs in {run.runs}")

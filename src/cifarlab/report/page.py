@@ -13,6 +13,7 @@ import vl_convert
 from jinja2 import Environment, StrictUndefined
 
 from cifarlab.checkpoint import write_atomically
+from cifarlab.ledger import openings
 from cifarlab.merging import differences
 from cifarlab.recipes import checked, read
 from cifarlab.registry import ConfigError
@@ -41,7 +42,8 @@ def build(folder: Path, out: Path, title: str | None = None) -> tuple[Path, list
     for suffix, text_of in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.latex)):
         _write(out / f"table.{suffix}", text_of(groups))
     page = out / "report.html"
-    _write(page, _page(title or f"{folder.resolve().name}: {_count(groups)}", groups, skipped, drawn))
+    heading = title or f"{folder.resolve().name}: {_count(groups)}"
+    _write(page, _page(heading, groups, skipped, drawn, len(openings(folder))))
     return page, skipped
 
 
@@ -76,6 +78,7 @@ def _page(
     groups: Sequence[Group],
     skipped: Sequence[Skipped],
     drawn: dict[str, tuple[str, alt.LayerChart]],
+    opened: int,
 ) -> str:
     files = resources.files("cifarlab.report")
     environment = Environment(
@@ -95,6 +98,7 @@ def _page(
         groups=[(group, _changes(group.runs[0]), _surroundings(group.runs[0])) for group in groups],
         warnings=[(group.name, line) for group in groups for line in group.warnings],
         skipped=skipped,
+        opened=opened,
         version=metadata.version("cifarlab"),
     )
 

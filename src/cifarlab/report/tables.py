@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from cifarlab.report.collect import Group
-from cifarlab.statistics import mean_interval
+from cifarlab.statistics import estimate
 
 HEAD = (
     "name",
@@ -63,8 +63,8 @@ def _percent(group: Group, key: str) -> Cell:
         return Cell("-")
     if len(values) == 1:
         return Cell(f"{100 * values[0]:.2f}", values[0])
-    found = mean_interval(values)
-    return Cell(f"{100 * found.mean:.2f} ± {100 * (found.high - found.mean):.2f}", found.mean)
+    found = estimate(values)
+    return Cell(f"{100 * found.mean:.2f} ± {100 * (found.high - found.low) / 2:.2f}", float(found.mean))
 
 
 def markdown(groups: Sequence[Group]) -> str:

@@ -1,0 +1,231 @@
+"""Recipes and runs beside each other: trained at the seeds that are missing, compared over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cifarlab import recipes
+from cifarlab.config import Config
+from cifarlab.ledger import openings
+from cifarlab.metrics import read_log
+from cifarlab.progress import TrainingProgress
+from cifarlab.recipes import Recipe, read, resolve
+from cifarlab.registry import ConfigError, did_you_mean
+from cifarlab.run import Run
+from cifarlab.runs import evaluate_run
+from cifarlab.statistics import ROUNDING, Difference, difference, estimate, holm, optimism
+from cifarlab.teaching import train_teachers
+from cifarlab.train import train
+
+Metric = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: its name, the recipe behind it, its runs by seed.
+
+    configs: by seed, of runs that may have to be trained; empty where they are only read.
+    """
+
+    name: str
+    recipe: str
+    runs: Mapping[int, Run]
+    configs: Mapping[int, Config]
+
+
+def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, overrides: Sequence[str] = ()) -> Arm:
+    """The arm of a recipe under overrides at seeds 0 to `seeds` - 1, in `runs`/`name`. Raises ConfigError."""
+    if any(text.partition("=")[0] == "train.seed" for text in overrides):
+        raise ConfigError(f"--seeds {seeds} and train.seed contradict each other; give one of them")
+    configs = {seed: resolve(recipe, [*overrides, f"train.seed={seed}"]) for seed in range(seeds)}
+    return Arm(name, recipe.name, {seed: _run(runs, name, seed, recipe.name) for seed in configs}, configs)
+
+
+def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] = ()) -> Arm:
+    """The arm that a recipe's name, a recipe's file or the name of runs stands for.
+
+    seeds: how many to train, where they are missing; None: the finished runs of that name as they are. A
+    name of runs that is no recipe's is trained at further seeds as its first one was. Raises ConfigError for
+    a name without a recipe or runs.
+    """
+    name = Path(text).relative_to(runs).as_posix() if Path(text).is_relative_to(runs) else text
+    is_recipe = name in recipes.names() or name.endswith((".yaml", ".yml"))
+    name = read(name).name if name.endswith((".yaml", ".yml")) else name
+    if seeds is not None and is_recipe:
+        return trained_arm(name, read(text), runs, seeds, overrides)
+    finished = {seed: _run(runs, name, seed) for seed in _finished_seeds(runs / name)}
+    if not finished:
+        if is_recipe:
+            raise ConfigError(f"no finished run of {name} in {runs}; say --seeds 3 to train three seeds")
+        known = {path.parents[1].relative_to(runs).as_posix() for path in runs.rglob("summary.json")}
+        hint = did_you_mean(name, known | set(recipes.names())) or "`cifarlab list` shows the recipes"
+        raise ConfigError(f"no recipe and no finished run {name!r} in {runs}; {hint}")
+    first = finished[min(finished)]
+    recipe = str((first.summary() or {}).get("recipe", name))
+    if seeds is None:
+        return Arm(name, recipe, finished, {})
+    return trained_arm(
+        name, Recipe(recipe, first.config_path, None, {}, first.plain_config()), runs, seeds, overrides
+    )
+
+
+def _run(runs: Path, name: str, seed: int, recipe: str = "") -> Run:
+    return Run(runs / name / str(seed), recipe, name)
+
+
+def _finished_seeds(folder: Path) -> list[int]:
+    return sorted(
+        int(path.parent.name) for path in folder.glob("*/summary.json") if path.parent.name.isdecimal()
+    )
+
+
+def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress) -> None:
+    """Train every run that is not finished, and teachers first; seed by seed, so that a stop leaves pairs.
+
+    Raises ConfigError before anything is trained where a run of another configuration has the name.
+    """
+    waiting = [(seed, arm) for arm in arms for seed in arm.configs]
+    for seed, arm in waiting:
+        try:
+            arm.runs[seed].refuse_other(arm.configs[seed])
+        except ConfigError as error:
+            raise ConfigError(f"{error}, or keep these runs apart with --runs another_folder") from None
+    for arm in arms:
+        train_teachers([(config, arm.runs[seed]) for seed, config in arm.configs.items()], runs, progress)
+    for seed, arm in sorted(waiting, key=lambda pair: pair[0]):
+        if arm.runs[seed].summary() is None:
+            train(arm.configs[seed], arm.runs[seed], progress)
+
+
+def compare(arms: Sequence[Arm], metric: Metric, against: Literal["first", "previous"]) -> dict[str, Any]:
+    """Every arm over its seeds, and its difference from the first arm, or from the one before it.
+
+    Accuracies are fractions, their differences corrected for one another by Holm's method. `test` opens the
+    sealed test set for runs that have no test score yet. Raises ConfigError for a run without the score.
+    """
+    scores = [
+        {seed: _score(run, metric, arm.configs.get(seed)) for seed, run in arm.runs.items()} for arm in arms
+    ]
+    rows = [_row(arm, found, metric) for arm, found in zip(arms, scores, strict=True)]
+    others = [0 if against == "first" else i - 1 for i in range(1, len(arms))]
+    found = [difference(scores[i], scores[other]) for i, other in enumerate(others, 1)]
+    for row, other, record in zip(rows[1:], others, described(found), strict=True):
+        row["difference"] = {"from": rows[other]["name"], **record}
+    runs = next(iter(arms[0].runs.values())).runs
+    return {
+        "metric": metric,
+        "arms": rows,
+        "notes": _notes(arms, metric),
+        "test_opened": len(openings(runs)),
+    }
+
+
+def _score(run: Run, metric: Metric, config: Config | None) -> float:
+    summary = run.summary()
+    assert summary is not None, "an arm's runs are finished"
+    score = summary[f"{metric}_top1"]
+    if score is None and metric == "val":
+        raise ConfigError(f"{run} has no validation score; --metric test opens the test set")
+    root = config.data.root if config else None
+    return evaluate_run(run.folder, "test", root=root, reader="compare")["top1"] if score is None else score
+
+
+def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any]:
+    summaries = [run.summary() or {} for run in arm.runs.values()]
+    found = estimate([*scores.values()])
+    chosen_on = sorted({summary["chosen_on"] for summary in summaries})
+    lucks = [best_epochs_luck(run, metric) for run in arm.runs.values()] if chosen_on == [metric] else []
+    known = [luck for luck in lucks if luck is not None]
+    return {
+        "name": arm.name,
+        "recipe": arm.recipe,
+        "chosen_on": ", ".join(chosen_on),
+        "seeds": [*scores],
+        "scores": [*scores.values()],
+        "n": found.n,
+        **_plain({"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}),
+        "optimism": sum(known) / len(known) if known else None,
+        "minutes": sum(summary["seconds"] for summary in summaries) / len(summaries) / 60,
+        "difference": None,
+    }
+
+
+def best_epochs_luck(run: Run, metric: Metric) -> float | None:
+    """By how much the best epoch's score flatters a run that chose its epoch on `metric`.
+
+    Chosen on test, with validation pictures beside: what the epoch that they would have chosen scores less.
+    Else an estimate from the curve itself (see `statistics.optimism`). None where the curve is too short.
+    """
+    rows = read_log(run.metrics_path)
+    scores = [row[f"{metric}/top1"] for row in rows]
+    if metric == "test" and rows and "val/top1" in rows[0]:
+        return max(scores) - max(rows, key=lambda row: row["val/top1"])["test/top1"]
+    return optimism(scores)
+
+
+def described(found: Sequence[Difference]) -> list[dict[str, Any]]:
+    """Differences as plain data, p corrected for their number, each with its verdict in words."""
+    tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
+    corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
+    records = []
+    for i, one in enumerate(found):
+        p, smallest, more = corrected.get(i), one.smallest(len(tested)), one.more_seeds(len(tested))
+        shown = p is not None and bool(one.shown(p))
+        records.append(
+            {
+                "paired": one.paired,
+                "seeds": one.seeds,
+                **_plain({"mean": one.mean, "low": one.low, "high": one.high, "p": one.p}),
+                "p_holm": p,
+                "shown": shown,
+                **_plain({"smallest": smallest}),
+                "more_seeds": more,
+                "verdict": _verdict(one, shown, smallest, more, len(tested)),
+            }
+        )
+    return records
+
+
+def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, comparisons: int) -> str:
+    if shown:
+        return f"{'better' if found.mean > 0 else 'worse'} by {100 * abs(found.mean):.2f} points"
+    if math.isnan(found.p):
+        return "no difference shown (one seed cannot show any: train more, e.g. --seeds 3)"
+    if not found.spread > ROUNDING:
+        return "no difference shown (the seeds do not spread: nothing to judge by)"
+    seeds = "seed" if more == 1 else "seeds"
+    settled = f"about {more} more {seeds} would settle it" if more else "1,000 seeds would not settle it"
+    # Its interval stands beside it, and is its own alone.
+    among = f" among {comparisons} comparisons, though one would be by itself" if found.shown() else ""
+    return (
+        f"no difference shown{among} (smallest difference that {found.seeds} seeds would show: "
+        f"{100 * smallest:.2f} points; {settled})"
+    )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """Plain numbers, None for what is not known."""
+    return {key: None if math.isnan(value) else float(value) for key, value in values.items()}
+
+
+def _notes(arms: Sequence[Arm], metric: Metric) -> list[str]:
+    """A line for each thing that makes the arms less alike than they look."""
+    notes = []
+    summaries = {arm.name: [run.summary() or {} for run in arm.runs.values()] for arm in arms}
+    if len({summary.get("data_fingerprint") for group in summaries.values() for summary in group}) > 1:
+        notes.append("not all of these runs were given the same pictures")
+    held_out = {
+        repr([run.plain_config()["data"].get(key) for key in ("val", "classes", "split_seed")])
+        for arm in arms
+        for run in arm.runs.values()
+    }
+    if metric == "val" and len(held_out) > 1:
+        notes.append("not all of these runs were validated on the same share of the pictures")
+    for name, group in summaries.items():
+        if any(summary["chosen_on"] == metric == "test" for summary in group):
+            notes.append(f"{name} chose its epoch on test: optimistic")
+    return notes

@@ -1,0 +1,112 @@
+"""A ladder of recipes, each a change to the one below, and what is lost where its top does without one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cifarlab import recipes
+from cifarlab.compare import Arm, Metric, compare, described, find_arm, train_missing, trained_arm
+from cifarlab.merging import differences
+from cifarlab.progress import TrainingProgress
+from cifarlab.recipes import Recipe, read, resolve
+from cifarlab.registry import ConfigError
+from cifarlab.statistics import difference
+
+# A value that a configuration does not hold.
+ABSENT = object()
+
+
+def climb(
+    prefix: str,
+    runs: Path,
+    seeds: int | None,
+    overrides: Sequence[str],
+    metric: Metric,
+    drop_one: bool,
+    progress: TrainingProgress,
+) -> dict[str, Any]:
+    """Train the recipes whose names begin with `prefix`, in order, and compare each with the one below it.
+
+    seeds: how many to train where they are missing; None: the finished runs as they are. drop_one: beside
+    that, train the top again without each rung's change, and compare the top with each of those. Raises
+    ConfigError for fewer than two recipes.
+    """
+    names = [name for name in recipes.names() if name.startswith(prefix)]
+    if len(names) < 2:
+        raise ConfigError(f"{prefix!r}: a ladder needs two recipes that begin so, found {names or 'none'}")
+    rungs = [find_arm(name, runs, seeds, overrides) for name in names]
+    left_out, kept = _left_out(rungs, runs, seeds, overrides) if drop_one else ({}, {})
+    train_missing([*rungs, *left_out.values()], runs, progress)
+    scored = compare([rungs[-1], *left_out.values()], metric, "first")["arms"] if left_out else []
+    found = compare(rungs, metric, "previous")
+    if not drop_one:
+        return found
+    dropped = dict(zip(left_out, _worth(scored), strict=True))
+    rows = [{"left_out": name, **dropped.get(name, {"kept": kept.get(name)})} for name in names[1:]]
+    return {**found, "drop_one": rows}
+
+
+def _worth(scored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of what was left out, each with the difference from it to the top, the first of `scored`."""
+    top, *others = [dict(zip(row["seeds"], row["scores"], strict=True)) for row in scored] or [{}]
+    records = described([difference(top, other) for other in others])
+    return [
+        {**row, "difference": {"from": row["name"], **record}}
+        for row, record in zip(scored[1:], records, strict=True)
+    ]
+
+
+def _left_out(
+    rungs: Sequence[Arm], runs: Path, seeds: int | None, overrides: Sequence[str]
+) -> tuple[dict[str, Arm], dict[str, str]]:
+    """By rung: the top without its change, as an arm; and why some changes cannot be left out."""
+    plain = [resolve(read(rung.name), overrides).dump() for rung in rungs]
+    top = read(rungs[-1].name)
+    arms, kept = {}, {}
+    for rung, below, changed in zip(rungs[1:-1], plain, plain[1:], strict=False):
+        name = f"{top.name}_without_{Path(rung.name).name}"
+        try:
+            recipe = Recipe(top.name, top.path, None, {}, undo(plain[-1], below, changed))
+            if seeds is None and not (runs / name).is_dir():
+                raise ConfigError("not trained yet; say --seeds 3")
+            arms[rung.name] = (
+                trained_arm(name, recipe, runs, seeds) if seeds is not None else find_arm(name, runs, None)
+            )
+        except ConfigError as error:
+            kept[rung.name] = str(error)
+    # Without its own change the top is the rung below it.
+    return {**arms, rungs[-1].name: rungs[-2]}, kept
+
+
+def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved configuration `top` with each key that `rung` changed as it was `below` it.
+
+    Raises ConfigError where the rung changed nothing, or `top` no longer holds what it changed.
+    """
+    changed = [key.split(".") for key in differences(below, rung)]
+    if not changed:
+        raise ConfigError("it changes nothing under these overrides")
+    without = copy.deepcopy(dict(top))
+    for path in changed:
+        if _value(top, path) != _value(rung, path):
+            raise ConfigError(f"a later rung changes {'.'.join(path)} again")
+        parent = without
+        for key in path[:-1]:
+            parent = parent.setdefault(key, {})
+        old = _value(below, path)
+        if old is ABSENT:
+            parent.pop(path[-1], None)
+        else:
+            parent[path[-1]] = copy.deepcopy(old)
+    return without
+
+
+def _value(plain: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        if not isinstance(plain, Mapping) or key not in plain:
+            return ABSENT
+        plain = plain[key]
+    return plain

@@ -1,0 +1,70 @@
+"""The ledger beside the runs: when the sealed test pictures were looked at, for which run, by what."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from cifarlab.registry import Failure
+from cifarlab.run import Run
+
+NAME = "ledger.jsonl"
+
+
+def record_opening(
+    run: Run, reader: str, fingerprint: str, epoch: int, weights_sha256: str | None = None
+) -> None:
+    """Write down that a run's model is about to see the test pictures; raises Failure where it cannot be.
+
+    reader: train (a recipe that chooses its epoch on test), or the command. fingerprint: of the test
+    pictures. weights_sha256: of the checkpoint, where there is one.
+    """
+    path = run.runs / NAME
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": _key(run),
+        "reader": reader,
+        "fingerprint": fingerprint,
+        "epoch": epoch,
+        "weights_sha256": weights_sha256,
+    }
+    try:
+        with FileLock(path.with_suffix(".lock")), path.open("ab+") as file:
+            # A line that a crash cut off stays a line of its own.
+            torn = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        reason = error.strerror or error
+        raise Failure(f"{path}: cannot be written ({reason}), so the test pictures stay sealed") from error
+
+
+def openings(runs: Path) -> list[dict[str, Any]]:
+    """The ledger's entries, first to last; a line that cannot be read is an opening all the same, as {}."""
+    path = runs / NAME
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        entries.append(entry if isinstance(entry, dict) else {})
+    return entries
+
+
+def count_openings(run: Run) -> dict[str, int]:
+    """How often the test pictures were looked at: for this `run`, and for all `runs` beside it."""
+    entries = openings(run.runs)
+    return {"run": sum(entry.get("run") == _key(run) for entry in entries), "runs": len(entries)}
+
+
+def _key(run: Run) -> str:
+    return f"{run.name}/{run.folder.absolute().name}"

@@ -1,0 +1,39 @@
+"""Training once more on all pictures, those that validated included, for as long as they said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cifarlab.progress import TrainingProgress
+from cifarlab.recipes import Recipe, resolve
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run, read_json, recorded_run
+from cifarlab.train import train
+
+
+def refit(
+    folder: Path | str, name: Path | None = None, progress: TrainingProgress | None = None
+) -> tuple[Run, dict[str, Any]]:
+    """Train a finished run's configuration on all training pictures up to its chosen epoch: (run, summary).
+
+    The schedule still spans the run's whole length and is cut at that epoch, as it was where the epoch was
+    chosen: a learning rate that had further to fall is one that was validated so. name: of the new run;
+    default: the old one's and `_refit`. Nothing is left to validate on: only the test set can tell what came
+    of it. Raises ConfigError for a run that is not finished, chose on test, or held no training pictures out.
+    """
+    run = recorded_run(folder)
+    summary, plain = run.summary(), run.plain_config()
+    if summary is None:
+        raise ConfigError(f"{run} is not finished; the command that began it goes on")
+    if summary["chosen_on"] == "test":
+        raise ConfigError(f"{run} chose its epoch on test: to refit it would pass that choice on")
+    if not plain["data"]["val"] or "val" in read_json(run.env_path).get("data_fingerprint", ()):
+        raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
+    if plain["data"].get("limit") is not None:
+        raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
+    recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain)
+    kept = ["data.val=0", "train.select=last", f"train.stop={summary['chosen_epoch']}"]
+    new_name = name or Path(f"{run.name}_refit")
+    again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name.as_posix())
+    return again, train(resolve(recipe, kept), again, progress)

@@ -1,0 +1,182 @@
+"""Comparisons of tiny runs, and of summaries whose scores are known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cifarlab.compare import best_epochs_luck, compare, described, find_arm
+from cifarlab.ledger import openings
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run
+from cifarlab.statistics import paired_difference
+from tests.tiny import TINY, train_tiny
+
+
+@pytest.fixture
+def write_runs(tmp_path):
+    """Runs that only say what they scored: `write_runs("a", [0.5, 0.6], ...)`."""
+
+    def write(name, scores, chosen_on="val", curve=None, **summary):
+        for seed, score in enumerate(scores):
+            folder = tmp_path / "runs" / name / str(seed)
+            folder.mkdir(parents=True)
+            found = {
+                "recipe": name, "chosen_on": chosen_on, "chosen_epoch": 1, "train_top1": 1.0,
+                "val_top1": score, "test_top1": None, "seconds": 120.0, "data_fingerprint": "f", **summary,
+            }  # fmt: skip
+            (folder / "summary.json").write_text(json.dumps(found))
+            sections = "".join(f"{key}: {{}}\n" for key in ("model", "objective", "optim", "train"))
+            (folder / "config.yaml").write_text("data: {val: 100}\n" + sections)
+            rows = curve or [{"epoch": 1, "val/top1": score}]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / "runs"
+
+    return write
+
+
+def test_a_comparison_is_scipys_over_seeds(write_runs):
+    a, b, c = [0.50, 0.52, 0.51, 0.53], [0.54, 0.55, 0.55, 0.56], [0.51, 0.51, 0.52, 0.52]
+    write_runs("a", a)
+    write_runs("b", b)
+    runs = write_runs("c", c)
+    found = compare([find_arm(name, runs, None) for name in "abc"], "val", "first")
+    first, better, other = found["arms"]
+    assert first["mean"] == pytest.approx(np.mean(a)) and first["sd"] == pytest.approx(np.std(a, ddof=1))
+    assert first["difference"] is None and first["minutes"] == pytest.approx(2)
+    truth = stats.ttest_rel(b, a)
+    record = better["difference"]
+    assert record["p"] == pytest.approx(truth.pvalue) and record["p_holm"] == pytest.approx(2 * truth.pvalue)
+    interval = truth.confidence_interval()
+    assert [record["low"], record["high"]] == pytest.approx([interval.low, interval.high])
+    assert record["verdict"] == f"better by {100 * (np.mean(b) - np.mean(a)):.2f} points"
+    assert other["difference"]["verdict"].startswith("no difference shown (smallest difference that 4 seeds")
+    assert found["test_opened"] == 0
+    below = compare([find_arm(name, runs, None) for name in "abc"], "val", "previous")["arms"][2]
+    assert below["difference"]["from"] == "b" and below["difference"]["verdict"].startswith("worse by")
+
+
+def test_one_seed_is_never_better(write_runs):
+    write_runs("a", [0.1])
+    runs = write_runs("b", [0.9])
+    found = compare([find_arm(name, runs, None) for name in "ab"], "val", "first")["arms"][1]
+    assert found["difference"]["verdict"].startswith("no difference shown (one seed cannot")
+    assert found is not None and found["sd"] is None and found["difference"]["p_holm"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_one_seed_among_several_takes_nothing_from_the_others():
+    many = paired_difference([0.5, 0.52, 0.51], [0.4, 0.43, 0.41])
+    single = paired_difference([0.5], [0.4])
+    records = described([many, single])
+    assert records[0]["p_holm"] == pytest.approx(many.p)
+    assert records[1]["p_holm"] is None and not records[1]["shown"]
+
+
+def test_what_is_never_shown_says_how_many_more_seeds_would():
+    record = described([paired_difference([0.50, 0.53, 0.49], [0.49, 0.50, 0.50])])[0]
+    more = record["more_seeds"]
+    assert f"about {more} more seeds would settle it" in record["verdict"]
+    assert f"{100 * record['smallest']:.2f} points" in record["verdict"]
+    assert not math.isnan(record["smallest"])
+
+
+def test_what_only_the_correction_hides_says_so():
+    close = paired_difference([0.50, 0.53, 0.49, 0.51], [0.48, 0.50, 0.48, 0.48])
+    assert close.p < 0.05
+    assert described([close])[0]["verdict"].startswith("better by 2.25 points")
+    records = described([close, *[paired_difference([0.5, 0.52], [0.51, 0.5])] * 5])
+    assert records[0]["verdict"].startswith("no difference shown among 6 comparisons, though one would be")
+
+
+def test_luck_is_measured_where_the_choice_was_on_test(write_runs):
+    scores = [(0.3, 0.5), (0.4, 0.45), (0.35, 0.55)]
+    curve = [
+        {"epoch": i, "val/top1": val, "test/top1": test} for i, (val, test) in enumerate(scores, start=1)
+    ]
+    runs = write_runs("a", [0.4], "test", curve, test_top1=0.55)
+    assert best_epochs_luck(Run(runs / "a" / "0"), "test") == pytest.approx(0.55 - 0.45)
+    assert best_epochs_luck(Run(runs / "a" / "0"), "val") is None
+
+
+def test_notes_say_what_is_not_alike(write_runs):
+    write_runs("a", [0.5, 0.6])
+    runs = write_runs("b", [0.5, 0.6], "test", data_fingerprint="g", test_top1=0.5)
+    (runs / "b" / "1" / "config.yaml").write_text(
+        (runs / "b" / "1" / "config.yaml").read_text().replace("100", "200")
+    )
+    found = compare([find_arm(name, runs, None) for name in "ab"], "val", "first")
+    assert any("same pictures" in note for note in found["notes"])
+    assert any("same share" in note for note in found["notes"])
+
+
+def test_the_command_trains_what_is_missing_and_no_more(tmp_path, cifarlab):
+    runs = tmp_path / "runs"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: demo\noptim: {weight_decay: 0.5}\n")
+    words = ("compare", "demo", mine, *TINY, "--runs", runs)
+    status, out, err = cifarlab(*words, "--seeds", 2, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert [(arm["name"], arm["n"]) for arm in found["arms"]] == [("demo", 2), ("mine", 2)]
+    for arm in found["arms"]:
+        summaries = [Run(runs / arm["name"] / str(seed)).summary() or {} for seed in arm["seeds"]]
+        assert arm["scores"] == [summary["val_top1"] for summary in summaries]
+    assert openings(runs) == []
+    before = (runs / "demo" / "0" / "last.pt").stat().st_mtime_ns
+    status, out, _ = cifarlab(*words, "--seeds", 3)
+    assert status == 0 and "difference" in out and "opened 0 x" in out
+    assert (runs / "demo" / "0" / "last.pt").stat().st_mtime_ns == before
+    assert Run(runs / "mine" / "2").summary()
+    # By the names of the runs alone; the test set is opened for each run once.
+    for _ in range(2):
+        status, out, _ = cifarlab("compare", "demo", runs / "mine", "--metric", "test", "--runs", runs)
+        assert status == 0 and "test top-1 %" in out and "opened 6 x" in out
+    assert {entry["reader"] for entry in openings(runs)} == {"compare"}
+    # Another configuration under the same name is refused before anything is trained.
+    status, _, err = cifarlab(*words, "--seeds", 4, "optim.lr=0.5")
+    assert status == 2 and "--runs another_folder" in err
+    assert not (runs / "demo" / "3").exists()
+
+
+def test_runs_that_are_no_recipes_are_trained_on_as_they_began(tmp_path):
+    runs = tmp_path / "runs"
+    train_tiny(runs / "own" / "0", "optim.weight_decay=0.25")
+    arm = find_arm("own", runs, 2)
+    assert [config.optim.weight_decay for config in arm.configs.values()] == [0.25, 0.25]
+    assert [config.train.seed for config in arm.configs.values()] == [0, 1]
+    arm.runs[0].refuse_other(arm.configs[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo"], "two recipes"),
+        (["demo", "demo", "--seeds", "2"], "twice"),
+        (["demo", "dmeo"], "no finished run of demo"),
+        (["demo", "dmeo", "--seeds", "2"], "did you mean demo?"),
+        (["demo", "resnet18_baseline", "optim.lr=1"], "say how many seeds"),
+        (["demo", "resnet18_baseline", "train.seed=1", "--seeds", "2"], "contradict"),
+        (["demo", "resnet18_baseline", "--metric", "train"], "train"),
+    ],
+)
+def test_a_mistake_is_one_line(cifarlab, tmp_path, arguments, message):
+    status, _, err = cifarlab("compare", *arguments, "--runs", tmp_path / "runs")
+    assert status == 2 and message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_without_validation_says_how_to_compare_it(write_runs):
+    write_runs("a", [None, None], "test", test_top1=0.5)
+    runs = write_runs("b", [0.5, 0.6])
+    with pytest.raises(ConfigError, match="--metric test"):
+        compare([find_arm(name, runs, None) for name in "ab"], "val", "first")
+
+
+def test_runs_are_found_by_name_and_by_folder(write_runs):
+    runs = write_runs("ladder/x", [0.5, 0.6])
+    by_name, by_folder = find_arm("ladder/x", runs, None), find_arm(str(runs / "ladder/x"), runs, None)
+    assert by_name.name == by_folder.name == "ladder/x"
+    assert [*by_name.runs] == [0, 1] and by_name.runs[0].runs == runs

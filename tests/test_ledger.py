@@ -1,0 +1,130 @@
+"""Who looks at the test pictures is written down; who trains or chooses does not look."""
+
+import ast
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from cifarlab.data import splits
+from cifarlab.ledger import count_openings, openings, record_opening
+from cifarlab.registry import Failure
+from cifarlab.run import Run, recorded_run
+from cifarlab.runs import evaluate_run
+from tests.tiny import tiny_config, train_tiny
+
+PACKAGE = Path(splits.__file__).parents[1]
+
+
+@pytest.fixture
+def sealed(monkeypatch):
+    """Reading the test part fails."""
+    read = splits.read
+
+    def guarded(data, part):
+        if part == "test":
+            raise AssertionError("the test part was read")
+        return read(data, part)
+
+    monkeypatch.setattr(splits, "read", guarded)
+
+
+@pytest.mark.parametrize("select", ["val", "last"])
+def test_training_and_choosing_never_read_the_test_part(sealed, tmp_path, select):
+    run, summary = train_tiny(tmp_path / "runs" / "a" / "0", f"train.select={select}")
+    assert summary["test_top1"] is None
+    assert evaluate_run(run.folder, "val")["top1"] is not None
+    assert openings(tmp_path / "runs") == []
+    with pytest.raises(AssertionError, match="test part was read"):
+        evaluate_run(run.folder, "test")
+
+
+def test_every_evaluation_of_a_run_that_chooses_on_test_is_an_opening(tmp_path):
+    run, _ = train_tiny(tmp_path / "runs" / "a" / "0", "train.select=test", "data.val=0")
+    entries = openings(tmp_path / "runs")
+    assert [(entry["run"], entry["reader"], entry["epoch"]) for entry in entries] == [
+        ("a/0", "train", 1),
+        ("a/0", "train", 2),
+    ]
+    assert count_openings(run) == {"run": 2, "runs": 2}
+
+
+def test_eval_on_test_is_an_opening_and_says_how_many(tmp_path, cifarlab):
+    name = "as_run/small"
+    run = Run(tmp_path / "runs" / name / "0", "demo", name)
+    from cifarlab.train import train
+
+    train(tiny_config(), run)
+    other, _ = train_tiny(tmp_path / "runs" / "b" / "0")
+    assert cifarlab("eval", run.folder)[0] == 0
+    assert openings(tmp_path / "runs") == []
+    evaluate_run(other.folder, "test")
+    status, out, _ = cifarlab("eval", run.folder, "--split", "test")
+    assert status == 0
+    assert "opened 1 x for this run, 2 x for all runs beside it" in out
+    scores = json.loads(cifarlab("eval", run.folder, "--split", "test", "--json")[1])
+    assert scores["test_opened"] == {"run": 2, "runs": 3}
+    last = openings(tmp_path / "runs")[-1]
+    assert (last["run"], last["reader"]) == (f"{name}/0", "eval")
+    # The same pictures, whoever reads them; a checkpoint of each run.
+    entries = openings(tmp_path / "runs")
+    assert len({entry["fingerprint"] for entry in entries}) == 1
+    assert len({entry["weights_sha256"] for entry in entries}) == 2
+
+
+def test_a_runs_name_may_have_several_parts(tmp_path):
+    folder = tmp_path / "runs" / "ladder" / "a" / "0"
+    folder.mkdir(parents=True)
+    assert recorded_run(folder).runs == tmp_path / "runs" / "ladder"
+    (folder / "env.json").write_text('{"name": "ladder/a"}')
+    assert recorded_run(folder).runs == tmp_path / "runs"
+    (folder / "env.json").write_text('{"name": "moved/from/elsewhere"}')
+    assert recorded_run(folder).runs == tmp_path / "runs" / "ladder"
+    (folder / "env.json").write_text('{"name": "ladder/')
+    assert recorded_run(folder).name == "a"
+
+
+def _record_many(folder):
+    for epoch in range(20):
+        record_opening(Run(folder), "test", "f" * 32, epoch)
+
+
+def test_processes_share_a_ledger(tmp_path):
+    folders = [tmp_path / "runs" / "a" / str(seed) for seed in range(3)]
+    (tmp_path / "runs").mkdir()
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        pool.map(_record_many, folders)
+    assert count_openings(Run(folders[0])) == {"run": 20, "runs": 60}
+
+
+def test_a_torn_line_is_an_opening_and_spoils_no_other(tmp_path):
+    run = Run(tmp_path / "a" / "0")
+    record_opening(run, "eval", "f", 1)
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"time": "2026')
+    record_opening(run, "eval", "f", 1)
+    assert count_openings(run) == {"run": 2, "runs": 3}
+
+
+def test_what_cannot_be_written_down_is_not_read(tmp_path):
+    (tmp_path / "ledger.jsonl").mkdir()
+    with pytest.raises(Failure, match="stay sealed"):
+        record_opening(Run(tmp_path / "a" / "0"), "eval", "f", 1)
+
+
+# Each of them writes its openings down, or reads no more than a run that chooses on test asks for.
+READERS = {"runs.py", "prepare.py", "data/splits.py"}
+
+
+def test_nothing_else_in_the_package_asks_for_the_test_part():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            name = getattr(called, "id", None) or getattr(called, "attr", None)
+            words = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)] if called else []
+            if name == "load_test" or (name in ("read", "load_splits") and "test" in words):
+                found.add(path.relative_to(PACKAGE).as_posix())
+    assert {"runs.py"} <= found <= READERS
+
