@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import albumentations
 import numpy as np
 import pytest
 import torch
@@ -23,6 +22,8 @@ from cifarlab.recipes import checked
 from cifarlab.registry import AUGMENTS, ConfigError
 from tests.tiny import tiny_config
 
+# Imported by the part itself: otherwise it would ask the package index for a newer version.
+albumentations = pipelines._library()
 FLIPS = [{"HorizontalFlip": {"p": 0.5}}, {"VerticalFlip": {"p": 0.5}}]
 STRONG = [
     {"HorizontalFlip": {"p": 0.5}},
