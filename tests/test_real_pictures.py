@@ -56,24 +56,35 @@ def one_operation(name: str, low: float, high: float) -> Reference:
     return lambda picture, draws: theirs(name, picture, *drawn(draws, low, high))
 
 
-def erased(name: str) -> Reference:
-    """The boxes as our part shows them on a white picture, painted by torchvision."""
+def erase(picture: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
+    top, left = max(top, 0), max(left, 0)
+    return TF.erase(picture, top, left, bottom - top, right - left, torch.zeros(3, 1, 1))
 
-    def paint(picture: Tensor, draws: Draws) -> Tensor:
-        shown = AUGMENTS.spec(name).build(torch.ones(1, 3, 32, 32), draws)[0, 0] == 0
-        while shown.any():
-            top = int(shown.any(1).int().argmax())
-            left = int(shown[top].int().argmax())
-            wide = int((~shown[top, left:]).int().argmax()) or 32 - left
-            tall = next(
-                (row for row in range(1, 32 - top) if not shown[top + row, left : left + wide].all()),
-                32 - top,
-            )
-            picture = TF.erase(picture, top, left, tall, wide, torch.zeros(3, 1, 1))
-            shown[top : top + tall, left : left + wide] = False
-        return picture
 
-    return paint
+def cutout(picture: Tensor, draws: Draws) -> Tensor:
+    top, left = (int(32 * number) - 4 for number in drawn(draws, size=2))
+    return erase(picture, top, left, top + 8, left + 8)
+
+
+def coarse_dropout(picture: Tensor, draws: Draws) -> Tensor:
+    count, *numbers = drawn(draws, size=9)
+    for hole in range(1 + int(2 * count)):
+        tall, wide = (int(32 * (0.1 + 0.1 * numbers[side + hole])) for side in (0, 2))
+        top, left = int((33 - tall) * numbers[4 + hole]), int((33 - wide) * numbers[6 + hole])
+        picture = erase(picture, top, left, top + tall, left + wide)
+    return picture
+
+
+def random_erasing(picture: Tensor, draws: Draws) -> Tensor:
+    numbers = draws.uniform(shape=(4, 10))[0].T.tolist()
+    for area, ratio, down, across in numbers:
+        size = 32 * 32 * (0.02 + 0.31 * area)
+        slope = math.exp(math.log(0.3) + ratio * (math.log(3.3) - math.log(0.3)))
+        tall, wide = round(math.sqrt(size * slope)), round(math.sqrt(size / slope))
+        if tall < 32 and wide < 32:
+            top, left = int((33 - tall) * down), int((33 - wide) * across)
+            return erase(picture, top, left, top + tall, left + wide)
+    return picture
 
 
 class Policy:
@@ -158,9 +169,9 @@ REFERENCES: dict[str, tuple[Reference, bool]] = {
     "invert": (lambda picture, draws: TF.invert(picture), False),
     "auto_contrast": (lambda picture, draws: TF.autocontrast(picture), False),
     "equalize": (lambda picture, draws: TF.equalize(picture), True),
-    "cutout": (erased("cutout"), False),
-    "coarse_dropout": (erased("coarse_dropout"), False),
-    "random_erasing": (erased("random_erasing"), False),
+    "cutout": (cutout, False),
+    "coarse_dropout": (coarse_dropout, False),
+    "random_erasing": (random_erasing, False),
     "rand_augment": (rand_augment, True),
     "trivial_augment_wide": (trivial_augment_wide, True),
     "auto_augment": (auto_augment, True),
