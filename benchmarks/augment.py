@@ -1,4 +1,4 @@
-"""Speed of every augmentation on one CPU core, and of torchvision's policies picture by picture.
+"""Speed of every augmentation and mixer on one CPU core, and of torchvision's policies picture by picture.
 
 python benchmarks/augment.py --out benchmarks/results/augment.json
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from common import (
@@ -23,15 +24,25 @@ from common import (
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from cifarlab.augment import pair_draws, partners
 from cifarlab.draws import Draws
 from cifarlab.prepare import prepare
 from cifarlab.recipes import read, resolve
-from cifarlab.registry import AUGMENTS
+from cifarlab.registry import AUGMENTS, MIXERS, Registry
 
 RECIPE = "resnet18_baseline"
 # The tutorial's policy; other parts run with their defaults.
 CHOICES = ("shift_scale_rotate", "coarse_dropout", "color_jitter", "flip", "vertical_flip")
-OPTIONS = {"one_of": {"choices": {name: {} for name in CHOICES}}}
+# And the same in albumentations' words.
+LIBRARY = (
+    {"Affine": {"rotate": [-45, 45], "scale": [0.9, 1.1], "translate_percent": [-0.0625, 0.0625]}},
+    "CoarseDropout", "ColorJitter", "HorizontalFlip", "VerticalFlip",
+)  # fmt: skip
+OPTIONS = {
+    "one_of": {"choices": {name: {} for name in CHOICES}},
+    "albumentations": {"transforms": [{"OneOf": {"transforms": [*LIBRARY], "p": 1.0}}]},
+}
+MIX_OPTIONS = {"one_of": {"choices": {"mixup": {}, "cutmix": {}}}}
 POLICIES = {
     "rand_augment": v2.RandAugment,
     "trivial_augment_wide": v2.TrivialAugmentWide,
@@ -48,6 +59,29 @@ def microseconds(call: Callable[[], object], pictures: int, rounds: int) -> list
         begun = time.perf_counter()
         call()
         found.append((time.perf_counter() - begun) / pictures * 1e6)
+    return found
+
+
+def time_parts(
+    parts: Registry,
+    options: dict[str, Any],
+    given: Callable[[str], tuple[Any, ...]],
+    rounds: int,
+    step: float,
+) -> dict[str, Any]:
+    """Every part of a registry, beside a step of `step` us a picture: its own time, and its share of the two.
+
+    given: what a part gets, by its name.
+    """
+    found = {}
+    for name in parts:
+        spec = parts.spec({"name": name, **options.get(name, {})})
+        handed = given(name)
+        times = microseconds(lambda spec=spec, handed=handed: spec.build(*handed), len(handed[0]), rounds)
+        figures = spread(times, digits=2, best=min)
+        share = figures["median"] / (figures["median"] + step)
+        found[name] = {"microseconds": figures, "share_of_step": round(share, 4)}
+        print(f"{name:22} {figures['median']:7.1f} us a picture, {share:6.2%} of the step")
     return found
 
 
@@ -70,19 +104,23 @@ def main() -> None:
     engine.begin(0)
     order = engine.order(0)
     step = microseconds(lambda: engine.step(engine.plan.positions(order, 0), 0, next(steps)), size, rounds)
-    found = environment(load, ["torchvision"])
+    found = environment(load, ["torchvision", "albumentations"])
     print(f"{describe_machine(found)}; {data}, {size} a batch; on one core")
     training = spread(step, digits=1, best=min)
     print(f"a step of {RECIPE}: {training['median']:.0f} us a picture")
 
-    parts, library = {}, {}
-    for name in AUGMENTS:
-        spec = AUGMENTS.spec({"name": name, **OPTIONS.get(name, {})})
-        times = microseconds(lambda spec=spec, name=name: spec.build(images, draws.at(name)), size, rounds)
-        figures = spread(times, digits=2, best=min)
-        share = figures["median"] / (figures["median"] + training["median"])
-        parts[name] = {"microseconds": figures, "share_of_step": round(share, 4)}
-        print(f"{name:22} {figures['median']:7.1f} us a picture, {share:6.2%} of the step")
+    parts = time_parts(AUGMENTS, OPTIONS, lambda name: (images, draws.at(name)), rounds, training["median"])
+    print("mixers:")
+    partner, targets = partners(size), torch.eye(100)[torch.arange(size) % 100]
+    pairs = pair_draws(0, 0, torch.arange(size), partner)
+    mixers = time_parts(
+        MIXERS,
+        MIX_OPTIONS,
+        lambda name: (images, targets, partner, pairs.at(name)),
+        rounds,
+        training["median"],
+    )
+    library = {}
     pillow = [TF.to_pil_image(picture) for picture in stored]
     for name, make in POLICIES.items():
         transform, library[name] = make(), {}
@@ -98,7 +136,7 @@ def main() -> None:
         options.out,
         "augment",
         {**found, "pictures": data, "recipe": RECIPE, "batch": size, "step": training, "parts": parts}
-        | {"torchvision": library},
+        | {"mixers": mixers, "torchvision": library},
     )
 
 

@@ -80,6 +80,16 @@ POLICIES: dict[str, dict[str, Any]] = {
     "aug_mix": {"aug_mix": {}},
     "aug_mix long": {"aug_mix": {"num_chains": 5, "severity": 10, "all_operations": False, "fill": 0.5}},
     "random_erasing": {"random_erasing": {"fill": 0.5, "p": 0.9}},
+    "albumentations": {
+        "albumentations": {
+            "transforms": [
+                {"Affine": {"rotate": [-20, 20], "p": 0.8}},
+                {"OneOf": {"transforms": ["HorizontalFlip", "ColorJitter"], "p": 0.9}},
+                {"CoarseDropout": {"p": 0.5}},
+            ],
+            "p": 0.9,
+        }
+    },
     "searched": {
         "one_of": {
             "choices": {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cifarlab import augment  # noqa: F401  fills the registry
-from cifarlab.registry import AUGMENTS
+from cifarlab.registry import AUGMENTS, MIXERS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
@@ -71,10 +71,11 @@ def test_cpu_train_compares_every_contestant_on_equal_terms(tmp_path: Path):
 def test_augment_times_every_part_and_torchvisions_policies(tmp_path: Path):
     printed, result = run_tiny("augment", tmp_path)
     # Other tests of this process may have registered parts of their own.
-    ours = {part.name for part in AUGMENTS.parts() if part.call.__module__.startswith("cifarlab.augment.")}
-    assert set(result["parts"]) == ours
+    for kind, registry in (("parts", AUGMENTS), ("mixers", MIXERS)):
+        parts = [part for part in registry.parts() if part.call.__module__.startswith("cifarlab.augment.")]
+        assert set(result[kind]) == {part.name for part in parts}
     step = result["step"]["median"]
-    for name, figures in result["parts"].items():
+    for name, figures in (*result["parts"].items(), *result["mixers"].items()):
         check_spread(figures["microseconds"], 1, min)
         median = figures["microseconds"]["median"]
         assert figures["share_of_step"] == pytest.approx(median / (median + step), abs=1e-4)

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import timm.data.mixup as timm_mixup
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from scipy import stats
 from torch import Tensor
+from torchvision.transforms import v2
 
 from cifarlab import augment
 from cifarlab.augment.mixers import beta, cutmix, mixup, pair_draws, partners
 from cifarlab.draws import Draws
-from cifarlab.registry import MIXERS, MixSpecs, Spec
+from cifarlab.registry import MIXERS, ConfigError, MixSpecs, Spec
+from tests.tiny import tiny_config
 
 SPECS: TypeAdapter[dict[str, Spec]] = TypeAdapter(MixSpecs, config={"arbitrary_types_allowed": True})
+
+PAIRED: dict[str, dict[str, Any]] = {
+    "mixup": {"mixup": {}},
+    "cutmix": {"cutmix": {}},
+    "some mixup": {"mixup": {"alpha": 1.0, "p": 0.7}},
+    "some cutmix": {"cutmix": {"p": 0.7}},
+    "one_of": {"one_of": {"choices": {"mixup": {"alpha": 0.8, "p": 0.4}, "cutmix": {"p": 0.6}}, "p": 0.9}},
+    "one after the other": {"mixup": {"p": 0.5}, "cutmix": {"p": 0.5}},
+}
+BATCHED: dict[str, dict[str, Any]] = {
+    "mixup per batch": {"mixup": {"alpha": 1.0, "per": "batch"}},
+    "cutmix per batch": {"cutmix": {"per": "batch", "p": 0.7}},
+    "one_of per batch": {
+        "one_of": {
+            "per": "batch",
+            "choices": {"mixup": {"alpha": 1.0, "per": "batch"}, "cutmix": {"per": "batch"}},
+        }
+    },
+    "a choice per batch": {"one_of": {"per": "batch", "choices": {"mixup": {"alpha": 1.0}, "cutmix": {}}}},
+}
+MIXES = {**PAIRED, **BATCHED}
 
 
 def batch(size: int, classes: int = 10, pixels: int = 32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -27,6 +52,20 @@ def batch(size: int, classes: int = 10, pixels: int = 32) -> tuple[Tensor, Tenso
     ids = torch.randperm(50_000, generator=generator)[:size]
     targets = torch.eye(classes)[torch.randint(classes, (size,), generator=generator)]
     return images, targets, ids, partners(size)
+
+
+def run(
+    mixes: dict[str, Any], images: Tensor, targets: Tensor, ids: Tensor, epoch: int = 0
+) -> tuple[Tensor, Tensor]:
+    partner = partners(len(ids))
+    specs = SPECS.validate_python(mixes)
+    return augment.mix(images, targets, partner, pair_draws(0, epoch, ids, partner), specs)
+
+
+def test_every_mixer_is_tested_here() -> None:
+    ours = {name for name in MIXERS if MIXERS[name].call.__module__.startswith("cifarlab.")}
+    assert {part for mixes in PAIRED.values() for part in mixes} == ours
+    assert {part for mixes in BATCHED.values() for part in mixes} == ours
 
 
 def test_partners() -> None:
@@ -66,41 +105,73 @@ def test_beta_has_the_quantiles_of_the_distribution(alpha: float) -> None:
     assert (ends - expected).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(MIXERS))
+@pytest.mark.parametrize("name", PAIRED)
 @given(start=st.integers(0, 100), size=st.integers(1, 60), threads=st.sampled_from([1, 2]))
 @settings(max_examples=15, deadline=None)
 def test_the_same_pair_gives_the_same_mix_in_any_batch(
     name: str, start: int, size: int, threads: int
 ) -> None:
-    images, targets, ids, partner = batch(250)
-    specs = SPECS.validate_python({name: {"p": 0.7}})
-    whole = augment.mix(images, targets, partner, pair_draws(0, 3, ids, partner), specs)
+    images, targets, ids, _ = batch(250)
+    whole = run(PAIRED[name], images, targets, ids, epoch=3)
     rows = slice(2 * start, min(2 * start + 2 * size, 250))
-    own = partners(len(ids[rows]))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        part = augment.mix(images[rows], targets[rows], own, pair_draws(0, 3, ids[rows], own), specs)
+        part = run(PAIRED[name], images[rows], targets[rows], ids[rows], epoch=3)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(part[0], whole[0][rows]) and torch.equal(part[1], whole[1][rows])
 
 
-@pytest.mark.parametrize("name", sorted(MIXERS))
+@pytest.mark.parametrize("name", MIXES)
+def test_mixes_repeat_and_differ_between_epochs(name: str) -> None:
+    images, targets, ids, _ = batch(64)
+    mixed, mixed_targets = run(MIXES[name], images, targets, ids)
+    again = run(MIXES[name], images, targets, ids)
+    assert torch.equal(mixed, again[0]) and torch.equal(mixed_targets, again[1])
+    later = [run(MIXES[name], images, targets, ids, epoch)[0] for epoch in range(1, 4)]
+    assert len(torch.stack([mixed, *later]).flatten(1).unique(dim=0)) >= 3
+
+
+def shares(mixes: dict[str, Any], size: int = 200, epoch: int = 0) -> Tensor:
+    """(size / 2,): the first one's own share in each pair's mix."""
+    images, _, ids, _ = batch(size, pixels=8)
+    targets = torch.eye(2)[torch.arange(size) % 2]
+    return run(mixes, images, targets, ids, epoch)[1][::2, 0]
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_each_pair_has_a_lambda_of_its_own(name: str) -> None:
+    found = shares({label: {**options, "p": 1.0} for label, options in PAIRED[name].items()})
+    # A box in a picture of 8 pixels has one of 36 sizes.
+    assert len(found.unique()) > (15 if "cutmix" in name else 40)
+
+
+@pytest.mark.parametrize("name", [name for name in BATCHED if name != "a choice per batch"])
+def test_a_batch_has_one_lambda_which_depends_on_it(name: str) -> None:
+    images, targets, ids, _ = batch(40)
+    epochs = range(12)
+    each = torch.stack([shares(BATCHED[name], 40, epoch) for epoch in epochs])
+    assert (each == each[:, :1]).all() and len(each[:, 0].unique()) > 5
+    whole = torch.stack([run(BATCHED[name], images, targets, ids, epoch)[0] for epoch in epochs])
+    rest = torch.stack([run(BATCHED[name], images[2:], targets[2:], ids[2:], epoch)[0] for epoch in epochs])
+    assert not torch.equal(whole[:, 2:], rest)
+    first = torch.stack([run(BATCHED[name], images[:2], targets[:2], ids[:2], epoch)[0] for epoch in epochs])
+    assert torch.equal(whole[:, :2], first)
+
+
+@pytest.mark.parametrize("name", MIXES)
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
 def test_results_are_pictures_and_targets(name: str, size: int) -> None:
-    images, targets, ids, partner = batch(size)
+    images, targets, ids, _ = batch(size)
     kept = images.clone(), targets.clone()
-    specs = SPECS.validate_python({name: {}})
-    mixed, mixed_targets = augment.mix(images, targets, partner, pair_draws(0, 0, ids, partner), specs)
+    mixed, mixed_targets = run(MIXES[name], images, targets, ids)
     assert torch.equal(images, kept[0]) and torch.equal(targets, kept[1])
     assert mixed.shape == images.shape and mixed.dtype == torch.float32
     assert mixed.min() >= 0 and mixed.max() <= 1
     torch.testing.assert_close(mixed_targets.sum(1), torch.ones(size))
     assert mixed_targets.min() >= 0
-    striped, _ = augment.mix(
-        images.to(memory_format=torch.channels_last), targets, partner, pair_draws(0, 0, ids, partner), specs
-    )
+    striped, _ = run(MIXES[name], images.to(memory_format=torch.channels_last), targets, ids)
     assert torch.equal(striped, mixed)
     if size % 2:
         torch.testing.assert_close(mixed[-1], images[-1])
@@ -169,3 +240,97 @@ def test_mixers_run_in_order() -> None:
     first = mixup(images, targets, partner, draws.at("mixup"))
     second = cutmix(*first, partner, draws.at("cutmix"))
     assert torch.equal(both[0], second[0]) and torch.equal(both[1], second[1])
+
+
+# Against torchvision and timm, with the lambda and the box that we drew.
+
+
+def boxes(mixes: dict[str, Any], ids: Tensor, epoch: int) -> list[tuple[int, int, int, int]]:
+    """Top, bottom, left and right of each pair's box, the second and fourth exclusive."""
+    marked = (torch.arange(len(ids)) % 2).float().view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    painted = (run(mixes, marked, torch.ones(len(ids), 1), ids, epoch)[0] != marked)[::2, 0]
+    found = []
+    for box in painted:
+        rows, columns = box.any(1).nonzero()[:, 0].tolist(), box.any(0).nonzero()[:, 0].tolist()
+        found.append((rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if rows else (0, 0, 0, 0))
+    return found
+
+
+def test_pairs_are_mixed_as_torchvision_mixes_a_batch_of_two() -> None:
+    images, targets, ids, partner = batch(60)
+    weights = beta(pair_draws(0, 0, ids, partner).at("mixup"), 1.0)
+    up, cut = run({"mixup": {"alpha": 1.0}}, images, targets, ids), run({"cutmix": {}}, images, targets, ids)
+    spans = boxes({"cutmix": {}}, ids, 0)
+    assert min(weights) < 0.2 and max(weights) > 0.8 and len(set(spans)) > 20
+    for i in range(0, 60, 2):
+        two, labels = images[i : i + 2], targets[i : i + 2]
+        mixup_given = {"lam": weights[i].item(), "labels": labels, "batch_size": 2}
+        top, bottom, left, right = spans[i // 2]
+        area = (bottom - top) * (right - left) / 32**2
+        cutmix_given = {"box": (left, top, right, bottom), "lam_adjusted": 1 - area, **mixup_given}
+        for ours, transform, given_ in ((up, v2.MixUp(), mixup_given), (cut, v2.CutMix(), cutmix_given)):
+            expected = transform.transform(two, given_), transform.transform(labels, given_)
+            torch.testing.assert_close(ours[0][i : i + 2], expected[0], rtol=0, atol=1e-6)
+            torch.testing.assert_close(ours[1][i : i + 2], expected[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("per", ["pair", "batch"])
+def test_one_of_mixes_as_timm(per: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, classes = 40, 10
+    images, targets, ids, partner = batch(size)
+    # timm's pairs are the first and the last, the second and the last but one, and so on.
+    order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2).flip(0)])
+    alphas = {"alpha": 0.8, "per": per}, {"alpha": 1.0, "per": per}
+    mixes = {"one_of": {"choices": {"mixup": {**alphas[0], "p": 0.3}, "cutmix": alphas[1]}, "per": per}}
+    seen = set()
+    for epoch in range(8):
+        stream = pair_draws(0, epoch, ids, partner).at("one_of")
+        if per == "batch":
+            stream = stream.take(torch.zeros(size, dtype=torch.int64))
+        uses = (stream.uniform() >= 0.3 / 1.3)[::2].numpy()
+        weights = beta(stream.at("mixup"), 0.8)[::2].numpy()
+        cuts = iter(np.array(boxes({"one_of": {**mixes["one_of"], "choices": {
+            "mixup": {"p": 0}, "cutmix": alphas[1]}}}, ids, epoch))[uses])  # fmt: skip
+
+        def box_and_area(shape: Any, *_: Any, cuts: Any = cuts, **__: Any) -> tuple[Any, float]:
+            box = next(cuts)
+            return box, 1 - (box[1] - box[0]) * (box[3] - box[2]) / 32**2
+
+        monkeypatch.setattr(timm_mixup, "cutmix_bbox_and_lam", box_and_area)
+        theirs = timm_mixup.Mixup(0.8, 1.0, mode=per, label_smoothing=0, num_classes=classes)
+        drawn = (weights[0].item(), uses[0]) if per == "batch" else (weights.copy(), uses)
+        monkeypatch.setattr(theirs, f"_params_per_{'batch' if per == 'batch' else 'elem'}", lambda *_: drawn)  # noqa: B023
+        expected = theirs(images[order].clone(), targets[order].argmax(1))
+        ours = run(mixes, images, targets, ids, epoch)
+        torch.testing.assert_close(ours[0][order], expected[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours[1][order], expected[1], rtol=0, atol=1e-6)
+        seen |= set(uses.tolist())
+    assert seen == {True, False}
+
+
+def test_one_of_takes_p_as_weights() -> None:
+    images, targets, ids, partner = batch(8000, pixels=4)
+    draws = pair_draws(0, 0, ids, partner)
+    choices = {"mixup": {"alpha": 1.0, "p": 0.1}, "cutmix": {"p": 0.3}, "never": {"name": "mixup", "p": 0}}
+    specs = SPECS.validate_python({"one_of": {"choices": choices}})
+    ours, _ = augment.mix(images, targets, partner, draws, specs)
+    below = draws.at("one_of")
+    up = (ours == mixup(images, targets, partner, below.at("mixup"), alpha=1.0)[0]).flatten(1).all(1)
+    cut = (ours == cutmix(images, targets, partner, below.at("cutmix"))[0]).flatten(1).all(1)
+    assert (up | cut).all() and torch.equal(up, up[partner])
+    assert stats.binomtest(int(up[::2].sum()), 4000, 0.25).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("choices", [{}, {"mixup": {"p": 0}}])
+def test_one_of_nothing_is_refused(choices: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="at least one choice"):
+        MIXERS.spec({"name": "one_of", "choices": choices})
+
+
+@pytest.mark.parametrize("mixes", ["{cutmix: {per: batch}}", "{one_of: {choices: {mixup: {per: batch}}}}"])
+def test_answers_to_what_is_mixed_per_batch_are_not_kept(mixes: str) -> None:
+    lesson = ("data.shuffle=false", "teacher={run: other, views: 2}", "objective.distill={}")
+    with pytest.raises(ConfigError, match=r"teacher\.cache.*depends on the batch's size"):
+        tiny_config(*lesson, f"data.mix={mixes}")
+    tiny_config(*lesson, f"data.mix={mixes}", "teacher.cache=false")
+    tiny_config(*lesson, f"data.mix={mixes.replace('batch', 'pair')}")

@@ -317,6 +317,10 @@ class Config(Section):
             raise ConfigError(
                 f"data.mix pairs neighbours in the epoch's order, which {views} views do not repeat: nothing "
                 "could be kept; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
+        if any(map(_draws_per_batch, self.data.mix.values())):
+            raise ConfigError(
+                "what a mixer makes per batch depends on the batch's size; say per: pair for each, or "
+                "teacher.cache=false", path)  # fmt: skip
         if "stages" in self.lessons:
             raise ConfigError("feature maps are too large to be kept; say teacher.cache=false", path)
 
@@ -340,6 +344,11 @@ class Config(Section):
         """`dump()` without what may change between two sittings of the same run."""
         plain = self.dump()
         return without_places(plain)
+
+
+def _draws_per_batch(mixer: Spec) -> bool:
+    choices = getattr(mixer.options, "choices", {})
+    return getattr(mixer.options, "per", "pair") == "batch" or any(map(_draws_per_batch, choices.values()))
 
 
 def without_places(plain: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from cifarlab.config import Config, build, without_places
 from cifarlab.merging import differences, order
 from cifarlab.registry import ConfigError
 
-PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow")
+PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow", "albumentations")
 
 
 class Interrupted(Exception):

@@ -1,6 +1,6 @@
 """Batched image operations with per-sample draws, policies and mixers, on whatever device the batch is."""
 
-from cifarlab.augment import color, enhance, erase, geometry, searched, tones, warps
+from cifarlab.augment import color, enhance, erase, geometry, pipelines, searched, tones, warps
 from cifarlab.augment.mixers import mix, pair_draws, partners
 from cifarlab.augment.policies import apply
 from cifarlab.augment.steps import Kernel, Step, lowers
@@ -17,6 +17,7 @@ __all__ = [
     "mix",
     "pair_draws",
     "partners",
+    "pipelines",
     "searched",
     "tones",
     "warps",

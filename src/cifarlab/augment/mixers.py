@@ -1,25 +1,32 @@
-"""Mixers: what makes one training example of two, a sample and its neighbour in the epoch's order."""
+"""Mixers: what makes one training example of two, a sample and its neighbour in the epoch's order.
+
+A mixer draws `per` pair, so that a pair's mix depends on nothing but the pair; or per batch, as the papers'
+own code: then one draw, that of the batch's first pair, holds for all, and a pair's mix depends on the batch
+it stands in.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from cifarlab.augment.policies import PROBABILITY
+from cifarlab.augment.policies import PROBABILITY, some_weight
 from cifarlab.augment.steps import select
 from cifarlab.draws import Draws
-from cifarlab.registry import MIXERS, Spec
+from cifarlab.registry import MIXERS, MixSpecs, Spec
 
 # The range in which `beta` is within 1e-3 of the distribution.
 Alpha = Annotated[float, Field(ge=0.001, le=1000)]
 _TABLE_STEPS = 4096
+# What shares a draw.
+Per = Literal["pair", "batch"]
 
 
 def partners(size: int, device: torch.device | str = "cpu") -> Tensor:
@@ -38,7 +45,7 @@ def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
 def mix(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, specs: Mapping[str, Spec]
 ) -> tuple[Tensor, Tensor]:
-    """Run the labelled mixers in order, each on the pairs that its p picks.
+    """Run the labelled mixers in order, each on the pairs that its p picks: all or none if it is per batch.
 
     images: (B, 3, H, W). targets: (B, C), rows that sum to 1. partner: (B,) int64. draws: of `pair_draws`.
     """
@@ -48,10 +55,15 @@ def mix(
         stream = draws.at(label)
         mixed = spec.build(images, targets, partner, stream)
         if spec.p < 1:
-            use = stream.at(PROBABILITY).bernoulli(spec.p)
+            use = _shared(stream.at(PROBABILITY), getattr(spec.options, "per", "pair")).bernoulli(spec.p)
             mixed = select(use, mixed[0], images), select(use, mixed[1], targets)
         images, targets = mixed
     return images, targets
+
+
+def _shared(draws: Draws, per: Per) -> Draws:
+    """The draws as they are, or the first pair's for all."""
+    return draws if per == "pair" else draws.take(torch.arange(len(draws), device=draws.device) * 0)
 
 
 def _square_roots(alpha: float) -> int:
@@ -97,33 +109,65 @@ def beta(draws: Draws, alpha: float) -> Tensor:
 
 @MIXERS.register
 def mixup(
-    images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 0.2
+    images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 0.2, per: Per = "pair"
 ) -> tuple[Tensor, Tensor]:
     """mixup: a weighted mean of two pictures, and of their targets (Zhang et al., 2018).
 
     alpha: lambda is drawn from Beta(alpha, alpha), once for a pair (a, b): the first becomes lambda a +
-    (1 - lambda) b and the second lambda b + (1 - lambda) a, so that each picture counts once in all.
+    (1 - lambda) b and the second lambda b + (1 - lambda) a, so that each picture counts once in all. per:
+    pair; or batch, one lambda for all, which depends on what else is in the batch.
     """
-    weight = beta(draws, alpha)
+    weight = beta(_shared(draws, per), alpha)
     return _mean(images, images[partner], weight), _mean(targets, targets[partner], weight)
 
 
 @MIXERS.register
 def cutmix(
-    images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 1.0
+    images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 1.0, per: Per = "pair"
 ) -> tuple[Tensor, Tensor]:
     """CutMix: a box of the other picture, and as much of its target as the box covers (Yun et al., 2019).
 
     alpha: lambda is drawn from Beta(alpha, alpha). The box has the picture's proportions, the area 1 - lambda
     and its centre anywhere; lambda is then corrected for what the border cuts off. A pair shares the box:
-    each of the two gets the other's pixels there, so that each pixel counts once in all.
+    each of the two gets the other's pixels there, so that each pixel counts once in all. per: pair; or batch,
+    one box for all, which depends on what else is in the batch.
     """
+    draws = _shared(draws, per)
     height, width = images.shape[-2:]
     side = (1 - beta(draws, alpha)).sqrt()
     rows, columns = _span(draws, side, height), _span(draws, side, width)
     area = (rows.sum(1) * columns.sum(1)).to(torch.float32) / (height * width)
     box = rows[:, None, :, None] & columns[:, None, None, :]
     return torch.where(box, images[partner], images), _mean(targets, targets[partner], 1 - area)
+
+
+@MIXERS.register
+def one_of(
+    images: Tensor,
+    targets: Tensor,
+    partner: Tensor,
+    draws: Draws,
+    *,
+    choices: Annotated[MixSpecs, AfterValidator(some_weight)],
+    per: Per = "pair",
+) -> tuple[Tensor, Tensor]:
+    """Exactly one of several mixers for each pair, by their p as weights.
+
+    choices: {label: options}, e.g. {mixup: {p: 0.5}, cutmix: {p: 0.5}}. per: pair; or batch, one choice for
+    all, which depends on what else is in the batch. What shares a lambda is each choice's own `per`.
+    """
+    number = _shared(draws, per).uniform()
+    total = sum(spec.p for spec in choices.values())
+    low, mixed = 0.0, (images, targets)
+    for label, spec in choices.items():
+        if spec.p == 0:
+            continue
+        view = spec.build(images, targets, partner, draws.at(label))
+        # Each takes all that lies above its bound, and leaves what lies below to those before it.
+        use = number >= low
+        mixed = select(use, view[0], mixed[0]), select(use, view[1], mixed[1])
+        low += spec.p / total
+    return mixed
 
 
 def _span(draws: Draws, side: Tensor, size: int) -> Tensor:

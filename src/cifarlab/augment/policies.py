@@ -35,7 +35,8 @@ def apply(images: Tensor, draws: Draws, specs: Mapping[str, Spec]) -> Tensor:
     return images
 
 
-def _some_weight(choices: dict[str, Spec]) -> dict[str, Spec]:
+def some_weight(choices: dict[str, Spec]) -> dict[str, Spec]:
+    """The choices as given. Raises ConfigError if none of them can be chosen."""
     if not any(spec.p for spec in choices.values()):
         raise ConfigError("needs at least one choice with p above 0")
     return choices
@@ -43,7 +44,7 @@ def _some_weight(choices: dict[str, Spec]) -> dict[str, Spec]:
 
 @AUGMENTS.register
 def one_of(
-    images: Tensor, draws: Draws, *, choices: Annotated[AugmentSpecs, AfterValidator(_some_weight)]
+    images: Tensor, draws: Draws, *, choices: Annotated[AugmentSpecs, AfterValidator(some_weight)]
 ) -> Tensor:
     """Exactly one of several augmentations per picture, by their p as weights, as albumentations' OneOf.
 

@@ -1,0 +1,177 @@
+"""Pipelines of the albumentations library, for those who have one: each picture seeded on its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import AfterValidator, BeforeValidator, ValidationError
+from torch import Tensor
+
+from cifarlab.draws import Draws
+from cifarlab.registry import AUGMENTS, ConfigError, did_you_mean, explain, unknown
+
+# Bases of classes, and what takes functions or gives more than a picture.
+_NO_TRANSFORMS = (
+    "BaseCompose", "BasicTransform", "DualTransform", "ImageOnlyTransform", "Lambda", "ReplayCompose",
+    "Transform3D",
+)  # fmt: skip
+# How `albumentations.save` names a transform in a file.
+_SAVED = "__class_fullname__"
+
+
+def _library() -> Any:
+    # On import it would ask the package index for a newer version.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        import albumentations
+    except ImportError as error:
+        raise ConfigError(f"{error}; pip install 'cifarlab[albumentations]'") from None
+    return albumentations
+
+
+def _kinds() -> dict[str, Any]:
+    """The library's transforms and compositions by name."""
+    library = _library()
+    bases = library.BasicTransform, library.BaseCompose
+    return {
+        name: kind
+        for name, kind in vars(library).items()
+        if isinstance(kind, type) and issubclass(kind, bases) and name not in _NO_TRANSFORMS
+    }
+
+
+def _read(value: Any) -> Any:
+    """The list of transforms: as it is given, or from the YAML file that a string names."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value).expanduser().absolute()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"cannot read {path}: {reason}") from None
+    # What `albumentations.save` writes is one composition.
+    return [content["transform"]] if isinstance(content, Mapping) and "transform" in content else content
+
+
+def _plain(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, dict[str, Any]]]:
+    """`[{Name: options}, ...]` of every way to write it; compositions hold such lists."""
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"expected a list of transforms, `Name: options` each; got {value!r}", path)
+    return [_entry(entry, (*path, str(place))) for place, entry in enumerate(value)]
+
+
+def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    if isinstance(entry, Mapping) and _SAVED in entry:
+        entry = {entry[_SAVED]: {key: option for key, option in entry.items() if key != _SAVED}}
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise ConfigError(f"expected one transform, `Name: options`; got {entry!r}", path)
+    ((name, options),) = entry.items()
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"expected `key: value` options, got {options!r}", (*path, str(name)))
+    if "transforms" in options:
+        inner = _plain(options["transforms"], (*path, str(name), "transforms"))
+        options = {**options, "transforms": inner}
+    return {str(name): dict(options)}
+
+
+def _built(entry: Mapping[str, dict[str, Any]], path: tuple[str, ...]) -> Any:
+    """The library's object. Raises ConfigError with the path of what it does not take."""
+    ((name, options),) = entry.items()
+    kinds = _kinds()
+    if name not in kinds:
+        hint = did_you_mean(name, kinds)
+        raise ConfigError(f"albumentations has no transform {name!r}" + (f"; {hint}" if hint else ""), path)
+    kind, path = kinds[name], (*path, name)
+    known = list(inspect.signature(kind.__init__).parameters)[1:]
+    for key in options:
+        if key not in known:
+            raise ConfigError(unknown(key, known), (*path, key))
+    if "transforms" in options:
+        inside = (*path, "transforms")
+        inner = [_built(one, (*inside, str(i))) for i, one in enumerate(options["transforms"])]
+        options = {**options, "transforms": inner}
+    p = options.get("p", 0)
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise ConfigError(f"a probability lies in 0 to 1, got {p!r}", (*path, "p"))
+    # Of some mistakes the library warns only, and goes on with its defaults.
+    strict = {"strict": True} if "InitSchema" in vars(kind) else {}
+    try:
+        built = kind(**options, **strict)
+    except (TypeError, ValueError) as error:
+        if isinstance(cause := error.__cause__, ValidationError):
+            complaint = explain(cause, lambda _: known)
+            # Below an option stand the types that it may have.
+            raise ConfigError(complaint.message, (*path, *complaint.path[:1])) from None
+        raise ConfigError(" ".join(str(error).split()), path) from None
+    if missing := {*getattr(built, "targets_as_params", ())} - {"image"}:
+        raise ConfigError(f"needs {', '.join(sorted(missing))} beside the picture; leave it out", path)
+    return built
+
+
+def _pipeline(transforms: list[dict[str, dict[str, Any]]]) -> Any:
+    return _library().Compose([_built(entry, (str(place),)) for place, entry in enumerate(transforms)])
+
+
+def _checked(transforms: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    _pipeline(transforms)
+    return transforms
+
+
+@lru_cache
+def _cached(transforms: str) -> Any:
+    return _pipeline(json.loads(transforms))
+
+
+Transforms = Annotated[
+    list[dict[str, dict[str, Any]]], AfterValidator(_checked), BeforeValidator(_plain), BeforeValidator(_read)
+]
+
+
+def _views(pictures: np.ndarray, pipeline: Any, seeds: list[int]) -> Iterator[np.ndarray]:
+    for picture, seed in zip(pictures, seeds, strict=True):
+        # Not `set_random_seed`: that gives all transforms one seed, and two of equal p run both or neither.
+        pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        view = pipeline(image=picture)["image"]
+        if view.shape != picture.shape or view.dtype != picture.dtype:
+            raise ConfigError(
+                f"data.augment: albumentations' pipeline makes {tuple(view.shape)} {view.dtype} of a picture "
+                f"of {picture.shape} uint8; take out what resizes, crops or converts, e.g. ToTensorV2"
+            )
+        yield view
+
+
+@AUGMENTS.register
+def albumentations(images: Tensor, draws: Draws, *, transforms: Transforms) -> Tensor:
+    """Any pipeline of the library albumentations (Buslaev et al., 2020).
+
+    Needs `pip install 'cifarlab[albumentations]'`.
+
+    transforms: in order, the library's names and options, `[{HorizontalFlip: {p: 0.5}}, {OneOf: {transforms:
+    [...]}}]`; or the name of a YAML file that holds such a list or that `albumentations.save` wrote, whose
+    content the run keeps. The library's own p of most transforms is 0.5. Pictures are cut to 8 bits; each
+    has a seed of its own, so its view depends neither on the batch nor on what ran before.
+
+    Costly beside this package's own parts: on the processor, one picture after the other in the training
+    process; from a GPU every batch comes over and goes back. `benchmarks/augment.py` measures it. Raises
+    ConfigError for a pipeline that changes a picture's size or type.
+    """
+    seeds = (draws.bits() & (2**63 - 1)).tolist()
+    pictures = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    found = np.empty_like(pictures)
+    for place, view in enumerate(_views(pictures, _cached(json.dumps(transforms)), seeds)):
+        found[place] = view
+    return torch.from_numpy(found).permute(0, 3, 1, 2).contiguous().to(images.device).float() / 255
