@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cifarlab import checkpoint
+from cifarlab.calibration import best_temperature, calibration
+from cifarlab.config import DataConfig
 from cifarlab.data.decoding import decode, suffixes
-from cifarlab.data.splits import load_splits, load_test, place
-from cifarlab.device import Precision, pick_precision
-from cifarlab.evaluate import evaluate
+from cifarlab.data.splits import Split, Splits, load_splits, load_test, place, place_all
+from cifarlab.device import Precision
+from cifarlab.evaluate import collect, scores
 from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.registry import ConfigError
+from cifarlab.registry import ConfigError, Spec
 from cifarlab.run import Run
 from cifarlab.trained import Trained, load_trained
+from cifarlab.tta import Augmented
 
 
 def evaluate_run(
@@ -27,35 +31,39 @@ def evaluate_run(
     device: str = "auto",
     root: str | None = None,
     image_size: int | None = None,
+    tta: Spec | None = None,
+    mean: str = "logits",
 ) -> dict[str, Any]:
     """Score the chosen model of a run on `train`, `val` or `test`; a test score goes into `summary.json`.
 
     Training does not read the test pictures (unless its recipe says so): this is the way to them. `written`
     is false where there is no summary to write to. image_size: pixels a side that the model sees, if not the
-    run's own; a test score at another size stands under `by_image_size`. Raises ConfigError where train is
-    not what the run was trained on, and for a size that the model cannot take.
+    run's own; a test score at another size stands under `by_image_size`. tta: score it with test-time
+    augmentation, too, its views averaged as `mean` says (MEANS); the same scores then stand under `tta`.
+    The temperature is fitted on validation. Raises ConfigError where train is not what the run was trained
+    on, and for a size that the model cannot take.
     """
     trained = load_trained(run, device)
-    own_size = trained.config.data.image_size
+    own_size, config = trained.config.data.image_size, trained.config
     size = _size_asked(trained, image_size)
-    model, config = trained.model, trained.config
-    if root is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
-    here = next(model.parameters()).device
-    precision = pick_precision(config.train.precision, here)
-    if split == "test":
-        pictures, source = load_test(config.data)
-        warnings, fingerprint = source.warnings, {"test": source.fingerprint()}
-    else:
-        splits = load_splits(config.data, config.split_seed)
-        warnings, fingerprint = splits.warnings, splits.fingerprint
-        pictures = splits.train if split == "train" else splits.val
-        if pictures is None:
-            raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
-    _refuse_other_data(run, trained.fingerprint, fingerprint)
-    scores = evaluate(model, place(pictures, here), precision, size)
+    models: dict[str, nn.Module] = {"plain": trained.model}
+    if tta is not None:
+        models["tta"] = Augmented(trained.model, tta, size, config.model.backbone.name, mean)
+    here = next(trained.model.parameters()).device
+    pictures, val, warnings = _pictures_for(run, trained, split, root, here)
+    found = {}
+    for key, model in models.items():
+        logits, labels, pace = collect(model, pictures, trained.precision, size)
+        temperature = None
+        if val is not None:
+            own = (logits, labels) if val is pictures else collect(model, val, trained.precision, size)[:2]
+            temperature = best_temperature(*own)
+        measured = scores(logits, labels) | calibration(logits, labels, temperature)
+        found[key] = {**measured, "forward_passes": getattr(model, "passes", 1), "images_per_second": pace}
     other_size = size if size != own_size else None
-    written = split == "test" and _write_test_score(Run(run), scores["top1"], trained.epoch, other_size)
+    written = split == "test" and _write_test_score(
+        Run(run), found["plain"]["top1"], trained.epoch, other_size
+    )
     remark = f"; {OPTIMISTIC}" if split == config.train.select == "test" else ""
     if other_size is not None:
         remark = f" at {size} px, the run's own size is {own_size}{remark}"
@@ -63,13 +71,60 @@ def evaluate_run(
     return {
         "run": str(run),
         "split": split,
-        **scores,
+        **found["plain"],
+        "tta": {**tta.dump(), "mean": mean, **found["tta"]} if tta is not None else None,
         "image_size": size,
         "pictures": len(pictures),
         "remark": remark,
         "written": written,
         "warnings": list(warnings),
     }
+
+
+def _pictures_for(
+    run: Path | str, trained: Trained, split: str, root: str | None, device: torch.device
+) -> tuple[Split, Split | None, tuple[str, ...]]:
+    """What to score, what a temperature is fitted on, warnings."""
+    if split != "test":
+        splits = place_all(read_splits(run, trained, root), device, None)
+        pictures = splits.train if split == "train" else splits.val
+        if pictures is None:
+            raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
+        return pictures, splits.val, splits.warnings
+    pictures, warnings = read_test([run], [trained], root)
+    try:
+        val = read_splits(run, trained, root).val
+    except ConfigError as error:  # The test pictures may have come alone.
+        val, warnings = None, (*warnings, f"no temperature is fitted: {error}")
+    return place(pictures, device), place(val, device) if val is not None else None, warnings
+
+
+def read_splits(run: Path | str, trained: Trained, root: str | None = None) -> Splits:
+    """What a run was trained and validated on. Raises ConfigError where it is there no more.
+
+    root: where the data set lies, if not where the run found it.
+    """
+    splits = load_splits(_data_at(trained, root), trained.config.split_seed)
+    _refuse_other_data(run, trained.fingerprint, splits.fingerprint)
+    return splits
+
+
+def read_test(
+    runs: Sequence[Path | str], trained: Sequence[Trained], root: str | None = None
+) -> tuple[Split, tuple[str, ...]]:
+    """The test pictures, for runs of the same data set to be scored on, and warnings of how they were read.
+
+    Whoever scores what was trained reads them here, and nowhere else.
+    """
+    pictures, source = load_test(_data_at(trained[0], root))
+    for path, member in zip(runs, trained, strict=True):
+        _refuse_other_data(path, member.fingerprint, {"test": source.fingerprint()})
+    return pictures, source.warnings
+
+
+def _data_at(trained: Trained, root: str | None) -> DataConfig:
+    data = trained.config.data
+    return data if root is None else data.model_copy(update={"root": root})
 
 
 def _refuse_other_data(run: Path | str, trained: dict[str, str], here: dict[str, str]) -> None:

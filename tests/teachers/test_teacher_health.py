@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from cifarlab.calibration import best_temperature
 from cifarlab.evaluate import evaluate
 from cifarlab.prepare import prepare
 from cifarlab.recipes import read, resolve
 from cifarlab.teachers import complaints, examine
 from cifarlab.teachers.health import gradient_norms
-from cifarlab.teachers.teacher import calibration
 from cifarlab.trained import load_trained
 from tests.teachers.taught import answers, student
 from tests.tiny import train_tiny
@@ -32,7 +32,7 @@ def test_calibration_finds_scipys_minimum(seed, scale, classes):
         return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(200), labels].mean()
 
     best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6})
-    found = calibration(torch.from_numpy(logits), torch.from_numpy(labels))
+    found = best_temperature(torch.from_numpy(logits), torch.from_numpy(labels))
     assert loss(np.log(found)) <= best.fun + 1e-7
 
 
