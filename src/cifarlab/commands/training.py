@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import Overrides, RecipeName, app
+from cifarlab.commands.shared import Overrides, RecipeName, app, run_name
 
 
 @app.command()
@@ -35,7 +35,7 @@ def train(
     from cifarlab.train import train as train_run
 
     found = read(recipe)
-    folder = runs / _run_name(found.name if name is None else name)
+    folder = runs / run_name(found.name if name is None else name)
     configs = [resolve(found, overrides or ())]
     if seeds is not None:
         if configs[0].train.seed != resolve(found).train.seed:
@@ -55,17 +55,6 @@ def train(
         summaries.append(train_run(config, run, progress, fresh))
     if len(summaries) > 1:
         _print_over_seeds(folder, summaries)
-
-
-def _run_name(name: str) -> Path:
-    from cifarlab.registry import ConfigError
-
-    path = Path(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ConfigError(f"--name {name!r}: a name, not a path; --runs says where all runs lie")
-    if not name.isprintable() or max(map(len, path.parts)) > 200:
-        raise ConfigError(f"--name {name[:40]!r}: too long, or not printable")
-    return path
 
 
 def _print_over_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
