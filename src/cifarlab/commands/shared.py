@@ -28,7 +28,7 @@ Root = Annotated[str | None, typer.Option(help="Where the data set lies, if not 
 Tta = Annotated[
     str | None,
     typer.Option(
-        help="Test-time augmentation: flip, multi_crop, sizes; or with options: {name: multi_crop, pixels: 2}."
+        help="Test-time augmentation: flip, multi_crop, sizes; with options: {name: multi_crop, pixels: 2}."
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
@@ -75,11 +75,10 @@ def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     console = Console()
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     if console.is_terminal and console.width < sum(widths) + 3 * len(head):
-        for name, what, published, measured in rows:
+        for name, *values in rows:
+            said = ", ".join(f"{word} {value}" for word, value in zip(head[1:], values, strict=True))
             console.print(name, style="bold", markup=False)
-            console.print(
-                f"  {what}\n  published {published}, measured: {measured}", markup=False, highlight=False
-            )
+            console.print(f"  {said}", markup=False, highlight=False)
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, word in enumerate(head):
