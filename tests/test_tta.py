@@ -10,11 +10,14 @@ from torch import nn
 from cifarlab.models.classifier import Classifier
 from cifarlab.records import Output
 from cifarlab.registry import ConfigError
+from cifarlab.trained import unloaded
 from cifarlab.tta import MEANS, TTA, Augmented, parse, shift
-from tests.tiny_parts import tiny
+from tests.tiny import tiny_config
 
 
 class Head(nn.Linear):
+    """Says what a linear layer says."""
+
     def forward(self, input):
         return Output(super().forward(input), input)
 
@@ -22,8 +25,7 @@ class Head(nn.Linear):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    backbone = tiny(32)
-    return Classifier(backbone, Head(16, 7), image_size=32, mean=(0.5,) * 3, std=(0.2,) * 3, classes=7).eval()
+    return unloaded(tiny_config(), [*"abcdefg"]).eval()
 
 
 @pytest.fixture(scope="module")

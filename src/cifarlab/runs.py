@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from torch import nn
 
 from cifarlab import checkpoint
 from cifarlab.calibration import best_temperature, calibration
-from cifarlab.config import DataConfig
 from cifarlab.data.decoding import decode, suffixes
-from cifarlab.data.splits import Split, Splits, load_splits, load_test, place, place_all
+from cifarlab.data.splits import Split, Splits, load_splits, load_test, place
 from cifarlab.device import Precision
 from cifarlab.evaluate import collect, scores
 from cifarlab.models.sizes import check_sizes
@@ -43,20 +42,22 @@ def evaluate_run(
     The temperature is fitted on validation. Raises ConfigError where train is not what the run was trained
     on, and for a size that the model cannot take.
     """
-    trained = load_trained(run, device)
+    trained = load_trained(run, device).at(root)
     own_size, config = trained.config.data.image_size, trained.config
     size = _size_asked(trained, image_size)
     models: dict[str, nn.Module] = {"plain": trained.model}
     if tta is not None:
         models["tta"] = Augmented(trained.model, tta, size, config.model.backbone.name, mean)
     here = next(trained.model.parameters()).device
-    pictures, val, warnings = _pictures_for(run, trained, split, root, here)
+    pictures, warnings = open_split(run, trained, split)
+    val, more = (pictures, ()) if split == "val" else _validation(run, trained)
+    pictures, val = place(pictures, here), place(val, here) if val is not None else None
     found = {}
     for key, model in models.items():
         logits, labels, pace = collect(model, pictures, trained.precision, size)
         temperature = None
         if val is not None:
-            own = (logits, labels) if val is pictures else collect(model, val, trained.precision, size)[:2]
+            own = (logits, labels) if split == "val" else collect(model, val, trained.precision, size)[:2]
             temperature = best_temperature(*own)
         measured = scores(logits, labels) | calibration(logits, labels, temperature)
         found[key] = {**measured, "forward_passes": getattr(model, "passes", 1), "images_per_second": pace}
@@ -77,54 +78,39 @@ def evaluate_run(
         "pictures": len(pictures),
         "remark": remark,
         "written": written,
-        "warnings": list(warnings),
+        "warnings": [*warnings, *more],
     }
 
 
-def _pictures_for(
-    run: Path | str, trained: Trained, split: str, root: str | None, device: torch.device
-) -> tuple[Split, Split | None, tuple[str, ...]]:
-    """What to score, what a temperature is fitted on, warnings."""
-    if split != "test":
-        splits = place_all(read_splits(run, trained, root), device, None)
-        pictures = splits.train if split == "train" else splits.val
-        if pictures is None:
-            raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
-        return pictures, splits.val, splits.warnings
-    pictures, warnings = read_test([run], [trained], root)
-    try:
-        val = read_splits(run, trained, root).val
-    except ConfigError as error:  # The test pictures may have come alone.
-        val, warnings = None, (*warnings, f"no temperature is fitted: {error}")
-    return place(pictures, device), place(val, device) if val is not None else None, warnings
+def open_split(run: Path | str, trained: Trained, split: str) -> tuple[Split, tuple[str, ...]]:
+    """The pictures on which a run is scored, `train`, `val` or `test`, and warnings: the one way to test.
 
-
-def read_splits(run: Path | str, trained: Trained, root: str | None = None) -> Splits:
-    """What a run was trained and validated on. Raises ConfigError where it is there no more.
-
-    root: where the data set lies, if not where the run found it.
+    Raises ConfigError where they are not what the run was trained on, or there are none.
     """
-    splits = load_splits(_data_at(trained, root), trained.config.split_seed)
+    if split == "test":
+        pictures, source = load_test(trained.config.data)
+        _refuse_other_data(run, trained.fingerprint, {"test": source.fingerprint()})
+        return pictures, source.warnings
+    splits = read_splits(run, trained)
+    pictures = splits.train if split == "train" else splits.val
+    if pictures is None:
+        raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
+    return pictures, splits.warnings
+
+
+def read_splits(run: Path | str, trained: Trained) -> Splits:
+    """What a run was trained and validated on. Raises ConfigError where it is there no more."""
+    splits = load_splits(trained.config.data, trained.config.split_seed)
     _refuse_other_data(run, trained.fingerprint, splits.fingerprint)
     return splits
 
 
-def read_test(
-    runs: Sequence[Path | str], trained: Sequence[Trained], root: str | None = None
-) -> tuple[Split, tuple[str, ...]]:
-    """The test pictures, for runs of the same data set to be scored on, and warnings of how they were read.
-
-    Whoever scores what was trained reads them here, and nowhere else.
-    """
-    pictures, source = load_test(_data_at(trained[0], root))
-    for path, member in zip(runs, trained, strict=True):
-        _refuse_other_data(path, member.fingerprint, {"test": source.fingerprint()})
-    return pictures, source.warnings
-
-
-def _data_at(trained: Trained, root: str | None) -> DataConfig:
-    data = trained.config.data
-    return data if root is None else data.model_copy(update={"root": root})
+def _validation(run: Path | str, trained: Trained) -> tuple[Split | None, tuple[str, ...]]:
+    """What a temperature is fitted on. The test pictures may have come alone: then a warning says so."""
+    try:
+        return read_splits(run, trained).val, ()
+    except ConfigError as error:
+        return None, (f"no temperature is fitted: {error}",)
 
 
 def _refuse_other_data(run: Path | str, trained: dict[str, str], here: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from cifarlab.inference.members import load_members, optimism
 from cifarlab.models.classifier import Classifier
 from cifarlab.prepare import count_macs
 from cifarlab.registry import ConfigError, Spec
-from cifarlab.runs import read_test
+from cifarlab.runs import open_split
 from cifarlab.teachers.teacher import Member
 from cifarlab.trained import unloaded
 from cifarlab.tta import MEANS, Augmented, mean_called
@@ -73,9 +73,10 @@ def evaluate_ensemble(
         pictures, answers = splits.train, torch.empty(0)
         choice = Choice(list(range(len(members))), mean, [1.0] * len(members))
     if split == "test":
-        test, more = read_test(runs, [member.trained for member in members], root)
-        pictures, warnings = place(test, here), [*more, *warnings]
         asked = [members[i] for i in choice.members]
+        # Opened for each of them, though they are the same.
+        opened = [open_split(member.path, member.trained, "test") for member in asked]
+        pictures, warnings = place(opened[0][0], here), [*opened[0][1], *warnings]
         answers = _answers(asked, pictures, tta, [choice.temperatures[i] for i in choice.members])
     together = mean_called(choice.mean)(answers)
     alone = dict(zip(choice.members, (_top1(logits, pictures.labels) for logits in answers), strict=True))

@@ -18,17 +18,17 @@ from cifarlab.trained import best_of, load_trained
 def load_members(runs: Sequence[Path | str], device: str, root: str | None) -> tuple[list[Member], Splits]:
     """The chosen models of runs, each with its own size and arithmetic, and their common pictures.
 
-    Sizes, normalisations and precisions may differ. root: where the data set lies, if not where the first run
+    Sizes, normalisations and precisions may differ. root: where the data set lies, if not where each run
     found it. Raises ConfigError where the data sets differ, and where what validates one was trained on by
     another.
     """
     members = []
     for run in runs:
-        trained = load_trained(run, device)
+        trained = load_trained(run, device).at(root)
         digest, size = file_digest(best_of(run)), trained.config.data.image_size
         members.append(Member(trained, str(run), digest, size, trained.precision))
     first = members[0]
-    splits = read_splits(first.path, first.trained, root)
+    splits = read_splits(first.path, first.trained)
     for member in members[1:]:
         if not has_same_pictures(member, first.trained.config, splits):
             raise ConfigError(
