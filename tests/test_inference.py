@@ -1,13 +1,15 @@
 """Ensembles and soups of real runs, against what their models say one by one."""
 
+import copy
 import json
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.special import log_softmax, softmax
 
 import cifarlab
@@ -15,32 +17,38 @@ from cifarlab import checkpoint
 from cifarlab.calibration import best_temperature, expected_calibration_error
 from cifarlab.data.splits import load_splits, load_test
 from cifarlab.inference.ensembles import evaluate_ensemble, forward_selection
-from cifarlab.inference.soups import average, make_soup
+from cifarlab.inference.soups import average, make_soup, mix
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
-from cifarlab.trained import load_trained
+from cifarlab.trained import BEST, load_trained
 from cifarlab.tta import MEANS, TTA, mean_of_probabilities
 from tests.teachers.taught import MARGIN
-from tests.tiny import train_tiny
+from tests.tiny import PARTS, train_tiny
 
-SPLIT = ("data.split_seed=0", "data.classes=10", "optim.lr=1e-2", "train.precision=float32", "train.epochs=3")
+DATA = Path(__file__).with_name("blob_pictures.py")
+BLOBS = (
+    f"imports=[{PARTS}, {DATA}]", "data.dataset=blobs", "data.split_seed=0", "data.augment=null",
+    "optim.lr=1e-2", "train.precision=float32", "train.epochs=1",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs that share their validation pictures, and two that do not."""
+    """Runs that share their validation pictures, and three that do not."""
     folder = tmp_path_factory.mktemp("runs")
-    data = ("data.dataset={name: synthetic, train: 1500, test: 500}", "data.val=50")
-    for seed in (0, 1, 2):
-        train_tiny(folder / "a" / str(seed), *SPLIT, *data, f"train.seed={seed}")
-    train_tiny(folder / "large" / "0", *SPLIT, *data, "data.image_size=48", "model.normalize=dataset")
-    train_tiny(folder / "margin" / "0", *SPLIT, *data, *MARGIN)
-    train_tiny(folder / "wide" / "0", *SPLIT, *data, "model.backbone={name: tiny, width: 12}")
-    train_tiny(folder / "stranger" / "0", *SPLIT, *data, "data.split_seed=1")
-    other = "data.dataset={name: synthetic, train: 1400, test: 500}"
-    train_tiny(folder / "elsewhere" / "0", *SPLIT, *data, other)
-    train_tiny(folder / "all" / "0", *SPLIT, *data, "data.val=0", "train.select=last")
+    for name, overrides in {
+        "a/0": ("train.epochs=8",),
+        "a/1": ("train.seed=1", "train.epochs=2"),
+        "a/2": ("train.seed=2", "train.epochs=2"),
+        "large/0": ("data.image_size=48", "data.store_size=32", "model.normalize=dataset", "train.epochs=3"),
+        "margin/0": (*MARGIN, "train.epochs=3"),
+        "wide/0": ("model.backbone={name: tiny, width: 12}",),
+        "stranger/0": ("data.split_seed=1",),
+        "elsewhere/0": ("data.dataset={name: blobs, train: 390}",),
+        "all/0": ("data.val=0", "train.select=last"),
+    }.items():
+        train_tiny(folder / name, *BLOBS, *overrides)
     return folder
 
 
@@ -199,7 +207,7 @@ def test_the_command_shows_each_member_and_the_cost(runs, cifarlab):
     assert status == 0
     assert "ensemble of 3" in out and "at 3.0 times its cost" in out and "optimistic" in out
     found = json.loads(cifarlab("ensemble", *paths, "--choose", "--split", "test", "--json")[1])
-    assert found["pictures"] == 50 and len(found["members"]) == 3
+    assert found["pictures"] == 200 and len(found["members"]) == 3
     out = cifarlab("ensemble", *paths, "--choose", "--split", "test")[1]
     assert out.count("left out") == sum(not row["chosen"] for row in found["members"])
 
@@ -215,18 +223,31 @@ def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
         assert evaluate_run(soup.folder, split, "cpu")["top1"] == evaluate_run(run, split, "cpu")["top1"]
 
 
-def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
-    paths = [runs / "a" / seed for seed in "012"]
-    shutil.copytree(paths[0], tmp_path / "near" / "0")
-    state = checkpoint.load(tmp_path / "near" / "0" / "best.pt", ())
+def saved_as(folder, run, weights):
+    """The run, with other weights, as a folder of its own."""
+    folder.mkdir(parents=True)
+    checkpoint.save(folder / "best.pt", {**checkpoint.load(run / "best.pt", BEST), "model": weights})
+    return folder
+
+
+def moved(weights, by):
+    """Weights, each multiplied by almost 1."""
     random = torch.Generator().manual_seed(0)
-    state["model"] = {
-        name: value + 0.01 * torch.randn(value.shape, generator=random) if name.endswith("weight") else value
-        for name, value in state["model"].items()
+    return {
+        name: value * (1 + by * torch.randn(value.shape, generator=random)) if "weight" in name else value
+        for name, value in weights.items()
     }
-    checkpoint.save(tmp_path / "near" / "0" / "best.pt", state)
+
+
+def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
+    own = load_trained(runs / "a" / "0")
+    train = load_splits(own.config.data, 0).train
+    # Statistics of clean pictures, so that those of the soup's are not what changes the score.
+    mix(own.model, [own.model.state_dict(), moved(own.model.state_dict(), 1e-6)], train, 32, own.precision)
+    first = saved_as(tmp_path / "first", runs / "a" / "0", own.model.state_dict())
+    near = saved_as(tmp_path / "near", runs / "a" / "0", moved(own.model.state_dict(), 1e-4))
     soup = Run(tmp_path / "soup" / "0")
-    summary = make_soup([*paths, tmp_path / "near" / "0"], soup, "cpu")
+    summary = make_soup([runs / "a" / "2", runs / "a" / "1", first, near], soup, "cpu")
     entries = summary["soup"]["ingredients"]
     alone = [entry["val_top1"] for entry in entries]
     assert alone == sorted(alone, reverse=True)
@@ -236,22 +257,32 @@ def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
         best = max(best, entry["soup_val_top1"])
     assert summary["val_top1"] == best == evaluate_run(soup.folder, "val", "cpu")["top1"]
     kept = [load_trained(entry["run"]).model for entry in entries if entry["kept"]]
-    assert 1 < len(kept) < 4
+    assert {entry["run"] for entry in entries if entry["kept"]} >= {str(first), str(near)}
+    assert 2 <= len(kept) < 4
     made = cifarlab.load(soup.folder)
     for name, weights in made.named_parameters():
-        values = torch.stack([dict(model.named_parameters())[name].detach() for model in kept])
+        values = torch.stack([model.get_parameter(name).detach() for model in kept])
         torch.testing.assert_close(weights.detach(), values.mean(0))
-    # Its statistics are those of its own maps over the training pictures.
-    trained = load_trained(soup.folder)
-    train = load_splits(trained.config.data, trained.config.split_seed).train
+
+
+def test_the_mean_of_weights_sees_the_training_pictures(runs):
+    one, other = load_trained(runs / "a" / "1"), load_trained(runs / "a" / "2")
+    states = [copy.deepcopy(trained.model.state_dict()) for trained in (one, other)]
+    train = load_splits(one.config.data, 0).train
+    mix(one.model, states, train, 50, one.precision)
     images = train.gather(torch.arange(len(train)))[0]
+    conv, norm = one.model.backbone[0], one.model.backbone[1]
     with torch.inference_mode():
-        maps = made.backbone[0](made.dress(images))
-    norm = made.backbone[1]
-    torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)), atol=0.02, rtol=0.02)
-    assert not torch.allclose(
-        norm.running_mean, torch.stack([m.backbone[1].running_mean for m in kept]).mean(0)
-    )
+        maps = conv(one.model.dress(images))
+    torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(norm.running_mean, sum(s["backbone.1.running_mean"] for s in states) / 2)
+    assert not any(part.training for part in one.model.modules())
+    # Norms that the run left alone in training are left alone.
+    other.model.load_state_dict(states[1])
+    other.model.norms_in_eval = ("backbone.1",)
+    mix(other.model, states, train, 50, other.precision)
+    kept = torch.stack([state["backbone.1.running_mean"] for state in states]).mean(0)
+    torch.testing.assert_close(other.model.backbone[1].running_mean, kept)
 
 
 def test_means_of_weights_keep_types_and_integers():
@@ -273,8 +304,8 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
         "best.pt", "config.yaml", "env.json", "lock", "summary.json"]  # fmt: skip
     found = json.loads(cifarlab("eval", made, "--split", "test", "--json")[1])
     assert found["written"] and Run(made).summary()["test_top1"] == found["top1"]
-    picture = next(path for path in (made,) if path.exists())
-    assert cifarlab("predict", made, picture)[0] == 2, "a folder without pictures"
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "grey.png")
+    assert cifarlab("predict", made, tmp_path / "grey.png")[1].count("%") == 5
     best = (made / "best.pt").read_bytes()
     status, _, err = cifarlab("soup", *paths, "--name", "broth", "--runs", folder)
     assert status == 2 and "replace it with --fresh" in err and (made / "best.pt").read_bytes() == best
