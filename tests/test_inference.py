@@ -64,6 +64,12 @@ def logits_of(run, split):
         return trained.model(images).logits.double(), labels
 
 
+def summary_of(run):
+    summary = Run(run).summary()
+    assert summary is not None
+    return summary
+
+
 def top1(logits, labels):
     return (np.asarray(logits).argmax(1) == np.asarray(labels)).mean()
 
@@ -98,7 +104,7 @@ def test_eval_with_views(runs, cifarlab):
     assert (found["forward_passes"], found["tta"]["forward_passes"]) == (1, 2)
     assert found["images_per_second"] > 0 and found["tta"]["images_per_second"] > 0
     # The summary keeps what the model says of a picture as it is.
-    assert Run(run).summary()["test_top1"] == own["top1"]
+    assert summary_of(run)["test_top1"] == own["top1"]
     out = cifarlab("eval", run, "--tta", "{name: multi_crop, pixels: 2}", "--mean", "probabilities")[1]
     assert "18 forward passes a picture" in out and "calibration error" in out
 
@@ -107,7 +113,7 @@ def test_eval_with_views(runs, cifarlab):
 def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean):
     paths = [runs / "a" / "0", runs / "large" / "0", runs / "margin" / "0"]
     found = evaluate_ensemble(paths, "test", "cpu", mean=mean)
-    cooled = []
+    cooled, labels = [], torch.empty(0)
     for path, row in zip(paths, found["members"], strict=True):
         temperature = best_temperature(*logits_of(path, "val"))
         logits, labels = logits_of(path, "test")
@@ -129,7 +135,7 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean):
 
 def test_what_an_ensemble_costs(runs):
     paths = [runs / "a" / "0", runs / "large" / "0"]
-    macs = [Run(path).summary()["macs"] for path in paths]
+    macs = [summary_of(path)["macs"] for path in paths]
     found = evaluate_ensemble(paths, "val", "cpu", tta=TTA.spec("flip"))
     assert [row["macs"] for row in found["members"]] == [2 * count for count in macs]
     assert (found["forward_passes"], found["macs"]) == (4, 2 * sum(macs))
@@ -271,7 +277,7 @@ def test_the_mean_of_weights_sees_the_training_pictures(runs):
     train = load_splits(one.config.data, 0).train
     mix(one.model, states, train, 50, one.precision)
     images = train.gather(torch.arange(len(train)))[0]
-    conv, norm = one.model.backbone[0], one.model.backbone[1]
+    conv, norm = map(one.model.get_submodule, ("backbone.0", "backbone.1"))
     with torch.inference_mode():
         maps = conv(one.model.dress(images))
     torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
@@ -282,7 +288,7 @@ def test_the_mean_of_weights_sees_the_training_pictures(runs):
     other.model.norms_in_eval = ("backbone.1",)
     mix(other.model, states, train, 50, other.precision)
     kept = torch.stack([state["backbone.1.running_mean"] for state in states]).mean(0)
-    torch.testing.assert_close(other.model.backbone[1].running_mean, kept)
+    torch.testing.assert_close(other.model.get_submodule("backbone.1").running_mean, kept)
 
 
 def test_means_of_weights_keep_types_and_integers():
@@ -303,14 +309,14 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
     assert sorted(path.name for path in made.iterdir()) == [
         "best.pt", "config.yaml", "env.json", "lock", "summary.json"]  # fmt: skip
     found = json.loads(cifarlab("eval", made, "--split", "test", "--json")[1])
-    assert found["written"] and Run(made).summary()["test_top1"] == found["top1"]
+    assert found["written"] and summary_of(made)["test_top1"] == found["top1"]
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "grey.png")
     assert cifarlab("predict", made, tmp_path / "grey.png")[1].count("%") == 5
     best = (made / "best.pt").read_bytes()
     status, _, err = cifarlab("soup", *paths, "--name", "broth", "--runs", folder)
     assert status == 2 and "replace it with --fresh" in err and (made / "best.pt").read_bytes() == best
     assert cifarlab("soup", paths[0], "--name", "broth", "--runs", folder, "--fresh")[0] == 0
-    assert Run(made).summary()["soup"]["kept"] == 1
+    assert summary_of(made)["soup"]["kept"] == 1
     status, _, err = cifarlab("soup", made, "--name", "broth", "--runs", folder, "--fresh")
     assert status == 2 and "itself an ingredient" in err
 

@@ -15,11 +15,15 @@ from cifarlab.tta import MEANS, TTA, Augmented, parse, shift
 from tests.tiny import tiny_config
 
 
-class Head(nn.Linear):
-    """Says what a linear layer says."""
+class Head(nn.Module):
+    """A linear layer for pictures of 32 px."""
 
-    def forward(self, input):
-        return Output(super().forward(input), input)
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, 7)
+
+    def forward(self, features):
+        return Output(self.linear(features), features)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +109,7 @@ def test_a_mistake_is_named(text, message):
 
 
 def test_what_cannot_be_answered_is_refused(model):
-    rigid = Classifier(
-        nn.Flatten(), Head(3 * 32 * 32, 7), image_size=32, mean=(0,) * 3, std=(1,) * 3, classes=7
-    )
+    rigid = Classifier(nn.Flatten(), Head(), image_size=32, mean=(0,) * 3, std=(1,) * 3, classes=7)
     Augmented(rigid, parse("flip"), 32, "rigid")
     with pytest.raises(ConfigError, match=r"tta: rigid .*28"):
         Augmented(rigid, parse("sizes"), 32, "rigid")
