@@ -9,15 +9,15 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
 FLOORS = {
     "registry": 0, "draws": 0, "records": 0, "statistics": 0,
-    "config": 1, "device": 1, "listing": 1,
+    "config": 1, "device": 1, "listing": 1, "calibration": 1,
     "merging": 2,
     "data": 2,
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,
-    "objectives": 4, "checkpoint": 4, "evaluate": 4, "views": 4,
+    "objectives": 4, "checkpoint": 4, "evaluate": 4, "views": 4, "tta": 4,
     "engine": 5, "recipes": 5, "run": 5,
     "trained": 6, "ledger": 6, "teachers": 7, "prepare": 8,
     "train": 9,
-    "runs": 10, "teaching": 10, "refit": 10, "compare": 11, "report": 11, "ladder": 12,
+    "runs": 10, "teaching": 10, "refit": 10, "compare": 11, "report": 11, "inference": 11, "ladder": 12,
     "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip
 # Nothing in the package imports these from it; they may name any floor.

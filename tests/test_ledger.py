@@ -127,4 +127,3 @@ def test_nothing_else_in_the_package_asks_for_the_test_part():
             if name == "load_test" or (name in ("read", "load_splits") and "test" in words):
                 found.add(path.relative_to(PACKAGE).as_posix())
     assert {"runs.py"} <= found <= READERS
-

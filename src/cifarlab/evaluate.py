@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -41,8 +42,38 @@ def evaluate(model: nn.Module, split: Split, precision: Precision, image_size: i
     """top1 and top5 as fractions, and the mean cross-entropy `loss`; one host sync, at the end."""
     sums = torch.zeros(3, dtype=torch.float64, device=split.labels.device)
     for logits, labels in logits_of(model, split, precision, image_size):
-        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([top[:, 0].sum(), top.any(1).sum(), loss.to(sums.dtype)])
-    top1, top5, loss = (sums / len(split)).tolist()
-    return {"top1": top1, "top5": top5, "loss": loss}
+        sums += _sums(logits, labels)
+    return _means(sums, len(split))
+
+
+def collect(
+    model: nn.Module, split: Split, precision: Precision, image_size: int
+) -> tuple[Tensor, Tensor, float]:
+    """(logits (N, C) float32, labels (N,), pictures a second) of the whole split, as `logits_of`."""
+    said, timed, begun = [], 0, time.monotonic()
+    for logits, labels in logits_of(model, split, precision, image_size):
+        said.append((logits, labels))
+        if len(said) == 1 and len(labels) < len(split):
+            # The first pass is slower: it is not timed where there are others.
+            logits.sum().item()  # Wait for the device.
+            begun = time.monotonic()
+        else:
+            timed += len(labels)
+    logits, labels = (torch.cat(parts) for parts in zip(*said, strict=True))
+    logits.sum().item()
+    return logits, labels, timed / (time.monotonic() - begun)
+
+
+def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """top1, top5 and loss of logits (N, C) that were collected before."""
+    return _means(_sums(logits, labels), len(labels))
+
+
+def _sums(logits: Tensor, labels: Tensor) -> Tensor:
+    top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum").double()
+    return torch.stack([top[:, 0].sum(), top.any(1).sum(), loss])
+
+
+def _means(sums: Tensor, count: int) -> dict[str, float]:
+    return dict(zip(("top1", "top5", "loss"), (sums / count).tolist(), strict=True))

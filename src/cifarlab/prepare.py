@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config
@@ -191,12 +192,12 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
         ) from error
 
 
-def count_macs(model: Classifier, image_size: int) -> int:
-    """Multiply-adds of a forward pass for one picture, convolutions and matrix products only."""
+def count_macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-adds for one picture seen at `image_size`: of convolutions and matrix products only."""
     parameter = next(model.parameters())
     picture = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
     was_training = model.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(picture)
+        model.eval()(picture, image_size)
     model.train(was_training)
     return counter.get_total_flops() // 2

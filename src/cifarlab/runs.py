@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cifarlab import checkpoint
+from cifarlab.calibration import best_temperature, calibration
 from cifarlab.data.decoding import decode, suffixes
-from cifarlab.data.splits import load_splits, load_test, place
-from cifarlab.device import Precision, pick_precision
-from cifarlab.evaluate import evaluate
+from cifarlab.data.splits import Split, Splits, load_splits, load_test, place
+from cifarlab.device import Precision
+from cifarlab.evaluate import collect, scores
 from cifarlab.ledger import count_openings, record_opening
 from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.registry import ConfigError
+from cifarlab.registry import ConfigError, Spec
 from cifarlab.run import Run, recorded_run
 from cifarlab.trained import Trained, best_of, load_trained
+from cifarlab.tta import Augmented
 
 
 def evaluate_run(
@@ -28,6 +31,8 @@ def evaluate_run(
     device: str = "auto",
     root: str | None = None,
     image_size: int | None = None,
+    tta: Spec | None = None,
+    mean: str = "logits",
     reader: str = "eval",
 ) -> dict[str, Any]:
     """Score the chosen model of a run on `train`, `val` or `test`; a test score goes into `summary.json`.
@@ -35,35 +40,34 @@ def evaluate_run(
     Training does not read the test pictures (unless its recipe says so): this is the way to them. Each
     opening is written to the ledger beside the runs, as `reader`'s, and `test_opened` counts them. `written`
     is false where there is no summary to write to. image_size: pixels a side that the model sees, if not the
-    run's own; a test score at another size stands under `by_image_size`. Raises ConfigError where train is
-    not what the run was trained on, and for a size that the model cannot take.
+    run's own; a test score at another size stands under `by_image_size`. tta: score it with test-time
+    augmentation, too, its views averaged as `mean` says (MEANS); the same scores then stand under `tta`.
+    The temperature is fitted on validation. Raises ConfigError where train is not what the run was trained
+    on, and for a size that the model cannot take.
     """
-    trained = load_trained(run, device)
-    own_size = trained.config.data.image_size
+    trained = load_trained(run, device).at(root)
+    own_size, config = trained.config.data.image_size, trained.config
     size = _size_asked(trained, image_size)
-    model, config = trained.model, trained.config
-    if root is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
-    here = next(model.parameters()).device
-    precision = pick_precision(config.train.precision, here)
-    if split == "test":
-        pictures, source = load_test(config.data)
-        warnings, fingerprint = source.warnings, {"test": source.fingerprint()}
-    else:
-        splits = load_splits(config.data, config.split_seed)
-        warnings, fingerprint = splits.warnings, splits.fingerprint
-        pictures = splits.train if split == "train" else splits.val
-        if pictures is None:
-            raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
-    _refuse_other_data(run, trained.fingerprint, fingerprint)
-    checkpoint_file = best_of(run)
-    found = recorded_run(checkpoint_file.parent)
-    if split == "test":
-        digest = checkpoint.file_digest(checkpoint_file)
-        record_opening(found, reader, fingerprint["test"], trained.epoch, digest)
-    scores = evaluate(model, place(pictures, here), precision, size)
+    models: dict[str, nn.Module] = {"plain": trained.model}
+    if tta is not None:
+        models["tta"] = Augmented(trained.model, tta, size, config.model.backbone.name, mean)
+    here = next(trained.model.parameters()).device
+    pictures, warnings = open_split(run, trained, split, reader)
+    val, more = (pictures, ()) if split == "val" else _validation(run, trained)
+    pictures, val = place(pictures, here), place(val, here) if val is not None else None
+    found = {}
+    for key, model in models.items():
+        logits, labels, pace = collect(model, pictures, trained.precision, size)
+        temperature = None
+        if val is not None:
+            own = (logits, labels) if split == "val" else collect(model, val, trained.precision, size)[:2]
+            temperature = best_temperature(*own)
+        measured = scores(logits, labels) | calibration(logits, labels, temperature)
+        found[key] = {**measured, "forward_passes": getattr(model, "passes", 1), "images_per_second": pace}
     other_size = size if size != own_size else None
-    written = split == "test" and _write_test_score(Run(run), scores["top1"], trained.epoch, other_size)
+    written = split == "test" and _write_test_score(
+        Run(run), found["plain"]["top1"], trained.epoch, other_size
+    )
     remark = f"; {OPTIMISTIC}" if split == config.train.select == "test" else ""
     if other_size is not None:
         remark = f" at {size} px, the run's own size is {own_size}{remark}"
@@ -71,14 +75,52 @@ def evaluate_run(
     return {
         "run": str(run),
         "split": split,
-        **scores,
+        **found["plain"],
+        "tta": {**tta.dump(), "mean": mean, **found["tta"]} if tta is not None else None,
         "image_size": size,
         "pictures": len(pictures),
         "remark": remark,
         "written": written,
-        "test_opened": count_openings(found),
-        "warnings": list(warnings),
+        "test_opened": count_openings(recorded_run(best_of(run).parent)),
+        "warnings": [*warnings, *more],
     }
+
+
+def open_split(run: Path | str, trained: Trained, split: str, reader: str) -> tuple[Split, tuple[str, ...]]:
+    """The pictures on which a run is scored, `train`, `val` or `test`, and warnings: the one way to test.
+
+    reader: in whose name an opening of test is written to the ledger. Raises ConfigError where the pictures
+    are not what the run was trained on, or there are none.
+    """
+    if split == "test":
+        pictures, source = load_test(trained.config.data)
+        fingerprint = source.fingerprint()
+        _refuse_other_data(run, trained.fingerprint, {"test": fingerprint})
+        file = best_of(run)
+        record_opening(
+            recorded_run(file.parent), reader, fingerprint, trained.epoch, checkpoint.file_digest(file)
+        )
+        return pictures, source.warnings
+    splits = read_splits(run, trained)
+    pictures = splits.train if split == "train" else splits.val
+    if pictures is None:
+        raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
+    return pictures, splits.warnings
+
+
+def read_splits(run: Path | str, trained: Trained) -> Splits:
+    """What a run was trained and validated on. Raises ConfigError where it is there no more."""
+    splits = load_splits(trained.config.data, trained.config.split_seed)
+    _refuse_other_data(run, trained.fingerprint, splits.fingerprint)
+    return splits
+
+
+def _validation(run: Path | str, trained: Trained) -> tuple[Split | None, tuple[str, ...]]:
+    """What a temperature is fitted on. The test pictures may have come alone: then a warning says so."""
+    try:
+        return read_splits(run, trained).val, ()
+    except ConfigError as error:
+        return None, (f"no temperature is fitted: {error}",)
 
 
 def _refuse_other_data(run: Path | str, trained: dict[str, str], here: dict[str, str]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from cifarlab import checkpoint
 from cifarlab.config import Config
-from cifarlab.device import pick_device
+from cifarlab.device import Precision, pick_device, pick_precision
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.recipes import checked
 from cifarlab.registry import ConfigError
@@ -21,15 +24,23 @@ BEST = ("model", "config", "classes", "store_size", "fingerprint", "row")
 class Trained:
     """A run's chosen model and its configuration.
 
-    store_size: pixels a side of the pictures it was given. fingerprint: of its data, by part. epoch: the
-    chosen one.
+    precision: the arithmetic that it was trained in, where the device has it. store_size: pixels a side of
+    the pictures it was given. fingerprint: of its data, by part. epoch: the chosen one.
     """
 
     model: Classifier
     config: Config
+    precision: Precision
     store_size: int
     fingerprint: dict[str, str]
     epoch: int
+
+    def at(self, root: str | None) -> Trained:
+        """The same, with its data set at `root`; None: where the run found it."""
+        if root is None:
+            return self
+        data = self.config.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
+        return replace(self, config=self.config.model_copy(update={"data": data}))
 
 
 def load(run: Path | str, device: str = "cpu") -> Classifier:
@@ -50,18 +61,28 @@ def load_trained(path: Path | str, device: str = "cpu") -> Trained:
     file = best_of(path)
     state = checkpoint.load(file, BEST)
     config = checked(state["config"])
-    classes = state["classes"]
-    statistics = ((0.0,) * 3, (1.0,) * 3)  # Replaced by the checkpoint's own.
-    model = build_classifier(
-        config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=False
-    )
+    model = unloaded(config, state["classes"])
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
-    return Trained(model, config, state["store_size"], state["fingerprint"], state["row"]["epoch"])
+    precision = _own_precision(config, place_on)
+    return Trained(model, config, precision, state["store_size"], state["fingerprint"], state["row"]["epoch"])
+
+
+def unloaded(config: Config, classes: Sequence[str]) -> Classifier:
+    """The classifier of a configuration on the CPU, as written, with random weights and no statistics."""
+    statistics = ((0.0,) * 3, (1.0,) * 3)  # A checkpoint holds its own.
+    size = config.data.image_size
+    return build_classifier(config.model, size, len(classes), statistics, classes=classes, initial=False)
+
+
+def _own_precision(config: Config, device: torch.device) -> Precision:
+    """The arithmetic in which a run was trained; float16 needs a GPU, so elsewhere `auto`'s is used."""
+    own = config.train.precision
+    return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
 
 
 def best_of(path: Path | str) -> Path:

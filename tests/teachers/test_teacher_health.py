@@ -5,35 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from cifarlab.evaluate import evaluate
 from cifarlab.prepare import prepare
 from cifarlab.recipes import read, resolve
 from cifarlab.teachers import complaints, examine
 from cifarlab.teachers.health import gradient_norms
-from cifarlab.teachers.teacher import calibration
 from cifarlab.trained import load_trained
 from tests.teachers.taught import answers, student
 from tests.tiny import train_tiny
-
-
-@given(st.integers(0, 10_000), st.floats(0.3, 6), st.integers(2, 30))
-@settings(max_examples=30, deadline=None)
-def test_calibration_finds_scipys_minimum(seed, scale, classes):
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(200, classes)) * scale
-    labels = np.where(rng.random(200) < 0.5, logits.argmax(1), rng.integers(0, classes, 200))
-
-    def loss(log_temperature):
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(200), labels].mean()
-
-    best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6})
-    found = calibration(torch.from_numpy(logits), torch.from_numpy(labels))
-    assert loss(np.log(found)) <= best.fun + 1e-7
 
 
 def test_health_is_what_it_says(runs):

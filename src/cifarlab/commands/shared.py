@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,14 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, laid ove
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ImageSize = Annotated[
     int | None, typer.Option(min=8, help="Pixels a side that the model sees, if not the run's own.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Root = Annotated[str | None, typer.Option(help="Where the data set lies, if not where the run found it.")]
+Tta = Annotated[
+    str | None,
+    typer.Option(
+        help="Test-time augmentation: flip, multi_crop, sizes; with options: {name: multi_crop, pixels: 2}."
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
 
@@ -45,6 +53,17 @@ def run_name(name: str) -> Path:
     if not name.isprintable() or max(map(len, path.parts)) > 200:
         raise ConfigError(f"--name {name[:40]!r}: too long, or not printable")
     return path
+
+
+def calibration_line(scores: dict[str, Any]) -> str:
+    """How well what was scored knows itself, as it is and at the temperature fitted on validation."""
+    line = f"  calibration error {scores['ece']:.2%}, NLL {scores['nll']:.3f}"
+    if scores["temperature"] is None:
+        return f"{line}; no temperature, for want of validation pictures"
+    return (
+        f"{line}; at temperature {scores['temperature']:.3g} (fitted on val) "
+        f"{scores['ece_calibrated']:.2%}, {scores['nll_calibrated']:.3f}"
+    )
 
 
 def print_table(

@@ -9,27 +9,38 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.commands.shared import AsJson, ImageSize, RunFolder, app
+from cifarlab.commands.shared import (
+    AsJson,
+    Device,
+    ImageSize,
+    Root,
+    RunFolder,
+    Tta,
+    app,
+    calibration_line,
+)
 
 
 @app.command(name="eval")
 def evaluate(
     run: RunFolder,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    root: Annotated[
-        str | None, typer.Option(help="Where the data set lies, if not where the run found it.")
-    ] = None,
+    device: Device = "auto",
+    root: Root = None,
     image_size: ImageSize = None,
+    tta: Tta = None,
+    mean: Annotated[str, typer.Option(help="Of --tta's views: logits or probabilities.")] = "logits",
     as_json: AsJson = False,
 ) -> None:
     """Score a run's chosen model on a split; the test score goes into the run's summary."""
     from cifarlab.registry import ConfigError, unknown
     from cifarlab.runs import evaluate_run
+    from cifarlab.tta import parse
 
     if split not in ("train", "val", "test"):
         raise ConfigError(f"--split {split}: {unknown(split, ('train', 'val', 'test'))}")
-    scores = evaluate_run(run, split, device, root, image_size)
+    augmented = parse(tta) if tta is not None else None
+    scores = evaluate_run(run, split, device, root, image_size, augmented, mean)
     if as_json:
         print(json.dumps(scores, indent=2))
         return
@@ -39,6 +50,15 @@ def evaluate(
         f"{run} on {split}: top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, "
         f"loss {scores['loss']:.3f} ({scores['pictures']:,} pictures){scores['remark']}"
     )
+    print(calibration_line(scores))
+    if (other := scores["tta"]) is not None:
+        passes = other["forward_passes"]
+        print(
+            f"with {tta}: top-1 {other['top1']:.2%} ({100 * (other['top1'] - scores['top1']):+.2f} points), "
+            f"top-5 {other['top5']:.2%}, loss {other['loss']:.3f}; {passes} forward passes a picture, "
+            f"{other['images_per_second']:,.0f} img/s instead of {scores['images_per_second']:,.0f}"
+        )
+        print(calibration_line(other))
     if split == "test":
         opened = scores["test_opened"]
         print(
@@ -54,7 +74,7 @@ def predict(
     run: RunFolder,
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    device: Device = "auto",
     image_size: ImageSize = None,
     as_json: AsJson = False,
 ) -> None:

@@ -15,7 +15,7 @@ from cifarlab.models.sizes import check_sizes
 from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run
 from cifarlab.teachers.teacher import Member, Teacher
-from cifarlab.trained import best_of, load_trained
+from cifarlab.trained import Trained, best_of, load_trained
 
 PATH = ("teacher", "run")
 
@@ -93,14 +93,13 @@ def _load(path: Path, lesson: TeacherConfig, classes: Sequence[str], device: tor
     size = lesson.image_size or trained.model.image_size
     if lesson.image_size:
         check_sizes(trained.model, trained.config.model.backbone.name, [size], ("teacher", "image_size"))
-    precision = _precision(lesson.precision, trained.config.train.precision, device)
+    precision = _precision(lesson.precision, trained, device)
     return Member(trained, str(path), file_digest(path), size, precision)
 
 
-def _precision(asked: str, own: str, device: torch.device) -> Precision:
+def _precision(asked: str, trained: Trained, device: torch.device) -> Precision:
     if asked == "own":
-        # A teacher that was trained on a GPU in float16 can answer on a CPU, too.
-        return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
+        return trained.precision
     try:
         return pick_precision(asked, device)
     except ConfigError as error:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cifarlab.calibration import COLDEST, HOTTEST, best_temperature
 from cifarlab.config import Config
 from cifarlab.data.splits import Split, Splits, load_splits, place
 from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine
-from cifarlab.teachers.teacher import COLDEST, HOTTEST, PICTURES_PER_PASS, Member, Teacher, calibration
+from cifarlab.teachers.teacher import PICTURES_PER_PASS, Member, Teacher
 from cifarlab.views import dress, view_epoch
 
 # Enough to know an accuracy to 1.6 points; a teacher at 224 px answers slowly on a CPU.
@@ -40,7 +41,7 @@ def examine(teacher: Teacher, engine: Engine, splits: Splits) -> dict[str, Any]:
     unseen, where = held_out(teacher, config, splits)
     raw, labels = _answers(teacher, unseen, config, num_classes)
     if config.teacher and config.teacher.calibrate:
-        teacher.temperatures = [calibration(raw[:, member], labels) for member in range(raw.shape[1])]
+        teacher.temperatures = [best_temperature(raw[:, member], labels) for member in range(raw.shape[1])]
     top1 = _agreement(teacher.mean_logits(raw), labels)
     raw, labels = _answers(teacher, splits.train, config, num_classes, view=view_epoch(config, 0))
     logits = teacher.mean_logits(raw)

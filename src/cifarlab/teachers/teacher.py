@@ -126,22 +126,3 @@ class Teacher:
     def mean_logits(self, logits: Tensor) -> Tensor:
         """(B, M, C) logits of the members to the calibrated mean (B, C)."""
         return (logits / self._temperatures[:, None]).mean(1)
-
-
-# Within which `calibration` searches: pictures that are all classified rightly have no best temperature.
-COLDEST, HOTTEST = 1 / 20, 20.0
-
-
-def calibration(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that makes the cross-entropy of (N, C) logits / temperature least (Guo et al. 2017).
-
-    Searched for between COLDEST and HOTTEST.
-    """
-    logits = logits.double()
-    target = logits.gather(1, labels[:, None])[:, 0]
-    low, high = 1 / HOTTEST, 1 / COLDEST  # Of 1 / temperature: the loss is convex in it.
-    for _ in range(60):
-        middle = (low * high) ** 0.5
-        expected = (logits * (logits * middle).softmax(-1)).sum(-1)
-        low, high = (low, middle) if (expected - target).mean() > 0 else (middle, high)
-    return 1 / (low * high) ** 0.5

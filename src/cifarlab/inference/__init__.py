@@ -1,0 +1,1 @@
+"""Several trained runs made into one answer: ensembles and soups."""

@@ -1,0 +1,192 @@
+"""Ensembles of runs: the mean of what several say, chosen on validation, beside what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifarlab.calibration import best_temperature, calibration
+from cifarlab.data.splits import Split, place
+from cifarlab.evaluate import collect, scores
+from cifarlab.inference.members import load_members, optimism
+from cifarlab.models.classifier import Classifier
+from cifarlab.prepare import count_macs
+from cifarlab.registry import ConfigError, Spec
+from cifarlab.runs import open_split
+from cifarlab.teachers.teacher import Member
+from cifarlab.trained import unloaded
+from cifarlab.tta import MEANS, Augmented, mean_called
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided before the pictures to be scored were read; all but a given mean: on validation.
+
+    members: positions of those that answer. temperatures: what each given run's logits are divided by.
+    temperature: what their mean is. val_top1: of each given run. best: the position of the best one. Without
+    validation pictures temperatures are 1, and the last three None.
+    """
+
+    members: list[int]
+    mean: str
+    temperatures: list[float]
+    temperature: float | None = None
+    val_top1: list[float] | None = None
+    best: int | None = None
+
+
+def evaluate_ensemble(
+    runs: Sequence[Path | str],
+    split: str,
+    device: str = "auto",
+    root: str | None = None,
+    mean: str | None = None,
+    choose: bool = False,
+    tta: Spec | None = None,
+) -> dict[str, Any]:
+    """Score the mean of several runs' answers on `val` or `test`, beside its members and its cost.
+
+    Each run's logits are first divided by the temperature that fits them to validation: their scales may
+    differ. mean: one of MEANS; None: the better one on validation. choose: the members, too, by
+    `forward_selection`. tta: each member answers with the mean of its logits for several views. The gain is
+    over the run that is best on validation. Raises ConfigError for runs that do not fit together, and where
+    there are no validation pictures and something is to be chosen.
+    """
+    means = list(MEANS) if mean is None else [mean]
+    for name in means:
+        mean_called(name)
+    members, splits = load_members(runs, device, root)
+    here = members[0].precision.device
+    warnings = optimism(members)
+    if splits.val is not None:
+        pictures = place(splits.val, here)
+        choice, answers = _decide(members, pictures, means, choose, tta)
+    elif split == "val" or mean is None or choose:
+        fix = "say --split test and --mean, without --choose"
+        raise ConfigError(f"{runs[0]} has no validation pictures to choose on; {fix}", ("data", "val"))
+    else:
+        pictures, answers = splits.train, torch.empty(0)
+        choice = Choice(list(range(len(members))), mean, [1.0] * len(members))
+    if split == "test":
+        asked = [members[i] for i in choice.members]
+        # Opened for each of them, though they are the same.
+        opened = [open_split(member.path, member.trained, "test", "ensemble") for member in asked]
+        pictures, warnings = place(opened[0][0], here), [*opened[0][1], *warnings]
+        answers = _answers(asked, pictures, tta, [choice.temperatures[i] for i in choice.members])
+    together = mean_called(choice.mean)(answers)
+    alone = dict(zip(choice.members, (_top1(logits, pictures.labels) for logits in answers), strict=True))
+    found = scores(together, pictures.labels)
+    rows = [_row(i, member, choice, alone.get(i), tta) for i, member in enumerate(members)]
+    best = choice.best
+    return {
+        "split": split,
+        "pictures": len(pictures),
+        "members": rows,
+        "mean": choice.mean,
+        "chosen_on_val": [what for what, is_so in (("mean", len(means) > 1), ("members", choose)) if is_so],
+        "tta": tta.dump() if tta is not None else None,
+        **found,
+        **calibration(together, pictures.labels, choice.temperature),
+        "best_member": members[best].path if best is not None else None,
+        "gain": found["top1"] - rows[best]["top1"] if best is not None else None,
+        **{key: sum(rows[i][key] for i in choice.members) for key in ("forward_passes", "macs")},
+        "warnings": warnings,
+    }
+
+
+def _decide(
+    members: Sequence[Member], val: Split, means: Sequence[str], choose: bool, tta: Spec | None
+) -> tuple[Choice, Tensor]:
+    """The choice, and what its members say of the validation pictures (M, N, C), calibrated."""
+    labels = val.labels
+    raw = _answers(members, val, tta, [1.0] * len(members))
+    temperatures = [best_temperature(logits, labels) for logits in raw]
+    answers = _divided(raw, temperatures)
+    everyone = list(range(len(members)))
+    best = max(everyone, key=lambda i: _rating(answers[i], labels))
+    options = []
+    for name in means:
+        average = mean_called(name)
+        # The gain is over the best one: it is in every choice.
+        chosen = forward_selection(answers, labels, average, best) if choose else everyone
+        options.append((_rating(average(answers[chosen]), labels), name, chosen))
+    _, name, chosen = max(options, key=lambda option: option[0])
+    temperature = best_temperature(mean_called(name)(answers[chosen]), labels)
+    top1 = [_top1(logits, labels) for logits in answers]
+    return Choice(chosen, name, temperatures, temperature, top1, best), answers[chosen]
+
+
+def forward_selection(
+    answers: Tensor, labels: Tensor, average: Callable[[Tensor], Tensor], first: int
+) -> list[int]:
+    """Positions of the members that make the best mean, found greedily (Caruana et al. 2004).
+
+    answers: (M, N, C). After `first`, the one is added with which the mean is most often right, of equals
+    that with the least cross-entropy, until none improves it.
+    """
+    chosen = [first]
+    rating = _rating(answers[first], labels)
+    while rest := [i for i in range(len(answers)) if i not in chosen]:
+        rated = {i: _rating(average(answers[[*chosen, i]]), labels) for i in rest}
+        added = max(rest, key=lambda i: rated[i])
+        if rated[added] <= rating:
+            break
+        chosen, rating = [*chosen, added], rated[added]
+    return chosen
+
+
+def _rating(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    found = scores(logits, labels)
+    return found["top1"], -found["loss"]
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    return scores(logits, labels)["top1"]
+
+
+def _answers(
+    members: Sequence[Member], pictures: Split, tta: Spec | None, temperatures: Sequence[float]
+) -> Tensor:
+    """(M, N, C) logits / temperatures of what each member says of the pictures."""
+    said = []
+    for member in members:
+        model = member.trained.model if tta is None else _augmented(member, member.trained.model, tta)
+        said.append(collect(model, pictures, member.precision, member.image_size)[0])
+    return _divided(torch.stack(said), temperatures)
+
+
+def _divided(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
+    return logits / torch.tensor(temperatures, device=logits.device)[:, None, None]
+
+
+def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec | None) -> dict[str, Any]:
+    """top1: on the pictures that are scored; None for one that was not asked."""
+    return {
+        "run": member.path,
+        "chosen": i in choice.members,
+        "val_top1": choice.val_top1[i] if choice.val_top1 is not None else None,
+        "top1": top1,
+        "temperature": choice.temperatures[i],
+        "image_size": member.image_size,
+        "precision": str(member.precision),
+        **_cost(member, tta),
+    }
+
+
+def _cost(member: Member, tta: Spec | None) -> dict[str, int]:
+    """Forward passes and multiply-adds a picture, of the model as written."""
+    trained, size = member.trained, member.image_size
+    written = unloaded(trained.config, trained.model.classes)
+    if tta is None:
+        return {"forward_passes": 1, "macs": count_macs(written, size)}
+    augmented = _augmented(member, written, tta)
+    return {"forward_passes": augmented.passes, "macs": count_macs(augmented, size)}
+
+
+def _augmented(member: Member, model: Classifier, tta: Spec) -> Augmented:
+    return Augmented(model, tta, member.image_size, member.trained.config.model.backbone.name)

@@ -1,0 +1,228 @@
+"""Soups: one model whose weights are the mean of several runs'."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifarlab import checkpoint
+from cifarlab.data.splits import Split, Splits, place_all
+from cifarlab.device import Precision, describe_hardware, peak_memory
+from cifarlab.engine import Plan
+from cifarlab.evaluate import evaluate
+from cifarlab.inference.members import load_members, optimism
+from cifarlab.models.classifier import Classifier
+from cifarlab.models.freezing import freeze
+from cifarlab.models.statistics import norms_in_training, statistics_anew
+from cifarlab.prepare import count_macs
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run, describe_environment
+from cifarlab.teachers.teacher import Member
+from cifarlab.trained import best_of, unloaded
+
+Weights = dict[str, Tensor]
+
+
+def make_soup(
+    runs: Sequence[Path | str], soup: Run, device: str = "auto", root: str | None = None, fresh: bool = False
+) -> dict[str, Any]:
+    """Average the weights of runs greedily, keep what comes of it as a run, and return its summary.
+
+    In order of their validation accuracy, each run is kept in the average if it does not lower it (the greedy
+    soup of Wortsman et al. 2022). Batch norms' statistics are estimated anew for each average, from the clean
+    training pictures. The soup has the configuration of its best run. fresh: remove what the folder of `soup`
+    holds. Raises ConfigError for a folder that holds something, for runs of different architectures, and
+    where one knows another's validation pictures or there are none.
+    """
+    begun = time.monotonic()
+    _refuse_to_overwrite(runs, soup, fresh)
+    with soup.locked():
+        _refuse_to_overwrite(runs, soup, fresh)  # Another process may have made it.
+        members, splits = load_members(runs, device, root)
+        _refuse_other_architectures(members)
+        if splits.val is None:
+            raise ConfigError(f"{runs[0]} has no validation pictures to choose on", ("data", "val"))
+        splits = place_all(splits, members[0].precision.device, None)
+        assert splits.val is not None
+        cooked = _cook(members, splits.train, splits.val)
+        if fresh:
+            soup.start_over()
+        return _keep(soup, members, cooked, splits, begun)
+
+
+def _refuse_to_overwrite(runs: Sequence[Path | str], soup: Run, fresh: bool) -> None:
+    if any(best_of(run).parent.resolve() == soup.folder.resolve() for run in runs):
+        raise ConfigError(f"{soup} is itself an ingredient; use another --name")
+    if not fresh and any(path.exists() for path in (soup.best_path, soup.config_path, soup.summary_path)):
+        raise ConfigError(f"{soup} exists; keep both with another --name, or replace it with --fresh")
+
+
+def _refuse_other_architectures(members: Sequence[Member]) -> None:
+    first = members[0]
+    for other in members[1:]:
+        reason = _difference(first.trained.model, other.trained.model)
+        ours, theirs = first.trained.config.model, other.trained.config.model
+        if ours.backbone.name != theirs.backbone.name:
+            reason = f"{ours.backbone.name} there, {theirs.backbone.name} here"
+        elif ours.head.dump() != theirs.head.dump():
+            reason = f"head {ours.head.dump()} there, {theirs.head.dump()} here"
+        elif first.image_size != other.image_size:
+            reason = f"{first.image_size} px there, {other.image_size} px here"
+        if reason:
+            raise ConfigError(
+                f"{other.path} is not of the architecture of {first.path} ({reason}): their weights have no "
+                "mean; `cifarlab ensemble` averages their answers"
+            )
+
+
+def _difference(one: Classifier, other: Classifier) -> str | None:
+    """The first way in which weights or input differ in kind."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        shapes = [tuple(state[name].shape) if name in state else "none" for state in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            return f"{name} {shapes[0]} there, {shapes[1]} here"
+    if not (torch.equal(one.mean, other.mean) and torch.equal(one.std, other.std)):
+        return "pictures are normalised in another way"
+    return None
+
+
+@dataclass(frozen=True)
+class Cooked:
+    """A soup.
+
+    first: its best ingredient. kept: how many there are. record: what became of each run, best first.
+    """
+
+    model: Classifier
+    first: Member
+    scores: dict[str, float]
+    kept: int
+    record: list[dict[str, Any]]
+
+
+def _cook(members: Sequence[Member], train: Split, val: Split) -> Cooked:
+    alone = [evaluate(m.trained.model, val, m.precision, m.image_size) for m in members]
+    # Of equals the one that was named first.
+    ranked = sorted(zip(members, alone, strict=True), key=lambda pair: -pair[1]["top1"])
+    (first, best), others = ranked[0], ranked[1:]
+    config = first.trained.config
+    model = copy.deepcopy(first.trained.model)
+    freeze(model, config.model.freeze, config.model.batch_norm_eval)
+    kept = [first.trained.model.state_dict()]
+    soup = kept[0]
+    record = [_entry(first, best, best, True)]
+    for member, scores in others:
+        tried = [*kept, member.trained.model.state_dict()]
+        mix(model, tried, train, config.data.batch_size, first.precision)
+        found = evaluate(model, val, first.precision, first.image_size)
+        is_kept = found["top1"] >= best["top1"]
+        if is_kept:
+            kept, best, soup = tried, found, copy.deepcopy(model.state_dict())
+        record.append(_entry(member, scores, found, is_kept))
+    model.load_state_dict(soup)
+    return Cooked(model, first, best, len(kept), record)
+
+
+def _entry(
+    member: Member, alone: dict[str, float], with_it: dict[str, float], is_kept: bool
+) -> dict[str, Any]:
+    return {
+        "run": member.path,
+        "sha256": member.sha256,
+        "seconds": (Run(best_of(member.path).parent).summary() or {}).get("seconds"),
+        "val_top1": alone["top1"],
+        "soup_val_top1": with_it["top1"],
+        "kept": is_kept,
+    }
+
+
+@torch.no_grad()
+def mix(
+    model: Classifier, ingredients: Sequence[Weights], train: Split, batch_size: int, precision: Precision
+) -> None:
+    """Give the model, in place, the mean of state dicts, and statistics of the clean training pictures.
+
+    Where the mean is the first ingredient, so are the statistics. What is not a floating-point number is the
+    first one's. The model is left in evaluation mode.
+    """
+    model.load_state_dict(average(ingredients))
+    if all(torch.equal(weights, ingredients[0][name]) for name, weights in model.named_parameters()):
+        model.load_state_dict(ingredients[0])
+        return
+    norms = norms_in_training(model.train())
+    model.eval()  # Dropout would change what norms see.
+    for norm in norms:
+        norm.train()
+    if norms:
+        plan, order = Plan(len(train), batch_size, 1), torch.arange(len(train), device=train.rows.device)
+        with statistics_anew(model), precision.autocast():
+            for step in range(plan.steps_per_epoch):
+                model(precision.layout(train.gather(plan.positions(order, step))[0]))
+    model.eval()
+
+
+def average(states: Sequence[Weights]) -> Weights:
+    """The mean of state dicts of equal shapes, summed in float64; of integers the first one's."""
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        if not values[0].is_floating_point():
+            return values[0]
+        return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
+
+    return {name: mean([state[name] for state in states]) for name in states[0]}
+
+
+def _keep(
+    run: Run, members: Sequence[Member], cooked: Cooked, splits: Splits, begun: float
+) -> dict[str, Any]:
+    """Write the soup's folder; the summary, last, says that it is whole."""
+    model, first = cooked.model, cooked.first
+    trained = first.trained
+    config, device, size = trained.config, first.precision.device, first.image_size
+    train_top1 = evaluate(model, splits.train, first.precision, size)["top1"]
+    row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in cooked.scores.items()}}
+    state = {
+        "model": model.state_dict(),
+        "config": config.dump(),
+        "classes": list(model.classes),
+        "fingerprint": splits.fingerprint,
+        "store_size": trained.store_size,
+        "row": row,
+    }
+    warnings = optimism(members)
+    env = describe_environment(describe_hardware(device))
+    env |= {"precision": str(first.precision), "data_fingerprint": splits.fingerprint, "warnings": warnings}
+    own = time.monotonic() - begun
+    summary = {
+        "recipe": run.recipe,
+        "seed": config.train.seed,
+        "epochs": config.train.epochs,
+        "chosen_on": "val",
+        "chosen_epoch": trained.epoch,
+        "train_top1": train_top1,
+        "val_top1": cooked.scores["top1"],
+        "test_top1": None,
+        "gap": train_top1 - cooked.scores["top1"],
+        # What it took to have it: its ingredients were trained.
+        "seconds": own + sum(entry["seconds"] or 0 for entry in cooked.record),
+        "images_per_second": len(splits.train) / own,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "macs": count_macs(unloaded(config, model.classes), size),
+        "peak_memory_bytes": peak_memory(device),
+        "data_fingerprint": splits.fingerprint["train"],
+        "warnings": warnings,
+        "soup": {"kept": cooked.kept, "ingredients": cooked.record},
+    }
+    checkpoint.save(run.best_path, state)
+    run.write_config(config)
+    run.write_env(env)
+    checkpoint.write_json(run.summary_path, summary)
+    return summary

@@ -1,0 +1,131 @@
+"""Test-time augmentation: a model asked for several views of a picture, and its answers averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import torch
+import yaml
+from pydantic import Field
+from torch import Tensor, nn
+
+from cifarlab.models.classifier import Classifier
+from cifarlab.models.sizes import check_sizes
+from cifarlab.records import Output
+from cifarlab.registry import ConfigError, Registry, Spec, unknown
+
+# Each part: (B, 3, H, W) pictures, and the pixels a side at which the model would see them, to a list of
+# views: pictures and a size each.
+TTA = Registry("test-time augmentation")
+View = tuple[Tensor, int]
+
+
+@TTA.register
+def flip(images: Tensor, size: int) -> list[View]:
+    """The picture and its mirror image: twice the cost."""
+    return [(images, size), (images.flip(-1), size)]
+
+
+@TTA.register
+def multi_crop(
+    images: Tensor,
+    size: int,
+    *,
+    pixels: Annotated[int, Field(ge=1, description="of the pictures as they are kept")] = 1,
+) -> list[View]:
+    """The picture, and moved to its four corners by 1 to `pixels`, each mirrored: 2 + 8 x pixels passes.
+
+    What moves in is a reflection. At 1 pixel it is the ten-crop of Krizhevsky et al. (2012).
+    """
+    steps = [step for step in range(-pixels, pixels + 1) if step]
+    moved = [shift(images, y, x) for y in steps for x in (-y, y)]
+    return [view for crop in (images, *moved) for view in flip(crop, size)]
+
+
+@TTA.register
+def sizes(
+    images: Tensor,
+    size: int,
+    *,
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.875, 1.0, 1.125),
+) -> list[View]:
+    """The picture at several sizes, each mirrored: 2 passes a scale, larger ones at a higher cost.
+
+    scales: factors of the size that the model would see.
+    """
+    return [view for scale in scales for view in flip(images, max(1, round(scale * size)))]
+
+
+def shift(images: Tensor, down: int, right: int) -> Tensor:
+    """(B, C, H, W) moved by whole pixels; what moves in is the reflection of what is there."""
+    rows, columns = (
+        _reflected(torch.arange(length, device=images.device) - step, length)
+        for length, step in zip(images.shape[-2:], (down, right), strict=True)
+    )
+    return images[..., rows[:, None], columns]
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Where in 0 to length - 1 a place beyond lies, the edges being mirrors that are not repeated."""
+    places = places.abs() % max(1, 2 * length - 2)
+    return torch.minimum(places, 2 * length - 2 - places)
+
+
+def parse(text: str) -> Spec:
+    """A test-time augmentation from the command line: a name, or `{name: ..., option: ...}`.
+
+    Raises ConfigError with the nearest right name.
+    """
+    try:
+        return TTA.spec(yaml.safe_load(text))
+    except yaml.YAMLError:
+        message = f"{text!r} is not YAML; write e.g. {{name: multi_crop, pixels: 2}}"
+        raise ConfigError(message, ("tta",)) from None
+    except ConfigError as error:
+        raise ConfigError(error.message, ("tta", *error.path)) from None
+
+
+def mean_of_logits(logits: Tensor) -> Tensor:
+    """(M, B, C) -> (B, C)."""
+    return logits.mean(0)
+
+
+def mean_of_probabilities(logits: Tensor) -> Tensor:
+    """(M, B, C) -> (B, C): the logarithm of the mean of the probabilities."""
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+
+MEANS: dict[str, Callable[[Tensor], Tensor]] = {
+    "probabilities": mean_of_probabilities,
+    "logits": mean_of_logits,
+}
+
+
+def mean_called(name: str) -> Callable[[Tensor], Tensor]:
+    """One of MEANS. Raises ConfigError with the nearest right name."""
+    if name not in MEANS:
+        raise ConfigError(f"{name}: {unknown(name, MEANS)}", ("mean",))
+    return MEANS[name]
+
+
+class Augmented(nn.Module):
+    """A classifier that answers for a picture with the mean of what it says of its views.
+
+    passes: how many views there are. Raises ConfigError where the backbone cannot take a view's size.
+    """
+
+    def __init__(self, model: Classifier, tta: Spec, size: int, backbone: str, mean: str = "logits"):
+        super().__init__()
+        self.model, self.views, self.mean = model, tta.bind(), mean_called(mean)
+        views: Sequence[View] = self.views(torch.zeros(1, 3, 8, 8), size)
+        self.passes = len(views)
+        others = sorted({at for _, at in views} - {size})
+        check_sizes(model, backbone, others, ("tta",))
+
+    def forward(self, images: Tensor, size: int) -> Output:
+        """(B, 3, H, W) pictures, seen at about `size` pixels a side, to (B, C); the embedding is empty."""
+        views = ((view.to(memory_format=torch.channels_last), at) for view, at in self.views(images, size))
+        logits = self.mean(torch.stack([self.model(view, at).logits.float() for view, at in views]))
+        return Output(logits, logits[:, :0])
