@@ -144,8 +144,8 @@ class ModelConfig(Section):
     )
     normalize: Literal["none", "imagenet", "dataset", "pretrained"] = Field(
         "none",
-        description="mean and standard deviation taken off by the model's first layer; pretrained: those that "
-        "the backbone's published weights were trained with",
+        description="mean and standard deviation taken off by the model's first layer; pretrained: those "
+        "with which the backbone's published weights were trained",
     )
 
     @field_validator("freeze", mode="before")

@@ -175,7 +175,7 @@ def unfit(
     path: tuple[str, ...] = ("data", "image_size"),
     own_size: int | None = None,
 ) -> ConfigError:
-    """The mistake of asking a backbone for a size at which it fails with `error`. own_size: one that works."""
+    """The mistake of asking a backbone for a size at which it fails with `error`, where own_size works."""
     reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
     hint = f"; say {own_size}, its own" if own_size not in (None, image_size) else ""
     return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason}){hint}", path)

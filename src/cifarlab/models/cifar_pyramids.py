@@ -1,4 +1,4 @@
-"""PyramidNet for CIFAR, whose blocks grow wider one by one, and ShakeDrop, which disturbs them in training."""
+"""PyramidNet for CIFAR, whose blocks widen one by one, and ShakeDrop, which disturbs them in training."""
 
 from __future__ import annotations
 
@@ -62,40 +62,36 @@ class PyramidBlock(nn.Module):
         return self.residual(maps) + F.pad(self.shortcut(maps), (0, 0, 0, 0, 0, self.lacking))
 
 
-def _pyramidnet(image_size: int, depth: int, alpha: int, shake_drop: float) -> Staged:
-    count = (depth - 2) // 2
+def _pyramidnet(image_size: int, alpha: int, shake_drop: float) -> Staged:
+    per_stage = 18
+    count = 3 * per_stage
     widths = [round(16 + alpha * block / count) for block in range(count + 1)]
     blocks = [
         PyramidBlock(
-            widths[block],
-            widths[block + 1],
-            stride=2 if block in (count // 3, 2 * count // 3) else 1,
-            disturbed=shake_drop * (block + 1) / count,
+            widths[index],
+            widths[index + 1],
+            stride=2 if index in (per_stage, 2 * per_stage) else 1,
+            disturbed=shake_drop * (index + 1) / count,
         )
-        for block in range(count)
+        for index in range(count)
     ]
-    stages = [nn.Sequential(*blocks[first : first + count // 3]) for first in range(0, count, count // 3)]
+    stages = [nn.Sequential(*blocks[first : first + per_stage]) for first in range(0, count, per_stage)]
+    stem = conv_norm(3, 16, 3, relu=False)
     last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
-    return with_he_weights(
-        Staged(
-            conv_norm(3, 16, 3, relu=False),
-            stages,
-            last,
-            num_features=widths[-1],
-            image_size=image_size,
-            reduction=4,
-        )
-    )
+    network = Staged(stem, stages, last, num_features=widths[-1], image_size=image_size, reduction=4)
+    # As a wide ResNet's: a stage's maps are sums, which the next one's first block normalises, or `last`.
+    network.stage_names = ("stages.0", "stages.1", "last")
+    return with_he_weights(network)
 
 
 @BACKBONES.register
 def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
     """PyramidNet-110, alpha = 84: 3,913,536 parameters with 100 classes (Han et al. 2017).
 
-    The 54 blocks add alpha channels to the stem's 16. shake_drop: the share of pictures for which ShakeDrop disturbs the last block; it grows linearly from the
-    first. Theirs, where they use it, is 0.5 (Yamada et al. 2019).
+    The 54 blocks add alpha channels to the stem's 16. shake_drop: the share of pictures for which ShakeDrop
+    disturbs the last block; it grows linearly from the first. Yamada et al. (2019) take 0.5.
     """
-    return _pyramidnet(image_size, 110, 84, shake_drop)
+    return _pyramidnet(image_size, 84, shake_drop)
 
 
 @BACKBONES.register
@@ -104,4 +100,4 @@ def pyramidnet110_a270(image_size: int, *, shake_drop: Disturbance = 0.0) -> Sta
 
     shake_drop: as pyramidnet110_a84's.
     """
-    return _pyramidnet(image_size, 110, 270, shake_drop)
+    return _pyramidnet(image_size, 270, shake_drop)

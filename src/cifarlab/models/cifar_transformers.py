@@ -28,7 +28,7 @@ class SequencePool(nn.Module):
 class CompactTransformer(nn.Module):
     """(B, 3, S, S) normalised pictures to (B, F) features: transformer blocks on a stem's pixels.
 
-    stem: (B, 3, S, S) to (B, F, side, side). Positions are learnt, so S is fixed. Without `pool`, the features
+    stem: (B, 3, S, S) to (B, F, side, side). Positions are learnt, so S is fixed. Without `pool` the features
     are those of a class token. The blocks are timm's: layer norm, attention, layer norm, MLP.
     """
 
@@ -44,15 +44,11 @@ class CompactTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, FEATURES)) if pool is None else None
         self.positions = nn.Parameter(torch.empty(1, side**2 + (pool is None), FEATURES))
         self.stem = stem
+        depths = [drop_path * index / (LAYERS - 1) for index in range(LAYERS)]
         self.blocks = nn.Sequential(
-            *(
-                Block(
-                    FEATURES, HEADS, mlp_ratio=2, attn_drop=attention_dropout, drop_path=drop_path * index / (LAYERS - 1)
-                )
-                for index in range(LAYERS)
-            )
-        )  # fmt: skip
-        self.norm = nn.LayerNorm(FEATURES)
+            *(Block(FEATURES, HEADS, 2, attn_drop=attention_dropout, drop_path=depth) for depth in depths)
+        )
+        self.norm = nn.LayerNorm(FEATURES, eps=1e-6)  # as in timm's blocks
         self.pool = pool
         self._draw_weights()
 
