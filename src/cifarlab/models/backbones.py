@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.models.stems import no_patches, patch_options, put_cifar_stem, put_patches
 from cifarlab.models.weights import (
     HEAD_IS_NEW,
     LoadReport,
@@ -64,15 +65,20 @@ def timm_backbone(
     last is what is pooled, but for a norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
     """
     options = _size_options(name, image_size)
-    options |= {"patch_size": patch} if patch else {}
+    options |= patch_options(name, patch) if patch else {}
     options |= {"drop_path_rate": drop_path} if drop_path else {}
     model = _create(name, image_size, options)
     if stem == "cifar":
-        _put_cifar_stem(model, name)
+        put_cifar_stem(model, name)
+    if patch:
+        put_patches(model, name, patch)
     # Measured: timm's own num_features leaves out a head's hidden layer (MobileNetV3, VGG).
     model.num_features, model.stage_names = _probe(model, name, image_size)
-    model.pretrained_mean_std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
-    model.loaded = _load_pretrained(model, name, options, pretrained, stem) if pretrained else None
+    config = model.pretrained_cfg
+    model.pretrained_mean_std = config["mean"], config["std"]
+    renewed = {"conv1": "the CIFAR stem is new"} if stem == "cifar" else {}
+    renewed |= {config["first_conv"]: "the patches are of another size"} if patch else {}
+    model.loaded = _load_pretrained(model, name, options, pretrained, renewed) if pretrained else None
     return model
 
 
@@ -107,13 +113,11 @@ def _create(name: str, image_size: int, options: dict[str, Any]) -> Any:
 
 def _refuse_unknown(error: Exception, name: str) -> None:
     """Raise ConfigError if timm's complaint is that this model does not take an option of ours."""
-    lacking = {
-        "patch_size": ("patch", "cuts no patches whose size can be set"),
-        "drop_path_rate": ("drop_path", "has no stochastic depth; for dropout say model.head.dropout"),
-    }
-    for option, (key, what) in lacking.items():
-        if isinstance(error, TypeError) and f"'{option}'" in str(error):
-            raise ConfigError(f"{name} {what}", ("model", "backbone", key)) from error
+    if isinstance(error, TypeError) and "'patch_size'" in str(error):
+        raise no_patches(name) from error
+    if isinstance(error, TypeError) and "'drop_path_rate'" in str(error):
+        message = f"{name} has no stochastic depth; for dropout say model.head.dropout"
+        raise ConfigError(message, ("model", "backbone", "drop_path")) from error
 
 
 def _own_size(name: str) -> int | None:
@@ -181,25 +185,13 @@ def unfit(
     return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason}){hint}", path)
 
 
-def _put_cifar_stem(model: Any, name: str) -> None:
-    from timm.models.resnet import ResNet
-
-    conv = getattr(model, "conv1", None)
-    # A deep stem is three 3x3 convolutions already: what its CIFAR form would be is open.
-    if not isinstance(model, ResNet) or not isinstance(conv, nn.Conv2d):
-        raise ConfigError(
-            f"a CIFAR stem is for ResNets that begin with one convolution, such as resnet18, not {name}",
-            ("model", "backbone", "stem"),
-        )
-    model.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's
-    model.maxpool = nn.Identity()
-
-
 def _load_pretrained(
-    model: Any, name: str, options: dict[str, Any], pretrained: bool | str, stem: str
+    model: Any, name: str, options: dict[str, Any], pretrained: bool | str, renewed: dict[str, str]
 ) -> LoadReport:
-    """Load published weights or a file's. Raises ConfigError with the path model.backbone.pretrained."""
+    """Load published weights or a file's, but for what is `renewed`: {prefix of names: why}.
+
+    Raises ConfigError with the path model.backbone.pretrained.
+    """
     config = model.pretrained_cfg
     try:
         if isinstance(pretrained, str):
@@ -212,12 +204,8 @@ def _load_pretrained(
         classifiers = config.get("classifier") or ()
         free = dict.fromkeys((classifiers,) if isinstance(classifiers, str) else classifiers, HEAD_IS_NEW)
         heads = {key: value for key, value in state.items() if excuse(key, free) is not None}
-        if stem == "cifar":
-            free["conv1"] = "the CIFAR stem is new"
-        if "patch_size" in options:
-            free[config["first_conv"]] = "the patches are of another size"
         state = _translate(name, options, state, path) | heads
-        return load_weights(model, state, source=str(path), sha256=sha256, free=free)
+        return load_weights(model, state, source=str(path), sha256=sha256, free=free | renewed)
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "backbone", "pretrained")) from None
 
