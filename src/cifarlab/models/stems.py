@@ -29,7 +29,7 @@ def put_cifar_stem(model: Any, name: str) -> None:
 
 
 def patch_options(name: str, patch: int) -> dict[str, Any]:
-    """What timm is told, so that a model cuts patches of `patch` px: nothing where `put_patches` sees to it."""
+    """What timm is told, for patches of `patch` px: nothing where `put_patches` does it."""
     from timm.models import model_entrypoint
 
     # Told of 2, timm's ConvNeXt halves its maps in the first stage, too: they are no larger than before.
