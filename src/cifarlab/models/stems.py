@@ -42,10 +42,11 @@ def put_patches(model: Any, name: str, patch: int) -> None:
 
     conv = model.stem[0] if isinstance(model, ConvNeXt) else None
     if isinstance(conv, nn.Conv2d) and conv.kernel_size == conv.stride:
-        model.stem[0] = nn.Conv2d(3, conv.out_channels, patch, stride=patch, bias=conv.bias is not None)
-        nn.init.trunc_normal_(model.stem[0].weight, std=0.02)  # as timm's
-        if conv.bias is not None:
-            nn.init.zeros_(model.stem[0].bias)
+        renewed = nn.Conv2d(3, conv.out_channels, patch, stride=patch, bias=conv.bias is not None)
+        nn.init.trunc_normal_(renewed.weight, std=0.02)  # as timm's
+        if renewed.bias is not None:
+            nn.init.zeros_(renewed.bias)
+        model.stem[0] = renewed
     elif getattr(getattr(model, "patch_embed", None), "patch_size", None) != (patch, patch):
         raise no_patches(name)
 
