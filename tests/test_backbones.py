@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -12,29 +13,9 @@ from cifarlab.config import ModelConfig
 from cifarlab.models.classifier import build_classifier
 from cifarlab.registry import BACKBONES, ConfigError
 
-LIGHT = [
-    "resnet18",
-    "resnet50",
-    "vit_tiny_patch16_224",
-    "convnext_atto",
-    "mobilenetv3_small_100",
-    "test_efficientnet",
-]
-
 
 def parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-@pytest.mark.parametrize("name", [*BACKBONES, *LIGHT])
-def test_every_backbone_at_32_px(name: str):
-    torch.manual_seed(0)
-    backbone = BACKBONES.spec(name).build(32)
-    features = backbone(torch.randn(2, 3, 32, 32))
-    assert features.shape == (2, backbone.num_features)
-    assert features.isfinite().all()
-    features.square().mean().backward()
-    assert backbone.training
 
 
 def test_counts_of_the_tutorials_baseline():
@@ -71,8 +52,11 @@ def test_cifar_stem_is_for_plain_resnets(name: str):
     ("name", "size", "words"),
     [
         ("convnext_atto", 16, "cannot take pictures of 16 px"),
-        ("test_vit", 40, "patches of 16 px, and 40 is not a multiple"),
-        ("test_vit", 8, "patches of 16 px, and 8 is not a multiple"),
+        ("convnext_atto", 16, "say 224, its own"),
+        ("test_vit", 40, "patches of 16 px, and 40 is not a multiple of it; say 32 or 48"),
+        ("test_vit", 8, "patches of 16 px, and 8 is not a multiple of it; say 16"),
+        ("swin_tiny_patch4_window7_224", 30, "patches of 4 px, and 30 is not a multiple of it; say 28 or 32"),
+        ("maxvit_rmlp_pico_rw_256", 100, r"must be divisible by window.*; say 256, its own"),
     ],
 )
 def test_a_size_that_does_not_fit(name: str, size: int, words: str):
@@ -135,3 +119,83 @@ def test_importing_the_module_leaves_timm_alone():
         "import sys, cifarlab.models.backbones; sys.exit(bool({'timm', 'torchvision'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Of each family that is fine-tuned the smallest member.
+FAMILIES = (
+    "vit_tiny_patch16_224",
+    "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "tf_efficientnetv2_b0",
+    "resnetv2_50x1_bit",
+    "convnext_atto",
+)
+
+
+def built(name: str, size: int, **options: object) -> Any:
+    torch.manual_seed(0)
+    return BACKBONES.spec({"name": name, **options}).build(size)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [*((name, size) for name in FAMILIES for size in (64, 224)), ("vit_tiny_patch16_224", 384)],
+)
+def test_families_to_fine_tune_at_their_sizes(name: str, size: int):
+    backbone = built(name, size).eval()
+    size_given = {"img_size": size} if "patch" in name else {}
+    theirs = timm.create_model(name, num_classes=0, **size_given).eval()
+    theirs.load_state_dict(backbone.state_dict())
+    images = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        features = backbone(images)
+        assert features.shape == (1, backbone.num_features)
+        torch.testing.assert_close(features, theirs(images))
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "resnet18"])
+def test_stochastic_depth_is_for_training(name: str):
+    plain, ours = built(name, 32), built(name, 32, drop_path=0.5)
+    for key, parameter in plain.named_parameters():
+        if parameter.ndim == 1 and key.endswith(("weight", "gamma")):
+            torch.nn.init.ones_(parameter)  # so that no block begins as next to nothing
+    ours.load_state_dict(plain.state_dict())
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), plain.eval()(images))
+        assert not torch.allclose(ours.train()(images), ours(images), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("vgg11", {"drop_path": 0.1}, "vgg11 has no stochastic depth"),
+        ("hrnet_w18_small", {"drop_path": 0.1}, "hrnet_w18_small has no stochastic depth"),
+        ("resnet18", {"patch": 2}, "resnet18 cuts no patches"),
+        ("convnext_atto_ols", {"patch": 2}, "convnext_atto_ols cuts no patches"),
+    ],
+)
+def test_an_option_that_the_model_has_not_got(name: str, options: dict[str, float], words: str):
+    with pytest.raises(ConfigError, match=words) as caught:
+        built(name, 32, **options)
+    assert caught.value.path == ("model", "backbone", *options)
+    assert "\n" not in str(caught.value)
+
+
+def test_small_patches_keep_maps_large():
+    backbone = built("convnext_atto", 32, patch=2)
+    assert backbone.stem[0].weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not backbone.stem[0].bias.any()
+    # As timm's own on the picture with each pixel four times, where each of a 4x4 kernel's weights lies
+    # four times, quartered.
+    theirs = timm.create_model("convnext_atto", num_classes=0)
+    state = backbone.state_dict()
+    state["stem.0.weight"] = state["stem.0.weight"].repeat_interleave(2, 2).repeat_interleave(2, 3) / 4
+    theirs.load_state_dict(state)
+    images = torch.randn(2, 3, 32, 32)
+    doubled = F.interpolate(images, scale_factor=2)
+    torch.testing.assert_close(backbone(images), theirs(doubled))
+    config = ModelConfig.model_validate({"backbone": {"name": "convnext_atto", "patch": 2}, "head": "linear"})
+    maps = build_classifier(config, 32, 10)(torch.rand(1, 3, 32, 32), stages=True).stages
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+    assert built("vit_tiny_patch16_224", 32, patch=4).pos_embed.shape == (1, 65, 192)

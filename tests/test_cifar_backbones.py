@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision.models as tv
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from timm.layers.create_conv2d import create_conv2d
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import group_parameters
@@ -18,13 +21,18 @@ from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
 from cifarlab.models import cifar_convnets as convnets
+from cifarlab.models import cifar_pyramids as pyramids
 from cifarlab.models import cifar_resnets as resnets
 from cifarlab.models.depths import layer_depths
 from cifarlab.registry import BACKBONES, ConfigError
 
 
 class Published(NamedTuple):
-    """A network with 100 classes, as RepDistiller's and mdistiller's code builds it (the two agree)."""
+    """A network with 100 classes, as RepDistiller's and mdistiller's code builds it (the two agree).
+
+    PyramidNets: as pytorchcv's tables give them. The authors' code has the same layers, though their table
+    says 3.8 and 28.3 million.
+    """
 
     parameters: int
     layers: int  # the stem and the blocks
@@ -52,8 +60,12 @@ NETWORKS = {
     "cifar_vgg13": Published(9_462_180, 10, VGG),
     "cifar_shufflenet_v2": Published(1_355_528, 17, SHUFFLE),
     "cifar_mobilenet_v2": Published(812_836, 18, MOBILE),
+    "pyramidnet110_a84": Published(3_913_536, 55, ((44, 32), (72, 16), (100, 8))),
+    "pyramidnet110_a270": Published(28_511_307, 55, ((106, 32), (196, 16), (286, 8))),
 }
-SMALL = [name for name in NETWORKS if name not in ("wrn_28_10", "resnet32x4", "resnet110")]
+TRANSFORMERS = ("cct_7_3x1", "vit_lite_7_4")  # see test_cifar_transformers.py
+LARGE = ("wrn_28_10", "resnet32x4", "resnet110", "pyramidnet110_a270")
+SMALL = [name for name in NETWORKS if name not in LARGE]
 
 
 @cache
@@ -165,7 +177,7 @@ def test_layerwise_learning_rates():
 
 def test_no_name_shadows_timms():
     own = [name for name in BACKBONES if BACKBONES[name].call.__module__.startswith("cifarlab.")]
-    assert sorted(own) == sorted(NETWORKS)
+    assert sorted(own) == sorted([*NETWORKS, *TRANSFORMERS])
     assert not [name for name in own if timm.is_model(name)]
 
 
@@ -243,6 +255,26 @@ def test_wide_resnet_is_timms_preactivation_network():
     assert_same(ours, theirs, torch.randn(2, 3, 32, 32))
 
 
+@pytest.mark.parametrize(("outputs", "stride", "side"), [(8, 1, 8), (10, 1, 8), (9, 2, 8), (9, 2, 7)])
+def test_pyramid_block_is_torchvisions_between_a_norm_and_its_relu(outputs: int, stride: int, side: int):
+    torch.manual_seed(0)
+    images = torch.randn(2, 8, side, side).double()
+
+    def shortcut(_: Tensor) -> Tensor:
+        maps = F.avg_pool2d(images, stride, ceil_mode=True)
+        return torch.cat([maps, maps.new_zeros(2, outputs - 8, *maps.shape[2:])], 1)
+
+    norm, block = nn.BatchNorm2d(8), tv.resnet.BasicBlock(8, outputs, stride)
+    ours = pyramids.PyramidBlock(8, outputs, stride, 0.0)
+    with_weights_of(ours, nn.Sequential(norm, block))
+    block.downsample = shortcut  # pyright: ignore[reportAttributeAccessIssue]
+    theirs = nn.Sequential(norm, block).double()
+    for training in (True, False):
+        torch.testing.assert_close(
+            ours.double().train(training)(images).relu(), theirs.train(training)(images)
+        )
+
+
 @pytest.mark.parametrize("size", [32, 64])
 def test_vgg_is_torchvisions_features(size: int):
     torch.manual_seed(0)
@@ -293,3 +325,37 @@ def test_dropout_of_wide_resnets():
     assert torch.equal(block.eval()(images), block(images))
     with pytest.raises(ConfigError, match="less than 1"):
         BACKBONES.spec({"name": "wrn_16_2", "dropout": 1})
+
+
+@settings(deadline=None, max_examples=20)
+@given(disturbed=st.floats(0.05, 0.95), seed=st.integers(0, 2**32))
+def test_shake_drop_multiplies_each_picture_by_one_number(disturbed: float, seed: int):
+    torch.manual_seed(seed)
+    count = 20_000
+    maps = torch.ones(count, 1, 1, 2, requires_grad=True)
+    layer = pyramids.ShakeDrop(disturbed)
+    output = layer(maps)
+    output.sum().backward()
+    assert maps.grad is not None
+    forward, backward = output[:, 0, 0, 0], maps.grad[:, 0, 0, 0]
+    assert torch.equal(output, forward.view(-1, 1, 1, 1).expand_as(maps))
+    intact = forward == 1
+    # Five standard errors: alpha is uniform in [-1, 1], beta in [0, 1], independent of each other.
+    close = 5 / count**0.5
+    assert intact.float().mean().item() == pytest.approx(1 - disturbed, abs=close)
+    assert (backward[intact] == 1).all() and (forward[~intact].abs() <= 1).all()
+    few = 5 / max(1, int((~intact).sum())) ** 0.5
+    assert forward[~intact].mean().item() == pytest.approx(0, abs=few)
+    assert forward[~intact].square().mean().item() == pytest.approx(1 / 3, abs=few)
+    assert backward[~intact].mean().item() == pytest.approx(1 / 2, abs=few)
+    assert (backward[~intact] * forward[~intact]).mean().item() == pytest.approx(0, abs=few)
+    # Evaluation is the exact mean of what training does.
+    assert forward.mean().item() == pytest.approx(1 - disturbed, abs=close)
+    torch.testing.assert_close(layer.eval()(maps), (1 - disturbed) * maps)
+
+
+def test_shake_drop_grows_linearly_to_its_share():
+    with torch.device("meta"):
+        backbone = BACKBONES.spec({"name": "pyramidnet110_a84", "shake_drop": 0.5}).build(32)
+    shares = [part.disturbed for part in backbone.modules() if isinstance(part, pyramids.ShakeDrop)]
+    assert shares == pytest.approx([0.5 * index / 54 for index in range(1, 55)])

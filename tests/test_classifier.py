@@ -118,6 +118,30 @@ def test_normalisations_by_name():
     assert caught.value.path == ("model", "normalize")
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnetv2_50x1_bit.goog_in21k", (0.5,) * 3, (0.5,) * 3),
+        ("vit_tiny_patch16_224.augreg_in21k", (0.5,) * 3, (0.5,) * 3),
+        ("deit_tiny_patch16_224.fb_in1k", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_normalisation_of_the_published_weights(name, mean, std):
+    config = ModelConfig.model_validate({"backbone": name, "head": "linear", "normalize": "pretrained"})
+    model = build_classifier(config, 32, 7)
+    assert model.mean.flatten().tolist() == pytest.approx(mean)
+    assert model.std.flatten().tolist() == pytest.approx(std)
+
+
+def test_normalisation_of_weights_that_nobody_publishes():
+    config = ModelConfig.model_validate(
+        {"backbone": "resnet8x4", "head": "linear", "normalize": "pretrained"}
+    )
+    with pytest.raises(ConfigError, match=r"no published weights; say model\.normalize=dataset") as caught:
+        build_classifier(config, 32, 7)
+    assert caught.value.path == ("model", "normalize")
+
+
 def test_classes_and_widths():
     named = build_classifier(model_config(), 32, 2, classes=["cat", "dog"])
     assert (named.classes, named.num_classes) == (("cat", "dog"), 2)

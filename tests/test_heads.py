@@ -31,6 +31,21 @@ def test_every_head(name: str, autocast: bool):
         assert output.cosines is None
 
 
+def test_dropout_hides_features_from_the_last_layer_in_training():
+    torch.manual_seed(0)
+    head = HEADS.spec({"name": "linear", "dropout": 0.5}).build(1000, 2)
+    features = torch.ones(1, 1000)
+    output = head(features)
+    assert output.embedding is features and not torch.equal(output.logits, head(features).logits)
+    torch.manual_seed(1)
+    hidden = head(features).logits
+    torch.manual_seed(1)
+    torch.testing.assert_close(hidden, head.fc(F.dropout(features, 0.5)))
+    assert torch.equal(head.eval()(features).logits, head.fc(features))
+    with pytest.raises(ConfigError, match="less than 1"):
+        HEADS.spec({"name": "linear", "dropout": 1})
+
+
 def test_linear_is_affine():
     head = HEADS.spec("linear").build(12, 7)
     assert isinstance(head, Linear)

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+import timm
 import torch
 import yaml
 
@@ -24,6 +27,16 @@ def test_the_tutorials_recipes_are_there_with_their_published_figures():
     for name, published in TUTORIAL.items():
         assert read(name).published == published
         assert read(f"as_run/{name}").published == published
+
+
+# What takes a step in place of a large model of the same family.
+SMALLER = {
+    "deit_small_patch16_224.fb_in1k": "deit_tiny_patch16_224",
+    "vit_base_patch16_224.augreg_in21k": "vit_tiny_patch16_224",
+    "vit_large_patch16_224.augreg_in21k": "vit_tiny_patch16_224",
+    "resnetv2_101x3_bit.goog_in21k": "resnetv2_50x1_bit",
+    "tf_efficientnetv2_s.in1k": "tf_efficientnetv2_b0",
+}
 
 
 class Certain:
@@ -59,9 +72,10 @@ class TestEveryRecipe:
         """Two steps of the recipe as it stands, but for weights to fetch, the data set and its size."""
         overrides = ["data.batch_size=4", "train.device=cpu", "train.precision=float32", "data.image_size=32"]
         recipe = read(name)
-        if "pretrained" in name:
-            options = recipe.plain["model"]["backbone"]
-            overrides += [f"model.backbone={{name: {options['name']}, pretrained: false}}"]
+        options = recipe.plain["model"]["backbone"]
+        if options.get("pretrained"):
+            name = SMALLER.get(options["name"], options["name"])
+            overrides += [f"model.backbone={json.dumps({**options, 'name': name, 'pretrained': False})}"]
         config = resolve(recipe, overrides)
         pictures = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
         split = Split(pictures, torch.arange(8), torch.arange(8), torch.arange(8))
@@ -99,6 +113,15 @@ def test_as_run_recipes_have_the_published_codes_defects():
     assert arcface["objective"]["arcface"]["margin"] == 0.35
     assert arcface["objective"]["arcface"]["gradient"] == "straight_through"
     assert arcface["model"]["normalize"] == "none"
+
+
+def test_recipes_that_fine_tune_begin_from_published_weights_as_they_were_trained():
+    for name in names():
+        if name.startswith("finetune/"):
+            model, recipe = plain(name)["model"], read(name)
+            assert timm.is_model_pretrained(model["backbone"]["name"])
+            assert (model["backbone"]["pretrained"], model["normalize"]) == (True, "pretrained")
+            assert recipe.published is not None and "Published" in recipe.path.read_text()
 
 
 def test_recipes_as_the_text_describes_them():

@@ -167,6 +167,22 @@ def test_pretrained_under_a_cifar_stem(tmp_path: Path):
     assert model.loaded.loaded == len(model.state_dict()) - 1
 
 
+def test_pretrained_with_smaller_patches(tmp_path: Path):
+    path = published("test_convnext", tmp_path)
+    model: Any = timm_backbone("test_convnext", 32, pretrained=str(path), patch=2, drop_path=0.1)
+    assert "[24, 3, 2, 2] here" in model.loaded.left["stem.0.weight"]
+    assert model.loaded.loaded == len(model.state_dict()) - 1
+
+
+def test_a_vits_patches_are_resized(tmp_path: Path):
+    path = published("test_vit", tmp_path)
+    model: Any = timm_backbone("test_vit", 32, pretrained=str(path), patch=8)
+    assert not model.loaded.fresh and model.loaded.loaded == len(model.state_dict())
+    assert (
+        model.patch_embed.proj.weight.shape[-2:] == (8, 8) and model.pos_embed.shape[1] == 1 + (32 // 8) ** 2
+    )
+
+
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
 def test_torchvisions_file_gives_torchvisions_features(tmp_path: Path, ending: str):
     torch.manual_seed(3)

@@ -142,8 +142,10 @@ class ModelConfig(Section):
         description="batch norms that keep their statistics in training: none, those inside frozen parts, "
         "or all of the backbone's as well",
     )
-    normalize: Literal["none", "imagenet", "dataset"] = Field(
-        "none", description="mean and standard deviation taken off by the model's first layer"
+    normalize: Literal["none", "imagenet", "dataset", "pretrained"] = Field(
+        "none",
+        description="mean and standard deviation taken off by the model's first layer; pretrained: those "
+        "with which the backbone's published weights were trained",
     )
 
     @field_validator("freeze", mode="before")

@@ -1,6 +1,6 @@
 """Classifiers: a backbone, a head, and the pictures' way into them."""
 
-from cifarlab.models import cifar_convnets, cifar_resnets
+from cifarlab.models import cifar_convnets, cifar_pyramids, cifar_resnets, cifar_transformers
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import Classifier, build_classifier
 from cifarlab.models.freezing import describe_frozen, freeze
@@ -14,7 +14,9 @@ __all__ = [
     "Margin",
     "build_classifier",
     "cifar_convnets",
+    "cifar_pyramids",
     "cifar_resnets",
+    "cifar_transformers",
     "describe_frozen",
     "freeze",
     "init_from",

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.models.stems import no_patches, patch_options, put_cifar_stem, put_patches
 from cifarlab.models.weights import (
     HEAD_IS_NEW,
     LoadReport,
@@ -43,25 +45,40 @@ def timm_backbone(
     *,
     pretrained: bool | str = False,
     stem: Literal["imagenet", "cifar"] = "imagenet",
+    patch: Annotated[int, Field(ge=1)] | None = None,
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
     """A model of timm by name, without its classifier: its last stage, pooled its own way.
 
     pretrained: true for timm's published weights, or a file of them. stem: cifar puts a 3x3 convolution of
-    stride 1 without pooling first (He et al. 2016, section 4.2), for ResNets. The module has `num_features`
-    (F), `stage_names` and `loaded` (the LoadReport of its weights, or None). Raises ConfigError where a
-    picture of image_size or the stem does not fit.
+    stride 1 without pooling first (He et al. 2016, section 4.2), for ResNets. patch: pixels a side of the
+    patches that the first layer cuts, in place of the model's own, for transformers and ConvNeXts: 4 or 2
+    suit pictures of 32 px. drop_path: the share of pictures for which stochastic depth skips the last block
+    (Huang et al. 2016); most models skip earlier ones less often.
+
+    The module has `num_features` (F), `stage_names`, `loaded` (the LoadReport of its weights, or None) and
+    `pretrained_mean_std`, each channel's, of the pictures that its published weights saw. Raises ConfigError
+    where a picture of image_size does not fit, and for an option that the model has not got.
 
     stage_names: the submodules that timm lists as its stages (`feature_info`), first to last, as far as they
     give maps (B, C, H, W); none in a ViT, whose blocks give tokens, nor in a Swin, whose maps end in C. The
     last is what is pooled, but for a norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
     """
     options = _size_options(name, image_size)
+    options |= patch_options(name, patch) if patch else {}
+    options |= {"drop_path_rate": drop_path} if drop_path else {}
     model = _create(name, image_size, options)
     if stem == "cifar":
-        _put_cifar_stem(model, name)
+        put_cifar_stem(model, name)
+    if patch:
+        put_patches(model, name, patch)
     # Measured: timm's own num_features leaves out a head's hidden layer (MobileNetV3, VGG).
     model.num_features, model.stage_names = _probe(model, name, image_size)
-    model.loaded = _load_pretrained(model, name, options, pretrained, stem) if pretrained else None
+    config = model.pretrained_cfg
+    model.pretrained_mean_std = config["mean"], config["std"]
+    renewed = {"conv1": "the CIFAR stem is new"} if stem == "cifar" else {}
+    renewed |= {config["first_conv"]: "the patches are of another size"} if patch else {}
+    model.loaded = _load_pretrained(model, name, options, pretrained, renewed) if pretrained else None
     return model
 
 
@@ -81,12 +98,34 @@ def _create(name: str, image_size: int, options: dict[str, Any]) -> Any:
     try:
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except Exception as error:  # whatever a model's arithmetic on its size runs into
-        raise unfit(name, image_size, error) from error
+        _refuse_unknown(error, name)
+        raise unfit(name, image_size, error, own_size=_own_size(name)) from error
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if isinstance(patch, tuple) and any(image_size % side for side in patch):
-        message = f"{name} cuts patches of {patch[0]} px, and {image_size} is not a multiple of it"
-        raise ConfigError(message, ("data", "image_size"))
+        below = image_size // patch[0] * patch[0]
+        near = f"{below} or {below + patch[0]}" if below else f"{patch[0]}"
+        raise ConfigError(
+            f"{name} cuts patches of {patch[0]} px, and {image_size} is not a multiple of it; say {near}",
+            ("data", "image_size"),
+        )
     return model
+
+
+def _refuse_unknown(error: Exception, name: str) -> None:
+    """Raise ConfigError if timm's complaint is that this model does not take an option of ours."""
+    if isinstance(error, TypeError) and "'patch_size'" in str(error):
+        raise no_patches(name) from error
+    if isinstance(error, TypeError) and "'drop_path_rate'" in str(error):
+        message = f"{name} has no stochastic depth; for dropout say model.head.dropout"
+        raise ConfigError(message, ("model", "backbone", "drop_path")) from error
+
+
+def _own_size(name: str) -> int | None:
+    """Pixels a side of the pictures that a model of timm is made for."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return config.input_size[-1] if config is not None else None
 
 
 def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str, ...]]:
@@ -109,7 +148,7 @@ def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str
         if features.ndim != 2 or not features.isfinite().all():
             raise ValueError(f"its features have shape {list(features.shape)}, or are not finite")
     except Exception as error:  # see above
-        raise unfit(name, image_size, error) from error
+        raise unfit(name, image_size, error, own_size=_own_size(name)) from error
     model.train(training)
     for hook in hooks:
         hook.remove()
@@ -134,32 +173,25 @@ def _listed_stages(model: nn.Module) -> dict[str, int]:
 
 
 def unfit(
-    name: str, image_size: int, error: Exception, path: tuple[str, ...] = ("data", "image_size")
+    name: str,
+    image_size: int,
+    error: Exception,
+    path: tuple[str, ...] = ("data", "image_size"),
+    own_size: int | None = None,
 ) -> ConfigError:
-    """The mistake of asking a backbone for a size at which it fails with `error`."""
+    """The mistake of asking a backbone for a size at which it fails with `error`, where own_size works."""
     reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
-    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason})", path)
-
-
-def _put_cifar_stem(model: Any, name: str) -> None:
-    from timm.models.resnet import ResNet
-
-    conv = getattr(model, "conv1", None)
-    # A deep stem is three 3x3 convolutions already: what its CIFAR form would be is open.
-    if not isinstance(model, ResNet) or not isinstance(conv, nn.Conv2d):
-        raise ConfigError(
-            f"a CIFAR stem is for ResNets that begin with one convolution, such as resnet18, not {name}",
-            ("model", "backbone", "stem"),
-        )
-    model.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's
-    model.maxpool = nn.Identity()
+    hint = f"; say {own_size}, its own" if own_size not in (None, image_size) else ""
+    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason}){hint}", path)
 
 
 def _load_pretrained(
-    model: Any, name: str, options: dict[str, Any], pretrained: bool | str, stem: str
+    model: Any, name: str, options: dict[str, Any], pretrained: bool | str, renewed: dict[str, str]
 ) -> LoadReport:
-    """Load published weights or a file's. Raises ConfigError with the path model.backbone.pretrained."""
+    """Load published weights or a file's, but for what is `renewed`: {prefix of names: why}.
+
+    Raises ConfigError with the path model.backbone.pretrained.
+    """
     config = model.pretrained_cfg
     try:
         if isinstance(pretrained, str):
@@ -172,10 +204,8 @@ def _load_pretrained(
         classifiers = config.get("classifier") or ()
         free = dict.fromkeys((classifiers,) if isinstance(classifiers, str) else classifiers, HEAD_IS_NEW)
         heads = {key: value for key, value in state.items() if excuse(key, free) is not None}
-        if stem == "cifar":
-            free["conv1"] = "the CIFAR stem is new"
         state = _translate(name, options, state, path) | heads
-        return load_weights(model, state, source=str(path), sha256=sha256, free=free)
+        return load_weights(model, state, source=str(path), sha256=sha256, free=free | renewed)
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "backbone", "pretrained")) from None
 

@@ -149,12 +149,6 @@ def build_classifier(
     Raises ConfigError for weights that cannot be had or do not fit, and for a size that the backbone cannot
     take.
     """
-    if model.normalize == "dataset":
-        if dataset_mean_std is None:
-            raise ConfigError("this data set gives no mean and standard deviation", ("model", "normalize"))
-        mean, std = dataset_mean_std
-    else:
-        mean, std = NORMALIZATIONS[model.normalize]
     spec = model.backbone if initial and not model.init else _without_weights(model.backbone)
     try:
         backbone = spec.build(image_size)
@@ -163,6 +157,7 @@ def build_classifier(
             raise
         reason = " ".join(str(error).split())
         raise ConfigError(f"{spec.name} cannot be built: {reason}", ("model", "backbone")) from error
+    mean, std = _mean_std(model, backbone, dataset_mean_std)
     head = model.head.build(backbone.num_features, num_classes)
     names = num_classes if classes is None else classes
     classifier = Classifier(backbone, head, image_size=image_size, mean=mean, std=std, classes=names)
@@ -171,6 +166,20 @@ def build_classifier(
     if initial and model.init:
         classifier.loaded += (init_from(classifier, model.init),)
     return classifier
+
+
+def _mean_std(model: ModelConfig, backbone: nn.Module, dataset_mean_std: Statistics | None) -> Statistics:
+    if model.normalize == "dataset":
+        if dataset_mean_std is None:
+            raise ConfigError("this data set gives no mean and standard deviation", ("model", "normalize"))
+        return dataset_mean_std
+    if model.normalize == "pretrained":
+        published = getattr(backbone, "pretrained_mean_std", None)
+        if published is None:
+            message = f"{model.backbone.name} has no published weights; say model.normalize=dataset"
+            raise ConfigError(message, ("model", "normalize"))
+        return published
+    return NORMALIZATIONS[model.normalize]
 
 
 def _without_weights(backbone: Spec) -> Spec:

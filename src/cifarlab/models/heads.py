@@ -15,15 +15,22 @@ from cifarlab.registry import HEADS
 
 @HEADS.register(name="linear")
 class Linear(nn.Module):
-    """One affine layer; the embedding is the backbone's features."""
+    """One affine layer; the embedding is the backbone's features.
 
-    def __init__(self, num_features: int, num_classes: int):
+    dropout: the share of the features that the layer does not see, other ones each time, in training
+    (Srivastava et al. 2014).
+    """
+
+    def __init__(
+        self, num_features: int, num_classes: int, *, dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ):
         super().__init__()
         self.num_features = num_features
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(num_features, num_classes)
 
     def forward(self, features: Tensor) -> Output:
-        return Output(logits=self.fc(features), embedding=features)
+        return Output(logits=self.fc(self.dropout(features)), embedding=features)
 
 
 @HEADS.register(name="margin", cosines=True)

@@ -1,0 +1,103 @@
+"""PyramidNet for CIFAR, whose blocks widen one by one, and ShakeDrop, which disturbs them in training."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from cifarlab.models.staged import Staged, conv_norm, with_he_weights
+from cifarlab.registry import BACKBONES
+
+Disturbance = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ShakeDrop(nn.Module):
+    """A residual branch as it is, or times a random number: for each picture with probability `disturbed`.
+
+    In training a disturbed branch is multiplied by alpha, uniform in [-1, 1], and its gradient by another
+    number, beta, uniform in [0, 1] (Yamada et al. 2019). In evaluation it is multiplied by the mean of the
+    factors, 1 - disturbed, which is exact since alpha's mean is 0.
+    """
+
+    def __init__(self, disturbed: float):
+        super().__init__()
+        self.disturbed = disturbed
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not self.training:
+            return (1 - self.disturbed) * maps
+        if self.disturbed == 0:
+            return maps
+        draws = torch.rand(3, len(maps), 1, 1, 1, device=maps.device)
+        intact = draws[0] >= self.disturbed
+        forward = torch.where(intact, 1, 2 * draws[1] - 1).to(maps.dtype)
+        backward = torch.where(intact, 1, draws[2]).to(maps.dtype)
+        return backward * maps + ((forward - backward) * maps).detach()
+
+
+class PyramidBlock(nn.Module):
+    """Two 3x3 convolutions among three batch norms, with one ReLU, beside a shortcut without parameters.
+
+    The shortcut is the input itself, averaged over 2x2 at stride 2; channels that it lacks are zeros (Han et
+    al. 2017, figure 6 d).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, disturbed: float):
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            conv_norm(inputs, outputs, 3, stride=stride),
+            conv_norm(outputs, outputs, 3, relu=False),
+            ShakeDrop(disturbed),
+        )
+        # At an odd size the convolution's map has the pixel more.
+        self.shortcut = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
+        self.lacking = outputs - inputs
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.residual(maps) + F.pad(self.shortcut(maps), (0, 0, 0, 0, 0, self.lacking))
+
+
+def _pyramidnet(image_size: int, alpha: int, shake_drop: float) -> Staged:
+    per_stage = 18
+    count = 3 * per_stage
+    widths = [round(16 + alpha * block / count) for block in range(count + 1)]
+    blocks = [
+        PyramidBlock(
+            widths[index],
+            widths[index + 1],
+            stride=2 if index in (per_stage, 2 * per_stage) else 1,
+            disturbed=shake_drop * (index + 1) / count,
+        )
+        for index in range(count)
+    ]
+    stages = [nn.Sequential(*blocks[first : first + per_stage]) for first in range(0, count, per_stage)]
+    stem = conv_norm(3, 16, 3, relu=False)
+    last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
+    network = Staged(stem, stages, last, num_features=widths[-1], image_size=image_size, reduction=4)
+    # As a wide ResNet's: a stage's maps are sums, which the next one's first block normalises, or `last`.
+    network.stage_names = ("stages.0", "stages.1", "last")
+    return with_he_weights(network)
+
+
+@BACKBONES.register
+def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
+    """PyramidNet-110, alpha = 84: 3,913,536 parameters with 100 classes (Han et al. 2017).
+
+    The 54 blocks add alpha channels to the stem's 16. shake_drop: the share of pictures for which ShakeDrop
+    disturbs the last block; it grows linearly from the first. Yamada et al. (2019) take 0.5.
+    """
+    return _pyramidnet(image_size, 84, shake_drop)
+
+
+@BACKBONES.register
+def pyramidnet110_a270(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
+    """PyramidNet-110, alpha = 270: 28,511,307 parameters with 100 classes (Han et al. 2017).
+
+    shake_drop: as pyramidnet110_a84's.
+    """
+    return _pyramidnet(image_size, 270, shake_drop)

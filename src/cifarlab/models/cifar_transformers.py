@@ -1,0 +1,111 @@
+"""Transformers sized for 32 px: ViT-Lite and the compact convolutional transformer (Hassani et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cifarlab.registry import BACKBONES, ConfigError
+
+FEATURES, LAYERS, HEADS = 256, 7, 4  # both networks'
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SequencePool(nn.Module):
+    """(B, N, F) tokens to their weighted mean (B, F); the weights are the softmax of a learnt score."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.score = nn.Linear(num_features, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return (self.score(tokens).softmax(1) * tokens).sum(1)
+
+
+class CompactTransformer(nn.Module):
+    """(B, 3, S, S) normalised pictures to (B, F) features: transformer blocks on a stem's pixels.
+
+    stem: (B, 3, S, S) to (B, F, side, side). Positions are learnt, so S is fixed. Without `pool` the features
+    are those of a class token. The blocks are timm's: layer norm, attention, layer norm, MLP.
+    """
+
+    stage_names: tuple[str, ...] = ()  # tokens are no maps
+
+    def __init__(
+        self, stem: nn.Module, side: int, pool: nn.Module | None, drop_path: float, attention_dropout: float
+    ):
+        super().__init__()
+        from timm.models.vision_transformer import Block  # takes seconds, hence never at the top of a module
+
+        self.num_features = FEATURES
+        self.class_token = nn.Parameter(torch.zeros(1, 1, FEATURES)) if pool is None else None
+        self.positions = nn.Parameter(torch.empty(1, side**2 + (pool is None), FEATURES))
+        self.stem = stem
+        depths = [drop_path * index / (LAYERS - 1) for index in range(LAYERS)]
+        self.blocks = nn.Sequential(
+            *(Block(FEATURES, HEADS, 2, attn_drop=attention_dropout, drop_path=depth) for depth in depths)
+        )
+        self.norm = nn.LayerNorm(FEATURES, eps=1e-6)  # as in timm's blocks
+        self.pool = pool
+        self._draw_weights()
+
+    def _draw_weights(self) -> None:
+        """As the authors do."""
+        nn.init.trunc_normal_(self.positions, std=0.2)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)
+        tokens = self.norm(self.blocks(tokens + self.positions))
+        return tokens[:, 0] if self.pool is None else self.pool(tokens)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which layer each parameter belongs to, as timm's: the stem, then each block."""
+        blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^pool", (99999,))]
+        return {"stem": r"^stem|^class_token|^positions", "blocks": blocks}
+
+    def no_weight_decay(self) -> set[str]:
+        """The parameters that timm, too, leaves without weight decay in a ViT."""
+        return {"class_token", "positions"}
+
+
+@BACKBONES.register
+def vit_lite_7_4(
+    image_size: int, *, drop_path: Rate = 0.0, attention_dropout: Rate = 0.0
+) -> CompactTransformer:
+    """ViT-Lite-7/4: 3.74 million parameters with 100 classes, a ViT on patches of 4 px (Hassani et al. 2021).
+
+    drop_path: the share of pictures for which stochastic depth skips the last block's halves; it grows
+    linearly from 0 at the first. attention_dropout: of the attention's weights. Theirs are 0.1 and 0.1.
+    Raises ConfigError where image_size is not a multiple of 4.
+    """
+    if image_size % 4:
+        message = f"vit_lite_7_4 cuts patches of 4 px, and {image_size} is not a multiple of it"
+        raise ConfigError(message, ("data", "image_size"))
+    stem = nn.Conv2d(3, FEATURES, 4, stride=4)
+    return CompactTransformer(stem, image_size // 4, None, drop_path, attention_dropout)
+
+
+@BACKBONES.register
+def cct_7_3x1(image_size: int, *, drop_path: Rate = 0.0, attention_dropout: Rate = 0.0) -> CompactTransformer:
+    """CCT-7/3x1: 3.78 million parameters with 100 classes, on one convolution's map (Hassani et al. 2021).
+
+    A 3x3 convolution, ReLU and max pooling of stride 2 make the tokens, 256 of a picture of 32 px; their
+    weighted mean is the features. drop_path, attention_dropout: as vit_lite_7_4's; theirs are 0.1 and 0.1.
+    """
+    stem = nn.Sequential(
+        nn.Conv2d(3, FEATURES, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+    )
+    pool = SequencePool(FEATURES)
+    return CompactTransformer(stem, (image_size + 1) // 2, pool, drop_path, attention_dropout)
