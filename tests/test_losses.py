@@ -1,6 +1,8 @@
 """Losses: against torch, the papers' reference implementation and the tutorial's code; precision; errors."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,12 +11,24 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import (
+    ArcFaceLoss,
+    CosFaceLoss,
+    LargeMarginSoftmaxLoss,
+    SphereFaceLoss,
+    SubCenterArcFaceLoss,
+    SupConLoss,
+    TripletMarginLoss,
+)
+from pytorch_metric_learning.miners import BatchHardMiner
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from cifarlab.config import build
 from cifarlab.models.heads import Linear, Margin
-from cifarlab.objectives.losses import arcface, cosface, cross_entropy
+from cifarlab.objectives.losses import cross_entropy
+from cifarlab.objectives.margins import arcface, cosface, lsoftmax, sphereface, supcon, triplet
 from cifarlab.objectives.objective import build_objective
 from cifarlab.optim.optimizers import sgd
 from cifarlab.records import Batch, Output
@@ -23,6 +37,9 @@ from cifarlab.registry import DATASETS, LOSSES, MIXERS, ConfigError
 CLASSES, WIDTH, ROWS = 7, 12, 16
 HARD_ONLY = [name for name in LOSSES if not LOSSES[name].traits.get("soft_targets", True)]
 ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines")]
+ON_PRODUCTS = [name for name in LOSSES if LOSSES[name].traits.get("needs_products")]
+# With which a margin changes nothing.
+NEUTRAL = {"sphereface": 1}
 TARGETS = [
     (name, kind)
     for name in LOSSES
@@ -50,9 +67,9 @@ def cosine_output(embedding: Tensor, weight: Tensor, scale: float = 1.0) -> Outp
 
 
 @pytest.mark.parametrize(("name", "kind"), TARGETS)
-@pytest.mark.parametrize("head", [Linear, Margin])
+@pytest.mark.parametrize("head", [Linear, partial(Linear, bias=False), Margin, partial(Margin, centers=2)])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_every_loss(name: str, kind: str, head: type, autocast: bool):
+def test_every_loss(name: str, kind: str, head: Any, autocast: bool):
     torch.manual_seed(0)
     model = head(WIDTH, CLASSES)
     objective = build_objective({name: LOSSES.spec(name)}, CLASSES, model.num_features)
@@ -64,6 +81,12 @@ def test_every_loss(name: str, kind: str, head: type, autocast: bool):
             with pytest.raises(ConfigError, match=r"model\.head=margin"):
                 objective(batch, output)
             return
+        if name in ON_PRODUCTS and output.weight is None:
+            with pytest.raises(ConfigError, match="bias: false"):
+                objective(batch, output)
+            return
+        if name in ON_PRODUCTS and output.cosines is not None:
+            return  # Refused when the recipe loads.
         loss = objective(batch, output)["total"]
     assert loss.dtype == torch.float32
     assert loss.ndim == 0
@@ -96,19 +119,27 @@ def test_a_loss_on_hard_labels_is_refused_beside_mixing(monkeypatch: pytest.Monk
     assert caught.value.path == ("objective", "label")
 
 
-@pytest.mark.parametrize("name", ON_COSINES)
-def test_a_loss_on_cosines_is_refused_beside_a_head_without(monkeypatch: pytest.MonkeyPatch, name: str):
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [*((name, "linear") for name in ON_COSINES + ON_PRODUCTS), *((name, "margin") for name in ON_PRODUCTS)],
+)
+def test_a_loss_is_refused_beside_a_head_without_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, name: str, head: str
+):
     monkeypatch.setattr(DATASETS, "_parts", {})
     DATASETS.register(lambda *given: given, name="some")
     recipe = {
         "data": {"dataset": "some"},
-        "model": {"backbone": "test_resnet", "head": "linear"},
+        "model": {"backbone": "test_resnet", "head": head},
         "objective": {"label": {"name": name}},
         "optim": {"name": sgd.__name__, "schedule": {"name": "constant"}},
         "train": {},
     }
-    with pytest.raises(ConfigError, match="margin"):
+    needed = {"name": "linear", "bias": False} if name in ON_PRODUCTS else "margin"
+    with pytest.raises(ConfigError, match=r"say model\.head=") as caught:
         build(recipe)
+    assert caught.value.path == ("objective", "label")
+    build({**recipe, "model": {"backbone": "test_resnet", "head": needed}})
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
@@ -153,6 +184,108 @@ def test_margins_are_those_of_pytorch_metric_learning(seed: int, scale: float, m
             value_and_gradients(loss, embedding, weight), (*expected[:2], expected[2].t()), strict=True
         ):
             torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4 * max(1.0, want.abs().max().item()))
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__")  # of the library, with NumPy 2
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), margin=st.integers(1, 5))
+def test_multiplied_angles_are_those_of_pytorch_metric_learning(seed: int, margin: int):
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(ROWS, 3, generator=generator, requires_grad=True)
+    weight = torch.randn(CLASSES, 3, generator=generator, requires_grad=True)
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    batch = batch_of(labels)
+    product = embedding @ weight.t()
+    for ours, theirs, output in (
+        (sphereface, SphereFaceLoss(CLASSES, 3, margin=margin), cosine_output(embedding, weight, 64.0)),
+        (
+            lsoftmax,
+            LargeMarginSoftmaxLoss(CLASSES, 3, margin=margin),
+            Output(product, embedding, weight=weight),
+        ),
+    ):
+        theirs.W = torch.nn.Parameter(weight.detach().t().clone())
+        loss = ours(batch, output, margin=margin, softness=0)
+        reference = theirs(embedding, labels)
+        expected = (reference, *torch.autograd.grad(reference, [embedding, theirs.W]))
+        for got, want in zip(
+            value_and_gradients(loss, embedding, weight), (*expected[:2], expected[2].t()), strict=True
+        ):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * max(1.0, want.abs().max().item()))
+
+
+def test_a_multiplied_angle_is_eased_in():
+    """The papers' lambda: 1,000 parts of the plain cosine at first, `softness` parts in the end."""
+    torch.manual_seed(0)
+    output, batch = cosine_output(torch.randn(ROWS, 3), torch.randn(CLASSES, 3)), random_batch()
+    plain, whole = (sphereface(batch, output, margin=m, softness=0) for m in (1, 4))
+    losses = [sphereface(replace(batch, progress=p), output) for p in (0, 0.1, 0.2, 0.3, 1)]
+    assert plain < losses[0] < losses[1] < losses[2] < losses[3] == losses[4] < whole
+    target = output.cosines.gather(1, batch.labels[:, None])
+    theta = target.acos()
+    turns = (4 * theta / math.pi).floor()
+    psi = (-1) ** turns * (4 * theta).cos() - 2 * turns
+    logits = output.cosines.scatter(1, batch.labels[:, None], (psi + 5 * target) / 6)
+    expected = F.cross_entropy(logits * output.embedding.norm(dim=1, keepdim=True), batch.labels)
+    torch.testing.assert_close(losses[4], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_several_centers_are_those_of_pytorch_metric_learning():
+    torch.manual_seed(0)
+    head = Margin(WIDTH, CLASSES, dim=5, scale=16.0, centers=3)
+    theirs: Any = SubCenterArcFaceLoss
+    theirs = theirs(num_classes=CLASSES, embedding_size=5, margin=math.degrees(0.5), scale=16, sub_centers=3)
+    theirs.W = torch.nn.Parameter(head.weight.detach().t().clone())
+    batch = random_batch()
+    output = head(torch.randn(ROWS, WIDTH))
+    loss, expected = arcface(batch, output), theirs(output.embedding, batch.labels)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    (gradient,), (wanted,) = torch.autograd.grad(loss, head.weight), torch.autograd.grad(expected, theirs.W)
+    torch.testing.assert_close(gradient, wanted.t(), rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), classes=st.integers(2, 12), margin=st.floats(0.05, 1.0))
+def test_triplets_are_those_of_pytorch_metric_learning(seed: int, classes: int, margin: float):
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(ROWS, 4, generator=generator, requires_grad=True)
+    labels = torch.randint(classes, (ROWS,), generator=generator)
+    distance: Any = LpDistance(normalize_embeddings=True)
+    reference = TripletMarginLoss(margin=margin, distance=distance, reducer=MeanReducer())
+    triplets = BatchHardMiner(distance=distance)(embedding, labels)
+    loss = triplet(batch_of(labels, classes=classes), Output(embedding, embedding), margin=margin)
+    expected = reference(embedding, labels, triplets)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    if len(triplets[0]):
+        (gradient,), (wanted,) = (
+            torch.autograd.grad(loss, embedding),
+            torch.autograd.grad(expected, embedding),
+        )
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), classes=st.integers(2, 12), temperature=st.floats(0.05, 1.0))
+def test_supcon_is_that_of_pytorch_metric_learning(seed: int, classes: int, temperature: float):
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(ROWS, 4, generator=generator, requires_grad=True)
+    labels = torch.randint(classes, (ROWS,), generator=generator)
+    loss = supcon(batch_of(labels, classes=classes), Output(embedding, embedding), temperature=temperature)
+    expected = SupConLoss(temperature=temperature)(embedding, labels)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    (gradient,), (wanted,) = torch.autograd.grad(loss, embedding), torch.autograd.grad(expected, embedding)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [triplet, supcon])
+@pytest.mark.parametrize("labels", [torch.arange(4), torch.zeros(4, dtype=torch.int64)])
+def test_a_batch_without_pairs_teaches_nothing_and_stays_finite(loss: Any, labels: Tensor):
+    embedding = torch.randn(4, 3, requires_grad=True)
+    value = loss(batch_of(labels), Output(embedding, embedding))
+    value.backward()
+    assert embedding.grad.isfinite().all()
+    if loss is triplet or len(labels.unique()) == 4:
+        assert value == 0
 
 
 def tutorials_arcface(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
@@ -205,11 +338,20 @@ def test_a_larger_angle_never_costs_less():
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(
-    "options", [{"name": "arcface"}, {"name": "arcface", "gradient": "straight_through"}, {"name": "cosface"}]
+    "options",
+    [
+        {"name": "arcface"},
+        {"name": "arcface", "gradient": "straight_through"},
+        {"name": "cosface"},
+        {"name": "sphereface"},
+        {"name": "sphereface", "softness": 0},
+        {"name": "triplet"},
+        {"name": "supcon"},
+    ],
 )
 def test_aligned_vectors_stay_finite(options: dict, sign: int, autocast: bool):
     torch.manual_seed(0)
-    rows = 4096
+    rows = 512
     weight = torch.randn(64, 64)
     labels = torch.randint(64, (rows,))
     embedding = (sign * weight[labels] * torch.rand(rows, 1)).requires_grad_()
@@ -221,7 +363,8 @@ def test_aligned_vectors_stay_finite(options: dict, sign: int, autocast: bool):
         assert output.cosines.abs().max() > 1  # what acos would answer with NaN
         loss = LOSSES.spec(options).build(batch_of(labels, classes=64), output)
     assert loss.dtype == torch.float32
-    for value in value_and_gradients(loss, embedding, weight):
+    gradients = torch.autograd.grad(loss, [embedding, weight], allow_unused=True)
+    for value in (loss, *(gradient for gradient in gradients if gradient is not None)):
         assert value.isfinite().all()
 
 
@@ -231,10 +374,11 @@ def test_the_outputs_cosines_stay_as_they_are(name: str):
     output = cosine_output(torch.randn(ROWS, WIDTH), torch.randn(CLASSES, WIDTH), 64.0)
     assert output.cosines is not None
     before, logits = output.cosines.clone(), output.logits.clone()
-    with_margin = LOSSES.spec(name).build(random_batch(), output)
+    batch = replace(random_batch(), progress=1.0)
+    with_margin = LOSSES.spec(name).build(batch, output)
     assert torch.equal(output.cosines, before)
     assert torch.equal(output.logits, logits)
-    without = LOSSES.spec({"name": name, "margin": 0}).build(random_batch(), output)
+    without = LOSSES.spec({"name": name, "margin": NEUTRAL.get(name, 0)}).build(batch, output)
     assert with_margin > without
 
 

@@ -300,6 +300,12 @@ class Config(Section):
             if traits.get("needs_cosines") and not self.model.head.part.traits.get("cosines"):
                 message = f"{spec.name} needs a head that compares directions; say model.head=margin"
                 raise ConfigError(message, ("objective", label))
+            head = self.model.head
+            if traits.get("needs_products") and (head.name, head.kwargs().get("bias")) != ("linear", False):
+                message = (
+                    f"{spec.name} needs logits without bias; say model.head={{name: linear, bias: false}}"
+                )
+                raise ConfigError(message, ("objective", label))
             if traits.get("needs_teacher") and self.teacher is None:
                 message = f"{spec.name} learns from a teacher; say teacher.run=<a run's name>"
                 raise ConfigError(message, ("objective", label))

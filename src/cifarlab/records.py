@@ -12,8 +12,8 @@ class Output:
     """What a classifier says of a batch.
 
     logits: (B, C). embedding: (B, D), what the last layer sees. stages: feature maps, first to last, where
-    asked for. A head that compares directions also gives cosines (B, C), scale (logits = scale x cosines)
-    and weight (C, D).
+    asked for. A head that compares directions also gives cosines (B, C) and scale (logits = scale x cosines);
+    one whose logits are products with embeddings gives weight (C, D); with K directions a class (C x K, D).
     """
 
     logits: Tensor

@@ -18,26 +18,35 @@ class Linear(nn.Module):
     """One affine layer; the embedding is the backbone's features.
 
     dropout: the share of the features that the layer does not see, other ones each time, in training
-    (Srivastava et al. 2014).
+    (Srivastava et al. 2014). bias: without it logits are products of embedding and class weight alone, as
+    lsoftmax needs them.
     """
 
     def __init__(
-        self, num_features: int, num_classes: int, *, dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        bias: bool = True,
     ):
         super().__init__()
         self.num_features = num_features
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(num_features, num_classes)
+        self.fc = nn.Linear(num_features, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Output:
-        return Output(logits=self.fc(self.dropout(features)), embedding=features)
+        weight = None if self.fc.bias is not None else self.fc.weight
+        return Output(logits=self.fc(self.dropout(features)), embedding=features, weight=weight)
 
 
 @HEADS.register(name="margin", cosines=True)
 class Margin(nn.Module):
     """Linear, BatchNorm, then cosines to one direction a class: what ArcFace and CosFace add their margin to.
 
-    dim: numbers in the embedding. scale: logits = scale x cosines. The margin itself belongs to the loss.
+    dim: numbers in the embedding. scale: logits = scale x cosines. centers: directions of each class, of
+    which the nearest counts (sub-center ArcFace, Deng et al. 2020): a class may have several looks, and wrong
+    labels a direction of their own. The margin itself belongs to the loss.
     """
 
     def __init__(
@@ -47,13 +56,14 @@ class Margin(nn.Module):
         *,
         dim: Annotated[int, Field(ge=1)] = 512,
         scale: Annotated[float, Field(gt=0)] = 64.0,
+        centers: Annotated[int, Field(ge=1)] = 1,
     ):
         super().__init__()
         self.num_features = dim
-        self.scale = scale
+        self.scale, self.centers = scale, centers
         self.embed = nn.Linear(num_features, dim, bias=False)
         self.norm = nn.BatchNorm1d(dim)
-        self.weight = nn.Parameter(torch.empty(num_classes, dim))
+        self.weight = nn.Parameter(torch.empty(num_classes * centers, dim))
         nn.init.normal_(self.weight, std=0.01)  # only directions act: this sets how fast they turn
 
     def forward(self, features: Tensor) -> Output:
@@ -62,6 +72,8 @@ class Margin(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             embedding, weight = embedding.float(), self.weight.float()
             cosines = F.normalize(embedding) @ F.normalize(weight).t()
+            if self.centers > 1:
+                cosines = cosines.unflatten(1, (-1, self.centers)).amax(2)
             return Output(
                 self.scale * cosines, embedding, cosines=cosines, scale=self.scale, weight=self.weight
             )
