@@ -17,7 +17,7 @@ FLOORS = {
     "engine": 5, "recipes": 5, "run": 5,
     "trained": 6, "teachers": 7, "prepare": 8,
     "train": 9,
-    "runs": 10, "teaching": 10, "report": 11,
+    "runs": 10, "teaching": 10, "doctor": 10, "report": 11,
     "commands": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
 # Nothing in the package imports these from it; they may name any floor.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from cifarlab import recipes
 from cifarlab.config import Config
-from cifarlab.doctor.findings import Reasons, check
+from cifarlab.doctor.findings import CHECKS, Reasons, check
 from cifarlab.doctor.planned import Planned, planned
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.registry import Spec
@@ -160,7 +160,7 @@ def _margins(config: Config) -> list[str]:
     ]
 
 
-@check("static", "warning", "say teacher.calibrate=true, or lower the temperature")
+@check("static", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
 def teacher_near_uniform(case: Planned) -> Reasons:
     """At the loss's temperature even a teacher that is sure gives almost equal probabilities."""
     teacher, config = case.config.teacher, case.config
@@ -282,8 +282,6 @@ def _too_long(config: Config, total_steps: int) -> Iterator[str]:
 
 def warnings_before(config: Config) -> list[str]:
     """A line for each error and warning that the configuration alone shows and `prepare` does not give."""
-    from cifarlab.doctor.findings import CHECKS
-
     case = planned(config)
     return [
         str(finding)
