@@ -137,7 +137,7 @@ def gradient_not_finite(patient: Patient) -> Reasons:
 def gradient_zero(patient: Patient) -> Reasons:
     """A block that is to be trained gets no gradient at all."""
     still = [name for name, norm in _norms_of_blocks(patient) if norm == 0]
-    if still:
+    if still and any(patient.objective.weights.values()):
         more = f" and {len(still) - 3} more" if len(still) > 3 else ""
         yield f"the first gradient is zero in {', '.join(still[:3])}{more}"
 

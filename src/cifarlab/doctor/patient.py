@@ -21,7 +21,7 @@ from cifarlab.views import dress, view_epoch
 # Pictures of which views are compared.
 COMPARED = 500
 # A small batch: at most so many pictures, of at most so many multiply-adds together.
-_PICTURES, _MACS = 32, 4e10
+_PICTURES, _MACS = 128, 2e10
 
 
 @dataclass(frozen=True)

@@ -270,9 +270,8 @@ def _too_long(config: Config, total_steps: int) -> Iterator[str]:
         yield f"optim.lookahead.steps={lookahead.steps} is never reached in {total_steps} steps"
     average = config.train.average
     options = average.kwargs() if average else {}
-    reached = (1 + total_steps) / (10 + total_steps)
-    if options.get("warmup") and options.get("decay", 0) > reached:
-        yield f"train.average.decay={options['decay']:g} is never reached: its warm-up ends at {reached:.3f}"
+    if options.get("warmup") and options.get("decay", 0) > 1 - 1 / total_steps:
+        yield f"train.average.decay={options['decay']:g} looks back over more than the {total_steps} steps there are"
     if average is not None and average.name == "swa":
         epochs = config.train.epochs
         counted = sum(epoch / epochs >= options["start"] for epoch in range(1, epochs + 1))
