@@ -17,12 +17,12 @@ def check(
     recipe: RecipeName,
     overrides: Overrides = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Train on a few pictures and ask the teacher, too: minutes on a CPU.")
+        bool, typer.Option("--deep", help="Train on a few pictures and ask the teacher, too.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="Where a teacher's run is looked for.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """What is wrong with a recipe, each with its fix, and what it will take; status 1 if there is an error."""
+    """What is wrong with a recipe, each with its fix, what it will take; status 1 where there is an error."""
     from cifarlab.doctor import diagnose
     from cifarlab.recipes import read, resolve
 

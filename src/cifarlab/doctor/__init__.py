@@ -1,6 +1,6 @@
 """The doctor: what is wrong with a recipe, looked for before an hour is spent on it."""
 
-from cifarlab.doctor import batch, deep, static  # noqa: F401  (they register their checks)
+from cifarlab.doctor import batch, deep, idle, static  # noqa: F401  (they register their checks)
 from cifarlab.doctor.diagnosis import Diagnosis, diagnose
 from cifarlab.doctor.findings import CHECKS, Check, Finding, check
 from cifarlab.doctor.static import warnings_before

@@ -20,9 +20,9 @@ from cifarlab.draws import Draws
 from cifarlab.prepare import without_effect
 from cifarlab.views import num_views
 
-# Pictures from which batch norm's statistics are more noise than signal (Wu and He 2018: errors rise below 8).
+# Pictures below which batch norm's statistics are mostly noise (Wu and He 2018, figure 1).
 _TINY = 8
-# Share of log(classes) by which the first loss may be off: a new head's logits have a deviation of about 1.
+# Share of log(classes) by which the first loss may be off: a new head's logits deviate by about 1.
 _FAR = 0.5
 # Less than half a step of 8 bits.
 _UNCHANGED = 1 / 512
@@ -71,8 +71,9 @@ def tiny_batch_norm(patient: Patient) -> Reasons:
         yield f"batch norm sees data.batch_size={data.batch_size} pictures at once{at_once}"
     elif plan is not None and 1 < plan.samples % plan.batch_size < _TINY:
         rest = plan.samples % plan.batch_size
-        yield f"the last batch of each epoch has {rest} pictures", (
-            f"choose data.batch_size so that it does not leave {rest} of {plan.samples:,}"
+        yield (
+            f"the last batch of each epoch has {rest} pictures",
+            (f"choose data.batch_size so that it does not leave {rest} of {plan.samples:,}"),
         )
 
 

@@ -13,7 +13,7 @@ from cifarlab.data.download import is_at_hand
 from cifarlab.doctor.estimate import Estimate, estimate
 from cifarlab.doctor.findings import Finding, by_severity, run_checks
 from cifarlab.doctor.patient import Patient
-from cifarlab.doctor.planned import Planned, planned
+from cifarlab.doctor.planned import planned
 from cifarlab.models.backbones import has_weights
 from cifarlab.prepare import out_of_memory_explained, prepare
 from cifarlab.registry import ConfigError
@@ -90,7 +90,8 @@ def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, l
         val = 0.1 if data.val else 0
         plain["data"] |= {**own, **kept, "val": val}
     if not has_weights(config.model.backbone) and not config.model.init:
-        left_out.append(f"the weights of {config.model.backbone.name} (not on this machine): random ones stand in")
+        name = config.model.backbone.name
+        left_out.append(f"the weights of {name} (not on this machine): random ones stand in")
     if config.lessons and config.teacher:
         try:
             for name in config.teacher.run:

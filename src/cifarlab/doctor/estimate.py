@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from cifarlab.data.splits import Split
 from cifarlab.device import peak_memory
-from cifarlab.doctor.patient import Patient
+from cifarlab.doctor.patient import Patient, first_pictures
 from cifarlab.evaluate import evaluate
 
 # Of each batch size, the fastest counts: what else the machine does can only slow a step down.
@@ -20,7 +19,7 @@ _TIMES = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """minutes: training and its evaluations. peak_memory_bytes: of the device's, or this process's on a CPU."""
+    """minutes: of training and its evaluations. peak_memory_bytes: the GPU's; on a CPU the process's."""
 
     minutes: float
     peak_memory_bytes: int
@@ -56,20 +55,17 @@ def estimate(patient: Patient) -> Estimate | None:
     most = step_of[large] / large
     slope = min(most, max(0.0, (step_of[large] - step_of[small]) / max(1, large - small)))
     step = step_of[large] + slope * (plan.batch_size - large)
-    split = _part(engine.train, large)
+    split = first_pictures(engine.train, large)
     look = _seconds(
         lambda: evaluate(engine.model, split, engine.precision, config.data.image_size), engine.device, _TIMES
     ) / len(split)
-    scored = sum(len(split) for split in (patient.job.splits.val, patient.job.splits.test) if split is not None)
+    splits = patient.job.splits
+    scored = sum(len(split) for split in (splits.val, splits.test) if split is not None)
     if not patient.data_at_hand:
         scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
     seconds = plan.total_steps * step + look * (config.train.epochs * scored + plan.samples)
     more = patient.first.saved_bytes / patient.size * max(0, plan.batch_size - large)
     return Estimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
-
-
-def _part(split: Split, num: int) -> Split:
-    return Split(split.images, split.rows[:num], split.labels[:num], split.ids[:num])
 
 
 def _seconds(call: Callable[[], object], device: torch.device, times: int = 1) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarlab.config import Config
+from cifarlab.data.splits import Split
 from cifarlab.doctor.planned import Planned
 from cifarlab.prepare import Job
 from cifarlab.records import Batch, Output
@@ -71,7 +72,7 @@ class Patient:
         engine, teacher = self.job.engine, self.job.teacher
         batch = self.views(0, self.size)
         if teacher is not None:
-            batch = replace(batch, teacher=teacher.answer(batch, torch.arange(len(batch.labels))), progress=1.0)
+            batch = replace(batch, teacher=teacher.read(teacher.ask(batch.images)), progress=1.0)
         torch.manual_seed(0)  # Of dropout.
         named = {
             name: parameter
@@ -85,10 +86,10 @@ class Patient:
             return tensor
 
         stages = teacher is not None and teacher.stages
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with engine.precision.autocast():
-                output = self.model(engine.precision.layout(batch.images), stages=stages)
-                losses = self.objective(batch, output)
+        watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with watched, engine.precision.autocast():
+            output = self.model(engine.precision.layout(batch.images), stages=stages)
+            losses = self.objective(batch, output)
         gradients = torch.autograd.grad(losses["total"], list(named.values()), allow_unused=True)
         weights = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
         kept = sum(size for place, size in saved.items() if place not in weights)
@@ -99,6 +100,11 @@ class Patient:
         """What the teacher has to say, measured; None without one."""
         job = self.job
         return examine(job.teacher, job.engine, job.splits) if job.teacher is not None else None
+
+
+def first_pictures(split: Split, num: int) -> Split:
+    """The first pictures of a split: in canonical order, that of a hash, a random sample."""
+    return Split(split.images, split.rows[:num], split.labels[:num], split.ids[:num])
 
 
 def _trained(module: nn.Module, prefix: str) -> Sequence[tuple[str, nn.Parameter]]:

@@ -1,4 +1,4 @@
-"""Checks of a configuration alone: what it leaves out, or sets to what cannot work."""
+"""Checks of a configuration alone: what it leaves out, or sets to what does not work."""
 
 from __future__ import annotations
 
@@ -100,18 +100,19 @@ def decay_negligible(case: Planned) -> Reasons:
     rates = case.rates()
     lost = 1 - math.exp(-share * plan.total_steps * sum(rates) / len(rates) / case.config.optim.lr)
     if lost < _NO_DECAY:
-        yield f"weight decay {case.config.optim.weight_decay:g} takes {lost:.2%} off the weights in all the run"
+        decay = case.config.optim.weight_decay
+        yield f"weight decay {decay:g} takes {lost:.2%} off the weights in the whole run"
 
 
 @check("static", "warning", "lower optim.weight_decay or optim.lr")
 def decay_overwhelms(case: Planned) -> Reasons:
     """Weights decay to a fraction within an epoch: what an epoch teaches is gone before the next."""
-    share, plan = case.decay_per_step(), case.plan
+    share, plan, optim = case.decay_per_step(), case.plan, case.config.optim
     if share and plan is not None and share * min(plan.steps_per_epoch, plan.total_steps) > 1:
         left = math.exp(-share * plan.steps_per_epoch)
         yield (
-            f"weight decay {case.config.optim.weight_decay:g} at learning rate {case.config.optim.lr:g} leaves "
-            f"{left:.1%} of a weight after one epoch ({plan.steps_per_epoch} steps)"
+            f"weight decay {optim.weight_decay:g} at learning rate {optim.lr:g} leaves {left:.1%} of a "
+            f"weight after one epoch ({plan.steps_per_epoch} steps)"
         )
 
 
@@ -172,12 +173,11 @@ def teacher_near_uniform(case: Planned) -> Reasons:
         temperature = spec.kwargs().get("temperature")
         if not (spec.part.traits.get("needs_teacher") and temperature and spec.weight and scales):
             continue
-        nats = _from_uniform(max(scales) / temperature, case.num_classes)
-        if nats < NEARLY_UNIFORM * math.log(case.num_classes):
+        nats, most = _from_uniform(max(scales) / temperature, case.num_classes), math.log(case.num_classes)
+        if nats < NEARLY_UNIFORM * most:
             yield (
-                f"cosines x {max(scales):g} over a temperature of {temperature:g}: the teacher's answers are at "
-                f"most {nats:.3f} nats from uniform, of {math.log(case.num_classes):.3f}; objective.{label} is "
-                "nearly empty"
+                f"objective.{label} is nearly empty: cosines x {max(scales):g} over a temperature of "
+                f"{temperature:g} are at most {nats:.3f} nats from uniform, of {most:.3f}"
             )
 
 
@@ -196,7 +196,7 @@ def average_keeps_the_start(case: Planned) -> Reasons:
     if plan and "decay" in options and not options.get("warmup"):
         share = options["decay"] ** plan.total_steps
         if share > _NO_DECAY:
-            yield f"after {plan.total_steps:,} steps the average still holds {share:.0%} of the initial weights"
+            yield f"after {plan.total_steps:,} steps the average holds {share:.0%} of the initial weights"
 
 
 @check("static", "note", "add data.image_size to data.multi_scale.sizes")
@@ -241,42 +241,6 @@ def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
             yield label, spec, spec.p == 1
             inner = [(name, part) for name, part, _ in _parts(spec.kwargs().get("choices", {}))]
             yield from ((name, part, False) for name, part in inner)
-
-
-@check("static", "warning", "remove the setting, or change what leaves it idle")
-def no_effect(case: Planned) -> Reasons:
-    """A setting changes nothing as the rest stands, by the configuration alone."""
-    config, plan = case.config, case.plan
-    for section, specs in (("augment", config.data.augment), ("mix", config.data.mix)):
-        yield from (
-            f"data.{section}.{label} has p 0: it meets no picture" for label, s in specs.items() if s.p == 0
-        )
-    weights = {label: spec.weight for label, spec in config.objective.items()}
-    if any(weights.values()):
-        yield from (f"objective.{label} has weight 0" for label, weight in weights.items() if weight == 0)
-    if config.optim.decay_norms and not config.optim.weight_decay:
-        yield "optim.decay_norms has no effect: optim.weight_decay is 0"
-    if plan is not None:
-        yield from _too_long(config, plan.total_steps)
-
-
-def _too_long(config: Config, total_steps: int) -> Iterator[str]:
-    """What needs more steps than the run has."""
-    warmup = config.optim.schedule.kwargs().get("warmup", 0)
-    if 0 < warmup * total_steps < 1:
-        yield f"optim.schedule.warmup={warmup:g} is less than a step of {total_steps}"
-    lookahead = config.optim.lookahead
-    if lookahead is not None and lookahead.steps >= total_steps:
-        yield f"optim.lookahead.steps={lookahead.steps} is never reached in {total_steps} steps"
-    average = config.train.average
-    options = average.kwargs() if average else {}
-    if options.get("warmup") and options.get("decay", 0) > 1 - 1 / total_steps:
-        yield f"train.average.decay={options['decay']:g} looks back over more than the {total_steps} steps there are"
-    if average is not None and average.name == "swa":
-        epochs = config.train.epochs
-        counted = sum(epoch / epochs >= options["start"] for epoch in range(1, epochs + 1))
-        if counted == 1:
-            yield "train.average=swa averages one epoch only: the last one"
 
 
 def warnings_before(config: Config) -> list[str]:

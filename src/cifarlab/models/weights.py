@@ -215,7 +215,7 @@ def _hub_place(url: str) -> Path:
 
 
 def find_weights(name: str, repository: str | None, url: str | None) -> Path | None:
-    """The local file of a model's published weights, where `fetch_weights` looks first; None if there is none."""
+    """The local file of a model's published weights, as `fetch_weights` looks for it; None without one."""
     from huggingface_hub import try_to_load_from_cache
 
     placed = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
