@@ -78,7 +78,7 @@ NOTES = [
     ("harsh_augmentation", ["data.augment.one_of={choices: {shift_scale_rotate: {}, color_jitter: {}}}"]),
 ]
 WORDS = [IMPORTS, "optim.weight_decay=10", *TINY[1:]]
-CAPABLE = ("model.backbone={name: tiny, width: 32}", "optim.lr=2e-2")
+CAPABLE = ("model.backbone={name: tiny, width: 32}", "optim.lr=2e-2", "optim.weight_decay=2")
 DEEP = [
     ("cannot_overfit", ["optim.lr=1e-9"]),
     ("cannot_overfit", ["optim.lr=1e30", "optim.weight_decay=0", "train.grad_clip=null"]),
