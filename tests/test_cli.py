@@ -207,7 +207,7 @@ def test_a_recipe_of_ones_own(cifarlab, tmp_path, monkeypatch):
 
 
 def test_help_is_complete(cifarlab):
-    for command in ("train", "list", "show", "parts", "eval", "predict", "plot"):
+    for command in ("train", "check", "list", "show", "parts", "eval", "predict", "plot"):
         status, out, _ = cifarlab(command, "--help")
         assert status == 0 and "Usage:" in out
     assert "--debug" in cifarlab("--help")[1]

@@ -16,7 +16,7 @@ from cifarlab.doctor.planned import planned
 from cifarlab.doctor.static import _from_uniform, least_scale
 from cifarlab.prepare import prepare
 from cifarlab.recipes import names, read, resolve
-from tests.tiny import PARTS, TINY, tiny_config
+from tests.tiny import PARTS, TINY, tiny_config, train_tiny
 
 FAULTY_PARTS = Path(__file__).with_name("faulty_parts.py")
 IMPORTS = f"imports=[{PARTS}, {FAULTY_PARTS}]"
@@ -198,6 +198,17 @@ def test_the_demo_trains_without_a_warning():
     assert warnings_before(resolve(read("demo"))) == []
 
 
+def test_weights_of_a_run_want_its_normalization(tmp_path):
+    train_tiny(tmp_path / "0", "train.epochs=1")
+
+    def found(*overrides):
+        return serious(run_checks("static", planned(faulty(*overrides))))
+
+    assert found(f"model.init={tmp_path / '0'}") == set()
+    assert found(f"model.init={tmp_path / '0'}", "model.normalize=none") == {"other_normalization"}
+    assert found(f"model.init={tmp_path / '0' / 'best.pt'}", "model.normalize=none") == set()
+
+
 def test_training_does_not_repeat_what_it_says_anyway():
     config = faulty("train.select=test", "data.shuffle=false", "data.skip_broken=true")
     lines = [*prepare(config).warnings, *warnings_before(config)]
@@ -225,7 +236,7 @@ def test_what_decay_takes_is_what_the_optimizer_takes():
 
     for name, options in (("adamw", {}), ("sgd", {"momentum": 0.9, "nesterov": False})):
         config = faulty("optim.weight_decay=1e-2", f"optim.name={name}", "optim.lr=0.01")
-        share = planned(config).decay_per_step()
+        share = planned(config).decay_per_step() or 0.0
         weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
         make = torch.optim.AdamW if name == "adamw" else torch.optim.SGD
         optimizer = make([weight], lr=0.01, weight_decay=1e-2, **options)

@@ -1,9 +1,12 @@
 """docs/doctor.md lists the checks as they are registered."""
 
 import re
+import textwrap
 from pathlib import Path
 
-from cifarlab.doctor import CHECKS
+from cifarlab.doctor import CHECKS, findings
+from cifarlab.doctor.planned import planned
+from tests.tiny import tiny_config
 
 PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 
@@ -27,3 +30,14 @@ def test_every_check_says_in_a_line_what_it_found_and_what_to_do():
     for each in CHECKS.values():
         assert each.meaning.endswith(".") and len(each.meaning) < 110, each.id
         assert each.fix and "\n" not in each.fix
+
+
+def test_its_example_adds_a_check(monkeypatch):
+    monkeypatch.setattr(findings, "CHECKS", {})
+    code = textwrap.dedent(
+        "\n".join(re.findall(r"^    (?!cifarlab)(.*)$|^$", PAGE.split("## ")[0], re.MULTILINE))
+    )
+    exec(code, {})
+    (found,) = findings.run_checks("static", planned(tiny_config("train.epochs=400")))
+    assert (found.id, found.severity, found.reason) == ("many_epochs", "note", "400 epochs")
+    assert findings.run_checks("static", planned(tiny_config())) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +11,7 @@ from cifarlab.config import Config
 from cifarlab.doctor.findings import CHECKS, Reasons, check
 from cifarlab.doctor.planned import Planned, planned
 from cifarlab.models.classifier import NORMALIZATIONS
-from cifarlab.registry import Spec
+from cifarlab.registry import ConfigError, Spec
 from cifarlab.run import Run
 from cifarlab.teachers.health import NEARLY_UNIFORM
 from cifarlab.views import num_views
@@ -73,8 +74,9 @@ def other_normalization(case: Planned) -> Reasons:
     """Pretrained weights see pictures in another normalisation than the one that they were trained with."""
     model = case.config.model
     if model.init:
-        run = Run(model.init)
-        theirs = run.plain_config()["model"].get("normalize") if run.started else None
+        theirs = None
+        with contextlib.suppress(ConfigError):  # A checkpoint alone, or a damaged run: nobody knows.
+            theirs = Run(model.init).plain_config()["model"].get("normalize")
         if theirs not in (None, model.normalize):
             yield f"{model.init} was trained with model.normalize={theirs}, this run has {model.normalize}"
     elif getattr(model.backbone.options, "pretrained", False) and model.normalize != "dataset":
