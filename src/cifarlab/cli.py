@@ -10,7 +10,15 @@ from cifarlab.commands.shared import app
 
 # isort: off
 # In the order in which `--help` lists what they hold.
-from cifarlab.commands import training, comparing, reference, trained, inference, reporting  # noqa: F401
+from cifarlab.commands import (  # noqa: F401
+    training,
+    checking,
+    comparing,
+    reference,
+    trained,
+    inference,
+    reporting,
+)
 # isort: on
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cifarlab import checkpoint
@@ -31,13 +33,17 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def train(
-    config: Config, run: Run, progress: TrainingProgress | None = None, fresh: bool = False
+    config: Config,
+    run: Run,
+    progress: TrainingProgress | None = None,
+    fresh: bool = False,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train to the end, from the start or from where the run was left, and return its summary.
 
-    A finished run is not trained again. fresh: remove what the run wrote first. Raises ConfigError for a
-    user's mistake (no folder is made), Interrupted on SIGINT and SIGTERM (after saving), Failure where the
-    run cannot go on.
+    A finished run is not trained again. fresh: remove what the run wrote first. warnings: a line each, to be
+    said and recorded beside the run's own. Raises ConfigError for a user's mistake (no folder is made),
+    Interrupted on SIGINT and SIGTERM (after saving), Failure where the run cannot go on.
     """
     progress = progress or TrainingProgress(quiet=True)
     if not fresh and (summary := _finished(config, run)):
@@ -49,6 +55,7 @@ def train(
         progress.note(f"{run}: reading {config.data.dataset.name}, building the model")
         # What a checkpoint holds need not be fetched a second time.
         job = prepare(config, initial=fresh or not run.last_path.exists(), runs=run.runs)
+        job = replace(job, warnings=(*job.warnings, *warnings))
         if fresh:
             refuse_to_remove_a_source(config, run.folder, job.teacher)
             run.start_over()

@@ -30,6 +30,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe, or go on where it was left; a finished run says so."""
+    from cifarlab.doctor import warnings_before
     from cifarlab.progress import TrainingProgress
     from cifarlab.recipes import read, resolve
     from cifarlab.registry import ConfigError
@@ -55,7 +56,7 @@ def train(
     for config, run in zip(configs, students, strict=True):
         if len(configs) > 1:
             progress.note(f"seed {config.train.seed} of 0 to {len(configs) - 1}")
-        summaries.append(train_run(config, run, progress, fresh))
+        summaries.append(train_run(config, run, progress, fresh, warnings_before(config)))
     if len(summaries) > 1:
         _print_over_seeds(folder, students[0], summaries)
 

@@ -73,6 +73,14 @@ def locate(archive: Archive, root: str | None) -> Path:
     return fetch(archive, first.parent if first.name == archive.folder else first)
 
 
+def is_at_hand(archive: Archive, root: str | None) -> bool:
+    """Whether `locate` finds it on this machine. Raises ConfigError as `locate` does."""
+    return any(
+        _extracted(archive, place) or (place if place.is_file() else place / archive.file).is_file()
+        for place in search_places(root)
+    )
+
+
 def _extracted(archive: Archive, place: Path) -> Path | None:
     for folder in (place / archive.folder, place):
         if archive.complete(folder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +19,11 @@ from cifarlab.models.weights import (
     backbone_of,
     excuse,
     fetch_weights,
+    find_weights,
     load_weights,
     read_weights,
 )
-from cifarlab.registry import BACKBONES, ConfigError
+from cifarlab.registry import BACKBONES, ConfigError, Spec
 
 
 def _is_timm(name: str) -> bool:
@@ -197,8 +198,7 @@ def _load_pretrained(
         if isinstance(pretrained, str):
             path = Path(pretrained).expanduser()
         else:
-            full_name = ".".join(part for part in (config["architecture"], config.get("tag")) if part)
-            path = fetch_weights(full_name, config.get("hf_hub_id"), config.get("url"))
+            path = fetch_weights(*_published(config))
         state, sha256 = read_weights(path)
         state = backbone_of(state)
         classifiers = config.get("classifier") or ()
@@ -208,6 +208,23 @@ def _load_pretrained(
         return load_weights(model, state, source=str(path), sha256=sha256, free=free | renewed)
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "backbone", "pretrained")) from None
+
+
+def _published(config: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """Full name, hub repository and address of the weights that timm publishes, from its `pretrained_cfg`."""
+    full_name = ".".join(part for part in (config["architecture"], config.get("tag")) if part)
+    return full_name, config.get("hf_hub_id"), config.get("url")
+
+
+def has_weights(backbone: Spec) -> bool:
+    """Whether the weights that a backbone begins with, if any, need not be fetched."""
+    import timm
+
+    pretrained = getattr(backbone.options, "pretrained", False)
+    config = timm.get_pretrained_cfg(backbone.name)
+    if pretrained is not True or config is None:
+        return True
+    return find_weights(*_published(config.to_dict())) is not None
 
 
 def _translate(name: str, options: dict[str, Any], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

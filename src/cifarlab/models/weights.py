@@ -210,6 +210,25 @@ def weights_folder() -> Path:
     return cache_folder("weights")
 
 
+def _hub_place(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def find_weights(name: str, repository: str | None, url: str | None) -> Path | None:
+    """The local file of a model's published weights, as `fetch_weights` looks for it; None without one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    placed = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
+    placed += [_hub_place(url)] if url else []
+    for path in placed:
+        if path.is_file():
+            return path
+    for file in _HUB_FILES if repository else ():
+        if isinstance(cached := try_to_load_from_cache(repository or "", file), str):
+            return Path(cached)
+    return None
+
+
 def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
     """The local file of a model's published weights, downloaded if need be.
 
@@ -219,12 +238,8 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
     """
     from huggingface_hub import hf_hub_url
 
-    placed = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
-    if url:
-        placed.append(Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2])
-    for path in placed:
-        if path.is_file():
-            return path
+    if found := find_weights(name, repository, url):
+        return found
     address = hf_hub_url(repository, _HUB_FILES[0]) if repository else url
     if address is None:
         raise ConfigError(f"nobody publishes weights of {name}; say pretrained=false, or name a file")
@@ -232,9 +247,10 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
         if repository:
             return _from_hub(repository)
         _reach(address)
-        placed[-1].parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(placed[-1]))
-        return placed[-1]
+        target = _hub_place(address)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(target))
+        return target
     except (OSError, RuntimeError) as error:
         reason = str(getattr(error, "reason", error)).strip().partition("\n")[0][:120]
         raise ConfigError(
@@ -245,11 +261,8 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
 
 
 def _from_hub(repository: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url
 
-    for file in _HUB_FILES:
-        if isinstance(cached := try_to_load_from_cache(repository, file), str):
-            return Path(cached)
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
     for file in _HUB_FILES:

@@ -2,12 +2,20 @@
 
 from cifarlab.teachers.cache import Replay
 from cifarlab.teachers.finding import find_teacher, load_teacher, missing_teachers
-from cifarlab.teachers.health import complaints, describe, examine, has_same_pictures, knows_validation
+from cifarlab.teachers.health import (
+    ailments,
+    complaints,
+    describe,
+    examine,
+    has_same_pictures,
+    knows_validation,
+)
 from cifarlab.teachers.teacher import Teacher
 
 __all__ = [
     "Replay",
     "Teacher",
+    "ailments",
     "complaints",
     "describe",
     "examine",

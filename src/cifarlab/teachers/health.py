@@ -181,43 +181,58 @@ def describe(health: dict[str, Any]) -> list[str]:
 
 def complaints(health: dict[str, Any], config: Config) -> list[str]:
     """A line, with the fix, for each way in which the teacher says next to nothing."""
+    return [f"{reason}; {fix}" for _, reason, fix in ailments(health, config)]
+
+
+def ailments(health: dict[str, Any], config: Config) -> list[tuple[str, str, str]]:
+    """The same as (what ails it, reason, fix).
+
+    What ails it: guess, near_uniform, near_one_hot, idle, not_held_out, not_calibrated.
+    """
     assert config.teacher is not None
     log_classes, found = health["log_classes"], []
     if health["teacher_top1"] < 2 / math.exp(log_classes):
-        found.append(
-            "the teacher is hardly better than a guess; train it longer, or name another teacher.run"
-        )
+        reason = "the teacher is hardly better than a guess"
+        found.append(("guess", reason, "train it longer, or name another teacher.run"))
     else:
         for label, term in health["terms"].items():
-            found += _complaints_of(label, term, log_classes, config.teacher.calibrate)
+            found += _ailments_of(label, term, log_classes, config.teacher.calibrate)
     if health["measured_on"] == "train":
         what = "calibrated and scored" if config.teacher.calibrate else "scored"
-        found.append(f"no pictures are held out from the teacher: it was {what} on what it was trained on")
+        reason = f"no pictures are held out from the teacher: it was {what} on what it was trained on"
+        found.append(("not_held_out", reason, "hold some out: data.val=0.1, in its run and in this one"))
     if config.teacher.calibrate and not all(
         1.01 * COLDEST < t < 0.99 * HOTTEST for t in health["temperatures"]
     ):
-        found.append(f"no temperature between {COLDEST:g} and {HOTTEST:g} calibrates the teacher")
+        reason = f"no temperature between {COLDEST:g} and {HOTTEST:g} calibrates the teacher"
+        found.append(("not_calibrated", reason, "name another teacher.run, or say teacher.calibrate=false"))
     return found
 
 
-def _complaints_of(label: str, term: dict[str, Any], log_classes: float, calibrated: bool) -> list[str]:
+def _ailments_of(
+    label: str, term: dict[str, Any], log_classes: float, calibrated: bool
+) -> list[tuple[str, str, str]]:
     found = []
     if "entropy" in term and term["kl_from_uniform"] < NEARLY_UNIFORM * log_classes:
-        fix = f"lower objective.{label}.temperature" if calibrated else "say teacher.calibrate=true"
-        found.append(
+        reason = (
             f"{label} is nearly empty: at temperature {term['temperature']:g} the teacher's answers are "
-            f"{term['kl_from_uniform']:.3f} nats from uniform, of {log_classes:.3f}; {fix}"
+            f"{term['kl_from_uniform']:.3f} nats from uniform, of {log_classes:.3f}"
         )
+        fix = f"lower objective.{label}.temperature" if calibrated else "say teacher.calibrate=true"
+        found.append(("near_uniform", reason, fix))
     elif "entropy" in term and term["entropy"] < NEARLY_ONE_HOT * log_classes:
-        found.append(
+        reason = (
             f"{label} reads answers that are nearly one-hot (entropy {term['entropy']:.3f} nats): they say "
-            f"little that the labels do not; raise objective.{label}.temperature"
+            "little that the labels do not"
         )
+        found.append(("near_one_hot", reason, f"raise objective.{label}.temperature"))
     if term["gradient_norm"] == 0:
-        found.append(f"{label} moves no weight that is trained")
+        fix = f"train what it acts on (model.freeze), or remove objective.{label}"
+        found.append(("idle", f"{label} moves no weight that is trained", fix))
     elif term["gradient_ratio"] is not None and term["gradient_ratio"] < NEARLY_NO_GRADIENT:
-        found.append(
+        reason = (
             f"{label} hardly counts: its gradient is {term['gradient_ratio']:.3f} times that of the untaught "
-            f"terms; raise objective.{label}.weight"
+            "terms"
         )
+        found.append(("idle", reason, f"raise objective.{label}.weight"))
     return found

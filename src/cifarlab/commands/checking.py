@@ -1,0 +1,44 @@
+"""`cifarlab check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app
+
+
+@app.command()
+def check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Train on a few pictures and ask the teacher, too.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="Where a teacher's run is looked for.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """What is wrong with a recipe, each with its fix, what it will take; status 1 where there is an error."""
+    from cifarlab.doctor import diagnose
+    from cifarlab.recipes import read, resolve
+
+    found = read(recipe)
+    config = resolve(found, overrides or ())
+    diagnosis = diagnose(config, deep, runs, say=lambda line: print(line, file=sys.stderr))
+    if as_json:
+        print(json.dumps(diagnosis.record(), indent=2))
+    else:
+        for finding in diagnosis.findings:
+            print(f"{finding.severity} {finding.id}: {finding.reason}\n    {finding.fix}")
+        if not diagnosis.findings:
+            print(f"{found.name}: nothing found")
+        for line in diagnosis.left_out:
+            print(f"left out: {line}")
+        if diagnosis.estimate:
+            print(f"{found.name} takes {diagnosis.estimate}")
+    if diagnosis.has_errors:
+        raise typer.Exit(1)

@@ -1,0 +1,175 @@
+"""Checks that take data, a model and one small batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cifarlab.augment.policies import apply
+from cifarlab.data.splits import Split, digest_pictures
+from cifarlab.doctor.findings import Reasons, check
+from cifarlab.doctor.patient import Patient
+from cifarlab.draws import Draws
+from cifarlab.prepare import without_effect
+from cifarlab.views import num_views
+
+# Pictures below which batch norm's statistics are mostly noise (Wu and He 2018, figure 1).
+_TINY = 8
+# Share of log(classes) by which the first loss may be off: a new head's logits deviate by about 1.
+_FAR = 0.5
+# Less than half a step of 8 bits.
+_UNCHANGED = 1 / 512
+
+
+@check("batch", "warning", "say model.backbone.stem=cifar, or a larger data.image_size")
+def last_map_1x1(patient: Patient) -> Reasons:
+    """The last convolution sees a map of one pixel: of its kernels only the centre ever learns."""
+    size = min(patient.config.data.image_size, *patient.config.data.train_sizes)
+    name, side = _last_map(patient.model, size)
+    if side == 1:
+        yield f"at {size} px the map is 1 x 1 by {name}: nothing is left of where things are"
+
+
+def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
+    """The last convolution that looks at neighbours, and the larger side of what it gives."""
+    seen = [("", 0)]
+
+    def note(name: str):
+        return lambda module, given, output: seen.append((name, max(output.shape[-2:])))
+
+    hooks = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
+    ]
+    parameter = next(model.parameters())
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, size, size, device=parameter.device), size)
+    model.train()
+    for hook in hooks:
+        hook.remove()
+    return seen[-1]
+
+
+@check("batch", "warning", "raise data.batch_size, or say model.batch_norm_eval=backbone")
+def tiny_batch_norm(patient: Patient) -> Reasons:
+    """Batch norm takes its statistics from a handful of pictures."""
+    if not any(isinstance(module, _BatchNorm) and module.training for module in patient.model.modules()):
+        return
+    data, plan = patient.config.data, patient.case.plan
+    scale = data.multi_scale
+    parts = len(scale.sizes) if scale is not None and scale.per == "sample" else 1
+    if data.batch_size // parts < _TINY:
+        at_once = f", {data.batch_size // parts} at each size" if parts > 1 else ""
+        yield f"batch norm sees data.batch_size={data.batch_size} pictures at once{at_once}"
+    elif plan is not None and 1 < plan.samples % plan.batch_size < _TINY:
+        rest = plan.samples % plan.batch_size
+        yield (
+            f"the last batch of each epoch has {rest} pictures",
+            (f"choose data.batch_size so that it does not leave {rest} of {plan.samples:,}"),
+        )
+
+
+@check("batch", "warning", "raise the augmentation's strength or p, or remove it")
+def same_views(patient: Patient) -> Reasons:
+    """Augmentation is on, and yet a picture looks the same in two epochs."""
+    data = patient.config.data
+    if not (data.augment or data.mix) or num_views(patient.config) == 1:
+        return
+    one, other = patient.views(0).images, patient.views(1).images
+    if not _changed(one, other).any():
+        yield f"{len(one)} pictures look the same in epochs 1 and 2, for all data.augment and data.mix say"
+
+
+@check("batch", "warning", "raise its strength, or remove it")
+def augmentation_idle(patient: Patient) -> Reasons:
+    """An augmentation leaves every picture as it is."""
+    clean = patient.views(0)
+    images = patient.job.splits.train.gather(torch.arange(len(clean.labels)))[0].float() / 255
+    for label, spec in patient.config.data.augment.items():
+        draws = Draws(patient.config.train.seed, 0, clean.indices).at("augment")
+        if spec.p and not _changed(images, apply(images, draws, {label: replace(spec, p=1.0)})).any():
+            yield f"data.augment.{label} changes none of {len(images)} pictures"
+
+
+def _changed(one: Tensor, other: Tensor) -> Tensor:
+    """(B,) bool: which pictures differ by more than rounding."""
+    return (one - other).abs().flatten(1).amax(1) > _UNCHANGED
+
+
+@check("batch", "warning", "remove the setting, or change what leaves it idle", told=True)
+def no_effect_on_model(patient: Patient) -> Reasons:
+    """A setting changes nothing for this model and these data."""
+    yield from without_effect(patient.config, patient.model)
+
+
+@check("batch", "warning", "look at the head's initial weights, and at model.normalize")
+def initial_loss(patient: Patient) -> Reasons:
+    """Before training the cross-entropy is far from log(classes), that of a guess."""
+    output, batch = patient.first.output, patient.first.batch
+    guess = math.log(patient.model.num_classes)
+    # Cosines x 64 are far from a guess by design; a model.init may know the classes.
+    if output.cosines is not None or patient.config.model.init:
+        return
+    loss = F.cross_entropy(output.logits.float(), batch.targets).item()
+    if math.isfinite(loss) and abs(loss - guess) > _FAR * guess:
+        yield f"the cross-entropy before training is {loss:.2f}, a guess has log(classes) = {guess:.2f}"
+
+
+@check("batch", "error", "try train.precision=float32; else look at the block it names, and at the loss")
+def gradient_not_finite(patient: Patient) -> Reasons:
+    """The first loss or its gradient is not a number."""
+    if not math.isfinite(patient.first.loss):
+        yield f"the first loss is {patient.first.loss}"
+        return
+    broken = [name for name, norm in _norms_of_blocks(patient) if not math.isfinite(norm)]
+    if broken:
+        yield f"the first gradient is not finite in {', '.join(broken[:3])}"
+
+
+@check("batch", "error", "let a loss with weight depend on it, or freeze it by name (model.freeze)")
+def gradient_zero(patient: Patient) -> Reasons:
+    """A block that is to be trained gets no gradient at all."""
+    still = [name for name, norm in _norms_of_blocks(patient) if norm == 0]
+    if still and any(patient.objective.weights.values()):
+        more = f" and {len(still) - 3} more" if len(still) > 3 else ""
+        yield f"the first gradient is zero in {', '.join(still[:3])}{more}"
+
+
+def _norms_of_blocks(patient: Patient) -> Iterator[tuple[str, float]]:
+    """(block, norm of its gradient). A block: what the first three words of a parameter's name share."""
+    # Single layers may rest at first: a residual block whose last scale begins at 0 passes nothing back.
+    blocks: dict[str, list[float]] = {}
+    for name, gradient in zip(patient.first.names, patient.first.gradients, strict=True):
+        block = ".".join(name.split(".")[:-1][:3]) or name
+        blocks.setdefault(block, []).append(0.0 if gradient is None else gradient.float().norm().item())
+    return ((name, math.hypot(*norms)) for name, norms in blocks.items())
+
+
+@check("batch", "warning", "get the published data, or do not compare with published figures", told=True)
+def data_altered(patient: Patient) -> Reasons:
+    """The data are not the published ones, by their fingerprint."""
+    if patient.data_at_hand:
+        yield from patient.job.splits.warnings
+
+
+@check("batch", "warning", "remove them from one of the two folders (`data.root`)")
+def validation_in_train(patient: Patient) -> Reasons:
+    """Pictures that validate the run are among those that it trains on, pixel for pixel."""
+    splits = patient.job.splits
+    # Pictures taken from train for validation leave with their copies: only a part of its own can overlap.
+    if patient.data_at_hand and splits.val is not None and "val" in splits.fingerprint:
+        found = int(np.isin(_digests(splits.val), _digests(splits.train)).sum())
+        if found:
+            yield f"{found} of {len(splits.val)} validation pictures are also in train"
+
+
+def _digests(split: Split) -> np.ndarray:
+    return digest_pictures(split.images[split.rows].cpu().numpy())

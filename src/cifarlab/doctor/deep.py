@@ -1,0 +1,100 @@
+"""Checks that take more than one batch: a short training, a look at the teacher."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+
+from cifarlab.config import Config
+from cifarlab.doctor.findings import Reasons, check
+from cifarlab.doctor.patient import Patient, first_pictures
+from cifarlab.engine import Engine
+from cifarlab.registry import SCHEDULES
+from cifarlab.teachers import ailments
+
+PICTURES, STEPS = 64, 200
+# Shares of them: known by heart, at which it is over; and known after all steps, below which it failed.
+_BY_HEART, _FAILED = 0.9, 0.5
+
+
+@check("deep", "error", "try optim.lr ten times higher, then lower; look at model.freeze and at the loss")
+def cannot_overfit(patient: Patient) -> Reasons:
+    """200 steps on 64 pictures, unaugmented, do not teach half of them: more will not be learned either."""
+    engine = Engine(
+        overfitting(patient.config),
+        copy.deepcopy(patient.model),
+        copy.deepcopy(patient.objective),
+        first_pictures(patient.job.splits.train, PICTURES),
+        patient.job.engine.precision,
+        patient.job.teacher,
+    )
+    engine.model.train()
+    best = 0.0
+    for step in range(STEPS):
+        engine.step(engine.order(step), step, step)
+        means = engine.means.read()
+        engine.means.reset()
+        if not math.isfinite(means["loss/total"]):
+            yield f"on {len(engine.train)} pictures the loss is not finite after {step + 1} steps"
+            return
+        best = max(best, means["top1"])
+        if best >= _BY_HEART:
+            return
+    if best < _FAILED:
+        yield f"after {STEPS} steps on {len(engine.train)} pictures, {best:.0%} of them are known"
+
+
+def overfitting(config: Config) -> Config:
+    """The configuration for a few pictures: one batch of them, unchanged, at the peak rate; no decay."""
+    clean = {"augment": {}, "mix": {}, "multi_scale": None, "batch_size": PICTURES, "freeze_views": False}
+    steady = {"schedule": SCHEDULES.spec({"name": "constant", "warmup": 0.1}), "sharpness": None}
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=clean),
+            "optim": config.optim.model_copy(update={**steady, "weight_decay": 0.0}),
+            "train": config.train.model_copy(update={"epochs": STEPS, "average": None}),
+        }
+    )
+
+
+def _ailing(patient: Patient, ailment: str) -> Iterator[tuple[str, str]]:
+    health = patient.health
+    said = ailments(health, patient.config) if health is not None else []
+    yield from ((reason, fix) for kind, reason, fix in said if kind == ailment)
+
+
+@check("deep", "warning", "train it longer, or name another teacher.run", told=True)
+def teacher_guesses(patient: Patient) -> Reasons:
+    """The teacher is hardly better than a guess."""
+    return _ailing(patient, "guess")
+
+
+@check("deep", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
+def teacher_says_little(patient: Patient) -> Reasons:
+    """The teacher's answers to training pictures are near uniform at the loss's temperature."""
+    return _ailing(patient, "near_uniform")
+
+
+@check("deep", "warning", "raise the temperature", told=True)
+def teacher_near_one_hot(patient: Patient) -> Reasons:
+    """The teacher's answers are nearly one-hot: they say little that the labels do not."""
+    return _ailing(patient, "near_one_hot")
+
+
+@check("deep", "warning", "raise the weight of its loss, or train what the loss acts on", told=True)
+def teacher_hardly_counts(patient: Patient) -> Reasons:
+    """The teacher's share of the gradient is next to nothing."""
+    return _ailing(patient, "idle")
+
+
+@check("deep", "warning", "hold pictures out: data.val=0.1, in its run and in this one", told=True)
+def teacher_not_held_out(patient: Patient) -> Reasons:
+    """The teacher is calibrated or scored on pictures that it was trained on."""
+    return _ailing(patient, "not_held_out")
+
+
+@check("deep", "warning", "name another teacher.run, or say teacher.calibrate=false", told=True)
+def teacher_not_calibrated(patient: Patient) -> Reasons:
+    """No temperature calibrates the teacher."""
+    return _ailing(patient, "not_calibrated")

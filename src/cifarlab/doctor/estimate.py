@@ -1,0 +1,80 @@
+"""What a run will take: minutes and memory, from a few small steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from cifarlab.device import peak_memory
+from cifarlab.doctor.patient import Patient, first_pictures
+from cifarlab.evaluate import evaluate
+
+# Of each batch size, the fastest counts: what else the machine does can only slow a step down.
+_TIMES = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """minutes: of training and its evaluations. peak_memory_bytes: the GPU's; on a CPU the process's."""
+
+    minutes: float
+    peak_memory_bytes: int
+    device: str
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        minutes = f"{self.minutes:.1f}" if self.minutes < 10 else f"{self.minutes:,.0f}"
+        return f"about {minutes} minutes and {self.peak_memory_bytes / 2**30:.1f} GiB on {self.device}"
+
+
+def estimate(patient: Patient) -> Estimate | None:
+    """Time steps of two sizes and lay a line through them; None where nobody knows how many steps there are.
+
+    Trains the job's engine a little: it is of no use for a run after.
+    """
+    engine, plan, config = patient.job.engine, patient.case.plan, patient.config
+    if plan is None:
+        return None
+    large = patient.size
+    if engine.device.type == "cuda":  # There a step's time is that of its kernels' launches up to some size.
+        large = min(plan.batch_size, len(engine.train)) // 2 * 2
+    small = max(2, large // 4 * 2)
+    step_of = dict.fromkeys((small, large), 0.0)
+    engine.model.train()
+    order = engine.order(0)
+    _seconds(lambda: engine.step(order[:large], 0, 0), engine.device)  # The first one is slower.
+    for size in step_of:
+        step_of[size] = _seconds(lambda size=size: engine.step(order[:size], 0, 0), engine.device, _TIMES)
+    # A step has a part that does not depend on its pictures: more of them never take longer in proportion.
+    most = step_of[large] / large
+    slope = min(most, max(0.0, (step_of[large] - step_of[small]) / max(1, large - small)))
+    step = step_of[large] + slope * (plan.batch_size - large)
+    split = first_pictures(engine.train, large)
+    look = _seconds(
+        lambda: evaluate(engine.model, split, engine.precision, config.data.image_size), engine.device, _TIMES
+    ) / len(split)
+    splits = patient.job.splits
+    scored = sum(len(split) for split in (splits.val, splits.test) if split is not None)
+    if not patient.data_at_hand:
+        scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
+    seconds = plan.total_steps * step + look * (config.train.epochs * scored + plan.samples)
+    more = patient.first.saved_bytes / patient.size * max(0, plan.batch_size - large)
+    return Estimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
+
+
+def _seconds(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
+    """The least of `times` times that a call takes, the device's work included."""
+    found = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - begun)
+    return min(found)

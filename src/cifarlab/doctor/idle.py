@@ -1,0 +1,46 @@
+"""The check of settings that change nothing, by the configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cifarlab.config import Config
+from cifarlab.doctor.findings import Reasons, check
+from cifarlab.doctor.planned import Planned
+
+
+@check("static", "warning", "remove the setting, or change what leaves it idle")
+def no_effect(case: Planned) -> Reasons:
+    """A setting changes nothing as the rest stands, by the configuration alone."""
+    config, plan = case.config, case.plan
+    for section, specs in (("augment", config.data.augment), ("mix", config.data.mix)):
+        yield from (
+            f"data.{section}.{label} has p 0: it meets no picture" for label, s in specs.items() if s.p == 0
+        )
+    weights = {label: spec.weight for label, spec in config.objective.items()}
+    if any(weights.values()):
+        yield from (f"objective.{label} has weight 0" for label, weight in weights.items() if weight == 0)
+    if config.optim.decay_norms and not config.optim.weight_decay:
+        yield "optim.decay_norms has no effect: optim.weight_decay is 0"
+    if plan is not None:
+        yield from _too_long(config, plan.total_steps)
+
+
+def _too_long(config: Config, total_steps: int) -> Iterator[str]:
+    """What needs more steps than the run has."""
+    warmup = config.optim.schedule.kwargs().get("warmup", 0)
+    if 0 < warmup * total_steps < 1:
+        yield f"optim.schedule.warmup={warmup:g} is less than a step of {total_steps}"
+    lookahead = config.optim.lookahead
+    if lookahead is not None and lookahead.steps >= total_steps:
+        yield f"optim.lookahead.steps={lookahead.steps} is never reached in {total_steps} steps"
+    average = config.train.average
+    options = average.kwargs() if average else {}
+    if options.get("warmup") and options.get("decay", 0) > 1 - 1 / total_steps:
+        decay = options["decay"]
+        yield f"train.average.decay={decay:g} looks back over more than all {total_steps} steps"
+    if average is not None and average.name == "swa":
+        epochs = config.train.epochs
+        counted = sum(epoch / epochs >= options["start"] for epoch in range(1, epochs + 1))
+        if counted == 1:
+            yield "train.average=swa averages one epoch only: the last one"

@@ -1,0 +1,111 @@
+"""`Patient`: a run made ready to be looked at, with one small batch forward and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifarlab.config import Config
+from cifarlab.data.splits import Split
+from cifarlab.doctor.planned import Planned
+from cifarlab.prepare import Job
+from cifarlab.records import Batch, Output
+from cifarlab.teachers import examine
+from cifarlab.views import dress, view_epoch
+
+# Pictures of which views are compared.
+COMPARED = 500
+# A small batch: at most so many pictures, of at most so many multiply-adds together.
+_PICTURES, _MACS = 128, 2e10
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward. names, gradients: of the trained parameters; None: the loss reads none.
+
+    saved_bytes: what the forward kept for the backward, weights apart.
+    """
+
+    batch: Batch
+    output: Output
+    loss: float
+    names: tuple[str, ...]
+    gradients: tuple[Tensor | None, ...]
+    saved_bytes: int
+
+
+class Patient:
+    """A job at its initial weights, and what the recipe planned.
+
+    data_at_hand: whether its pictures are the recipe's own, not drawn in their place. Looking at it does not
+    train it: `model` and `objective` are copies.
+    """
+
+    def __init__(self, case: Planned, job: Job, data_at_hand: bool):
+        self.case, self.job, self.data_at_hand = case, job, data_at_hand
+        self.config: Config = job.engine.config
+        self.model = copy.deepcopy(job.engine.model).train()
+        self.objective = copy.deepcopy(job.engine.objective).train()
+
+    @property
+    def size(self) -> int:
+        """How many pictures a small batch has: an even number."""
+        most = min(_PICTURES, self.config.data.batch_size, len(self.job.splits.train))
+        return max(2, min(most, int(_MACS / max(1, self.job.macs))) // 2 * 2)
+
+    def views(self, epoch: int, num: int = COMPARED) -> Batch:
+        """The first pictures as `epoch` shows them."""
+        config, train = self.config, self.job.splits.train
+        positions = torch.arange(min(num, len(train)), device=train.rows.device)
+        view = view_epoch(config, epoch)
+        return dress(train, positions, config.data, config.train.seed, view, self.model.num_classes)
+
+    @cached_property
+    def first(self) -> Pass:
+        """The small batch forward and back, in training mode at the initial weights."""
+        engine, teacher = self.job.engine, self.job.teacher
+        batch = self.views(0, self.size)
+        if teacher is not None:
+            batch = replace(batch, teacher=teacher.read(teacher.ask(batch.images)), progress=1.0)
+        torch.manual_seed(0)  # Of dropout.
+        named = {
+            name: parameter
+            for prefix, module in (("", self.model), ("objective.", self.objective))
+            for name, parameter in _trained(module, prefix)
+        }
+        saved: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        stages = teacher is not None and teacher.stages
+        watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with watched, engine.precision.autocast():
+            output = self.model(engine.precision.layout(batch.images), stages=stages)
+            losses = self.objective(batch, output)
+        gradients = torch.autograd.grad(losses["total"], list(named.values()), allow_unused=True)
+        weights = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        kept = sum(size for place, size in saved.items() if place not in weights)
+        return Pass(batch, output, losses["total"].item(), tuple(named), gradients, kept)
+
+    @cached_property
+    def health(self) -> dict[str, Any] | None:
+        """What the teacher has to say, measured; None without one."""
+        job = self.job
+        return examine(job.teacher, job.engine, job.splits) if job.teacher is not None else None
+
+
+def first_pictures(split: Split, num: int) -> Split:
+    """The first pictures of a split: in canonical order, that of a hash, a random sample."""
+    return Split(split.images, split.rows[:num], split.labels[:num], split.ids[:num])
+
+
+def _trained(module: nn.Module, prefix: str) -> Sequence[tuple[str, nn.Parameter]]:
+    return [(prefix + name, p) for name, p in module.named_parameters() if p.requires_grad]

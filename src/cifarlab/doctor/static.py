@@ -1,0 +1,256 @@
+"""Checks of a configuration alone: what it leaves out, or sets to what does not work."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+
+from cifarlab import recipes
+from cifarlab.config import Config
+from cifarlab.doctor.findings import CHECKS, Reasons, check
+from cifarlab.doctor.planned import Planned, planned
+from cifarlab.models.classifier import NORMALIZATIONS
+from cifarlab.registry import ConfigError, Spec
+from cifarlab.run import Run
+from cifarlab.teachers.health import NEARLY_UNIFORM
+from cifarlab.views import num_views
+
+# What weights lose to decay over a whole run, below which it is as good as none.
+_NO_DECAY = 0.05
+# How far a mean or deviation may be from the weights' own: the data set's own statistics of photographs are.
+_SAME_STATISTICS = 0.06
+_PHOTOGRAPHS = ("cifar100", "cifar10")
+
+
+@check("static", "error", "give a loss a weight above 0")
+def nothing_to_learn(case: Planned) -> Reasons:
+    """Every loss has weight 0."""
+    if all(spec.weight == 0 for spec in case.config.objective.values()):
+        yield "every loss has weight 0: no weight moves"
+
+
+@check("static", "warning", "say data.shuffle=true")
+def no_shuffling(case: Planned) -> Reasons:
+    """Every epoch shows the same batches in the same order."""
+    plan = case.plan
+    if not case.config.data.shuffle and (plan is None or plan.steps_per_epoch > 1):
+        yield "every epoch shows the same batches in the same order"
+
+
+@check("static", "warning", "say data.freeze_views=false, or teacher.views above 1")
+def frozen_views(case: Planned) -> Reasons:
+    """Augmentation makes one copy of each picture, and every epoch shows that copy."""
+    data = case.config.data
+    if (data.augment or data.mix) and num_views(case.config) == 1 and case.config.train.epochs > 1:
+        yield "every epoch shows the same augmented copy of a picture: augmentation adds none"
+
+
+@check(
+    "static", "warning",
+    "say optim.schedule=cosine (or one_cycle, linear, step), or average the weights: train.average=ema",
+)  # fmt: skip
+def lr_never_changes(case: Planned) -> Reasons:
+    """The learning rate stays at its peak to the last planned step."""
+    rates = case.rates()
+    after = rates[rates.index(max(rates)) :]
+    # An average over the last weights does what a falling rate does.
+    if case.config.train.average is None and len(rates) > 1 and min(after) == max(rates):
+        steps = f"{case.plan.total_steps:,} planned steps" if case.plan else "planned steps"
+        yield f"the learning rate never falls from its peak, {max(rates):g}, within the {steps}"
+
+
+@check("static", "warning", "say train.select=val and data.val=0.1, or train.select=last", told=True)
+def chosen_on_test(case: Planned) -> Reasons:
+    """The test set chooses the epoch, and so cannot score it."""
+    if case.config.train.select == "test":
+        yield (
+            f"the best of {case.config.train.epochs} scores on test is reported as the test score: optimistic"
+        )
+
+
+@check("static", "warning", "set model.normalize as the weights were trained, imagenet for most")
+def other_normalization(case: Planned) -> Reasons:
+    """Pretrained weights see pictures in another normalisation than the one that they were trained with."""
+    model = case.config.model
+    if model.init:
+        theirs = None
+        with contextlib.suppress(ConfigError):  # A checkpoint alone, or a damaged run: nobody knows.
+            theirs = Run(model.init).plain_config()["model"].get("normalize")
+        if theirs not in (None, model.normalize):
+            yield f"{model.init} was trained with model.normalize={theirs}, this run has {model.normalize}"
+    elif getattr(model.backbone.options, "pretrained", False) and model.normalize != "dataset":
+        import timm
+
+        published = timm.get_pretrained_cfg(model.backbone.name)
+        ours = [value for values in NORMALIZATIONS[model.normalize] for value in values]
+        own = [*published.mean, *published.std] if published else ours
+        if max(abs(a - b) for a, b in zip(ours, own, strict=True)) > _SAME_STATISTICS:
+            mean, std = (", ".join(f"{value:g}" for value in values) for values in (own[:3], own[3:]))
+            yield (
+                f"the weights of {model.backbone.name} were trained on pictures less ({mean}), over ({std}); "
+                f"this run has model.normalize={model.normalize}"
+            )
+
+
+@check("static", "note", "raise optim.weight_decay (AdamW: 0.05 is usual; SGD: 5e-4), or say 0")
+def decay_negligible(case: Planned) -> Reasons:
+    """Over the whole run weight decay takes next to nothing off the weights: lr x decay x steps."""
+    share, plan = case.decay_per_step(), case.plan
+    if not share or plan is None:
+        return
+    rates = case.rates()
+    lost = 1 - math.exp(-share * plan.total_steps * sum(rates) / len(rates) / case.config.optim.lr)
+    if lost < _NO_DECAY:
+        decay = case.config.optim.weight_decay
+        yield f"weight decay {decay:g} takes {lost:.2%} off the weights in the whole run"
+
+
+@check("static", "warning", "lower optim.weight_decay or optim.lr")
+def decay_overwhelms(case: Planned) -> Reasons:
+    """Weights decay to a fraction within an epoch: what an epoch teaches is gone before the next."""
+    share, plan, optim = case.decay_per_step(), case.plan, case.config.optim
+    if share and plan is not None and share * min(plan.steps_per_epoch, plan.total_steps) > 1:
+        left = math.exp(-share * plan.steps_per_epoch)
+        yield (
+            f"weight decay {optim.weight_decay:g} at learning rate {optim.lr:g} leaves {left:.1%} of a "
+            f"weight after one epoch ({plan.steps_per_epoch} steps)"
+        )
+
+
+@check("static", "note", "say optim.decay_norms=false")
+def norms_decayed(case: Planned) -> Reasons:
+    """Weight decay pulls on the scales and shifts of norms and on biases, too."""
+    if case.config.optim.decay_norms and case.config.optim.weight_decay:
+        yield f"weight decay {case.config.optim.weight_decay:g} acts on norms and biases, too"
+
+
+def least_scale(num_classes: int, probability: float = 0.99) -> float:
+    """The scale of cosines below which no class reaches `probability` (CosFace, Wang et al. 2018)."""
+    others = num_classes - 1
+    return others / num_classes * math.log(others * probability / (1 - probability))
+
+
+@check("static", "warning", "raise model.head.scale above that: 30 or 64 are usual")
+def margin_scale_low(case: Planned) -> Reasons:
+    """The scale of a margin head is so low that no class can reach probability 0.99."""
+    scale = case.config.model.head.kwargs().get("scale")
+    if _margins(case.config) and scale and case.num_classes and scale < least_scale(case.num_classes):
+        yield (
+            f"at model.head.scale={scale:g} no class of {case.num_classes} can reach probability 0.99: that "
+            f"takes {least_scale(case.num_classes):.1f}"
+        )
+
+
+@check("static", "warning", "set the smoothing of cross_entropy to 0, or remove the margin")
+def smoothing_against_margin(case: Planned) -> Reasons:
+    """Label smoothing asks for small gaps between the very cosines that a margin pulls apart."""
+    smoothed = [
+        label
+        for label, spec in case.config.objective.items()
+        if spec.weight and spec.kwargs().get("smoothing")
+    ]
+    if smoothed and (margins := _margins(case.config)):
+        yield f"objective.{smoothed[0]}.smoothing works against objective.{margins[0]} on the same cosines"
+
+
+def _margins(config: Config) -> list[str]:
+    """The labels of losses that act on cosines."""
+    return [
+        label
+        for label, spec in config.objective.items()
+        if spec.weight and spec.part.traits.get("needs_cosines")
+    ]
+
+
+@check("static", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
+def teacher_near_uniform(case: Planned) -> Reasons:
+    """At the loss's temperature even a teacher that is sure gives almost equal probabilities."""
+    teacher, config = case.config.teacher, case.config
+    if teacher is None or teacher.calibrate or not case.num_classes:
+        return
+    known = [recipes.resolve(recipes.read(name)) for name in teacher.run if name in recipes.names()]
+    scales = [t.model.head.kwargs()["scale"] for t in known if t.model.head.part.traits.get("cosines")]
+    for label, spec in config.objective.items():
+        temperature = spec.kwargs().get("temperature")
+        if not (spec.part.traits.get("needs_teacher") and temperature and spec.weight and scales):
+            continue
+        nats, most = _from_uniform(max(scales) / temperature, case.num_classes), math.log(case.num_classes)
+        if nats < NEARLY_UNIFORM * most:
+            yield (
+                f"objective.{label} is nearly empty: cosines x {max(scales):g} over a temperature of "
+                f"{temperature:g} are at most {nats:.3f} nats from uniform, of {most:.3f}"
+            )
+
+
+def _from_uniform(gap: float, num_classes: int) -> float:
+    """Nats from uniform of a softmax in which one logit is `gap` above all others, which are equal."""
+    total = math.exp(gap) + num_classes - 1
+    top, rest = math.exp(gap) / total, 1 / total
+    return math.log(num_classes) + top * math.log(top) + (num_classes - 1) * rest * math.log(rest)
+
+
+@check("static", "warning", "lower train.average.decay, or say train.average.warmup=true")
+def average_keeps_the_start(case: Planned) -> Reasons:
+    """An exponential average without warm-up forgets too slowly: at the end it holds the initial weights."""
+    average, plan = case.config.train.average, case.plan
+    options = average.kwargs() if average else {}
+    if plan and "decay" in options and not options.get("warmup"):
+        share = options["decay"] ** plan.total_steps
+        if share > _NO_DECAY:
+            yield f"after {plan.total_steps:,} steps the average holds {share:.0%} of the initial weights"
+
+
+@check("static", "note", "add data.image_size to data.multi_scale.sizes")
+def scored_at_another_size(case: Planned) -> Reasons:
+    """The model is scored at a size that it is never trained at."""
+    data = case.config.data
+    if data.multi_scale is not None and data.image_size not in data.train_sizes:
+        yield f"the model is scored at {data.image_size} px and trained at {[*data.train_sizes]}"
+
+
+@check("static", "note", "start with data.augment={crop: {padding: 4}, flip: {p: 0.5}}")
+def no_augmentation(case: Planned) -> Reasons:
+    """From scratch, and for more than a few epochs, on pictures that never vary."""
+    data, model = case.config.data, case.config.model
+    pretrained = model.init or getattr(model.backbone.options, "pretrained", False)
+    if not (data.augment or data.mix or pretrained) and case.config.train.epochs >= 20:
+        yield f"{case.config.train.epochs} epochs from scratch show each picture unchanged: no crop, no flip"
+
+
+@check("static", "note", "give one_of a p below 1, drop vertical_flip, lower rotate and hue")
+def harsh_augmentation(case: Planned) -> Reasons:
+    """The policy hides what pictures look like: never a clean one, upside down, far turns of colour."""
+    data, found = case.config.data, []
+    for label, spec, is_certain in _parts(data.augment):
+        options = spec.kwargs()
+        if is_certain and "choices" in options:
+            found.append(f"{label} leaves no picture as it is")
+        if spec.name == "vertical_flip" and data.dataset.name in _PHOTOGRAPHS:
+            found.append(f"{label} turns photographs upside down")
+        if options.get("rotate", 0) >= 45:
+            found.append(f"{label} turns by up to {options['rotate']:g} degrees")
+        if options.get("hue", 0) >= 0.5:
+            found.append(f"{label} makes any hue any other")
+    if len(found) > 1:
+        yield f"harsh augmentation: {', '.join(found)}"
+
+
+def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
+    """(label, part, whether it meets every picture), those among the choices of a policy included."""
+    for label, spec in specs.items():
+        if spec.p:
+            yield label, spec, spec.p == 1
+            inner = [(name, part) for name, part, _ in _parts(spec.kwargs().get("choices", {}))]
+            yield from ((name, part, False) for name, part in inner)
+
+
+def warnings_before(config: Config) -> list[str]:
+    """A line for each error and warning that the configuration alone shows and `prepare` does not give."""
+    case = planned(config)
+    return [
+        str(finding)
+        for each in CHECKS.values()
+        if each.stage == "static" and each.severity != "note" and not each.told
+        for finding in each.findings(case)
+    ]

@@ -1,0 +1,337 @@
+"""The doctor finds each planted fault, by its own finding, and nothing in what is sound."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, patient, warnings_before
+from cifarlab.doctor.findings import run_checks
+from cifarlab.doctor.planned import planned
+from cifarlab.doctor.static import _from_uniform, least_scale
+from cifarlab.prepare import prepare
+from cifarlab.recipes import names, read, resolve
+from tests.tiny import PARTS, TINY, tiny_config, train_tiny
+
+FAULTY_PARTS = Path(__file__).with_name("faulty_parts.py")
+IMPORTS = f"imports=[{PARTS}, {FAULTY_PARTS}]"
+MARGIN = "model.head={name: margin, dim: 16, scale: 64}"
+ARCFACE = "objective={cross_entropy: null, arcface: {margin: 0.2}}"
+UNNORMALIZED = (
+    "model.backbone={name: test_resnet, pretrained: true}",
+    "data.image_size=64",
+    "model.normalize=none",
+)
+# (finding, overrides of a sound recipe that plant its fault)
+FAULTS = [
+    ("no_shuffling", ["data.shuffle=false"]),
+    ("frozen_views", ["data.freeze_views=true"]),
+    ("lr_never_changes", ["optim.schedule=constant"]),
+    ("lr_never_changes", ["optim.schedule={name: constant, warmup: 0.2}"]),
+    ("lr_never_changes", ["optim.schedule={name: step, milestones: [0.999]}"]),
+    ("lr_never_changes", ["optim.schedule={name: cosine, floor: 1}"]),
+    ("chosen_on_test", ["train.select=test"]),
+    ("other_normalization", UNNORMALIZED),
+    ("decay_overwhelms", ["optim.weight_decay=300"]),
+    ("decay_overwhelms", ["optim={name: sgd, lr: 0.1, weight_decay: 1}", "optim.schedule=cosine"]),
+    ("margin_scale_low", [MARGIN, ARCFACE, "model.head.scale=8"]),
+    ("smoothing_against_margin", [MARGIN, "objective={cross_entropy: {smoothing: 0.1}, arcface: {}}"]),
+    (
+        "teacher_near_uniform",
+        ["objective.distill={temperature: 4}",
+         "teacher={run: as_run/resnet50_pretrained_arcface_224x224, calibrate: false}"],
+    ),
+    ("average_keeps_the_start", ["train.average={name: ema, warmup: false}"]),
+    ("nothing_to_learn", ["objective.cross_entropy.weight=0"]),
+    ("no_effect", ["data.augment.cutout={p: 0}"]),
+    ("no_effect", ["data.mix.mixup={p: 0}"]),
+    ("no_effect", ["objective.second={name: cross_entropy, weight: 0}"]),
+    ("no_effect", ["optim.decay_norms=true", "optim.weight_decay=0"]),
+    ("no_effect", ["optim.schedule={name: cosine, warmup: 0.01}"]),
+    ("no_effect", ["optim.lookahead={steps: 500}"]),
+    ("no_effect", ["train.average=ema"]),
+    ("no_effect", ["train.average={name: swa, start: 0.9}"]),
+    ("last_map_1x1", ["model.backbone={name: resnet18}"]),
+    ("tiny_batch_norm", ["data.batch_size=4"]),
+    ("tiny_batch_norm", ["data.batch_size=66"]),
+    ("tiny_batch_norm", ["data.batch_size=14", "data.multi_scale={sizes: [24, 32], per: sample}"]),
+    ("same_views", ["data.augment={crop: null, flip: {p: 1}}"]),
+    ("augmentation_idle", ["data.augment.crop.padding=0"]),
+    ("no_effect_on_model", ["data.skip_broken=true"]),
+    ("initial_loss", ["model.backbone=loud"]),
+    ("gradient_not_finite", ["objective.no_number={}"]),
+    ("gradient_not_finite", ["objective.steep={}"]),
+    ("gradient_zero", ["model.backbone=deaf"]),
+    ("data_altered", ["data.dataset=altered"]),
+    ("validation_in_train", ["data.dataset={name: altered, copies: 7}"]),
+]  # fmt: skip
+NOTES = [
+    ("decay_negligible", ["optim.weight_decay=1e-6"]),
+    ("norms_decayed", ["optim.weight_decay=0.1", "optim.decay_norms=true"]),
+    ("scored_at_another_size", ["data.multi_scale={sizes: [24]}"]),
+    ("no_augmentation", ["data.augment=null", "train.epochs=20"]),
+    ("harsh_augmentation", ["data.augment.one_of={choices: {shift_scale_rotate: {}, color_jitter: {}}}"]),
+]
+WORDS = [IMPORTS, "optim.weight_decay=10", *TINY[1:]]
+CAPABLE = ("model.backbone={name: tiny, width: 32}", "optim.lr=2e-2", "optim.weight_decay=2")
+DEEP = [
+    ("cannot_overfit", ["optim.lr=1e-9"]),
+    ("cannot_overfit", ["optim.lr=1e30", "optim.weight_decay=0", "train.grad_clip=null"]),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_no_time(monkeypatch, request):
+    """Without timing, and with batches as small as tell."""
+    monkeypatch.setattr(patient, "_MACS", 1e9)
+    monkeypatch.setattr(deep, "STEPS", 50)
+    if "estimated" not in request.fixturenames:
+        monkeypatch.setattr(diagnosis, "estimate", lambda patient: None)
+
+
+@pytest.fixture
+def estimated():
+    """A test that wants the estimate."""
+
+
+def faulty(*overrides: str):
+    # Enough decay to count, in a run this short.
+    return tiny_config(IMPORTS, "optim.weight_decay=10", *overrides)
+
+
+def serious(found) -> set[str]:
+    return {finding.id for finding in found if finding.severity != "note"}
+
+
+def test_nothing_is_found_in_what_is_sound():
+    assert diagnose(faulty(*CAPABLE), deep=True).findings == ()
+
+
+@pytest.mark.parametrize(("expected", "overrides"), FAULTS)
+def test_a_fault_is_found_and_nothing_else(expected, overrides):
+    found = diagnose(faulty(*overrides)).findings
+    assert serious(found) == {expected}
+    assert all(finding.reason and finding.fix for finding in found)
+
+
+@pytest.mark.parametrize(("expected", "overrides"), NOTES)
+def test_a_note_is_no_warning(expected, overrides):
+    found = diagnose(faulty(*overrides)).findings
+    assert expected in {finding.id for finding in found}
+    assert not serious(found)
+
+
+@pytest.mark.parametrize(("expected", "overrides"), DEEP)
+def test_a_fault_that_takes_training_to_see(expected, overrides):
+    config = faulty(*CAPABLE, *overrides)
+    assert serious(diagnose(config).findings) == set()
+    assert serious(diagnose(config, deep=True).findings) == {expected}
+
+
+def test_every_check_finds_something_in_a_test():
+    of_teachers = {name for name, check in CHECKS.items() if check.stage == "deep"} - {"cannot_overfit"}
+    assert {name for name, _ in [*FAULTS, *NOTES, *DEEP]} | of_teachers == set(CHECKS)
+    assert len({name for name, _ in FAULTS}) >= 15
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.startswith("strong/")])
+def test_nothing_is_found_in_the_strong_recipes(name):
+    found = diagnose(resolve(read(name), ["train.device=cpu"])).findings
+    assert found == ()
+
+
+AS_RUN = {"no_shuffling", "lr_never_changes", "chosen_on_test"}
+PRETRAINED = AS_RUN | {"other_normalization"}
+# What is wrong with recipes by the configuration alone: all others are sound.
+FIRES = {
+    "resnet18_augment": {"lr_never_changes"},
+    "resnet18_baseline": {"lr_never_changes"},
+    "resnet18_baseline_lbsmooth": {"lr_never_changes"},
+    "resnet18_baseline_wd01": {"lr_never_changes"},
+    "resnet18_pretrained": {"lr_never_changes"},
+    "resnet18_pretrained_arcface": {"lr_never_changes"},
+    "resnet18_pretrained_arcface_224x224": {"lr_never_changes"},
+    "resnet18_pretrained_arcface_kd": {"lr_never_changes"},
+    "resnet18_pretrained_arcface_mst": {"lr_never_changes"},
+    "resnet50_pretrained_arcface": {"lr_never_changes"},
+    "resnet50_pretrained_arcface_224x224": {"lr_never_changes"},
+    "as_run/resnet18_augment": AS_RUN | {"frozen_views"},
+    "as_run/resnet18_baseline": AS_RUN,
+    "as_run/resnet18_baseline_lbsmooth": AS_RUN,
+    "as_run/resnet18_baseline_wd01": AS_RUN,
+    "as_run/resnet18_pretrained": PRETRAINED,
+    "as_run/resnet18_pretrained_arcface": PRETRAINED | {"margin_scale_low"},
+    "as_run/resnet18_pretrained_arcface_224x224": PRETRAINED | {"margin_scale_low"},
+    "as_run/resnet18_pretrained_arcface_kd": PRETRAINED | {"margin_scale_low", "teacher_near_uniform"},
+    "as_run/resnet18_pretrained_arcface_mst": PRETRAINED | {"margin_scale_low"},
+    "as_run/resnet50_pretrained_arcface": PRETRAINED | {"margin_scale_low"},
+    "as_run/resnet50_pretrained_arcface_224x224": PRETRAINED | {"margin_scale_low"},
+    "ladder/00_baseline": {"no_shuffling", "lr_never_changes"},
+    "ladder/01_shuffled": {"lr_never_changes"},
+    "ladder/02_normalized": {"lr_never_changes"},
+    "ladder/03_crop_flip": {"lr_never_changes"},
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_found_in_the_recipes(name):
+    assert serious(run_checks("static", planned(resolve(read(name))))) == FIRES.get(name, set())
+
+
+def test_the_published_codes_other_defects_are_found():
+    """Those that a model or the policy shows, and those that a user may have meant."""
+    found = diagnose(resolve(read("as_run/resnet18_augment"), ["train.device=cpu"])).findings
+    ids = {finding.id for finding in found}
+    assert {"last_map_1x1", "frozen_views", "harsh_augmentation", "norms_decayed", "decay_negligible"} <= ids
+    policy = next(finding.reason for finding in found if finding.id == "harsh_augmentation")
+    assert all(word in policy for word in ("as it is", "upside down", "45 degrees", "hue"))
+    baseline = run_checks("static", planned(resolve(read("as_run/resnet18_baseline"))))
+    assert "no_augmentation" in {finding.id for finding in baseline}
+
+
+def test_the_demo_trains_without_a_warning():
+    assert warnings_before(resolve(read("demo"))) == []
+
+
+def test_weights_of_a_run_want_its_normalization(tmp_path):
+    train_tiny(tmp_path / "0", "train.epochs=1")
+
+    def found(*overrides):
+        return serious(run_checks("static", planned(faulty(*overrides))))
+
+    assert found(f"model.init={tmp_path / '0'}") == set()
+    assert found(f"model.init={tmp_path / '0'}", "model.normalize=none") == {"other_normalization"}
+    assert found(f"model.init={tmp_path / '0' / 'best.pt'}", "model.normalize=none") == set()
+
+
+def test_training_does_not_repeat_what_it_says_anyway():
+    config = faulty("train.select=test", "data.shuffle=false", "data.skip_broken=true")
+    lines = [*prepare(config).warnings, *warnings_before(config)]
+    for word in ("optimistic", "same batches", "skip_broken"):
+        assert sum(word in line for line in lines) == 1, lines
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+def test_the_least_scale_is_where_the_best_cosines_reach_the_probability(classes):
+    """One class's direction at cosine 1, the others as far from it as they can be: -1 / (C - 1)."""
+    cosines = np.array([1.0, *[-1 / (classes - 1)] * (classes - 1)])
+    exact = brentq(lambda scale: softmax(scale * cosines)[0] - 0.99, 0.1, 100)
+    assert least_scale(classes) == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("gap", [0.1, 2.0, 8.0])
+def test_distance_from_uniform_is_scipys(gap):
+    answer = softmax([gap, *[0.0] * 99])
+    assert _from_uniform(gap, 100) == pytest.approx(entropy(answer, np.full(100, 0.01)), rel=1e-9)
+
+
+def test_what_decay_takes_is_what_the_optimizer_takes():
+    """Weights without a gradient of the loss, under torch's own optimizers."""
+    import torch
+
+    for name, options in (("adamw", {}), ("sgd", {"momentum": 0.9, "nesterov": False})):
+        config = faulty("optim.weight_decay=1e-2", f"optim.name={name}", "optim.lr=0.01")
+        share = planned(config).decay_per_step() or 0.0
+        weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        make = torch.optim.AdamW if name == "adamw" else torch.optim.SGD
+        optimizer = make([weight], lr=0.01, weight_decay=1e-2, **options)
+        for _ in range(2000):
+            weight.grad = torch.zeros_like(weight)
+            optimizer.step()
+        assert weight.item() == pytest.approx(math.exp(-share * 2000), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["data.classes=20", "data.val=0.2"],
+        ["data.limit=50"],
+        ["data.val=0.25"],
+        ["data.val=0", "train.select=last"],
+    ],
+)
+def test_pictures_are_counted_as_they_are_split(overrides):
+    config = faulty(*overrides)
+    case, splits = planned(config), prepare(config).splits
+    assert (case.num_pictures, case.num_classes) == (len(splits.train), len(splits.classes))
+
+
+def test_looking_does_not_train_what_is_looked_at():
+    job = prepare(faulty())
+    before = {name: value.clone() for name, value in job.engine.model.state_dict().items()}
+    case = patient.Patient(planned(faulty()), job, True)
+    run_checks("batch", case), run_checks("deep", case)
+    assert all(value.equal(before[name]) for name, value in job.engine.model.state_dict().items())
+
+
+def test_pictures_to_learn_by_heart_do_not_vary():
+    config = deep.overfitting(faulty("data.mix.mixup={}", "optim.sharpness=sam", "train.average=ema"))
+    assert not (config.data.augment or config.data.mix or config.optim.weight_decay)
+    assert config.optim.sharpness is None and config.train.average is None
+
+
+def test_an_estimate(estimated):
+    found = diagnose(faulty("train.epochs=10")).estimate
+    longer = diagnose(faulty("train.epochs=1000")).estimate
+    assert 0 < found.minutes < longer.minutes
+    assert longer.peak_memory_bytes > 2**27
+
+
+def test_check_prints_findings_by_severity(cifarlab, tmp_path):
+    faults = ("data.shuffle=false", "objective.cross_entropy.weight=0", "optim.decay_norms=true")
+    words = ["check", "demo", *WORDS, *faults]
+    status, out, _ = cifarlab(*words)
+    assert status == 1
+    heads = [line.split()[:2] for line in out.splitlines() if not line.startswith((" ", "left", "demo"))]
+    assert heads == [["error", "nothing_to_learn:"], ["warning", "no_shuffling:"], ["note", "norms_decayed:"]]
+    status, out, _ = cifarlab(*words, "--json")
+    record = json.loads(out)
+    assert status == 1
+    assert [finding["id"] for finding in record["findings"]] == [head[1][:-1] for head in heads]
+    assert {*record["findings"][0]} == {"id", "severity", "reason", "fix"}
+    assert {"minutes", "peak_memory_bytes", "device", "left_out"} < {*record}
+
+
+def test_a_warning_is_no_failure(cifarlab):
+    status, out, _ = cifarlab("check", "demo", *WORDS, "data.shuffle=false")
+    assert status == 0 and "warning no_shuffling" in out
+    status, out, _ = cifarlab("check", "demo", *WORDS)
+    assert status == 0 and "nothing found" in out
+
+
+def test_without_data_weights_and_teacher_the_rest_is_looked_at(cifarlab, monkeypatch):
+    """The tutorial's distillation on a machine that has nothing, and fetches nothing."""
+
+    def fetch(*_, **__):
+        raise AssertionError("nothing is fetched")
+
+    monkeypatch.setattr("cifarlab.data.download.fetch", fetch)
+    monkeypatch.setattr("cifarlab.models.backbones.fetch_weights", fetch)
+    status, out, _ = cifarlab("check", "resnet18_pretrained_arcface_kd", "train.device=cpu", "--json")
+    record = json.loads(out)
+    assert status == 0
+    left_out = " ".join(record["left_out"])
+    assert all(word in left_out for word in ("cifar100", "weights of resnet18", "teacher", "--deep"))
+    assert serious_ids(record) == {"lr_never_changes", "last_map_1x1"}
+    assert cifarlab("check", "tiny_imagenet_resnet18", "train.device=cpu")[0] == 0
+
+
+def serious_ids(record) -> set[str]:
+    return {finding["id"] for finding in record["findings"] if finding["severity"] != "note"}
+
+
+def test_train_begins_with_what_is_wrong(cifarlab, tmp_path):
+    status, out, _ = cifarlab("train", "demo", *WORDS, "data.shuffle=false", "--runs", tmp_path)
+    assert status == 0
+    line = "warning: every epoch shows the same batches in the same order; say data.shuffle=true"
+    assert out.count(line) == 1
+    summary = json.loads((tmp_path / "demo" / "0" / "summary.json").read_text())
+    assert any("same batches" in line for line in summary["warnings"])
+    status, out, _ = cifarlab("train", "demo", *WORDS, "--name", "sound", "--runs", tmp_path)
+    assert status == 0 and "warning" not in out

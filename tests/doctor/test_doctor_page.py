@@ -1,0 +1,43 @@
+"""docs/doctor.md lists the checks as they are registered."""
+
+import re
+import textwrap
+from pathlib import Path
+
+from cifarlab.doctor import CHECKS, findings
+from cifarlab.doctor.planned import planned
+from tests.tiny import tiny_config
+
+PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+
+
+def table(stage: str) -> str:
+    rows = [
+        f"| `{each.id}` | {each.severity} | {each.meaning} | {each.fix} |"
+        for each in CHECKS.values()
+        if each.stage == stage
+    ]
+    return "\n".join(["| finding | severity | what it means | fix |", "|---|---|---|---|", *rows])
+
+
+def test_the_page_lists_every_check():
+    for stage in ("static", "batch", "deep"):
+        assert table(stage) in PAGE, f"the table of {stage} checks is now:\n{table(stage)}"
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(CHECKS)
+
+
+def test_every_check_says_in_a_line_what_it_found_and_what_to_do():
+    for each in CHECKS.values():
+        assert each.meaning.endswith(".") and len(each.meaning) < 110, each.id
+        assert each.fix and "\n" not in each.fix
+
+
+def test_its_example_adds_a_check(monkeypatch):
+    monkeypatch.setattr(findings, "CHECKS", {})
+    code = textwrap.dedent(
+        "\n".join(re.findall(r"^    (?!cifarlab)(.*)$|^$", PAGE.split("## ")[0], re.MULTILINE))
+    )
+    exec(code, {})
+    (found,) = findings.run_checks("static", planned(tiny_config("train.epochs=400")))
+    assert (found.id, found.severity, found.reason) == ("many_epochs", "note", "400 epochs")
+    assert findings.run_checks("static", planned(tiny_config())) == []

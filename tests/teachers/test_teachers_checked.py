@@ -1,0 +1,58 @@
+"""What the doctor finds in teachers, each by its own finding."""
+
+import pytest
+
+from cifarlab.doctor import CHECKS, diagnosis
+from cifarlab.doctor.findings import run_checks
+from cifarlab.doctor.patient import Patient
+from cifarlab.doctor.planned import planned
+from cifarlab.prepare import prepare
+from cifarlab.registry import ConfigError
+from tests.teachers.taught import student
+
+FAULTS = [
+    ("teacher_says_little", ["objective.distill.temperature=1000"]),
+    ("teacher_near_one_hot", ["objective.distill={temperature: 0.001, weight: 1e6}"]),
+    ("teacher_hardly_counts", ["objective.distill.weight=1e-6"]),
+    ("teacher_hardly_counts", ["objective.rkd={}", "model.freeze=backbone"]),
+    ("teacher_not_held_out", ["data.val=0", "train.select=last", "teacher.calibrate=false"]),
+]
+# At which answers of a teacher as small as this are neither uniform nor sure.
+READABLE = "objective.distill.temperature=0.15"
+
+
+@pytest.mark.parametrize(("expected", "overrides"), FAULTS)
+def test_what_ails_a_teacher_is_found(runs, monkeypatch, expected, overrides):
+    monkeypatch.delitem(CHECKS, "cannot_overfit")
+    config = student(runs, READABLE, *overrides)
+    found = run_checks("deep", Patient(planned(config), prepare(config), True))
+    assert {finding.id for finding in found} == {expected}, found
+
+
+def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):
+    monkeypatch.delitem(CHECKS, "cannot_overfit")
+    config = student(runs, READABLE)
+    patient = Patient(planned(config), prepare(config), True)
+    sound = patient.health
+    assert sound is not None and run_checks("deep", patient) == []
+    patient.health = {**sound, "teacher_top1": 0.01, "temperatures": [20.0]}
+    ids = [finding.id for finding in run_checks("deep", patient)]
+    assert ids == ["teacher_guesses", "teacher_not_calibrated"]
+
+
+def test_a_teacher_that_is_there_is_asked(runs):
+    config = student(runs)
+    ready, _, left_out = diagnosis.without_what_is_missing(config, runs)
+    assert ready.lessons and not ready.teacher.cache and not left_out
+    job = prepare(ready)
+    found = run_checks("batch", Patient(planned(config), job, True))
+    assert found == []
+
+
+def test_without_it_the_rest_of_the_losses_is_looked_at(runs, tmp_path):
+    config = student(runs, "teacher.run=nobody", "objective.cross_entropy.smoothing=0.1")
+    with pytest.raises(ConfigError):
+        prepare(config)
+    ready, _, left_out = diagnosis.without_what_is_missing(config, tmp_path)
+    assert list(ready.objective) == ["cross_entropy"] and len(left_out) == 1
+    assert ready.objective["cross_entropy"].kwargs() == {"smoothing": 0.1}
