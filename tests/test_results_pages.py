@@ -107,6 +107,7 @@ def test_a_rung_is_compared_with_the_one_below(study):
         says = "helps" if found["low"] > 0 else "costs" if found["high"] < 0 else "not shown"
         row = next(line for line in page.splitlines() if line.startswith(f"| `{rung}`"))
         assert f"{100 * found['mean']:+.2f} [" in row and f"| {says} |" in row
+    assert f"| {100 * figures['beyond']['ensemble']:.2f} |" in page
 
 
 def published(name):
