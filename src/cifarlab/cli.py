@@ -10,7 +10,7 @@ from cifarlab.commands.shared import app
 
 # isort: off
 # In the order in which `--help` lists what they hold.
-from cifarlab.commands import training, reference, trained, reporting  # noqa: F401
+from cifarlab.commands import training, reference, trained, reporting, auditing  # noqa: F401
 # isort: on
 
 
