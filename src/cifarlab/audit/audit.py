@@ -169,7 +169,8 @@ def _outputs(trained: Trained, split: Split):
 
 
 def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
-    """`suspects`, most suspect first, and among how many pictures, `suspects_among`.
+    """`suspects`, most suspect first; among how many pictures, `suspects_among`; the share of those whose
+    label is the most probable one, `suspects_accuracy`: what a weak model takes for suspect is its own error.
 
     Those are the training pictures that a run was not trained on: its validation pictures, and what its
     `data.limit` left out. Where several runs can tell, the mean of their probabilities counts. Raises
@@ -204,7 +205,8 @@ def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
         }
         for row, other in zip(rows, others, strict=True)
     ]
-    return {"suspects": found, "suspects_among": len(asked)}
+    accuracy = float((probabilities.argmax(1) == labels).mean())
+    return {"suspects": found, "suspects_among": len(asked), "suspects_accuracy": accuracy}
 
 
 def _refuse_other(trained: Trained, train: Pictures) -> None:

@@ -11,6 +11,9 @@ import typer
 
 from cifarlab.commands.shared import AsJson, app
 
+# Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
+WEAK = 0.6
+
 
 @app.command()
 def audit(
@@ -74,8 +77,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "suspects" in report:
         lines.append(
             f"suspect labels: {len(report['suspects']):,} of {report['suspects_among']:,} training pictures "
-            "that a run was not trained on"
+            f"that a run was not trained on, of which {report['suspects_accuracy']:.0%} are classified as labelled"
         )
+        if report["suspects_accuracy"] < WEAK:
+            lines.append("  most of these are the runs' errors, not the labels'; name more accurate runs")
         lines += [
             f"  train {row['picture'][1]}: {row['label']} ({row['probability_of_label']:.0%}), or "
             f"{row['suggested']} ({row['probability_of_suggested']:.0%})?"

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side, with a line or two below each."""
+"""Contact sheets: pictures side by side, with a line or two above each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifarlab.audit.audit import Audit
 from cifarlab.report.plot import STYLE
 
 COLUMNS, SHOWN = 8, 24
-Tile = tuple[np.ndarray, str]  # (H, W, 3) uint8, and what to write below
+Tile = tuple[np.ndarray, str]  # (H, W, 3) uint8, and what to write above
 
 
 def write_audit_sheet(audit: Audit, out: Path) -> Path:
@@ -60,7 +60,7 @@ def write_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], out: Path, title
                     picture, text = tiles[i]
                     axis.imshow(picture, interpolation="nearest")
                     wrapped = "\n".join(textwrap.shorten(line, 26) for line in text.split("\n"))
-                    axis.set_title(wrapped.replace("_", " "), fontsize=7, fontweight="normal", y=-0.02, va="top")
+                    axis.set_title(wrapped.replace("_", " "), fontsize=7, fontweight="normal", pad=2)
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out)
     return out
