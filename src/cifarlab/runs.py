@@ -11,7 +11,7 @@ import torch
 
 from cifarlab import checkpoint
 from cifarlab.data.decoding import decode, suffixes
-from cifarlab.data.splits import load_splits, load_test, place
+from cifarlab.data.splits import Split, load_splits, load_test, place
 from cifarlab.device import Precision, pick_precision
 from cifarlab.evaluate import evaluate
 from cifarlab.models.sizes import check_sizes
@@ -35,24 +35,13 @@ def evaluate_run(
     run's own; a test score at another size stands under `by_image_size`. Raises ConfigError where train is
     not what the run was trained on, and for a size that the model cannot take.
     """
-    trained = load_trained(run, device)
+    trained = load_trained(run, device).at(root)
     own_size = trained.config.data.image_size
     size = _size_asked(trained, image_size)
     model, config = trained.model, trained.config
-    if root is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
     here = next(model.parameters()).device
     precision = pick_precision(config.train.precision, here)
-    if split == "test":
-        pictures, source = load_test(config.data)
-        warnings, fingerprint = source.warnings, {"test": source.fingerprint()}
-    else:
-        splits = load_splits(config.data, config.split_seed)
-        warnings, fingerprint = splits.warnings, splits.fingerprint
-        pictures = splits.train if split == "train" else splits.val
-        if pictures is None:
-            raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
-    _refuse_other_data(run, trained.fingerprint, fingerprint)
+    pictures, warnings = open_split(run, trained, split)
     scores = evaluate(model, place(pictures, here), precision, size)
     other_size = size if size != own_size else None
     written = split == "test" and _write_test_score(Run(run), scores["top1"], trained.epoch, other_size)
@@ -70,6 +59,25 @@ def evaluate_run(
         "written": written,
         "warnings": list(warnings),
     }
+
+
+def open_split(run: Path | str, trained: Trained, split: str) -> tuple[Split, tuple[str, ...]]:
+    """The pictures on which a run is scored, `train`, `val` or `test`, and warnings: the one way to test.
+
+    Raises ConfigError where they are not what the run was trained on, or there are none.
+    """
+    config = trained.config
+    if split == "test":
+        pictures, source = load_test(config.data)
+        warnings, fingerprint = source.warnings, {"test": source.fingerprint()}
+    else:
+        splits = load_splits(config.data, config.split_seed)
+        warnings, fingerprint = splits.warnings, splits.fingerprint
+        pictures = splits.train if split == "train" else splits.val
+        if pictures is None:
+            raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
+    _refuse_other_data(run, trained.fingerprint, fingerprint)
+    return pictures, warnings
 
 
 def _refuse_other_data(run: Path | str, trained: dict[str, str], here: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cifarlab import checkpoint
@@ -30,6 +30,13 @@ class Trained:
     store_size: int
     fingerprint: dict[str, str]
     epoch: int
+
+    def at(self, root: str | None) -> Trained:
+        """The same, with its data set at `root`; None: where the run found it."""
+        if root is None:
+            return self
+        data = self.config.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
+        return replace(self, config=self.config.model_copy(update={"data": data}))
 
 
 def load(run: Path | str, device: str = "cpu") -> Classifier:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from cifarlab.audit.duplicates import (
 )
 from cifarlab.audit.labels import suspects
 from cifarlab.config import DataConfig
-from cifarlab.data.splits import Part, Pictures, Split, load_splits, place, read
+from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
 from cifarlab.device import pick_precision
 from cifarlab.evaluate import outputs_of
 from cifarlab.recipes import import_builtin_parts
@@ -107,7 +107,9 @@ def _exact(parts: dict[str, Pictures], report: dict[str, Any]) -> list[dict[str,
     return rows
 
 
-def _near(parts: dict[str, Pictures], runs: Sequence[Trained], report: dict[str, Any]) -> list[dict[str, Any]]:
+def _near(
+    parts: dict[str, Pictures], runs: Sequence[Trained], report: dict[str, Any]
+) -> list[dict[str, Any]]:
     orders = {part: pictures.order() for part, pictures in parts.items()}
     coarse = {part: descriptors(p.images)[orders[part]] for part, p in parts.items()}
     fine = {part: details(p.images)[orders[part]] for part, p in parts.items()}
@@ -145,6 +147,15 @@ def _rows(
         }
         for i, pair in enumerate(pairs)
     ]
+
+
+def is_among(ours: Split, theirs: Split) -> np.ndarray:
+    """(N,) bool: whether each of our pictures is, exactly or nearly, among theirs."""
+    mine, other = (np.asarray(split.images)[split.rows] for split in (ours, theirs))
+    pairs, _ = near_pairs(details(mine), details(other), alike(descriptors(mine), descriptors(other)))
+    found = np.isin(digest_pictures(mine), digest_pictures(other))
+    found[pairs[:, 0]] = True
+    return found
 
 
 def whole(pictures: Pictures, ids: np.ndarray | None = None) -> Split:
@@ -225,14 +236,9 @@ def data_and_runs(
     for what is neither.
     """
     import_builtin_parts()
-    runs = []
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")
-        runs = [load_trained(path, device) for path in what]
-    data = runs[0].config.data if runs else DataConfig.model_validate({"dataset": {"name": what[0]}})
-    if root is not None:
-        data = data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
-    moved = [replace(run, config=run.config.model_copy(
-        update={"data": run.config.data.model_copy(update={"root": data.root})})) for run in runs]  # fmt: skip
-    return data, moved
+        runs = [load_trained(path, device).at(root) for path in what]
+        return runs[0].config.data, runs
+    return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []

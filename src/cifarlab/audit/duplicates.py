@@ -12,8 +12,8 @@ from torch import Tensor
 # What is compared is detail: luminance at SIDE pixels a side less its mean over BLUR x BLUR. Colour and broad
 # light are left out, or every horizon would be like every other.
 SIDE, BLUR = 32, 7
-# A descriptor is the luminance in COARSE x COARSE cells, less a local mean too: a shift by a pixel hardly
-# changes it.
+# A descriptor is the luminance in COARSE x COARSE cells, less a local mean too: a shift by a pixel changes
+# it little. A shift by two is found where the picture is smooth.
 COARSE, COARSE_BLUR = 8, 5
 # Correlation of two descriptors from which on pixels are compared.
 CANDIDATE = 0.85
@@ -53,7 +53,7 @@ def details(images: np.ndarray) -> Tensor:
 
 
 def descriptors(images: np.ndarray) -> Tensor:
-    """(N, 3, H, W) uint8 to (N, 2, D) float32 of length 1: the parts that a flip leaves, and that it negates."""
+    """(N, 3, H, W) uint8 to (N, 2, D) float32 of length 1: what a flip leaves, what it negates."""
     found = []
     for start in range(0, len(images), ROWS):
         cells = _without_mean(_luminance(images[start : start + ROWS], COARSE), COARSE_BLUR)

@@ -29,7 +29,7 @@ def audit(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1: for runs.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Duplicates within and across the parts, class balance; with runs, suspect labels. Pictures are shown."""
+    """Duplicates within and across the parts, class balance; with runs, suspect labels; shown."""
     from cifarlab.audit.audit import audit as audit_data
     from cifarlab.audit.audit import data_and_runs
     from cifarlab.checkpoint import write_json
@@ -77,7 +77,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "suspects" in report:
         lines.append(
             f"suspect labels: {len(report['suspects']):,} of {report['suspects_among']:,} training pictures "
-            f"that a run was not trained on, of which {report['suspects_accuracy']:.0%} are classified as labelled"
+            f"that a run was not trained on; it puts {report['suspects_accuracy']:.0%} of them where they are "
+            "labelled"
         )
         if report["suspects_accuracy"] < WEAK:
             lines.append("  most of these are the runs' errors, not the labels'; name more accurate runs")
