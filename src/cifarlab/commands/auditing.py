@@ -77,8 +77,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "suspects" in report:
         lines.append(
             f"suspect labels: {len(report['suspects']):,} of {report['suspects_among']:,} training pictures "
-            f"that a run was not trained on; it puts {report['suspects_accuracy']:.0%} of them where they are "
-            "labelled"
+            f"that a run was not trained on; it puts {report['suspects_accuracy']:.0%} of them where "
+            "they are labelled"
         )
         if report["suspects_accuracy"] < WEAK:
             lines.append("  most of these are the runs' errors, not the labels'; name more accurate runs")

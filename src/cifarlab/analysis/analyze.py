@@ -1,0 +1,167 @@
+"""`analyze`: a run's chosen model on a split, from all sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifarlab import anchors
+from cifarlab.analysis import scores
+from cifarlab.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from cifarlab.audit.audit import is_among
+from cifarlab.checkpoint import write_json
+from cifarlab.data.splits import Split, Splits, load_splits, place
+from cifarlab.device import pick_precision
+from cifarlab.evaluate import logits_of
+from cifarlab.progress import OPTIMISTIC
+from cifarlab.run import Run
+from cifarlab.runs import evaluate_run, open_split
+from cifarlab.trained import Trained, load_trained
+
+SHOWN = 24
+
+
+def analyze(
+    run: Path | str,
+    split: str = "val",
+    *,
+    corruptions: bool = False,
+    near: bool = True,
+    device: str = "auto",
+    root: str | None = None,
+) -> dict[str, Any]:
+    """Score a run's chosen model on `val` or `test` and write `analysis.json` (test: `analysis_test.json`).
+
+    Holds top-1, top-5, NLL and calibration error, before and after temperature scaling; accuracy by class and
+    superclass, confusion; the gap to clean training pictures; accuracy without pictures that are nearly among
+    the training pictures (near); accuracy on corrupted pictures (corruptions); pictures worth a look; where
+    the accuracy stands among published ones. A test split is opened as by `evaluate_run`, which this calls.
+
+    Raises ConfigError as `evaluate_run` does.
+    """
+    trained = load_trained(run, device).at(root)
+    if split == "test":
+        evaluate_run(run, "test", device, root)
+    pictures, warnings = open_split(run, trained, split)
+    learned = load_splits(trained.config.data, trained.config.train.seed)
+    logits, labels = _answers(trained, pictures)
+    probabilities, truth = scores.softmax(logits), labels.numpy()
+    held_out = _answers(trained, learned.val) if split == "test" and learned.val is not None else None
+    calibrated, temperatures = scores.scaled_by_temperature(logits, labels, held_out)
+    report: dict[str, Any] = {
+        "run": str(run),
+        "split": split,
+        "pictures": len(truth),
+        "remark": OPTIMISTIC if split == trained.config.train.select == "test" else "",
+        "warnings": list(warnings),
+        **scores.headline(probabilities, truth),
+        "reliability": scores.reliability(probabilities, truth),
+        "temperatures": temperatures,
+        "after_temperature": {
+            **{key: scores.headline(calibrated, truth)[key] for key in ("nll", "ece")},
+            "reliability": scores.reliability(calibrated, truth),
+        },
+        **_by_class(probabilities.argmax(1), truth, learned),
+        **_gap(trained, learned.train, len(truth), float((probabilities.argmax(1) == truth).mean())),
+    }
+    if near:
+        report["without_near_duplicates"] = _without(is_among(pictures, learned.train), probabilities, truth)
+    if corruptions:
+        report["corruptions"] = _corrupted(trained, pictures)
+    report |= _worth_a_look(pictures, probabilities, truth, learned.classes)
+    report["anchor"] = anchors.place(trained.config, report["top1"], split)
+    name = "analysis.json" if split == "val" else f"analysis_{split}.json"
+    write_json(_folder(run) / name, report)
+    return report
+
+
+def _folder(run: Path | str) -> Path:
+    return Path(run) if Path(run).is_dir() else Run(Path(run).parent).folder
+
+
+def _answers(trained: Trained, split: Split) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) and labels (N,) on the CPU."""
+    device = next(trained.model.parameters()).device
+    precision = pick_precision(trained.config.train.precision, device)
+    size = trained.config.data.image_size
+    said = list(logits_of(trained.model, place(split, device), precision, size))
+    return torch.cat([logits for logits, _ in said]).cpu(), torch.cat([labels for _, labels in said]).cpu()
+
+
+def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> dict[str, Any]:
+    matrix = scores.confusion(guesses, labels, len(splits.classes))
+    found: dict[str, Any] = {
+        "by_class": scores.by_class(matrix, splits.classes),
+        "most_confused": scores.most_confused(matrix, splits.classes),
+        "confusion": matrix.tolist(),
+    }
+    if splits.superclasses:
+        coarse = scores.gathered(matrix, splits.superclass_of)
+        names = splits.superclasses[: len(coarse)]
+        groups = np.array(splits.superclass_of)[labels]
+        within = {name: float((guesses == labels)[groups == i].mean())
+                  for i, name in enumerate(names) if (groups == i).any()}  # fmt: skip
+        found |= {
+            "superclass_top1": float(np.trace(coarse) / coarse.sum()),
+            "by_superclass": dict(sorted(within.items(), key=lambda item: item[1])),
+            "superclass_confusion": {"names": list(names), "counts": coarse.tolist()},
+        }
+    return found
+
+
+def _gap(trained: Trained, train: Split, count: int, top1: float) -> dict[str, float]:
+    """Accuracy on as many clean training pictures, and how far it lies above the split's."""
+    # A split lies in the order of a hash: its first pictures are a random sample.
+    few = Split(train.images, train.rows[:count], train.labels[:count], train.ids[:count])
+    logits, labels = _answers(trained, few)
+    train_top1 = float((logits.argmax(-1) == labels).double().mean())
+    return {"train_top1": train_top1, "gap": train_top1 - top1}
+
+
+def _without(known: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Accuracy on pictures that are not, exactly or nearly, among the training pictures, and on those that are."""
+    right = probabilities.argmax(1) == labels
+    return {
+        "near_duplicates": int(known.sum()),
+        "top1": float(right[~known].mean()) if not known.all() else None,
+        "top1_on_near_duplicates": float(right[known].mean()) if known.any() else None,
+    }
+
+
+def _corrupted(trained: Trained, split: Split) -> dict[str, Any]:
+    """{kind: top-1 at severities 1 to 5}, and the mean of all."""
+    images, rows = np.asarray(split.images)[split.rows], torch.arange(len(split))
+    found: dict[str, Any] = {}
+    for kind in CORRUPTIONS:
+        found[kind] = []
+        for severity in range(1, 1 + len(SEVERITIES[kind])):
+            worse = torch.from_numpy(corrupt(images, split.ids.numpy(), kind, severity))
+            logits, labels = _answers(trained, Split(worse, rows, split.labels, split.ids))
+            found[kind].append(float((logits.argmax(-1) == labels).double().mean()))
+    return {**found, "mean": float(np.mean(list(found.values())))}
+
+
+def _worth_a_look(
+    split: Split, probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    hardest, confident = scores.rows_worth_a_look(probabilities, labels, SHOWN)
+
+    def described(rows: np.ndarray) -> list[dict[str, Any]]:
+        guesses = probabilities[rows].argmax(1)
+        return [
+            {
+                "position": int(row),
+                "id": int(split.ids[row]),
+                "label": classes[labels[row]],
+                "guess": classes[guess],
+                "probability": float(probabilities[row, guess]),
+                "probability_of_label": float(probabilities[row, labels[row]]),
+            }
+            for row, guess in zip(rows.tolist(), guesses.tolist(), strict=True)
+        ]
+
+    return {"hardest": described(hardest), "confident_errors": described(confident)}
