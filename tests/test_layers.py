@@ -15,9 +15,9 @@ FLOORS = {
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,
     "objectives": 4, "checkpoint": 4, "evaluate": 4, "views": 4,
     "engine": 5, "recipes": 5, "run": 5,
-    "trained": 6, "audit": 7, "teachers": 7, "prepare": 8,
+    "trained": 6, "audit": 7, "teachers": 7, "anchors": 7, "prepare": 8,
     "train": 9,
-    "runs": 10, "teaching": 10, "report": 11,
+    "runs": 10, "teaching": 10, "report": 11, "analysis": 11,
     "commands": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
 # Nothing in the package imports these from it; they may name any floor.

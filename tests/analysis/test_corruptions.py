@@ -47,7 +47,7 @@ def test_contrast_keeps_the_mean_and_shrinks_the_deviation():
     gentle = (IMAGES // 2 + 60).astype(np.uint8)
     for severity, left in enumerate(SEVERITIES["contrast"], 1):
         worse = corrupt(gentle, IDS, "contrast", severity).astype(float)
-        np.testing.assert_allclose(worse.mean((2, 3)), gentle.mean((2, 3)), atol=0.1)
+        np.testing.assert_allclose(worse.mean((2, 3)), gentle.mean((2, 3)), atol=0.3)
         np.testing.assert_allclose(worse.std((2, 3)), left * gentle.std((2, 3)), rtol=0.03)
 
 
