@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ from cifarlab import anchors
 from cifarlab.analysis import scores
 from cifarlab.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifarlab.audit.audit import is_among
-from cifarlab.checkpoint import write_json
 from cifarlab.data.splits import Split, Splits, load_splits, place
 from cifarlab.device import pick_precision
 from cifarlab.evaluate import logits_of
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.run import Run
 from cifarlab.runs import evaluate_run, open_split
 from cifarlab.trained import Trained, load_trained
 
 SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found, plain data, of which pictures."""
+
+    report: dict[str, Any]
+    pictures: Split
 
 
 def analyze(
@@ -33,10 +40,10 @@ def analyze(
     near: bool = True,
     device: str = "auto",
     root: str | None = None,
-) -> dict[str, Any]:
-    """Score a run's chosen model on `val` or `test` and write `analysis.json` (test: `analysis_test.json`).
+) -> Analysis:
+    """Score a run's chosen model on `val` or `test`.
 
-    Holds top-1, top-5, NLL and calibration error, before and after temperature scaling; accuracy by class and
+    The report holds top-1, top-5, NLL and calibration error, before and after temperature scaling; accuracy by class and
     superclass, confusion; the gap to clean training pictures; accuracy without pictures that are nearly among
     the training pictures (near); accuracy on corrupted pictures (corruptions); pictures worth a look; where
     the accuracy stands among published ones. A test split is opened as by `evaluate_run`, which this calls.
@@ -74,13 +81,7 @@ def analyze(
         report["corruptions"] = _corrupted(trained, pictures)
     report |= _worth_a_look(pictures, probabilities, truth, learned.classes)
     report["anchor"] = anchors.place(trained.config, report["top1"], split)
-    name = "analysis.json" if split == "val" else f"analysis_{split}.json"
-    write_json(_folder(run) / name, report)
-    return report
-
-
-def _folder(run: Path | str) -> Path:
-    return Path(run) if Path(run).is_dir() else Run(Path(run).parent).folder
+    return Analysis(report, pictures)
 
 
 def _answers(trained: Trained, split: Split) -> tuple[Tensor, Tensor]:

@@ -78,8 +78,7 @@ def _of_data(config: Config, anchor: Anchor) -> Causes:
             yield 5, f"no {kind}"
     worth = {"policy": 2.9, "cutmix": 3.0, "mixup": 2.1, "cutout": 0.5}
     for kind in sorted(missing & worth.keys()):
-        if kind != "cutout" or "policy" not in augmentation(config):
-            yield worth[kind], f"no {kind}"
+        yield worth[kind], f"no {kind}"
     if data.freeze_views and data.augment:
         yield 12, "every epoch shows the same augmented pictures; data.freeze_views=false"
     if not data.shuffle:

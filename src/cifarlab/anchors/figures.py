@@ -33,7 +33,7 @@ class Anchor:
     """Figures of one architecture and protocol.
 
     backbones: their registered names, without timm's tags. augment: of crop, flip, cutout, policy (learned or
-    drawn operations), mixup, cutmix, beside what is usual. pretrained: on what. distilled: the loss.
+    drawn operations, with Cutout or not), mixup, cutmix. pretrained: on what. distilled: the loss.
     """
 
     name: str
@@ -91,12 +91,12 @@ ANCHORS: tuple[Anchor, ...] = (
         Figure(83.0, SAM, runs=5), Figure(81.6, "Cubuk et al. 2019")), augment=_with("cutout")),
     Anchor("WRN-28-10 with a policy", ("wrn_28_10",), (
         Figure(84.1, SAM, runs=5), Figure(82.9, "Cubuk et al. 2019"), Figure(83.3, "Cubuk et al. 2020")),
-        augment=_with("policy", "cutout")),
+        augment=_with("policy")),
     Anchor("WRN-28-10 with SAM", ("wrn_28_10",), (Figure(83.5, "Foret et al. 2021"),), sharpness=True),
     Anchor("WRN-28-10 with Cutout and SAM", ("wrn_28_10",), (Figure(85.1, "Foret et al. 2021"),),
            augment=_with("cutout"), sharpness=True),
     Anchor("WRN-28-10 with a policy and SAM", ("wrn_28_10",), (Figure(86.1, "Foret et al. 2021"),),
-           augment=_with("policy", "cutout"), sharpness=True),
+           augment=_with("policy"), sharpness=True),
     Anchor("CCT-7/3x1", ("cct_7_3x1",), (Figure(77.05, "Hassani et al. 2021"),),
            augment=_with("policy", "mixup", "cutmix"), optimizer="adamw"),
     Anchor("ViT-Lite-7/4", ("vit_lite_7_4",), (Figure(69.75, "Hassani et al. 2021"),),

@@ -63,11 +63,13 @@ def nearest(config: Config) -> Anchor | None:
 def _distance(config: Config, anchor: Anchor) -> tuple[int, float]:
     losses = {spec.name for spec in config.objective.values()}
     taught = anchor.distilled in losses if anchor.distilled else not config.lessons
+    other = augmentation(config) ^ anchor.augment
     differences = (
         10 * (pretrained(config) != bool(anchor.pretrained))
         + 10 * (abs(config.data.image_size - anchor.image_size) > 64)
         + 3 * (not taught)
-        + len(augmentation(config) ^ anchor.augment)
+        + len(other)
+        + ("policy" in other)  # It is worth more than cutout.
         + (anchor.sharpness != (config.optim.sharpness is not None))
     )
     return differences, abs((anchor.epochs or config.train.epochs) - config.train.epochs)

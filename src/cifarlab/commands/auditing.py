@@ -1,4 +1,4 @@
-"""Commands that look hard at data and at runs: `audit`."""
+"""Commands that look hard at data and at runs: `audit`, `analyze`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, app
+from cifarlab.commands.shared import AsJson, RunFolder, app
 
 # Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
 WEAK = 0.6
@@ -87,4 +87,81 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"{row['suggested']} ({row['probability_of_suggested']:.0%})?"
             for row in report["suspects"][:10]
         ]
+    return lines
+
+
+@app.command()
+def analyze(
+    run: RunFolder,
+    split: Annotated[str, typer.Option(help="val or test; test is an opening of the sealed pictures.")] = "val",
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="On noisy, blurred, flat and JPEG pictures too: 20 passes.")
+    ] = False,
+    near: Annotated[
+        bool, typer.Option(help="Without pictures that are nearly among the training pictures, too.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    root: Annotated[
+        str | None, typer.Option(help="Where the data set lies, if not where the run found it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run beyond top-1: calibration, classes, confusion, hard pictures, its place among published figures.
+
+    Writes analysis.json and analysis.png into the run's folder (of test: analysis_test.json and .png).
+    """
+    from cifarlab.analysis.analyze import analyze as analyze_run
+    from cifarlab.checkpoint import write_json
+    from cifarlab.registry import ConfigError, unknown
+    from cifarlab.report.analysis_page import write_analysis_page
+    from cifarlab.trained import best_of
+
+    if split not in ("val", "test"):
+        raise ConfigError(f"--split {split}: {unknown(split, ('val', 'test'))}")
+    found = analyze_run(run, split, corruptions=corruptions, near=near, device=device, root=root)
+    file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
+    write_json(file, found.report)
+    page = write_analysis_page(found.report, found.pictures, file.with_suffix(".png"))
+    if as_json:
+        print(json.dumps({**found.report, "page": str(page.resolve())}, indent=2))
+        return
+    for line in found.report["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
+    for line in _findings(found.report):
+        print(line)
+    print(page.resolve())
+
+
+def _findings(report: dict[str, Any]) -> list[str]:
+    remark = f" ({report['remark']})" if report["remark"] else ""
+    after = report["after_temperature"]
+    temperatures = " and ".join(f"{value:.2f}" for value in report["temperatures"])
+    lines = [
+        f"{report['run']} on {report['split']}: top-1 {report['top1']:.2%}{remark}, top-5 {report['top5']:.2%}, "
+        f"{report['pictures']:,} pictures; on train {report['train_top1']:.2%}, a gap of "
+        f"{100 * report['gap']:.1f} points",
+        f"NLL {report['nll']:.3f}, calibration error {report['ece']:.1%}; after temperature scaling "
+        f"({temperatures}) {after['nll']:.3f}, {after['ece']:.1%}",
+    ]
+    if "superclass_top1" in report:
+        lines.append(f"right superclass: {report['superclass_top1']:.2%}")
+    by_class = [(name, value) for name, value in report["by_class"].items() if value is not None]
+    worst = ", ".join(f"{name} {value:.0%}" for name, value in by_class[:3])
+    best = ", ".join(f"{name} {value:.0%}" for name, value in by_class[-3:])
+    lines.append(f"classes: lowest {worst}; highest {best}")
+    if report["most_confused"]:
+        common = (f"{row['label']} for {row['guess']} ({row['count']})" for row in report["most_confused"][:3])
+        lines.append(f"commonest errors: {', '.join(common)}")
+    if "without_near_duplicates" in report:
+        known = report["without_near_duplicates"]
+        line = f"{known['near_duplicates']:,} pictures are, exactly or nearly, among the training pictures"
+        if known["near_duplicates"] and known["top1"] is not None:
+            line += f": top-1 {known['top1_on_near_duplicates']:.2%} on them, {known['top1']:.2%} without them"
+        lines.append(line)
+    if "corruptions" in report:
+        kinds = [(kind, values) for kind, values in report["corruptions"].items() if kind != "mean"]
+        said = ", ".join(f"{kind} {sum(values) / len(values):.1%}" for kind, values in kinds)
+        lines.append(f"corrupted: {report['corruptions']['mean']:.1%} (means over severities: {said})")
+    if report["anchor"]:
+        lines.append(report["anchor"]["text"])
     return lines

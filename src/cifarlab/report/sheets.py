@@ -47,20 +47,29 @@ def _suspect(audit: Audit, row: dict[str, Any]) -> Tile:
 
 def write_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], out: Path, title: str) -> Path:
     """Write titled sections of tiles, COLUMNS a row, and return the path."""
-    lines = [max(1, -(-len(tiles) // COLUMNS)) for _, tiles in sections]
+    lines = [_num_lines(tiles) for _, tiles in sections]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(14, 0.6 + sum(1.5 * n + 0.5 for n in lines)), layout="constrained", dpi=110)
         figure.suptitle(title, fontsize=13)
         parts = np.atleast_1d(np.asarray(figure.subfigures(len(sections), 1, height_ratios=lines)))
-        for part, (heading, tiles), rows in zip(parts, sections, lines, strict=True):
-            part.suptitle(heading, fontsize=11, fontweight="bold")
-            for i, axis in enumerate(part.subplots(rows, COLUMNS, squeeze=False).flat):
-                axis.set_axis_off()
-                if i < len(tiles):
-                    picture, text = tiles[i]
-                    axis.imshow(picture, interpolation="nearest")
-                    wrapped = "\n".join(textwrap.shorten(line, 26) for line in text.split("\n"))
-                    axis.set_title(wrapped.replace("_", " "), fontsize=7, fontweight="normal", pad=2)
+        for part, (heading, tiles) in zip(parts, sections, strict=True):
+            show_tiles(part, heading, tiles)
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out)
     return out
+
+
+def show_tiles(figure: Any, heading: str, tiles: Sequence[Tile]) -> None:
+    """Fill a (sub)figure with tiles under a heading."""
+    figure.suptitle(heading, fontsize=11, fontweight="bold")
+    for i, axis in enumerate(figure.subplots(_num_lines(tiles), COLUMNS, squeeze=False).flat):
+        axis.set_axis_off()
+        if i < len(tiles):
+            picture, text = tiles[i]
+            axis.imshow(picture, interpolation="nearest")
+            short = [textwrap.shorten(line.replace("_", " "), 32) for line in text.split("\n")]
+            axis.set_title("\n".join(short), fontsize=7, fontweight="normal", pad=2)
+
+
+def _num_lines(tiles: Sequence[Tile]) -> int:
+    return max(1, -(-len(tiles) // COLUMNS))
