@@ -10,6 +10,9 @@ from cifarlab.registry import BACKBONES
 from cifarlab.run import Run
 
 
+VIT = "{name: vit_base_patch16_224.augreg_in21k, pretrained: true}"
+
+
 def config(recipe, *overrides):
     return resolve(read(recipe), overrides)
 
@@ -45,8 +48,7 @@ def test_backbones_are_registered_or_timms(anchor):
         ("distill/resnet8x4", (), "ResNet-8x4"),
         ("distill/resnet8x4_kd", (), "ResNet-8x4 taught by distill"),
         ("distill/resnet8x4_dkd", (), "ResNet-8x4 taught by dkd"),
-        ("ladder/06_cifar_stem", ("model.backbone={name: vit_base_patch16_224.augreg_in21k, pretrained: true}",
-                                  "data.image_size=224"), "ViT-B/16, fine-tuned"),
+        ("ladder/06_cifar_stem", ("data.image_size=224", f"model.backbone={VIT}"), "ViT-B/16, fine-tuned"),
     ],
 )  # fmt: skip
 def test_the_nearest_protocol(recipe, overrides, name):

@@ -43,10 +43,10 @@ def analyze(
 ) -> Analysis:
     """Score a run's chosen model on `val` or `test`.
 
-    The report holds top-1, top-5, NLL and calibration error, before and after temperature scaling; accuracy by class and
-    superclass, confusion; the gap to clean training pictures; accuracy without pictures that are nearly among
-    the training pictures (near); accuracy on corrupted pictures (corruptions); pictures worth a look; where
-    the accuracy stands among published ones. A test split is opened as by `evaluate_run`, which this calls.
+    The report holds top-1, top-5, NLL and calibration error, before and after temperature scaling; accuracy
+    by class and superclass, confusion; the gap to clean training pictures; accuracy without pictures that are
+    nearly among the training pictures (near); accuracy on corrupted pictures (corruptions); pictures worth a
+    look; where the accuracy stands among published ones. A test split is opened as by `evaluate_run`, which this calls.
 
     Raises ConfigError as `evaluate_run` does.
     """
@@ -124,7 +124,7 @@ def _gap(trained: Trained, train: Split, count: int, top1: float) -> dict[str, f
 
 
 def _without(known: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy on pictures that are not, exactly or nearly, among the training pictures, and on those that are."""
+    """Accuracy without and on the pictures that are, exactly or nearly, among the training pictures."""
     right = probabilities.argmax(1) == labels
     return {
         "near_duplicates": int(known.sum()),

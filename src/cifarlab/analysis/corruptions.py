@@ -1,7 +1,7 @@
 """Pictures made worse, in four ways at five severities, the same every time.
 
-After Hendrycks and Dietterich (2019), at severities like those for CIFAR-10-C; made here, so accuracies do not
-compare with those on CIFAR-100-C.
+After Hendrycks and Dietterich (2019), at severities like those of CIFAR-10-C; made here, so accuracies do
+not compare with those on CIFAR-100-C.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def headline(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
-    """Pictures by the probability of the guess, in equal bins: {count, confidence, accuracy}, empty ones out."""
+    """{count, confidence, accuracy} of the pictures in each of equal bins of the guess's probability."""
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == labels
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -101,7 +101,7 @@ def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:
 def rows_worth_a_look(
     probabilities: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The hardest pictures, by the probability of their label, and the wrong guesses made most confidently."""
+    """Rows of the least probability of the label, and of the errors made with the most confidence."""
     own = probabilities[np.arange(len(labels)), labels]
     hardest = np.argsort(own, kind="stable")[:count]
     wrong = np.flatnonzero(probabilities.argmax(1) != labels)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Two runs of one recipe differ by about a quarter of a point (standard deviation); a band reaches two of those
-# beyond the figures it is made of.
+# Runs of one recipe have a standard deviation of about a quarter of a point over seeds (an estimate); a band
+# reaches two of those beyond its figures.
 SPREAD = 0.5
 
 CUTOUT = "the README of uoguelph-mlrg/Cutout"
@@ -17,9 +17,10 @@ DISTILLER = "RepDistiller and mdistiller"
 
 @dataclass(frozen=True)
 class Figure:
-    """One published accuracy in percent; runs: how many it is the mean of, None where the source does not say.
+    """One published accuracy, in percent.
 
-    epoch: last or best, None where the source does not say: the best of many test scores is optimistic.
+    runs: how many it is the mean of. epoch: last or best; the best of many test scores is optimistic. None
+    where that is not known.
     """
 
     top1: float
@@ -49,7 +50,7 @@ class Anchor:
 
     @property
     def band(self) -> tuple[float, float]:
-        """The least and the greatest accuracy, in percent, that is no surprise for one run of the protocol."""
+        """The least and the greatest accuracy, in percent, that surprise nobody of a run of the protocol."""
         found = [figure.top1 for figure in self.figures]
         return round(min(found) - SPREAD, 2), round(max(found) + SPREAD, 2)
 
@@ -63,7 +64,7 @@ def _with(*more: str) -> frozenset[str]:
 
 
 def _student(name: str, backbone: str, alone: float, *taught: tuple[str, float]) -> tuple[Anchor, ...]:
-    """A student of the distillation benchmarks, alone and taught: 240 epochs, the last one of 5 or of 3 runs."""
+    """A network of the distillation benchmarks, alone and taught: 240 epochs."""
     anchors = [Anchor(name, (backbone,), (Figure(alone, DISTILLER),), epochs=240)]
     anchors += [Anchor(f"{name} taught by {loss}", (backbone,), (Figure(top1, DISTILLER),), epochs=240,
                        distilled=loss) for loss, top1 in taught]  # fmt: skip

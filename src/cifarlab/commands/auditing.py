@@ -93,7 +93,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 @app.command()
 def analyze(
     run: RunFolder,
-    split: Annotated[str, typer.Option(help="val or test; test is an opening of the sealed pictures.")] = "val",
+    split: Annotated[str, typer.Option(help="val or test (opens the sealed pictures).")] = "val",
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="On noisy, blurred, flat and JPEG pictures too: 20 passes.")
     ] = False,
@@ -137,8 +137,8 @@ def _findings(report: dict[str, Any]) -> list[str]:
     after = report["after_temperature"]
     temperatures = " and ".join(f"{value:.2f}" for value in report["temperatures"])
     lines = [
-        f"{report['run']} on {report['split']}: top-1 {report['top1']:.2%}{remark}, top-5 {report['top5']:.2%}, "
-        f"{report['pictures']:,} pictures; on train {report['train_top1']:.2%}, a gap of "
+        f"{report['run']} on {report['split']}: top-1 {report['top1']:.2%}{remark}, "
+        f"top-5 {report['top5']:.2%}, {report['pictures']:,} pictures; on train {report['train_top1']:.2%}, a gap of "
         f"{100 * report['gap']:.1f} points",
         f"NLL {report['nll']:.3f}, calibration error {report['ece']:.1%}; after temperature scaling "
         f"({temperatures}) {after['nll']:.3f}, {after['ece']:.1%}",
@@ -150,13 +150,13 @@ def _findings(report: dict[str, Any]) -> list[str]:
     best = ", ".join(f"{name} {value:.0%}" for name, value in by_class[-3:])
     lines.append(f"classes: lowest {worst}; highest {best}")
     if report["most_confused"]:
-        common = (f"{row['label']} for {row['guess']} ({row['count']})" for row in report["most_confused"][:3])
-        lines.append(f"commonest errors: {', '.join(common)}")
+        common = [f"{row['label']} for {row['guess']} ({row['count']})" for row in report["most_confused"]]
+        lines.append(f"commonest errors, what for what: {', '.join(common[:3])}")
     if "without_near_duplicates" in report:
         known = report["without_near_duplicates"]
         line = f"{known['near_duplicates']:,} pictures are, exactly or nearly, among the training pictures"
         if known["near_duplicates"] and known["top1"] is not None:
-            line += f": top-1 {known['top1_on_near_duplicates']:.2%} on them, {known['top1']:.2%} without them"
+            line += f": top-1 {known['top1_on_near_duplicates']:.2%} on them, {known['top1']:.2%} without"
         lines.append(line)
     if "corruptions" in report:
         kinds = [(kind, values) for kind, values in report["corruptions"].items() if kind != "mean"]

@@ -43,8 +43,8 @@ def write_analysis_page(report: dict[str, Any], pictures: Split, out: Path) -> P
 def _heading(report: dict[str, Any]) -> str:
     remark = f" ({report['remark']})" if report["remark"] else ""
     lines = [
-        f"{report['run']} on {report['split']}: top-1 {report['top1']:.1%}{remark}, top-5 {report['top5']:.1%}, "
-        f"on train {report['train_top1']:.1%}"
+        f"{report['run']} on {report['split']}: top-1 {report['top1']:.1%}{remark}, "
+        f"top-5 {report['top5']:.1%}, on train {report['train_top1']:.1%}"
     ]
     if report["anchor"]:
         lines.append(report["anchor"]["text"])
