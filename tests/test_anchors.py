@@ -9,12 +9,23 @@ from cifarlab.recipes import read, resolve
 from cifarlab.registry import BACKBONES
 from cifarlab.run import Run
 
-
 VIT = "{name: vit_base_patch16_224.augreg_in21k, pretrained: true}"
 
 
 def config(recipe, *overrides):
     return resolve(read(recipe), overrides)
+
+
+def placed(*arguments):
+    found = place(*arguments)
+    assert found is not None
+    return found
+
+
+def run_placed(run):
+    found = place_run(run)
+    assert found is not None
+    return found
 
 
 def test_figures_are_plausible_and_their_bands_hold_them():
@@ -61,7 +72,7 @@ def test_no_figure_is_known(override):
 
 
 def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
-    found = place(config("as_run/resnet18_baseline"), 0.4426, "test")
+    found = placed(config("as_run/resnet18_baseline"), 0.4426, "test")
     assert found["verdict"] == "below"
     assert found["band"] == [75.11, 78.04]
     assert found["difference"] == pytest.approx(44.26 - 75.11)
@@ -93,7 +104,7 @@ def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
     ],
 )  # fmt: skip
 def test_each_difference_is_a_cause_by_itself(overrides, reason):
-    found = place(config("ladder/06_cifar_stem", "data.val=0", *overrides), 0.6, "test")
+    found = placed(config("ladder/06_cifar_stem", "data.val=0", *overrides), 0.6, "test")
     if reason is None:
         assert found["causes"] == [] and found["text"].endswith("nothing in its configuration says why")
         return
@@ -104,8 +115,8 @@ def test_each_difference_is_a_cause_by_itself(overrides, reason):
 
 def test_within_and_above():
     plain = config("ladder/06_cifar_stem", "data.val=0")
-    assert place(plain, 0.77, "test")["text"].startswith("within the band of ResNet-18, [75.1, 78.0]")
-    above = place(plain, 0.79, "val")
+    assert placed(plain, 0.77, "test")["text"].startswith("within the band of ResNet-18, [75.1, 78.0]")
+    above = placed(plain, 0.79, "val")
     assert (above["verdict"], above["causes"]) == ("above", [])
     assert above["difference"] == pytest.approx(79 - 78.04)
     assert "measured on validation pictures, the figures on test" in above["text"]
@@ -113,10 +124,10 @@ def test_within_and_above():
 
 def test_fine_tuning_without_weights_or_at_a_small_size():
     at_224 = ("model.backbone={name: deit_tiny_patch16_224}", "data.image_size=224")
-    found = place(config("ladder/06_cifar_stem", *at_224), 0.5, "test")
+    found = placed(config("ladder/06_cifar_stem", *at_224), 0.5, "test")
     assert "no pretrained weights" in found["causes"][0]
     small = config("resnet18_pretrained_arcface_224x224", "data.image_size=160")
-    assert "seen at 160 pixels, not 224" in place(small, 0.7, "test")["causes"][0]
+    assert "seen at 160 pixels, not 224" in placed(small, 0.7, "test")["causes"][0]
 
 
 def test_a_finished_run_by_its_summary(tmp_path):
@@ -126,8 +137,8 @@ def test_a_finished_run_by_its_summary(tmp_path):
     assert place_run(run) is None
     summary = {"chosen_on": "val", "chosen_epoch": 3, "train_top1": 0.9, "val_top1": 0.8, "test_top1": None}
     run.summary_path.write_text(json.dumps(summary))
-    assert (place_run(run)["split"], place_run(run)["verdict"]) == ("val", "above")
+    assert (run_placed(run)["split"], run_placed(run)["verdict"]) == ("val", "above")
     run.summary_path.write_text(json.dumps({**summary, "test_top1": 0.7}))
-    assert (place_run(run)["split"], place_run(run)["verdict"]) == ("test", "below")
+    assert (run_placed(run)["split"], run_placed(run)["verdict"]) == ("test", "below")
     run.summary_path.write_text(json.dumps({**summary, "val_top1": None}))
     assert place_run(run) is None

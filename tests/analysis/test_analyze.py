@@ -17,6 +17,10 @@ def run(tmp_path_factory):
     return train_tiny(tmp_path_factory.mktemp("runs") / "tiny" / "0")[0].folder
 
 
+def scores_epoch(run):
+    return json.loads((run / "summary.json").read_text())["chosen_epoch"]
+
+
 def test_a_run_on_validation(run, cifarlab, monkeypatch):
     monkeypatch.setattr("cifarlab.runs.load_test", lambda data: pytest.fail("the test pictures are sealed"))
     status, out, _ = cifarlab("analyze", run, "--corruptions")
@@ -36,7 +40,16 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
     assert report["gap"] == pytest.approx(report["train_top1"] - report["top1"])
     assert len(report["temperatures"]) == 2, "each half by the other's"
     assert [len(report["corruptions"][kind]) for kind in ("gaussian_noise", "jpeg")] == [5, 5]
+    assert report["epoch"] == scores_epoch(run)
     assert report["anchor"] is None, "no figures of the synthetic data set"
+
+
+def test_starting_over_leaves_no_analysis_of_the_old_model(tmp_path):
+    run, _ = train_tiny(tmp_path / "0", "train.epochs=1")
+    for name in ("analysis.json", "analysis_test.png", "mine.txt"):
+        (run.folder / name).write_text("{}")
+    run.start_over()
+    assert not list(run.folder.glob("analysis*")) and (run.folder / "mine.txt").exists()
 
 
 def test_hard_pictures_are_named_as_the_split_names_them(run):

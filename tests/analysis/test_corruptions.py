@@ -31,7 +31,7 @@ def test_noise_has_the_deviation_it_says():
         worse = corrupt(gray, np.arange(200), "gaussian_noise", severity).astype(float)
         assert (worse - 128).std() == pytest.approx(255 * deviation, rel=0.01)
         assert abs((worse - 128).mean()) < 0.2
-    assert not np.array_equal(worse[0], worse[1])
+        assert not np.array_equal(worse[0], worse[1])
 
 
 def test_blur_is_scipys():

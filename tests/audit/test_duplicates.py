@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cifarlab.audit import duplicates
-from cifarlab.audit.audit import audit
+from cifarlab.audit.audit import audit, is_among, whole
 from cifarlab.config import DataConfig
 from cifarlab.data.splits import digest_pictures
 from tests.audit.conftest import noise, pictures
@@ -90,6 +90,15 @@ def test_a_validation_part_is_audited_too(planted):
     report = audit(config(name), near=False).report
     assert (report["val_in_train"], report["test_in_train"], report["test_in_val"]) == (2, 1, 1)
     assert "near_test_in_train" not in report
+
+
+def test_which_pictures_are_among_others():
+    images = noise(30, 7)
+    images[9] = 50  # Nothing to correlate: known by its bytes.
+    ours = np.stack([images[3][:, :, ::-1], images[25], images[9], jpeg(images[4], 60), images[26]])
+    found = is_among(whole(pictures(ours, np.arange(5) % 4)), whole(pictures(images[:20], np.arange(20) % 4)))
+    order = pictures(ours, np.arange(5) % 4).order()
+    assert found[np.argsort(order)].tolist() == [True, False, True, True, False]
 
 
 def test_horizons_are_not_near_duplicates():

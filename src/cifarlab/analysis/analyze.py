@@ -46,7 +46,7 @@ def analyze(
     The report holds top-1, top-5, NLL and calibration error, before and after temperature scaling; accuracy
     by class and superclass, confusion; the gap to clean training pictures; accuracy without pictures that are
     nearly among the training pictures (near); accuracy on corrupted pictures (corruptions); pictures worth a
-    look; where the accuracy stands among published ones. A test split is opened as by `evaluate_run`, which this calls.
+    look; where the accuracy stands among published ones. A test split is opened by `evaluate_run`.
 
     Raises ConfigError as `evaluate_run` does.
     """
@@ -61,6 +61,7 @@ def analyze(
     calibrated, temperatures = scores.scaled_by_temperature(logits, labels, held_out)
     report: dict[str, Any] = {
         "run": str(run),
+        "epoch": trained.epoch,
         "split": split,
         "pictures": len(truth),
         "remark": OPTIMISTIC if split == trained.config.train.select == "test" else "",

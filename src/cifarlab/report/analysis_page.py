@@ -27,7 +27,8 @@ def write_analysis_page(report: dict[str, Any], pictures: Split, out: Path) -> P
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(14, 16), layout="constrained", dpi=110)
         figure.suptitle(_heading(report), fontsize=12)
-        upper, *lower = figure.subfigures(3, 1, height_ratios=(8, 4, 4))
+        parts: Any = figure.subfigures(3, 1, height_ratios=(8, 4, 4))
+        upper, *lower = parts
         panels = upper.subplots(2, 2)
         _reliability(panels[0, 0], report)
         _classes(panels[0, 1], report)
@@ -83,7 +84,7 @@ def _confusion(axis: Axes, report: dict[str, Any]) -> None:
     else:
         names, counts, what = sorted(report["by_class"]), report["confusion"], "class"
     shares = np.array(counts) / np.maximum(np.sum(counts, axis=1, keepdims=True), 1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set(title=f"What each {what} (row) is taken for", xlabel="guess", ylabel="label")
     if len(names) <= 30 and what == "superclass":
         words = [name.replace("_", " ") for name in names]
