@@ -54,7 +54,7 @@ def analyze(
     if split == "test":
         evaluate_run(run, "test", device, root)
     pictures, warnings = open_split(run, trained, split)
-    learned = load_splits(trained.config.data, trained.config.train.seed)
+    learned = load_splits(trained.config.data, trained.config.split_seed)
     logits, labels = _answers(trained, pictures)
     probabilities, truth = scores.softmax(logits), labels.numpy()
     held_out = _answers(trained, learned.val) if split == "test" and learned.val is not None else None

@@ -13,6 +13,7 @@ OPENMIXUP = "openmixup's README"
 WEIAICUNZAI = "the README of weiaicunzai/pytorch-cifar100"
 SAM = "the README of google-research/sam"
 DISTILLER = "RepDistiller and mdistiller"
+FORET = "Foret et al. 2021, not re-checked"
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ ANCHORS: tuple[Anchor, ...] = (
     Anchor("WRN-28-10 with a policy", ("wrn_28_10",), (
         Figure(84.1, SAM, runs=5), Figure(82.9, "Cubuk et al. 2019"), Figure(83.3, "Cubuk et al. 2020")),
         augment=_with("policy")),
-    Anchor("WRN-28-10 with SAM", ("wrn_28_10",), (Figure(83.5, "Foret et al. 2021"),), sharpness=True),
-    Anchor("WRN-28-10 with Cutout and SAM", ("wrn_28_10",), (Figure(85.1, "Foret et al. 2021"),),
+    Anchor("WRN-28-10 with SAM", ("wrn_28_10",), (Figure(83.5, FORET),), sharpness=True),
+    Anchor("WRN-28-10 with Cutout and SAM", ("wrn_28_10",), (Figure(85.1, FORET),),
            augment=_with("cutout"), sharpness=True),
-    Anchor("WRN-28-10 with a policy and SAM", ("wrn_28_10",), (Figure(86.1, "Foret et al. 2021"),),
+    Anchor("WRN-28-10 with a policy and SAM", ("wrn_28_10",), (Figure(86.1, FORET),),
            augment=_with("policy"), sharpness=True),
     Anchor("CCT-7/3x1", ("cct_7_3x1",), (Figure(77.05, "Hassani et al. 2021"),),
            augment=_with("policy", "mixup", "cutmix"), optimizer="adamw"),

@@ -191,7 +191,7 @@ def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
     times = np.zeros(len(train.labels), dtype=np.int64)
     for trained in runs:
         config = trained.config
-        learned = load_splits(config.data, config.train.seed).train.ids.numpy()
+        learned = load_splits(config.data, config.split_seed).train.ids.numpy()
         ids = np.setdiff1d(np.arange(len(train.labels)), learned)
         if not len(ids):
             continue
