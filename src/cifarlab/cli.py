@@ -18,6 +18,7 @@ from cifarlab.commands import (  # noqa: F401
     trained,
     inference,
     reporting,
+    auditing,
 )
 # isort: on
 

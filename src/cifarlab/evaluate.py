@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
+from cifarlab.records import Output
 
 # Large batches keep the device busy; at 224 px a batch must shrink so that activations fit beside the
 # training state.
 PIXELS_PER_BATCH = 500 * 64 * 64
 
 
-@torch.inference_mode()
 def logits_of(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -25,6 +25,15 @@ def logits_of(
 
     image_size: pixels a side that the model sees.
     """
+    for output, labels in outputs_of(model, split, precision, image_size):
+        yield output.logits.float(), labels
+
+
+@torch.inference_mode()
+def outputs_of(
+    model: nn.Module, split: Split, precision: Precision, image_size: int
+) -> Iterator[tuple[Output, Tensor]]:
+    """As `logits_of`, with all that the model answers, in its own arithmetic."""
     size = max(1, min(500, PIXELS_PER_BATCH // image_size**2))
     was_training = model.training
     model.eval()
@@ -33,7 +42,7 @@ def logits_of(
             images, labels, _ = split.gather(positions)
             with precision.autocast():
                 output = model(precision.layout(images), image_size)
-            yield output.logits.float(), labels
+            yield output, labels
     finally:
         model.train(was_training)
 

@@ -1,0 +1,1 @@
+"""How good a run's model is, beyond one accuracy: by class, by confidence, by kind of picture."""

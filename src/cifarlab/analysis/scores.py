@@ -1,0 +1,108 @@
+"""What probabilities and labels say of a model: accuracies, calibration, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifarlab.calibration import best_temperature, expected_calibration_error
+
+BINS = 15
+
+
+def headline(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """top1, top5, nll (mean negative log-likelihood, nats) and ece of (N, C) probabilities."""
+    own = probabilities[np.arange(len(labels)), labels]
+    rank = (probabilities > own[:, None]).sum(1)
+    return {
+        "top1": float((rank < 1).mean()),
+        "top5": float((rank < 5).mean()),
+        "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
+        "ece": expected_calibration_error(_logits(probabilities), torch.from_numpy(labels), BINS),
+    }
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
+    """{count, confidence, accuracy} of the pictures in each of equal bins of the guess's probability."""
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return [
+        {
+            "count": int((bin_of == b).sum()),
+            "confidence": float(confidence[bin_of == b].mean()),
+            "accuracy": float(right[bin_of == b].mean()),
+        }
+        for b in np.unique(bin_of)
+    ]
+
+
+def scaled_by_temperature(
+    logits: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor] | None
+) -> tuple[np.ndarray, list[float]]:
+    """(N, C) probabilities after temperature scaling (Guo et al. 2017), and the temperatures.
+
+    held_out: the logits and labels that the temperature is fitted on; None: each half of the pictures gets
+    the temperature of the other half, so that none is scored by a temperature that saw its label.
+    """
+    if held_out is not None:
+        temperature = best_temperature(*held_out)
+        return softmax(logits / temperature), [temperature]
+    # Splits lie in the order of a hash: every second picture is a random half.
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    temperatures = [best_temperature(logits[half], labels[half]) for half in reversed(halves)]
+    scaled = logits.clone()
+    for half, temperature in zip(halves, temperatures, strict=True):
+        scaled[half] /= temperature
+    return softmax(scaled), temperatures
+
+
+def _logits(probabilities: np.ndarray) -> Tensor:
+    """(N, C) float64 whose softmax the probabilities are."""
+    return torch.from_numpy(np.maximum(probabilities, np.finfo(np.float64).tiny)).log()
+
+
+def softmax(logits: Tensor) -> np.ndarray:
+    """(N, C) float64."""
+    return logits.double().softmax(-1).cpu().numpy()
+
+
+def confusion(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """(C, C) int64: pictures of a class (row) by what they are taken for (column)."""
+    return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
+
+
+def by_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float | None]:
+    """The accuracy within each class of a confusion matrix, worst first; None where it has no pictures."""
+    counts = matrix.sum(1)
+    found = {n: matrix[i, i] / counts[i] if counts[i] else None for i, n in enumerate(names)}
+    return dict(sorted(found.items(), key=lambda item: (item[1] is None, item[1])))
+
+
+def most_confused(matrix: np.ndarray, names: Sequence[str], count: int = 30) -> list[dict[str, Any]]:
+    """The commonest errors: {label, guess, count}."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    order = np.argsort(-wrong.ravel(), kind="stable")[:count]
+    pairs = [(int(i // len(names)), int(i % len(names))) for i in order if wrong.ravel()[i]]
+    return [{"label": names[i], "guess": names[j], "count": int(wrong[i, j])} for i, j in pairs]
+
+
+def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:
+    """The confusion matrix of superclasses, (S, S), of one of classes."""
+    member = torch.nn.functional.one_hot(torch.tensor(superclass_of)).numpy()
+    return member.T @ matrix @ member
+
+
+def rows_worth_a_look(
+    probabilities: np.ndarray, labels: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the least probability of the label, and of the errors made with the most confidence."""
+    own = probabilities[np.arange(len(labels)), labels]
+    hardest = np.argsort(own, kind="stable")[:count]
+    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
+    confident = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")[:count]]
+    return hardest, confident

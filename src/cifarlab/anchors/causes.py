@@ -1,0 +1,105 @@
+"""Why a run may lie below a published figure: what its configuration does otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from cifarlab.anchors.figures import Anchor
+from cifarlab.config import Config
+
+POLICIES = frozenset({"auto_augment", "rand_augment", "trivial_augment_wide", "aug_mix"})
+CUTOUTS = frozenset({"cutout", "coarse_dropout", "random_erasing"})
+TRAINING_PICTURES = 50_000
+
+
+def augmentation(config: Config) -> frozenset[str]:
+    """What a configuration has of crop, flip, cutout, policy, mixup, cutmix."""
+    names = {spec.name for spec in (*config.data.augment.values(), *config.data.mix.values())}
+    kinds = {"crop", "flip", "mixup", "cutmix"} & names
+    kinds |= {"policy"} if POLICIES & names else set()
+    kinds |= {"cutout"} if CUTOUTS & names else set()
+    return frozenset(kinds)
+
+
+def pretrained(config: Config) -> bool:
+    return bool(getattr(config.model.backbone.options, "pretrained", False)) or config.model.init is not None
+
+
+def causes(config: Config, anchor: Anchor) -> list[str]:
+    """A line for each difference that costs accuracy, the costliest first.
+
+    The costs put them in order; a line says one only where it is published or was measured.
+    """
+    found = [*_of_model(config, anchor), *_of_data(config, anchor), *_of_optimization(config, anchor)]
+    return [line for _, line in sorted(found, key=lambda cause: -cause[0])]
+
+
+Causes = Iterator[tuple[float, str]]  # points that it may cost, and what it is
+
+
+def _of_model(config: Config, anchor: Anchor) -> Causes:
+    options, size = config.model.backbone.options, config.data.image_size
+    if anchor.pretrained and not pretrained(config):
+        yield 22, f"no pretrained weights (the figure's: {anchor.pretrained}); model.backbone.pretrained=true"
+    if size < anchor.image_size:
+        yield (
+            20,
+            f"pictures seen at {size} pixels, not {anchor.image_size} (about 20 points in the tutorial); "
+            f"data.image_size={anchor.image_size}",
+        )
+    elif anchor.image_size == 32 and size <= 64 and getattr(options, "stem", None) == "imagenet":
+        yield (
+            16,
+            "a stem for 224 pixels, which leaves a last feature map of one cell (about 16 points, timm issue "
+            "2481); model.backbone.stem=cifar",
+        )
+    if pretrained(config) and config.model.normalize == "none":
+        yield 1, "pretrained weights without their mean and standard deviation; model.normalize=imagenet"
+    losses = {spec.name for spec in config.objective.values()}
+    if anchor.distilled and anchor.distilled not in losses:
+        yield 2, f"no teacher (the figure's: {anchor.distilled})"
+
+
+def _of_data(config: Config, anchor: Anchor) -> Causes:
+    data, missing = config.data, anchor.augment - augmentation(config)
+    held_out = data.val * TRAINING_PICTURES if data.val < 1 else data.val
+    used = min(data.limit or TRAINING_PICTURES, TRAINING_PICTURES - held_out)
+    if used < TRAINING_PICTURES:
+        keys = [*(["data.limit"] if data.limit else []), *(["data.val"] if held_out else [])]
+        yield (
+            10 * math.log2(TRAINING_PICTURES / used),
+            f"trained on {used:,.0f} of {TRAINING_PICTURES:,} pictures ({' and '.join(keys)})",
+        )
+    if {"crop", "flip"} <= missing:
+        yield 14, "no crop, no flip (about 14 points); data.augment: {crop: {padding: 4}, flip: {p: 0.5}}"
+    else:
+        for kind in sorted(missing & {"crop", "flip"}):
+            yield 5, f"no {kind}"
+    worth = {"policy": 2.9, "cutmix": 3.0, "mixup": 2.1, "cutout": 0.5}
+    for kind in sorted(missing & worth.keys()):
+        yield worth[kind], f"no {kind}"
+    if data.freeze_views and data.augment:
+        yield 12, "every epoch shows the same augmented pictures; data.freeze_views=false"
+    if not data.shuffle:
+        yield 2.5, "the same batches in the same order every epoch; data.shuffle=true"
+
+
+def _of_optimization(config: Config, anchor: Anchor) -> Causes:
+    optim, epochs = config.optim, config.train.epochs
+    if optim.schedule.name == "constant" and anchor.epochs and anchor.epochs > 10:
+        yield 5.5, "a learning rate that never falls (3 to 8 points); optim.schedule=cosine"
+    if anchor.epochs and epochs < anchor.epochs:
+        yield 2.5 * math.log2(anchor.epochs / epochs), f"{epochs} epochs, not {anchor.epochs}"
+        extra = augmentation(config) - anchor.augment
+        if epochs <= anchor.epochs / 4 and extra:
+            yield 2, f"stronger augmentation than so few epochs can use ({', '.join(sorted(extra))})"
+    if anchor.optimizer == "sgd":
+        if optim.optimizer.name != "sgd":
+            yield 3, f"{optim.optimizer.name}, not SGD with momentum; optim.name=sgd optim.lr=0.1"
+        elif optim.weight_decay < 1e-4:
+            yield 3, f"weight decay {optim.weight_decay:g}, not 5e-4"
+        elif optim.weight_decay > 5e-3:
+            yield 4, f"weight decay {optim.weight_decay:g}, not 5e-4"
+    if anchor.sharpness and optim.sharpness is None:
+        yield 2.3, "no SAM; optim.sharpness=sam"

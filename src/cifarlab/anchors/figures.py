@@ -1,0 +1,136 @@
+"""Published top-1 accuracies on CIFAR-100's test pictures, with their protocols and sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Runs of one recipe have a standard deviation of about a quarter of a point over seeds (an estimate); a band
+# reaches two of those beyond its figures.
+SPREAD = 0.5
+
+CUTOUT = "the README of uoguelph-mlrg/Cutout"
+OPENMIXUP = "openmixup's README"
+WEIAICUNZAI = "the README of weiaicunzai/pytorch-cifar100"
+SAM = "the README of google-research/sam"
+DISTILLER = "RepDistiller and mdistiller"
+FORET = "Foret et al. 2021, not re-checked"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published accuracy, in percent.
+
+    runs: how many it is the mean of. epoch: last or best; the best of many test scores is optimistic. None
+    where that is not known.
+    """
+
+    top1: float
+    source: str
+    runs: int | None = None
+    epoch: str | None = None
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Figures of one architecture and protocol.
+
+    backbones: their registered names, without timm's tags. augment: of crop, flip, cutout, policy (learned or
+    drawn operations, with Cutout or not), mixup, cutmix. pretrained: on what. distilled: the loss.
+    """
+
+    name: str
+    backbones: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    epochs: int | None = 200
+    augment: frozenset[str] = frozenset({"crop", "flip"})
+    image_size: int = 32
+    pretrained: str | None = None
+    sharpness: bool = False
+    distilled: str | None = None
+    optimizer: str = "sgd"
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """The least and the greatest accuracy, in percent, that surprise nobody of a run of the protocol."""
+        found = [figure.top1 for figure in self.figures]
+        return round(min(found) - SPREAD, 2), round(max(found) + SPREAD, 2)
+
+    @property
+    def sources(self) -> str:
+        return " and ".join(dict.fromkeys(figure.source for figure in self.figures))
+
+
+def _with(*more: str) -> frozenset[str]:
+    return frozenset({"crop", "flip", *more})
+
+
+def _student(name: str, backbone: str, alone: float, *taught: tuple[str, float]) -> tuple[Anchor, ...]:
+    """A network of the distillation benchmarks, alone and taught: 240 epochs."""
+    anchors = [Anchor(name, (backbone,), (Figure(alone, DISTILLER),), epochs=240)]
+    anchors += [Anchor(f"{name} taught by {loss}", (backbone,), (Figure(top1, DISTILLER),), epochs=240,
+                       distilled=loss) for loss, top1 in taught]  # fmt: skip
+    return tuple(anchors)
+
+
+def _tuned(
+    name: str, backbones: tuple[str, ...], top1: float, source: str, on: str, epochs: int | None = None
+) -> Anchor:
+    return Anchor(name, backbones, (Figure(top1, source),), epochs, frozenset({"flip"}), 224, on,
+                  optimizer="any")  # fmt: skip
+
+
+ANCHORS: tuple[Anchor, ...] = (
+    Anchor("ResNet-18", ("resnet18",), (
+        Figure(77.54, CUTOUT, runs=5), Figure(76.42, OPENMIXUP), Figure(75.61, WEIAICUNZAI))),
+    Anchor("ResNet-18 with Cutout", ("resnet18",), (Figure(78.04, CUTOUT, runs=5),), augment=_with("cutout")),
+    Anchor("ResNet-18 with mixup", ("resnet18",), (Figure(78.52, OPENMIXUP),), augment=_with("mixup")),
+    Anchor("ResNet-18 with CutMix", ("resnet18",), (Figure(79.45, OPENMIXUP),), augment=_with("cutmix")),
+    Anchor("ResNet-50", ("resnet50",), (
+        Figure(79.90, "mmpretrain's model zoo"), Figure(77.39, WEIAICUNZAI))),
+    Anchor("WRN-28-10", ("wrn_28_10",), (
+        Figure(81.2, SAM, runs=5), Figure(81.15, "Zagoruyko and Komodakis 2016"))),
+    Anchor("WRN-28-10 with Cutout", ("wrn_28_10",), (
+        Figure(83.0, SAM, runs=5), Figure(81.6, "Cubuk et al. 2019")), augment=_with("cutout")),
+    Anchor("WRN-28-10 with a policy", ("wrn_28_10",), (
+        Figure(84.1, SAM, runs=5), Figure(82.9, "Cubuk et al. 2019"), Figure(83.3, "Cubuk et al. 2020")),
+        augment=_with("policy")),
+    Anchor("WRN-28-10 with SAM", ("wrn_28_10",), (Figure(83.5, FORET),), sharpness=True),
+    Anchor("WRN-28-10 with Cutout and SAM", ("wrn_28_10",), (Figure(85.1, FORET),),
+           augment=_with("cutout"), sharpness=True),
+    Anchor("WRN-28-10 with a policy and SAM", ("wrn_28_10",), (Figure(86.1, FORET),),
+           augment=_with("policy"), sharpness=True),
+    Anchor("CCT-7/3x1", ("cct_7_3x1",), (Figure(77.05, "Hassani et al. 2021"),),
+           augment=_with("policy", "mixup", "cutmix"), optimizer="adamw"),
+    Anchor("ViT-Lite-7/4", ("vit_lite_7_4",), (Figure(69.75, "Hassani et al. 2021"),),
+           augment=_with("policy", "mixup", "cutmix"), optimizer="adamw"),
+    *_student("ResNet-8x4", "resnet8x4", 72.50, ("distill", 73.33), ("dkd", 76.32)),
+    *_student("WRN-16-2", "wrn_16_2", 73.26, ("distill", 74.92), ("dkd", 76.23)),
+    *_student("WRN-40-1", "wrn_40_1", 71.98, ("distill", 73.54), ("dkd", 74.81)),
+    *_student("VGG-8", "cifar_vgg8", 70.36, ("distill", 72.98), ("dkd", 74.68)),
+    *_student("ShuffleNetV2", "cifar_shufflenet_v2", 71.82, ("distill", 74.45), ("dkd", 77.07)),
+    *_student("ResNet-32x4", "resnet32x4", 79.42),
+    *_student("WRN-40-2", "wrn_40_2", 75.61),
+    *_student("VGG-13", "cifar_vgg13", 74.64),
+    Anchor("ResNet-18 at 224, fine-tuned, in the tutorial", ("resnet18",), (
+        Figure(79.57, "DocsaidLab's CIFAR-100 demo", runs=1, epoch="best"),),
+        augment=frozenset(), image_size=224, pretrained="ImageNet-1k", optimizer="adamw"),
+    Anchor("ResNet-50 at 224, fine-tuned, in the tutorial", ("resnet50",), (
+        Figure(81.21, "DocsaidLab's CIFAR-100 demo", runs=1, epoch="best"),),
+        augment=frozenset(), image_size=224, pretrained="ImageNet-1k", optimizer="adamw"),
+    _tuned("DeiT-T, fine-tuned", ("deit_tiny_patch16_224",), 81.65, "published for DeiT-T", "ImageNet-1k"),
+    _tuned("DeiT-S, fine-tuned", ("deit_small_patch16_224",), 87.54, "published for DeiT-S", "ImageNet-1k"),
+    _tuned("DeiT-B, fine-tuned", ("deit_base_patch16_224",), 90.04, "published for DeiT-B", "ImageNet-1k"),
+    _tuned("Swin-T, fine-tuned", ("swin_tiny_patch4_window7_224",), 87.35, "published for Swin-T",
+           "ImageNet-1k", 5),
+    Anchor("ViT-B/16, fine-tuned", ("vit_base_patch16_224",), (
+        Figure(92.3, "published for ViT-B/16"), Figure(92.6, "published for ViT-B/16")),
+        None, frozenset({"flip"}), 224, "ImageNet-21k", optimizer="any"),
+    _tuned("ViT-L/16, fine-tuned", ("vit_large_patch16_224",), 93.0, "published for ViT-L/16",
+           "ImageNet-21k"),
+    _tuned("BiT-M R50x1, fine-tuned", ("resnetv2_50x1_bit",), 86.6, "Kolesnikov et al. 2020",
+           "ImageNet-21k"),
+    _tuned("BiT-M R101x3, fine-tuned", ("resnetv2_101x3_bit",), 91.2, "Kolesnikov et al. 2020",
+           "ImageNet-21k"),
+    _tuned("EfficientNet-B7, fine-tuned", ("efficientnet_b7", "tf_efficientnet_b7"), 91.7, "Tan and Le 2019",
+           "ImageNet-1k"),
+)  # fmt: skip

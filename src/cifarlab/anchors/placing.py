@@ -1,0 +1,93 @@
+"""Where a run stands among published accuracies, and why it may lie below them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cifarlab.anchors.causes import augmentation, causes, pretrained
+from cifarlab.anchors.figures import ANCHORS, Anchor
+from cifarlab.config import Config
+from cifarlab.progress import OPTIMISTIC
+from cifarlab.recipes import checked
+from cifarlab.run import Run
+
+SHOWN = 5
+
+
+def place(config: Config, top1: float, split: str) -> dict[str, Any] | None:
+    """The published figures nearest to a configuration, and where `top1` (a fraction) stands among them.
+
+    split: what it was measured on; the figures are of test. Holds `anchor` (its name), `band`, `figures`,
+    `difference` (points outside the band, 0 within), `verdict` (below, within, above), `causes` (where below,
+    the costliest first) and `text`. None where no figure is known for the backbone or the data set.
+    """
+    anchor = nearest(config)
+    if anchor is None:
+        return None
+    accuracy, (low, high) = 100 * top1, anchor.band
+    difference = round(min(accuracy - low, 0) + max(accuracy - high, 0), 2)
+    verdict = "below" if difference < 0 else "above" if difference > 0 else "within"
+    found = causes(config, anchor) if verdict == "below" else []
+    figures = [{"top1": f.top1, "source": f.source, "runs": f.runs, "epoch": f.epoch} for f in anchor.figures]
+    return {
+        "anchor": anchor.name,
+        "band": [low, high],
+        "figures": figures,
+        "split": split,
+        "difference": difference,
+        "verdict": verdict,
+        "causes": found,
+        "text": _text(anchor, difference, verdict, found, _remark(config, split)),
+    }
+
+
+def place_run(run: Run) -> dict[str, Any] | None:
+    """`place` for a finished run, by its summary: test where it was scored there, else validation."""
+    summary = run.summary()
+    if summary is None:
+        return None
+    split = "test" if summary["test_top1"] is not None else "val"
+    score = summary[f"{split}_top1"]
+    return None if score is None else place(checked(run.plain_config()), score, split)
+
+
+def nearest(config: Config) -> Anchor | None:
+    """The anchor of the configuration's backbone whose protocol differs in least from it."""
+    if config.data.dataset.name != "cifar100" or config.data.classes is not None:
+        return None
+    name = config.model.backbone.name.partition(".")[0]
+    fitting = [anchor for anchor in ANCHORS if name in anchor.backbones]
+    return min(fitting, key=lambda anchor: _distance(config, anchor), default=None)
+
+
+def _distance(config: Config, anchor: Anchor) -> tuple[int, float]:
+    losses = {spec.name for spec in config.objective.values()}
+    taught = anchor.distilled in losses if anchor.distilled else not config.lessons
+    other = augmentation(config) ^ anchor.augment
+    differences = (
+        10 * (pretrained(config) != bool(anchor.pretrained))
+        + 10 * (abs(config.data.image_size - anchor.image_size) > 64)
+        + 3 * (not taught)
+        + len(other)
+        + ("policy" in other)  # It is worth more than cutout.
+        + (anchor.sharpness != (config.optim.sharpness is not None))
+    )
+    return differences, abs((anchor.epochs or config.train.epochs) - config.train.epochs)
+
+
+def _remark(config: Config, split: str) -> str:
+    if split == "val":
+        return "measured on validation pictures, the figures on test"
+    return OPTIMISTIC if config.train.select == "test" else ""
+
+
+def _text(anchor: Anchor, difference: float, verdict: str, found: list[str], remark: str) -> str:
+    low, high = anchor.band
+    where = f"{abs(difference):.1f} points {verdict}" if difference else "within"
+    text = f"{where} the band of {anchor.name}, [{low:.1f}, {high:.1f}] ({anchor.sources})"
+    text += f"; {remark}" if remark else ""
+    if found:
+        text += f"; likely causes, in order: {'; '.join(found[:SHOWN])}"
+    elif verdict == "below":
+        text += "; nothing in its configuration says why"
+    return text

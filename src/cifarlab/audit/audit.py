@@ -1,0 +1,242 @@
+"""`audit`: all that can be found wrong with a data set, as one report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifarlab.audit.duplicates import (
+    NEAR,
+    alike,
+    descriptors,
+    details,
+    exact_pairs,
+    exact_pairs_across,
+    near_pairs,
+    nearest,
+    surplus,
+)
+from cifarlab.audit.labels import suspects
+from cifarlab.config import DataConfig
+from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
+from cifarlab.evaluate import outputs_of
+from cifarlab.recipes import import_builtin_parts
+from cifarlab.registry import DATASETS, ConfigError
+from cifarlab.trained import Trained, load_trained
+
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found: `report`, plain data, and the pictures that it names.
+
+    parts: each part as published. A picture goes by its index in the part's canonical order, whatever the
+    packaging.
+    """
+
+    report: dict[str, Any]
+    parts: dict[str, Pictures]
+
+    def picture(self, part: str, index: int) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        pictures = self.parts[part]
+        return np.asarray(pictures.images[pictures.order()[index]]).transpose(1, 2, 0)
+
+
+def audit(data: DataConfig, runs: Sequence[Trained] = (), *, near: bool = True) -> Audit:
+    """Exact and near duplicates within and across the parts, the classes' sizes, suspect labels.
+
+    runs: trained on this data set. The first one's embedding finds near duplicates beside the descriptors;
+    what each says of the training pictures it was not trained on finds suspect labels. near: look for near
+    duplicates, which takes a minute for 60,000 pictures. The test labels are shown to no model.
+
+    Raises ConfigError for runs of another data set.
+    """
+    read_parts = {part: read(data, part) for part in PARTS}
+    parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
+    for trained in runs:
+        _refuse_other(trained, parts["train"])
+    report: dict[str, Any] = {
+        "dataset": data.dataset.name,
+        "pictures": {part: len(pictures.labels) for part, pictures in parts.items()},
+        "fingerprint": {part: pictures.fingerprint() for part, pictures in parts.items()},
+        "class_balance": {part: class_balance(pictures) for part, pictures in parts.items()},
+    }
+    pairs = _exact(parts, report)
+    if near:
+        pairs += _near(parts, runs, report)
+    report["pairs"] = pairs
+    if runs:
+        report |= suspect_labels(parts["train"], runs)
+    return Audit(report, parts)
+
+
+def class_balance(pictures: Pictures) -> dict[str, Any]:
+    """The smallest and the largest class, and how many pictures each class has."""
+    counts = np.bincount(pictures.labels, minlength=len(pictures.classes)).tolist()
+    ranked = sorted(range(len(counts)), key=counts.__getitem__)
+    return {
+        "smallest": [pictures.classes[ranked[0]], counts[ranked[0]]],
+        "largest": [pictures.classes[ranked[-1]], counts[ranked[-1]]],
+        "counts": dict(zip(pictures.classes, counts, strict=True)),
+    }
+
+
+def _exact(parts: dict[str, Pictures], report: dict[str, Any]) -> list[dict[str, Any]]:
+    digests = {part: pictures.digests[pictures.order()] for part, pictures in parts.items()}
+    rows = []
+    for part in parts:
+        report[f"duplicates_in_{part}"] = surplus(digests[part])
+        rows += _rows(parts, (part, part), exact_pairs(digests[part]), None)
+    for theirs, ours in itertools.combinations(parts, 2):
+        pairs = exact_pairs_across(digests[ours], digests[theirs])
+        found = _rows(parts, (ours, theirs), pairs, None)
+        rows += found
+        agreeing = {row["pictures"][0][1] for row in found if len(set(row["labels"])) == 1}
+        report[f"{ours}_in_{theirs}"] = len(np.unique(pairs[:, 0]))
+        report[f"{ours}_in_{theirs}_same_label"] = len(agreeing)
+    return rows
+
+
+def _near(
+    parts: dict[str, Pictures], runs: Sequence[Trained], report: dict[str, Any]
+) -> list[dict[str, Any]]:
+    orders = {part: pictures.order() for part, pictures in parts.items()}
+    coarse = {part: descriptors(p.images)[orders[part]] for part, p in parts.items()}
+    fine = {part: details(p.images)[orders[part]] for part, p in parts.items()}
+    embedded = {part: embeddings(runs[0], whole(p)) for part, p in parts.items()} if runs else {}
+    report["near_threshold"] = NEAR
+    rows = []
+    for theirs, ours in itertools.combinations_with_replacement(parts, 2):
+        within = ours == theirs
+        candidates = alike(coarse[ours], None if within else coarse[theirs])
+        if embedded:
+            more = nearest(embedded[ours], None if within else embedded[theirs])
+            candidates = torch.cat([candidates, more]).unique(dim=0)
+        pairs, values = near_pairs(fine[ours], None if within else fine[theirs], candidates)
+        digests = parts[ours].digests[orders[ours]], parts[theirs].digests[orders[theirs]]
+        other = digests[0][pairs[:, 0]] != digests[1][pairs[:, 1]]
+        pairs, values = pairs[other], values[other]
+        found = len(np.unique(pairs if within else pairs[:, 0]))
+        report[f"near_duplicates_in_{ours}" if within else f"near_{ours}_in_{theirs}"] = found
+        rows += _rows(parts, (ours, theirs), pairs, values)
+    return rows
+
+
+def _rows(
+    parts: dict[str, Pictures], names: tuple[str, str], pairs: np.ndarray, values: np.ndarray | None
+) -> list[dict[str, Any]]:
+    """Pairs as plain data. values: their correlation; None for equal pictures."""
+    labels = [[parts[name].classes[label] for label in parts[name].labels[parts[name].order()[column]]]
+              for name, column in zip(names, pairs.T, strict=True)]  # fmt: skip
+    return [
+        {
+            "kind": "exact" if values is None else "near",
+            "pictures": [[names[0], int(pair[0])], [names[1], int(pair[1])]],
+            "labels": [labels[0][i], labels[1][i]],
+            "correlation": 1.0 if values is None else round(float(values[i]), 4),
+        }
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def is_among(ours: Split, theirs: Split) -> np.ndarray:
+    """(N,) bool: whether each of our pictures is, exactly or nearly, among theirs."""
+    mine, other = (np.asarray(split.images)[split.rows] for split in (ours, theirs))
+    pairs, _ = near_pairs(details(mine), details(other), alike(descriptors(mine), descriptors(other)))
+    found = np.isin(digest_pictures(mine), digest_pictures(other))
+    found[pairs[:, 0]] = True
+    return found
+
+
+def whole(pictures: Pictures, ids: np.ndarray | None = None) -> Split:
+    """A part, or those of its pictures that have the `ids`, in canonical order."""
+    rows = pictures.order()
+    ids = np.arange(len(rows)) if ids is None else ids
+    return Split(
+        torch.from_numpy(np.asarray(pictures.images)), torch.from_numpy(rows[ids]),
+        torch.from_numpy(pictures.labels[rows[ids]].astype(np.int64)), torch.from_numpy(ids),
+    )  # fmt: skip
+
+
+def embeddings(trained: Trained, split: Split) -> Tensor:
+    """(N, D) float32, on the CPU: what the last layer of a run's model sees of each picture."""
+    return torch.cat([output.embedding.float().cpu() for output, _ in _outputs(trained, split)])
+
+
+def _outputs(trained: Trained, split: Split):
+    device = next(trained.model.parameters()).device
+    return outputs_of(trained.model, place(split, device), trained.precision, trained.config.data.image_size)
+
+
+def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
+    """`suspects`, most suspect first; among how many pictures, `suspects_among`; the share of those whose
+    label is the most probable one, `suspects_accuracy`: what a weak model takes for suspect is its own error.
+
+    Those are the training pictures that a run was not trained on: its validation pictures, and what its
+    `data.limit` left out. Where several runs can tell, the mean of their probabilities counts. Raises
+    ConfigError where none can.
+    """
+    total = np.zeros((len(train.labels), len(train.classes)))
+    times = np.zeros(len(train.labels), dtype=np.int64)
+    for trained in runs:
+        config = trained.config
+        learned = load_splits(config.data, config.split_seed).train.ids.numpy()
+        ids = np.setdiff1d(np.arange(len(train.labels)), learned)
+        if not len(ids):
+            continue
+        said = [output.logits.float().softmax(-1).cpu() for output, _ in _outputs(trained, whole(train, ids))]
+        total[ids] += torch.cat(said).double().numpy()
+        times[ids] += 1
+    asked = np.flatnonzero(times)
+    if not len(asked):
+        raise ConfigError(
+            "suspect labels need a run that held pictures out; train one with data.val=0.1", ("data", "val")
+        )
+    probabilities = total[asked] / times[asked, None]
+    labels = train.labels[train.order()[asked]]
+    rows, others = suspects(probabilities, labels)
+    found = [
+        {
+            "picture": ["train", int(asked[row])],
+            "label": train.classes[labels[row]],
+            "suggested": train.classes[other],
+            "probability_of_label": round(float(probabilities[row, labels[row]]), 4),
+            "probability_of_suggested": round(float(probabilities[row, other]), 4),
+        }
+        for row, other in zip(rows, others, strict=True)
+    ]
+    accuracy = float((probabilities.argmax(1) == labels).mean())
+    return {"suspects": found, "suspects_among": len(asked), "suspects_accuracy": accuracy}
+
+
+def _refuse_other(trained: Trained, train: Pictures) -> None:
+    if trained.config.data.classes is not None and trained.config.data.classes < len(train.classes):
+        raise ConfigError("a run of some classes only cannot tell of the others; name one of all classes")
+    if trained.fingerprint.get("train") != train.fingerprint():
+        raise ConfigError("a run was trained on another data set than the first one; audit it by itself")
+
+
+def data_and_runs(
+    what: Sequence[str], root: str | None = None, device: str = "auto"
+) -> tuple[DataConfig, list[Trained]]:
+    """The data set that is named, or runs (their folders) and the first one's data.
+
+    root: where the data set lies, if not where it is looked for, or where a run found it. Raises ConfigError
+    for what is neither.
+    """
+    import_builtin_parts()
+    if len(what) > 1 or what[0] not in DATASETS:
+        if not Path(what[0]).exists():
+            raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")
+        runs = [load_trained(path, device).at(root) for path in what]
+        return runs[0].config.data, runs
+    return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []

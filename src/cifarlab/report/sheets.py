@@ -1,0 +1,75 @@
+"""Contact sheets: pictures side by side, with a line or two above each."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from cifarlab.audit.audit import Audit
+from cifarlab.report.plot import STYLE
+
+COLUMNS, SHOWN = 8, 24
+Tile = tuple[np.ndarray, str]  # (H, W, 3) uint8, and what to write above
+
+
+def write_audit_sheet(audit: Audit, out: Path) -> Path:
+    """The duplicates, near duplicates and suspect labels of an audit, SHOWN of each, as one picture."""
+    sections = []
+    across = sorted(audit.report["pairs"], key=lambda row: row["pictures"][0][0] == row["pictures"][1][0])
+    for kind, title in (("exact", "Exact duplicates"), ("near", "Near duplicates")):
+        rows = [row for row in across if row["kind"] == kind]
+        sections.append((f"{title}: {len(rows):,} pairs", [_pair(audit, row) for row in rows[:SHOWN]]))
+    if "suspects" in audit.report:
+        rows = audit.report["suspects"]
+        title = f"Suspect labels: {len(rows):,} of {audit.report['suspects_among']:,} pictures"
+        sections.append((title, [_suspect(audit, row) for row in rows[:SHOWN]]))
+    return write_sheet(sections, out, f"Audit of {audit.report['dataset']}")
+
+
+def _pair(audit: Audit, row: dict[str, Any]) -> Tile:
+    both = [audit.picture(part, index) for part, index in row["pictures"]]
+    gap = np.full((both[0].shape[0], max(1, both[0].shape[1] // 16), 3), 255, np.uint8)
+    named = [f"{part} {index}: {label}"
+             for (part, index), label in zip(row["pictures"], row["labels"], strict=True)]  # fmt: skip
+    return np.concatenate([both[0], gap, both[1]], 1), "\n".join(named)
+
+
+def _suspect(audit: Audit, row: dict[str, Any]) -> Tile:
+    said = f"{row['label']} {row['probability_of_label']:.0%}\n{row['suggested']}? "
+    return audit.picture(*row["picture"]), said + f"{row['probability_of_suggested']:.0%}"
+
+
+def write_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], out: Path, title: str) -> Path:
+    """Write titled sections of tiles, COLUMNS a row, and return the path."""
+    lines = [_num_lines(tiles) for _, tiles in sections]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(14, 0.6 + sum(1.5 * n + 0.5 for n in lines)), layout="constrained", dpi=110)
+        figure.suptitle(title, fontsize=13)
+        parts = np.atleast_1d(np.asarray(figure.subfigures(len(sections), 1, height_ratios=lines)))
+        for part, (heading, tiles) in zip(parts, sections, strict=True):
+            show_tiles(part, heading, tiles)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out)
+    return out
+
+
+def show_tiles(figure: Any, heading: str, tiles: Sequence[Tile]) -> None:
+    """Fill a (sub)figure with tiles under a heading."""
+    figure.suptitle(heading, fontsize=11, fontweight="bold")
+    for i, axis in enumerate(figure.subplots(_num_lines(tiles), COLUMNS, squeeze=False).flat):
+        axis.set_axis_off()
+        if i < len(tiles):
+            picture, text = tiles[i]
+            axis.imshow(picture, interpolation="nearest")
+            short = [textwrap.shorten(line.replace("_", " "), 32) for line in text.split("\n")]
+            axis.set_title("\n".join(short), fontsize=7, fontweight="normal", pad=2)
+
+
+def _num_lines(tiles: Sequence[Tile]) -> int:
+    return max(1, -(-len(tiles) // COLUMNS))

@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifarlab.analysis.analyze import analyze
+from cifarlab.data.splits import load_splits, load_test
+from cifarlab.ledger import count_openings
+from cifarlab.run import Run
+from cifarlab.runs import evaluate_run
+from cifarlab.trained import load_trained
+from tests.tiny import train_tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("runs") / "tiny" / "0")[0].folder
+
+
+def scores_epoch(run):
+    return json.loads((run / "summary.json").read_text())["chosen_epoch"]
+
+
+def test_a_run_on_validation(run, cifarlab, monkeypatch):
+    monkeypatch.setattr("cifarlab.runs.load_test", lambda data: pytest.fail("the test pictures are sealed"))
+    status, out, _ = cifarlab("analyze", run, "--corruptions")
+    assert status == 0
+    assert "a gap of" in out and "right superclass" in out and "corrupted:" in out
+    with Image.open(out.splitlines()[-1]) as page:
+        assert page.width > 1000
+    report = json.loads((run / "analysis.json").read_text())
+    scores = evaluate_run(run, "val")
+    assert (report["top1"], report["top5"]) == pytest.approx((scores["top1"], scores["top5"]))
+    assert report["nll"] == pytest.approx(scores["loss"], rel=1e-5)
+    assert np.trace(report["confusion"]) == round(100 * report["top1"])
+    coarse = np.array(report["superclass_confusion"]["counts"])
+    assert np.trace(coarse) / coarse.sum() == pytest.approx(report["superclass_top1"])
+    assert report["superclass_top1"] >= report["top1"]
+    assert len(report["by_class"]) == 100 and len(report["by_superclass"]) == 20
+    assert report["gap"] == pytest.approx(report["train_top1"] - report["top1"])
+    assert len(report["temperatures"]) == 2, "each half by the other's"
+    assert [len(report["corruptions"][kind]) for kind in ("gaussian_noise", "jpeg")] == [5, 5]
+    assert report["epoch"] == scores_epoch(run)
+    assert report["anchor"] is None, "no figures of the synthetic data set"
+
+
+def test_starting_over_leaves_no_analysis_of_the_old_model(tmp_path):
+    run, _ = train_tiny(tmp_path / "0", "train.epochs=1")
+    for name in ("analysis.json", "analysis_test.png", "mine.txt"):
+        (run.folder / name).write_text("{}")
+    run.start_over()
+    assert not list(run.folder.glob("analysis*")) and (run.folder / "mine.txt").exists()
+
+
+def test_hard_pictures_are_named_as_the_split_names_them(run):
+    found = analyze(run, near=False)
+    split = load_splits(load_trained(run).config.data, 0).val
+    model = load_trained(run).model
+    for row in found.report["confident_errors"][:5]:
+        images, labels, ids = split.gather(torch.tensor([row["position"]]))
+        assert ids.item() == row["id"] and model.classes[labels] == row["label"] != row["guess"]
+        with torch.no_grad():
+            probabilities = model(images).logits.softmax(-1)[0]
+        assert model.classes[probabilities.argmax()] == row["guess"]
+        assert probabilities.max().item() == pytest.approx(row["probability"], abs=0.02)
+
+
+def test_the_test_pictures_are_opened_only_when_asked_and_it_is_written_down(run, cifarlab):
+    assert count_openings(Run(run))["run"] == 0
+    report = json.loads(cifarlab("analyze", run, "--split", "test", "--no-near", "--json")[1])
+    assert count_openings(Run(run))["run"] == 1
+    assert (run / "analysis_test.png").exists()
+    assert len(report["temperatures"]) == 1, "fitted on the validation pictures"
+    assert report["pictures"] == len(load_test(load_trained(run).config.data)[0])
+    status, _, err = cifarlab("analyze", run, "--split", "train")
+    assert status == 2 and "val" in err
+
+
+def test_pictures_that_are_among_the_training_pictures_are_left_out(run, monkeypatch):
+    known = np.arange(100) % 4 == 0
+    monkeypatch.setattr("cifarlab.analysis.analyze.is_among", lambda ours, theirs: known)
+    report = analyze(run).report
+    found = report["without_near_duplicates"]
+    assert found["near_duplicates"] == 25
+    whole = 0.75 * found["top1"] + 0.25 * found["top1_on_near_duplicates"]
+    assert whole == pytest.approx(report["top1"])

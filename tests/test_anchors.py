@@ -1,0 +1,144 @@
+import json
+
+import pytest
+
+from cifarlab.anchors import place, place_run
+from cifarlab.anchors.figures import ANCHORS
+from cifarlab.anchors.placing import nearest
+from cifarlab.recipes import read, resolve
+from cifarlab.registry import BACKBONES
+from cifarlab.run import Run
+
+VIT = "{name: vit_base_patch16_224.augreg_in21k, pretrained: true}"
+
+
+def config(recipe, *overrides):
+    return resolve(read(recipe), overrides)
+
+
+def placed(*arguments):
+    found = place(*arguments)
+    assert found is not None
+    return found
+
+
+def run_placed(run):
+    found = place_run(run)
+    assert found is not None
+    return found
+
+
+def test_figures_are_plausible_and_their_bands_hold_them():
+    assert len({anchor.name for anchor in ANCHORS}) == len(ANCHORS)
+    for anchor in ANCHORS:
+        low, high = anchor.band
+        assert 60 < low < high < 97 and high - low < 4
+        assert all(low < figure.top1 < high and figure.source for figure in anchor.figures)
+        assert anchor.augment <= {"crop", "flip", "cutout", "policy", "mixup", "cutmix"}
+
+
+@pytest.mark.parametrize("anchor", ANCHORS, ids=lambda anchor: anchor.name)
+def test_backbones_are_registered_or_timms(anchor):
+    import timm
+
+    if anchor.backbones[0] in ("cct_7_3x1", "vit_lite_7_4"):
+        pytest.skip("not registered yet")
+    for name in anchor.backbones:
+        assert name in BACKBONES or timm.is_model(name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "name"),
+    [
+        ("ladder/06_cifar_stem", (), "ResNet-18"),
+        ("ladder/08_cutmix", (), "ResNet-18 with CutMix"),
+        ("resnet18_baseline", (), "ResNet-18"),
+        ("resnet18_pretrained_arcface_224x224", (), "ResNet-18 at 224, fine-tuned, in the tutorial"),
+        ("ladder/06_cifar_stem", ("model.backbone={name: wrn_28_10}",), "WRN-28-10"),
+        ("strong/wrn_28_10", (), "WRN-28-10 with a policy and SAM"),
+        ("distill/resnet8x4", (), "ResNet-8x4"),
+        ("distill/resnet8x4_kd", (), "ResNet-8x4 taught by distill"),
+        ("distill/resnet8x4_dkd", (), "ResNet-8x4 taught by dkd"),
+        ("ladder/06_cifar_stem", ("data.image_size=224", f"model.backbone={VIT}"), "ViT-B/16, fine-tuned"),
+    ],
+)  # fmt: skip
+def test_the_nearest_protocol(recipe, overrides, name):
+    assert nearest(config(recipe, *overrides)).name == name
+
+
+@pytest.mark.parametrize("override", ["data.dataset=cifar10", "data.classes=10", "model.backbone=resnet20"])
+def test_no_figure_is_known(override):
+    assert place(config("ladder/06_cifar_stem", override), 0.9, "test") is None
+
+
+def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
+    found = placed(config("as_run/resnet18_baseline"), 0.4426, "test")
+    assert found["verdict"] == "below"
+    assert found["band"] == [75.11, 78.04]
+    assert found["difference"] == pytest.approx(44.26 - 75.11)
+    reasons = ["stem", "no crop", "never falls", "adamw", "same batches"]
+    positions = [next(i for i, line in enumerate(found["causes"]) if reason in line) for reason in reasons]
+    assert positions == sorted(positions) == list(range(5))
+    assert found["text"].startswith("30.9 points below the band of ResNet-18, [75.1, 78.0] (")
+    assert "chosen on test: optimistic; likely causes, in order: a stem" in found["text"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("train.epochs=30",), "30 epochs, not 200"),
+        (("data.limit=10000",), "10,000 of 50,000 pictures (data.limit)"),
+        (("data.val=0.1",), "45,000 of 50,000 pictures (data.val)"),
+        (("optim.weight_decay=0",), "weight decay 0, not 5e-4"),
+        (("optim.weight_decay=0.1",), "weight decay 0.1, not 5e-4"),
+        (("optim.schedule=constant",), "never falls"),
+        (("optim.name=adamw", "optim.lr=1e-3"), "adamw, not SGD"),
+        (("model.backbone.stem=imagenet",), "about 16 points"),
+        (("data.augment.flip=null",), "no flip"),
+        (("data.augment.crop=null", "data.augment.flip=null"), "no crop, no flip"),
+        (("data.shuffle=false",), "data.shuffle=true"),
+        (("data.freeze_views=true",), "the same augmented pictures"),
+        (("train.epochs=30", "data.mix={mixup: {}, cutmix: {}}", "data.augment.cutout={}"), "so few epochs"),
+        (("data.image_size=64",), None),
+        ((), None),
+    ],
+)  # fmt: skip
+def test_each_difference_is_a_cause_by_itself(overrides, reason):
+    found = placed(config("ladder/06_cifar_stem", "data.val=0", *overrides), 0.6, "test")
+    if reason is None:
+        assert found["causes"] == [] and found["text"].endswith("nothing in its configuration says why")
+        return
+    assert any(reason in line for line in found["causes"])
+    expected = 1 if "30" not in str(overrides) or len(overrides) == 1 else 2
+    assert len(found["causes"]) == expected
+
+
+def test_within_and_above():
+    plain = config("ladder/06_cifar_stem", "data.val=0")
+    assert placed(plain, 0.77, "test")["text"].startswith("within the band of ResNet-18, [75.1, 78.0]")
+    above = placed(plain, 0.79, "val")
+    assert (above["verdict"], above["causes"]) == ("above", [])
+    assert above["difference"] == pytest.approx(79 - 78.04)
+    assert "measured on validation pictures, the figures on test" in above["text"]
+
+
+def test_fine_tuning_without_weights_or_at_a_small_size():
+    at_224 = ("model.backbone={name: deit_tiny_patch16_224}", "data.image_size=224")
+    found = placed(config("ladder/06_cifar_stem", *at_224), 0.5, "test")
+    assert "no pretrained weights" in found["causes"][0]
+    small = config("resnet18_pretrained_arcface_224x224", "data.image_size=160")
+    assert "seen at 160 pixels, not 224" in placed(small, 0.7, "test")["causes"][0]
+
+
+def test_a_finished_run_by_its_summary(tmp_path):
+    run = Run(tmp_path / "a" / "0", "ladder/06_cifar_stem")
+    run.folder.mkdir(parents=True)
+    run.write_config(config("ladder/06_cifar_stem"))
+    assert place_run(run) is None
+    summary = {"chosen_on": "val", "chosen_epoch": 3, "train_top1": 0.9, "val_top1": 0.8, "test_top1": None}
+    run.summary_path.write_text(json.dumps(summary))
+    assert (run_placed(run)["split"], run_placed(run)["verdict"]) == ("val", "above")
+    run.summary_path.write_text(json.dumps({**summary, "test_top1": 0.7}))
+    assert (run_placed(run)["split"], run_placed(run)["verdict"]) == ("test", "below")
+    run.summary_path.write_text(json.dumps({**summary, "val_top1": None}))
+    assert place_run(run) is None
