@@ -1,31 +1,39 @@
-"""A small ResNet whose embedding has so few numbers that it can be drawn."""
+"""A small ResNet whose embedding has two numbers, so that it can be drawn."""
 
-from typing import Annotated
-
-from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from cifarlab import BACKBONES
 from cifarlab.models.cifar_resnets import BasicBlock
 from cifarlab.models.staged import Staged, conv_norm, with_he_weights
 
 
-@BACKBONES.register
-def narrow_end_resnet(
-    image_size: int, *, width: int = 16, numbers: Annotated[int, Field(ge=1)] = 2
-) -> Staged:
-    """ResNet-18's form with CIFAR's stem, three stages of one block, and a linear map to `numbers`.
+class TwoNumbers(nn.Module):
+    """(B, 3, S, S) pictures to (B, 2): a backbone, and a linear map of its features.
 
-    width: channels of the first stage; the others have 2 and 4 times as many. No ReLU follows the map, so
-    that embeddings take every direction.
+    wide: answer with the features themselves. The map is kept, untrained: a wide network's weights are so
+    a start for one with two numbers.
     """
-    widths = [width, 2 * width, 4 * width]
+
+    def __init__(self, backbone: Staged, wide: bool):
+        super().__init__()
+        self.backbone, self.wide = backbone, wide
+        self.narrow = nn.Linear(backbone.num_features, 2)
+        self.num_features = backbone.num_features if wide else 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        return features if self.wide else self.narrow(features)
+
+
+@BACKBONES.register
+def two_numbers(image_size: int, *, width: int = 8, wide: bool = False) -> TwoNumbers:
+    """ResNet-18's form with CIFAR's stem: four stages of one block, width x 1, 2, 4 and 8 channels."""
+    widths = [width * 2**stage for stage in range(4)]
     stages = [
         nn.Sequential(BasicBlock(inputs, outputs, stride))
-        for inputs, outputs, stride in zip([width, *widths], widths, (1, 2, 2), strict=False)
+        for inputs, outputs, stride in zip([width, *widths], widths, (1, 2, 2, 2), strict=False)
     ]
-    network = with_he_weights(
-        Staged(conv_norm(3, width, 3), stages, num_features=numbers, image_size=image_size, reduction=4)
+    network = Staged(
+        conv_norm(3, width, 3), stages, num_features=widths[-1], image_size=image_size, reduction=8
     )
-    network.last = nn.Conv2d(widths[-1], numbers, 1)
-    return network
+    return TwoNumbers(with_he_weights(network), wide)

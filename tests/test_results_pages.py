@@ -47,7 +47,7 @@ def study(tmp_path, monkeypatch):
     train_tiny(tmp_path / "init" / "0")
 
     def run(name, *options):
-        init = [] if name == "ladder" else ["--init", str(tmp_path / "init" / "0")]
+        init = [] if name in ("ladder", "embeddings") else ["--init", str(tmp_path / "init" / "0")]
         words = ["script", *init, "--seeds", "2", "--epochs", "2"]
         tiny = [text for text in TINY if not text.startswith("train.epochs")]
         overrides = [word for text in tiny for word in ("--override", text)]
@@ -108,6 +108,16 @@ def test_a_rung_is_compared_with_the_one_below(study):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{rung}`"))
         assert f"{100 * found['mean']:+.2f} [" in row and f"| {says} |" in row
     assert f"| {100 * figures['beyond']['ensemble']:.2f} |" in page
+
+
+def test_every_loss_has_its_panel_and_its_row(study):
+    data = ("data.dataset={name: synthetic, train: 300, test: 100, classes: 10}", "data.val=50")
+    net = ("model.backbone={name: two_numbers, width: 2}",)
+    page, figures = study("embeddings", *(word for text in data + net for word in ("--override", text)))
+    assert len(figures["arms"]) == 8
+    for name, run in figures["arms"].items():
+        val, test = (f"{100 * run[f'{split}_top1']:.1f}" for split in ("val", "test"))
+        assert f"| {name} | {val} | {test} |" in page
 
 
 def published(name):

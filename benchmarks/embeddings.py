@@ -1,0 +1,210 @@
+"""Where each loss puts ten classes: embeddings of two numbers, drawn.
+
+    python benchmarks/embeddings.py --root FOLDER_OF_CIFAR100
+
+Trains what is missing (MINUTES on one CPU core), then writes docs/results/embeddings.{md,png} and
+benchmarks/results/embeddings.json.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from study import Arm, figures_of, parser, stands_on, train_all, write
+
+from cifarlab.data.splits import load_splits
+from cifarlab.report.plot import STYLE
+from cifarlab.run import Run
+from cifarlab.trained import load_trained
+
+PARTS = Path(__file__).with_name("embedding_parts.py")
+RECIPE = "ladder/06_cifar_stem"
+COLORS = mpl.colormaps["tab10"](range(10))
+CLASSES, SCALE, SHORT = 10, 16, 8
+EVERY = (
+    f"imports=[{PARTS}]",
+    f"data.classes={CLASSES}",
+    "data.batch_size=50",
+    "data.val=500",
+)
+# Two numbers are too few to learn from at random weights: most margins find no way out of the corner where
+# all pictures lie in one direction. So every arm starts from the same network, trained without the corner.
+START = Arm("start", RECIPE, (*EVERY, "model.backbone={name: two_numbers, wide: true}", "optim.lr=0.05"))
+
+
+def arm(name: str, start: Run, *overrides: str) -> Arm:
+    """An arm that goes on from the start with an embedding of two numbers."""
+    optimizer = "optim={name: adamw, lr: 3e-3, weight_decay: 1e-2}"
+    init = f"model.init={start.folder.absolute()}"
+    return Arm(name, RECIPE, (*EVERY, "model.backbone=two_numbers", init, optimizer, *overrides))
+
+
+def arms(start: Run) -> list[Arm]:
+    """Every loss; the margins are those that train with two numbers."""
+    alone = "objective.cross_entropy=null"
+    head = f"model.head={{name: margin, dim: 2, scale: {SCALE}}}"
+    return [
+        arm("softmax", start),
+        arm("softmax + SupCon", start, "objective.supcon={}"),
+        arm("L-Softmax, 2 x angle", start, "model.head={name: linear, bias: false}", alone,
+            "objective.lsoftmax={margin: 2}"),
+        arm("SphereFace, 2 x angle", start, head, alone, "objective.sphereface={margin: 2}"),
+        arm("normalized softmax", start, head),
+        arm("CosFace, margin 0.1", start, head, alone, "objective.cosface={margin: 0.1}"),
+        arm("ArcFace, margin 0.2", start, head, alone, "objective.arcface={margin: 0.2}"),
+        arm("ArcFace 0.2, 3 centers", start, head, "model.head.centers=3", alone,
+            "objective.arcface={margin: 0.2}"),
+    ]  # fmt: skip
+
+
+SEEN = ("Not written yet.",)
+
+
+@dataclass(frozen=True)
+class Points:
+    """A run's pictures as points: (N, 2) embeddings, (N,) labels, and (C x K, 2) directions of classes."""
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+    directions: np.ndarray
+    classes: tuple[str, ...]
+
+
+def points_of(run: Run) -> Points:
+    """The embeddings of the validation pictures under the run's chosen model."""
+    trained = load_trained(run.folder)
+    splits = load_splits(trained.config.data, trained.config.split_seed)
+    assert splits.val is not None
+    found, head = [], trained.model.head
+    with torch.inference_mode():
+        for positions in torch.arange(len(splits.val)).split(250):
+            images, _, _ = splits.val.gather(positions)
+            found.append(trained.model(images, trained.config.data.image_size).embedding)
+    weight = head.fc.weight if trained.config.model.head.name == "linear" else head.weight
+    return Points(
+        torch.cat(found).numpy(),
+        splits.val.labels.numpy(),
+        weight.detach().numpy(),
+        tuple(splits.classes[:CLASSES]),
+    )
+
+
+def main() -> None:
+    options = parser(__doc__, "runs/embeddings", SHORT)
+    options.add_argument("--start-epochs", type=int, default=20, help="of the network that all start from")
+    options.set_defaults(seeds=1)
+    arguments = options.parse_args()
+    start = train_all([START], Namespace(**{**vars(arguments), "epochs": arguments.start_epochs}))["start"][0]
+    runs = {name: found[0] for name, found in train_all(arms(start), arguments).items()}
+    figures = {
+        "start": figures_of(start),
+        "arms": {name: figures_of(run) for name, run in runs.items()},
+    }
+    points = {name: points_of(run) for name, run in runs.items()}
+    plot(figures["arms"], points, arguments.out / "docs" / "results" / "embeddings.png")
+    write(arguments.out, "embeddings", figures, page(figures, points, arguments.epochs))
+
+
+def plot(results: Mapping[str, dict[str, Any]], points: Mapping[str, Points], path: Path) -> None:
+    """A panel a loss, a color a class, and a line in each direction that stands for a class."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(13, 7.6), layout="constrained", dpi=130)
+        axes = figure.subplots(2, (len(results) + 1) // 2)
+        for axis, (name, result) in zip(axes.flat, results.items(), strict=True):
+            scatter(axis, points[name])
+            axis.set_title(f"{name}\n{100 * result['val_top1']:.1f} %")
+        classes = next(iter(points.values())).classes
+        figure.legend(
+            handles=[
+                Line2D([], [], linestyle="", marker="o", color=color, label=name.replace("_", " "))
+                for name, color in zip(classes, COLORS, strict=False)
+            ],
+            loc="outside lower center", ncols=CLASSES, frameon=False, handletextpad=0.1,
+        )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+
+
+def scatter(axis: Axes, points: Points) -> None:
+    """One loss's points around the origin, to the same length on every side."""
+    reach = 1.1 * float(np.quantile(np.linalg.norm(points.embeddings, axis=1), 0.98))
+    each = len(points.directions) // len(points.classes)
+    for row, (x, y) in enumerate(points.directions / np.linalg.norm(points.directions, axis=1)[:, None]):
+        axis.plot([0, reach * x], [0, reach * y], color=COLORS[row // each], linewidth=1, zorder=1)
+    axis.scatter(
+        *points.embeddings.T,
+        s=9,
+        c=[COLORS[label] for label in points.labels],
+        alpha=0.65,
+        linewidths=0,
+        zorder=2,
+    )
+    axis.plot(0, 0, "+", color="black", markersize=7, zorder=3)
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axis.set_axis_off()
+
+
+def spread(points: Points) -> float:
+    """Degrees between a picture and the mean direction of its class: the median over pictures."""
+    length = np.linalg.norm(points.embeddings, axis=1, keepdims=True)
+    units = points.embeddings / length
+    means = np.stack([units[points.labels == label].mean(0) for label in range(len(points.classes))])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    cosines = (units * means[points.labels]).sum(1).clip(-1, 1)
+    return float(np.degrees(np.median(np.arccos(cosines))))
+
+
+def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) -> list[str]:
+    """The lines of the Markdown page."""
+    start, results = figures["start"], figures["arms"]
+    return [
+        "# Where each loss puts ten classes",
+        "",
+        "An embedding of two numbers can be drawn as it is, without a projection.",
+        "",
+        "![A panel a loss: validation pictures as points, colored by class](embeddings.png)",
+        "",
+        "Points: the 500 validation pictures of the first ten classes of CIFAR-100, as the network embeds "
+        "them. Lines: the directions of the head's weights, a class each (three each on the last panel). The "
+        "cross is the origin. Panels do not share a scale: lengths mean nothing to the heads that "
+        "compare directions. In the title: validation accuracy.",
+        "",
+        "| loss | val, % | test, % | degrees from the class's mean direction, median |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {100 * result['val_top1']:.1f} | {100 * result['test_top1']:.1f} "
+            f"| {spread(points[name]):.1f} |"
+            for name, result in results.items()
+        ),
+        "",
+        "One seed and 500 validation pictures: the order of these accuracies decides nothing.",
+        "",
+        "## What one sees",
+        "",
+        *SEEN,
+        "",
+        "## Settings",
+        "",
+        f"`{RECIPE}` with `two_numbers` of `benchmarks/embedding_parts.py` for a backbone: ResNet-18's form "
+        "with a block a stage, 8 to 64 channels, CIFAR's stem, and a linear map to two numbers. Batches of "
+        f"50, crop and flip, AdamW with a peak of 3e-3 and a cosine, {epochs} epochs, seed {start['seed']}. "
+        f"Heads that compare directions have scale {SCALE}. Every arm starts from one network of the same "
+        f"form without the map to two numbers, trained with softmax for {len(start['val_by_epoch'])} epochs "
+        f"(SGD, {100 * start['val_top1']:.1f} % on validation).",
+        "",
+        stands_on(start) + " Again: the command at the top of `benchmarks/embeddings.py`.",
+    ]
+
+
+if __name__ == "__main__":
+    main()
