@@ -37,7 +37,7 @@ EVERY = (
     "data.batch_size=50",
     "data.val=500",
 )
-ADAMW = "optim={name: adamw, lr: 3e-3, weight_decay: 1e-2}"
+ADAMW = "optim={name: adamw, lr: 1e-3, weight_decay: 1e-2}"
 HEAD = f"model.head={{name: margin, dim: 2, scale: {SCALE}}}"
 ALONE = "objective.cross_entropy=null"
 
@@ -60,7 +60,8 @@ def flat(start: Run, centers: int = 1) -> Arm:
     where all pictures lie in one direction. With embeddings that may be short, classes find their places.
     """
     head = (HEAD, f"model.head.centers={centers}")
-    return arm(f"flat {centers}", start, *head, ALONE, "objective.sphereface={margin: 1, softness: 0}")
+    loss = "objective.sphereface={margin: 1, softness: 0}"
+    return arm(f"flat {centers}", start, *head, ALONE, loss, "optim.lr=3e-3")
 
 
 def arms(start: Run, several: Run) -> list[Arm]:
@@ -212,12 +213,12 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
         "",
         f"`{RECIPE}` with `two_numbers` of `benchmarks/embedding_parts.py` for a backbone: ResNet-18's form "
         "with a block a stage, 8 to 64 channels, CIFAR's stem, and a linear map to two numbers. Batches of "
-        f"50, crop and flip, AdamW with a peak of 3e-3 and a cosine, {epochs} epochs, seed {first['seed']}. "
+        f"50, crop and flip, AdamW with a peak of 1e-3 and a cosine, {epochs} epochs, seed {first['seed']}. "
         f"Heads that compare directions have scale {SCALE}.",
         "",
         "All arms start from one network. It was trained with softmax and without the map to two numbers "
         f"({len(first['val_by_epoch'])} epochs of SGD, {100 * first['val_top1']:.1f} % on validation), then "
-        f"with it and SphereFace's logits without a margin ({len(second['val_by_epoch'])} epochs, "
+        f"with it and SphereFace's logits without a margin ({len(second['val_by_epoch'])} epochs at 3e-3, "
         f"{100 * second['val_top1']:.1f} %), whose lengths are free; the head with three "
         "directions a class had this second step with its own head. From random directions, the losses of "
         "cosines alone did not train with two numbers: on a circle a class cannot pass another. Margins "
