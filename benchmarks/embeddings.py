@@ -30,7 +30,7 @@ from cifarlab.trained import load_trained
 PARTS = Path(__file__).with_name("embedding_parts.py")
 RECIPE = "ladder/06_cifar_stem"
 COLORS = mpl.colormaps["tab10"](range(10))
-CLASSES, SCALE, SHORT = 10, 16, 8
+CLASSES, SCALE, SHORT = 10, 8, 8
 EVERY = (
     f"imports=[{PARTS}]",
     f"data.classes={CLASSES}",
