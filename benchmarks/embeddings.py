@@ -38,6 +38,7 @@ EVERY = (
     "data.val=500",
 )
 ADAMW = "optim={name: adamw, lr: 1e-3, weight_decay: 1e-2}"
+FRESH = "optim.lr=3e-3"  # for a head that begins at random
 HEAD = f"model.head={{name: margin, dim: 2, scale: {SCALE}}}"
 ALONE = "objective.cross_entropy=null"
 
@@ -61,15 +62,15 @@ def flat(start: Run, centers: int = 1) -> Arm:
     """
     head = (HEAD, f"model.head.centers={centers}")
     loss = "objective.sphereface={margin: 1, softness: 0}"
-    return arm(f"flat {centers}", start, *head, ALONE, loss, "optim.lr=3e-3")
+    return arm(f"flat {centers}", start, *head, ALONE, loss, FRESH)
 
 
 def arms(start: Run, several: Run) -> list[Arm]:
     """Every loss; `several`: the start of the head with three directions a class."""
     return [
-        arm("softmax", start),
-        arm("softmax + SupCon", start, "objective.supcon={}"),
-        arm("L-Softmax, 2 x angle", start, "model.head={name: linear, bias: false}", ALONE,
+        arm("softmax", start, FRESH),
+        arm("softmax + SupCon", start, FRESH, "objective.supcon={}"),
+        arm("L-Softmax, 2 x angle", start, FRESH, "model.head={name: linear, bias: false}", ALONE,
             "objective.lsoftmax={margin: 2}"),
         arm("SphereFace, 2 x angle", start, HEAD, ALONE, "objective.sphereface={margin: 2}"),
         arm("normalized softmax", start, HEAD),
@@ -98,16 +99,15 @@ def points_of(run: Run) -> Points:
     trained = load_trained(run.folder)
     splits = load_splits(trained.config.data, trained.config.split_seed)
     assert splits.val is not None
-    found, head = [], trained.model.head
+    found, head = [], trained.model.head.state_dict()
     with torch.inference_mode():
         for positions in torch.arange(len(splits.val)).split(250):
             images, _, _ = splits.val.gather(positions)
-            found.append(trained.model(images, trained.config.data.image_size).embedding)
-    weight = head.fc.weight if trained.config.model.head.name == "linear" else head.weight
+            found.append(trained.model.forward(images, trained.config.data.image_size).embedding)
     return Points(
         torch.cat(found).numpy(),
         splits.val.labels.numpy(),
-        weight.detach().numpy(),
+        (head["fc.weight"] if "fc.weight" in head else head["weight"]).numpy(),
         tuple(splits.classes[:CLASSES]),
     )
 
@@ -213,7 +213,7 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
         "",
         f"`{RECIPE}` with `two_numbers` of `benchmarks/embedding_parts.py` for a backbone: ResNet-18's form "
         "with a block a stage, 8 to 64 channels, CIFAR's stem, and a linear map to two numbers. Batches of "
-        f"50, crop and flip, AdamW with a peak of 1e-3 and a cosine, {epochs} epochs, seed {first['seed']}. "
+        f"50, crop and flip, AdamW with a peak of 1e-3 (3e-3 where the head is linear, and so new) and a cosine, {epochs} epochs, seed {first['seed']}. "
         f"Heads that compare directions have scale {SCALE}.",
         "",
         "All arms start from one network. It was trained with softmax and without the map to two numbers "
