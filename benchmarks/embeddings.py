@@ -213,7 +213,8 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
         "",
         f"`{RECIPE}` with `two_numbers` of `benchmarks/embedding_parts.py` for a backbone: ResNet-18's form "
         "with a block a stage, 8 to 64 channels, CIFAR's stem, and a linear map to two numbers. Batches of "
-        f"50, crop and flip, AdamW with a peak of 1e-3 (3e-3 where the head is linear, and so new) and a cosine, {epochs} epochs, seed {first['seed']}. "
+        f"50, crop and flip, AdamW with a peak of 1e-3 (3e-3 where the head is linear, and so new) "
+        f"and a cosine, {epochs} epochs, seed {first['seed']}. "
         f"Heads that compare directions have scale {SCALE}.",
         "",
         "All arms start from one network. It was trained with softmax and without the map to two numbers "
