@@ -86,10 +86,14 @@ SEEN = ("Not written yet.",)
 
 @dataclass(frozen=True)
 class Points:
-    """A run's pictures as points: (N, 2) embeddings, (N,) labels, and (C x K, 2) directions of classes."""
+    """A run's pictures as points: (N, 2) embeddings, (N,) labels, which are right, and class directions.
+
+    directions: (C x K, 2), K of each class in turn.
+    """
 
     embeddings: np.ndarray
     labels: np.ndarray
+    right: np.ndarray
     directions: np.ndarray
     classes: tuple[str, ...]
 
@@ -99,14 +103,14 @@ def points_of(run: Run) -> Points:
     trained = load_trained(run.folder)
     splits = load_splits(trained.config.data, trained.config.split_seed)
     assert splits.val is not None
-    found, head = [], trained.model.head.state_dict()
+    head = trained.model.head.state_dict()
     with torch.inference_mode():
-        for positions in torch.arange(len(splits.val)).split(250):
-            images, _, _ = splits.val.gather(positions)
-            found.append(trained.model.forward(images, trained.config.data.image_size).embedding)
+        images, labels, _ = splits.val.gather(torch.arange(len(splits.val)))
+        output = trained.model.forward(images, trained.config.data.image_size)
     return Points(
-        torch.cat(found).numpy(),
-        splits.val.labels.numpy(),
+        output.embedding.numpy(),
+        labels.numpy(),
+        (output.logits.argmax(1) == labels).numpy(),
         (head["fc.weight"] if "fc.weight" in head else head["weight"]).numpy(),
         tuple(splits.classes[:CLASSES]),
     )
@@ -156,14 +160,9 @@ def scatter(axis: Axes, points: Points) -> None:
     each = len(points.directions) // len(points.classes)
     for row, (x, y) in enumerate(points.directions / np.linalg.norm(points.directions, axis=1)[:, None]):
         axis.plot([0, reach * x], [0, reach * y], color=COLORS[row // each], linewidth=1, zorder=1)
-    axis.scatter(
-        *points.embeddings.T,
-        s=9,
-        c=[COLORS[label] for label in points.labels],
-        alpha=0.65,
-        linewidths=0,
-        zorder=2,
-    )
+    colors = COLORS[points.labels]
+    colors[:, 3] = np.where(points.right, 0.75, 0.15)
+    axis.scatter(*points.embeddings.T, s=10, c=colors, linewidths=0, zorder=2)
     axis.plot(0, 0, "+", color="black", markersize=7, zorder=3)
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axis.set_axis_off()
@@ -192,7 +191,7 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
         "",
         "Points: the 500 validation pictures of the first ten classes of CIFAR-100, as the network embeds "
         "them. Lines: the directions of the head's weights, a class each (three each on the last panel). The "
-        "cross is the origin. Panels do not share a scale: lengths mean nothing to the heads that "
+        "cross is the origin; pictures taken for another class are pale. Panels do not share a scale: lengths mean nothing to the heads that "
         "compare directions. In the title: validation accuracy.",
         "",
         "| loss | val, % | test, % | degrees from the class's mean direction, median |",
