@@ -2,7 +2,7 @@
 
     python benchmarks/embeddings.py --root FOLDER_OF_CIFAR100
 
-Trains what is missing (MINUTES on one CPU core), then writes docs/results/embeddings.{md,png} and
+Trains what is missing (about ten minutes on a CPU), then writes docs/results/embeddings.{md,png} and
 benchmarks/results/embeddings.json.
 """
 
@@ -81,7 +81,24 @@ def arms(start: Run, several: Run) -> list[Arm]:
     ]  # fmt: skip
 
 
-SEEN = ("Not written yet.",)
+SEEN = (
+    "- Softmax: a spoke a class, whose far end holds the pictures that the network is sure of. Spokes differ "
+    "in length, classes that look alike (bear and beaver, bee and beetle) share one, and a class may have "
+    "none. Its lines are those of the weights; the head has a bias, too, so they need not lie amid the "
+    "points.",
+    "- Normalized softmax, CosFace, ArcFace: only the angle counts, and the ten directions lie around the "
+    "circle. Bear and beaver are neighbors here, too. The small margins that fit ten classes on a circle "
+    "change the picture little.",
+    "- SphereFace and L-Softmax multiply the angle: narrow spokes, and a class that is not told from its "
+    "neighbor is given up to it. In L-Softmax's panel several classes have hardly a point of their own.",
+    "- SupCon beside softmax: the pictures lie in a fan on one side of the origin. It compares pictures with "
+    "each other, whatever the head's directions.",
+    "- Three centers: the three directions of aquarium fish lie together; those of baby and of bottle point "
+    "to several sides, and pictures gather at some of them only.",
+    "",
+    "That a margin makes a class narrower is not shown: see the last column. Two numbers are a picture, and "
+    "no measure of these losses with the hundreds that they were made for.",
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ def main() -> None:
 def plot(results: Mapping[str, dict[str, Any]], points: Mapping[str, Points], path: Path) -> None:
     """A panel a loss, a color a class, and a line in each direction that stands for a class."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(13, 7.6), layout="constrained", dpi=130)
+        figure = Figure(figsize=(13, 8.2), layout="constrained", dpi=130)
         axes = figure.subplots(2, (len(results) + 1) // 2)
         for axis, (name, result) in zip(axes.flat, results.items(), strict=True):
             scatter(axis, points[name])
@@ -191,7 +208,8 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
         "",
         "Points: the 500 validation pictures of the first ten classes of CIFAR-100, as the network embeds "
         "them. Lines: the directions of the head's weights, a class each (three each on the last panel). The "
-        "cross is the origin; pictures taken for another class are pale. Panels do not share a scale: lengths mean nothing to the heads that "
+        "cross is the origin; pictures taken for another class are pale. Panels do not share a scale: lengths "
+        "mean nothing to the heads that "
         "compare directions. In the title: validation accuracy.",
         "",
         "| loss | val, % | test, % | degrees from the class's mean direction, median |",
@@ -202,7 +220,8 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
             for name, result in results.items()
         ),
         "",
-        "One seed and 500 validation pictures: the order of these accuracies decides nothing.",
+        "One seed and 500 validation pictures: the order of these accuracies decides nothing. Nor do the heads "
+        "begin alike: the linear ones are new, the others were trained before.",
         "",
         "## What one sees",
         "",
