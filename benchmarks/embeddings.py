@@ -89,8 +89,9 @@ SEEN = (
     "- Normalized softmax, CosFace, ArcFace: only the angle counts, and the ten directions lie around the "
     "circle. Bear and beaver are neighbors here, too. The small margins that fit ten classes on a circle "
     "change the picture little.",
-    "- SphereFace and L-Softmax multiply the angle: narrow spokes, and a class that is not told from its "
-    "neighbor is given up to it. In L-Softmax's panel several classes have hardly a point of their own.",
+    "- SphereFace and L-Softmax multiply the angle, and a class that is not told from its neighbor may be "
+    "given up to it: SphereFace puts bear and beaver in one direction, and in L-Softmax's panel several "
+    "classes have hardly a point of their own.",
     "- SupCon beside softmax: the pictures lie in a fan on one side of the origin. It compares pictures with "
     "each other, whatever the head's directions.",
     "- Three centers: the three directions of aquarium fish lie together; those of baby and of bottle point "
@@ -208,9 +209,8 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
         "",
         "Points: the 500 validation pictures of the first ten classes of CIFAR-100, as the network embeds "
         "them. Lines: the directions of the head's weights, a class each (three each on the last panel). The "
-        "cross is the origin; pictures taken for another class are pale. Panels do not share a scale: lengths "
-        "mean nothing to the heads that "
-        "compare directions. In the title: validation accuracy.",
+        "cross is the origin; pictures taken for another class are pale. Panels do not share a scale: "
+        "lengths mean nothing to the heads that compare directions. In the title: validation accuracy.",
         "",
         "| loss | val, % | test, % | degrees from the class's mean direction, median |",
         "|---|---|---|---|",
@@ -220,8 +220,8 @@ def page(figures: Mapping[str, Any], points: Mapping[str, Points], epochs: int) 
             for name, result in results.items()
         ),
         "",
-        "One seed and 500 validation pictures: the order of these accuracies decides nothing. Nor do the heads "
-        "begin alike: the linear ones are new, the others were trained before.",
+        "One seed and 500 validation pictures: the order of these accuracies decides nothing. Nor do the "
+        "heads begin alike: the linear ones are new, the others were trained before.",
         "",
         "## What one sees",
         "",
