@@ -11,6 +11,7 @@ import pytest
 from benchmarks import first_ten_epochs, synthetic_pictures
 from scipy import stats
 
+from cifarlab.run import Run
 from tests.tiny import TINY, train_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +111,7 @@ def test_a_rung_is_compared_with_the_one_below(study):
     assert f"| {100 * figures['beyond']['ensemble']:.2f} |" in page
 
 
-def test_every_loss_has_its_row(study, monkeypatch):
+def test_every_loss_has_its_row_and_its_directions(study, tmp_path, monkeypatch):
     embeddings = importlib.import_module("embeddings")
     every = embeddings.arms
     monkeypatch.setattr(embeddings, "arms", lambda *starts: every(*starts)[::7])
@@ -122,6 +123,10 @@ def test_every_loss_has_its_row(study, monkeypatch):
     for name, run in figures["arms"].items():
         val, test = (f"{100 * run[f'{split}_top1']:.1f}" for split in ("val", "test"))
         assert f"| {name} | {val} | {test} |" in page
+    points = embeddings.points_of(Run(tmp_path / "runs" / "ArcFace_0.2,_3_centers" / "0"))
+    units = points.directions / np.linalg.norm(points.directions, axis=1, keepdims=True)
+    nearest = (points.embeddings @ units.T).argmax(1) // 3
+    assert np.array_equal(nearest == points.labels, points.right)
 
 
 def published(name):
