@@ -11,6 +11,7 @@ import pytest
 from benchmarks import first_ten_epochs, synthetic_pictures
 from scipy import stats
 
+from cifarlab.run import Run
 from tests.tiny import TINY, train_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def study(tmp_path, monkeypatch):
     train_tiny(tmp_path / "init" / "0")
 
     def run(name, *options):
-        init = [] if name == "ladder" else ["--init", str(tmp_path / "init" / "0")]
+        init = [] if name in ("ladder", "embeddings") else ["--init", str(tmp_path / "init" / "0")]
         words = ["script", *init, "--seeds", "2", "--epochs", "2"]
         tiny = [text for text in TINY if not text.startswith("train.epochs")]
         overrides = [word for text in tiny for word in ("--override", text)]
@@ -108,6 +109,24 @@ def test_a_rung_is_compared_with_the_one_below(study):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{rung}`"))
         assert f"{100 * found['mean']:+.2f} [" in row and f"| {says} |" in row
     assert f"| {100 * figures['beyond']['ensemble']:.2f} |" in page
+
+
+def test_every_loss_has_its_row_and_its_directions(study, tmp_path, monkeypatch):
+    embeddings = importlib.import_module("embeddings")
+    every = embeddings.arms
+    monkeypatch.setattr(embeddings, "arms", lambda *starts: every(*starts)[::7])
+    data = ("data.dataset={name: synthetic, train: 1000, test: 200}", "data.val=50")
+    net = ("model.backbone={name: two_numbers, width: 2}",)
+    overrides = [word for text in data + net for word in ("--override", text)]
+    page, figures = study("embeddings", "--start-epochs", "1", "--epochs", "1", "--seeds", "1", *overrides)
+    assert list(figures["arms"]) == ["softmax", "ArcFace 0.2, 3 centers"]
+    for name, run in figures["arms"].items():
+        val, test = (f"{100 * run[f'{split}_top1']:.1f}" for split in ("val", "test"))
+        assert f"| {name} | {val} | {test} |" in page
+    points = embeddings.points_of(Run(tmp_path / "runs" / "ArcFace_0.2,_3_centers" / "0"))
+    units = points.directions / np.linalg.norm(points.directions, axis=1, keepdims=True)
+    nearest = (points.embeddings @ units.T).argmax(1) // 3
+    assert np.array_equal(nearest == points.labels, points.right)
 
 
 def published(name):
