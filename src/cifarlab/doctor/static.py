@@ -79,7 +79,7 @@ def other_normalization(case: Planned) -> Reasons:
             theirs = Run(model.init).plain_config()["model"].get("normalize")
         if theirs not in (None, model.normalize):
             yield f"{model.init} was trained with model.normalize={theirs}, this run has {model.normalize}"
-    elif getattr(model.backbone.options, "pretrained", False) and model.normalize != "dataset":
+    elif getattr(model.backbone.options, "pretrained", False) and model.normalize in NORMALIZATIONS:
         import timm
 
         published = timm.get_pretrained_cfg(model.backbone.name)
