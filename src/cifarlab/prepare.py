@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from cifarlab.engine import Engine
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
+from cifarlab.objectives.margins import least_scale
 from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.records import Output
@@ -93,7 +95,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     ).to(device)
     if select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")
-    warnings += without_effect(config, model)
+    warnings += [*without_effect(config, model), *scale_warnings(config, len(classes))]
     source = teacher
     if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
         source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
@@ -162,6 +164,18 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
         and not any(parameter.requires_grad for parameter in model.backbone.parameters()),
     }
     return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
+
+
+def scale_warnings(config: Config, num_classes: int) -> list[str]:
+    """A line where a margin loss multiplies cosines by too little to be sure of any class."""
+    losses = [spec.name for spec in config.objective.values() if spec.part.traits.get("reads_scale")]
+    scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
+    if not losses or scale is None or scale >= least:
+        return []
+    return [
+        f"model.head.scale={scale:g} keeps {losses[0]} from a probability of 0.99 with {num_classes} classes; "
+        f"{math.ceil(10 * least) / 10:g} is the least that allows it"
+    ]
 
 
 def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:
