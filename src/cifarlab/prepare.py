@@ -173,8 +173,8 @@ def scale_warnings(config: Config, num_classes: int) -> list[str]:
     if not losses or scale is None or scale >= least:
         return []
     return [
-        f"model.head.scale={scale:g} keeps {losses[0]} from a probability of 0.99 with {num_classes} classes; "
-        f"{math.ceil(10 * least) / 10:g} is the least that allows it"
+        f"model.head.scale={scale:g} keeps {losses[0]} from a probability of 0.99 with {num_classes} "
+        f"classes; {math.ceil(10 * least) / 10:g} is the least that allows it"
     ]
 
 

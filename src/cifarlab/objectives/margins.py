@@ -137,9 +137,9 @@ def _cosines(output: Output, loss: str) -> Tensor:
 def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0)] = 0.2) -> Tensor:
     """Batch-hard triplets (Hermans et al. 2017), on hard labels; beside a loss that classifies.
 
-    Each picture's farthest neighbour of its class in the batch should be nearer, by `margin`, than the nearest
-    of another class; distances are between embeddings scaled to length 1, and run to 2. The mean is over the
-    pictures that have both neighbours; without any the loss is 0.
+    Each picture's farthest neighbour of its class in the batch should be nearer, by `margin`, than the
+    nearest of another class. Distances are between embeddings scaled to length 1, and run to 2. The mean is
+    over the pictures that have both neighbours; without any the loss is 0.
     """
     embedding = F.normalize(output.embedding.float())
     same, others = _pairs(batch.labels)
@@ -157,8 +157,8 @@ def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(
     """Supervised contrastive loss (Khosla et al. 2020, L_out), on hard labels; beside a loss that classifies.
 
     A picture's positives are the others of its class in the batch: 2.5 of 250 with 100 classes, so the batch
-    should be large. Logits are cosines of embeddings over the temperature, without the paper's projection head
-    and second view. The mean is over the pictures that have a positive; without any the loss is 0.
+    should be large. Logits are cosines of embeddings over the temperature, without the paper's projection
+    head and second view. The mean is over the pictures that have a positive; without any the loss is 0.
     """
     same, others = _pairs(batch.labels)
     itself = ~(same | others)
