@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,12 @@ from pytorch_metric_learning.losses import (
 )
 from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import MeanReducer
+from scipy.optimize import brentq
+from scipy.special import softmax
 from torch import Tensor
 
+from cifarlab.doctor import CHECKS
+from cifarlab.doctor.planned import planned
 from cifarlab.models.heads import Margin
 from cifarlab.objectives.margins import arcface, cosface, least_scale, lsoftmax, sphereface, supcon, triplet
 from cifarlab.prepare import prepare
@@ -280,13 +285,12 @@ def test_bad_settings_are_refused_on_loading():
         assert caught.value.path == tuple(options)[1:]
 
 
-@pytest.mark.parametrize("classes", [2, 10, 100])
-def test_the_least_scale_lets_a_class_reach_99_percent(classes: int):
-    """On the directions of a simplex, whose cosines are the least that so many can have among each other."""
-    cosines = torch.full((1, classes), -1 / (classes - 1), dtype=torch.float64)
-    cosines[0, 0] = 1
-    reached = (least_scale(classes) * cosines).softmax(1)[0, 0].item()
-    assert reached == pytest.approx(0.99)
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+def test_the_least_scale_is_where_the_best_cosines_reach_the_probability(classes):
+    """One class's direction at cosine 1, the others as far from it as they can be: -1 / (C - 1)."""
+    cosines = np.array([1.0, *[-1 / (classes - 1)] * (classes - 1)])
+    exact = brentq(lambda scale: softmax(scale * cosines)[0] - 0.99, 0.1, 100)
+    assert least_scale(classes) == pytest.approx(exact, rel=1e-9)
 
 
 HEAD = "model.head={name: margin, dim: 16, scale: 64}"
@@ -301,9 +305,9 @@ def test_a_scale_below_the_bound_is_warned_of(scale: float, loss: str, warned: b
     objective = f"objective={{cross_entropy: null, label: {{name: {loss}}}}}"
     config = tiny_config(f"model.head={{name: margin, dim: 16, scale: {scale}}}", objective)
     found = [line for line in prepare(config).warnings if "scale" in line]
-    said = f"model.head.scale={scale} keeps {loss} from a probability of 0.99 with 100 classes; " \
-           "9.1 is the least that allows it"  # fmt: skip
+    said = f"at model.head.scale={scale} no class of 100 can reach probability 0.99: that takes 9.1"
     assert found == ([said] if warned else [])
+    assert bool([*CHECKS["margin_scale_low"].findings(planned(config))]) == warned
 
 
 @pytest.mark.parametrize(
@@ -313,7 +317,7 @@ def test_a_scale_below_the_bound_is_warned_of(scale: float, loss: str, warned: b
 def test_the_tutorials_scale_is_warned_of(tmp_path, recipe: str, warned: bool):
     short = ("train.epochs=1", "train.select=val", "model.normalize=none")
     _, summary = train_tiny(tmp_path / "run", *short, recipe=recipe)
-    assert any(line.startswith("model.head.scale=8 keeps arcface") for line in summary["warnings"]) == warned
+    assert any("model.head.scale=8 " in line for line in summary["warnings"]) == warned
 
 
 @pytest.mark.parametrize(

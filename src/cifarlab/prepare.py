@@ -95,7 +95,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     ).to(device)
     if select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")
-    warnings += [*without_effect(config, model), *scale_warnings(config, len(classes))]
+    warnings += [*without_effect(config, model), *low_scale(config, len(classes))]
     source = teacher
     if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
         source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
@@ -166,16 +166,14 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
     return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
 
 
-def scale_warnings(config: Config, num_classes: int) -> list[str]:
-    """A line where a margin loss multiplies cosines by too little to be sure of any class."""
-    losses = [spec.name for spec in config.objective.values() if spec.part.traits.get("reads_scale")]
+def low_scale(config: Config, num_classes: int) -> list[str]:
+    """A line where a margin loss multiplies cosines by too little for any class to be sure."""
     scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
-    if not losses or scale is None or scale >= least:
+    reads_it = any(s.weight and s.part.traits.get("reads_scale") for s in config.objective.values())
+    if not reads_it or scale is None or scale >= least:
         return []
-    return [
-        f"model.head.scale={scale:g} keeps {losses[0]} from a probability of 0.99 with {num_classes} "
-        f"classes; {math.ceil(10 * least) / 10:g} is the least that allows it"
-    ]
+    takes = f"that takes {math.ceil(10 * least) / 10}"
+    return [f"at model.head.scale={scale:g} no class of {num_classes} can reach probability 0.99: {takes}"]
 
 
 def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:
