@@ -163,8 +163,7 @@ def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(
     same, others = _pairs(batch.labels)
     itself = ~(same | others)
     logits = _cosines_between(F.normalize(output.embedding.float())) / temperature
-    # Not -inf, whose gradient is NaN where a picture is alone.
-    logp = logits.masked_fill(itself, torch.finfo(logits.dtype).min).log_softmax(1)
+    logp = logits.masked_fill(itself, -torch.inf).log_softmax(1)
     losses = -logp.masked_fill(~same, 0).sum(1) / same.sum(1).clamp_min(1)
     return _mean_over(losses, same.any(1))
 
