@@ -301,7 +301,8 @@ class Config(Section):
                 message = f"{spec.name} needs a head that compares directions; say model.head=margin"
                 raise ConfigError(message, ("objective", label))
             head = self.model.head
-            if traits.get("needs_products") and (head.name, head.kwargs().get("bias")) != ("linear", False):
+            has_products = head.part.traits.get("products") and not head.kwargs().get("bias")
+            if traits.get("needs_products") and not has_products:
                 message = (
                     f"{spec.name} needs logits without bias; say model.head={{name: linear, bias: false}}"
                 )

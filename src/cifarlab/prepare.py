@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from cifarlab.engine import Engine
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
+from cifarlab.objectives.margins import least_scale
 from cifarlab.objectives.objective import build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.records import Output
@@ -93,7 +95,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     ).to(device)
     if select == "test":
         warnings.append(f"the epoch is {OPTIMISTIC}")
-    warnings += without_effect(config, model)
+    warnings += [*without_effect(config, model), *low_scale(config, len(classes))]
     source = teacher
     if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
         source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
@@ -162,6 +164,16 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
         and not any(parameter.requires_grad for parameter in model.backbone.parameters()),
     }
     return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
+
+
+def low_scale(config: Config, num_classes: int) -> list[str]:
+    """A line where a margin loss multiplies cosines by too little for any class to be sure."""
+    scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
+    reads_it = any(s.weight and s.part.traits.get("reads_scale") for s in config.objective.values())
+    if not reads_it or scale is None or scale >= least:
+        return []
+    takes = f"that takes {math.ceil(10 * least) / 10}"
+    return [f"at model.head.scale={scale:g} no class of {num_classes} can reach probability 0.99: {takes}"]
 
 
 def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:

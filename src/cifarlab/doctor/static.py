@@ -11,6 +11,7 @@ from cifarlab.config import Config
 from cifarlab.doctor.findings import CHECKS, Reasons, check
 from cifarlab.doctor.planned import Planned, planned
 from cifarlab.models.classifier import NORMALIZATIONS
+from cifarlab.prepare import low_scale
 from cifarlab.registry import ConfigError, Spec
 from cifarlab.run import Run
 from cifarlab.teachers.health import NEARLY_UNIFORM
@@ -125,21 +126,11 @@ def norms_decayed(case: Planned) -> Reasons:
         yield f"weight decay {case.config.optim.weight_decay:g} acts on norms and biases, too"
 
 
-def least_scale(num_classes: int, probability: float = 0.99) -> float:
-    """The scale of cosines below which no class reaches `probability` (CosFace, Wang et al. 2018)."""
-    others = num_classes - 1
-    return others / num_classes * math.log(others * probability / (1 - probability))
-
-
-@check("static", "warning", "raise model.head.scale above that: 30 or 64 are usual")
+@check("static", "warning", "raise model.head.scale above that: 30 or 64 are usual", told=True)
 def margin_scale_low(case: Planned) -> Reasons:
     """The scale of a margin head is so low that no class can reach probability 0.99."""
-    scale = case.config.model.head.kwargs().get("scale")
-    if _margins(case.config) and scale and case.num_classes and scale < least_scale(case.num_classes):
-        yield (
-            f"at model.head.scale={scale:g} no class of {case.num_classes} can reach probability 0.99: that "
-            f"takes {least_scale(case.num_classes):.1f}"
-        )
+    if case.num_classes:
+        yield from low_scale(case.config, case.num_classes)
 
 
 @check("static", "warning", "set the smoothing of cross_entropy to 0, or remove the margin")

@@ -13,7 +13,7 @@ from cifarlab.records import Output
 from cifarlab.registry import HEADS
 
 
-@HEADS.register(name="linear")
+@HEADS.register(name="linear", products=True)
 class Linear(nn.Module):
     """One affine layer; the embedding is the backbone's features.
 

@@ -5,7 +5,6 @@ The teacher's logits are calibrated: divided by the temperature that minimises i
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.objectives.margins import least_scale
 from cifarlab.records import Batch, Output
 from cifarlab.registry import LOSSES, ConfigError
 
@@ -20,7 +20,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 
-_PROBABILITY = 0.99  # what a class can reach at the least scale that cosines are read at
 # Two embeddings nearer than this share of the usual distance differ by rounding: the direction from one to
 # the other is noise, and its slope, 1 / distance, has no bound.
 _COINCIDENT = 1e-5
@@ -143,15 +142,13 @@ def readable_logits(output: Output, teacher: Output) -> Tensor:
 
     The scale that a head multiplies its cosines by (64, say) is chosen for training with a margin and says
     nothing of confidence: over T = 4 it would be another temperature. So cosines are read at the teacher's
-    own, calibrated scale where it has cosines, too; else at the least scale at which a class can reach P =
-    0.99, (C - 1) / C x ln((C - 1) P / (1 - P)) (Wang et al. 2018): 9.1 for 100 classes. Other logits are
-    returned as they are.
+    own, calibrated scale where it has cosines, too; else at `least_scale`, 9.1 for 100 classes. Other logits
+    are returned as they are.
     """
     if output.cosines is None:
         return _precise(output.logits)
-    others = output.cosines.shape[1] - 1
-    bound = others / (others + 1) * math.log(others * _PROBABILITY / (1 - _PROBABILITY))
-    return (bound if teacher.cosines is None else teacher.scale) * _precise(output.cosines)
+    least = least_scale(output.cosines.shape[1])
+    return (least if teacher.cosines is None else teacher.scale) * _precise(output.cosines)
 
 
 def _taught(teacher: Output | None, loss: str) -> Output:

@@ -1,4 +1,7 @@
-"""Losses that ask for a margin between classes: on angles, and between the embeddings of a batch."""
+"""Losses that ask for a margin between classes: on angles, and between the embeddings of a batch.
+
+All are of hard labels: none has a form for mixed targets, and a recipe that mixes is refused beside them.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,25 @@ from cifarlab.registry import LOSSES, ConfigError
 # acos is taken this far inside (-1, 1): rounding puts the cosine of aligned vectors above 1, where it is NaN.
 # Its slope, 1 / sin(theta), is so bounded at 710, a thousandth of a radian from the class's direction.
 _INSIDE = 1e-6
-# Below this a distance has no slope: that of a root is infinite at 0.
-_NO_DISTANCE = 1e-12
 # A multiplied angle can be learned only after the angle itself: the margin is mixed into the plain cosine,
-# 1 part to EASE at the start, ten times as much with each tenth of the run.
-EASE = 1000.0
+# 1 part to _EASE at the start, ten times as much with each tenth of the run.
+_EASE = 1000.0
+_PROBABILITY = 0.99  # what a class can reach at the least scale
 
 Times = Annotated[int, Field(ge=1, le=8)]
 Softness = Annotated[float, Field(ge=0)]
 
 
-@LOSSES.register(soft_targets=False, needs_cosines=True)
+def least_scale(num_classes: int) -> float:
+    """The least scale at which a class can reach P = 0.99 on cosines, (C - 1) / C x ln((C - 1) P / (1 - P)).
+
+    The bound of Wang et al. (2018): 6.1 for 10 classes, 9.1 for 100.
+    """
+    others = num_classes - 1
+    return others / num_classes * math.log(others * _PROBABILITY / (1 - _PROBABILITY))
+
+
+@LOSSES.register(soft_targets=False, needs_cosines=True, reads_scale=True)
 def arcface(
     batch: Batch,
     output: Output,
@@ -51,7 +62,7 @@ def arcface(
     return F.cross_entropy(output.scale * cosines.scatter(1, batch.labels[:, None], shifted), batch.labels)
 
 
-@LOSSES.register(soft_targets=False, needs_cosines=True)
+@LOSSES.register(soft_targets=False, needs_cosines=True, reads_scale=True)
 def cosface(batch: Batch, output: Output, *, margin: Annotated[float, Field(ge=0, le=2)] = 0.4) -> Tensor:
     """Additive cosine margin (Wang et al. 2018), on hard labels; needs a head with cosines."""
     cosines = _cosines(output, "cosface")
@@ -63,10 +74,10 @@ def cosface(batch: Batch, output: Output, *, margin: Annotated[float, Field(ge=0
 def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
     """Multiplied angle (Liu et al. 2017), on hard labels; needs a head with cosines.
 
-    The label's cos(theta) becomes cos(margin x theta), continued so that it falls from 0 to pi; logits are
-    the embedding's length x cosine, so the head's scale acts in evaluation only. softness: at the end the
-    margin is mixed with so many parts of cos(theta), 1,000 at the start, the papers' annealing as a function
-    of the run's progress; 0: the margin alone.
+    The label's cos(theta) becomes cos(margin x theta), continued so that it falls from 0 to pi. Logits are
+    the embedding's length x cosine: the head's scale is for evaluation only. softness: how many parts of
+    cos(theta) are mixed with one of the margin in the end; 1,000 at the start, the papers' annealing as a
+    function of the run's progress. 0: the margin alone, from the start.
     """
     cosines = _cosines(output, "sphereface")
     length = output.embedding.float().norm(dim=1, keepdim=True)
@@ -79,24 +90,27 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
 def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
     """Large-margin softmax (Liu et al. 2016), on hard labels; needs `model.head={name: linear, bias: false}`.
 
-    As sphereface, on logits that are the product of embedding and class weight, with both their lengths.
+    sphereface with the length of the class's weight in the logits, too: the margin head would forget that
+    length when it classifies, so the loss wants the linear one, whose logits are these products.
     """
-    if output.weight is None:
+    if output.weight is None or output.cosines is not None:
         raise ConfigError("lsoftmax needs logits without bias; say model.head={name: linear, bias: false}",
                           ("model", "head"))  # fmt: skip
     embedding, weight = output.embedding.float(), output.weight.float()
     with torch.autocast(embedding.device.type, enabled=False):
         logits = embedding @ weight.t()
-    own = weight[batch.labels].norm(dim=1, keepdim=True) * embedding.norm(dim=1, keepdim=True)
-    own = own.clamp_min(_NO_DISTANCE)
-    target = (logits.gather(1, batch.labels[:, None]) / own).clamp(-1, 1)
-    eased = own * _eased(target, margin, softness, batch.progress)
+    lengths = weight[batch.labels].norm(dim=1, keepdim=True) * embedding.norm(dim=1, keepdim=True)
+    target = logits.gather(1, batch.labels[:, None]) / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
+    eased = lengths * _eased(target, margin, softness, batch.progress)
     return F.cross_entropy(logits.scatter(1, batch.labels[:, None], eased), batch.labels)
 
 
 def _eased(cosines: Tensor, margin: int, softness: float, progress: float) -> Tensor:
     """(cos(margin x theta), continued, + ease x cos(theta)) / (1 + ease)."""
-    ease = max(softness, EASE * 10 ** (-10 * progress)) if softness else 0.0
+    if not softness:
+        return _multiplied(cosines, margin)
+    # progress may lie on the device, where a branch on it would wait for it.
+    ease = torch.as_tensor(_EASE * 10 ** (-10 * progress)).clamp(min=softness)
     return (_multiplied(cosines, margin) + ease * cosines) / (1 + ease)
 
 
@@ -120,41 +134,42 @@ def _cosines(output: Output, loss: str) -> Tensor:
 
 
 @LOSSES.register(soft_targets=False)
-def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0)] | None = 0.2) -> Tensor:
-    """Batch-hard triplets (Hermans et al. 2017) of embeddings of length 1, beside a classifying loss.
+def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0)] = 0.2) -> Tensor:
+    """Batch-hard triplets (Hermans et al. 2017), on hard labels; beside a loss that classifies.
 
-    Each picture's farthest neighbour of its class in the batch should be nearer, by `margin` (distances run
-    to 2), than the nearest of another class; margin null: softplus in place of the hinge. The mean is over
-    pictures that have both; without any the loss is 0.
+    Each picture's farthest neighbour of its class in the batch should be nearer, by `margin`, than the
+    nearest of another class. Distances are between embeddings scaled to length 1, and run to 2. The mean is
+    over the pictures that have both neighbours; without any the loss is 0.
     """
-    distances = (2 - 2 * _similarities(output)).clamp_min(_NO_DISTANCE).sqrt()
+    embedding = F.normalize(output.embedding.float())
     same, others = _pairs(batch.labels)
-    farthest = distances.masked_fill(~same, -1).amax(1)
-    nearest = distances.masked_fill(others.logical_not(), 3).amin(1)
-    lead = farthest - nearest
-    losses = F.softplus(lead) if margin is None else (lead + margin).clamp_min(0)
-    return _mean_over(losses, same.any(1) & others.any(1))
+    with torch.no_grad():
+        cosines = _cosines_between(embedding)
+        farthest = cosines.masked_fill(~same, torch.inf).argmin(1)
+        nearest = cosines.masked_fill(~others, -torch.inf).argmax(1)
+    # The chosen pairs anew, by differences: near 1 a cosine has no digits of a small distance left.
+    lead = (embedding - embedding[farthest]).norm(dim=1) - (embedding - embedding[nearest]).norm(dim=1)
+    return _mean_over((lead + margin).clamp_min(0), same.any(1) & others.any(1))
 
 
 @LOSSES.register(soft_targets=False)
 def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(gt=0)] = 0.1) -> Tensor:
-    """Supervised contrastive loss (Khosla et al. 2020, L_out) within a batch, beside a classifying loss.
+    """Supervised contrastive loss (Khosla et al. 2020, L_out), on hard labels; beside a loss that classifies.
 
-    Cosines of embeddings over the temperature; a picture's positives are the others of its class in the batch
-    (2.5 of 250 with 100 classes). The mean is over pictures that have one; without any the loss is 0.
+    A picture's positives are the others of its class in the batch: 2.5 of 250 with 100 classes, so the batch
+    should be large. Logits are cosines of embeddings over the temperature, without the paper's projection
+    head and second view. The mean is over the pictures that have a positive; without any the loss is 0.
     """
     same, others = _pairs(batch.labels)
     itself = ~(same | others)
-    logits = (_similarities(output) / temperature).masked_fill(itself, -torch.inf)
-    # -inf x 0 is NaN: a picture is no positive of its own.
-    logp = logits.log_softmax(1).masked_fill(itself, 0)
-    losses = -(logp * same).sum(1) / same.sum(1).clamp_min(1)
+    logits = _cosines_between(F.normalize(output.embedding.float())) / temperature
+    logp = logits.masked_fill(itself, -torch.inf).log_softmax(1)
+    losses = -logp.masked_fill(~same, 0).sum(1) / same.sum(1).clamp_min(1)
     return _mean_over(losses, same.any(1))
 
 
-def _similarities(output: Output) -> Tensor:
-    """(B, B) float32: the cosine of each two embeddings."""
-    embedding = F.normalize(output.embedding.float())
+def _cosines_between(embedding: Tensor) -> Tensor:
+    """(B, B), in the precision of the (B, D) embeddings of length 1 whatever the autocast."""
     with torch.autocast(embedding.device.type, enabled=False):
         return embedding @ embedding.t()
 
