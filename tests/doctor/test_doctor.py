@@ -10,6 +10,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, patient, warnings_before
+from cifarlab.doctor import estimate as doctor_estimate
 from cifarlab.doctor.findings import run_checks
 from cifarlab.doctor.planned import planned
 from cifarlab.doctor.static import _from_uniform
@@ -273,6 +274,18 @@ def test_an_estimate(estimated):
     longer = diagnose(faulty("train.epochs=1000")).estimate
     assert 0 < found.minutes < longer.minutes
     assert longer.peak_memory_bytes > 2**27
+
+
+@pytest.mark.parametrize(("noise", "per_picture"), [(0.0, 0.01), (-0.19, 0.005), (0.19, 0.01)])
+def test_minutes_are_those_of_the_steps(monkeypatch, noise, per_picture):
+    """By a clock that shows 0.01 s a picture and, for a step of 16 of them, `noise` less."""
+    times = iter([0.0, 0.16 - noise, 0.32, 0.0])
+    monkeypatch.setattr(doctor_estimate, "_seconds", lambda *_: next(times))
+    config = faulty("data.batch_size=64", "train.epochs=10")
+    monkeypatch.setattr(patient, "_PICTURES", 32)
+    found = doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True))
+    steps = 10 * 4  # Of 200 pictures.
+    assert 60 * found.minutes == pytest.approx(steps * (0.32 + per_picture * 32))
 
 
 def test_check_prints_findings_by_severity(cifarlab, tmp_path):

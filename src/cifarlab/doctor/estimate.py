@@ -12,9 +12,12 @@ import torch
 from cifarlab.device import peak_memory
 from cifarlab.doctor.patient import Patient, first_pictures
 from cifarlab.evaluate import evaluate
+from cifarlab.progress import duration
 
 # Of each batch size, the fastest counts: what else the machine does can only slow a step down.
 _TIMES = 3
+# What took so long is not timed again.
+_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Estimate:
         return asdict(self)
 
     def __str__(self) -> str:
-        minutes = f"{self.minutes:.1f}" if self.minutes < 10 else f"{self.minutes:,.0f}"
-        return f"about {minutes} minutes and {self.peak_memory_bytes / 2**30:.1f} GiB on {self.device}"
+        memory = f"{self.peak_memory_bytes / 2**30:.1f} GiB on {self.device}"
+        return f"about {duration(60 * self.minutes)} and {memory}"
 
 
 def estimate(patient: Patient) -> Estimate | None:
@@ -41,19 +44,20 @@ def estimate(patient: Patient) -> Estimate | None:
     engine, plan, config = patient.job.engine, patient.case.plan, patient.config
     if plan is None:
         return None
-    large = patient.size
+    large = max(4, patient.size)
     if engine.device.type == "cuda":  # There a step's time is that of its kernels' launches up to some size.
-        large = min(plan.batch_size, len(engine.train)) // 2 * 2
-    small = max(2, large // 4 * 2)
+        large = max(4, min(plan.batch_size, len(engine.train)) // 2 * 2)
+    small = large // 4 * 2
     step_of = dict.fromkeys((small, large), 0.0)
     engine.model.train()
     order = engine.order(0)
     _seconds(lambda: engine.step(order[:large], 0, 0), engine.device)  # The first one is slower.
     for size in step_of:
         step_of[size] = _seconds(lambda size=size: engine.step(order[:size], 0, 0), engine.device, _TIMES)
-    # A step has a part that does not depend on its pictures: more of them never take longer in proportion.
+    # A step has a part that does not depend on its pictures, so more of them take less than in proportion;
+    # but far less only by a busy machine's noise, which a line so long would multiply.
     most = step_of[large] / large
-    slope = min(most, max(0.0, (step_of[large] - step_of[small]) / max(1, large - small)))
+    slope = min(most, max(most / 2, (step_of[large] - step_of[small]) / (large - small)))
     step = step_of[large] + slope * (plan.batch_size - large)
     split = first_pictures(engine.train, large)
     look = _seconds(
@@ -69,9 +73,9 @@ def estimate(patient: Patient) -> Estimate | None:
 
 
 def _seconds(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """The least of `times` times that a call takes, the device's work included."""
-    found = []
-    for _ in range(times):
+    """The least of up to `times` times that a call takes, the device's work included."""
+    found: list[float] = []
+    while len(found) < times and sum(found) < _SECONDS:
         begun = time.perf_counter()
         call()
         if device.type == "cuda":

@@ -57,7 +57,7 @@ class Patient:
     def size(self) -> int:
         """How many pictures a small batch has: an even number."""
         most = min(_PICTURES, self.config.data.batch_size, len(self.job.splits.train))
-        return max(2, min(most, int(_MACS / max(1, self.job.macs))) // 2 * 2)
+        return max(2, min(most, max(4, int(_MACS / max(1, self.job.macs)))) // 2 * 2)
 
     def views(self, epoch: int, num: int = COMPARED) -> Batch:
         """The first pictures as `epoch` shows them."""

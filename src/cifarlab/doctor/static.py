@@ -70,7 +70,7 @@ def chosen_on_test(case: Planned) -> Reasons:
         )
 
 
-@check("static", "warning", "set model.normalize as the weights were trained, imagenet for most")
+@check("static", "warning", "say model.normalize=pretrained; with model.init, what that run says")
 def other_normalization(case: Planned) -> Reasons:
     """Pretrained weights see pictures in another normalisation than the one that they were trained with."""
     model = case.config.model
@@ -78,7 +78,8 @@ def other_normalization(case: Planned) -> Reasons:
         theirs = None
         with contextlib.suppress(ConfigError):  # A checkpoint alone, or a damaged run: nobody knows.
             theirs = Run(model.init).plain_config()["model"].get("normalize")
-        if theirs not in (None, model.normalize):
+        # All but none take photographs to much the same numbers.
+        if theirs is not None and (theirs == "none") != (model.normalize == "none"):
             yield f"{model.init} was trained with model.normalize={theirs}, this run has {model.normalize}"
     elif getattr(model.backbone.options, "pretrained", False) and model.normalize in NORMALIZATIONS:
         import timm
