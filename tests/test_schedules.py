@@ -84,14 +84,13 @@ def test_warm_up_and_floor_are_timms(warm: int, floor: float):
     for schedule, reference in theirs.items():
         rates = [reference._get_lr(i)[0] for i in range(TOTAL)]
         assert ours(schedule, warmup=warm / TOTAL, floor=floor) == pytest.approx(rates, abs=1e-9)
-    # timm has no floor here, and without warm-up its milestones come a step early.
-    decay = [100, 150] if warm else [101, 151]
-    steps = scheduler.MultiStepLRScheduler(optimizer(), decay_t=decay, decay_rate=0.2, **shared)
-    rates = [max(floor if i >= warm else 0.0, steps._get_lr(i)[0]) for i in range(TOTAL)]
-    milestones = (100 / TOTAL, 150 / TOTAL)
-    assert ours(step, warmup=warm / TOTAL, floor=floor, milestones=milestones) == pytest.approx(
-        rates, abs=1e-9
+    # timm has no floor here, and its milestone m comes at step m - 1.
+    steps = scheduler.MultiStepLRScheduler(
+        optimizer(), decay_t=[101, 151], decay_rate=0.2, warmup_prefix=False, **shared
     )
+    rates = [max(floor if i >= warm else 0.0, steps._get_lr(i)[0]) for i in range(TOTAL)]
+    found = ours(step, warmup=warm / TOTAL, floor=floor, milestones=(0.5, 0.75))
+    assert found == pytest.approx(rates, abs=1e-9)
 
 
 @pytest.mark.parametrize(("warm", "cycles", "first"), [(20, 3, 60), (50, 5, 30), (0, 2, 100)])
