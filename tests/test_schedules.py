@@ -1,11 +1,13 @@
 """Schedules: against torch's own, at every step; shape, range and errors."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm import scheduler
 from torch.optim import lr_scheduler
 
 from cifarlab.config import OptimConfig
@@ -19,12 +21,12 @@ def optimizer() -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
 
 
-def torch_rates(scheduler: lr_scheduler.LRScheduler, steps: int) -> list[float]:
+def torch_rates(reference: lr_scheduler.LRScheduler, steps: int) -> list[float]:
     rates = []
     for _ in range(steps):
-        rates.append(scheduler.get_last_lr()[0])
-        scheduler.optimizer.step()
-        scheduler.step()
+        rates.append(reference.get_last_lr()[0])
+        reference.optimizer.step()
+        reference.step()
     return rates
 
 
@@ -45,9 +47,9 @@ def test_step_is_torchs():
 @pytest.mark.parametrize(("cycles", "growth", "first"), [(4, 1, 50), (3, 2, 30), (1, 1, 200), (5, 1, 40)])
 def test_cosine_with_restarts_is_torchs(cycles: int, growth: int, first: int):
     total = sum(first * growth**cycle for cycle in range(cycles))
-    scheduler = lr_scheduler.CosineAnnealingWarmRestarts(optimizer(), first, growth, eta_min=0.05)
+    reference = lr_scheduler.CosineAnnealingWarmRestarts(optimizer(), first, growth, eta_min=0.05)
     found = [cosine_restarts(i / total, floor=0.05, cycles=cycles, growth=growth) for i in range(total)]
-    assert found == pytest.approx(torch_rates(scheduler, total), abs=1e-7)
+    assert found == pytest.approx(torch_rates(reference, total), abs=1e-7)
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,7 +67,61 @@ def test_linear_is_torchs():
     assert ours(linear, floor=0.05) == pytest.approx(torch_rates(theirs, TOTAL), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["cosine", "cosine_restarts", "linear"])
+FALLING = [name for name in SCHEDULES if name != "constant"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(warm=st.integers(0, 100), floor=st.floats(0, 1))
+def test_warm_up_and_floor_are_timms(warm: int, floor: float):
+    """Its steps by number; the peak is 1, so lr_min is the floor."""
+    after = TOTAL - warm
+    shared: dict[str, Any] = {"warmup_t": warm, "warmup_lr_init": 0.0, "t_in_epochs": False}
+    falling = {**shared, "lr_min": floor, "t_initial": after, "warmup_prefix": True}
+    theirs = {
+        cosine: scheduler.CosineLRScheduler(optimizer(), **falling),
+        linear: scheduler.PolyLRScheduler(optimizer(), power=1.0, **falling),
+    }
+    for schedule, reference in theirs.items():
+        rates = [reference._get_lr(i)[0] for i in range(TOTAL)]
+        assert ours(schedule, warmup=warm / TOTAL, floor=floor) == pytest.approx(rates, abs=1e-9)
+    # timm has no floor here, and its milestone m comes at step m - 1.
+    steps = scheduler.MultiStepLRScheduler(
+        optimizer(), decay_t=[101, 151], decay_rate=0.2, warmup_prefix=False, **shared
+    )
+    rates = [max(floor if i >= warm else 0.0, steps._get_lr(i)[0]) for i in range(TOTAL)]
+    found = ours(step, warmup=warm / TOTAL, floor=floor, milestones=(0.5, 0.75))
+    assert found == pytest.approx(rates, abs=1e-9)
+
+
+@pytest.mark.parametrize(("warm", "cycles", "first"), [(20, 3, 60), (50, 5, 30), (0, 2, 100)])
+def test_warm_restarts_are_timms(warm: int, cycles: int, first: int):
+    reference = scheduler.CosineLRScheduler(
+        optimizer(), t_initial=first, cycle_limit=cycles, lr_min=0.1, warmup_t=warm, warmup_prefix=True,
+        t_in_epochs=False,
+    )  # fmt: skip
+    options = {"warmup": warm / TOTAL, "floor": 0.1, "cycles": cycles}
+    rates = [reference._get_lr(i)[0] for i in range(TOTAL)]
+    assert ours(cosine_restarts, **options) == pytest.approx(rates, abs=1e-7)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.02, 0.5])
+def test_one_cycle_falls_to_its_floor_as_torchs_does(floor: float):
+    theirs = lr_scheduler.OneCycleLR(
+        optimizer(), max_lr=1.0, total_steps=TOTAL + 1, pct_start=61 / (TOTAL + 1),
+        final_div_factor=1 / (25 * floor) if floor else math.inf,
+    )  # fmt: skip
+    assert ours(one_cycle, floor=floor) == pytest.approx(torch_rates(theirs, TOTAL), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", FALLING)
+@settings(max_examples=40, deadline=None)
+@given(progress=st.floats(0, 1), warmup=st.floats(0, 0.9), floor=st.floats(0, 1))
+def test_once_warm_no_rate_is_below_the_floor(name: str, progress: float, warmup: float, floor: float):
+    spec = SCHEDULES.spec({"name": name, "warmup": warmup, "floor": floor})
+    assert progress < warmup or floor - 1e-12 <= spec.build(progress) <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("name", ["cosine", "cosine_restarts", "linear", "one_cycle"])
 def test_ends_at_its_floor(name: str):
     schedule = SCHEDULES.spec({"name": name, "warmup": 0.1, "floor": 0.01}).bind()
     assert schedule(1 - 1e-9) == pytest.approx(0.01, abs=1e-6)
