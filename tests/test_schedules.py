@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm import scheduler
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.poly_lr import PolyLRScheduler
 from torch.optim import lr_scheduler
 
 from cifarlab.config import OptimConfig
@@ -78,14 +80,14 @@ def test_warm_up_and_floor_are_timms(warm: int, floor: float):
     shared: dict[str, Any] = {"warmup_t": warm, "warmup_lr_init": 0.0, "t_in_epochs": False}
     falling = {**shared, "lr_min": floor, "t_initial": after, "warmup_prefix": True}
     theirs = {
-        cosine: scheduler.CosineLRScheduler(optimizer(), **falling),
-        linear: scheduler.PolyLRScheduler(optimizer(), power=1.0, **falling),
+        cosine: CosineLRScheduler(optimizer(), **falling),
+        linear: PolyLRScheduler(optimizer(), power=1.0, **falling),
     }
     for schedule, reference in theirs.items():
         rates = [reference._get_lr(i)[0] for i in range(TOTAL)]
         assert ours(schedule, warmup=warm / TOTAL, floor=floor) == pytest.approx(rates, abs=1e-9)
     # timm has no floor here, and its milestone m comes at step m - 1.
-    steps = scheduler.MultiStepLRScheduler(
+    steps = MultiStepLRScheduler(
         optimizer(), decay_t=[101, 151], decay_rate=0.2, warmup_prefix=False, **shared
     )
     rates = [max(floor if i >= warm else 0.0, steps._get_lr(i)[0]) for i in range(TOTAL)]
@@ -95,7 +97,7 @@ def test_warm_up_and_floor_are_timms(warm: int, floor: float):
 
 @pytest.mark.parametrize(("warm", "cycles", "first"), [(20, 3, 60), (50, 5, 30), (0, 2, 100)])
 def test_warm_restarts_are_timms(warm: int, cycles: int, first: int):
-    reference = scheduler.CosineLRScheduler(
+    reference = CosineLRScheduler(
         optimizer(), t_initial=first, cycle_limit=cycles, lr_min=0.1, warmup_t=warm, warmup_prefix=True,
         t_in_epochs=False,
     )  # fmt: skip
