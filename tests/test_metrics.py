@@ -39,7 +39,8 @@ def test_the_first_step_that_is_not_finite_is_remembered():
     assert means.first_bad_step() == 6
     means.reset()
     assert means.first_bad_step() is None
-    means.add({"a": torch.tensor(1.0)}, 1, 9, watch=(torch.tensor(float("nan")),))
+    means.add({"a": torch.tensor(1.0)}, 1, 9)
+    means.watch([torch.tensor(float("nan"))], 9)
     assert means.first_bad_step() == 9
 
 

@@ -60,8 +60,10 @@ class MultiScale(Section):
     sizes: tuple[Annotated[int, Field(ge=8)], ...] = Field(
         description="pixels a side that the model sees in training, in place of image_size"
     )
-    per: Literal["batch", "sample"] = Field(
-        "batch", description="whether all pictures of a step share a size, or each has its own"
+    per: Literal["batch", "sample", "stage"] = Field(
+        "batch",
+        description="whether all pictures of a step share a size, or each has its own; or each size in turn "
+        "is that of an equal share of the run's steps: small ones first is progressive learning",
     )
 
     @field_validator("sizes")
@@ -83,14 +85,18 @@ class DataConfig(Section):
         32, description="pixels a side that the model sees: in training, in validation, and when it is asked"
     )
     multi_scale: MultiScale | None = Field(
-        None, description="train at several sizes, one a batch or one a picture; image_size scores the run"
+        None,
+        description="train at several sizes, one a batch, a picture or a stage of the run; image_size "
+        "scores the run",
     )
     store_size: Annotated[int, Field(ge=8)] | None = Field(
         None,
         description="pixels a side at which pictures are kept; default: the data set's own, "
         "or the largest that the model sees",
     )
-    batch_size: Annotated[int, Field(ge=2)] = 250
+    batch_size: Annotated[int, Field(ge=2)] = Field(
+        250, description="pictures that the model sees at once; a step is train.accumulate times as many"
+    )
     val: Annotated[float, Field(ge=0)] = Field(
         0.1, description="validation pictures taken from train, stratified: a fraction below 1, or a count"
     )
@@ -221,6 +227,14 @@ class TrainConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     select: Literal["val", "test", "last"] = Field("val", description="what chooses the epoch")
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="end after so many epochs without a better score on what `select` names"
+    )
+    accumulate: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="batches whose gradients make one step; batch norm, and losses that compare pictures, see "
+        "one batch",
+    )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     average: AverageSpec | None = Field(None, description="evaluate an average of the weights")
     deterministic: bool = Field(False, description="bit-identical on a GPU too, at a cost in speed")
@@ -286,6 +300,14 @@ class Config(Section):
             raise ConfigError(f"a count, or a fraction below 1; got {self.data.val}", ("data", "val"))
         if self.train.last_epoch > self.train.epochs:
             raise ConfigError(f"at most train.epochs, {self.train.epochs}", ("train", "stop"))
+        if self.train.patience is not None and self.train.select == "last":
+            raise ConfigError(
+                "has no score to wait for where train.select=last; say train.select=val, or "
+                "train.patience=null", ("train", "patience"))  # fmt: skip
+        if self.train.accumulate > 1 and self.optim.sharpness is not None:
+            raise ConfigError(
+                f"{self.optim.sharpness.name} needs all pictures of a step at once; say optim.sharpness=null, "
+                "or train.accumulate=1", ("train", "accumulate"))  # fmt: skip
         if self.data.mix and self.data.batch_size % 2:
             message = (
                 f"mixing pairs neighbours in a batch, so it needs an even size; got {self.data.batch_size}"

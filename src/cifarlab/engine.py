@@ -30,29 +30,38 @@ from cifarlab.views import dress, view_epoch
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run's steps fall into epochs."""
+    """How a run's steps fall into epochs: a step is `accumulate` batches, the last of an epoch maybe fewer."""
 
     samples: int
     batch_size: int
     epochs: int
+    accumulate: int = 1
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Batch norm cannot normalise one picture: a last batch of one is left out."""
+        return self.samples - (self.samples > self.batch_size and self.samples % self.batch_size == 1)
+
+    @property
+    def step_size(self) -> int:
+        """How many samples a step shows."""
+        return self.batch_size * self.accumulate
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batch norm cannot normalise one picture: a last batch of one is left out."""
-        whole, rest = divmod(self.samples, self.batch_size)
-        return whole + (rest > 1 or (rest == 1 and whole == 0))
+        return -(-self.samples_per_epoch // self.step_size)
 
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.epochs
 
     def samples_before(self, step: int) -> int:
-        """How many samples the first `step` batches of an epoch show."""
-        return min(step * self.batch_size, self.samples)
+        """How many samples the first `step` steps of an epoch show."""
+        return min(step * self.step_size, self.samples_per_epoch)
 
     def positions(self, order: Tensor, step: int) -> Tensor:
-        """The part of an epoch's order (N,) that its `step`-th batch shows."""
-        return order[step * self.batch_size : (step + 1) * self.batch_size]
+        """The part of an epoch's order (N,) that its `step`-th step shows."""
+        return order[self.samples_before(step) : self.samples_before(step + 1)]
 
 
 class Source(Protocol):
@@ -78,7 +87,7 @@ class Engine:
         self.config, self.model, self.objective, self.train = config, model, objective, train
         self.precision, self.teacher = precision, teacher
         self.device = precision.device
-        self.plan = Plan(len(train), config.data.batch_size, config.train.epochs)
+        self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
         self.optimizer = build_optimizer(config.optim, [model, objective])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         average = config.train.average
@@ -109,20 +118,24 @@ class Engine:
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
     def step(self, positions: Tensor, epoch: int, step: int) -> None:
-        """Train on one batch. step: counted from the start of the run."""
+        """Train on the samples of one step. step: counted from the start of the run."""
         rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1)
-        batch = self._dress(positions, epoch)
-        batch = replace(batch, progress=step / self.plan.total_steps)
-        if self.teacher is not None:
-            batch = replace(batch, teacher=self.teacher.answer(batch, positions))
-        losses, output = self._backward(batch, epoch, step)
+        self.optimizer.zero_grad(set_to_none=True)
         watch: list[Tensor] = []
-        if (sharpness := self.config.optim.sharpness) is not None:
-            # The second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
-            with uphill(sharpness.bind(), self._parameters), statistics_kept(self.model, self.objective):
-                watch.append(self._backward(batch, epoch, step)[0]["total"])
+        for number, part in enumerate(positions.split(self.plan.batch_size)):
+            batch = replace(self._dress(part, epoch), progress=step / self.plan.total_steps)
+            if self.teacher is not None:
+                batch = replace(batch, teacher=self.teacher.answer(batch, part))
+            losses, output = self._backward(batch, epoch, step, number, len(part) / len(positions))
+            means = {f"loss/{label}": loss for label, loss in losses.items()}
+            self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(part), step)
+            if (sharpness := self.config.optim.sharpness) is not None:
+                # The second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
+                with uphill(sharpness.bind(), self._parameters), statistics_kept(self.model, self.objective):
+                    self.optimizer.zero_grad(set_to_none=True)
+                    watch.append(self._backward(batch, epoch, step)[0]["total"])
         if (largest := self.config.train.grad_clip) is not None:
             self.scaler.unscale_(self.optimizer)
             watch.append(torch.nn.utils.clip_grad_norm_(self._parameters, largest, foreach=True))
@@ -132,31 +145,34 @@ class Engine:
             step + 1, self.plan.steps_per_epoch, self.plan.total_steps
         ):
             self.average.update_parameters(self.model)
-        means = {f"loss/{label}": loss for label, loss in losses.items()}
         # With a loss scale an overflow is ordinary: the scaler skips that step.
-        watched = () if self.precision.scaled else tuple(watch)
-        self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(positions), step, watched)
+        if watch and not self.precision.scaled:
+            self.means.watch(watch, step)
 
     def _dress(self, positions: Tensor, epoch: int) -> Batch:
         config = self.config
         view = view_epoch(config, epoch)
         return dress(self.train, positions, config.data, config.train.seed, view, self.model.num_classes)
 
-    def _forward(self, model: torch.nn.Module, batch: Batch, epoch: int, step: int) -> Output:
-        """What `model` says of a batch; the same each time that it is asked for the same step."""
-        torch.manual_seed(hash_ints(self._seed, step))
+    def _forward(
+        self, model: torch.nn.Module, batch: Batch, epoch: int, step: int, number: int = 0
+    ) -> Output:
+        """What `model` says of a step's `number`-th batch; the same each time that it is asked for it."""
+        plan = self.plan
+        torch.manual_seed(hash_ints(self._seed, step * plan.accumulate + number))
         images = self.precision.layout(batch.images)
-        place = self.plan.samples_before(step % self.plan.steps_per_epoch)
+        place = plan.samples_before(step % plan.steps_per_epoch) + number * plan.batch_size
         ask = partial(model, stages=self._stages)
-        return forward_at_sizes(ask, images, self.config, epoch, step, place)
+        return forward_at_sizes(ask, images, self.config, epoch, step, plan.total_steps, place)
 
-    def _backward(self, batch: Batch, epoch: int, step: int) -> tuple[dict[str, Tensor], Output]:
-        """Replace the gradients by those of a batch, where the weights now are."""
+    def _backward(
+        self, batch: Batch, epoch: int, step: int, number: int = 0, share: float = 1.0
+    ) -> tuple[dict[str, Tensor], Output]:
+        """Add the gradients of a step's `number`-th batch, `share` of its samples, where the weights now are."""
         with self.precision.autocast():
-            output = self._forward(self.model, batch, epoch, step)
+            output = self._forward(self.model, batch, epoch, step, number)
             losses = self.objective(batch, output)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses["total"]).backward()
+        self.scaler.scale(losses["total"] * share).backward()
         return losses, output
 
     @torch.no_grad()
@@ -171,8 +187,9 @@ class Engine:
             order, before = self.order(epoch), epoch * self.plan.steps_per_epoch
             with statistics_anew(model), self.precision.autocast():
                 for step in range(self.plan.steps_per_epoch):
-                    batch = self._dress(self.plan.positions(order, step), epoch)
-                    self._forward(model, batch, epoch, before + step)
+                    positions = self.plan.positions(order, step)
+                    for number, part in enumerate(positions.split(self.plan.batch_size)):
+                        self._forward(model, self._dress(part, epoch), epoch, before + step, number)
         model.train(was_training)
 
     def has_finite_weights(self) -> bool:

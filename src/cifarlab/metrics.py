@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,17 @@ class Means:
         self._weight = 0
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
 
-    def add(
-        self, values: Mapping[str, Tensor], weight: int, step: int, watch: tuple[Tensor, ...] = ()
-    ) -> None:
-        """Add scalars of a batch of `weight` samples. `watch`: further scalars that must be finite."""
+    def add(self, values: Mapping[str, Tensor], weight: int, step: int) -> None:
+        """Add scalars of a batch of `weight` samples; they must be finite."""
         self._weight += weight
         for key, value in values.items():
             value = value.detach().double()
             self._sums[key] = self._sums[key] + value * weight if key in self._sums else value * weight
-        finite = torch.stack([v.detach().float() for v in (*values.values(), *watch)]).isfinite().all()
+        self.watch(values.values(), step)
+
+    def watch(self, values: Iterable[Tensor], step: int) -> None:
+        """Remember `step` if one of its scalars is not finite, unless an earlier step had such a one."""
+        finite = torch.stack([value.detach().float() for value in values]).isfinite().all()
         self._bad_step = torch.where((self._bad_step < 0) & ~finite, step, self._bad_step)
 
     def read(self) -> dict[str, float]:

@@ -97,6 +97,8 @@ class TrainingProgress:
         splits = ("train", "val", "test")
         scores = [f"{s} {summary[f'{s}_top1']:.2%}" for s in splits if summary[f"{s}_top1"] is not None]
         how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary["chosen_on"]]
+        if summary.get("ended_by") == "train.patience":
+            how += f"; train.patience ended it after {summary['epochs_run']}"
         self._print(
             f"{folder}: {'  '.join(scores)} (epoch {summary['chosen_epoch']} of {summary['epochs']}, {how}), "
             f"{duration(summary['seconds'])}, {summary['images_per_second']:,.0f} img/s",

@@ -33,7 +33,7 @@ def refit(
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
     recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain)
-    kept = ["data.val=0", "train.select=last", f"train.stop={summary['chosen_epoch']}"]
+    kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
     new_name = name or Path(f"{run.name}_refit")
     again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name.as_posix())
     return again, train(resolve(recipe, kept), again, progress)

@@ -10,7 +10,6 @@ from typing import Any
 from cifarlab import checkpoint
 from cifarlab.config import Config
 from cifarlab.data.places import Stopped
-from cifarlab.data.splits import Split
 from cifarlab.device import describe_hardware, peak_memory
 from cifarlab.engine import is_finite
 from cifarlab.evaluate import evaluate
@@ -20,6 +19,7 @@ from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_re
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Run, StopRequest, describe_environment
+from cifarlab.summary import summarise
 from cifarlab.teachers import complaints, describe, examine
 from cifarlab.trained import BEST
 
@@ -106,6 +106,8 @@ class _Training:
         try:
             with StopRequest() as asked:
                 for epoch in range(done, epochs):
+                    if self.is_out_of_patience(epoch):
+                        break
                     self.train_epoch(epoch, asked)
                     self.close_epoch(epoch)
                     if asked.signal is not None:
@@ -149,7 +151,7 @@ class _Training:
             self.best = row if row["step"] > self.step else self.best
         epochs, steps = divmod(self.step, self.engine.plan.steps_per_epoch)
         where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
-        if epochs < self.config.train.last_epoch:
+        if epochs < self.config.train.last_epoch and not self.is_out_of_patience(epochs):
             self.progress.note(f"{self.run}: goes on at {where}")
 
     def meet_teacher(self) -> None:
@@ -201,7 +203,7 @@ class _Training:
             now = time.monotonic()
             if now - last_look > SECONDS_BETWEEN_LOOKS:
                 last_look = now
-                pace = (step + 1 - first) * plan.batch_size / (now - self.epoch_begun)
+                pace = (step + 1 - first) * plan.step_size / (now - self.epoch_begun)
                 # On a GPU a look would wait for the device: there the epoch's end is soon enough.
                 means = engine.means.read() if engine.device.type == "cpu" else {}
                 if engine.device.type == "cpu":
@@ -238,12 +240,13 @@ class _Training:
             if split is not None:
                 if name == "test":
                     record_opening(self.run, "train", self.splits.fingerprint["test"], epoch + 1)
-                row |= {f"{name}/{key}": value for key, value in self.evaluate(split).items()}
+                scores = evaluate(engine.evaluated, split, engine.precision, self.config.data.image_size)
+                row |= {f"{name}/{key}": value for key, value in scores.items()}
         row["lr"] = engine.learning_rate(self.step - 1)
         if not is_finite(row):
             self.fail_diverged("the scores were not finite at the end of the epoch", self.step - 1)
         elapsed = time.monotonic() - self.epoch_begun
-        pictures = engine.plan.samples_before(engine.plan.steps_per_epoch) - self.first_picture
+        pictures = engine.plan.samples_per_epoch - self.first_picture
         row |= {"seconds": elapsed, "images_per_second": pictures / elapsed}
         better = self.is_better(row)
         if better:
@@ -259,17 +262,10 @@ class _Training:
         select = self.config.train.select
         return select == "last" or self.best is None or row[f"{select}/top1"] > self.best[f"{select}/top1"]
 
-    def evaluate(self, split: Split, image_size: int | None = None) -> dict[str, float]:
-        size = image_size or self.config.data.image_size
-        return evaluate(self.engine.evaluated, split, self.engine.precision, size)
-
-    def val_top1_by_image_size(self, val_top1: float | None) -> dict[str, float] | None:
-        """The weights in use on validation at each training size; `val_top1` is theirs at image_size."""
-        val, own_size = self.splits.val, self.config.data.image_size
-        if val is None or val_top1 is None:
-            return None
-        others = {size: self.evaluate(val, size)["top1"] for size in self.config.data.train_sizes}
-        return {str(size): top1 for size, top1 in sorted({**others, own_size: val_top1}.items())}
+    def is_out_of_patience(self, done: int) -> bool:
+        """Whether none of the last `train.patience` of `done` epochs was the best so far."""
+        patience = self.config.train.patience
+        return patience is not None and self.best is not None and done - self.best["epoch"] >= patience
 
     def save_between(self) -> None:
         """Write `last.pt` within an epoch, unless the weights are past saving."""
@@ -331,30 +327,16 @@ class _Training:
         chosen = checkpoint.load(self.run.best_path, BEST)
         assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
         engine.evaluated.load_state_dict(chosen["model"])
-        train_top1 = self.evaluate(self.splits.train)["top1"]
-        val_top1 = best.get("val/top1")
-        by_size = {}
-        if config.data.multi_scale is not None:
-            by_size["val_top1_by_image_size"] = self.val_top1_by_image_size(val_top1)
+        epochs_run = self.step // engine.plan.steps_per_epoch
+        known = summarise(config, engine, self.splits, best, epochs_run)
         seconds = self.seconds()
-        pictures = config.train.last_epoch * engine.plan.samples_before(engine.plan.steps_per_epoch)
         summary = {
             "recipe": self.run.recipe,
-            "seed": config.train.seed,
-            "epochs": config.train.epochs,
-            "chosen_on": config.train.select,
-            "chosen_epoch": best["epoch"],
-            "train_top1": train_top1,
-            "val_top1": val_top1,
-            "test_top1": best.get("test/top1"),
-            **by_size,
-            "gap": train_top1 - val_top1 if val_top1 is not None else None,
+            **known,
             "seconds": seconds,
-            "images_per_second": pictures / seconds,
-            "parameters": sum(p.numel() for p in engine.model.parameters()),
+            "images_per_second": epochs_run * engine.plan.samples_per_epoch / seconds,
             "macs": self.macs,
             "peak_memory_bytes": self.peak_memory(),
-            "data_fingerprint": self.splits.fingerprint["train"],
             "warnings": self.warnings,
         }
         if self.distillation:

@@ -53,7 +53,7 @@ def overfitting(config: Config) -> Config:
         update={
             "data": config.data.model_copy(update=clean),
             "optim": config.optim.model_copy(update={**steady, "weight_decay": 0.0}),
-            "train": config.train.model_copy(update={"epochs": STEPS, "average": None}),
+            "train": config.train.model_copy(update={"epochs": STEPS, "accumulate": 1, "average": None}),
         }
     )
 

@@ -58,7 +58,7 @@ def estimate(patient: Patient) -> Estimate | None:
     # but far less only by a busy machine's noise, which a line so long would multiply.
     most = step_of[large] / large
     slope = min(most, max(most / 2, (step_of[large] - step_of[small]) / (large - small)))
-    step = step_of[large] + slope * (plan.batch_size - large)
+    step = step_of[large] + slope * (plan.step_size - large)
     split = first_pictures(engine.train, large)
     look = _seconds(
         lambda: evaluate(engine.model, split, engine.precision, config.data.image_size), engine.device, _TIMES

@@ -29,7 +29,7 @@ class Planned:
         config = self.config
         if self.num_pictures is None:
             return None
-        return Plan(self.num_pictures, config.data.batch_size, config.train.epochs)
+        return Plan(self.num_pictures, config.data.batch_size, config.train.epochs, config.train.accumulate)
 
     def rates(self, num: int = 1000) -> list[float]:
         """Learning rates of at most `num` steps spread over the run, the first and the last among them."""

@@ -16,13 +16,19 @@ from cifarlab.records import Output
 
 
 def forward_at_sizes(
-    model: Callable[..., Output], images: Tensor, config: Config, epoch: int, step: int, place: int
+    model: Callable[..., Output],
+    images: Tensor,
+    config: Config,
+    epoch: int,
+    step: int,
+    total_steps: int,
+    place: int,
 ) -> Output:
     """What the model says of a training batch, its pictures at the sizes of `data.multi_scale`.
 
     model: (images, size) -> Output. images: (B, 3, H, W), whose rows answer in the same order. step: counted
-    from the start of the run. place: of the first picture in the epoch's order. Without `data.multi_scale`
-    every picture is at `data.image_size`.
+    from the start of the run, which has total_steps. place: of the first picture in the epoch's order.
+    Without `data.multi_scale` every picture is at `data.image_size`.
 
     With `per: sample` the model is called once a size: batch norm takes each call's pictures for a batch of
     its own, so its statistics are those of one size, and its running ones see the sizes in turn. A
@@ -33,6 +39,8 @@ def forward_at_sizes(
         return model(images)
     if scale.per == "batch":
         return model(images, size_of_step(scale.sizes, config.train.seed, step))
+    if scale.per == "stage":
+        return model(images, size_of_stage(scale.sizes, step, total_steps))
     groups = size_groups(scale.sizes, place, len(images), epoch)
     if len(groups) == 1:
         [size] = groups
@@ -49,6 +57,15 @@ def forward_at_sizes(
 def size_of_step(sizes: Sequence[int], seed: int, step: int) -> int:
     """The size at which the `step`-th batch of a run is trained: random, by (seed, step) alone."""
     return sizes[hash_ints(seed, label_key("image size"), step) % len(sizes)]
+
+
+def size_of_stage(sizes: Sequence[int], step: int, total_steps: int) -> int:
+    """The size at which the `step`-th of a run's steps is trained: each in turn, for an equal share of them.
+
+    Small pictures first is progressive learning (Tan and Le 2021, EfficientNetV2), with the augmentation of
+    every stage the same.
+    """
+    return sizes[step * len(sizes) // total_steps]
 
 
 def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dict[int, list[range]]:

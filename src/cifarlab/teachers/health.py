@@ -138,7 +138,7 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     """{label: norm of the gradient of its weighted loss} on the first batch, over the student's weights."""
     config, model = engine.config, copy.deepcopy(engine.model).train()  # Batch norm would take note.
     torch.manual_seed(hash_ints(config.train.seed, label_key("health")))  # Of dropout.
-    positions = engine.plan.positions(engine.order(0), 0)
+    positions = engine.order(0)[: engine.plan.batch_size]
     batch = dress(
         engine.train, positions, config.data, config.train.seed, view_epoch(config, 0), model.num_classes
     )

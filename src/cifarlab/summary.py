@@ -1,0 +1,61 @@
+"""The summary of a run: what its chosen epoch scores, and how the run ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cifarlab.config import Config
+from cifarlab.data.splits import Split, Splits
+from cifarlab.engine import Engine
+from cifarlab.evaluate import evaluate
+
+
+def summarise(
+    config: Config, engine: Engine, splits: Splits, best: dict[str, Any], epochs_run: int
+) -> dict[str, Any]:
+    """What is known of a finished run but for its name, its cost and its warnings.
+
+    engine: holds the weights of the chosen epoch, whose row of the log is `best`; they are scored on clean
+    training pictures.
+    """
+    train_top1 = _top1(engine, splits.train, config.data.image_size)
+    val_top1 = best.get("val/top1")
+    by_size = {}
+    if config.data.multi_scale is not None:
+        by_size["val_top1_by_image_size"] = _val_top1_by_image_size(config, engine, splits.val, val_top1)
+    return {
+        "seed": config.train.seed,
+        "epochs": config.train.epochs,
+        "epochs_run": epochs_run,
+        "ended_by": _end(config, epochs_run),
+        "chosen_on": config.train.select,
+        "chosen_epoch": best["epoch"],
+        "train_top1": train_top1,
+        "val_top1": val_top1,
+        "test_top1": best.get("test/top1"),
+        **by_size,
+        "gap": train_top1 - val_top1 if val_top1 is not None else None,
+        "parameters": sum(p.numel() for p in engine.model.parameters()),
+        "data_fingerprint": splits.fingerprint["train"],
+    }
+
+
+def _end(config: Config, epochs_run: int) -> str:
+    """The option that ended the run."""
+    if epochs_run < config.train.last_epoch:
+        return "train.patience"
+    return "train.epochs" if epochs_run == config.train.epochs else "train.stop"
+
+
+def _top1(engine: Engine, split: Split, image_size: int) -> float:
+    return evaluate(engine.evaluated, split, engine.precision, image_size)["top1"]
+
+
+def _val_top1_by_image_size(
+    config: Config, engine: Engine, val: Split | None, val_top1: float | None
+) -> dict[str, float] | None:
+    """The weights in use on validation at each training size; `val_top1` is theirs at image_size."""
+    if val is None or val_top1 is None:
+        return None
+    others = {size: _top1(engine, val, size) for size in config.data.train_sizes}
+    return {str(size): top1 for size, top1 in sorted({**others, config.data.image_size: val_top1}.items())}
