@@ -22,6 +22,7 @@ from tests.tiny import tiny_config, train_tiny
 
 SCALES = {
     "batch": "data.multi_scale={sizes: [24, 40]}",
+    "stage": "data.multi_scale={sizes: [16, 24, 32], per: stage}",
     "sample": "data.multi_scale={sizes: [24, 32, 40], per: sample}",
 }
 STATEFUL = ("data.mix={mixup: {}}", "data.augment.color_jitter={p: 0.5}")
@@ -77,6 +78,17 @@ def test_the_engine_shows_each_picture_at_the_size_of_its_place():
         engine.step(plan.positions(engine.order(epoch), step), epoch, number)
     assert {(shape[0], shape[2]) for shape in seen} == {(16, 16), (16, 24), (4, 16), (4, 24)}
     assert sum(shape[0] for shape in seen if shape[2] == 16) == len(engine.train)
+
+
+def test_the_engine_shows_the_sizes_in_turn_each_for_its_share_of_the_run():
+    engine = prepare(tiny_config(SCALES["stage"], "train.epochs=3")).engine
+    plan, seen = engine.plan, []
+    engine.model.backbone.register_forward_hook(lambda module, given, _: seen.append(given[0].shape[-1]))
+    engine.model.train()
+    for number in range(plan.total_steps):
+        epoch, step = divmod(number, plan.steps_per_epoch)
+        engine.step(plan.positions(engine.order(epoch), step), epoch, number)
+    assert seen == [16] * 7 + [24] * 7 + [32] * 7
 
 
 def test_the_summary_scores_each_size(trained):

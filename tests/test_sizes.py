@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +11,7 @@ from torch import nn
 
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.heads import Linear, Margin
-from cifarlab.models.sizes import check_sizes, forward_at_sizes, size_groups, size_of_step
+from cifarlab.models.sizes import check_sizes, forward_at_sizes, size_groups, size_of_stage, size_of_step
 from cifarlab.registry import LOSSES, ConfigError
 from tests.tiny import tiny_config
 
@@ -153,6 +154,21 @@ def test_a_batch_at_one_size_is_one_call():
         assert torch.equal(output.logits, model(images, size).logits)
     plain = forward_at_sizes(model, images, tiny_config(), 0, 0, 1, 0)
     assert torch.equal(plain.logits, model(images, 16).logits)
+
+
+@given(SIZES, st.integers(1, 60))
+def test_the_stages_are_numpys_equal_parts(sizes, steps_each):
+    total = steps_each * len(sizes)
+    parts = np.array_split(np.arange(total), len(sizes))
+    found = [size_of_stage(sizes, step, total) for step in range(total)]
+    assert found == [size for size, part in zip(sizes, parts, strict=True) for _ in part]
+
+
+@given(SIZES, st.integers(1, 300))
+def test_a_stage_is_at_most_a_step_longer_than_another(sizes, total):
+    found = [size_of_stage(sizes, step, total) for step in range(total)]
+    assert [sizes.index(size) for size in found] == sorted(sizes.index(size) for size in found)
+    assert all(abs(found.count(size) - total / len(sizes)) < 1 for size in sizes)
 
 
 @pytest.mark.gpu

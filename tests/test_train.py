@@ -66,8 +66,8 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     assert found == "best.pt config.yaml env.json last.pt lock metrics.jsonl summary.json tensorboard"
     assert json.loads(run.summary_path.read_text()) == summary
     assert " ".join(summary) == (
-        "recipe seed epochs chosen_on chosen_epoch train_top1 val_top1 test_top1 gap seconds "
-        "images_per_second parameters macs peak_memory_bytes data_fingerprint warnings"
+        "recipe seed epochs epochs_run ended_by chosen_on chosen_epoch train_top1 val_top1 test_top1 gap "
+        "parameters data_fingerprint seconds images_per_second macs peak_memory_bytes warnings"
     )
     assert summary["chosen_on"] == "val"
     assert summary["test_top1"] is None

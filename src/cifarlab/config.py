@@ -232,8 +232,8 @@ class TrainConfig(Section):
     )
     accumulate: Annotated[int, Field(ge=1)] = Field(
         1,
-        description="batches whose gradients make one step; batch norm, and losses that compare pictures, see "
-        "one batch",
+        description="batches whose gradients make one step; batch norm, and losses that compare pictures, "
+        "see one batch",
     )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     average: AverageSpec | None = Field(None, description="evaluate an average of the weights")
@@ -306,8 +306,8 @@ class Config(Section):
                 "train.patience=null", ("train", "patience"))  # fmt: skip
         if self.train.accumulate > 1 and self.optim.sharpness is not None:
             raise ConfigError(
-                f"{self.optim.sharpness.name} needs all pictures of a step at once; say optim.sharpness=null, "
-                "or train.accumulate=1", ("train", "accumulate"))  # fmt: skip
+                f"{self.optim.sharpness.name} needs all pictures of a step at once; say "
+                "optim.sharpness=null, or train.accumulate=1", ("train", "accumulate"))  # fmt: skip
         if self.data.mix and self.data.batch_size % 2:
             message = (
                 f"mixing pairs neighbours in a batch, so it needs an even size; got {self.data.batch_size}"

@@ -30,7 +30,7 @@ from cifarlab.views import dress, view_epoch
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run's steps fall into epochs: a step is `accumulate` batches, the last of an epoch maybe fewer."""
+    """How a run's steps fall into epochs: a step is `accumulate` batches, an epoch's last maybe fewer."""
 
     samples: int
     batch_size: int
@@ -168,7 +168,7 @@ class Engine:
     def _backward(
         self, batch: Batch, epoch: int, step: int, number: int = 0, share: float = 1.0
     ) -> tuple[dict[str, Tensor], Output]:
-        """Add the gradients of a step's `number`-th batch, `share` of its samples, where the weights now are."""
+        """Add the gradients of a step's `number`-th batch, where the weights now are. share: of its samples."""
         with self.precision.autocast():
             output = self._forward(self.model, batch, epoch, step, number)
             losses = self.objective(batch, output)

@@ -150,7 +150,7 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
     scale = data.multi_scale
     found = {
         "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
-        "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per == "sample",
+        "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per != "batch",
         "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",

@@ -1,0 +1,71 @@
+"""Settings that do not fit together are one line that names the option and what to do."""
+
+import pytest
+
+from tests.tiny import TINY
+
+MARGIN = ("model.head=margin", "objective={cross_entropy: null, arcface: {}}")
+SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100", "train.device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            (*TINY, *MARGIN, "data.mix={mixup: {}}"),
+            "objective.arcface: arcface has no form for mixed targets; remove data.mix",
+        ),
+        (
+            (*TINY, "optim.sharpness=sam", "train.accumulate=2"),
+            "train.accumulate: sam needs all pictures of a step at once; say optim.sharpness=null, or "
+            "train.accumulate=1",
+        ),
+        (
+            (*TINY, "optim.sharpness={name: asam, rho: 0.1}", "train.accumulate=4"),
+            "train.accumulate: asam needs all pictures of a step at once",
+        ),
+        (
+            (*SMALL, "data.image_size=8", "model.backbone=vgg11_bn"),
+            "data.image_size: vgg11_bn cannot take pictures of 8 px (",
+        ),
+        (
+            (*SMALL, "data.image_size=32", "model.backbone=swin_tiny_patch4_window7_224"),
+            "",
+        ),
+        (
+            (*SMALL, "data.image_size=40", "model.backbone=cifar_vgg8"),
+            "",
+        ),
+        (
+            (*TINY, "data.augment={trivial_agument_wide: {}}"),
+            "data.augment.trivial_agument_wide: unknown augmentation 'trivial_agument_wide'; did you mean "
+            "trivial_augment",
+        ),
+        (
+            (*TINY, "data.augment={one_of: {choices: {rand_augmnet: {}}}}"),
+            "data.augment.one_of.choices.rand_augmnet: unknown augmentation 'rand_augmnet'; did you mean "
+            "rand_augment?",
+        ),
+        (
+            (*TINY, "train.patience=3", "train.select=last"),
+            "train.patience: has no score to wait for where train.select=last; say train.select=val, or "
+            "train.patience=null",
+        ),
+        (
+            (*TINY, "data.multi_scale={sizes: [16, 32], per: stages}"),
+            "data.multi_scale.per: ",
+        ),
+        (
+            (*TINY, "optim.schedule={name: one_cycle, flor: 0.1}"),
+            "optim.schedule.flor: unknown; did you mean floor?",
+        ),
+    ],
+)
+def test_it_is_one_line_and_status_2(cifarlab, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cifarlab("train", "demo", *words)
+    print(err)
+    assert status == 2, err
+    assert err.startswith(f"error: {message}") and len(err.splitlines()) == 1, err
+    assert "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == [], "nothing half-made is left"
