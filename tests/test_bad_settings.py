@@ -29,12 +29,12 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
             "data.image_size: vgg11_bn cannot take pictures of 8 px (",
         ),
         (
-            (*SMALL, "data.image_size=32", "model.backbone=swin_tiny_patch4_window7_224"),
-            "",
+            (*SMALL, "data.image_size=32", "model.backbone=inception_v3"),
+            "data.image_size: inception_v3 cannot take pictures of 32 px (",
         ),
         (
-            (*SMALL, "data.image_size=40", "model.backbone=cifar_vgg8"),
-            "",
+            (*SMALL, "data.multi_scale={sizes: [8, 32], per: stage}", "model.backbone=vgg11_bn"),
+            "data.multi_scale.sizes: vgg11_bn cannot take pictures of 8 px (",
         ),
         (
             (*TINY, "data.augment={trivial_agument_wide: {}}"),
@@ -64,7 +64,6 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
 def test_it_is_one_line_and_status_2(cifarlab, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     status, out, err = cifarlab("train", "demo", *words)
-    print(err)
     assert status == 2, err
     assert err.startswith(f"error: {message}") and len(err.splitlines()) == 1, err
     assert "Traceback" not in out + err

@@ -168,7 +168,7 @@ class Engine:
     def _backward(
         self, batch: Batch, epoch: int, step: int, number: int = 0, share: float = 1.0
     ) -> tuple[dict[str, Tensor], Output]:
-        """Add the gradients of a step's `number`-th batch, where the weights now are. share: of its samples."""
+        """Add the gradients of a step's `number`-th batch, where the weights are. share: of its samples."""
         with self.precision.autocast():
             output = self._forward(self.model, batch, epoch, step, number)
             losses = self.objective(batch, output)
