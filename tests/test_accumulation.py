@@ -21,7 +21,7 @@ VIEWS = {
     "plain": (),
     "mixed": ("data.mix={mixup: {}}", "data.augment.color_jitter={p: 0.5}"),
     "clipped": ("train.grad_clip=0.1",),
-    "one size a picture": ("data.multi_scale={sizes: [16, 24], per: sample}",),
+    "one size a picture": ("data.multi_scale={sizes: [16, 24, 32], per: sample}",),
     "one size a step": ("data.multi_scale={sizes: [16, 24]}",),
     "averaged": ("train.average={name: ema, decay: 0.5}",),
 }
@@ -39,11 +39,11 @@ def stepped(*overrides: str, steps: int) -> Engine:
 def test_it_is_one_batch_of_as_many_pictures(views: str):
     """A whole epoch of 200 pictures: its last step has 20, in batches of 6, 6, 6 and 2.
 
-    Two pictures of two sizes would each be alone, and share one instead: there the last step is left out.
+    With three sizes, batches of 10: a smaller one may hold a single picture of a size, which joins another.
     """
-    steps = 6 if views == "one size a picture" else 7
-    whole = stepped(*VIEWS[views], "data.batch_size=30", steps=steps)
-    parts = stepped(*VIEWS[views], "data.batch_size=6", "train.accumulate=5", steps=steps)
+    size, times = (10, 3) if views == "one size a picture" else (6, 5)
+    whole = stepped(*VIEWS[views], "data.batch_size=30", steps=7)
+    parts = stepped(*VIEWS[views], f"data.batch_size={size}", f"train.accumulate={times}", steps=7)
     assert parts.plan.steps_per_epoch == whole.plan.steps_per_epoch == 7
     assert_close(parts, whole)
     rates = [[engine.learning_rate(step) for step in range(14)] for engine in (parts, whole)]
