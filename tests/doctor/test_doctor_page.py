@@ -11,19 +11,19 @@ from tests.tiny import tiny_config
 PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 
 
-def table(stage: str) -> str:
-    rows = [
+def rows(stage: str) -> set[str]:
+    return {
         f"| `{each.id}` | {each.severity} | {each.meaning} | {each.fix} |"
         for each in CHECKS.values()
         if each.stage == stage
-    ]
-    return "\n".join(["| finding | severity | what it means | fix |", "|---|---|---|---|", *rows])
+    }
 
 
 def test_the_page_lists_every_check():
-    for stage in ("static", "batch", "deep"):
-        assert table(stage) in PAGE, f"the table of {stage} checks is now:\n{table(stage)}"
-    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(CHECKS)
+    """A section a stage; in whichever order, since a test that replaces a check puts it last."""
+    sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:4]
+    for stage, section in zip(("static", "batch", "deep"), sections, strict=True):
+        assert set(re.findall(r"^\| `.*$", section, re.MULTILINE)) == rows(stage)
 
 
 def test_every_check_says_in_a_line_what_it_found_and_what_to_do():
