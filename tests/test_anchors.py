@@ -41,8 +41,6 @@ def test_figures_are_plausible_and_their_bands_hold_them():
 def test_backbones_are_registered_or_timms(anchor):
     import timm
 
-    if anchor.backbones[0] in ("cct_7_3x1", "vit_lite_7_4"):
-        pytest.skip("not registered yet")
     for name in anchor.backbones:
         assert name in BACKBONES or timm.is_model(name)
 

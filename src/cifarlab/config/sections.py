@@ -1,21 +1,12 @@
-"""The typed sections of a run, checked together."""
+"""The typed sections of a run, each checked by itself."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from cifarlab.registry import (
     OPTIMIZERS,
@@ -25,25 +16,11 @@ from cifarlab.registry import (
     ConfigError,
     DatasetSpec,
     HeadSpec,
-    LossSpecs,
     MixSpecs,
     ScheduleSpec,
     SharpnessSpec,
-    Spec,
-    explain,
     unknown,
 )
-
-# What a recipe need not say; merged first, so that a change of `name` has an old name to differ from.
-ROOT: dict[str, Any] = {
-    "data": {"dataset": {"name": "cifar100"}},
-    "model": {"backbone": {"name": "resnet18"}, "head": {"name": "linear"}},
-    "objective": {},
-    "optim": {"name": "adamw", "schedule": {"name": "constant"}},
-    "train": {},
-}
-# Two runs that differ in these only are the same experiment.
-NOT_IDENTITY = (("data", "root"), ("teacher", "cache"), ("train", "device"), ("imports",))
 
 
 class Section(BaseModel):
@@ -274,144 +251,3 @@ class TeacherConfig(Section):
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(f"expected a run's name, or a list of them; got {value!r}")
         return tuple(names)
-
-
-class Config(Section):
-    """A run, whole: every default filled in, every part checked."""
-
-    data: DataConfig
-    model: ModelConfig
-    objective: LossSpecs
-    teacher: TeacherConfig | None = None
-    optim: OptimConfig
-    train: TrainConfig
-    imports: tuple[str, ...] = Field((), description="Python files or modules that register parts")
-
-    @field_validator("objective")
-    @classmethod
-    def _some_loss(cls, value: dict[str, Spec]) -> dict[str, Spec]:
-        if not value:
-            raise ConfigError("needs at least one loss, e.g. {cross_entropy: {}}")
-        return value
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Config:
-        if self.data.val >= 1 and self.data.val != int(self.data.val):
-            raise ConfigError(f"a count, or a fraction below 1; got {self.data.val}", ("data", "val"))
-        if self.train.last_epoch > self.train.epochs:
-            raise ConfigError(f"at most train.epochs, {self.train.epochs}", ("train", "stop"))
-        if self.train.patience is not None and self.train.select == "last":
-            raise ConfigError(
-                "has no score to wait for where train.select=last; say train.select=val, or "
-                "train.patience=null", ("train", "patience"))  # fmt: skip
-        if self.train.accumulate > 1 and self.optim.sharpness is not None:
-            raise ConfigError(
-                f"{self.optim.sharpness.name} needs all pictures of a step at once; say "
-                "optim.sharpness=null, or train.accumulate=1", ("train", "accumulate"))  # fmt: skip
-        if self.data.mix and self.data.batch_size % 2:
-            message = (
-                f"mixing pairs neighbours in a batch, so it needs an even size; got {self.data.batch_size}"
-            )
-            raise ConfigError(message, ("data", "batch_size"))
-        for label, spec in self.objective.items():
-            traits = spec.part.traits
-            if self.data.mix and not traits.get("soft_targets", True):
-                raise ConfigError(
-                    f"{spec.name} has no form for mixed targets; remove data.mix", ("objective", label)
-                )
-            if traits.get("needs_cosines") and not self.model.head.part.traits.get("cosines"):
-                message = f"{spec.name} needs a head that compares directions; say model.head=margin"
-                raise ConfigError(message, ("objective", label))
-            head = self.model.head
-            has_products = head.part.traits.get("products") and not head.kwargs().get("bias")
-            if traits.get("needs_products") and not has_products:
-                message = (
-                    f"{spec.name} needs logits without bias; say model.head={{name: linear, bias: false}}"
-                )
-                raise ConfigError(message, ("objective", label))
-            if traits.get("needs_teacher") and self.teacher is None:
-                message = f"{spec.name} learns from a teacher; say teacher.run=<a run's name>"
-                raise ConfigError(message, ("objective", label))
-        scale = self.data.multi_scale
-        if scale is not None and scale.per == "sample" and len(scale.sizes) > 1 and "stages" in self.lessons:
-            raise ConfigError(
-                "feature maps of several sizes cannot be put together; say data.multi_scale.per=batch",
-                ("data", "multi_scale", "per"),
-            )
-        if self.lessons and self.teacher and self.teacher.views and self.teacher.cache:
-            self._refuse_cache(self.teacher.views)
-        return self
-
-    def _refuse_cache(self, views: int) -> None:
-        path = ("teacher", "cache")
-        if self.data.mix and self.data.shuffle:
-            raise ConfigError(
-                f"data.mix pairs neighbours in the epoch's order, which {views} views do not repeat: nothing "
-                "could be kept; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
-        if any(map(_draws_per_batch, self.data.mix.values())):
-            raise ConfigError(
-                "what a mixer makes per batch depends on the batch's size; say per: pair for each, or "
-                "teacher.cache=false", path)  # fmt: skip
-        if "stages" in self.lessons:
-            raise ConfigError("feature maps are too large to be kept; say teacher.cache=false", path)
-
-    @property
-    def split_seed(self) -> int:
-        """What draws the validation pictures."""
-        own = self.data.split_seed
-        return self.train.seed if own is None else own
-
-    @property
-    def lessons(self) -> frozenset[str]:
-        """What the losses read of a teacher: logits, embedding, stages; empty where none has one."""
-        needs = (spec.part.traits.get("needs_teacher") for spec in self.objective.values())
-        return frozenset(need for need in needs if need)
-
-    def dump(self) -> dict[str, Any]:
-        """Plain data from which `resolve` builds an equal config."""
-        return self.model_dump(mode="json")
-
-    def identity(self) -> dict[str, Any]:
-        """`dump()` without what may change between two sittings of the same run."""
-        plain = self.dump()
-        return without_places(plain)
-
-
-def _draws_per_batch(mixer: Spec) -> bool:
-    choices = getattr(mixer.options, "choices", {})
-    return getattr(mixer.options, "per", "pair") == "batch" or any(map(_draws_per_batch, choices.values()))
-
-
-def without_places(plain: dict[str, Any]) -> dict[str, Any]:
-    """A saved configuration less the keys of NOT_IDENTITY."""
-    plain = copy.deepcopy(plain)
-    for *sections, key in NOT_IDENTITY:
-        inner: Any = plain
-        for section in sections:
-            inner = inner.get(section) if isinstance(inner, dict) else None
-        if isinstance(inner, dict):
-            inner.pop(key, None)
-    return plain
-
-
-def build(plain: Mapping[str, Any]) -> Config:
-    """Check merged plain data. Raises ConfigError with the full path of the first key that is wrong."""
-    try:
-        return Config.model_validate(plain)
-    except ValidationError as error:
-        raise explain(error, keys_at) from None
-
-
-def keys_at(path: tuple[str, ...]) -> Iterable[str]:
-    """The keys of the section at `path`, for `did you mean`."""
-    sections = {
-        "data": DataConfig, "model": ModelConfig, "teacher": TeacherConfig, "optim": OptimConfig,
-        "train": TrainConfig,
-    }  # fmt: skip
-    if not path:
-        return Config.model_fields
-    if path == ("data", "multi_scale"):
-        return MultiScale.model_fields
-    if path == ("optim", "lookahead"):
-        return Lookahead.model_fields
-    return sections[path[0]].model_fields if path[0] in sections and len(path) == 1 else ()

@@ -1,0 +1,16 @@
+"""Configurations: a run's typed sections, checked one by one and together."""
+
+from cifarlab.config.config import ROOT, Config, build, keys_at, without_places
+from cifarlab.config.sections import DataConfig, ModelConfig, OptimConfig, TeacherConfig
+
+__all__ = [
+    "ROOT",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "TeacherConfig",
+    "build",
+    "keys_at",
+    "without_places",
+]
