@@ -82,6 +82,10 @@ def test_the_command_line_says_why_it_ended_and_that_it_is_finished(tmp_path, sc
     assert "is finished" in cifarlab("train", "demo", *words)[1]
     run = Run(tmp_path / "r" / "0")
     assert json.loads(run.summary_path.read_text())["ended_by"] == "train.patience"
+    run.summary_path.unlink()
+    status, out, err = cifarlab("train", "demo", *words)
+    assert status == 0 and "train.patience ended it after 3" in out
+    assert "goes on" not in out + err, "no epoch follows"
     status, _, err = cifarlab("refit", run.folder)
     assert status == 0, err
     refit = Run(tmp_path / "r_refit" / "0").summary()

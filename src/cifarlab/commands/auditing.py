@@ -72,7 +72,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "near_threshold" in report:
         lines.append(
             f"nearly: the pictures' detail correlates by {report['near_threshold']} or more, flipped or "
-            "shifted by at most two of 32 pixels"
+            "shifted by one of 32 pixels (by two where the picture is smooth)"
         )
     if "suspects" in report:
         lines.append(

@@ -22,7 +22,10 @@ def write_audit_sheet(audit: Audit, out: Path) -> Path:
     """The duplicates, near duplicates and suspect labels of an audit, SHOWN of each, as one picture."""
     sections = []
     across = sorted(audit.report["pairs"], key=lambda row: row["pictures"][0][0] == row["pictures"][1][0])
-    for kind, title in (("exact", "Exact duplicates"), ("near", "Near duplicates")):
+    kinds = [("exact", "Exact duplicates")]
+    if "near_threshold" in audit.report:
+        kinds.append(("near", "Near duplicates"))
+    for kind, title in kinds:
         rows = [row for row in across if row["kind"] == kind]
         sections.append((f"{title}: {len(rows):,} pairs", [_pair(audit, row) for row in rows[:SHOWN]]))
     if "suspects" in audit.report:
