@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from cifarlab.merging import differences
@@ -50,11 +50,6 @@ class Group:
     def mean(self, key: str) -> float | None:
         values = self.values(key)
         return fmean(values) if values else None
-
-    def deviation(self, key: str) -> float | None:
-        """Standard deviation over seeds, of two and more."""
-        values = self.values(key)
-        return stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
