@@ -14,6 +14,7 @@ from cifarlab.commands import (  # noqa: F401
     training,
     checking,
     comparing,
+    reproducing,
     reference,
     trained,
     inference,
