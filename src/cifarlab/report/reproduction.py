@@ -34,10 +34,10 @@ def _opening(found: Mapping[str, Any]) -> list[str]:
         "# The tutorial's table again",
         "",
         f"`cifarlab reproduce --budget {found['budget']}`{overrides}: {_epochs(found['epochs'])} of "
-        f"{amount}. *As run* is what the published code does, defects included (`as_run/` recipes): the same batches in "
-        "the same order every epoch, augmentation frozen, ImageNet weights without their normalisation, and "
-        "the best epoch of the test set. *Corrected* is the same experiment without them, its epoch chosen "
-        "on validation.",
+        f"{amount}. *As run* is what the published code does, defects included (`as_run/` recipes): the same "
+        "batches in the same order every epoch, augmentation frozen, ImageNet weights without their "
+        "normalisation, and the best epoch of the test set. *Corrected* is the same experiment without them, "
+        "its epoch chosen on validation.",
         "",
     ]
     if start := found["start"]:
