@@ -13,6 +13,7 @@ from cifarlab.commands.shared import app
 from cifarlab.commands import (  # noqa: F401
     training,
     checking,
+    profiling,
     comparing,
     reproducing,
     reference,
