@@ -77,7 +77,9 @@ def run(place, monkeypatch, line: str) -> int:
         names = 4 if words[1] == "compare" else 3
         words = [*words[:names], *SHORT, "--seeds", "2"]
     if words[1] == "reproduce":
-        words = [*words[:2], *SHORT, "data.limit=100", "--seeds", "2", "--only", "resnet18_baseline"]
+        # Apart from the runs that other commands of the README shortened otherwise.
+        apart = ["--runs", "reproduced", "--seeds", "2", "--only", "resnet18_baseline"]
+        words = [*words[:2], *SHORT, "data.limit=100", *apart]
     if words[1] == "profile":
         words = [*words[:3], *SHORT, "--steps", "1"]
     if words[1] == "train":
