@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cifarlab.compiling import compiled
 from cifarlab.config import Config
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
@@ -92,6 +93,8 @@ class Engine:
     ):
         self.config, self.model, self.objective, self.train = config, model, objective, train
         self.precision, self.teacher = precision, teacher
+        # Trained through; state, averages and evaluation are the model's own.
+        self._through = compiled(model) if config.train.engine == "compiled" else model
         self.device = precision.device
         self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
         self.optimizer = build_optimizer(config.optim, [model, objective])
@@ -185,7 +188,7 @@ class Engine:
         """Add the gradients of a step's `number`-th batch, where the weights are. share: of its samples."""
         with self.precision.autocast():
             with self.span("forward"):
-                output = self._forward(self.model, batch, epoch, step, number)
+                output = self._forward(self._through, batch, epoch, step, number)
             with self.span("loss"):
                 losses = self.objective(batch, output)
         with self.span("backward"):

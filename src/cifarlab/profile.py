@@ -103,7 +103,8 @@ def profile(
 
 def count_flops(engine: Engine, positions: Tensor) -> int:
     """Of the matrix products and convolutions of one step, forward and backward; trains that step."""
-    with FlopCounterMode(display=False) as counter:
+    # Compiled kernels are not counted.
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         engine.step(positions, 0, 0)
     return counter.get_total_flops()
 
