@@ -10,20 +10,11 @@ albumentations for the policy. It runs with each of `--workers`, and its better 
 from __future__ import annotations
 
 import copy
-import os
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-# albumentations would ask the package index for a newer version on import.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-import albumentations
-import cv2
-import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from common import (
@@ -37,11 +28,11 @@ from common import (
     warn_if_busy,
     write,
 )
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
 
 from cifarlab.config import Config
-from cifarlab.data.splits import Split
 from cifarlab.prepare import Job, prepare
 from cifarlab.recipes import read, resolve
 from cifarlab.views import dress
@@ -54,53 +45,6 @@ STEPS_A_TURN = 4
 LOSS_TOLERANCE = 0.05
 
 
-class TutorialPictures(Dataset):
-    """The tutorial's data set class: transpose, resize, augment, transpose and scale, picture by picture."""
-
-    def __init__(self, split: Split, image_size: int, augmented: bool):
-        self.images = split.images[split.rows].numpy()
-        self.labels = split.labels.tolist()
-        self.image_size = image_size
-        self.augment = _tutorial_policy() if augmented else None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image = np.transpose(self.images[index], (1, 2, 0))
-        image = cv2.resize(image, (self.image_size, self.image_size), interpolation=cv2.INTER_LINEAR)
-        if self.augment is not None:
-            image = self.augment(image=image)["image"]
-        image = np.transpose(image, (2, 0, 1))
-        return image.astype(np.float32) / 255.0, np.array(self.labels[index], dtype=np.int64)
-
-
-def _tutorial_policy() -> Any:
-    with warnings.catch_warnings():
-        # albumentations would rather have Affine than ShiftScaleRotate.
-        warnings.simplefilter("ignore", UserWarning)
-        choices = [
-            albumentations.ShiftScaleRotate(),
-            albumentations.CoarseDropout(),
-            albumentations.ColorJitter(),
-            albumentations.HorizontalFlip(),
-            albumentations.VerticalFlip(),
-        ]
-    return albumentations.OneOf(choices, p=1.0)
-
-
-class TutorialModel(nn.Module):
-    """timm's ResNet-18 as a feature extractor, its last stage pooled, one linear layer."""
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.backbone = timm.create_model("resnet18", pretrained=False, features_only=True)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images)[-1])
-
-
 class Tutorial:
     """The tutorial's training loop: what Lightning does for it each step, without Lightning's own cost."""
 
@@ -109,9 +53,7 @@ class Tutorial:
         self.batch_size, self.num_workers = config.data.batch_size, num_workers
         self.clip = config.train.grad_clip or float("inf")
         self.model = TutorialModel(len(job.splits.classes))
-        weights = {name: value.contiguous() for name, value in job.engine.model.backbone.state_dict().items()}
-        self.model.backbone.load_state_dict(weights)
-        self.model.head[2].load_state_dict(job.engine.model.get_submodule("head.fc").state_dict())
+        give_weights(job.engine.model, self.model)
         self.model.train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
@@ -127,7 +69,7 @@ class Tutorial:
             self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=quiet_worker,
         )
         batches = iter(loader)
         self.step(*next(batches))
@@ -143,11 +85,6 @@ class Tutorial:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.logged.append(loss.item())  # what `self.log("loss", loss, prog_bar=True)` comes to
-
-
-def _quiet_worker(worker: int) -> None:
-    # OpenCV's own threads do not survive a fork.
-    cv2.setNumThreads(0)
 
 
 class Ours:

@@ -101,6 +101,39 @@ def test_startup_measures_whole_processes(tmp_path: Path):
     assert "| peak memory, resnet18_baseline |" in printed and "| 2.5 GB |" in printed
 
 
+def test_compare_seed_runs_whole_epochs_of_each_side(tmp_path: Path):
+    printed, result = run_tiny("compare_seed", tmp_path)
+    found = result["sizes"]["32"]
+    assert found["equality"]["gradients"] < 1e-4 and found["equality"]["losses"] < 5e-3
+    seconds = found["seconds"]
+    assert list(seconds) == ["A, 0 and 0 workers", "A', 0 and 0 workers", "B"]
+    for figures in seconds.values():
+        check_spread(figures, 2, min)
+    for side in ("A", "A'"):
+        ratio = found["ratios"][f"B over {side}"]
+        counted = seconds[ratio["counted"]]["median"]
+        assert ratio["counted"].startswith(f"{side},") and len(ratio["rounds"]) == 2
+        assert ratio["of_medians"] == pytest.approx(counted / seconds["B"]["median"], rel=0.01)
+    assert found["ratios"]["B over A"]["required"] == 1.7
+    assert all(0 < share < 1 for share in found["outside"]["rounds"])
+    assert printed.index("gradients of the first step") < printed.index("round 1")
+
+
+def test_scaling_varies_one_thing_at_a_time(tmp_path: Path):
+    printed, result = run_tiny("scaling", tmp_path)
+    (key,) = result["varied"]
+    rows = result["varied"][key]["rows"]
+    assert key == "epochs" and [*rows] == ["1", "2", "3"]
+    for row in rows.values():
+        check_spread(row["seconds"], 1, min)
+        assert row["peak_memory_bytes"] > 100e6
+    line = result["varied"][key]["line"]
+    for value, row in rows.items():
+        off = abs(row["seconds"]["median"] - line["start"] - line["slope"] * int(value))
+        assert off <= line["largest_deviation"] * row["seconds"]["median"] + 1e-3
+    assert "off a line at most" in printed
+
+
 def test_distillation_speed_compares_a_student_with_itself_taught(tmp_path: Path):
     printed, result = run_tiny("distillation_speed", tmp_path)
     one, other = result["epoch_seconds"].values()
