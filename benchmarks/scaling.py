@@ -122,10 +122,7 @@ def main() -> None:
                   f"{rows[str(value)]['peak_memory_bytes'] / 1e9:.2f} GB |")  # fmt: skip
         results[key] = {"rows": rows}
         if key in LINEAR:
-            medians = [
-                statistics.median(each["seconds"] for each in measured[key, value]) for value in values
-            ]
-            results[key]["line"] = line([*values], medians)
+            results[key]["line"] = line([*values], [row["seconds"]["median"] for row in rows.values()])
             print(f"{key}: {results[key]['line']['largest_deviation']:.1%} off a line at most")
     write(given.out, "scaling", {**found, "pictures": pictures, "base": base, "varied": results})
 
