@@ -117,6 +117,8 @@ def test_tokens_and_positions_are_not_decayed():
     names = {name for name, p in model.named_parameters() if any(p is q for q in decayed["params"])}
     assert "backbone.patch_embed.proj.weight" in names
     assert not {"backbone.pos_embed", "backbone.cls_token"} & names
+    (asked,) = parameter_groups(model, 0.1, True)
+    assert len(asked["params"]) == len([*model.parameters()])
 
 
 def test_frozen_parameters_are_left_out():

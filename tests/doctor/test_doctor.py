@@ -183,6 +183,15 @@ def test_what_is_found_in_the_recipes(name):
     assert serious(run_checks("static", planned(resolve(read(name))))) == FIRES.get(name, set())
 
 
+@pytest.mark.parametrize(
+    ("name", "decay", "noted"), [("sgd", 5e-4, False), ("sgd", 1e-3, True), ("adamw", 5e-4, True)]
+)
+def test_decayed_norms_are_usual_with_sgd(name, decay, noted):
+    config = faulty(f"optim={{name: {name}, weight_decay: {decay}, decay_norms: true, schedule: cosine}}")
+    found = {finding.id for finding in run_checks("static", planned(config))}
+    assert ("norms_decayed" in found) == noted
+
+
 def test_the_published_codes_other_defects_are_found():
     """Those that a model or the policy shows, and those that a user may have meant."""
     found = diagnose(resolve(read("as_run/resnet18_augment"), ["train.device=cpu"])).findings

@@ -154,7 +154,9 @@ class OptimConfig(Section):
 
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="the schedule's peak")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    decay_norms: bool = Field(False, description="weight decay on norms and biases too")
+    decay_norms: bool = Field(
+        False, description="weight decay on norms, biases, class tokens and position embeddings, too"
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="the rate of a layer over that of the layer above it; the head has the whole rate"
     )
