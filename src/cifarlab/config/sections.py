@@ -210,9 +210,7 @@ class TrainConfig(Section):
         None, description="end after so many epochs without a better score on what `select` names"
     )
     accumulate: Annotated[int, Field(ge=1)] = Field(
-        1,
-        description="batches whose gradients make one step; batch norm, and losses that compare pictures, "
-        "see one batch",
+        1, description="batches whose gradients make one step; batch norm sees one batch at a time"
     )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     average: AverageSpec | None = Field(None, description="evaluate an average of the weights")
