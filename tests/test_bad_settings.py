@@ -24,6 +24,14 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
             (*TINY, "optim.sharpness={name: asam, rho: 0.1}", "train.accumulate=4"),
             "train.accumulate: asam needs all pictures of a step at once",
         ),
+        *(
+            (
+                (*TINY, f"objective.near={{name: {name}}}", "train.accumulate=2"),
+                f"train.accumulate: {name} compares the pictures of a batch, and would see those of one at a "
+                "time; say train.accumulate=1, or remove objective.near",
+            )
+            for name in ("triplet", "supcon", "rkd")
+        ),
         (
             (*SMALL, "data.image_size=8", "model.backbone=vgg11_bn"),
             "data.image_size: vgg11_bn cannot take pictures of 8 px (",

@@ -102,6 +102,14 @@ def test_options_act_in_training_only(name: str, option: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_stochastic_depth_grows_linearly_from_none(name: str):
+    backbone = built(name, drop_path=0.3)
+    rates = [getattr(half, "drop_prob", 0.0) for block in backbone.blocks for half in (
+        block.drop_path1, block.drop_path2)]  # fmt: skip
+    assert rates == pytest.approx([0.05 * index for index in range(7) for _ in range(2)])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_layers(name: str):
     backbone = built(name)
     layer: Any = group_parameters(backbone, backbone.group_matcher(), reverse=True)

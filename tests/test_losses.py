@@ -17,7 +17,7 @@ from cifarlab.objectives.objective import build_objective
 from cifarlab.optim.optimizers import sgd
 from cifarlab.records import Output
 from cifarlab.registry import DATASETS, LOSSES, MIXERS, ConfigError
-from tests.batches import CLASSES, ROWS, WIDTH, random_batch
+from tests.batches import CLASSES, ROWS, WIDTH, batch_of, random_batch
 
 HARD_ONLY = [name for name in LOSSES if not LOSSES[name].traits.get("soft_targets", True)]
 ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines")]
@@ -96,6 +96,25 @@ def test_autocast_changes_nothing_in_a_loss(name: str):
     with torch.autocast("cpu", torch.bfloat16):
         low = objective(batch, output)["total"]
     assert torch.equal(low, objective(batch, output)["total"])
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "fitnet"])  # It has a batch norm.
+def test_the_mean_of_two_batches_is_that_of_both_unless_a_loss_compares_pictures(name: str):
+    """What a loss that compares would do to `train.accumulate`, beside which it is refused."""
+    torch.manual_seed(0)
+    head = HEADS["linear, no bias" if name in ON_PRODUCTS else "margin"](WIDTH, CLASSES).eval()
+    features = torch.randn(ROWS, WIDTH)
+    labels = torch.arange(ROWS) % 3
+
+    def loss(rows: slice) -> Tensor:
+        output = with_stages(head(features[rows]), features[rows])
+        teacher = replace(output, logits=output.logits.flip(1), embedding=output.embedding**2)
+        return taught_objective(name, output, teacher)(
+            replace(batch_of(labels[rows]), teacher=teacher), output
+        )["total"]
+
+    apart = (loss(slice(0, ROWS // 2)) + loss(slice(ROWS // 2, ROWS))) / 2
+    assert torch.allclose(loss(slice(0, ROWS)), apart, rtol=1e-4) != bool(LOSSES[name].traits.get("compares"))
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if not LOSSES[name].traits.get("needs_teacher")])

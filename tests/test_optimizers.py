@@ -99,6 +99,32 @@ def test_matches_torchs_unfused_formulas():
         torch.testing.assert_close(dict(ours.named_parameters()), dict(theirs.named_parameters()))
 
 
+# Other values than the defaults, of every option that an optimizer has.
+OTHERWISE = {
+    "momentum": 0.5, "nesterov": False, "betas": (0.5, 0.6), "eps": 1.0, "iterations": 2, "scale": "original",
+    "rest": "sgd", "rest_rate": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(name, option) for name in OPTIMIZERS for option in OPTIMIZERS[name].schema.model_fields],
+)
+def test_every_option_has_an_effect(name: str, option: str):
+    def trained(**options) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = Network()
+        optimizer = build_optimizer(optim(name, lr=0.05, **options), model)
+        for group in optimizer.param_groups:  # as the engine does
+            group["lr"] = 0.05 * group.get("lr_scale", 1)
+        train(model, optimizer, range(3))
+        return model.state_dict()
+
+    plain, changed = trained(), trained(**{option: OTHERWISE[option]})
+    weight = "fc.weight" if option.startswith("rest") else "mix.weight"
+    assert not torch.equal(plain[weight], changed[weight])
+
+
 def test_norms_and_biases_are_not_decayed_unless_asked():
     model = Network()
     decayed, others = parameter_groups(model, 0.1, False)
@@ -117,6 +143,8 @@ def test_tokens_and_positions_are_not_decayed():
     names = {name for name, p in model.named_parameters() if any(p is q for q in decayed["params"])}
     assert "backbone.patch_embed.proj.weight" in names
     assert not {"backbone.pos_embed", "backbone.cls_token"} & names
+    (asked,) = parameter_groups(model, 0.1, True)
+    assert len(asked["params"]) == len([*model.parameters()])
 
 
 def test_frozen_parameters_are_left_out():

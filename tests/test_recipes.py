@@ -4,7 +4,9 @@ import pytest
 import timm
 import torch
 import yaml
+from timm.data.auto_augment import LEVEL_TO_ARG
 
+from cifarlab.augment.tables import NARROW
 from cifarlab.data.splits import Split
 from cifarlab.engine import Engine
 from cifarlab.merging import differences
@@ -122,6 +124,30 @@ def test_recipes_that_fine_tune_begin_from_published_weights_as_they_were_traine
             assert timm.is_model_pretrained(model["backbone"]["name"])
             assert (model["backbone"]["pretrained"], model["normalize"]) == (True, "pretrained")
             assert recipe.published is not None and "Published" in recipe.path.read_text()
+
+
+def test_deit_is_dressed_as_its_model_card_says():
+    """rand-m9, of the ten levels by which timm counts; mixup or CutMix, one lambda a batch."""
+    data = plain("finetune/deit_small")["data"]
+    level, place = 9, data["augment"]["rand_augment"]["magnitude"]
+    timms = {"ShearX": "shear_x", "TranslateXRel": "translate_x", "Rotate": "rotate"}
+    for theirs, ours in timms.items():
+        (largest,) = map(abs, LEVEL_TO_ARG[theirs](level, {"translate_pct": 0.45}))
+        largest *= 100 if ours == "translate_x" else 1
+        assert NARROW.magnitudes(ours, 31, 100, 100)[place].item() == pytest.approx(largest, rel=0.01)
+    (mixer,) = data["mix"].values()
+    assert {name: part["alpha"] for name, part in mixer["choices"].items()} == {"mixup": 0.8, "cutmix": 1.0}
+    assert {mixer["per"], *(part["per"] for part in mixer["choices"].values())} == {"batch"}
+    assert len({part["p"] for part in mixer["choices"].values()}) == 1
+
+
+def test_the_strong_wide_network_is_trained_as_sams():
+    """Decay on every weight, Nesterov's momentum, gradients clipped at 5: google-research/sam's flags."""
+    told = plain("strong/wrn_28_10")
+    optim = told["optim"]
+    assert (optim["name"], optim["lr"], optim["weight_decay"], optim["nesterov"]) == ("sgd", 0.1, 5e-4, True)
+    assert optim["decay_norms"] and optim["sharpness"] == {"name": "sam", "rho": 0.1}
+    assert (told["train"]["grad_clip"], told["train"]["epochs"]) == (5, 200)
 
 
 def test_recipes_as_the_text_describes_them():

@@ -56,6 +56,8 @@ FAULTS = [
     ("no_effect", ["optim.lookahead={steps: 500}"]),
     ("no_effect", ["train.average=ema"]),
     ("no_effect", ["train.average={name: swa, start: 0.9}"]),
+    ("no_effect", ["train.average=swa", "train.epochs=10", "train.stop=7"]),
+    ("no_effect", ["train.patience=2", "train.epochs=3"]),
     ("last_map_1x1", ["model.backbone={name: resnet18}"]),
     ("tiny_batch_norm", ["data.batch_size=4"]),
     ("tiny_batch_norm", ["data.batch_size=66"]),
@@ -183,6 +185,15 @@ def test_what_is_found_in_the_recipes(name):
     assert serious(run_checks("static", planned(resolve(read(name))))) == FIRES.get(name, set())
 
 
+@pytest.mark.parametrize(
+    ("name", "decay", "noted"), [("sgd", 5e-4, False), ("sgd", 1e-3, True), ("adamw", 5e-4, True)]
+)
+def test_decayed_norms_are_usual_with_sgd(name, decay, noted):
+    config = faulty(f"optim={{name: {name}, weight_decay: {decay}, decay_norms: true, schedule: cosine}}")
+    found = {finding.id for finding in run_checks("static", planned(config))}
+    assert ("norms_decayed" in found) == noted
+
+
 def test_the_published_codes_other_defects_are_found():
     """Those that a model or the policy shows, and those that a user may have meant."""
     found = diagnose(resolve(read("as_run/resnet18_augment"), ["train.device=cpu"])).findings
@@ -192,6 +203,10 @@ def test_the_published_codes_other_defects_are_found():
     assert all(word in policy for word in ("as it is", "upside down", "45 degrees", "hue"))
     baseline = run_checks("static", planned(resolve(read("as_run/resnet18_baseline"))))
     assert "no_augmentation" in {finding.id for finding in baseline}
+
+
+def test_the_shortest_run_that_patience_can_end_is_not_warned_of():
+    assert serious(run_checks("static", planned(faulty("train.patience=2", "train.epochs=4")))) == set()
 
 
 def test_the_demo_trains_without_a_warning():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from cifarlab.anchors.figures import Anchor
 from cifarlab.config import Config
+from cifarlab.registry import Spec
 
 POLICIES = frozenset({"auto_augment", "rand_augment", "trivial_augment_wide", "aug_mix"})
 CUTOUTS = frozenset({"cutout", "coarse_dropout", "random_erasing"})
@@ -15,11 +16,19 @@ TRAINING_PICTURES = 50_000
 
 def augmentation(config: Config) -> frozenset[str]:
     """What a configuration has of crop, flip, cutout, policy, mixup, cutmix."""
-    names = {spec.name for spec in (*config.data.augment.values(), *config.data.mix.values())}
+    names = {spec.name for spec in (*config.data.augment.values(), *_mixers(config.data.mix))}
     kinds = {"crop", "flip", "mixup", "cutmix"} & names
     kinds |= {"policy"} if POLICIES & names else set()
     kinds |= {"cutout"} if CUTOUTS & names else set()
     return frozenset(kinds)
+
+
+def _mixers(specs: Mapping[str, Spec]) -> Iterator[Spec]:
+    """The mixers, and those that one of them chooses among: each meets some pairs."""
+    for spec in specs.values():
+        if spec.p:
+            yield spec
+            yield from _mixers(spec.kwargs().get("choices", {}))
 
 
 def pretrained(config: Config) -> bool:
@@ -43,9 +52,11 @@ def _of_model(config: Config, anchor: Anchor) -> Causes:
     if anchor.pretrained and not pretrained(config):
         yield 22, f"no pretrained weights (the figure's: {anchor.pretrained}); model.backbone.pretrained=true"
     if size < anchor.image_size:
+        is_tutorials = size <= 64 and anchor.image_size == 224
         yield (
-            20,
-            f"pictures seen at {size} pixels, not {anchor.image_size} (about 20 points in the tutorial); "
+            20 if size <= 64 else 1,
+            f"pictures seen at {size} pixels, not {anchor.image_size}"
+            f"{' (about 20 points in the tutorial)' if is_tutorials else ''}; "
             f"data.image_size={anchor.image_size}",
         )
     elif anchor.image_size == 32 and size <= 64 and getattr(options, "stem", None) == "imagenet":
@@ -72,7 +83,7 @@ def _of_data(config: Config, anchor: Anchor) -> Causes:
             f"trained on {used:,.0f} of {TRAINING_PICTURES:,} pictures ({' and '.join(keys)})",
         )
     if {"crop", "flip"} <= missing:
-        yield 14, "no crop, no flip (about 14 points); data.augment: {crop: {padding: 4}, flip: {p: 0.5}}"
+        yield 14, "no crop, no flip; data.augment: {crop: {padding: 4}, flip: {p: 0.5}}"
     else:
         for kind in sorted(missing & {"crop", "flip"}):
             yield 5, f"no {kind}"
@@ -88,7 +99,7 @@ def _of_data(config: Config, anchor: Anchor) -> Causes:
 def _of_optimization(config: Config, anchor: Anchor) -> Causes:
     optim, epochs = config.optim, config.train.epochs
     if optim.schedule.name == "constant" and anchor.epochs and anchor.epochs > 10:
-        yield 5.5, "a learning rate that never falls (3 to 8 points); optim.schedule=cosine"
+        yield 5.5, "a learning rate that never falls; optim.schedule=cosine"
     if anchor.epochs and epochs < anchor.epochs:
         yield 2.5 * math.log2(anchor.epochs / epochs), f"{epochs} epochs, not {anchor.epochs}"
         extra = augmentation(config) - anchor.augment

@@ -11,17 +11,21 @@ SPREAD = 0.5
 CUTOUT = "the README of uoguelph-mlrg/Cutout"
 OPENMIXUP = "openmixup's README"
 WEIAICUNZAI = "the README of weiaicunzai/pytorch-cifar100"
-SAM = "the README of google-research/sam"
+SAM = "google-research/sam's first README"
 DISTILLER = "RepDistiller and mdistiller"
 FORET = "Foret et al. 2021, not re-checked"
+VIT = "the README of google-research/vision_transformer"
+BIT = "the README of google-research/big_transfer"
+DEIT = "wr123/deit-cifar100 on Hugging Face"
+SWIN = "MazenAmria/swin-tiny-finetuned-cifar100 on Hugging Face"
 
 
 @dataclass(frozen=True)
 class Figure:
     """One published accuracy, in percent.
 
-    runs: how many it is the mean of. epoch: last or best; the best of many test scores is optimistic. None
-    where that is not known.
+    runs: how many it is the mean or the median of. epoch: last or best; the best of many test scores is
+    optimistic. None where that is not known.
     """
 
     top1: float
@@ -72,11 +76,21 @@ def _student(name: str, backbone: str, alone: float, *taught: tuple[str, float])
     return tuple(anchors)
 
 
+# What DeiT's figures have beside crop and flip: RandAugment, random erasing, mixup and CutMix.
+DRESSED = ("policy", "cutout", "mixup", "cutmix")
+
+
 def _tuned(
-    name: str, backbones: tuple[str, ...], top1: float, source: str, on: str, epochs: int | None = None
+    name: str,
+    backbones: tuple[str, ...],
+    *figures: Figure,
+    size: int = 224,
+    on: str = "ImageNet-1k",
+    epochs: int | None = None,
+    augment: frozenset[str] = frozenset({"flip"}),
 ) -> Anchor:
-    return Anchor(name, backbones, (Figure(top1, source),), epochs, frozenset({"flip"}), 224, on,
-                  optimizer="any")  # fmt: skip
+    """A pretrained network, fine-tuned on pictures of `size` px."""
+    return Anchor(f"{name}, fine-tuned", backbones, figures, epochs, augment, size, on, optimizer="any")
 
 
 ANCHORS: tuple[Anchor, ...] = (
@@ -88,7 +102,7 @@ ANCHORS: tuple[Anchor, ...] = (
     Anchor("ResNet-50", ("resnet50",), (
         Figure(79.90, "mmpretrain's model zoo"), Figure(77.39, WEIAICUNZAI))),
     Anchor("WRN-28-10", ("wrn_28_10",), (
-        Figure(81.2, SAM, runs=5), Figure(81.15, "Zagoruyko and Komodakis 2016"))),
+        Figure(81.2, SAM, runs=5), Figure(80.75, "the README of szagoruyko/wide-residual-networks", runs=5))),
     Anchor("WRN-28-10 with Cutout", ("wrn_28_10",), (
         Figure(83.0, SAM, runs=5), Figure(81.6, "Cubuk et al. 2019")), augment=_with("cutout")),
     Anchor("WRN-28-10 with a policy", ("wrn_28_10",), (
@@ -117,20 +131,17 @@ ANCHORS: tuple[Anchor, ...] = (
     Anchor("ResNet-50 at 224, fine-tuned, in the tutorial", ("resnet50",), (
         Figure(81.21, "DocsaidLab's CIFAR-100 demo", runs=1, epoch="best"),),
         augment=frozenset(), image_size=224, pretrained="ImageNet-1k", optimizer="adamw"),
-    _tuned("DeiT-T, fine-tuned", ("deit_tiny_patch16_224",), 81.65, "published for DeiT-T", "ImageNet-1k"),
-    _tuned("DeiT-S, fine-tuned", ("deit_small_patch16_224",), 87.54, "published for DeiT-S", "ImageNet-1k"),
-    _tuned("DeiT-B, fine-tuned", ("deit_base_patch16_224",), 90.04, "published for DeiT-B", "ImageNet-1k"),
-    _tuned("Swin-T, fine-tuned", ("swin_tiny_patch4_window7_224",), 87.35, "published for Swin-T",
-           "ImageNet-1k", 5),
-    Anchor("ViT-B/16, fine-tuned", ("vit_base_patch16_224",), (
-        Figure(92.3, "published for ViT-B/16"), Figure(92.6, "published for ViT-B/16")),
-        None, frozenset({"flip"}), 224, "ImageNet-21k", optimizer="any"),
-    _tuned("ViT-L/16, fine-tuned", ("vit_large_patch16_224",), 93.0, "published for ViT-L/16",
-           "ImageNet-21k"),
-    _tuned("BiT-M R50x1, fine-tuned", ("resnetv2_50x1_bit",), 86.6, "Kolesnikov et al. 2020",
-           "ImageNet-21k"),
-    _tuned("BiT-M R101x3, fine-tuned", ("resnetv2_101x3_bit",), 91.2, "Kolesnikov et al. 2020",
-           "ImageNet-21k"),
-    _tuned("EfficientNet-B7, fine-tuned", ("efficientnet_b7", "tf_efficientnet_b7"), 91.7, "Tan and Le 2019",
-           "ImageNet-1k"),
+    _tuned("DeiT-T", ("deit_tiny_patch16_224",), Figure(81.65, DEIT), epochs=30, augment=_with(*DRESSED)),
+    _tuned("DeiT-S", ("deit_small_patch16_224",), Figure(87.54, DEIT), epochs=30, augment=_with(*DRESSED)),
+    _tuned("DeiT-B", ("deit_base_patch16_224",), Figure(90.04, DEIT), epochs=30, augment=_with(*DRESSED)),
+    _tuned("Swin-T", ("swin_tiny_patch4_window7_224",), Figure(87.35, SWIN, runs=1, epoch="best"), epochs=5),
+    _tuned("ViT-B/16", ("vit_base_patch16_224", "vit_base_patch16_384"), Figure(92.26, VIT, runs=1),
+           Figure(92.64, VIT, runs=1), size=384, on="ImageNet-21k"),
+    _tuned("ViT-L/16", ("vit_large_patch16_224", "vit_large_patch16_384"), Figure(93.04, VIT, runs=1),
+           Figure(93.00, VIT, runs=1), size=384, on="ImageNet-21k"),
+    _tuned("BiT-M R50x1", ("resnetv2_50x1_bit",), Figure(86.6, BIT, runs=5), size=128, on="ImageNet-21k",
+           augment=_with("mixup")),
+    _tuned("BiT-M R101x3", ("resnetv2_101x3_bit",), Figure(91.2, BIT, runs=5), size=128, on="ImageNet-21k",
+           augment=_with("mixup")),
+    _tuned("EfficientNet-B7", ("efficientnet_b7", "tf_efficientnet_b7"), Figure(91.7, "Tan and Le 2019")),
 )  # fmt: skip

@@ -75,6 +75,13 @@ class Config(Section):
                 raise ConfigError(
                     f"{spec.name} has no form for mixed targets; remove data.mix", ("objective", label)
                 )
+            if self.train.accumulate > 1 and traits.get("compares"):
+                # Its step of several batches would not be that of one batch of all their pictures.
+                raise ConfigError(
+                    f"{spec.name} compares the pictures of a batch, and would see those of one at a time; "
+                    f"say train.accumulate=1, or remove objective.{label}",
+                    ("train", "accumulate"),
+                )
             if traits.get("needs_cosines") and not self.model.head.part.traits.get("cosines"):
                 message = f"{spec.name} needs a head that compares directions; say model.head=margin"
                 raise ConfigError(message, ("objective", label))

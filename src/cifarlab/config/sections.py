@@ -154,7 +154,9 @@ class OptimConfig(Section):
 
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="the schedule's peak")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    decay_norms: bool = Field(False, description="weight decay on norms and biases too")
+    decay_norms: bool = Field(
+        False, description="weight decay on norms, biases, class tokens and position embeddings, too"
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="the rate of a layer over that of the layer above it; the head has the whole rate"
     )
@@ -212,9 +214,7 @@ class TrainConfig(Section):
         None, description="end after so many epochs without a better score on what `select` names"
     )
     accumulate: Annotated[int, Field(ge=1)] = Field(
-        1,
-        description="batches whose gradients make one step; batch norm, and losses that compare pictures, "
-        "see one batch",
+        1, description="batches whose gradients make one step; batch norm sees one batch at a time"
     )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     average: AverageSpec | None = Field(None, description="evaluate an average of the weights")

@@ -20,6 +20,8 @@ def no_effect(case: Planned) -> Reasons:
     weights = {label: spec.weight for label, spec in config.objective.items()}
     if any(weights.values()):
         yield from (f"objective.{label} has weight 0" for label, weight in weights.items() if weight == 0)
+    if (patience := config.train.patience) is not None and patience >= config.train.last_epoch - 1:
+        yield f"train.patience={patience} is never lost in {config.train.last_epoch} epochs"
     if config.optim.decay_norms and not config.optim.weight_decay:
         yield "optim.decay_norms has no effect: optim.weight_decay is 0"
     if plan is not None:
@@ -40,7 +42,12 @@ def _too_long(config: Config, total_steps: int) -> Iterator[str]:
         decay = options["decay"]
         yield f"train.average.decay={decay:g} looks back over more than all {total_steps} steps"
     if average is not None and average.name == "swa":
-        epochs = config.train.epochs
-        counted = sum(epoch / epochs >= options["start"] for epoch in range(1, epochs + 1))
-        if counted == 1:
-            yield "train.average=swa averages one epoch only: the last one"
+        epochs, last = config.train.epochs, config.train.last_epoch
+        counted = sum(epoch / epochs >= options["start"] for epoch in range(1, last + 1))
+        if counted < 2:
+            found = (
+                "one epoch only: the last one"
+                if counted
+                else f"nothing: train.stop={last} is before its start"
+            )
+            yield f"train.average=swa averages {found}"

@@ -21,6 +21,7 @@ from cifarlab.views import num_views
 _NO_DECAY = 0.05
 # How far a mean or deviation may be from the weights' own: the data set's own statistics of photographs are.
 _SAME_STATISTICS = 0.06
+_SGD_DECAY = 5e-4
 _PHOTOGRAPHS = ("cifar100", "cifar10")
 
 
@@ -122,9 +123,12 @@ def decay_overwhelms(case: Planned) -> Reasons:
 
 @check("static", "note", "say optim.decay_norms=false")
 def norms_decayed(case: Planned) -> Reasons:
-    """Weight decay pulls on the scales and shifts of norms and on biases, too."""
-    if case.config.optim.decay_norms and case.config.optim.weight_decay:
-        yield f"weight decay {case.config.optim.weight_decay:g} acts on norms and biases, too"
+    """Weight decay other than SGD's usual 5e-4 pulls on norms' scales and shifts and on biases, too."""
+    optim = case.config.optim
+    # Published recipes of SGD decay them; google-research/sam's first README finds that critical for a WRN.
+    is_usual = optim.optimizer.name == "sgd" and optim.weight_decay <= _SGD_DECAY
+    if optim.decay_norms and optim.weight_decay and not is_usual:
+        yield f"weight decay {optim.weight_decay:g} acts on norms and biases, too"
 
 
 @check("static", "warning", "raise model.head.scale above that: 30 or 64 are usual", told=True)

@@ -29,7 +29,8 @@ class CompactTransformer(nn.Module):
     """(B, 3, S, S) normalised pictures to (B, F) features: transformer blocks on a stem's pixels.
 
     stem: (B, 3, S, S) to (B, F, side, side). Positions are learnt, so S is fixed. Without `pool` the features
-    are those of a class token. The blocks are timm's: layer norm, attention, layer norm, MLP.
+    are those of a class token. The blocks are timm's: layer norm, attention, layer norm, MLP. The code of the
+    authors, and so their figures, has the second norm on the sum itself, not on the MLP's branch alone.
     """
 
     stage_names: tuple[str, ...] = ()  # tokens are no maps

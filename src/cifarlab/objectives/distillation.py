@@ -106,7 +106,7 @@ class FitNet(nn.Module):
             return F.mse_loss(regressed, _shrunk(teacher, height, width))
 
 
-@LOSSES.register(needs_teacher="embedding")
+@LOSSES.register(needs_teacher="embedding", compares=True)
 def rkd(
     batch: Batch,
     output: Output,
