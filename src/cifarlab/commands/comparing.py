@@ -134,23 +134,14 @@ def _print_rows(rows: list[dict[str, Any]], metric: str) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from cifarlab.verdicts import interval_text, p_text
+
     spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
     difference = row["difference"]
     apart = ("", "", "")
     if difference:
-        p = difference["p_holm"]
-        interval = _interval(difference, "+.2f")
-        apart = (f"{100 * difference['mean']:+.2f}", interval, "-" if p is None else _p(p))
+        interval = interval_text(difference, "+.2f")
+        apart = (f"{100 * difference['mean']:+.2f}", interval, p_text(difference["p_holm"]))
     luck = "-" if row["optimism"] is None else f"{100 * row['optimism']:.2f}"
-    scores = f"{100 * row['mean']:.2f}{spread}", _interval(row, ".2f")
+    scores = f"{100 * row['mean']:.2f}{spread}", interval_text(row, ".2f")
     return (row["name"], str(row["n"]), *scores, *apart, luck, f"{row['minutes']:.1f}")
-
-
-def _interval(values: dict[str, Any], form: str) -> str:
-    if values["low"] is None:
-        return "-"
-    return f"{100 * values['low']:{form}} to {100 * values['high']:{form}}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
