@@ -123,6 +123,18 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
         seconds = result["epoch_seconds"].items()
         rows = [f"| {label} | {figure['best']:.2f} | {figure['median']:.2f} |" for label, figure in seconds]
         return [*rows, f"ratio of medians {result['ratio']['of_medians']:.2f} ("]
+    if name == "augment":
+        parts = {**result["parts"], **{f"{mixer} (mixer)": it for mixer, it in result["mixers"].items()}}
+        return [
+            f"| `{part}` | {it['microseconds']['median']:.1f} | {100 * it['share_of_step']:.1f} % |"
+            for part, it in parts.items()
+        ] + [
+            f"| `{policy}` | {parts[policy]['microseconds']['median']:.1f} | "
+            + " | ".join(
+                f"{it['microseconds']['median']:.1f} | {it['times_ours']:.1f}" for it in kinds.values()
+            )
+            for policy, kinds in result["torchvision"].items()
+        ]
     rows = []
     for label, figures in result["figures"].items():
         title = "`cifarlab --help`" if label == "help_seconds" else f"start to first step, {label}"
@@ -133,7 +145,7 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     return rows
 
 
-@pytest.mark.parametrize("name", ["cpu_train", "startup", "distillation_speed"])
+@pytest.mark.parametrize("name", ["cpu_train", "startup", "augment", "distillation_speed"])
 def test_figures_in_the_documentation_are_those_in_the_results(name: str):
     text = (REPOSITORY / "docs" / "benchmarks.md").read_text()
     path = BENCHMARKS / "results" / f"{name}.json"

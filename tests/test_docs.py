@@ -76,6 +76,12 @@ def run(place, monkeypatch, line: str) -> int:
         # Two seeds show as well that the command runs.
         names = 4 if words[1] == "compare" else 3
         words = [*words[:names], *SHORT, "--seeds", "2"]
+    if words[1] == "reproduce":
+        # Apart from the runs that other commands of the README shortened otherwise.
+        apart = ["--runs", "reproduced", "--seeds", "2", "--only", "resnet18_baseline"]
+        words = [*words[:2], *SHORT, "data.limit=100", *apart]
+    if words[1] == "profile":
+        words = [*words[:3], *SHORT, "--steps", "1"]
     if words[1] == "train":
         own_data = "mine.yaml" in words or any(word.startswith("data.root=") for word in words)
         recipe_imports = [place / "parts.py"] if "focal.yaml" in words else []

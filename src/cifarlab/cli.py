@@ -13,7 +13,9 @@ from cifarlab.commands.shared import app
 from cifarlab.commands import (  # noqa: F401
     training,
     checking,
+    profiling,
     comparing,
+    reproducing,
     reference,
     trained,
     inference,

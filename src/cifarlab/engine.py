@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cifarlab.compiling import compiled
 from cifarlab.config import Config
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
@@ -72,6 +74,11 @@ class Source(Protocol):
     def answer(self, batch: Batch, positions: Tensor) -> Output: ...
 
 
+def unobserved(part: str) -> AbstractContextManager[object]:
+    """The span of a part of a step that nobody takes the time of."""
+    return nullcontext()
+
+
 class Engine:
     """Everything that a training step changes: weights, optimizer, loss scale, average, running means."""
 
@@ -86,6 +93,8 @@ class Engine:
     ):
         self.config, self.model, self.objective, self.train = config, model, objective, train
         self.precision, self.teacher = precision, teacher
+        # Trained through; state, averages and evaluation are the model's own.
+        self._through = compiled(model) if config.train.engine == "compiled" else model
         self.device = precision.device
         self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
         self.optimizer = build_optimizer(config.optim, [model, objective])
@@ -93,6 +102,8 @@ class Engine:
         average = config.train.average
         self.average: Average | None = average.build(model) if average else None
         self.means = Means(self.device)
+        # Around each part of a step, by the part's name; another one may take its time.
+        self.span: Callable[[str], AbstractContextManager[object]] = unobserved
         self._stages = "stages" in config.lessons
         self._seed = hash_ints(config.train.seed, label_key("torch"))
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -125,26 +136,32 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         watch: list[Tensor] = []
         for number, part in enumerate(positions.split(self.plan.batch_size)):
-            batch = replace(self._dress(part, epoch), progress=step / self.plan.total_steps)
+            with self.span("dress"):
+                batch = replace(self._dress(part, epoch), progress=step / self.plan.total_steps)
             if self.teacher is not None:
-                batch = replace(batch, teacher=self.teacher.answer(batch, part))
+                with self.span("teacher"):
+                    batch = replace(batch, teacher=self.teacher.answer(batch, part))
             losses, output = self._backward(batch, epoch, step, number, len(part) / len(positions))
             means = {f"loss/{label}": loss for label, loss in losses.items()}
-            self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(part), step)
+            with self.span("sums"):
+                self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(part), step)
             if (sharpness := self.config.optim.sharpness) is not None:
                 # The second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
                 with uphill(sharpness.bind(), self._parameters), statistics_kept(self.model, self.objective):
                     self.optimizer.zero_grad(set_to_none=True)
                     watch.append(self._backward(batch, epoch, step)[0]["total"])
         if (largest := self.config.train.grad_clip) is not None:
-            self.scaler.unscale_(self.optimizer)
-            watch.append(torch.nn.utils.clip_grad_norm_(self._parameters, largest, foreach=True))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            with self.span("clip"):
+                self.scaler.unscale_(self.optimizer)
+                watch.append(torch.nn.utils.clip_grad_norm_(self._parameters, largest, foreach=True))
+        with self.span("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         if self.average is not None and self.average.is_due(
             step + 1, self.plan.steps_per_epoch, self.plan.total_steps
         ):
-            self.average.update_parameters(self.model)
+            with self.span("average"):
+                self.average.update_parameters(self.model)
         # With a loss scale an overflow is ordinary: the scaler skips that step.
         if watch and not self.precision.scaled:
             self.means.watch(watch, step)
@@ -170,9 +187,12 @@ class Engine:
     ) -> tuple[dict[str, Tensor], Output]:
         """Add the gradients of a step's `number`-th batch, where the weights are. share: of its samples."""
         with self.precision.autocast():
-            output = self._forward(self.model, batch, epoch, step, number)
-            losses = self.objective(batch, output)
-        self.scaler.scale(losses["total"] * share).backward()
+            with self.span("forward"):
+                output = self._forward(self._through, batch, epoch, step, number)
+            with self.span("loss"):
+                losses = self.objective(batch, output)
+        with self.span("backward"):
+            self.scaler.scale(losses["total"] * share).backward()
         return losses, output
 
     @torch.no_grad()

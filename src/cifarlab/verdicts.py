@@ -78,14 +78,14 @@ def notes(
     return said
 
 
-def interval_text(record: Mapping[str, Any], form: str) -> str:
-    """`low` to `high` in percent or points; a dash where one seed tells nothing of them."""
-    if record["low"] is None:
+def interval(values: Mapping[str, Any], form: str) -> str:
+    """A 95 % interval of fractions, in percent: `41.20 to 42.05`; of one seed there is none."""
+    if values["low"] is None:
         return "-"
-    return f"{100 * record['low']:{form}} to {100 * record['high']:{form}}"
+    return f"{100 * values['low']:{form}} to {100 * values['high']:{form}}"
 
 
-def p_text(p: float | None) -> str:
-    if p is None:
+def p_value(value: float | None) -> str:
+    if value is None:
         return "-"
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -8,12 +8,20 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Overrides, RunFolder, app, print_table, run_name
+from cifarlab.commands.shared import (
+    AsJson,
+    Overrides,
+    RunFolder,
+    RunsFolder,
+    app,
+    print_table,
+    run_name,
+    training_progress,
+)
 
 Seeds = Annotated[
     int | None, typer.Option(min=1, help="Seeds 0 to N-1 of each; those that are missing are trained first.")
 ]
-RunsFolder = Annotated[Path, typer.Option(help="The folder of all runs.")]
 MetricOption = Annotated[
     Literal["val", "test"], typer.Option(help="Which accuracy; test opens the sealed test set: counted.")
 ]
@@ -42,7 +50,7 @@ def compare(
     arms = [find_arm(name, runs, seeds, overrides) for name in names]
     if len({arm.name for arm in arms}) < len(arms):
         raise ConfigError("compare was given a name twice")
-    train_missing(arms, runs, _progress(as_json))
+    train_missing(arms, runs, training_progress(as_json))
     found = compare_arms(arms, metric, "first")
     if as_json:
         print(json.dumps(found, indent=2))
@@ -66,7 +74,7 @@ def ladder(
     from cifarlab.ladder import climb
 
     _refuse_idle_overrides(overrides or [], seeds)
-    found = climb(prefix, runs, seeds, overrides or [], metric, drop_one, _progress(as_json))
+    found = climb(prefix, runs, seeds, overrides or [], metric, drop_one, training_progress(as_json))
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -104,15 +112,6 @@ def _refuse_idle_overrides(overrides: list[str], seeds: int | None) -> None:
         raise ConfigError(f"{overrides[0]}: overrides say how to train; say how many seeds, e.g. --seeds 3")
 
 
-def _progress(as_json: bool) -> Any:
-    """Where JSON is the output, what else there is to say goes to stderr."""
-    from rich.console import Console
-
-    from cifarlab.progress import TrainingProgress
-
-    return TrainingProgress(Console(stderr=True, highlight=False) if as_json else None)
-
-
 def _print_comparison(found: dict[str, Any]) -> None:
     _print_rows(found["arms"], found["metric"])
     for row in found["arms"]:
@@ -134,14 +133,14 @@ def _print_rows(rows: list[dict[str, Any]], metric: str) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    from cifarlab.verdicts import interval_text, p_text
+    from cifarlab.verdicts import interval, p_value
 
     spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
     difference = row["difference"]
     apart = ("", "", "")
     if difference:
-        interval = interval_text(difference, "+.2f")
-        apart = (f"{100 * difference['mean']:+.2f}", interval, p_text(difference["p_holm"]))
+        shown = interval(difference, "+.2f")
+        apart = (f"{100 * difference['mean']:+.2f}", shown, p_value(difference["p_holm"]))
     luck = "-" if row["optimism"] is None else f"{100 * row['optimism']:.2f}"
-    scores = f"{100 * row['mean']:.2f}{spread}", interval_text(row, ".2f")
+    scores = f"{100 * row['mean']:.2f}{spread}", interval(row, ".2f")
     return (row["name"], str(row["n"]), *scores, *apart, luck, f"{row['minutes']:.1f}")

@@ -32,6 +32,7 @@ Tta = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
+RunsFolder = Annotated[Path, typer.Option(help="The folder of all runs.")]
 
 
 @app.callback()
@@ -64,6 +65,15 @@ def calibration_line(scores: dict[str, Any]) -> str:
         f"{line}; at temperature {scores['temperature']:.3g} (fitted on val) "
         f"{scores['ece_calibrated']:.2%}, {scores['nll_calibrated']:.3f}"
     )
+
+
+def training_progress(as_json: bool) -> Any:
+    """Where JSON is the output, what else there is to say goes to stderr."""
+    from rich.console import Console
+
+    from cifarlab.progress import TrainingProgress
+
+    return TrainingProgress(Console(stderr=True, highlight=False) if as_json else None)
 
 
 def print_table(

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cifarlab.config import Config, build
 from cifarlab.data.cifar import CIFAR10, CIFAR100
 from cifarlab.data.download import is_at_hand
@@ -60,7 +62,8 @@ def diagnose(
     ready, data_at_hand, left_out = without_what_is_missing(config, runs)
     if not deep:
         left_out.append("a short training and the teacher's answers: --deep looks at them")
-    with out_of_memory_explained(ready):
+    # A few steps are not worth what a compiler takes.
+    with out_of_memory_explained(ready), torch.compiler.set_stance("force_eager"):
         job = prepare(ready, initial=has_weights(ready.model.backbone), runs=runs)
         if data_at_hand:
             case = replace(case, num_pictures=len(job.splits.train), num_classes=len(job.splits.classes))

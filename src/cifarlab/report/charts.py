@@ -10,7 +10,7 @@ import altair as alt
 
 from cifarlab.report.collect import Group
 from cifarlab.report.plot import COLORS
-from cifarlab.verdicts import interval_text
+from cifarlab.verdicts import interval
 
 # Seen on white and on black: without the palette's black and yellow.
 SEEN = COLORS[:6]
@@ -19,6 +19,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond")
 # Points of a curve: more than a screen shows help nobody, and weigh.
 POINTS = 200
 HEIGHT = 300
+# The layer that only answers a pointer: many marks that a picture does not show.
+HOVER = "hover"
 # What a step of a ladder is.
 KINDS = ["first", "gain", "loss", "no difference shown"]
 
@@ -83,7 +85,7 @@ def waterfall(rungs: Sequence[Group], steps: Sequence[dict[str, Any]]) -> alt.La
     for rung, before, mean, step in zip(rungs[1:], means[:-1], means[1:], steps, strict=True):
         row = {"name": rung.name, "from": before, "to": mean, "verdict": step["verdict"],
                "kind": KINDS[1 + (step["mean"] < 0)] if step["shown"] else KINDS[3],
-               "step": f"{100 * step['mean']:+.2f}", "interval": interval_text(step, "+.2f")}  # fmt: skip
+               "step": f"{100 * step['mean']:+.2f}", "interval": interval(step, "+.2f")}  # fmt: skip
         if step["low"] is not None:
             row |= {"low": before + 100 * step["low"], "high": before + 100 * step["high"]}
         rows.append(row)
@@ -111,6 +113,13 @@ def waterfall(rungs: Sequence[Group], steps: Sequence[dict[str, Any]]) -> alt.La
     return _sized(bars, ends, rules.encode(y="low:Q", y2="high:Q", tooltip=tooltip))
 
 
+def still(spec: dict[str, Any]) -> dict[str, Any]:
+    """A specification without what answers a pointer, for a picture."""
+    layers = [layer for layer in spec.get("layer", ()) if layer.get("name") != HOVER]
+    params = [param for param in spec.get("params", ()) if HOVER not in param.get("views", ())]
+    return {**spec, **({"layer": layers} if layers else {}), "params": params}
+
+
 def _band(name: str, epoch: int, values: Sequence[float]) -> dict[str, Any]:
     return {"name": name, "epoch": epoch, "mean": fmean(values), "low": min(values), "high": max(values)}
 
@@ -131,10 +140,14 @@ def _banded(groups: Sequence[Group], rows: list[dict[str, Any]], title: str) -> 
     )
     # Thin lines are hard to hit: the nearest point answers.
     near = alt.selection_point(nearest=True, on="pointerover", empty=False, clear="pointerout")
-    points = base.mark_circle(size=60).encode(
-        y="mean:Q",
-        opacity=alt.condition(near, alt.value(1), alt.value(0)),
-        tooltip=_tooltip("name", "epoch", "mean", "low", "high"),
+    points = (
+        base.properties(name=HOVER)
+        .mark_circle(size=60)
+        .encode(
+            y="mean:Q",
+            opacity=alt.condition(near, alt.value(1), alt.value(0)),
+            tooltip=_tooltip("name", "epoch", "mean", "low", "high"),
+        )
     )
     return _sized(band, line.add_params(chosen), points.add_params(near))
 

@@ -14,7 +14,7 @@ from cifarlab.registry import ConfigError, unknown
 from cifarlab.report.collect import Group
 from cifarlab.report.tables import Cell, Table
 from cifarlab.statistics import difference
-from cifarlab.verdicts import Metric, described, interval_text, notes, p_text
+from cifarlab.verdicts import Metric, described, interval, notes, p_value
 
 HEAD = ("name", "seeds", "difference, points", "95 % interval", "p (Holm)", "verdict")
 # Fewer rungs than this make no ladder.
@@ -44,8 +44,8 @@ class Comparison:
                     Cell(name, name),
                     Cell(pairs if record["paired"] else "unpaired", record["seeds"]),
                     Cell(f"{100 * record['mean']:+.2f}", record["mean"]),
-                    Cell(interval_text(record, "+.2f"), record["low"]),
-                    Cell(p_text(record["p_holm"]), record["p_holm"]),
+                    Cell(interval(record, "+.2f"), record["low"]),
+                    Cell(p_value(record["p_holm"]), record["p_holm"]),
                     Cell(record["verdict"], record["verdict"]),
                 ]
             )

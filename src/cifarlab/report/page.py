@@ -26,6 +26,8 @@ from cifarlab.report.sections import Section, sections
 from cifarlab.run import recorded_run
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+# Of an analysis's charts: a picture takes a tenth of a second, and there may be many names.
+SAVED = {"confusion", "calibration"}
 FORMATS = {"md": tables.markdown, "csv": tables.comma_separated, "tex": tables.latex}
 
 
@@ -33,13 +35,14 @@ FORMATS = {"md": tables.markdown, "csv": tables.comma_separated, "tex": tables.l
 class Contents:
     """What stands on the page.
 
-    charts: by the name of their files, with their headings. kinds: the charts of an analysis, without rows.
+    charts: specifications by the name of their files, with their headings. kinds: those of an analysis,
+    without rows.
     opened: how often the test set was opened for these runs, and for all that one ledger counts with them.
     """
 
     groups: list[Group]
     skipped: list[Skipped]
-    charts: dict[str, tuple[str, alt.LayerChart]]
+    charts: dict[str, tuple[str, dict[str, Any]]]
     compared: Comparison | None
     analyzed: list[Section]
     kinds: dict[str, dict[str, Any]]
@@ -66,12 +69,12 @@ def build(
     """
     contents = _contents(folder, against)
     out.mkdir(parents=True, exist_ok=True)
-    for name, (_, chart) in contents.charts.items():
-        _save_pictures(out / name, chart.properties(width=640).to_dict())
+    for name, (_, spec) in contents.charts.items():
+        _save_pictures(out / name, {**spec, "width": 640})
     for section in contents.analyzed:
-        for kind, own in section.charts.items():
+        for kind in SAVED & section.charts.keys():
             path = out / "analyzed" / section.name / kind
-            _save_pictures(path, {**contents.kinds[kind], "width": 480, **own})
+            _save_pictures(path, {**contents.kinds[kind], "width": 480, **section.charts[kind]})
     for name, table in contents.tables().items():
         for suffix, text_of in FORMATS.items():
             _write(out / f"{name}.{suffix}", text_of(table))
@@ -98,7 +101,7 @@ def _contents(folder: Path, against: str | None) -> Contents:
     )
 
 
-def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, alt.LayerChart]]:
+def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Each chart that some run has what it shows for: by the name of its files, with its heading."""
     validated = [group for group in groups if group.values("val_top1")]
     tested = [group for group in groups if any("test/top1" in row for row in group.runs[0].log)]
@@ -124,7 +127,7 @@ def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, alt.LayerChart]]:
     for i, (folder, rungs) in enumerate(ladders(groups).items(), start=1):
         heading = "Step by step" if folder == "." else f"Step by step: {folder}"
         found["steps" if i == 1 else f"steps_{i}"] = heading, charts.waterfall(rungs, steps(rungs))
-    return {name: each for name, each in found.items() if each is not None}
+    return {name: (each[0], each[1].to_dict()) for name, each in found.items() if each is not None}
 
 
 def _page(title: str, contents: Contents) -> str:
@@ -135,7 +138,7 @@ def _page(title: str, contents: Contents) -> str:
     environment.filters["breakable"] = _breakable
     bundle: Any = vl_convert.javascript_bundle  # Its annotations ask for a snippet, and it does not.
     data = {
-        "charts": {name: chart.to_dict() for name, (_, chart) in contents.charts.items()},
+        "charts": {name: spec for name, (_, spec) in contents.charts.items()},
         "kinds": contents.kinds,
         "analyzed": [section.charts for section in contents.analyzed],
     }
@@ -175,7 +178,7 @@ def _count(groups: Sequence[Group]) -> str:
 def _save_pictures(path: Path, spec: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     config = {**spec.get("config", {}), "legend": {"columns": 2}}
-    svg = vl_convert.vegalite_to_svg({**spec, "config": config}, vl_version=VEGA_LITE)
+    svg = vl_convert.vegalite_to_svg({**charts.still(spec), "config": config}, vl_version=VEGA_LITE)
     _write(path.with_suffix(".svg"), svg)
     png = vl_convert.svg_to_png(svg, scale=2)
     write_atomically(path.with_suffix(".png"), lambda file: file.write(png))

@@ -1,0 +1,65 @@
+"""`cifarlab profile`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app, print_table
+
+
+@app.command()
+def profile(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many steps to time.")] = 20,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write some steps to this .json file, for ui.perfetto.dev.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where a teacher's run is looked for.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Where the time goes: each part of a step, an epoch, and how near the machine's limit it comes."""
+    from cifarlab.profile import profile as profile_recipe
+    from cifarlab.recipes import read, resolve
+    from cifarlab.registry import ConfigError
+
+    if trace is not None and trace.suffix != ".json":
+        raise ConfigError(f"--trace {trace}: the viewers read .json; end it so")
+    found = read(recipe)
+    result = profile_recipe(resolve(found, overrides or ()), steps, trace, runs)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    _print(found.name, result)
+    if trace is not None:
+        print(trace.resolve())
+
+
+def _print(name: str, found: dict[str, Any]) -> None:
+    from cifarlab.progress import duration
+
+    hardware, step = found["hardware"], found["step"]
+    machine = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} threads"
+    print(
+        f"{name} on {machine}, {found['precision']}: {found['images_per_second']:,.0f} img/s, "
+        f"{1000 * step:.1f} ms for a step of {found['pictures']} pictures (median of {found['steps']})"
+    )
+    parts = sum(found["parts"].values())
+    rows = [
+        (part, f"{1000 * seconds:.2f}", f"{seconds / parts:.1%}") for part, seconds in found["parts"].items()
+    ]
+    print_table(("part of a step", "ms", "share"), rows, numbers=("ms", "share"))
+    epoch = sum(found["epoch"].values())
+    rows = [(part, f"{seconds:.2f}", f"{seconds / epoch:.1%}") for part, seconds in found["epoch"].items()]
+    print_table(("part of an epoch", "s", "share"), rows, numbers=("s", "share"))
+    print(
+        f"Its matrix products and convolutions, {found['flops'] / 1e9:,.1f} GFLOP a step, take "
+        f"{1000 * found['floor']:.1f} ms at the rate of large matrices here, "
+        f"{found['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s: the step reaches {found['floor'] / step:.0%} "
+        "of that."
+    )
+    print(f"{found['epochs']} epochs: {duration(found['run'])}")

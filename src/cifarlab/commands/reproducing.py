@@ -1,0 +1,120 @@
+"""`cifarlab reproduce`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cifarlab.commands.shared import (
+    AsJson,
+    Overrides,
+    RunsFolder,
+    app,
+    print_table,
+    training_progress,
+)
+
+
+@app.command()
+def reproduce(
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N-1 of each; missing ones are trained.")] = 3,
+    budget: Annotated[
+        Literal["short", "whole"] | None,
+        typer.Option(
+            help="short: 20 epochs of 10,000 pictures, none above 64 px; whole: as published. "
+            "Default: whole on a GPU, short without one."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="One of the experiments, by its recipe; again for more.")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="A run whose weights stand in for ImageNet's, e.g. where no network is."),
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page (.md) and its chart (.png) too.")] = None,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """The tutorial's table again: published, as its code runs, corrected; and what its lessons are worth."""
+    from cifarlab.device import pick_device
+    from cifarlab.registry import ConfigError
+    from cifarlab.reproduce import reproduce as reproduce_table
+
+    if page is not None and page.suffix != ".md":
+        raise ConfigError(f"--page {page}: a Markdown page; end it in .md")
+    chosen = budget or ("short" if pick_device("auto").type == "cpu" else "whole")
+    found = reproduce_table(
+        runs, seeds, chosen, overrides or [], only or [], start, training_progress(as_json)
+    )
+    if page is not None:
+        from cifarlab.report.reproduction import write_page
+
+        write_page(found, page)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    _print(found)
+    if page is not None:
+        print(page.resolve())
+
+
+def _print(found: dict[str, Any]) -> None:
+    head = ("", "published", "as run", "95 % interval", "corrected", "95 % interval", "difference", "p",
+            "luck", "minutes")  # fmt: skip
+    print_table(head, [_cells(row) for row in found["rows"]], numbers=head[1:])
+    for row in found["rows"]:
+        for side, reason in list(row["missing"].items())[:1]:
+            which = "" if len(row["missing"]) > 1 else f", {side.replace('_', ' ')}"
+            print(f"{row['name']}{which}: not measured: {reason}")
+    if found["lessons"]:
+        print("\nThe lessons: each less the one that it builds on, in points")
+        head = ("", "from", "published", "as run", "95 % interval", "corrected", "95 % interval")
+        print_table(head, [_lesson_cells(lesson) for lesson in found["lessons"]], numbers=head[2:])
+    print(
+        f"{found['epochs']} epochs. Test top-1 %, mean ± standard deviation over seeds. As run: the best of "
+        "all epochs on test, as published; luck: the points by which that flatters. Corrected: the epoch "
+        "that validation chose. p after Holm's correction; * a difference that holds after it."
+    )
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from cifarlab.verdicts import p_value
+
+    published = "-" if row["published"] is None else f"{100 * row['published']:.2f}"
+    sides = [cell for side in ("as_run", "corrected") for cell in _side_cells(row[side])]
+    known = [row[side] for side in ("as_run", "corrected") if row[side]]
+    minutes = "-" if not known else f"{sum(side['minutes'] for side in known) / len(known):.1f}"
+    luck = row["as_run"]["optimism"] if row["as_run"] else None
+    difference = row["difference"]
+    apart = ("-", "-")
+    if difference:
+        apart = (f"{100 * difference['mean']:+.2f}", p_value(difference["p_holm"]))
+    return (row["name"], published, *sides, *apart, "-" if luck is None else f"{100 * luck:.2f}", minutes)
+
+
+def _side_cells(side: dict[str, Any] | None) -> tuple[str, str]:
+    from cifarlab.verdicts import interval
+
+    if side is None:
+        return "not measured", "-"
+    spread = "" if side["sd"] is None else f" ± {100 * side['sd']:.2f}"
+    return f"{100 * side['mean']:.2f}{spread}", interval(side, ".2f")
+
+
+def _lesson_cells(lesson: dict[str, Any]) -> tuple[str, ...]:
+    from cifarlab.verdicts import interval
+
+    published = "-" if lesson["published"] is None else f"{100 * lesson['published']:+.2f}"
+    cells = []
+    for side in ("as_run", "corrected"):
+        apart = lesson[side]
+        if apart is None:
+            cells += ["not measured", "-"]
+        else:
+            cells += [f"{100 * apart['mean']:+.2f}{' *' if apart['shown'] else ''}", interval(apart, "+.2f")]
+    return (lesson["name"], lesson["from"], published, *cells)

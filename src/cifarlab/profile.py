@@ -1,0 +1,190 @@
+"""Where the time of a step and of an epoch goes, beside what the machine's arithmetic alone would take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, record_function
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifarlab import checkpoint
+from cifarlab.config import Config
+from cifarlab.data.splits import Splits
+from cifarlab.device import Precision, describe_hardware
+from cifarlab.engine import Engine, unobserved
+from cifarlab.evaluate import evaluate
+from cifarlab.prepare import prepare
+
+# In the order of a step; what a step does beside them is `other`.
+PARTS = ("dress", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
+WARM_UP, LEAST = 2, 3
+# Slow steps are timed less often: after so many seconds no further one begins.
+SECONDS = 60.0
+# Enough steps in the trace to see one beside the next.
+TRACED = 3
+# The side of the square matrices that the floor is measured with: large enough to keep the device busy.
+SIDE = {"cpu": 2048, "cuda": 8192}
+PRODUCTS = 20
+
+
+class Stopwatch:
+    """Seconds of each part of a step; on a GPU it waits for the device, so that a part's time is its own."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        begun = self.now()
+        with record_function(part):
+            yield
+        self.seconds[part] += self.now() - begun
+
+    def now(self) -> float:
+        """The clock, when all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def profile(
+    config: Config, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")
+) -> dict[str, Any]:
+    """Train some steps of a run that is not kept, and tell what they spend their time on.
+
+    steps: how many are timed whole, each before one that is timed in parts; fewer where they are slow. trace:
+    a file for a viewer (https://ui.perfetto.dev). Times in the result are medians, in seconds, of a step's
+    parts, of a step and of an epoch; floor: what a step's matrix products and convolutions would take at the
+    rate at which this device multiplies large matrices. Raises ConfigError as `prepare` does.
+    """
+    job = prepare(config, runs=runs)
+    engine, plan = job.engine, job.engine.plan
+    engine.model.train()
+    engine.begin(0)
+    order = engine.order(0)
+    # Whole steps: the last of an epoch may be shorter.
+    batches = [
+        plan.positions(order, step) for step in range(max(1, plan.samples_per_epoch // plan.step_size))
+    ]
+    flops = count_flops(engine, batches[0])
+    whole, parts = _timed(engine, batches, steps)
+    if trace is not None:
+        _write_trace(engine, batches, trace)
+    step, peak = median(whole), peak_flops(engine.precision)
+    scoring, saving = _scoring_seconds(engine, job.splits), _saving_seconds(engine)
+    training = plan.samples_per_epoch / len(batches[0]) * step
+    return {
+        "hardware": describe_hardware(engine.device),
+        "precision": str(engine.precision),
+        "pictures": len(batches[0]),
+        "steps": len(whole),
+        "step": step,
+        "parts": {part: median(parts[part]) for part in (*PARTS, "other") if part in parts},
+        "images_per_second": len(batches[0]) / step,
+        "flops": flops,
+        "peak_flops_per_second": peak,
+        "floor": flops / peak,
+        "epoch": {"training": training, "evaluation": scoring, "checkpoint": saving},
+        "epochs": config.train.last_epoch,
+        "run": config.train.last_epoch * (training + scoring + saving),
+    }
+
+
+def count_flops(engine: Engine, positions: Tensor) -> int:
+    """Of the matrix products and convolutions of one step, forward and backward; trains that step."""
+    # Compiled kernels are not counted.
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        engine.step(positions, 0, 0)
+    return counter.get_total_flops()
+
+
+def _timed(
+    engine: Engine, batches: Sequence[Tensor], steps: int
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of steps that nothing is measured in, and of the parts of as many others, in turns."""
+    watch = Stopwatch(engine.device)
+    whole: list[float] = []
+    parts: dict[str, list[float]] = defaultdict(list)
+    first = watch.now()
+    for number in range(WARM_UP + steps):
+        spent = _step_seconds(engine, batches, 2 * number, watch)
+        watch.seconds.clear()
+        engine.span = watch
+        parted = _step_seconds(engine, batches, 2 * number + 1, watch)
+        engine.span = unobserved
+        if number < WARM_UP:
+            continue
+        whole.append(spent)
+        for part, seconds in watch.seconds.items():
+            parts[part].append(seconds)
+        parts["other"].append(parted - sum(watch.seconds.values()))
+        if len(whole) >= LEAST and watch.now() - first > SECONDS:
+            break
+    return whole, parts
+
+
+def _step_seconds(engine: Engine, batches: Sequence[Tensor], number: int, watch: Stopwatch) -> float:
+    begun = watch.now()
+    engine.step(batches[number % len(batches)], 0, number)
+    return watch.now() - begun
+
+
+def _write_trace(engine: Engine, batches: Sequence[Tensor], path: Path) -> None:
+    """Write what TRACED steps do, in Chrome's trace format."""
+    # The profiler tells stderr of its own beginning and end, and complains where there is no GPU.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    activities = [ProfilerActivity.CPU]
+    if engine.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    # The device is not waited for: the trace shows a step as it runs.
+    engine.span = record_function
+    with torch.profiler.profile(activities=activities) as found:
+        for number in range(TRACED):
+            with record_function("step"):
+                engine.step(batches[number % len(batches)], 0, number)
+    engine.span = unobserved
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.export_chrome_trace(str(path))
+
+
+def peak_flops(precision: Precision) -> float:
+    """FLOP/s at which the device multiplies large square matrices in this precision: the best of PRODUCTS."""
+    device, side = precision.device, SIDE[precision.device.type]
+    left, right = (torch.randn(side, side, device=device, dtype=precision.dtype) for _ in range(2))
+    watch, times = Stopwatch(device), []
+    for _ in range(PRODUCTS):
+        begun = watch.now()
+        torch.mm(left, right)
+        times.append(watch.now() - begun)
+    return 2 * side**3 / min(times)
+
+
+def _scoring_seconds(engine: Engine, splits: Splits) -> float:
+    """Of the evaluations at the end of an epoch."""
+    watch, size = Stopwatch(engine.device), engine.config.data.image_size
+    begun = watch.now()
+    for split in (splits.val, splits.test):
+        if split is not None:
+            evaluate(engine.evaluated, split, engine.precision, size)
+    return watch.now() - begun
+
+
+def _saving_seconds(engine: Engine) -> float:
+    """Of the two files that an epoch which is the best so far writes: to resume from, and to keep."""
+    watch = Stopwatch(engine.device)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = watch.now()
+        checkpoint.save(Path(folder) / "last.pt", {"engine": engine.state_dict()})
+        checkpoint.save(Path(folder) / "best.pt", {"model": engine.evaluated.state_dict()})
+        return watch.now() - begun

@@ -1,0 +1,216 @@
+"""The tutorial's table again: as published, as its code runs, and corrected, each over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cifarlab import recipes
+from cifarlab.compare import Arm, compare, trained_arm
+from cifarlab.config import Config
+from cifarlab.progress import TrainingProgress
+from cifarlab.recipes import read, resolve
+from cifarlab.registry import ConfigError, did_you_mean
+from cifarlab.run import Run, read_json
+from cifarlab.statistics import difference
+from cifarlab.teaching import train_teachers
+from cifarlab.train import train
+from cifarlab.verdicts import described
+
+Budget = Literal["short", "whole"]
+
+# `as_run/NAME` is the published code, NAME the same experiment without its defects.
+AS_RUN = "as_run/"
+# What a processor does in minutes a run: a fifth of the pictures, which a ResNet-18 then knows by heart in a
+# tenth of the epochs, as it does all of them in the published 200.
+SHORT = ("data.limit=10000", "train.epochs=20")
+# Pixels a side beyond which even that takes hours.
+LARGEST_SHORT = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment of the tutorial. arms: `as_run` and `corrected`; missing: why one has no figure."""
+
+    name: str
+    arms: dict[str, Arm]
+    missing: dict[str, str]
+
+
+def experiments() -> list[str]:
+    """The tutorial's experiments by the names of their corrected recipes, each after the one it builds on."""
+    return [recipe.name.removeprefix(AS_RUN) for recipe in recipes.every() if recipe.name.startswith(AS_RUN)]
+
+
+def reproduce(
+    runs: Path,
+    seeds: int,
+    budget: Budget,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    start: Path | None,
+    progress: TrainingProgress,
+) -> dict[str, Any]:
+    """Train what is missing of the tutorial's experiments, as run and corrected, and set all side by side.
+
+    only: names of `experiments`; none for all. start: a run whose weights stand in for ImageNet's, where its
+    backbone is an experiment's. What cannot be trained here is in the result with the reason. Accuracies are
+    those on test, which is opened for the corrected runs, and was at every epoch for those as run. Raises
+    ConfigError for an unknown name, an override that does not fit, and runs of another configuration.
+    """
+    rows = [_row(name, runs, seeds, budget, overrides, start) for name in _chosen(only)]
+    _train(rows, runs, progress)
+    arms = [row.arms[side] for row in rows for side in row.arms if side not in row.missing]
+    if not arms:
+        reasons = "; ".join(dict.fromkeys(reason for row in rows for reason in row.missing.values()))
+        raise ConfigError(f"nothing to show: {reasons}")
+    scored = {found["name"]: found for found in compare(arms, "test", "first")["arms"]}
+    table = [_figures(row, scored) for row in rows]
+    first = next(iter(arms[0].runs.values()))
+    return {
+        "budget": budget,
+        "pictures": first.plain_config()["data"]["limit"],
+        "epochs": (first.summary() or {})["epochs"],
+        "overrides": list(overrides),
+        "start": _described_start(start),
+        "rows": _with_corrections(table),
+        "lessons": _lessons(table),
+        "env": {
+            key: read_json(first.env_path)[key]
+            for key in ("hardware", "versions", "precision", "time", "git")
+        },
+    }
+
+
+def _chosen(only: Sequence[str]) -> list[str]:
+    known = experiments()
+    for name in only:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"the tutorial's are {', '.join(known)}"
+            raise ConfigError(f"--only {name!r}: no experiment of the tutorial; {hint}")
+    return [name for name in known if not only or name in only]
+
+
+def _row(
+    name: str, runs: Path, seeds: int, budget: Budget, overrides: Sequence[str], start: Path | None
+) -> Row:
+    arms, missing = {}, {}
+    for side, recipe in (("as_run", AS_RUN + name), ("corrected", name)):
+        words = [*(SHORT if budget == "short" else ()), *_start_words(recipe, start), *overrides]
+        arms[side] = trained_arm(recipe, read(recipe), runs, seeds, words)
+        if budget == "short" and (reason := _too_long(arms[side].configs[0])):
+            missing[side] = reason
+    return Row(name, arms, missing)
+
+
+def _start_words(recipe: str, start: Path | None) -> list[str]:
+    """Overrides that give a recipe another start than ImageNet's weights, if it has those."""
+    if start is None:
+        return []
+    own, starts = read(recipe).plain["model"]["backbone"], Run(start).plain_config()["model"]["backbone"]
+    if not own.get("pretrained") or own["name"] != starts["name"]:
+        return []
+    return ["model.backbone.pretrained=false", f"model.init={start.resolve()}"]
+
+
+def _too_long(config: Config) -> str | None:
+    sizes = [config.data.image_size]
+    if config.teacher is not None:
+        known = [name for name in config.teacher.run if name in recipes.names()]
+        sizes += [resolve(read(name)).data.image_size for name in known]
+    if max(sizes) <= LARGEST_SHORT:
+        return None
+    whose = "its teacher's pictures" if sizes[0] <= LARGEST_SHORT else "pictures"
+    return f"{whose} of {max(sizes)} px are not in the short budget: --budget whole"
+
+
+def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress) -> None:
+    """Train what is missing, seed by seed; what cannot be trained is noted in its row and left."""
+    waiting = list(_waiting(rows))
+    for _, _, config, run in waiting:
+        run.refuse_other(config)
+    for row, side, config, run in waiting:
+        if side in row.missing or run.summary() is not None:
+            continue
+        try:
+            train_teachers([(config, run)], runs, progress)
+            train(config, run, progress)
+        except ConfigError as error:
+            # Weights that cannot be fetched: the other rows do not need them.
+            row.missing[side] = str(error)
+            progress.note(f"{run}: left out: {error}")
+
+
+def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, str, Config, Run]]:
+    sides = [(row, side, arm) for row in rows for side, arm in row.arms.items() if side not in row.missing]
+    for seed in sorted({seed for _, _, arm in sides for seed in arm.configs}):
+        for row, side, arm in sides:
+            yield row, side, arm.configs[seed], arm.runs[seed]
+
+
+def _figures(row: Row, scored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of the table: what was published, and either side's figures, or None with the reason."""
+    recipe = read(AS_RUN + row.name)
+    kept = ("mean", "sd", "low", "high", "n", "seeds", "scores", "chosen_on", "optimism", "minutes")
+    sides = {
+        side: {key: scored[arm.name][key] for key in kept} if side not in row.missing else None
+        for side, arm in row.arms.items()
+    }
+    published = None if recipe.published is None else recipe.published / 100
+    return {"name": row.name, "what": recipe.what, "published": published, **sides, "missing": row.missing}
+
+
+def _by_seed(side: Mapping[str, Any]) -> dict[int, float]:
+    return dict(zip(side["seeds"], side["scores"], strict=True))
+
+
+def _with_corrections(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with the difference that its correction makes, p corrected for all of them."""
+    both = [row for row in table if row["as_run"] and row["corrected"]]
+    records = described([difference(_by_seed(row["corrected"]), _by_seed(row["as_run"])) for row in both])
+    found = dict(zip((row["name"] for row in both), records, strict=True))
+    return [{**row, "difference": found.get(row["name"])} for row in table]
+
+
+def _lessons(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the tutorial concludes: each experiment less the one it builds on, on all three sides."""
+    rows = {row["name"]: row for row in table}
+    lessons = []
+    for name, row in rows.items():
+        above = read(AS_RUN + name).base or ""
+        base = above.removeprefix(AS_RUN)
+        if not above.startswith(AS_RUN) or base not in rows:
+            continue
+        published = None
+        if row["published"] is not None and rows[base]["published"] is not None:
+            published = row["published"] - rows[base]["published"]
+        lessons.append({"name": name, "what": row["what"], "from": base, "published": published})
+    for side in ("as_run", "corrected"):
+        both = [lesson for lesson in lessons if rows[lesson["name"]][side] and rows[lesson["from"]][side]]
+        records = described(
+            [
+                difference(_by_seed(rows[lesson["name"]][side]), _by_seed(rows[lesson["from"]][side]))
+                for lesson in both
+            ]
+        )
+        for lesson in lessons:
+            lesson[side] = None
+        for lesson, record in zip(both, records, strict=True):
+            lesson[side] = record
+    return lessons
+
+
+def _described_start(start: Path | None) -> dict[str, Any] | None:
+    """What the weights in place of ImageNet's were trained on, and for how long."""
+    if start is None:
+        return None
+    run = Run(start)
+    config, summary = run.plain_config(), run.summary() or {}
+    return {
+        "recipe": summary.get("recipe"),
+        "epochs": summary.get("epochs"),
+        "backbone": config["model"]["backbone"]["name"],
+        "image_size": config["data"]["image_size"],
+    }

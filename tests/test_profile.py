@@ -1,0 +1,89 @@
+"""`profile`: which parts a step has, what it computes, what the trace holds; never how long it took."""
+
+import json
+
+import pytest
+import torch
+
+from cifarlab.prepare import prepare
+from cifarlab.profile import PARTS, Stopwatch, count_flops, profile
+from tests.tiny import TINY, tiny_config, train_tiny
+
+
+def order_of(engine):
+    return engine.plan.positions(engine.order(0), 0)
+
+
+def test_the_parts_of_a_step_are_those_that_the_recipe_has():
+    plain = profile(tiny_config("train.grad_clip=null"), steps=1)
+    assert [*plain["parts"]] == ["dress", "forward", "loss", "sums", "backward", "optimizer", "other"]
+    more = profile(tiny_config("train.grad_clip=5", "train.average=ema"), steps=1)
+    assert [*more["parts"]] == [*(part for part in PARTS if part != "teacher"), "other"]
+    assert all(seconds > 0 for part, seconds in more["parts"].items() if part != "other")
+
+
+def test_a_teacher_is_a_part(tmp_path):
+    teacher, _ = train_tiny(tmp_path / "teacher" / "0", "train.epochs=1")
+    config = tiny_config(f"teacher={{run: {teacher.folder}, cache: false}}", "objective.distill={}")
+    assert "teacher" in profile(config, steps=1)["parts"]
+
+
+def test_figures_follow_from_one_another():
+    found = profile(tiny_config("train.epochs=7"), steps=2)
+    assert found["pictures"] == 32 and found["steps"] == 2 and found["epochs"] == 7
+    assert found["images_per_second"] == pytest.approx(32 / found["step"])
+    # 200 pictures of 300: 100 validate.
+    assert found["epoch"]["training"] == pytest.approx(200 / 32 * found["step"])
+    assert found["run"] == pytest.approx(7 * sum(found["epoch"].values()))
+    assert found["floor"] == pytest.approx(found["flops"] / found["peak_flops_per_second"])
+    assert found["epoch"]["evaluation"] > 0 and found["epoch"]["checkpoint"] > 0
+
+
+def test_the_arithmetic_of_a_step_is_three_times_that_of_its_forward():
+    """But for the first layer, which passes no gradient on; and all of it again where a step goes uphill."""
+    job = prepare(tiny_config())
+    flops = count_flops(job.engine, order_of(job.engine))
+    assert 2 * 2 * job.macs * 32 < flops <= 3 * 2 * job.macs * 32
+    uphill = prepare(tiny_config("optim.sharpness=sam"))
+    assert count_flops(uphill.engine, order_of(uphill.engine)) == 2 * flops
+
+
+def test_a_step_that_is_timed_is_the_same_step():
+    engines = [prepare(tiny_config("train.grad_clip=1")).engine for _ in range(2)]
+    engines[1].span = Stopwatch(torch.device("cpu"))
+    for engine in engines:
+        engine.model.train()
+        engine.step(order_of(engine), 0, 0)
+    one, other = (engine.model.state_dict() for engine in engines)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_trace_shows_steps_and_their_parts(tmp_path, cifarlab):
+    path = tmp_path / "new" / "trace.json"
+    status, out, err = cifarlab("profile", "demo", *TINY, "--steps", 1, "--trace", path)
+    assert status == 0, err
+    assert out.splitlines()[-1] == str(path) and "img/s" in out and "backward" in out
+    names = [event["name"] for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert names.count("step") == names.count("forward") == names.count("optimizer") == 3
+    assert "aten::convolution" in names
+
+
+def test_the_command_prints_json_and_leaves_no_run(tmp_path, cifarlab, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cifarlab("profile", "demo", *TINY, "--steps", 1, "--json")
+    assert status == 0, err
+    assert {"parts", "epoch", "hardware", "precision"} <= json.loads(out).keys()
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--trace", "trace.txt"], "end it so"),
+        (["demoo"], "did you mean demo?"),
+        (["demo", "optim.lrr=1"], "optim.lrr"),
+    ],
+)
+def test_a_mistake_is_one_line(cifarlab, arguments, message):
+    status, _, err = cifarlab("profile", *arguments)
+    assert status == 2 and message in err and len(err.splitlines()) == 1
