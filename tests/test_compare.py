@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cifarlab.compare import best_epochs_luck, compare, described, find_arm
+from cifarlab.compare import best_epochs_luck, compare, find_arm
 from cifarlab.ledger import openings
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.statistics import paired_difference
+from cifarlab.verdicts import described
 from tests.tiny import TINY, train_tiny
 
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
 FLOORS = {
     "registry": 0, "draws": 0, "records": 0, "statistics": 0,
-    "config": 1, "device": 1, "compiling": 1, "listing": 1, "calibration": 1,
+    "config": 1, "device": 1, "compiling": 1, "listing": 1, "calibration": 1, "verdicts": 1,
     "merging": 2,
     "data": 2,
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,
@@ -18,8 +18,8 @@ FLOORS = {
     "trained": 6, "ledger": 6, "summary": 6, "audit": 7, "teachers": 7, "anchors": 7, "prepare": 8,
     "train": 9,
     "profile": 10, "runs": 10, "teaching": 10, "refit": 10, "doctor": 10,
-    "compare": 11, "report": 11, "inference": 11, "analysis": 11,
-    "ladder": 12, "reproduce": 12, "commands": 13, "cli": 14, "__main__": 15,
+    "compare": 11, "inference": 11, "analysis": 11,
+    "report": 12, "ladder": 12, "reproduce": 12, "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip
 # Nothing in the package imports these from it; they may name any floor.
 FACES = {"__init__"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,10 @@ from cifarlab.recipes import Recipe, read, resolve
 from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
-from cifarlab.statistics import ROUNDING, Difference, difference, estimate, holm, optimism
+from cifarlab.statistics import difference, estimate, optimism
 from cifarlab.teaching import train_teachers
 from cifarlab.train import train
-
-Metric = Literal["val", "test"]
+from cifarlab.verdicts import Metric, described, notes, plain
 
 
 @dataclass(frozen=True)
@@ -112,14 +110,14 @@ def compare(arms: Sequence[Arm], metric: Metric, against: Literal["first", "prev
     ]
     rows = [_row(arm, found, metric) for arm, found in zip(arms, scores, strict=True)]
     others = [0 if against == "first" else i - 1 for i in range(1, len(arms))]
-    found = [difference(scores[i], scores[other]) for i, other in enumerate(others, 1)]
-    for row, other, record in zip(rows[1:], others, described(found), strict=True):
+    found = described([difference(scores[i], scores[other]) for i, other in enumerate(others, 1)])
+    for row, other, record in zip(rows[1:], others, found, strict=True):
         row["difference"] = {"from": rows[other]["name"], **record}
     runs = next(iter(arms[0].runs.values())).runs
     return {
         "metric": metric,
         "arms": rows,
-        "notes": _notes(arms, metric),
+        "notes": notes({arm.name: _records(arm) for arm in arms}, metric),
         "test_opened": len(openings(runs)),
     }
 
@@ -147,7 +145,7 @@ def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any
         "seeds": [*scores],
         "scores": [*scores.values()],
         "n": found.n,
-        **_plain({"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}),
+        **plain({"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}),
         "optimism": sum(known) / len(known) if known else None,
         "minutes": sum(summary["seconds"] for summary in summaries) / len(summaries) / 60,
         "difference": None,
@@ -167,65 +165,5 @@ def best_epochs_luck(run: Run, metric: Metric) -> float | None:
     return optimism(scores)
 
 
-def described(found: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Differences as plain data, p corrected for their number, each with its verdict in words."""
-    tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
-    corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
-    records = []
-    for i, one in enumerate(found):
-        p, smallest, more = corrected.get(i), one.smallest(len(tested)), one.more_seeds(len(tested))
-        shown = p is not None and bool(one.shown(p))
-        records.append(
-            {
-                "paired": one.paired,
-                "seeds": one.seeds,
-                **_plain({"mean": one.mean, "low": one.low, "high": one.high, "p": one.p}),
-                "p_holm": p,
-                "shown": shown,
-                **_plain({"smallest": smallest}),
-                "more_seeds": more,
-                "verdict": _verdict(one, shown, smallest, more, len(tested)),
-            }
-        )
-    return records
-
-
-def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, comparisons: int) -> str:
-    if shown:
-        return f"{'better' if found.mean > 0 else 'worse'} by {100 * abs(found.mean):.2f} points"
-    if math.isnan(found.p):
-        return "no difference shown (one seed cannot show any: train more, e.g. --seeds 3)"
-    if not found.spread > ROUNDING:
-        return "no difference shown (the seeds do not spread: nothing to judge by)"
-    seeds = "seed" if more == 1 else "seeds"
-    settled = f"about {more} more {seeds} would settle it" if more else "1,000 seeds would not settle it"
-    # Its interval stands beside it, and is its own alone.
-    among = f" among {comparisons} comparisons, though one would be by itself" if found.shown() else ""
-    return (
-        f"no difference shown{among} (smallest difference that {found.seeds} seeds would show: "
-        f"{100 * smallest:.2f} points; {settled})"
-    )
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, float | None]:
-    """Plain numbers, None for what is not known."""
-    return {key: None if math.isnan(value) else float(value) for key, value in values.items()}
-
-
-def _notes(arms: Sequence[Arm], metric: Metric) -> list[str]:
-    """A line for each thing that makes the arms less alike than they look."""
-    notes = []
-    summaries = {arm.name: [run.summary() or {} for run in arm.runs.values()] for arm in arms}
-    if len({summary.get("data_fingerprint") for group in summaries.values() for summary in group}) > 1:
-        notes.append("not all of these runs were given the same pictures")
-    held_out = {
-        repr([run.plain_config()["data"].get(key) for key in ("val", "classes", "split_seed")])
-        for arm in arms
-        for run in arm.runs.values()
-    }
-    if metric == "val" and len(held_out) > 1:
-        notes.append("not all of these runs were validated on the same share of the pictures")
-    for name, group in summaries.items():
-        if any(summary["chosen_on"] == metric == "test" for summary in group):
-            notes.append(f"{name} chose its epoch on test: optimistic")
-    return notes
+def _records(arm: Arm) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [(run.summary() or {}, run.plain_config()) for run in arm.runs.values()]

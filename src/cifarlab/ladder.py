@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab import recipes
-from cifarlab.compare import Arm, Metric, compare, described, find_arm, train_missing, trained_arm
+from cifarlab.compare import Arm, compare, find_arm, train_missing, trained_arm
 from cifarlab.merging import differences
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, read, resolve
 from cifarlab.registry import ConfigError
 from cifarlab.statistics import difference
+from cifarlab.verdicts import Metric, described
 
 # A value that a configuration does not hold.
 ABSENT = object()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifarlab import recipes
-from cifarlab.compare import Arm, compare, described, trained_arm
+from cifarlab.compare import Arm, compare, trained_arm
 from cifarlab.config import Config
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
@@ -17,6 +17,7 @@ from cifarlab.run import Run, read_json
 from cifarlab.statistics import difference
 from cifarlab.teaching import train_teachers
 from cifarlab.train import train
+from cifarlab.verdicts import described
 
 Budget = Literal["short", "whole"]
 

@@ -30,6 +30,7 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
     assert "a gap of" in out and "right superclass" in out and "corrupted:" in out
     with Image.open(out.splitlines()[-1]) as page:
         assert page.width > 1000
+    assert (run / "analysis_pictures.png").exists()
     report = json.loads((run / "analysis.json").read_text())
     scores = evaluate_run(run, "val")
     assert (report["top1"], report["top5"]) == pytest.approx((scores["top1"], scores["top5"]))
@@ -48,7 +49,7 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
 
 def test_starting_over_leaves_no_analysis_of_the_old_model(tmp_path):
     run, _ = train_tiny(tmp_path / "0", "train.epochs=1")
-    for name in ("analysis.json", "analysis_test.png", "mine.txt"):
+    for name in ("analysis.json", "analysis_test.png", "analysis_pictures.png", "mine.txt"):
         (run.folder / name).write_text("{}")
     run.start_over()
     assert not list(run.folder.glob("analysis*")) and (run.folder / "mine.txt").exists()

@@ -1,10 +1,7 @@
 """The report: what it shows, what it leaves out, and that it works in a browser."""
 
 import json
-import math
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,32 +13,7 @@ from cifarlab.report import tables
 from cifarlab.report.collect import collect
 from cifarlab.report.page import build
 from cifarlab.run import Run
-from tests.tiny import train_tiny
-
-CHROMIUM = os.environ.get("CIFARLAB_TEST_CHROMIUM") or shutil.which("chromium")
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory) -> Path:
-    """A real run of a second."""
-    run, _ = train_tiny(tmp_path_factory.mktemp("one") / "tiny" / "0")
-    return run.folder
-
-
-def plant(one: Path, runs: Path, name: str, seed: int, val: float, epochs: int = 2, **changes) -> Path:
-    """A copy of a real run under another name and seed, with another accuracy and a longer log."""
-    folder = runs / name / str(seed)
-    shutil.copytree(one, folder, ignore=shutil.ignore_patterns("*.pt", "tensorboard", "lock"))
-    summary = json.loads((one / "summary.json").read_text())
-    summary |= {"seed": seed, "val_top1": val, "epochs": epochs, **changes}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    row = json.loads((one / "metrics.jsonl").read_text().splitlines()[0])
-    lines = []
-    for epoch in range(1, epochs + 1):
-        top1 = val * (1 - math.exp(-5 * epoch / epochs))
-        lines.append(json.dumps({**row, "epoch": epoch, "val/top1": top1, "train/top1": 1.2 * top1}))
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
+from tests.report.planted import open_page, plant
 
 
 @pytest.fixture
@@ -56,28 +28,38 @@ def runs(one, tmp_path) -> Path:
 def test_the_interval_is_students(runs):
     groups, skipped = collect(runs)
     assert not skipped and [group.name for group in groups] == ["a/base", "b", "c"]
-    row = dict(zip(tables.HEAD, tables.rows(groups)[0], strict=True))
+    table = tables.names(groups)
+    row = dict(zip(table.head, table.rows[0], strict=True))
     low, high = stats.t.interval(0.95, 2, loc=0.51, scale=stats.sem([0.5, 0.52, 0.51]))
     assert row["val, %"].text == f"51.00 ± {50 * (high - low):.2f}"
     assert row["minutes"].text == "2.0" and row["seeds"].text == "3"
     # One seed has no spread, and the test was not read.
-    assert tables.rows(groups)[2][3].text == "10.00"
-    assert all(row[4].text == "-" for row in tables.rows(groups))
+    assert table.rows[2][3].text == "10.00"
+    assert all(row[4].text == "-" for row in table.rows)
 
 
 def test_the_page_says_how_often_the_test_set_was_opened(runs, tmp_path):
-    record_opening(Run(runs / "b" / "0"), "eval", "f", 1)
+    for seed in (0, 0, 2):
+        record_opening(Run(runs / "b" / str(seed)), "eval", "f", 1)
     page, _ = build(runs, tmp_path / "out")
-    assert "opened 1 x" in page.read_text()
+    assert "opened 3 x" in page.read_text()
+    groups, _ = collect(runs)
+    assert [run.opened for run in groups[1].runs] == [2, 0, 1]
+    assert [row[8].text for row in tables.names(groups).rows] == ["0 x", "3 x", "0 x"]
+    # The ledger lies above the folder that is asked for.
+    (runs / "b" / "0" / "env.json").write_text(json.dumps({"name": "b"}))
+    page, _ = build(runs / "b", tmp_path / "part")
+    assert "opened 3 x" in page.read_text()
 
 
 def test_the_files_beside_the_page(runs, tmp_path):
     page, _ = build(runs, tmp_path / "out")
     names = {path.name for path in page.parent.iterdir()}
-    assert {"report.html", "table.md", "table.csv", "table.tex"} <= names
+    assert {"report.html", "table.md", "table.csv", "table.tex", "differences.tex"} <= names
     assert {
-        f"{name}.{suffix}" for name in ("pareto", "validation", "gap", "steps") for suffix in ("png", "svg")
+        f"{name}.{suffix}" for name in ("pareto", "validation", "gap") for suffix in ("png", "svg")
     } <= names
+    assert "steps.svg" not in names, "no name is a rung"
     assert (page.parent / "pareto.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (page.parent / "gap.svg").read_text()
     text = page.read_text()
@@ -106,9 +88,9 @@ def test_a_damaged_run_is_named_and_the_rest_kept(runs, name, kind):
     groups, skipped = collect(runs)
     if (name, kind) == ("metrics.jsonl", "truncated"):
         # What stands before the cut is read.
-        assert all(each.folder == folder for each in skipped)
+        assert all(each.path == folder for each in skipped)
         return
-    assert [each.folder for each in skipped] == [folder]
+    assert [each.path for each in skipped] == [folder]
     assert skipped[0].reason and "\n" not in skipped[0].reason
     assert [(group.name, len(group.runs)) for group in groups] == [("a/base", 3), ("b", 2), ("c", 1)]
 
@@ -150,16 +132,6 @@ def test_a_name_cannot_break_out_of_the_page(one, tmp_path):
     assert "<b>bold" not in page.read_text()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: install it, or name it in CIFARLAB_TEST_CHROMIUM")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-
 def test_thirty_runs_of_200_epochs_in_a_browser(one, tmp_path, browser):
     """Sorting and hovering work, nothing is complained of, and the page is light enough to send."""
     for name in range(10):
@@ -174,22 +146,15 @@ def test_thirty_runs_of_200_epochs_in_a_browser(one, tmp_path, browser):
             )
     page_path, _ = build(tmp_path / "runs", tmp_path / "out")
     assert page_path.stat().st_size < 8e6
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None
-    )
-    page.goto(page_path.as_uri())
+    page, complaints = open_page(browser, page_path)
     page.wait_for_selector("#validation svg")
-    names = "#names tbody th"
+    names = "#table tbody th"
     assert page.locator(names).all_inner_texts() == [f"name_{i}" for i in range(10)]
-    button = page.locator("#names thead button", has_text="val, %")
+    button = page.locator("#table thead button", has_text="val, %")
     button.click()
     rising = page.locator(names).all_inner_texts()
     button.click()
-    assert page.locator("#names thead th", has_text="val, %").get_attribute("aria-sort") == "descending"
+    assert page.locator("#table thead th", has_text="val, %").get_attribute("aria-sort") == "descending"
     assert page.locator(names).all_inner_texts() == rising[::-1]
     assert rising == [f"name_{i}" for i in sorted(range(10), key=lambda i: (7 * i) % 10)]
     page.locator("#pareto svg .mark-symbol.role-mark path").first.hover(force=True)

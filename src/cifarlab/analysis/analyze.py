@@ -92,6 +92,7 @@ def _answers(trained: Trained, split: Split) -> tuple[Tensor, Tensor]:
 def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> dict[str, Any]:
     matrix = scores.confusion(guesses, labels, len(splits.classes))
     found: dict[str, Any] = {
+        "classes": list(splits.classes),
         "by_class": scores.by_class(matrix, splits.classes),
         "most_confused": scores.most_confused(matrix, splits.classes),
         "confusion": matrix.tolist(),

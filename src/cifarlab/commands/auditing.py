@@ -108,9 +108,11 @@ def analyze(
 ) -> None:
     """A run beyond top-1: calibration, classes, confusion, hard pictures, its place among published figures.
 
-    Writes analysis.json and analysis.png into the run's folder (of test: analysis_test.json and .png).
+    Writes analysis.json, analysis.png and, for the report, analysis_pictures.png into the run's folder (of
+    test: analysis_test.json, ...).
     """
     from cifarlab.analysis.analyze import analyze as analyze_run
+    from cifarlab.analysis.tiles import pictures_path, write_tiles
     from cifarlab.checkpoint import write_json
     from cifarlab.registry import ConfigError, unknown
     from cifarlab.report.analysis_page import write_analysis_page
@@ -120,6 +122,7 @@ def analyze(
         raise ConfigError(f"--split {split}: {unknown(split, ('val', 'test'))}")
     found = analyze_run(run, split, corruptions=corruptions, near=near, device=device, root=root)
     file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
+    write_tiles(found.report, found.pictures, pictures_path(file))
     write_json(file, found.report)
     page = write_analysis_page(found.report, found.pictures, file.with_suffix(".png"))
     if as_json:

@@ -14,8 +14,6 @@ from cifarlab.commands.shared import (
     RunFolder,
     RunsFolder,
     app,
-    interval,
-    p_value,
     print_table,
     run_name,
     training_progress,
@@ -135,13 +133,14 @@ def _print_rows(rows: list[dict[str, Any]], metric: str) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from cifarlab.verdicts import interval, p_value
+
     spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
     difference = row["difference"]
     apart = ("", "", "")
     if difference:
-        p = difference["p_holm"]
         shown = interval(difference, "+.2f")
-        apart = (f"{100 * difference['mean']:+.2f}", shown, "-" if p is None else p_value(p))
+        apart = (f"{100 * difference['mean']:+.2f}", shown, p_value(difference["p_holm"]))
     luck = "-" if row["optimism"] is None else f"{100 * row['optimism']:.2f}"
     scores = f"{100 * row['mean']:.2f}{spread}", interval(row, ".2f")
     return (row["name"], str(row["n"]), *scores, *apart, luck, f"{row['minutes']:.1f}")

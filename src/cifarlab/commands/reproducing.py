@@ -13,8 +13,6 @@ from cifarlab.commands.shared import (
     Overrides,
     RunsFolder,
     app,
-    interval,
-    p_value,
     print_table,
     training_progress,
 )
@@ -85,6 +83,8 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from cifarlab.verdicts import p_value
+
     published = "-" if row["published"] is None else f"{100 * row['published']:.2f}"
     sides = [cell for side in ("as_run", "corrected") for cell in _side_cells(row[side])]
     known = [row[side] for side in ("as_run", "corrected") if row[side]]
@@ -93,12 +93,13 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     difference = row["difference"]
     apart = ("-", "-")
     if difference:
-        p = difference["p_holm"]
-        apart = (f"{100 * difference['mean']:+.2f}", "-" if p is None else p_value(p))
+        apart = (f"{100 * difference['mean']:+.2f}", p_value(difference["p_holm"]))
     return (row["name"], published, *sides, *apart, "-" if luck is None else f"{100 * luck:.2f}", minutes)
 
 
 def _side_cells(side: dict[str, Any] | None) -> tuple[str, str]:
+    from cifarlab.verdicts import interval
+
     if side is None:
         return "not measured", "-"
     spread = "" if side["sd"] is None else f" ± {100 * side['sd']:.2f}"
@@ -106,6 +107,8 @@ def _side_cells(side: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def _lesson_cells(lesson: dict[str, Any]) -> tuple[str, ...]:
+    from cifarlab.verdicts import interval
+
     published = "-" if lesson["published"] is None else f"{100 * lesson['published']:+.2f}"
     cells = []
     for side in ("as_run", "corrected"):

@@ -76,17 +76,6 @@ def training_progress(as_json: bool) -> Any:
     return TrainingProgress(Console(stderr=True, highlight=False) if as_json else None)
 
 
-def interval(values: dict[str, Any], form: str) -> str:
-    """A 95 % interval of fractions, in percent: `41.20 to 42.05`; of one seed there is none."""
-    if values["low"] is None:
-        return "-"
-    return f"{100 * values['low']:{form}} to {100 * values['high']:{form}}"
-
-
-def p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
 def print_table(
     head: tuple[str, ...], rows: list[tuple[str, ...]], numbers: tuple[str, ...] = ("published",)
 ) -> None:

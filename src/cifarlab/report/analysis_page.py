@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cifarlab.analysis.tiles import picture_at
 from cifarlab.data.splits import Split
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.report.sheets import COLUMNS, Tile, show_tiles
@@ -114,6 +115,6 @@ def _errors(axis: Axes, report: dict[str, Any]) -> None:
 
 
 def _tile(pictures: Split, row: dict[str, Any]) -> Tile:
-    picture = pictures.images[pictures.rows[row["position"]]].permute(1, 2, 0).cpu().numpy()
     guess = f"{row['guess']} {row['probability']:.0%}"
-    return picture, guess if row["guess"] == row["label"] else f"{guess}\n({row['label']})"
+    said = guess if row["guess"] == row["label"] else f"{guess}\n({row['label']})"
+    return picture_at(pictures, row["position"]), said

@@ -10,13 +10,19 @@ import altair as alt
 
 from cifarlab.report.collect import Group
 from cifarlab.report.plot import COLORS
+from cifarlab.verdicts import interval
 
 # Seen on white and on black: without the palette's black and yellow.
 SEEN = COLORS[:6]
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
+SHAPES = ("circle", "square", "triangle-up", "diamond")
 # Points of a curve: more than a screen shows help nobody, and weigh.
 POINTS = 200
 HEIGHT = 300
+# The layer that only answers a pointer: many marks that a picture does not show.
+HOVER = "hover"
+# What a step of a ladder is.
+KINDS = ["first", "gain", "loss", "no difference shown"]
 
 
 def pareto(groups: Sequence[Group]) -> alt.LayerChart:
@@ -36,9 +42,10 @@ def pareto(groups: Sequence[Group]) -> alt.LayerChart:
         y=alt.Y("val:Q", title="top-1 % on validation", scale=alt.Scale(zero=False)),
     )
     line = base.transform_filter("datum.front").mark_line(strokeDash=[4, 3], color="#888888")
-    points = base.mark_circle(size=90, opacity=1).encode(
-        color=_color(groups, symbol="circle"), tooltip=_tooltip("name", "minutes", "val", "seeds")
-    )
+    points = base.mark_point(size=90, opacity=1, filled=True).encode(
+        color=_color(groups, symbol=None), shape=_shape(groups),
+        tooltip=_tooltip("name", "minutes", "val", "seeds"),
+    )  # fmt: skip
     return _sized(line, points)
 
 
@@ -67,33 +74,50 @@ def gaps(groups: Sequence[Group]) -> alt.LayerChart:
     return _banded(groups, rows, "train - validation, points")
 
 
-def waterfall(groups: Sequence[Group]) -> alt.LayerChart:
-    """What each name adds to the one before, in points of validation accuracy, first to last."""
-    rows: list[dict[str, Any]] = []
-    before = 0.0
-    for group in groups:
-        mean = group.mean("val_top1")
-        if mean is None:
-            continue
-        kind = "gain" if 100 * mean >= before else "loss"
-        change = 100 * mean - before if rows else None
-        rows.append({"name": group.name, "from": before if rows else 0.0, "to": 100 * mean,
-                     "change": change, "kind": kind if rows else "foot"})  # fmt: skip
-        before = 100 * mean
-    floor = 0.9 * min((row["to"] for row in rows), default=0)
+def waterfall(rungs: Sequence[Group], steps: Sequence[dict[str, Any]]) -> alt.LayerChart:
+    """What each rung adds to the one before, in points of validation accuracy, first to last.
+
+    steps: of each rung but the first, as `verdicts.described` gives them; their intervals stand at the bars'
+    ends.
+    """
+    means = [100 * fmean(rung.values("val_top1")) for rung in rungs]
+    rows: list[dict[str, Any]] = [{"name": rungs[0].name, "to": means[0], "kind": KINDS[0], "verdict": ""}]
+    for rung, before, mean, step in zip(rungs[1:], means[:-1], means[1:], steps, strict=True):
+        row = {"name": rung.name, "from": before, "to": mean, "verdict": step["verdict"],
+               "kind": KINDS[1 + (step["mean"] < 0)] if step["shown"] else KINDS[3],
+               "step": f"{100 * step['mean']:+.2f}", "interval": interval(step, "+.2f")}  # fmt: skip
+        if step["low"] is not None:
+            row |= {"low": before + 100 * step["low"], "high": before + 100 * step["high"]}
+        rows.append(row)
+    # The first bar stands on the ground, which is not far below the others.
+    lowest, highest = min(means), max(means)
+    rows[0]["from"] = max(0.0, lowest - 0.1 * max(highest - lowest, 1.0))
     for row in rows:
-        row["from"] = max(row["from"], floor)
+        row["short"] = row["name"].rpartition("/")[2]
+    tooltip = _tooltip("name", "to", "step", "interval", "verdict")
     base = alt.Chart(_data(rows)).encode(
-        x=alt.X("name:N", sort=None, title=None, axis=alt.Axis(labelAngle=-35))
+        x=alt.X("short:N", sort=None, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=120))
     )
-    colors = alt.Scale(domain=["foot", "gain", "loss"], range=[COLORS[0], COLORS[2], COLORS[1]])
+    scale = alt.Scale(domain=KINDS, range=[COLORS[0], COLORS[2], COLORS[1], "#8a939c"])
     bars = base.mark_bar(width={"band": 0.7}).encode(
         y=alt.Y("from:Q", title="top-1 % on validation", scale=alt.Scale(zero=False)),
         y2="to:Q",
-        color=alt.Color("kind:N", scale=colors, legend=None),
-        tooltip=_tooltip("name", "to", "change"),
+        color=alt.Color("kind:N", scale=scale, legend=_legend("square")),
+        tooltip=tooltip,
     )
-    return _sized(bars)
+    # A step of next to nothing is seen all the same.
+    ends = base.mark_tick(thickness=2, width={"band": 0.7}).encode(
+        y="to:Q", color=alt.Color("kind:N", scale=scale, legend=_legend("square")), tooltip=tooltip
+    )
+    rules = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5, color="#333333")
+    return _sized(bars, ends, rules.encode(y="low:Q", y2="high:Q", tooltip=tooltip))
+
+
+def still(spec: dict[str, Any]) -> dict[str, Any]:
+    """A specification without what answers a pointer, for a picture."""
+    layers = [layer for layer in spec.get("layer", ()) if layer.get("name") != HOVER]
+    params = [param for param in spec.get("params", ()) if HOVER not in param.get("views", ())]
+    return {**spec, **({"layer": layers} if layers else {}), "params": params}
 
 
 def _band(name: str, epoch: int, values: Sequence[float]) -> dict[str, Any]:
@@ -116,10 +140,14 @@ def _banded(groups: Sequence[Group], rows: list[dict[str, Any]], title: str) -> 
     )
     # Thin lines are hard to hit: the nearest point answers.
     near = alt.selection_point(nearest=True, on="pointerover", empty=False, clear="pointerout")
-    points = base.mark_circle(size=60).encode(
-        y="mean:Q",
-        opacity=alt.condition(near, alt.value(1), alt.value(0)),
-        tooltip=_tooltip("name", "epoch", "mean", "low", "high"),
+    points = (
+        base.properties(name=HOVER)
+        .mark_circle(size=60)
+        .encode(
+            y="mean:Q",
+            opacity=alt.condition(near, alt.value(1), alt.value(0)),
+            tooltip=_tooltip("name", "epoch", "mean", "low", "high"),
+        )
     )
     return _sized(band, line.add_params(chosen), points.add_params(near))
 
@@ -137,7 +165,7 @@ def _thinned(epochs: list[int]) -> list[int]:
     return epochs[::-1][::step][::-1]
 
 
-def _color(groups: Sequence[Group], symbol: str = "stroke") -> alt.Color:
+def _color(groups: Sequence[Group], symbol: str | None = "stroke") -> alt.Color:
     domain = [group.name for group in groups]
     colors = [SEEN[i % len(SEEN)] for i in range(len(domain))]
     return alt.Color("name:N", scale=alt.Scale(domain=domain, range=colors), legend=_legend(symbol))
@@ -145,15 +173,26 @@ def _color(groups: Sequence[Group], symbol: str = "stroke") -> alt.Color:
 
 def _dash(groups: Sequence[Group]) -> alt.StrokeDash:
     """Names beyond the last color begin again with the first, dashed."""
+    return alt.StrokeDash("name:N", scale=_by_round(groups, DASHES), legend=_legend("stroke"))
+
+
+def _shape(groups: Sequence[Group]) -> alt.Shape:
+    """Names beyond the last color begin again with the first, in another shape."""
+    return alt.Shape("name:N", scale=_by_round(groups, SHAPES), legend=_legend(None))
+
+
+def _by_round(groups: Sequence[Group], values: Sequence[Any]) -> alt.Scale:
+    """One of `values` for each round through the colors."""
     domain = [group.name for group in groups]
-    dashes = [DASHES[i // len(SEEN) % len(DASHES)] for i in range(len(domain))]
-    return alt.StrokeDash("name:N", scale=alt.Scale(domain=domain, range=dashes), legend=_legend("stroke"))
+    return alt.Scale(domain=domain, range=[values[i // len(SEEN) % len(values)] for i in range(len(domain))])
 
 
-def _legend(symbol: str) -> alt.Legend:
+def _legend(symbol: str | None) -> alt.Legend:
+    """symbol: None where the marks' own shapes tell them apart."""
     return alt.Legend(
-        orient="bottom", columns=2, title=None, labelLimit=260, symbolLimit=60,
-        symbolType=symbol, symbolStrokeWidth=2.5, symbolOpacity=1, symbolSize=120,
+        orient="bottom", title=None, labelLimit=260, symbolLimit=60,
+        symbolType=symbol if symbol is not None else alt.Undefined,
+        symbolStrokeWidth=2.5, symbolOpacity=1, symbolSize=120,
     )  # fmt: skip
 
 
@@ -165,10 +204,12 @@ def _scale(rows: list[dict[str, Any]], key: str) -> alt.Scale:
 
 
 def _tooltip(*keys: str) -> list[alt.Tooltip]:
-    words = {"val": "val, %", "to": "val, %", "mean": "mean", "low": "lowest seed", "high": "highest seed"}
+    words = {"val": "val, %", "to": "val, %", "low": "lowest seed", "high": "highest seed",
+             "step": "step, points", "interval": "95 % interval"}  # fmt: skip
+    texts = ("name", "step", "interval", "verdict")
     return [
-        alt.Tooltip(f"{key}:{'N' if key == 'name' else 'Q'}", title=words.get(key, key),
-                    format="" if key in ("name", "epoch", "seeds") else ".2f")
+        alt.Tooltip(f"{key}:{'N' if key in texts else 'Q'}", title=words.get(key, key),
+                    format="" if key in (*texts, "epoch", "seeds") else ".2f")
         for key in keys
     ]  # fmt: skip
 

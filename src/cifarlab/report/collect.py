@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from PIL import Image
+
+from cifarlab.analysis.tiles import pictures_path
+from cifarlab.ledger import count_openings
 from cifarlab.merging import differences
 from cifarlab.metrics import read_log
 from cifarlab.registry import ConfigError
-from cifarlab.run import Run, read_json
+from cifarlab.report.analyses import FILES, Analysis, read_analysis, tiles_of
+from cifarlab.run import Run, read_json, recorded_run
 
 # A folder that holds one of these is, or was, a run's.
 TRACES = ("config.yaml", "summary.json", "metrics.jsonl", "env.json")
 
 
 @dataclass(frozen=True)
+class Analyzed:
+    """What `cifarlab analyze` found, and the pictures it kept: the hardest, the most confident errors."""
+
+    analysis: Analysis
+    tiles: list[list[Image.Image]]
+
+
+@dataclass(frozen=True)
 class Finished:
-    """One finished run, as its files say."""
+    """One finished run, as its files say.
+
+    opened: how often the test pictures were looked at for it. analyses: by split.
+    """
 
     folder: Path
     name: str
@@ -28,6 +44,8 @@ class Finished:
     log: list[dict[str, Any]]
     config: dict[str, Any]
     env: dict[str, Any]
+    opened: int
+    analyses: dict[str, Analyzed] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -54,9 +72,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A folder that is left out, and why."""
+    """A run's folder, or a file in it, that is left out, and why."""
 
-    folder: Path
+    path: Path
     reason: str
 
 
@@ -73,9 +91,11 @@ def collect(folder: Path) -> tuple[list[Group], list[Skipped]]:
         try:
             run = read_run(path, _name(path, folder))
         except ConfigError as error:
-            skipped.append(Skipped(path, " ".join(str(error).split()).removeprefix(f"{path}: ")))
+            skipped.append(_skipped(path, error))
         else:
-            found[run.name].append(run)
+            analyses, damaged = _analyses(path, run.summary["chosen_epoch"])
+            found[run.name].append(replace(run, analyses=analyses))
+            skipped += damaged
     if not found and not skipped:
         raise ConfigError(f"{folder}: no runs in it; `cifarlab train RECIPE --runs {folder}` makes one")
     groups = [Group(name, sorted(runs, key=lambda run: run.seed), _odd(runs)) for name, runs in found.items()]
@@ -89,7 +109,8 @@ def read_run(folder: Path, name: str) -> Finished:
     summary = run.summary()
     if summary is None:
         raise ConfigError(f"{folder}: not finished")
-    for key, kind in (("seed", int), ("epochs", int), ("seconds", int | float), ("parameters", int)):
+    for key, kind in (("seed", int), ("epochs", int), ("seconds", int | float), ("parameters", int),
+                      ("chosen_epoch", int)):  # fmt: skip
         if not isinstance(summary.get(key), kind):
             raise ConfigError(f"{run.summary_path}: cannot be read: {key} is missing, or no number")
     for key in ("train_top1", "val_top1", "test_top1", "gap"):
@@ -101,7 +122,33 @@ def read_run(folder: Path, name: str) -> Finished:
         raise ConfigError(f"{run.metrics_path}: cannot be read: {error.strerror or error}") from None
     if not log or not all(_is_row(row) for row in log):
         raise ConfigError(f"{run.metrics_path}: cannot be read: no epoch in it, or none that can be read")
-    return Finished(folder, name, summary, log, config, read_json(run.env_path))
+    env = read_json(run.env_path)
+    return Finished(folder, name, summary, log, config, env, count_openings(recorded_run(folder))["run"])
+
+
+def _analyses(folder: Path, epoch: int) -> tuple[dict[str, Analyzed], list[Skipped]]:
+    """By split; and the files among them that are damaged: the run is shown without them."""
+    found: dict[str, Analyzed] = {}
+    damaged: list[Skipped] = []
+    for split, name in FILES.items():
+        if not (path := folder / name).exists():
+            continue
+        try:
+            analysis = read_analysis(path, epoch)
+        except ConfigError as error:
+            damaged.append(_skipped(path, error))
+            continue
+        tiles: list[list[Image.Image]] = []
+        try:
+            tiles = tiles_of(path, analysis)
+        except ConfigError as error:
+            damaged.append(_skipped(pictures_path(path), error))
+        found[split] = Analyzed(analysis, tiles)
+    return found, damaged
+
+
+def _skipped(path: Path, error: ConfigError) -> Skipped:
+    return Skipped(path, " ".join(str(error).split()).removeprefix(f"{path}: "))
 
 
 def _is_row(row: dict[str, Any]) -> bool:

@@ -3,59 +3,113 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
-from importlib import metadata, resources
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from cifarlab.checkpoint import write_atomically
 from cifarlab.ledger import openings
-from cifarlab.merging import differences
-from cifarlab.recipes import checked, read
 from cifarlab.registry import ConfigError
-from cifarlab.report import charts, tables
-from cifarlab.report.collect import Finished, Group, Skipped, collect
+from cifarlab.report import analysis_charts, charts, tables
+from cifarlab.report.collect import Group, Skipped, collect
+from cifarlab.report.differences import Comparison, compare_names, ladders, steps
+from cifarlab.report.provenance import changes, surroundings
+from cifarlab.report.sections import Section, sections
+from cifarlab.run import recorded_run
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-# Kept out of each run's list of differences: where it ran, and which of the seeds it is.
-PLACES = ("data.root", "imports", "train.device", "train.seed")
+# Of an analysis's charts: a picture takes a tenth of a second, and there may be many names.
+SAVED = {"confusion", "calibration"}
+FORMATS = {"md": tables.markdown, "csv": tables.comma_separated, "tex": tables.latex}
 
 
-def build(folder: Path, out: Path, title: str | None = None) -> tuple[Path, list[Skipped]]:
+@dataclass(frozen=True)
+class Contents:
+    """What stands on the page.
+
+    charts: specifications by the name of their files, with their headings. kinds: those of an analysis,
+    without rows.
+    opened: how often the test set was opened for these runs, and for all that one ledger counts with them.
+    """
+
+    groups: list[Group]
+    skipped: list[Skipped]
+    charts: dict[str, tuple[str, dict[str, Any]]]
+    compared: Comparison | None
+    analyzed: list[Section]
+    kinds: dict[str, dict[str, Any]]
+    opened: int
+
+    def tables(self) -> dict[str, tables.Table]:
+        """By the name of their files."""
+        found = {"table": tables.names(self.groups)}
+        if self.compared is not None:
+            found["differences"] = self.compared.table()
+        if self.analyzed:
+            found["analyzed"] = tables.analyzed(self.groups)
+        return found
+
+
+def build(
+    folder: Path, out: Path, title: str | None = None, against: str | None = None
+) -> tuple[Path, list[Skipped]]:
     """Write `out`/report.html, charts as PNG and SVG, tables as Markdown, CSV and LaTeX.
 
-    Returns the page's path, and the folders that were left out, each with the reason. Raises ConfigError
-    where no run below `folder` can be read.
+    against: the name that all others are compared with; default: the first. Returns the page's path, and what
+    was left out, each with the reason. Raises ConfigError where no run below `folder` can be read, and where
+    `against` is none of them.
     """
+    contents = _contents(folder, against)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (_, spec) in contents.charts.items():
+        _save_pictures(out / name, {**spec, "width": 640})
+    for section in contents.analyzed:
+        for kind in SAVED & section.charts.keys():
+            path = out / "analyzed" / section.name / kind
+            _save_pictures(path, {**contents.kinds[kind], "width": 480, **section.charts[kind]})
+    for name, table in contents.tables().items():
+        for suffix, text_of in FORMATS.items():
+            _write(out / f"{name}.{suffix}", text_of(table))
+    page = out / "report.html"
+    _write(page, _page(title or f"{folder.resolve().name}: {_count(contents.groups)}", contents))
+    return page, contents.skipped
+
+
+def _contents(folder: Path, against: str | None) -> Contents:
     groups, skipped = collect(folder)
     if not groups:
-        reasons = "; ".join(f"{each.folder}: {each.reason}" for each in skipped[:3])
+        reasons = "; ".join(f"{each.path}: {each.reason}" for each in skipped[:3])
         raise ConfigError(f"{folder}: none of its {len(skipped)} runs can be shown ({reasons})")
-    drawn = {name: chart for name, chart in _charts(groups).items() if chart is not None}
-    out.mkdir(parents=True, exist_ok=True)
-    for name, (_, chart) in drawn.items():
-        _save_pictures(out / name, chart)
-    for suffix, text_of in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.latex)):
-        _write(out / f"table.{suffix}", text_of(groups))
-    page = out / "report.html"
-    heading = title or f"{folder.resolve().name}: {_count(groups)}"
-    _write(page, _page(heading, groups, skipped, drawn, len(openings(folder))))
-    return page, skipped
+    # Ledgers lie beside all runs, which may be above `folder`.
+    beside = {recorded_run(run.folder).runs.resolve() for group in groups for run in group.runs}
+    return Contents(
+        groups=groups,
+        skipped=skipped,
+        charts=_charts(groups),
+        compared=compare_names(groups, against),
+        analyzed=sections(groups),
+        kinds=analysis_charts.specifications(),
+        opened=sum(len(openings(runs)) for runs in {folder.resolve(), *beside}),
+    )
 
 
-def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, alt.LayerChart] | None]:
-    """Each chart by the name of its files, with its heading; None where no run has what it shows."""
+def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each chart that some run has what it shows for: by the name of its files, with its heading."""
     validated = [group for group in groups if group.values("val_top1")]
     tested = [group for group in groups if any("test/top1" in row for row in group.runs[0].log)]
 
     def of(these: Sequence[Group], heading: str, chart: Callable[[Sequence[Group]], alt.LayerChart]) -> Any:
         return (heading, chart(these)) if these else None
 
-    return {
+    found = {
         "pareto": of(validated, "Accuracy against minutes", charts.pareto),
         "validation": of(
             validated, "Validation", lambda g: charts.curves(g, "val/top1", "top-1 % on validation")
@@ -69,43 +123,51 @@ def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, alt.LayerChart] | N
             "Test, read every epoch",
             lambda g: charts.curves(g, "test/top1", "top-1 % on test: optimistic"),
         ),
-        "steps": of(validated if len(validated) > 2 else [], "Step by step", charts.waterfall),
     }
+    for i, (folder, rungs) in enumerate(ladders(groups).items(), start=1):
+        heading = "Step by step" if folder == "." else f"Step by step: {folder}"
+        found["steps" if i == 1 else f"steps_{i}"] = heading, charts.waterfall(rungs, steps(rungs))
+    return {name: (each[0], each[1].to_dict()) for name, each in found.items() if each is not None}
 
 
-def _page(
-    title: str,
-    groups: Sequence[Group],
-    skipped: Sequence[Skipped],
-    drawn: dict[str, tuple[str, alt.LayerChart]],
-    opened: int,
-) -> str:
-    files = resources.files("cifarlab.report")
+def _page(title: str, contents: Contents) -> str:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
+        loader=PackageLoader("cifarlab.report", ""),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["breakable"] = _breakable
     bundle: Any = vl_convert.javascript_bundle  # Its annotations ask for a snippet, and it does not.
-    specs = {name: chart.to_dict() for name, (_, chart) in drawn.items()}
-    return template.render(
+    data = {
+        "charts": {name: spec for name, (_, spec) in contents.charts.items()},
+        "kinds": contents.kinds,
+        "analyzed": [section.charts for section in contents.analyzed],
+    }
+    groups = contents.groups
+    return environment.get_template("page.html.j2").render(
         title=title,
-        count=_count(groups),
-        head=tables.HEAD,
-        rows=tables.rows(groups),
-        charts=[(name, heading) for name, (heading, _) in drawn.items()],
-        specs=_script(specs),
+        tables=contents.tables(),
+        charts=[(name, heading) for name, (heading, _) in contents.charts.items()],
+        compared=contents.compared,
+        analyzed=contents.analyzed,
+        headings={kind: heading for kind, (heading, _, _) in analysis_charts.KINDS.items()},
+        data=_script(data),
         vega=bundle(vl_version=VEGA_LITE),
-        groups=[(group, _changes(group.runs[0]), _surroundings(group.runs[0])) for group in groups],
+        groups=[(group, changes(group.runs[0]), surroundings(group.runs[0])) for group in groups],
         warnings=[(group.name, line) for group in groups for line in group.warnings],
-        skipped=skipped,
-        opened=opened,
+        skipped=contents.skipped,
+        opened=contents.opened,
         version=metadata.version("cifarlab"),
     )
 
 
+def _breakable(name: str) -> Markup:
+    """A long name may go on in a new line after / and _."""
+    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(name))))
+
+
 def _script(value: Any) -> str:
     """JSON that is safe inside a script element: no name of a run may close it."""
-    return json.dumps(value).replace("<", "\\u003c")
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _count(groups: Sequence[Group]) -> str:
@@ -113,36 +175,10 @@ def _count(groups: Sequence[Group]) -> str:
     return f"{runs} run{'s' * (runs != 1)} of {len(groups)} name{'s' * (len(groups) != 1)}"
 
 
-def _changes(run: Finished) -> list[tuple[str, str, str]]:
-    """What a run's configuration changes in the base of its recipe, or in the recipe if that has none."""
-    try:
-        recipe = read(run.summary["recipe"])
-        plain = checked(read(recipe.base, recipe.path.parent).plain if recipe.base else recipe.plain).dump()
-    except (ConfigError, KeyError):
-        return []  # A recipe of the user's own that has moved.
-    found = differences(plain, run.config)
-    return [(key, _shown(old), _shown(new)) for key, (old, new) in found.items() if key not in PLACES]
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value)
-
-
-def _surroundings(run: Finished) -> list[tuple[str, str]]:
-    """Hardware, versions and date of a run."""
-    env = run.env
-    hardware, versions = env.get("hardware") or {}, env.get("versions") or {}
-    rows = [("recipe", run.summary.get("recipe")), ("date", str(env.get("time") or "")[:10]),
-            ("processor", hardware.get("processor")), ("cores", hardware.get("cores")),
-            ("device", hardware.get("gpu")), ("precision", env.get("precision"))]  # fmt: skip
-    return [(key, str(value)) for key, value in rows if value] + [
-        (f"{k}", str(v)) for k, v in versions.items()
-    ]
-
-
-def _save_pictures(path: Path, chart: alt.LayerChart) -> None:
-    spec = chart.properties(width=640).to_dict()
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+def _save_pictures(path: Path, spec: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = {**spec.get("config", {}), "legend": {"columns": 2}}
+    svg = vl_convert.vegalite_to_svg({**charts.still(spec), "config": config}, vl_version=VEGA_LITE)
     _write(path.with_suffix(".svg"), svg)
     png = vl_convert.svg_to_png(svg, scale=2)
     write_atomically(path.with_suffix(".png"), lambda file: file.write(png))

@@ -1,4 +1,4 @@
-"""The report's table, for the page and for a paper: Markdown, CSV, LaTeX."""
+"""The report's tables, for the page and for a paper: Markdown, CSV, LaTeX."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from cifarlab.report.collect import Group
 from cifarlab.statistics import estimate
 
-HEAD = (
+NAMES = (
     "name",
     "seeds",
     "epochs",
@@ -21,8 +20,21 @@ HEAD = (
     "gap, points",
     "minutes",
     "parameters, M",
+    "test opened",
     "chosen on",
 )
+ANALYZED = {
+    "top1": "top-1, %",
+    "top5": "top-5, %",
+    "superclass": "superclass, %",
+    "ece": "ECE, %",
+    "ece_after": "ECE after, %",
+    "nll": "NLL",
+    "nll_after": "NLL after",
+    "without_near": "without near duplicates, %",
+    "corrupted": "corrupted, %",
+}
+SPECIAL = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "^": r"\^{}", "~": r"\~{}"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,24 @@ class Cell:
     number: float | str | None = None
 
 
-def rows(groups: Sequence[Group]) -> list[list[Cell]]:
-    """A row a name, a cell for each word of HEAD."""
-    return [_row(group) for group in groups]
+@dataclass(frozen=True)
+class Table:
+    """A head, and rows of a cell for each of its words."""
+
+    head: tuple[str, ...]
+    rows: list[list[Cell]]
+
+    @property
+    def worded(self) -> list[bool]:
+        """By column: whether it holds words, which are set to the left, or numbers."""
+        return [
+            any(isinstance(cell.number, str) for cell in column) for column in zip(*self.rows, strict=True)
+        ]
+
+
+def names(groups: Sequence[Group]) -> Table:
+    """A row a name."""
+    return Table(NAMES, [_row(group) for group in groups])
 
 
 def _row(group: Group) -> list[Cell]:
@@ -43,52 +70,75 @@ def _row(group: Group) -> list[Cell]:
     minutes = fmean(group.values("seconds")) / 60
     parameters = summary["parameters"] / 1e6
     chosen = summary["chosen_on"]
+    opened = sum(run.opened for run in group.runs)
     return [
         Cell(group.name, group.name),
         Cell(str(len(group.runs)), len(group.runs)),
         Cell(str(summary["epochs"]), summary["epochs"]),
-        _percent(group, "val_top1"),
-        _percent(group, "test_top1"),
-        _percent(group, "gap"),
+        *(percent(group.values(key)) for key in ("val_top1", "test_top1", "gap")),
         Cell(f"{minutes:.1f}", minutes),
         Cell(f"{parameters:.2f}", parameters),
+        Cell(f"{opened:,} x", opened),
         Cell("test: optimistic" if chosen == "test" else chosen, chosen),
     ]
 
 
-def _percent(group: Group, key: str) -> Cell:
+def analyzed(groups: Sequence[Group]) -> Table:
+    """A row a name and split that `cifarlab analyze` has scored."""
+    rows = []
+    for group in groups:
+        for split in sorted({split for run in group.runs for split in run.analyses}, reverse=True):
+            found = [run.analyses[split].analysis for run in group.runs if split in run.analyses]
+            figures = [analysis.figures() for analysis in found]
+            cells = [_over_seeds(key, [each[key] for each in figures]) for key in ANALYZED]
+            seeds = Cell(f"{len(found)} of {len(group.runs)}", len(found))
+            rows.append([Cell(group.name, group.name), Cell(split, split), seeds, *cells])
+    return Table(("name", "split", "seeds", *ANALYZED.values()), rows)
+
+
+def _over_seeds(key: str, values: Sequence[float | None]) -> Cell:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return Cell("-")
+    return _spread(known, 1, 3) if key.startswith("nll") else percent(known)
+
+
+def percent(values: Sequence[float]) -> Cell:
     """Mean and half the 95 % interval over seeds; of one seed the value alone."""
-    values = group.values(key)
+    return _spread(values, 100, 2)
+
+
+def _spread(values: Sequence[float], scale: float, digits: int) -> Cell:
     if not values:
         return Cell("-")
     if len(values) == 1:
-        return Cell(f"{100 * values[0]:.2f}", values[0])
+        return Cell(f"{scale * values[0]:.{digits}f}", values[0])
     found = estimate(values)
-    return Cell(f"{100 * found.mean:.2f} ± {100 * (found.high - found.low) / 2:.2f}", float(found.mean))
+    half = scale * (found.high - found.low) / 2
+    return Cell(f"{scale * found.mean:.{digits}f} ± {half:.{digits}f}", float(found.mean))
 
 
-def markdown(groups: Sequence[Group]) -> str:
-    lines = [HEAD, ("---",) * len(HEAD), *([cell.text for cell in row] for row in rows(groups))]
+def markdown(table: Table) -> str:
+    lines = [table.head, ("---",) * len(table.head), *([cell.text for cell in row] for row in table.rows)]
     return "".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |\n" for line in lines)
 
 
-def comma_separated(groups: Sequence[Group]) -> str:
+def comma_separated(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(HEAD)
-    writer.writerows([cell.text for cell in row] for row in rows(groups))
+    writer.writerow(table.head)
+    writer.writerows([cell.text for cell in row] for row in table.rows)
     return out.getvalue()
 
 
-def latex(groups: Sequence[Group]) -> str:
+def latex(table: Table) -> str:
     """A booktabs table."""
-    lines = [r"\begin{tabular}{l" + "r" * (len(HEAD) - 2) + "l}", r"\toprule"]
-    lines += [" & ".join(map(_escaped, HEAD)) + r" \\", r"\midrule"]
-    lines += [" & ".join(_escaped(cell.text) for cell in row) + r" \\" for row in rows(groups)]
+    columns = "".join("l" if worded else "r" for worded in table.worded)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines += [" & ".join(map(_escaped, table.head)) + r" \\", r"\midrule"]
+    lines += [" & ".join(_escaped(cell.text) for cell in row) + r" \\" for row in table.rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _escaped(text: Any) -> str:
-    for old, new in (("\\", r"\textbackslash{}"), ("±", r"$\pm$"), *((c, "\\" + c) for c in "_%&#")):
-        text = text.replace(old, new)
-    return text
+def _escaped(text: str) -> str:
+    return "".join(SPECIAL.get(c, "\\" + c if c in "_%&#${}" else c) for c in text)

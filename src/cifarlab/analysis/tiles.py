@@ -1,0 +1,63 @@
+"""The pictures worth a look, kept small beside an analysis: who shows them needs no data set and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cifarlab.checkpoint import write_atomically
+from cifarlab.data.splits import Split
+from cifarlab.registry import ConfigError
+
+# Of each kind; and pixels a side: larger pictures are made smaller. Thirty runs' must fit one page.
+SHOWN = 12
+LARGEST = 40
+
+
+def pictures_path(analysis: Path) -> Path:
+    """Where the pictures of `analysis`.json lie."""
+    return analysis.with_name(f"{analysis.stem}_pictures.png")
+
+
+def picture_at(pictures: Split, position: int) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    return pictures.images[pictures.rows[position]].permute(1, 2, 0).cpu().numpy()
+
+
+def write_tiles(report: dict[str, Any], pictures: Split, path: Path) -> Path:
+    """Write a PNG of two rows of squares: of the hardest pictures, and of the most confident errors."""
+    rows = [report[kind][:SHOWN] for kind in ("hardest", "confident_errors")]
+    side = min(LARGEST, *pictures.images.shape[-2:])
+    sheet = Image.new("RGB", (side * max(map(len, rows)), side * len(rows)))
+    for i, row in enumerate(rows):
+        for j, each in enumerate(row):
+            picture = Image.fromarray(picture_at(pictures, each["position"]))
+            if picture.size != (side, side):
+                picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (j * side, i * side))
+    write_atomically(path, lambda file: sheet.save(file, "PNG", optimize=True))
+    return path
+
+
+def read_tiles(path: Path, counts: Sequence[int]) -> list[list[Image.Image]]:
+    """The squares of each row of such a picture, of which an analysis names `counts`.
+
+    Raises ConfigError for a file that is not such a picture.
+    """
+    counts = [min(count, SHOWN) for count in counts]
+    try:
+        with Image.open(path, formats=["PNG"]) as file:
+            sheet = file.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}") from None
+    side = sheet.height // len(counts)
+    if side > LARGEST or sheet.size != (side * max(counts), side * len(counts)):
+        raise ConfigError(f"{path}: cannot be read: not the pictures of the analysis beside it")
+    return [
+        [sheet.crop((j * side, i * side, (j + 1) * side, (i + 1) * side)) for j in range(count)]
+        for i, count in enumerate(counts)
+    ]

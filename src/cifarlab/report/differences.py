@@ -1,0 +1,105 @@
+"""Names against one of them, and rungs of a ladder against the one below, by the scores that runs left."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Any
+
+from cifarlab.registry import ConfigError, unknown
+from cifarlab.report.collect import Group
+from cifarlab.report.tables import Cell, Table
+from cifarlab.statistics import difference
+from cifarlab.verdicts import Metric, described, interval, notes, p_value
+
+HEAD = ("name", "seeds", "difference, points", "95 % interval", "p (Holm)", "verdict")
+# Fewer rungs than this make no ladder.
+RUNGS = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every name that has the score less `against`.
+
+    records: by name, as `described` gives them. notes: what makes the sides less alike than they look.
+    without: the names that lack the score.
+    """
+
+    metric: Metric
+    against: str
+    records: dict[str, dict[str, Any]]
+    notes: list[str]
+    without: list[str]
+
+    def table(self) -> Table:
+        rows = []
+        for name, record in self.records.items():
+            pairs = f"{record['seeds']} pair{'s' * (record['seeds'] != 1)}"
+            rows.append(
+                [
+                    Cell(name, name),
+                    Cell(pairs if record["paired"] else "unpaired", record["seeds"]),
+                    Cell(f"{100 * record['mean']:+.2f}", record["mean"]),
+                    Cell(interval(record, "+.2f"), record["low"]),
+                    Cell(p_value(record["p_holm"]), record["p_holm"]),
+                    Cell(record["verdict"], record["verdict"]),
+                ]
+            )
+        return Table(HEAD, rows)
+
+
+def compare_names(groups: Sequence[Group], against: str | None = None) -> Comparison | None:
+    """All names against one, by default the first, on validation; on test where too few were validated.
+
+    None where there are no two to compare. Raises ConfigError where `against` is no name, or has no score.
+    """
+    if against is not None and against not in (names := {group.name for group in groups}):
+        raise ConfigError(f"--against {against}: {unknown(against, names)}")
+    metrics: tuple[Metric, Metric] = ("val", "test")
+    for metric in metrics:
+        scored = [group for group in groups if group.values(f"{metric}_top1")]
+        if len(scored) > 1 and against in {None, *(group.name for group in scored)}:
+            return _compared(groups, scored, metric, against or scored[0].name)
+    if against is not None:
+        raise ConfigError(f"--against {against}: no score that it shares with another name")
+    return None
+
+
+def _compared(groups: Sequence[Group], scored: Sequence[Group], metric: Metric, against: str) -> Comparison:
+    reference = next(group for group in scored if group.name == against)
+    others = [group for group in scored if group is not reference]
+    found = described([difference(_scores(other, metric), _scores(reference, metric)) for other in others])
+    sides = {group.name: [(run.summary, run.config) for run in group.runs] for group in [reference, *others]}
+    return Comparison(
+        metric,
+        against,
+        {group.name: record for group, record in zip(others, found, strict=True)},
+        notes(sides, metric),
+        [group.name for group in groups if group not in scored],
+    )
+
+
+def ladders(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Names of one folder that begin with a number, in order: by folder, where there are three or more."""
+    found: dict[str, dict[str, Group]] = defaultdict(dict)
+    for group in groups:
+        path = PurePosixPath(group.name)
+        number = re.match(r"\d+", path.name)
+        if number and group.values("val_top1"):
+            # `12_wide_without_03_crop_flip` is no further rung.
+            found[path.parent.as_posix()].setdefault(number[0], group)
+    return {folder: [*rungs.values()] for folder, rungs in found.items() if len(rungs) >= RUNGS}
+
+
+def steps(rungs: Sequence[Group]) -> list[dict[str, Any]]:
+    """Each rung but the first less the one before it, on validation, as `described` gives it."""
+    scores = [_scores(rung, "val") for rung in rungs]
+    return described([difference(ours, below) for below, ours in pairwise(scores)])
+
+
+def _scores(group: Group, metric: Metric) -> dict[int, float]:
+    return {run.seed: run.summary[f"{metric}_top1"] for run in group.runs}

@@ -1,0 +1,91 @@
+"""Differences between names in words and plain data: what `compare`, `ladder` and the report say alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from cifarlab.statistics import ROUNDING, Difference, holm
+
+Metric = Literal["val", "test"]
+
+
+def described(found: Sequence[Difference]) -> list[dict[str, Any]]:
+    """Differences as plain data, p corrected for their number, each with its verdict in words."""
+    tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
+    corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
+    records = []
+    for i, one in enumerate(found):
+        p, smallest, more = corrected.get(i), one.smallest(len(tested)), one.more_seeds(len(tested))
+        shown = p is not None and bool(one.shown(p))
+        records.append(
+            {
+                "paired": one.paired,
+                "seeds": one.seeds,
+                **plain({"mean": one.mean, "low": one.low, "high": one.high, "p": one.p}),
+                "p_holm": p,
+                "shown": shown,
+                **plain({"smallest": smallest}),
+                "more_seeds": more,
+                "verdict": _verdict(one, shown, smallest, more, len(tested)),
+            }
+        )
+    return records
+
+
+def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, comparisons: int) -> str:
+    if shown:
+        return f"{'better' if found.mean > 0 else 'worse'} by {100 * abs(found.mean):.2f} points"
+    if math.isnan(found.p):
+        return "no difference shown (one seed cannot show any: train more, e.g. --seeds 3)"
+    if not found.spread > ROUNDING:
+        return "no difference shown (the seeds do not spread: nothing to judge by)"
+    seeds = "seed" if more == 1 else "seeds"
+    settled = f"about {more} more {seeds} would settle it" if more else "1,000 seeds would not settle it"
+    # Its interval stands beside it, and is its own alone.
+    among = f" among {comparisons} comparisons, though one would be by itself" if found.shown() else ""
+    return (
+        f"no difference shown{among} (smallest difference that {found.seeds} seeds would show: "
+        f"{100 * smallest:.2f} points; {settled})"
+    )
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """Plain numbers, None for what is not known."""
+    return {key: None if math.isnan(value) else float(value) for key, value in values.items()}
+
+
+def notes(
+    sides: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]], metric: Metric
+) -> list[str]:
+    """A line for each thing that makes the sides of a comparison less alike than they look.
+
+    sides: by name, the (summary, configuration) of each run.
+    """
+    said = []
+    runs = [run for side in sides.values() for run in side]
+    if len({summary.get("data_fingerprint") for summary, _ in runs}) > 1:
+        said.append("not all of these runs were given the same pictures")
+    held_out = {
+        repr([config["data"].get(key) for key in ("val", "classes", "split_seed")]) for _, config in runs
+    }
+    if metric == "val" and len(held_out) > 1:
+        said.append("not all of these runs were validated on the same share of the pictures")
+    for name, side in sides.items():
+        if any(summary["chosen_on"] == metric == "test" for summary, _ in side):
+            said.append(f"{name} chose its epoch on test: optimistic")
+    return said
+
+
+def interval(values: Mapping[str, Any], form: str) -> str:
+    """A 95 % interval of fractions, in percent: `41.20 to 42.05`; of one seed there is none."""
+    if values["low"] is None:
+        return "-"
+    return f"{100 * values['low']:{form}} to {100 * values['high']:{form}}"
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
