@@ -126,8 +126,8 @@ def _closing(found: Mapping[str, Any]) -> list[str]:
     luck = [row["as_run"]["optimism"] for row in found["rows"] if row["as_run"]]
     known = [value for value in luck if value is not None]
     flatters = (
-        [f"The best of all epochs on test flatters the figures as run by {100 * sum(known) / len(known):.2f} "
-         "points on average, judged from each run's own curve.", ""]
+        [f"The choice of the best epoch on test adds {100 * sum(known) / len(known):+.2f} points to the figures as "
+         "run, on average, judged from each run's own curve.", ""]
         if known
         else []
     )  # fmt: skip
