@@ -125,12 +125,13 @@ def _lessons(found: Mapping[str, Any], chart: str | None) -> list[str]:
 def _closing(found: Mapping[str, Any]) -> list[str]:
     luck = [row["as_run"]["optimism"] for row in found["rows"] if row["as_run"]]
     known = [value for value in luck if value is not None]
-    flatters = (
-        [f"The choice of the best epoch on test adds {100 * sum(known) / len(known):+.2f} points to the figures as "
-         "run, on average, judged from each run's own curve.", ""]
-        if known
-        else []
-    )  # fmt: skip
+    flatters = []
+    if known:
+        flatters = [
+            f"The choice of the best epoch on test adds {100 * sum(known) / len(known):+.2f} points to the "
+            "figures as run, on average, judged from each run's own curve.",
+            "",
+        ]
     env = found["env"]
     hardware, versions = env["hardware"], env["versions"]
     return [
