@@ -106,7 +106,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
 
     def no_weights(config, run, progress):
         if config.model.normalize == "imagenet":
-            raise ConfigError("no weights here")
+            raise ConfigError("no weights here; put them there")
         return train(config, run, progress)
 
     train = reproduce.train
@@ -117,7 +117,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
     base, pretrained = json.loads(out)["rows"]
     assert base["as_run"] and base["corrected"] and pretrained["as_run"]
     assert pretrained["corrected"] is None and pretrained["missing"] == {"corrected": "no weights here"}
-    assert "left out: no weights here" in err
+    assert "left out: no weights here; put them there" in err
 
 
 @pytest.mark.parametrize(

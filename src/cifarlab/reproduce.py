@@ -139,8 +139,8 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress) -> None:
             train(config, run, progress)
         except ConfigError as error:
             # Weights that cannot be fetched: the other rows do not need them.
-            row.missing[side] = str(error)
-            progress.note(f"{run}: left out: {error}")
+            row.missing[side], _, fix = str(error).partition("; ")
+            progress.note(f"{run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
 
 def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, str, Config, Run]]:
