@@ -85,7 +85,7 @@ class Classifier(nn.Module):
         return [f"backbone.{name}" for name in hidden_matrices(self.backbone)]
 
     def fit(self, images: Tensor) -> None:
-        """Show (N, 3, h, w) training pictures to a backbone whose initial state depends on them (its `fit`)."""
+        """Show (N, 3, h, w) training pictures to a backbone whose initial state they decide: its `fit`."""
         fit: Any = getattr(self.backbone, "fit", None)
         if fit is not None:
             with torch.no_grad():
