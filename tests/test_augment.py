@@ -38,6 +38,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "crop reflect": {"crop": {"border": "reflect", "padding": 7}},
     "crop filled": {"crop": {"border": "constant", "fill": 0.5, "p": 0.5}},
     "flip": {"flip": {"p": 0.5}},
+    "alternating_flip": {"alternating_flip": {}},
     "vertical_flip": {"vertical_flip": {"p": 0.5}},
     "shift_scale_rotate": {"shift_scale_rotate": {}},
     "warp reflect": {"shift_scale_rotate": {"border": "reflect", "rotate": 180, "shift": 0.5}},
@@ -100,7 +101,10 @@ POLICIES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # Parts that draw little beside who is picked, and how many views of one picture there are at least.
-FEW_VIEWS = {"flip": 2, "vertical_flip": 2, "invert": 2, "auto_contrast": 2, "equalize": 2, "posterize": 9}
+FEW_VIEWS = {
+    "flip": 2, "alternating_flip": 2, "vertical_flip": 2, "invert": 2, "auto_contrast": 2, "equalize": 2,
+    "posterize": 9,
+}  # fmt: skip
 
 
 def parse(policy: dict[str, Any]) -> dict[str, Spec]:
@@ -323,6 +327,30 @@ def test_flips_are_exact(size: tuple[int, int]) -> None:
     both = run({"one_of": {"choices": {"flip": {}, "vertical_flip": {}}}}, images)
     either = [(both == images.flip(axis)).flatten(1).all(1) for axis in (-1, -2)]
     assert torch.stack(either).any(0).all()
+
+
+def test_an_alternating_flip_shows_each_picture_both_ways_in_turn() -> None:
+    images = pictures(2000, 8, 8)
+    epochs = [run({"alternating_flip": {}}, images, epoch) for epoch in range(4)]
+    mirrored = (epochs[0] == images.flip(-1)).flatten(1).all(1)
+    assert torch.equal(epochs[0][mirrored], images.flip(-1)[mirrored])
+    assert torch.equal(epochs[0][~mirrored], images[~mirrored])
+    symmetric = (images == images.flip(-1)).flatten(1).all(1)
+    drawn = mirrored[~symmetric]
+    assert stats.binomtest(int(drawn.sum()), len(drawn), 0.5).pvalue > 1e-3
+    for earlier, later in itertools.pairwise(epochs):
+        assert torch.equal(later, earlier.flip(-1))
+
+
+def test_an_alternating_flip_is_the_same_below_a_policy_and_in_part_of_a_batch() -> None:
+    """A policy may draw the flip for some rows alone, from a stream below its own."""
+    images, choices = pictures(200), {"choices": {"alternating_flip": {}}}
+    for epoch in (0, 1):
+        below = run({"one_of": choices}, images, epoch)
+        draws = Draws(0, epoch, torch.arange(200)).at("one_of").at("alternating_flip")
+        assert torch.equal(below, geometry.alternating_flip(images, draws))
+        rows = torch.arange(199, -1, -3)
+        assert torch.equal(below[rows], geometry.alternating_flip(images[rows], draws.take(rows)))
 
 
 @pytest.mark.parametrize(

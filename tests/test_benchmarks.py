@@ -146,6 +146,31 @@ def test_distillation_speed_compares_a_student_with_itself_taught(tmp_path: Path
     assert "20 answers for view 1 of 1" in printed and "filling the cache" in printed
 
 
+@pytest.mark.parametrize(("options", "scored"), [((), "test"), (("--hold-out", "100"), "val")])
+def test_speed_times_a_cold_start_and_reads_the_test_set_once(
+    tmp_path: Path, options: tuple[str, ...], scored: str
+):
+    printed, result = run_tiny("speed", tmp_path, *options, "--seeds", "2", "--override", "optim.lr=0.1")
+    first, second = result["runs"]
+    assert result["config"]["optim"]["lr"] == 0.1 and result["config"]["model"]["backbone"]["widths"] == [
+        8,
+        8,
+        16,
+    ]
+    assert result["config"]["data"]["val"] == int(scored == "val") * 100
+    for seed, run in enumerate((first, second)):
+        assert run["seed"] == seed and 0 < sum(run["epoch_seconds"]) < run["seconds"] + 0.02
+        assert (f"{scored}_top1" in run) and len({"val_top1", "test_top1"} & run.keys()) == 1
+        assert [row["epoch"] for row in run["curve"]] == [1, 2, 3, 4]
+        assert all(("val/top1" in row) == (scored == "val") for row in run["curve"])
+        assert f"| {seed} | {100 * run[f'{scored}_top1']:.2f} | {run['seconds'] / 60:.2f} |" in printed
+    assert first["curve"] != second["curve"]
+    mean = (first[f"{scored}_top1"] + second[f"{scored}_top1"]) / 2
+    assert result["mean"][f"{scored}_top1"] == pytest.approx(mean, abs=1e-5)
+    assert result["required"] == {"test_top1": 0.7, "seconds": 1200}
+    assert result["build_seconds"] > 0 and "asked: 70 % in 20" in printed
+
+
 def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     """The beginnings of the rows of docs/benchmarks.md that a result calls for."""
     if name == "cpu_train":
@@ -156,6 +181,12 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
         seconds = result["epoch_seconds"].items()
         rows = [f"| {label} | {figure['best']:.2f} | {figure['median']:.2f} |" for label, figure in seconds]
         return [*rows, f"ratio of medians {result['ratio']['of_medians']:.2f} ("]
+    if name.startswith("speed_"):
+        runs = [(run["seed"], run) for run in result["runs"]] + [("mean", result["mean"])]
+        return [
+            f"| `{result['recipe']}` | {seed} | {100 * it['test_top1']:.2f} | {it['seconds'] / 60:.1f} |"
+            for seed, it in runs
+        ]
     if name == "augment":
         parts = {**result["parts"], **{f"{mixer} (mixer)": it for mixer, it in result["mixers"].items()}}
         return [
@@ -178,7 +209,9 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     return rows
 
 
-@pytest.mark.parametrize("name", ["cpu_train", "startup", "augment", "distillation_speed"])
+@pytest.mark.parametrize(
+    "name", ["cpu_train", "startup", "augment", "distillation_speed", "speed_cpu_70", "speed_cpu_75"]
+)
 def test_figures_in_the_documentation_are_those_in_the_results(name: str):
     text = (REPOSITORY / "docs" / "benchmarks.md").read_text()
     path = BENCHMARKS / "results" / f"{name}.json"

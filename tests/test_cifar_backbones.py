@@ -63,7 +63,8 @@ NETWORKS = {
     "pyramidnet110_a84": Published(3_913_536, 55, ((44, 32), (72, 16), (100, 8))),
     "pyramidnet110_a270": Published(28_511_307, 55, ((106, 32), (196, 16), (286, 8))),
 }
-TRANSFORMERS = ("cct_7_3x1", "vit_lite_7_4")  # see test_cifar_transformers.py
+# See test_cifar_transformers.py and test_speed_resnets.py.
+TESTED_ELSEWHERE = ("cct_7_3x1", "vit_lite_7_4", "speed_resnet")
 LARGE = ("wrn_28_10", "resnet32x4", "resnet110", "pyramidnet110_a270")
 SMALL = [name for name in NETWORKS if name not in LARGE]
 
@@ -177,7 +178,7 @@ def test_layerwise_learning_rates():
 
 def test_no_name_shadows_timms():
     own = [name for name in BACKBONES if BACKBONES[name].call.__module__.startswith("cifarlab.")]
-    assert sorted(own) == sorted([*NETWORKS, *TRANSFORMERS])
+    assert sorted(own) == sorted([*NETWORKS, *TESTED_ELSEWHERE])
     assert not [name for name in own if timm.is_model(name)]
 
 

@@ -144,6 +144,17 @@ def test_take_continues_the_stream_of_other_rows() -> None:
     assert torch.equal(taken.at("x").uniform(), stream.at("x").uniform()[rows])
 
 
+def test_of_epoch_is_the_stream_of_that_epoch_from_its_beginning() -> None:
+    indices = torch.arange(50)
+    stream = Draws(4, 7, indices).at("a").at("b")
+    stream.uniform()
+    assert (stream.epoch, stream.of_epoch(2).epoch) == (7, 2)
+    assert torch.equal(stream.of_epoch(2).bits(), Draws(4, 2, indices).at("a").at("b").bits())
+    rows = torch.tensor([3, 3, 0])
+    taken = stream.take(rows).of_epoch(2).bits()
+    assert torch.equal(taken, Draws(4, 2, indices).at("a").at("b").bits()[rows])
+
+
 def test_permutation() -> None:
     order = permutation(0, 0, 50_000)
     assert torch.equal(order.sort().values, torch.arange(50_000))

@@ -102,7 +102,7 @@ def test_matches_torchs_unfused_formulas():
 # Other values than the defaults, of every option that an optimizer has.
 OTHERWISE = {
     "momentum": 0.5, "nesterov": False, "betas": (0.5, 0.6), "eps": 1.0, "iterations": 2, "scale": "original",
-    "rest": "sgd", "rest_rate": 0.1,
+    "renormalize": True, "rest": "sgd", "rest_rate": 0.1,
 }  # fmt: skip
 
 
@@ -237,6 +237,42 @@ def test_muon_is_torchs_on_flat_kernels_and_the_rest_its_optimizers(scale, rest,
         torch.testing.assert_close(
             model.get_parameter(name), twin.get_parameter(name), rtol=0.02, atol=2e-3, msg=name
         )
+
+
+def test_norms_and_biases_have_their_own_rate():
+    model = Network()
+    optimizer = build_optimizer(optim("sgd", weight_decay=0.1, norm_rate=64), model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {
+        names[parameter]: (group["lr_scale"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    flat = ("norm.weight", "norm.bias", "fc.bias")
+    assert {name for name, value in found.items() if value == (64, 0)} == {*flat}
+    assert {name for name, value in found.items() if value == (1, 0.1)} == found.keys() - {*flat}
+    config = optim("muon", norm_rate=64, layer_decay=0.5, rest_rate=0.25)
+    scales = {group["lr_scale"] for group in build_optimizer(config, model).param_groups}
+    assert {1, 0.25, 16} <= scales
+
+
+def test_muon_renormalises_each_matrix_before_its_step():
+    torch.manual_seed(0)
+    model: nn.Module = Network()
+    twin = copy.deepcopy(model)
+    renormalized = build_optimizer(optim("muon", lr=0.1, renormalize=True), model)
+    plain = build_optimizer(optim("muon", lr=0.1), twin)
+    for _ in range(3):
+        weight = twin.mix.weight.data
+        weight *= len(weight) ** 0.5 / weight.flatten().norm()
+        # The forward is computed with weights as they are before the norm is set.
+        scaled = model.mix.weight.data
+        scaled.copy_(weight * 3)
+        gradient = torch.randn_like(weight)
+        model.mix.weight.grad, twin.mix.weight.grad = gradient.clone(), gradient
+        renormalized.step()
+        plain.step()
+        torch.testing.assert_close(model.mix.weight, twin.mix.weight)
 
 
 def test_muon_keeps_the_rates_of_layers():

@@ -171,6 +171,29 @@ def test_a_stage_is_at_most_a_step_longer_than_another(sizes, total):
     assert all(abs(found.count(size) - total / len(sizes)) < 1 for size in sizes)
 
 
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 40))
+def test_a_stage_lasts_for_its_share_of_the_steps(parts, times):
+    total = sum(parts) * times
+    shares = [part / sum(parts) for part in parts]
+    found = [size_of_stage(range(len(parts)), step, total, shares) for step in range(total)]
+    assert found == [stage for stage, part in enumerate(parts) for _ in range(part * times)]
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ("{sizes: [16, 24], per: batch, shares: [0.5, 0.5]}", "shares are of stages, and this is per: batch"),
+        ("{sizes: [16, 24], per: stage, shares: [0.5, 0.4]}", "one for each of 2 sizes, 1 in total"),
+        ("{sizes: [16, 24], per: stage, shares: [1]}", "one for each of 2 sizes, 1 in total"),
+        ("{sizes: [16, 24], per: stage, shares: [1, 0]}", "greater than 0"),
+    ],
+)
+def test_shares_that_are_refused(scale, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        tiny_config(f"data.multi_scale={scale}")
+    assert caught.value.path[:3] == ("data", "multi_scale", "shares")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same_answers_without_being_waited_for():

@@ -13,7 +13,7 @@ import yaml
 from cifarlab.config import Config
 from cifarlab.prepare import prepare
 from cifarlab.registry import AUGMENTS, MIXERS
-from cifarlab.views import dress
+from cifarlab.views import dress, view_epoch
 from tests.test_augment import POLICIES
 from tests.test_mixers import BATCHED, PAIRED
 from tests.test_train import assert_same_run
@@ -60,6 +60,20 @@ def test_views_do_not_depend_on_the_batch(mix: dict[str, Any], sizes: tuple[int,
         assert torch.equal(again[0], images) and torch.equal(again[1], targets)
     others, _ = views(config, 24, epoch=1)
     assert (others != images).flatten(1).any(1).all()
+
+
+def test_views_that_come_back_alternate_among_themselves() -> None:
+    """Of an odd number of views the last and the first are the same way round: a view is always the same."""
+    flip = overrides({}, {"alternating_flip": {}, "crop": None, "flip": None})
+    config = tiny_config(*flip, "teacher={run: nobody, views: 3}")
+    shown = [views(config, 24, view_epoch(config, epoch))[0] for epoch in range(6)]
+    for epoch in range(3):
+        assert torch.equal(shown[epoch], shown[epoch + 3])
+    for epoch, is_turned in enumerate((True, True, False, True, True)):
+        turned = shown[epoch].flip(-1)
+        assert torch.equal(shown[epoch + 1], turned if is_turned else shown[epoch])
+    frozen = tiny_config(*flip, "data.freeze_views=true")
+    assert [view_epoch(frozen, epoch) for epoch in range(3)] == [0, 0, 0]
 
 
 def test_a_stopped_run_sees_the_same_views(tmp_path: Path, stop_at: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 
@@ -67,24 +68,34 @@ class Draws:
     seed: int. epoch: the view epoch, an int. indices: (B,) int64, each sample's index in its data set.
     Every call takes the next n, so the numbers depend on the order of calls inside a part and on nothing
     else: not on the batch size, the device, or what other parts draw. `at(label)` gives a part its own
-    stream.
+    stream; `of_epoch` is that of another view epoch, for what an epoch takes over from an earlier one.
     """
 
     def __init__(self, seed: int, epoch: int, indices: Tensor):
-        self._keys = mix(indices.to(torch.int64) * _GAMMA + hash_ints(seed, epoch, label_key("view")))
+        self.epoch = epoch
+        self._seed, self._indices = seed, indices.to(torch.int64)
+        self._path: tuple[str, ...] = ()
+        self._keys = mix(self._indices * _GAMMA + hash_ints(seed, epoch, label_key("view")))
         self._count = 0
 
     def at(self, label: str) -> Draws:
         """The stream of the part `label` below this one."""
-        child = object.__new__(Draws)
-        child._keys = mix(self._keys ^ label_key(label))
-        child._count = 0
+        child = copy.copy(self)
+        child._path = (*self._path, label)
+        child._keys, child._count = mix(self._keys ^ label_key(label)), 0
         return child
+
+    def of_epoch(self, epoch: int) -> Draws:
+        """The stream of the same part and samples in another view epoch, from its first number on."""
+        stream = Draws(self._seed, epoch, self._indices)
+        for label in self._path:
+            stream = stream.at(label)
+        return stream
 
     def take(self, indices: Tensor) -> Draws:
         """The same stream for other rows of the batch: row i of the result is row indices[i] of this one."""
-        child = object.__new__(Draws)
-        child._keys, child._count = self._keys[indices], self._count
+        child = copy.copy(self)
+        child._indices, child._keys = self._indices[indices], self._keys[indices]
         return child
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config
@@ -48,8 +48,8 @@ class Job:
 def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> Job:
     """Read the data; build model, teacher, objective and optimizer on the device. Raises ConfigError.
 
-    initial: read pretrained weights and `model.init`; not needed where a checkpoint is loaded after. runs:
-    where a teacher's run is looked for by name.
+    initial: give the model its initial weights, from files and from training pictures, as far as it has such;
+    not needed where a checkpoint is loaded after. runs: where a teacher's run is looked for by name.
     """
     if config.lessons and config.teacher:
         for name in config.teacher.run:  # Before data are fetched for a run that cannot begin.
@@ -76,6 +76,8 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     model = build_classifier(
         config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=initial
     )
+    if initial and not config.model.init:
+        model.fit(some_pictures(splits.train))
     freeze(model, config.model.freeze, config.model.batch_norm_eval)
     notes += weight_notes(config, model)
     if (scale := config.data.multi_scale) is not None:
@@ -101,6 +103,12 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
         source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
     engine = Engine(config, model, objective, splits.train, precision, source)
     return Job(splits, engine, teacher, macs, tuple(notes), tuple(warnings))
+
+
+def some_pictures(split: Split, count: int = 5000) -> Tensor:
+    """At most `count` pictures of a split, from all over it, on the CPU: the same ones each time."""
+    stride = -(-len(split) // count)
+    return split.gather(torch.arange(0, len(split), stride))[0].cpu()
 
 
 def can_be_kept(config: Config) -> bool:

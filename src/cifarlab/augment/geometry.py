@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cifarlab.augment.steps import Step, lowers
+from cifarlab.augment.steps import Step, lowers, select
 from cifarlab.draws import Draws
 
 # What lies outside the picture. `reflect` leaves the edge pixel out, as in torch's and numpy's pad.
@@ -121,6 +121,20 @@ def flip(images: Tensor, draws: Draws) -> Step:
     """Mirror left and right: every picture, unless `p` says less, as in `flip: {p: 0.5}`."""
     rows, columns = _in_place(images)
     return Step(Reindex(), (rows, images.shape[-1] - 1 - columns))
+
+
+@lowers
+def alternating_flip(images: Tensor, draws: Draws) -> Step:
+    """Mirror left and right every other epoch; which way a picture begins is random (Jordan 2024).
+
+    Two epochs in turn show a picture both ways, which independent flips do half of the time only (airbench,
+    arXiv:2404.00498, section 3.6). Epochs are those of the views: of an odd number of views (`teacher.views`)
+    that come back in turn, the last and the first show a picture the same way, as their views always do.
+    """
+    begins_mirrored = draws.of_epoch(0).bernoulli(0.5)
+    mirrored = begins_mirrored ^ (draws.epoch % 2 == 1)
+    rows, columns = _in_place(images)
+    return Step(Reindex(), (rows, select(mirrored, images.shape[-1] - 1 - columns, columns)))
 
 
 @lowers

@@ -40,7 +40,10 @@ class MultiScale(Section):
     per: Literal["batch", "sample", "stage"] = Field(
         "batch",
         description="whether all pictures of a step share a size, or each has its own; or each size in turn "
-        "is that of an equal share of the run's steps: small ones first is progressive learning",
+        "is that of a share of the run's steps: small ones first is progressive learning",
+    )
+    shares: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="of each stage, the run's steps, that sum to 1; default: equal"
     )
 
     @field_validator("sizes")
@@ -49,6 +52,18 @@ class MultiScale(Section):
         if not value or len(set(value)) < len(value):
             raise ConfigError(f"at least one size, and each once; got {[*value]}")
         return value
+
+    @model_validator(mode="after")
+    def _one_share_a_stage(self) -> MultiScale:
+        if self.shares is None:
+            return self
+        if self.per != "stage":
+            raise ConfigError(f"shares are of stages, and this is per: {self.per}", ("shares",))
+        if len(self.shares) != len(self.sizes) or abs(sum(self.shares) - 1) > 1e-6:
+            raise ConfigError(
+                f"one for each of {len(self.sizes)} sizes, 1 in total; got {[*self.shares]}", ("shares",)
+            )
+        return self
 
 
 class DataConfig(Section):
@@ -157,6 +172,9 @@ class OptimConfig(Section):
     decay_norms: bool = Field(
         False, description="weight decay on norms, biases, class tokens and position embeddings, too"
     )
+    norm_rate: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="the rate of norms and biases over that of the other weights"
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="the rate of a layer over that of the layer above it; the head has the whole rate"
     )
@@ -186,7 +204,8 @@ class OptimConfig(Section):
 
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:
-        own = {key: getattr(self, key) for key in ("lr", "weight_decay", "decay_norms", "layer_decay")}
+        keys = ("lr", "weight_decay", "decay_norms", "norm_rate", "layer_decay")
+        own = {key: getattr(self, key) for key in keys}
         around = {
             "lookahead": self.lookahead and self.lookahead.model_dump(mode="json"),
             "sharpness": self.sharpness and self.sharpness.dump(),

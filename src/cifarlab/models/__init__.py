@@ -1,6 +1,12 @@
 """Classifiers: a backbone, a head, and the pictures' way into them."""
 
-from cifarlab.models import cifar_convnets, cifar_pyramids, cifar_resnets, cifar_transformers
+from cifarlab.models import (
+    cifar_convnets,
+    cifar_pyramids,
+    cifar_resnets,
+    cifar_transformers,
+    speed_resnets,
+)
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import Classifier, build_classifier
 from cifarlab.models.freezing import describe_frozen, freeze
@@ -22,5 +28,6 @@ __all__ = [
     "init_from",
     "load_weights",
     "read_weights",
+    "speed_resnets",
     "timm_backbone",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,13 @@ class Classifier(nn.Module):
     def hidden_matrices(self) -> list[str]:
         """The backbone's weights between its first layer and the head."""
         return [f"backbone.{name}" for name in hidden_matrices(self.backbone)]
+
+    def fit(self, images: Tensor) -> None:
+        """Show (N, 3, h, w) training pictures to a backbone whose initial state they decide: its `fit`."""
+        fit: Any = getattr(self.backbone, "fit", None)
+        if fit is not None:
+            with torch.no_grad():
+                fit(self.dress(images))
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; batch norms named in `norms_in_eval` always evaluate."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def forward_at_sizes(
     if scale.per == "batch":
         return model(images, size_of_step(scale.sizes, config.train.seed, step))
     if scale.per == "stage":
-        return model(images, size_of_stage(scale.sizes, step, total_steps))
+        return model(images, size_of_stage(scale.sizes, step, total_steps, scale.shares))
     groups = size_groups(scale.sizes, place, len(images), epoch)
     if len(groups) == 1:
         [size] = groups
@@ -59,13 +60,19 @@ def size_of_step(sizes: Sequence[int], seed: int, step: int) -> int:
     return sizes[hash_ints(seed, label_key("image size"), step) % len(sizes)]
 
 
-def size_of_stage(sizes: Sequence[int], step: int, total_steps: int) -> int:
-    """The size at which the `step`-th of a run's steps is trained: each in turn, for an equal share of them.
+def size_of_stage(
+    sizes: Sequence[int], step: int, total_steps: int, shares: Sequence[float] | None = None
+) -> int:
+    """The size at which the `step`-th of a run's steps is trained: each in turn, for its share of them.
 
-    Small pictures first is progressive learning (Tan and Le 2021, EfficientNetV2), with the augmentation of
-    every stage the same.
+    shares: that sum to 1; None: equal ones. Small pictures first is progressive learning (Tan and Le 2021,
+    EfficientNetV2), with the augmentation of every stage the same.
     """
-    return sizes[step * len(sizes) // total_steps]
+    if shares is None:
+        return sizes[step * len(sizes) // total_steps]
+    # Rounded, or the sum of 0.1 and 0.2 would begin a stage one step late.
+    begun = sum(step >= round(total_steps * share, 6) for share in accumulate(shares[:-1]))
+    return sizes[begun]
 
 
 def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dict[int, list[range]]:

@@ -45,6 +45,10 @@ class Staged(nn.Module):
             maps = stage(maps)
         if self.last is not None:
             maps = self.last(maps)
+        return self.pool(maps)
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, F, H, W) to (B, F)."""
         return maps.mean((-2, -1))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def muon(
     nesterov: bool = True,
     iterations: Annotated[int, Field(ge=1, lt=100)] = 5,
     scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw",
+    renormalize: bool = False,
     rest: Rest = "adamw",  # pyright: ignore[reportArgumentType]
     rest_rate: Annotated[float, Field(gt=0)] = 1.0,
 ) -> Optimizer:
@@ -81,11 +82,20 @@ def muon(
     A convolution's kernel is a matrix, (outputs, inputs x height x width). iterations: of Newton and Schulz.
     scale: match_rms_adamw moves weights about as far as AdamW does at the same rate, 0.2 sqrt(max(outputs,
     inputs)) times an orthogonal matrix (Liu et al. 2025); original, sqrt(max(1, outputs / inputs)) times,
-    wants a rate about ten times as high. rest: the optimizer of the first layer, norms, biases, the head and
+    wants a rate about ten times as high. renormalize: bring each matrix to the norm sqrt(outputs) before each
+    step, for networks in which a batch norm follows each: the rate then says by which share a step changes
+    it (airbench, Jordan 2024). rest: the optimizer of the first layer, norms, biases, the head and
     losses. rest_rate: its learning rate over that of the matrices.
     Raises ConfigError where no hidden matrix is trained.
     """
     from timm.optim import Muon  # pyright: ignore[reportPrivateImportUsage]
+
+    class Renormalized(Muon):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            for matrix in (parameter for group in self.param_groups for parameter in group["params"]):
+                matrix *= len(matrix) ** 0.5 / matrix.norm()
+            return super().step(closure)
 
     hidden = [{**group, "use_muon": True} for group in groups if group["hidden"]]
     others = [
@@ -98,7 +108,7 @@ def muon(
             "no hidden matrix is trained here; say optim.name=adamw, or freeze less of the backbone",
             ("optim", "name"),
         )
-    matrices = Muon(
+    matrices = (Renormalized if renormalize else Muon)(
         hidden, lr=lr, momentum=momentum, nesterov=nesterov, ns_steps=iterations, ns_coefficients="original",
         adjust_lr_fn=scale, conv_mode="flatten",
     )  # fmt: skip
@@ -121,15 +131,17 @@ def parameter_groups(
     decay_norms: bool,
     layer_decay: float = 1.0,
     hidden_apart: bool = False,
+    norm_rate: float = 1.0,
 ) -> list[dict[str, Any]]:
     """The trainable parameters of a module in groups: with weight decay, and without.
 
     Without, unless decay_norms: norms and biases (at most one axis), and what a module lists in
     `no_weight_decay()` (timm's way to name class tokens and position embeddings). With a layer_decay below 1
     a group has an `lr_scale`, layer_decay ** depth, from a module's `layer_depths()`; what no module lists
-    there has depth 0 (Howard and Ruder 2018; Bao et al. 2022). With hidden_apart a group has `hidden`:
-    whether its parameters are what a module lists in `hidden_matrices()`. The order is that of depth, then
-    of `named_parameters`.
+    there has depth 0 (Howard and Ruder 2018; Bao et al. 2022). norm_rate is a further factor of it for norms
+    and biases (airbench, Jordan 2024: 64, where norms train no scale). With hidden_apart a group has
+    `hidden`: whether its parameters are what a module lists in `hidden_matrices()`. The order is that of
+    depth, then of `named_parameters`.
     """
     exempt = {
         _join(prefix, name)
@@ -139,15 +151,17 @@ def parameter_groups(
     }
     depths = _depths(module) if layer_decay < 1 else {}
     hidden = _hidden_matrices(module) if hidden_apart else set()
-    found: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
+    found: dict[tuple[int, float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            is_exempt = not decay_norms and (parameter.ndim <= 1 or name in exempt)
-            found.setdefault((depths.get(name, 0), is_exempt, name in hidden), []).append(parameter)
+            is_flat, depth = parameter.ndim <= 1, depths.get(name, 0)
+            is_exempt = not decay_norms and (is_flat or name in exempt)
+            key = (depth, norm_rate if is_flat else 1.0, is_exempt, name in hidden)
+            found.setdefault(key, []).append(parameter)
     groups = []
-    for (depth, is_exempt, is_hidden), parameters in sorted(found.items(), key=lambda item: item[0]):
+    for (depth, factor, is_exempt, is_hidden), parameters in sorted(found.items(), key=lambda item: item[0]):
         group = {"params": parameters, "weight_decay": 0.0 if is_exempt else weight_decay}
-        group |= {"lr_scale": layer_decay**depth} if layer_decay < 1 else {}
+        group |= {"lr_scale": factor * layer_decay**depth} if layer_decay < 1 or norm_rate != 1 else {}
         groups.append(group | ({"hidden": is_hidden} if hidden_apart else {}))
     return groups
 
@@ -181,7 +195,9 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
     """
     parts = nn.ModuleList([modules] if isinstance(modules, nn.Module) else modules)
     apart = bool(optim.optimizer.part.traits.get("hidden_apart"))
-    groups = parameter_groups(parts, optim.weight_decay, optim.decay_norms, optim.layer_decay, apart)
+    groups = parameter_groups(
+        parts, optim.weight_decay, optim.decay_norms, optim.layer_decay, apart, optim.norm_rate
+    )
     if not groups:
         raise ConfigError("nothing to train: every parameter is frozen", ("model",))
     optimizer = optim.optimizer.build(groups, optim.lr)

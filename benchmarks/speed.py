@@ -1,0 +1,139 @@
+"""Time to an accuracy from scratch, as the public speedruns time it: a speed recipe from a cold start.
+
+python benchmarks/speed.py --recipe speed/cpu_70 --out benchmarks/results/speed_cpu_70.json
+
+In time: reading the data, the whitening's statistics, every step, the checkpoints. Out of it, but printed: a
+step at each size on drawn pictures, which makes the processor's kernels ready. The test set is read once,
+after the last epoch, one look at each picture. With --hold-out the last epoch is scored on training pictures
+that were held out, and the test set is not read: for tuning.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common import (
+    data_overrides,
+    describe_machine,
+    environment,
+    load_average,
+    parser,
+    positive,
+    warn_if_busy,
+    write,
+)
+
+from cifarlab.config import Config
+from cifarlab.metrics import read_log
+from cifarlab.prepare import prepare
+from cifarlab.progress import TrainingProgress
+from cifarlab.recipes import read, resolve
+from cifarlab.run import Run
+from cifarlab.runs import evaluate_run
+from cifarlab.train import train
+
+# What each recipe is made for, as the project asks it of two CPU cores with bf16: top-1 on test, and minutes.
+TARGETS = {"speed/cpu_70": (0.70, 20.0), "speed/cpu_75": (0.75, 50.0), "speed/cpu_75_sgd": (0.75, 50.0)}
+# What --tiny lays over a recipe, beside fewer pictures.
+TINY = ("model.backbone.widths=[8, 8, 16]", "data.batch_size=50", "train.epochs=4")
+
+
+class Clock(TrainingProgress):
+    """Shows a run as any other, and knows when its last epoch was done and saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended = 0.0
+
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
+        self.ended = time.perf_counter()
+        super().epoch(row, best)
+
+
+def build(recipe: str, overrides: Sequence[str]) -> float:
+    """Seconds to build the model and train it for a step at each size, on drawn pictures."""
+    begun = time.perf_counter()
+    data = resolve(read(recipe), overrides).data
+    drawn = [f"data.dataset={{name: synthetic, train: {data.batch_size}, test: 100}}", "data.val=0"]
+    for size in data.train_sizes:
+        scale = f"data.multi_scale={{sizes: [{size}], per: batch, shares: null}}"
+        engine = prepare(resolve(read(recipe), [*overrides, *drawn, scale])).engine
+        engine.model.train()
+        engine.step(engine.order(0), 0, 0)
+    return time.perf_counter() - begun
+
+
+def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
+    """Train from a cold start and score the last epoch, on test or on what was held out."""
+    run, clock = Run(folder, recipe), Clock()
+    begun = time.perf_counter()
+    summary = train(config, run, clock)
+    seconds = clock.ended - begun
+    rows = read_log(run.metrics_path)
+    found: dict[str, Any] = {
+        "seed": config.train.seed,
+        "seconds": round(seconds, 2),
+        "epoch_seconds": [round(row["seconds"], 2) for row in rows],
+    }
+    if summary["val_top1"] is not None:
+        found["val_top1"] = summary["val_top1"]
+    else:
+        begun = time.perf_counter()
+        found["test_top1"] = evaluate_run(folder, "test", config.train.device)["top1"]
+        found["test_seconds"] = round(time.perf_counter() - begun, 2)
+    kept = ("epoch", "step", "lr", "train/loss/total", "train/top1", "val/top1", "images_per_second")
+    found["curve"] = [{key: row[key] for key in kept if key in row} for row in rows]
+    return found
+
+
+def main() -> None:
+    options = parser((__doc__ or "").partition("\n")[0])
+    options.add_argument("--recipe", default="speed/cpu_70", choices=sorted(TARGETS))
+    options.add_argument("--seeds", type=positive, default=1, help="runs, of the seeds 0, 1, ...")
+    options.add_argument(
+        "--hold-out", type=int, default=0, help="so many training pictures score in test's place"
+    )
+    options.add_argument("--override", action="append", default=[], help="key=value for every run")
+    given = options.parse_args()
+    load = load_average()
+    pictures, overrides = data_overrides(given)
+    own = [*(TINY if given.tiny else ()), "train.device=cpu", *given.override]
+    overrides += [*own, f"data.val={given.hold_out}"]
+    found = environment(load)
+    print(f"{given.recipe} on {describe_machine(found)}\n{pictures}")
+    warn_if_busy(load)
+    built = build(given.recipe, own)
+    print(f"building, a step at each size on drawn pictures (not counted): {built:.1f} s")
+    configs = [resolve(read(given.recipe), [*overrides, f"train.seed={seed}"]) for seed in range(given.seeds)]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [
+            run_once(given.recipe, config, Path(folder) / given.recipe / str(config.train.seed))
+            for config in configs
+        ]
+    scored = "val_top1" if given.hold_out else "test_top1"
+    target, minutes = TARGETS[given.recipe]
+    top1 = statistics.mean(run[scored] for run in runs)
+    seconds = statistics.mean(run["seconds"] for run in runs)
+    print(f"\n| seed | {scored.partition('_')[0]} top-1 | preparing and training, min |\n|---|---|---|")
+    for run in runs:
+        print(f"| {run['seed']} | {100 * run[scored]:.2f} | {run['seconds'] / 60:.2f} |")
+    print(
+        f"\nmean {100 * top1:.2f} % in {seconds / 60:.2f} minutes; asked: {100 * target:g} % in {minutes:g}"
+    )
+    result = {
+        **found, "pictures": pictures, "recipe": given.recipe, "overrides": given.override,
+        "hold_out": given.hold_out, "config": configs[0].dump(), "build_seconds": round(built, 2),
+        "runs": runs,
+        "mean": {scored: round(top1, 5), "seconds": round(seconds, 2)},
+        "required": {"test_top1": target, "seconds": 60 * minutes},
+    }  # fmt: skip
+    write(given.out, "speed", result)
+
+
+if __name__ == "__main__":
+    main()
