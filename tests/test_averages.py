@@ -67,16 +67,16 @@ def test_without_warmup_it_is_torchs():
             torch.testing.assert_close(value, expected, msg=key)
 
 
-def test_warmup_follows_the_model_closely_at_first():
+def test_warmup_follows_the_model_closely_at_first_and_ends_at_the_decay():
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     average = AVERAGES.spec({"name": "ema", "decay": 0.5}).build(model)
-    nn.init.ones_(model.weight)
     expected = 0.0
     for n in range(30):
+        nn.init.constant_(model.weight, n + 1)
         average.update_parameters(model)
         decay = min(0.5, (1 + n) / (10 + n))
-        expected = decay * expected + (1 - decay)
+        expected = decay * expected + (1 - decay) * (n + 1)
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
 
 

@@ -187,3 +187,14 @@ def test_the_loop_runs_on_cuda_with_the_cpus_losses():
             engine.step(engine.plan.positions(engine.order(0), step), 0, step)
         losses.append(engine.means.read()["loss/total"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_losses_are_told_how_far_the_run_is(accumulate):
+    engine = prepare(tiny_config(f"train.accumulate={accumulate}", "train.epochs=3")).engine
+    seen = []
+    engine.objective.register_forward_pre_hook(lambda _, given: seen.append(given[0].progress))
+    steps = engine.plan.steps_per_epoch
+    for step in (0, steps, 2 * steps):
+        engine.step(engine.plan.positions(engine.order(0), 0), step // steps, step)
+    assert seen == pytest.approx([share for share in (0, 1 / 3, 2 / 3) for _ in range(accumulate)])

@@ -109,14 +109,15 @@ def test_eval_with_views(runs, cifarlab):
     assert "18 forward passes a picture" in out and "calibration error" in out
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize("mean", MEANS)
-def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean):
+def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean, split):
     paths = [runs / "a" / "0", runs / "large" / "0", runs / "margin" / "0"]
-    found = evaluate_ensemble(paths, "test", "cpu", mean=mean)
+    found = evaluate_ensemble(paths, split, "cpu", mean=mean)
     cooled, labels = [], torch.empty(0)
     for path, row in zip(paths, found["members"], strict=True):
         temperature = best_temperature(*logits_of(path, "val"))
-        logits, labels = logits_of(path, "test")
+        logits, labels = logits_of(path, split)
         assert row["temperature"] == pytest.approx(temperature, rel=1e-3)
         assert row["top1"] == pytest.approx(top1(logits, labels), abs=0.003)
         assert row["val_top1"] == pytest.approx(top1(*logits_of(path, "val")), abs=0.03)

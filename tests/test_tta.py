@@ -67,6 +67,15 @@ def test_views_are_answered_one_by_one(model, pictures, text):
     assert Augmented(model, parse(text), 32, "tiny").passes == len(views)
 
 
+def test_the_means_of_answers_that_differ():
+    """Answers that are far apart, each with a constant of its own on its logits, which says nothing."""
+    numbers = np.random.default_rng(0)
+    logits = numbers.normal(size=(3, 5, 7)) * 4 + numbers.normal(size=(3, 1, 1)) * 9
+    mean = MEANS["probabilities"](torch.from_numpy(logits))
+    np.testing.assert_allclose(mean.exp(), softmax(logits, axis=-1).mean(0), rtol=1e-9)
+    np.testing.assert_allclose(MEANS["logits"](torch.from_numpy(logits)), logits.mean(0))
+
+
 def test_the_views_are_those_of_their_names(pictures):
     flip = TTA.spec("flip").bind()(pictures, 32)
     assert [size for _, size in flip] == [32, 32]
