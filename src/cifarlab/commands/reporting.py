@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.commands.shared import app
+from cifarlab.commands.shared import app, refuse_place
 
 
 @app.command()
@@ -20,6 +20,7 @@ def report(
     """One self-contained HTML page of all runs; its charts and tables beside it, for a paper."""
     from cifarlab.report.page import build
 
+    refuse_place(out, "--out")
     page, skipped = build(runs, out, title)
     for each in skipped:
         print(f"left out: {each.folder}: {each.reason}", file=sys.stderr)

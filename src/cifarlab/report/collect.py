@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from cifarlab.merging import differences
-from cifarlab.metrics import read_log
+from cifarlab.metrics import is_epoch, read_log
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run, read_json
 
@@ -99,13 +99,9 @@ def read_run(folder: Path, name: str) -> Finished:
         log = read_log(run.metrics_path)
     except OSError as error:
         raise ConfigError(f"{run.metrics_path}: cannot be read: {error.strerror or error}") from None
-    if not log or not all(_is_row(row) for row in log):
+    if not (log or "soup" in summary) or not all(map(is_epoch, log)):
         raise ConfigError(f"{run.metrics_path}: cannot be read: no epoch in it, or none that can be read")
     return Finished(folder, name, summary, log, config, read_json(run.env_path))
-
-
-def _is_row(row: dict[str, Any]) -> bool:
-    return all(isinstance(value, int | float) for value in row.values())
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:

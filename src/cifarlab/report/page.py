@@ -50,6 +50,8 @@ def build(folder: Path, out: Path, title: str | None = None) -> tuple[Path, list
 def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, alt.LayerChart] | None]:
     """Each chart by the name of its files, with its heading; None where no run has what it shows."""
     validated = [group for group in groups if group.values("val_top1")]
+    trained = [group for group in groups if all(run.log for run in group.runs)]  # A soup was not.
+    both = [group for group in trained if group in validated]
     tested = [group for group in groups if any("test/top1" in row for row in group.runs[0].log)]
 
     def of(these: Sequence[Group], heading: str, chart: Callable[[Sequence[Group]], alt.LayerChart]) -> Any:
@@ -57,13 +59,11 @@ def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, alt.LayerChart] | N
 
     return {
         "pareto": of(validated, "Accuracy against minutes", charts.pareto),
-        "validation": of(
-            validated, "Validation", lambda g: charts.curves(g, "val/top1", "top-1 % on validation")
-        ),
+        "validation": of(both, "Validation", lambda g: charts.curves(g, "val/top1", "top-1 % on validation")),
         "training": of(
-            groups, "Training batches", lambda g: charts.curves(g, "train/top1", "top-1 % in training")
+            trained, "Training batches", lambda g: charts.curves(g, "train/top1", "top-1 % in training")
         ),
-        "gap": of(validated, "Gap between training and validation", charts.gaps),
+        "gap": of(both, "Gap between training and validation", charts.gaps),
         "test": of(
             tested,
             "Test, read every epoch",

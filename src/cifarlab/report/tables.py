@@ -33,6 +33,12 @@ class Cell:
     number: float | str | None = None
 
 
+_LATEX = str.maketrans(
+    {character: "\\" + character for character in "_%&#$" + "{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
+)
+
+
 def rows(groups: Sequence[Group]) -> list[list[Cell]]:
     """A row a name, a cell for each word of HEAD."""
     return [_row(group) for group in groups]
@@ -89,6 +95,4 @@ def latex(groups: Sequence[Group]) -> str:
 
 
 def _escaped(text: Any) -> str:
-    for old, new in (("\\", r"\textbackslash{}"), ("±", r"$\pm$"), *((c, "\\" + c) for c in "_%&#")):
-        text = text.replace(old, new)
-    return text
+    return text.translate(_LATEX)
