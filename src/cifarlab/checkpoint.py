@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,11 +80,24 @@ def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint") from None
     except Exception as error:  # A damaged file raises whatever its reader ran into.
-        reason = str(error).strip().partition("\n")[0][:120]
+        reason = why_unreadable(path, error)
         raise ConfigError(f"{path}: not a checkpoint that can be read ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT or not set(keys) <= state.keys():
         raise ConfigError(f"{path}: not a checkpoint of this version of cifarlab")
     return state
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What is the matter with a file that torch could not read; its own words advise to run what is in it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if not path.stat().st_size:
+        return "it is empty"
+    if not zipfile.is_zipfile(path):
+        return "it is cut off, or of another kind"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors and plain values"
+    return str(error).strip().partition("\n")[0][:120] or type(error).__name__
 
 
 def file_digest(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+from typing import Any, NoReturn
 
 from cifarlab.commands.shared import app
 
@@ -36,7 +37,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(args=arguments, standalone_mode=True)
+        # A command that ends itself (--help, an interrupt before training) gives its status.
+        sys.exit(app(args=arguments, standalone_mode=False))
     except Exception as error:
         from cifarlab.registry import ConfigError, Failure
         from cifarlab.run import Interrupted
@@ -49,10 +51,23 @@ def main() -> None:
         if isinstance(error, ConfigError | Failure):
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2 if isinstance(error, ConfigError) else 1)
+        if hasattr(error, "format_message"):
+            _refuse_words(error)
         hint = "" if debug else " (the same command with --debug shows where)"
         message = " ".join(str(error).split())
         print(f"error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
         sys.exit(1)
+
+
+def _refuse_words(error: Any) -> NoReturn:
+    """End with what is wrong with a command's words in one line; without any words the help is what helps."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(error.exit_code)
+    said = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "cifarlab"
+    print(f"error: {said[:1].lower()}{said[1:]}; `{command} --help` shows what it takes", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

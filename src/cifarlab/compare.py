@@ -50,25 +50,40 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
     name of runs that is no recipe's is trained at further seeds as its first one was. Raises ConfigError for
     a name without a recipe or runs.
     """
-    name = Path(text).relative_to(runs).as_posix() if Path(text).is_relative_to(runs) else text
-    is_recipe = name in recipes.names() or name.endswith((".yaml", ".yml"))
-    name = read(name).name if name.endswith((".yaml", ".yml")) else name
+    is_file = text.endswith((".yaml", ".yml"))
+    name = read(text).name if is_file else _name(text, runs)
+    is_recipe = is_file or name in recipes.names()
     if seeds is not None and is_recipe:
-        return trained_arm(name, read(text), runs, seeds, overrides)
+        return trained_arm(name, read(text if is_file else name), runs, seeds, overrides)
     finished = {seed: _run(runs, name, seed) for seed in _finished_seeds(runs / name)}
     if not finished:
+        if (runs / name / "config.yaml").exists():
+            whole = Path(name).parent.as_posix()
+            raise ConfigError(f"{text} is one seed of {whole}; name that: seeds are compared together")
         if is_recipe:
             raise ConfigError(f"no finished run of {name} in {runs}; say --seeds 3 to train three seeds")
         known = {path.parents[1].relative_to(runs).as_posix() for path in runs.rglob("summary.json")}
         hint = did_you_mean(name, known | set(recipes.names())) or "`cifarlab list` shows the recipes"
         raise ConfigError(f"no recipe and no finished run {name!r} in {runs}; {hint}")
     first = finished[min(finished)]
-    recipe = str((first.summary() or {}).get("recipe", name))
+    summary = first.summary() or {}
+    recipe = str(summary.get("recipe", name))
     if seeds is None:
         return Arm(name, recipe, finished, {})
+    if "soup" in summary:
+        raise ConfigError(
+            f"{name} is a soup, which has no seeds to train; train the others first, then leave out --seeds"
+        )
     return trained_arm(
         name, Recipe(recipe, first.config_path, None, {}, first.plain_config()), runs, seeds, overrides
     )
+
+
+def _name(text: str, runs: Path) -> str:
+    """The name of runs that `text` is, or is the folder of."""
+    folder, above = Path(text).absolute(), runs.absolute()
+    is_below = folder.is_relative_to(above) and folder != above
+    return (folder.relative_to(above) if is_below else Path(text)).as_posix()
 
 
 def _run(runs: Path, name: str, seed: int, recipe: str = "") -> Run:
@@ -158,7 +173,7 @@ def best_epochs_luck(run: Run, metric: Metric) -> float | None:
     Chosen on test, with validation pictures beside: what the epoch that they would have chosen scores less.
     Else an estimate from the curve itself (see `statistics.optimism`). None where the curve is too short.
     """
-    rows = read_log(run.metrics_path)
+    rows = [row for row in read_log(run.metrics_path) if f"{metric}/top1" in row]
     scores = [row[f"{metric}/top1"] for row in rows]
     if metric == "test" and rows and "val/top1" in rows[0]:
         return max(scores) - max(rows, key=lambda row: row["val/top1"])["test/top1"]

@@ -113,9 +113,17 @@ class RunLog:
         self._board.close()
 
 
+def is_epoch(row: dict[str, Any]) -> bool:
+    """Whether a row is what training logs of an epoch: numbers, those of the training batches among them."""
+    numbers = all(isinstance(value, int | float) for value in row.values())
+    return numbers and {"epoch", "train/top1", "train/loss/total"} <= row.keys()
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; what follows a line that is none is left out."""
+    """The rows of a `metrics.jsonl`; what follows a line that is none is left out; a lost file is empty."""
     rows = []
+    if not path.exists():  # Lost; or a soup's, which was never trained.
+        return rows
     for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)

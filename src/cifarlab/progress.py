@@ -18,7 +18,7 @@ class TrainingProgress:
     """
 
     def __init__(self, console: Console | None = None, quiet: bool = False):
-        self.console = console or Console(highlight=False, quiet=quiet)
+        self.console = console or Console(highlight=False, emoji=False, quiet=quiet)
         self._live: Progress | None = None
         self._task: Any = None
 
@@ -42,7 +42,7 @@ class TrainingProgress:
         if self.console.is_terminal and not self.console.quiet:
             self._live = Progress(
                 TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), BarColumn(bar_width=30),
-                TextColumn("{task.completed}/{task.total}  {task.fields[text]}"),
+                TextColumn("{task.completed}/{task.total}  {task.fields[text]}", markup=False),
                 console=self.console, transient=True, refresh_per_second=4,
             )  # fmt: skip
             self._live.start()

@@ -26,6 +26,8 @@ def refit(
     summary, plain = run.summary(), run.plain_config()
     if summary is None:
         raise ConfigError(f"{run} is not finished; the command that began it goes on")
+    if "soup" in summary:
+        raise ConfigError(f"{run} is a soup, never trained itself; refit the runs that it is made of")
     if summary["chosen_on"] == "test":
         raise ConfigError(f"{run} chose its epoch on test: to refit it would pass that choice on")
     if not plain["data"]["val"] or "val" in read_json(run.env_path).get("data_fingerprint", ()):

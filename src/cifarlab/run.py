@@ -96,9 +96,13 @@ class Run:
         """The summary of a finished run, else None. Raises ConfigError where the file cannot be read."""
         if not self.summary_path.exists():
             return None
-        summary = read_json(self.summary_path)
-        if not {"chosen_on", "chosen_epoch", "train_top1", "val_top1", "test_top1"} <= summary.keys():
-            raise ConfigError(f"{self.summary_path}: cannot be read: it is no run's summary")
+        try:
+            summary = read_json(self.summary_path)
+            if not {"chosen_on", "chosen_epoch", "train_top1", "val_top1", "test_top1"} <= summary.keys():
+                raise ConfigError(f"{self.summary_path}: cannot be read: it is no run's summary")
+        except ConfigError as error:
+            fix = "remove it, and the command that trained the run writes it anew"
+            raise ConfigError(f"{error}; {fix}") from None
         return summary
 
     def plain_config(self) -> dict[str, Any]:
@@ -106,10 +110,16 @@ class Run:
         try:
             plain = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{self.folder} is not a run: it has no config.yaml") from None
+            if not self.folder.is_dir():
+                raise ConfigError(f"{self.folder}: no such run") from None
+            seeds = sorted(path.parent for path in self.folder.glob("*/config.yaml"))
+            hint = f"; did you mean {seeds[0]}?" if seeds else ""
+            raise ConfigError(f"{self.folder} is not a run: it has no config.yaml{hint}") from None
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             reason = str(error).partition("\n")[0]
-            raise ConfigError(f"{self.config_path}: cannot be read: {reason}") from None
+            raise ConfigError(
+                f"{self.config_path}: cannot be read: {reason}; `--fresh` starts over"
+            ) from None
         sections = ("data", "model", "objective", "optim", "train")
         if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in sections):
             raise ConfigError(f"{self.config_path}: damaged: a section is missing; `--fresh` starts over")
@@ -134,13 +144,16 @@ class Run:
             )
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run: a second process is refused. The system frees the lock of a process that dies."""
+    def locked(self, wait: float = 0.0) -> Iterator[None]:
+        """Hold the run: a second process is refused. The system frees the lock of a process that dies.
+
+        wait: how many seconds to wait for the other process.
+        """
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         lock = FileLock(self.lock_path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise ConfigError(
                 f"{self.folder} is in use by another process; wait for it (or train beside it, with --name)"
@@ -220,7 +233,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}") from None
+        empty = isinstance(error, json.JSONDecodeError) and not error.doc.strip()
+        reason = "it is empty" if empty else str(error).partition("\n")[0]
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: cannot be read: not a JSON object")
     return content

@@ -19,10 +19,13 @@ from cifarlab.evaluate import collect, scores
 from cifarlab.ledger import count_openings, record_opening
 from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.registry import ConfigError, Spec
+from cifarlab.registry import ConfigError, Failure, Spec
 from cifarlab.run import Run, recorded_run
 from cifarlab.trained import Trained, best_of, load_trained
 from cifarlab.tta import Augmented
+
+# How long a score waits for another process that writes to the same summary.
+SECONDS_TO_WAIT = 10.0
 
 
 def evaluate_run(
@@ -65,9 +68,10 @@ def evaluate_run(
         measured = scores(logits, labels) | calibration(logits, labels, temperature)
         found[key] = {**measured, "forward_passes": getattr(model, "passes", 1), "images_per_second": pace}
     other_size = size if size != own_size else None
-    written = split == "test" and _write_test_score(
-        Run(run), found["plain"]["top1"], trained.epoch, other_size
-    )
+    kept_out = None
+    if split == "test":
+        kept_out = _write_test_score(best_of(run), found["plain"]["top1"], trained.epoch, other_size)
+    written = split == "test" and kept_out is None
     remark = f"; {OPTIMISTIC}" if split == config.train.select == "test" else ""
     if other_size is not None:
         remark = f" at {size} px, the run's own size is {own_size}{remark}"
@@ -81,6 +85,7 @@ def evaluate_run(
         "pictures": len(pictures),
         "remark": remark,
         "written": written,
+        "not_written": kept_out,
         "test_opened": count_openings(recorded_run(best_of(run).parent)),
         "warnings": [*warnings, *more],
     }
@@ -141,21 +146,28 @@ def _size_asked(trained: Trained, image_size: int | None) -> int:
     return image_size
 
 
-def _write_test_score(run: Run, top1: float, epoch: int, other_size: int | None) -> bool:
-    """Put the score into the summary, unless the run has no summary, or one of another model.
+def _write_test_score(file: Path, top1: float, epoch: int, other_size: int | None) -> str | None:
+    """Put the score of a checkpoint into its run's summary; what keeps it out, if anything does.
 
-    other_size: where the pictures were not seen at the run's own.
+    other_size: where the pictures were not seen at the run's own. Whatever is wrong with the summary, the
+    pictures have been looked at: the score must reach whoever asked for it.
     """
-    with run.locked():
-        summary = run.summary()
-        if summary is None or summary["chosen_epoch"] != epoch:
-            return False
-        found: dict[str, Any] = {"test_top1": top1}
-        if other_size is not None:
-            by_size = summary.get("by_image_size", {})
-            found = {"by_image_size": {**by_size, str(other_size): found}}
-        checkpoint.write_json(run.summary_path, {**summary, **found})
-        return True
+    run = Run(file.parent)
+    if file.name != run.best_path.name or not run.summary_path.exists():
+        return "the run is not finished" if run.started else "it is a checkpoint by itself"
+    try:
+        with run.locked(SECONDS_TO_WAIT):
+            summary = run.summary()
+            if summary is None or summary["chosen_epoch"] != epoch:
+                return "the summary is of another model"
+            found: dict[str, Any] = {"test_top1": top1}
+            if other_size is not None:
+                by_size = summary.get("by_image_size", {})
+                found = {"by_image_size": {**by_size, str(other_size): found}}
+            checkpoint.write_json(run.summary_path, {**summary, **found})
+    except (ConfigError, Failure) as error:
+        return str(error)
+    return None
 
 
 def pictures_in(paths: Iterable[Path | str]) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, RunFolder, app
+from cifarlab.commands.shared import AsJson, RunFolder, app, refuse_place
 
 # Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
 WEAK = 0.6
@@ -35,6 +35,7 @@ def audit(
     from cifarlab.checkpoint import write_json
     from cifarlab.report.sheets import write_audit_sheet
 
+    refuse_place(out, "--out")
     data, runs = data_and_runs(what or ["cifar100"], root, device)
     found = audit_data(data, runs, near=near)
     out.mkdir(parents=True, exist_ok=True)
@@ -120,8 +121,9 @@ def analyze(
 
     if split not in ("val", "test"):
         raise ConfigError(f"--split {split}: {unknown(split, ('val', 'test'))}")
-    found = analyze_run(run, split, corruptions=corruptions, near=near, device=device, root=root)
     file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
+    refuse_place(file.parent, str(run))
+    found = analyze_run(run, split, corruptions=corruptions, near=near, device=device, root=root)
     write_tiles(found.report, found.pictures, pictures_path(file))
     write_json(file, found.report)
     page = write_analysis_page(found.report, found.pictures, file.with_suffix(".png"))

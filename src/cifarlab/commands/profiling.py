@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app, print_table
+from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app, print_table, refuse_place
 
 
 @app.command()
@@ -29,6 +29,8 @@ def profile(
 
     if trace is not None and trace.suffix != ".json":
         raise ConfigError(f"--trace {trace}: the viewers read .json; end it so")
+    if trace is not None:
+        refuse_place(trace.parent, "--trace")
     found = read(recipe)
     result = profile_recipe(resolve(found, overrides or ()), steps, trace, runs)
     if as_json:

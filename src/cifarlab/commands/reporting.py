@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.commands.shared import app
+from cifarlab.commands.shared import app, refuse_place
 
 
 @app.command()
@@ -23,6 +23,7 @@ def report(
     """One self-contained HTML page of all runs; its charts and tables beside it, for a paper."""
     from cifarlab.report.page import build
 
+    refuse_place(out, "--out")
     page, skipped = build(runs, out, title, against)
     for each in skipped:
         print(f"left out: {each.path}: {each.reason}", file=sys.stderr)

@@ -14,6 +14,7 @@ from cifarlab.commands.shared import (
     RunsFolder,
     app,
     print_table,
+    refuse_place,
     training_progress,
 )
 
@@ -47,6 +48,8 @@ def reproduce(
 
     if page is not None and page.suffix != ".md":
         raise ConfigError(f"--page {page}: a Markdown page; end it in .md")
+    if page is not None:
+        refuse_place(page.parent, "--page")
     chosen = budget or ("short" if pick_device("auto").type == "cpu" else "whole")
     found = reproduce_table(
         runs, seeds, chosen, overrides or [], only or [], start, training_progress(as_json)

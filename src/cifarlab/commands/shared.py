@@ -56,6 +56,19 @@ def run_name(name: str) -> Path:
     return path
 
 
+def refuse_place(path: Path, option: str) -> None:
+    """Raise ConfigError where no folder can be at `path`: before the work whose result belongs there."""
+    import os
+
+    from cifarlab.registry import ConfigError
+
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{option}: {there} is a file; name a folder, or a place where one can be made")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: {there} cannot be written; make it so, or name another place")
+
+
 def calibration_line(scores: dict[str, Any]) -> str:
     """How well what was scored knows itself, as it is and at the temperature fitted on validation."""
     line = f"  calibration error {scores['ece']:.2%}, NLL {scores['nll']:.3f}"
@@ -73,7 +86,7 @@ def training_progress(as_json: bool) -> Any:
 
     from cifarlab.progress import TrainingProgress
 
-    return TrainingProgress(Console(stderr=True, highlight=False) if as_json else None)
+    return TrainingProgress(Console(stderr=True, highlight=False, emoji=False) if as_json else None)
 
 
 def print_table(
@@ -86,8 +99,9 @@ def print_table(
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    console = Console(emoji=False)
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     if console.is_terminal and console.width < sum(widths) + 3 * len(head):
         for name, *cells in rows:
@@ -100,5 +114,6 @@ def print_table(
     for i, word in enumerate(head):
         table.add_column(word, justify="right" if word in numbers else "left", no_wrap=i == 0)
     for row in rows:
-        table.add_row(*row)
+        # As it is: a run's name may hold what would be markup.
+        table.add_row(*map(Text, row))
     (console if console.is_terminal else Console(width=240)).print(table)

@@ -18,6 +18,7 @@ from cifarlab.commands.shared import (
     Tta,
     app,
     calibration_line,
+    refuse_place,
 )
 
 
@@ -66,7 +67,7 @@ def evaluate(
             f"{opened['runs']:,} x for all runs beside it"
         )
     if split == "test" and not scores["written"]:
-        print("not written to a summary: the run is not finished")
+        print(f"not written to a summary: {scores['not_written']}")
 
 
 @app.command()
@@ -104,5 +105,7 @@ def plot(
     """Curves of runs, and what the first one makes of pictures it has not trained on."""
     from cifarlab.report.plot import plot_runs
 
+    if out is not None or runs[0].is_dir():
+        refuse_place(runs[0] if out is None else out.parent, "--out")
     path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery)
     print(path.resolve())

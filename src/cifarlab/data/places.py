@@ -47,7 +47,8 @@ def locked(target: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[N
         try:
             lock.acquire(timeout=0.5)
         except Timeout:
-            Console(stderr=True).print(f"waiting for another process that makes {target}", soft_wrap=True)
+            console = Console(stderr=True, emoji=False)
+            console.print(f"waiting for another process that makes {target}", soft_wrap=True, markup=False)
             while not lock.is_locked:
                 if stop():
                     raise Stopped from None
@@ -100,7 +101,7 @@ def progress(title: str, *, size: bool = False) -> Iterator[Report]:
 
     Yields report(done, total), both counted from the start; `size`: in bytes.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     if not console.is_terminal:
         console.print(title, soft_wrap=True, highlight=False, markup=False)
         yield lambda done, total: None

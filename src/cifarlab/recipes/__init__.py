@@ -74,9 +74,8 @@ def find(name: str, beside: Path | None = None) -> Path:
         return path
     path = FOLDER / f"{name}.yaml"
     if name not in names():
-        raise ConfigError(
-            f"no recipe {name!r}; {did_you_mean(name, names()) or ''} (`cifarlab list` shows all)"
-        )
+        near = did_you_mean(name, names())
+        raise ConfigError(f"no recipe {name!r}{f'; {near}' * bool(near)} (`cifarlab list` shows all)")
     return path
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from cifarlab.analysis.tiles import picture_at
 from cifarlab.data.splits import Split
-from cifarlab.report.plot import COLORS, STYLE
+from cifarlab.report.plot import COLORS, STYLE, save_figure
 from cifarlab.report.sheets import COLUMNS, Tile, show_tiles
 
 TILES = 2 * COLUMNS
@@ -37,8 +37,7 @@ def write_analysis_page(report: dict[str, Any], pictures: Split, out: Path) -> P
         _corruptions(panels[1, 1], report)
         for part, (title, rows) in zip(lower, sections, strict=True):
             show_tiles(part, title, [_tile(pictures, row) for row in rows[:TILES]])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+        save_figure(figure, out)
     return out
 
 

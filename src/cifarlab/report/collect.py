@@ -14,7 +14,7 @@ from PIL import Image
 from cifarlab.analysis.tiles import pictures_path
 from cifarlab.ledger import count_openings
 from cifarlab.merging import differences
-from cifarlab.metrics import read_log
+from cifarlab.metrics import is_epoch, read_log
 from cifarlab.registry import ConfigError
 from cifarlab.report.analyses import FILES, Analysis, read_analysis, tiles_of
 from cifarlab.run import Run, read_json, recorded_run
@@ -120,7 +120,7 @@ def read_run(folder: Path, name: str) -> Finished:
         log = read_log(run.metrics_path)
     except OSError as error:
         raise ConfigError(f"{run.metrics_path}: cannot be read: {error.strerror or error}") from None
-    if not log or not all(_is_row(row) for row in log):
+    if not (log or "soup" in summary) or not all(map(is_epoch, log)):
         raise ConfigError(f"{run.metrics_path}: cannot be read: no epoch in it, or none that can be read")
     env = read_json(run.env_path)
     return Finished(folder, name, summary, log, config, env, count_openings(recorded_run(folder))["run"])
@@ -149,10 +149,6 @@ def _analyses(folder: Path, epoch: int) -> tuple[dict[str, Analyzed], list[Skipp
 
 def _skipped(path: Path, error: ConfigError) -> Skipped:
     return Skipped(path, " ".join(str(error).split()).removeprefix(f"{path}: "))
-
-
-def _is_row(row: dict[str, Any]) -> bool:
-    return all(isinstance(value, int | float) for value in row.values())
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:

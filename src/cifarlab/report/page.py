@@ -104,6 +104,8 @@ def _contents(folder: Path, against: str | None) -> Contents:
 def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Each chart that some run has what it shows for: by the name of its files, with its heading."""
     validated = [group for group in groups if group.values("val_top1")]
+    trained = [group for group in groups if all(run.log for run in group.runs)]  # A soup was not.
+    both = [group for group in trained if group in validated]
     tested = [group for group in groups if any("test/top1" in row for row in group.runs[0].log)]
 
     def of(these: Sequence[Group], heading: str, chart: Callable[[Sequence[Group]], alt.LayerChart]) -> Any:
@@ -111,13 +113,11 @@ def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, dict[str, Any]]]:
 
     found = {
         "pareto": of(validated, "Accuracy against minutes", charts.pareto),
-        "validation": of(
-            validated, "Validation", lambda g: charts.curves(g, "val/top1", "top-1 % on validation")
-        ),
+        "validation": of(both, "Validation", lambda g: charts.curves(g, "val/top1", "top-1 % on validation")),
         "training": of(
-            groups, "Training batches", lambda g: charts.curves(g, "train/top1", "top-1 % in training")
+            trained, "Training batches", lambda g: charts.curves(g, "train/top1", "top-1 % in training")
         ),
-        "gap": of(validated, "Gap between training and validation", charts.gaps),
+        "gap": of(both, "Gap between training and validation", charts.gaps),
         "test": of(
             tested,
             "Test, read every epoch",

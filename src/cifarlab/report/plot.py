@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cifarlab.checkpoint import write_atomically
 from cifarlab.data.splits import Split, load_splits
 from cifarlab.device import pick_precision
 from cifarlab.evaluate import logits_of
-from cifarlab.metrics import read_log
+from cifarlab.metrics import is_epoch, read_log
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
@@ -58,13 +60,21 @@ def plot_runs(
         _curves(upper.subplots(1, 2, width_ratios=(3, 2)), runs, names, logs)
         if lower is not None:
             _gallery(lower, runs[0], names[0])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+        save_figure(figure, out)
     return out
 
 
+def save_figure(figure: Figure, out: Path) -> None:
+    """Write a picture whole or not at all, in the format of its ending; its folder is made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        # A letter that the font lacks is a box in the picture; names are the user's, in any script.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        write_atomically(out, lambda file: figure.savefig(file, format=out.suffix[1:].lower()))
+
+
 def _log(run: Run) -> list[dict[str, Any]]:
-    if not run.metrics_path.exists() or not (rows := read_log(run.metrics_path)):
+    if not (rows := [row for row in read_log(run.metrics_path) if is_epoch(row)]):
         raise ConfigError(f"{run}: not a run with a finished epoch")
     return rows
 

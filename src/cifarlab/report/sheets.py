@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab.audit.audit import Audit
-from cifarlab.report.plot import STYLE
+from cifarlab.report.plot import STYLE, save_figure
 
 COLUMNS, SHOWN = 8, 24
 Tile = tuple[np.ndarray, str]  # (H, W, 3) uint8, and what to write above
@@ -57,8 +57,7 @@ def write_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], out: Path, title
         parts = np.atleast_1d(np.asarray(figure.subfigures(len(sections), 1, height_ratios=lines)))
         for part, (heading, tiles) in zip(parts, sections, strict=True):
             show_tiles(part, heading, tiles)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+        save_figure(figure, out)
     return out
 
 
