@@ -1,15 +1,18 @@
 """The tutorial's table: as run beside corrected, what its lessons are worth, what cannot be trained here."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cifarlab.metrics import read_log
 from cifarlab.recipes import names, read
+from cifarlab.report.reproduction import write_page
 from cifarlab.reproduce import AS_RUN, experiments
 from cifarlab.run import Run
 from tests.tiny import TINY, train_tiny
 
+ROOT = Path(__file__).parents[1]
 SMALL = [*(word for word in TINY if "data.val" not in word), "train.epochs=2", "data.limit=150"]
 BASE, SMOOTH, LARGE = "resnet18_baseline", "resnet18_baseline_lbsmooth", "resnet18_pretrained_arcface_224x224"
 
@@ -35,6 +38,14 @@ def test_every_experiment_has_a_recipe_as_run_and_a_corrected_one():
         # Both sides start from one base, so that a lesson has the same two ends on each.
         assert name == BASE or read(name).base == base
         assert read(name).published == read(AS_RUN + name).published
+
+
+def test_the_page_in_docs_is_that_of_its_figures(tmp_path):
+    found = json.loads((ROOT / "benchmarks" / "results" / "reproduce.json").read_text())
+    write_page(found, tmp_path / "reproduce.md")
+    page = (ROOT / "docs" / "results" / "reproduce.md").read_text()
+    rows = [line for line in (tmp_path / "reproduce.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) == 21 and not [row for row in rows if row not in page]
 
 
 def test_the_table_and_the_lessons(small, tmp_path, cifarlab):
