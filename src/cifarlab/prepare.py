@@ -60,6 +60,9 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     select = config.train.select
     parts = ("train", "val", "test") if select == "test" else ("train", "val")
     splits = load_splits(config.data, config.split_seed, parts)
+    if len(splits.train) < 2:
+        key, fix = ("val", "hold out fewer") if config.data.limit is None else ("limit", "keep more")
+        raise ConfigError(f"leaves one picture to train on, and batch norm needs two; {fix}", ("data", key))
     if select != "last" and getattr(splits, select) is None:
         fix = "data.val=0.1" if select == "val" else "train.select=val"
         raise ConfigError(

@@ -26,8 +26,8 @@ Milestones = Annotated[
     AfterValidator(_ascending),
 ]
 Factor = Annotated[float, Field(ge=0, le=1)]
-Cycles = Annotated[int, Field(ge=1, description="how often the rate falls from its peak")]
-Growth = Annotated[float, Field(ge=1, description="length of a cycle over that of the cycle before")]
+Cycles = Annotated[int, Field(ge=1, le=100, description="how often the rate falls from its peak")]
+Growth = Annotated[float, Field(ge=1, le=10, description="length of a cycle over that of the cycle before")]
 
 
 def _fall(progress: float, warmup: float, floor: float, shape: Callable[[float], float]) -> float:
