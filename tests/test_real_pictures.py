@@ -153,6 +153,11 @@ REFERENCES: dict[str, tuple[Reference, bool]] = {
     "crop": (crop, False),
     "flip": (lambda picture, draws: TF.horizontal_flip(picture), False),
     "vertical_flip": (lambda picture, draws: TF.vertical_flip(picture), False),
+    # In epoch 0: what other epochs make of it is tests/test_augment.py's.
+    "alternating_flip": (
+        lambda picture, draws: TF.horizontal_flip(picture) if draws.bernoulli(0.5) else picture,
+        False,
+    ),
     "shift_scale_rotate": (shift_scale_rotate, False),
     "color_jitter": (color_jitter, False),
     "shear_x": (one_operation("shear_x", -0.3, 0.3), True),

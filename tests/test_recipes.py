@@ -155,7 +155,8 @@ def test_recipes_as_the_text_describes_them():
     assert plain("resnet18_baseline_lbsmooth")["objective"]["cross_entropy"]["smoothing"] == 0.1
     assert plain("resnet50_pretrained_arcface_224x224")["data"]["image_size"] == 224
     sizes = plain("resnet18_pretrained_arcface_mst")["data"]
-    assert (sizes["multi_scale"], sizes["image_size"]) == ({"sizes": [32, 64], "per": "sample"}, 32)
+    assert (sizes["multi_scale"]["sizes"], sizes["multi_scale"]["per"]) == ([32, 64], "sample")
+    assert sizes["image_size"] == 32
     assert plain("resnet50_pretrained_arcface_224x224")["model"]["backbone"]["pretrained"] is True
     choices = plain("resnet18_augment")["data"]["augment"]["one_of"]["choices"]
     assert list(choices) == ["shift_scale_rotate", "coarse_dropout", "color_jitter", "flip", "vertical_flip"]

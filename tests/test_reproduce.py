@@ -137,7 +137,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
         (only("resnet18_base"), "did you mean resnet18_baseline?"),
         (["--page", "page.html"], "end it in .md"),
         (["--seeds", 2, "train.seed=1"], "contradict each other"),
-        (["--start", "nowhere", *only("resnet18_pretrained")], "is not a run"),
+        (["--start", "nowhere", *only("resnet18_pretrained")], "no such run"),
         ([*only(LARGE), "--budget", "short"], "nothing to show"),
         (["optim.lrr=1"], "optim.lrr"),
     ],
