@@ -187,3 +187,13 @@ def test_the_folder_of_seeds_is_not_a_run(runs, cifarlab):
     one_line(status, err, "did you mean runs/a/0?")
     status, _, err = cifarlab("refit", "runs/b")
     one_line(status, err, "runs/b: no such run")
+
+
+def test_a_ledger_that_cannot_be_read_is_a_failure_in_one_line(runs, cifarlab):
+    (runs / "ledger.jsonl").mkdir()
+    for words in (["report", "runs", "--out", "page"], ["eval", "runs/a/0", "--split", "test"]):
+        status, _, err = cifarlab(*words)
+        assert status == 1 and len(err.splitlines()) == 1
+        assert err.startswith("error: runs/ledger.jsonl: cannot be ") and "--debug" not in err
+    status, _, err = cifarlab("compare", "a", ODD)
+    assert status == 1 and "cannot be counted" in err

@@ -46,12 +46,21 @@ def record_opening(
 
 
 def openings(runs: Path) -> list[dict[str, Any]]:
-    """The ledger's entries, first to last; a line that cannot be read is an opening all the same, as {}."""
+    """The ledger's entries, first to last; a line that cannot be read is an opening all the same, as {}.
+
+    Raises Failure for a file that cannot be read at all.
+    """
     path = runs / NAME
     if not path.exists():
         return []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Failure(
+            f"{path}: cannot be read ({error.strerror or error}), so openings cannot be counted"
+        ) from error
     entries = []
-    for line in path.read_bytes().splitlines():
+    for line in content.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:

@@ -115,7 +115,9 @@ class Run:
             seeds = sorted(path.parent for path in self.folder.glob("*/config.yaml"))
             hint = f"; did you mean {seeds[0]}?" if seeds else ""
             raise ConfigError(f"{self.folder} is not a run: it has no config.yaml{hint}") from None
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        except OSError as error:
+            raise ConfigError(f"{self.config_path}: cannot be read: {error.strerror or error}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(
                 f"{self.config_path}: cannot be read: {reason}; `--fresh` starts over"
@@ -234,7 +236,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:
         empty = isinstance(error, json.JSONDecodeError) and not error.doc.strip()
-        reason = "it is empty" if empty else str(error).partition("\n")[0]
+        reason = "it is empty" if empty else getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: cannot be read: not a JSON object")
