@@ -55,7 +55,10 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
             (*TINY, "data.multi_scale={sizes: [16, 32], per: stages}"),
             "data.multi_scale.per: ",
         ),
-        ((*TINY, "data.limit=1"), "data.limit: leaves one picture to train on, and batch norm needs two; keep"),
+        (
+            (*TINY, "data.limit=1"),
+            "data.limit: leaves one picture to train on, and batch norm needs two; keep",
+        ),
         ((*TINY, "data.val=299"), "data.val: leaves one picture to train on, and batch norm needs two; hold"),
         (
             (*TINY, "optim.schedule={name: cosine_restarts, cycles: 100, growth: 1e4}"),
