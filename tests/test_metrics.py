@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cifarlab.metrics import Means, RunLog, batch_accuracy, read_log
 from cifarlab.progress import duration
 from cifarlab.records import Batch, Output
+from cifarlab.registry import Failure
 
 CPU = torch.device("cpu")
 
@@ -64,13 +65,31 @@ def test_a_log_is_cut_back_and_tensorboard_with_it(tmp_path):
     log.append({"epoch": 1, "val/top1": 0.25})
     size = log.size
     log.append({"epoch": 2, "val/top1": 0.5})
-    log.close()
     log = RunLog(tmp_path, size)
     log.append({"epoch": 2, "val/top1": 0.75})
-    log.close()
     assert [row["val/top1"] for row in read_log(tmp_path / "metrics.jsonl")] == [0.25, 0.75]
     assert events(tmp_path)["val/top1"] == [(1, 0.25), (2, 0.75)]
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("room", [0, 30, 900, 3000])
+def test_a_log_that_finds_no_room_fails_in_one_line_and_waits_for_nobody(tmp_path, room):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    row = {f"train/loss/{label}": 0.5 for label in "abcdefgh"}
+    # A file of more bytes is refused by the system, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(Failure, match=r"metrics\.jsonl: cannot be written \(File too large\); what was"):
+            log = RunLog(tmp_path)
+            for epoch in range(100):
+                log.append({"epoch": epoch, **row})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = read_log(tmp_path / "metrics.jsonl")
+    assert [entry["epoch"] for entry in kept] == [*range(len(kept))]
+    if room >= 900:
+        assert events(tmp_path)["train/loss/a"][0] == (0, 0.5)
 
 
 @pytest.mark.parametrize(

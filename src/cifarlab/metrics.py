@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.records import Batch, Output
+from cifarlab.registry import Failure
 
 
 class Means:
@@ -78,39 +82,68 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, size: int = 0):
-        # Imported here: it takes over a second, and only a training run needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = folder / "metrics.jsonl"
-        with self.path.open("ab") as file:
-            # A log that was lost or cut off is shorter: to truncate it would lengthen it, with zeros.
-            file.truncate(min(size, file.tell()))
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._board = SummaryWriter(str(folder / "tensorboard"))
-        for row in read_log(self.path):
-            self._mirror(row)
+        with writing(self.path):
+            with self.path.open("ab") as file:
+                # A log that was lost or cut off is shorter: to truncate it would lengthen it, with zeros.
+                file.truncate(min(size, file.tell()))
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            self._board = Board(folder / "tensorboard")
+            for row in read_log(self.path):
+                self._board.add(row)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a row; it must hold `epoch`."""
-        with self.path.open("ab") as file:
-            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-            # The checkpoint that follows vouches for this line.
-            file.flush()
-            os.fsync(file.fileno())
-        self._mirror(row)
-
-    def _mirror(self, row: dict[str, Any]) -> None:
-        for key, value in row.items():
-            if key != "epoch" and isinstance(value, int | float):
-                self._board.add_scalar(key, value, row["epoch"])
-        self._board.flush()
+        """Write a row; it must hold `epoch`. Raises Failure where it cannot be written."""
+        with writing(self.path):
+            with self.path.open("ab") as file:
+                file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+                # The checkpoint that follows vouches for this line.
+                file.flush()
+                os.fsync(file.fileno())
+            self._board.add(row)
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size
 
-    def close(self) -> None:
-        self._board.close()
+
+class Board:
+    """A file of a run's numbers for TensorBoard, each under its key.
+
+    Torch's writer hands them to a thread that dies where the disk is full, and then waits for it for ever.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True)
+        self.path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._write({"file_version": "brain.Event:2"})
+
+    def _write(self, *events: dict[str, Any]) -> None:
+        # Imported here: it takes a second, and only a training run needs it.
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with self.path.open("ab") as file:
+            records = RecordWriter(file)
+            for event in events:
+                records.write(Event(wall_time=time.time(), **event).SerializeToString())
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row's numbers at its `epoch`."""
+        from torch.utils.tensorboard.summary import scalar
+
+        numbers = [(k, v) for k, v in row.items() if k != "epoch" and isinstance(v, int | float)]
+        self._write(*({"step": row["epoch"], "summary": scalar(key, value)} for key, value in numbers))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the system's into the Failure that says where it happened."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise Failure(f"{path}: cannot be written ({reason}); what was saved before is whole") from error
 
 
 def is_epoch(row: dict[str, Any]) -> bool:

@@ -118,7 +118,6 @@ class _Training:
                 return summary
         finally:
             self.progress.stop()
-            self.log.close()
 
     def resume(self) -> None:
         """Go on from `last.pt`, if the run has one. Raises ConfigError where the data are not the same."""
