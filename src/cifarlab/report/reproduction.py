@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cifarlab.checkpoint import write_atomically
 from cifarlab.report.plot import COLORS, STYLE
+from cifarlab.verdicts import interval
 
 SIDES = {"as_run": "as run", "corrected": "corrected"}
 NOT_MEASURED = "not measured yet"
@@ -89,8 +90,7 @@ def _side(side: Mapping[str, Any] | None) -> tuple[str, str]:
     if side is None:
         return NOT_MEASURED, "-"
     spread = "" if side["sd"] is None else f" ± {100 * side['sd']:.2f}"
-    interval = "-" if side["low"] is None else f"{100 * side['low']:.2f} to {100 * side['high']:.2f}"
-    return f"{100 * side['mean']:.2f}{spread}", interval
+    return f"{100 * side['mean']:.2f}{spread}", interval(side, ".2f")
 
 
 def _points(apart: Mapping[str, Any]) -> str:
