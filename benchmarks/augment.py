@@ -103,7 +103,7 @@ def main() -> None:
     engine, steps = job.engine, iter(range(rounds + 1))
     engine.begin(0)
     order = engine.order(0)
-    step = microseconds(lambda: engine.step(engine.plan.positions(order, 0), 0, next(steps)), size, rounds)
+    step = microseconds(lambda: engine.step(order, 0, next(steps)), size, rounds)
     found = environment(load, ["torchvision", "albumentations"])
     print(f"{describe_machine(found)}; {data}, {size} a batch; on one core")
     training = spread(step, digits=1, best=min)

@@ -205,7 +205,7 @@ def check_equality(config: Config, steps: int) -> dict[str, float]:
     pictures = TutorialPictures(job.splits.train, config.data.image_size, augmented=False)
     losses, largest = [], 0.0
     for number, batch in enumerate(batches):
-        engine.step(batch, 0, number)
+        engine.step(order, 0, number)
         items = [pictures[int(position)] for position in batch]
         images = torch.stack([torch.from_numpy(image) for image, _ in items])
         losses.append(tutorial.step(images, torch.tensor([int(label) for _, label in items])))

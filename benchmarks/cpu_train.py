@@ -107,7 +107,7 @@ class Ours:
         epoch, within = divmod(self.done, self.engine.plan.steps_per_epoch)
         if within == 0:
             self.order = self.engine.order(epoch)
-        self.engine.step(self.engine.plan.positions(self.order, within), epoch, self.done)
+        self.engine.step(self.order, epoch, self.done)
         self.done += 1
 
 

@@ -56,7 +56,7 @@ def train_epoch(engine: Engine, epoch: int) -> float:
     engine.begin(epoch)
     order = engine.order(epoch)
     for step in range(plan.steps_per_epoch):
-        engine.step(plan.positions(order, step), epoch, epoch * plan.steps_per_epoch + step)
+        engine.step(order, epoch, epoch * plan.steps_per_epoch + step)
     engine.means.read()
     return time.perf_counter() - begun
 

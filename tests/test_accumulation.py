@@ -1,12 +1,15 @@
 """Gradient accumulation: a step of several batches is the step of one batch of all their pictures."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarlab.engine import Engine, Plan
+from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
+from cifarlab.steps import Plan
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 
@@ -31,7 +34,7 @@ def stepped(*overrides: str, steps: int) -> Engine:
     engine = prepare(tiny_config(*APART, *overrides)).engine
     engine.model.train()
     for step in range(steps):
-        engine.step(engine.plan.positions(engine.order(0), step), 0, step)
+        engine.step(engine.order(0), 0, step)
     return engine
 
 
@@ -65,6 +68,10 @@ def test_an_epoch_shows_every_picture_once_and_no_batch_has_one_alone(samples, b
     order = torch.randperm(samples)
     steps = [plan.positions(order, step) for step in range(plan.steps_per_epoch)]
     batches = [len(batch) for step in steps for batch in step.split(batch_size)]
+    # The second epoch's steps are counted on.
+    bounds = [plan.batches(step + plan.steps_per_epoch, samples) for step in range(plan.steps_per_epoch)]
+    assert [last - first for step in bounds for first, last in step] == batches
+    assert [last for step in bounds for _, last in step] == [*itertools.accumulate(batches)]
     assert all(size > 1 for size in batches) or samples == 1
     shown = torch.cat(steps)
     assert torch.equal(shown, order[: len(shown)])
@@ -86,7 +93,7 @@ def test_the_model_never_sees_more_than_a_batch_and_each_with_a_seed_of_its_own(
         )
     engine.model.train()
     for step in range(engine.plan.steps_per_epoch):
-        engine.step(engine.plan.positions(engine.order(0), step), 0, step)
+        engine.step(engine.order(0), 0, step)
     assert [size for size, _ in seen] == [20] * 10
     assert len({seed for _, seed in seen}) == 10
     trained = seen[:]

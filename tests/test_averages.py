@@ -126,7 +126,7 @@ def engine_after(epochs: int, *overrides: str):
     steps = engine.plan.steps_per_epoch
     for step in range(epochs * steps):
         engine.model.train()
-        engine.step(engine.plan.positions(engine.order(step // steps), step % steps), step // steps, step)
+        engine.step(engine.order(step // steps), step // steps, step)
         if (step + 1) % steps == 0:
             engine.finish(step // steps)
     return engine
@@ -150,7 +150,7 @@ def test_statistics_of_swa_are_torchs_of_the_epochs_training_pictures():
     engine.model.register_forward_pre_hook(lambda _, given: batches.append(given[0]))
     for within in range(engine.plan.steps_per_epoch):
         step = 2 * engine.plan.steps_per_epoch + within
-        engine.step(engine.plan.positions(order, within), 2, step)
+        engine.step(order, 2, step)
     update_bn(batches, theirs)
     for (key, value), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(value, expected, msg=key)

@@ -108,7 +108,7 @@ def test_a_step_moves_each_layer_at_its_own_rate():
         ).engine
         before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
         engine.model.train()
-        engine.step(engine.plan.positions(engine.order(0), 0), 0, step=5)
+        engine.step(engine.order(0), 0, step=5)
         rate = engine.learning_rate(5)
         assert all(g["lr"] == rate * g.get("lr_scale", 1) for g in engine.optimizer.param_groups)
         return engine.model, {name: p.detach() - before[name] for name, p in engine.model.named_parameters()}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cifarlab.data.splits import load_splits, place, place_all
-from cifarlab.engine import Plan
 from cifarlab.prepare import prepare
+from cifarlab.steps import Plan
 from cifarlab.views import dress
 from tests.tiny import tiny_config
 
@@ -51,8 +51,8 @@ def test_golden_losses(name):
     engine.model.train()
     step = 0
     while step < 20:
-        epoch, within = divmod(step, engine.plan.steps_per_epoch)
-        engine.step(engine.plan.positions(engine.order(epoch), within), epoch, step)
+        epoch = step // engine.plan.steps_per_epoch
+        engine.step(engine.order(epoch), epoch, step)
         step += 1
     # Convolutions round differently from one release or processor to another: 1e-3 is far above that, and
     # far below what another view, order or learning rate does.
@@ -73,7 +73,7 @@ def test_the_mean_loss_is_that_of_a_loop_written_out(engine):
     losses = []
     for step in range(6):
         positions = engine.plan.positions(engine.order(0), step)
-        engine.step(positions, 0, step)
+        engine.step(engine.order(0), 0, step)
         images, labels, _ = engine.train.gather(positions)
         loss = torch.nn.functional.cross_entropy(twin(images).logits, labels)
         for group in optimizer.param_groups:
@@ -184,7 +184,7 @@ def test_the_loop_runs_on_cuda_with_the_cpus_losses():
         engine = prepare(config).engine
         engine.model.train()
         for step in range(6):
-            engine.step(engine.plan.positions(engine.order(0), step), 0, step)
+            engine.step(engine.order(0), 0, step)
         losses.append(engine.means.read()["loss/total"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -196,5 +196,5 @@ def test_losses_are_told_how_far_the_run_is(accumulate):
     engine.objective.register_forward_pre_hook(lambda _, given: seen.append(given[0].progress))
     steps = engine.plan.steps_per_epoch
     for step in (0, steps, 2 * steps):
-        engine.step(engine.plan.positions(engine.order(0), 0), step // steps, step)
+        engine.step(engine.order(0), step // steps, step)
     assert seen == pytest.approx([share for share in (0, 1 / 3, 2 / 3) for _ in range(accumulate)])

@@ -74,8 +74,8 @@ def test_the_engine_shows_each_picture_at_the_size_of_its_place():
     engine.model.backbone.register_forward_hook(lambda module, given, _: seen.append(given[0].shape))
     engine.model.train()
     for number in range(plan.total_steps):
-        epoch, step = divmod(number, plan.steps_per_epoch)
-        engine.step(plan.positions(engine.order(epoch), step), epoch, number)
+        epoch = number // plan.steps_per_epoch
+        engine.step(engine.order(epoch), epoch, number)
     assert {(shape[0], shape[2]) for shape in seen} == {(16, 16), (16, 24), (4, 16), (4, 24)}
     assert sum(shape[0] for shape in seen if shape[2] == 16) == len(engine.train)
 
@@ -86,8 +86,8 @@ def test_the_engine_shows_the_sizes_in_turn_each_for_its_share_of_the_run():
     engine.model.backbone.register_forward_hook(lambda module, given, _: seen.append(given[0].shape[-1]))
     engine.model.train()
     for number in range(plan.total_steps):
-        epoch, step = divmod(number, plan.steps_per_epoch)
-        engine.step(plan.positions(engine.order(epoch), step), epoch, number)
+        epoch = number // plan.steps_per_epoch
+        engine.step(engine.order(epoch), epoch, number)
     assert seen == [16] * 7 + [24] * 7 + [32] * 7
 
 

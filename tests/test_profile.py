@@ -10,10 +10,6 @@ from cifarlab.profile import PARTS, Stopwatch, count_flops, profile
 from tests.tiny import TINY, tiny_config, train_tiny
 
 
-def order_of(engine):
-    return engine.plan.positions(engine.order(0), 0)
-
-
 def test_the_parts_of_a_step_are_those_that_the_recipe_has():
     plain = profile(tiny_config("train.grad_clip=null"), steps=1)
     assert [*plain["parts"]] == ["dress", "forward", "loss", "sums", "backward", "optimizer", "other"]
@@ -42,10 +38,10 @@ def test_figures_follow_from_one_another():
 def test_the_arithmetic_of_a_step_is_three_times_that_of_its_forward():
     """But for the first layer, which passes no gradient on; and all of it again where a step goes uphill."""
     job = prepare(tiny_config())
-    flops = count_flops(job.engine, order_of(job.engine))
+    flops = count_flops(job.engine)
     assert 2 * 2 * job.macs * 32 < flops <= 3 * 2 * job.macs * 32
     uphill = prepare(tiny_config("optim.sharpness=sam"))
-    assert count_flops(uphill.engine, order_of(uphill.engine)) == 2 * flops
+    assert count_flops(uphill.engine) == 2 * flops
 
 
 def test_a_step_that_is_timed_is_the_same_step():
@@ -53,7 +49,7 @@ def test_a_step_that_is_timed_is_the_same_step():
     engines[1].span = Stopwatch(torch.device("cpu"))
     for engine in engines:
         engine.model.train()
-        engine.step(order_of(engine), 0, 0)
+        engine.step(engine.order(0), 0, 0)
     one, other = (engine.model.state_dict() for engine in engines)
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -91,7 +91,7 @@ class TestEveryRecipe:
         before = [p.clone() for p in model.parameters()]
         engine.model.train()
         for step in range(2):
-            engine.step(engine.plan.positions(engine.order(0), step), 0, step)
+            engine.step(engine.order(0), 0, step)
         assert engine.means.first_bad_step() is None
         assert engine.means.read()["loss/total"] > 0
         assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))

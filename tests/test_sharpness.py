@@ -24,7 +24,7 @@ def trained(*overrides: str, steps: int = 6, scaler: GradScaler | None = None) -
     engine.scaler = scaler or engine.scaler
     engine.model.train()
     for step in range(steps):
-        engine.step(engine.plan.positions(engine.order(0), step), 0, step)
+        engine.step(engine.order(0), 0, step)
     return engine
 
 

@@ -11,11 +11,24 @@ from torch import nn
 
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.heads import Linear, Margin
-from cifarlab.models.sizes import check_sizes, forward_at_sizes, size_groups, size_of_stage, size_of_step
+from cifarlab.models.sizes import (
+    check_sizes,
+    forward_at_sizes,
+    size_groups,
+    size_of_stage,
+    size_of_step,
+    sizes_of_batch,
+)
 from cifarlab.registry import LOSSES, ConfigError
 from tests.tiny import tiny_config
 
 SIZES = st.lists(st.integers(8, 300), min_size=1, max_size=6, unique=True)
+
+
+def forward(model, images, config, epoch, step, total_steps, place):
+    """What a training step asks the model."""
+    sizes = sizes_of_batch(config, len(images), epoch, step, total_steps, place)
+    return forward_at_sizes(model, images, sizes)
 
 
 def sizes_of(sizes, place, count, epoch):
@@ -109,7 +122,7 @@ def test_answers_come_back_in_order(head, sizes, count):
     model = classifier(head(8, 5)).eval()
     images, epoch, place = torch.rand(count, 3, 12, 12), 4, 7
     scale = f"data.multi_scale={{sizes: {[*sizes]}, per: sample}}"
-    output = forward_at_sizes(model, images, tiny_config(scale), epoch, 0, 1, place)
+    output = forward(model, images, tiny_config(scale), epoch, 0, 1, place)
     each = [
         model(image[None], size)
         for image, size in zip(images, sizes_of(sizes, place, count, epoch), strict=True)
@@ -124,9 +137,7 @@ def test_answers_come_back_in_order(head, sizes, count):
 
 def test_gradients_reach_the_picture_that_an_answer_is_of():
     model, images = classifier(Linear(8, 5)).eval(), torch.rand(6, 3, 12, 12, requires_grad=True)
-    output = forward_at_sizes(
-        model, images, tiny_config("data.multi_scale={sizes: [8, 16], per: sample}"), 0, 0, 1, 0
-    )
+    output = forward(model, images, tiny_config("data.multi_scale={sizes: [8, 16], per: sample}"), 0, 0, 1, 0)
     output.logits[3].sum().backward()
     assert images.grad is not None
     assert [row for row in range(6) if images.grad[row].any()] == [3]
@@ -138,7 +149,7 @@ def test_batch_norm_sees_each_size_as_a_batch_of_its_own():
     model, twin = classifier(Linear(8, 5)).train(), classifier(Linear(8, 5)).train()
     twin.load_state_dict(model.state_dict())
     images = torch.rand(8, 3, 12, 12)
-    forward_at_sizes(model, images, tiny_config("data.multi_scale={sizes: [8, 16], per: sample}"), 1, 0, 1, 0)
+    forward(model, images, tiny_config("data.multi_scale={sizes: [8, 16], per: sample}"), 1, 0, 1, 0)
     twin(images[1::2], 8), twin(images[0::2], 16)
     for ours, theirs in zip(model.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -150,9 +161,9 @@ def test_a_batch_at_one_size_is_one_call():
     drawn = [size_of_step((8, 24), 3, step) for step in range(4)]
     assert {*drawn} == {8, 24}
     for step, size in enumerate(drawn):
-        output = forward_at_sizes(model, images, config, 0, step, 4, 0)
+        output = forward(model, images, config, 0, step, 4, 0)
         assert torch.equal(output.logits, model(images, size).logits)
-    plain = forward_at_sizes(model, images, tiny_config(), 0, 0, 1, 0)
+    plain = forward(model, images, tiny_config(), 0, 0, 1, 0)
     assert torch.equal(plain.logits, model(images, 16).logits)
 
 
@@ -199,11 +210,11 @@ def test_shares_that_are_refused(scale, message):
 def test_a_gpu_gives_the_same_answers_without_being_waited_for():
     model, images = classifier(Linear(8, 5)).eval(), torch.rand(11, 3, 12, 12)
     config = tiny_config("data.multi_scale={sizes: [16, 8, 24], per: sample}")
-    expected = forward_at_sizes(model, images, config, 4, 0, 1, 7).logits
+    expected = forward(model, images, config, 4, 0, 1, 7).logits
     model, images = model.cuda(), images.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        logits = forward_at_sizes(model, images, config, 4, 0, 1, 7).logits
+        logits = forward(model, images, config, 4, 0, 1, 7).logits
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(logits.cpu(), expected, rtol=1e-3, atol=1e-3)

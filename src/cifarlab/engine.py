@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ from cifarlab.config import Config
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
 from cifarlab.draws import hash_ints, label_key, permutation
+from cifarlab.graphs import PATH, CudaTape, Graphs, Reseed
 from cifarlab.metrics import Means, batch_accuracy
 from cifarlab.models.classifier import Classifier
-from cifarlab.models.sizes import forward_at_sizes
+from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
 from cifarlab.models.statistics import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.objectives.objective import Objective
 from cifarlab.optim.averages import Average
@@ -27,43 +28,12 @@ from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.schedules import learning_rate
 from cifarlab.optim.sharpness import uphill
 from cifarlab.records import Batch, Output
-from cifarlab.views import dress, view_epoch
+from cifarlab.registry import ConfigError
+from cifarlab.steps import Clock, Plan
+from cifarlab.views import DressedAhead, view_epoch
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How a run's steps fall into epochs: a step is `accumulate` batches, an epoch's last maybe fewer."""
-
-    samples: int
-    batch_size: int
-    epochs: int
-    accumulate: int = 1
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Batch norm cannot normalise one picture: a last batch of one is left out."""
-        return self.samples - (self.samples > self.batch_size and self.samples % self.batch_size == 1)
-
-    @property
-    def step_size(self) -> int:
-        """How many samples a step shows."""
-        return self.batch_size * self.accumulate
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.samples_per_epoch // self.step_size)
-
-    @property
-    def total_steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
-
-    def samples_before(self, step: int) -> int:
-        """How many samples the first `step` steps of an epoch show."""
-        return min(step * self.step_size, self.samples_per_epoch)
-
-    def positions(self, order: Tensor, step: int) -> Tensor:
-        """The part of an epoch's order (N,) that its `step`-th step shows."""
-        return order[self.samples_before(step) : self.samples_before(step + 1)]
+# How many pixels are dressed at a time. A GPU is kept busy by many; a CPU's caches hold a batch at best.
+PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}
 
 
 class Source(Protocol):
@@ -97,6 +67,7 @@ class Engine:
         self._through = compiled(model) if config.train.engine == "compiled" else model
         self.device = precision.device
         self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
+        self.views = DressedAhead(train, config, model.num_classes, PIXELS_AHEAD[self.device.type])
         self.optimizer = build_optimizer(config.optim, [model, objective])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         average = config.train.average
@@ -107,6 +78,12 @@ class Engine:
         self._stages = "stages" in config.lessons
         self._seed = hash_ints(config.train.seed, label_key("torch"))
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # Numbers that change from step to step: on a GPU they are tensors, and a captured step reads them.
+        self._clock = self._device_clock() if self.device.type == "cuda" else None
+        self.graphs: Graphs | None = None
+        if config.train.engine == "graph":
+            self._refuse_graphs()
+            self.use_graphs(Graphs(CudaTape(self.device)))
 
     @property
     def evaluated(self) -> torch.nn.Module:
@@ -124,32 +101,81 @@ class Engine:
         """Make ready what `epoch` needs beside its pictures; a line for the user where that took time."""
         return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
 
+    def use_graphs(self, graphs: Graphs) -> None:
+        """Capture steps by `graphs` from now on."""
+        self.graphs = graphs
+        self._clock = self._clock or self._device_clock()
+
+    def _refuse_graphs(self) -> None:
+        if self.device.type != "cuda":
+            raise ConfigError(
+                f"graph captures the steps of a GPU, and this run is on the {self.device.type}; "
+                "leave train.engine=auto", PATH)  # fmt: skip
+        if self.precision.scaled:
+            raise ConfigError("graph needs bfloat16 or float32: a loss scale is adjusted on the host", PATH)
+        if self.config.optim.lookahead is not None:
+            raise ConfigError("optim.lookahead counts its steps on the host; say train.engine=eager", PATH)
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of the `step`-th step of the run; the head's, where layers have their own."""
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
-    def step(self, positions: Tensor, epoch: int, step: int) -> None:
-        """Train on the samples of one step. step: counted from the start of the run."""
-        rate = self.learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1)
+    def step(self, order: Tensor, epoch: int, step: int) -> None:
+        """Train on the samples of one step. order: the epoch's. step: counted from the start of the run."""
+        plan, now = self.plan, self._set_clock(step)
+        bounds = plan.batches(step, len(order))
+        batches = (self._batch(order, epoch, first, last, now) for first, last in bounds)
+        sizes = [self._sizes(last - first, epoch, step, first) for first, last in bounds]
+        passes = 1 if self.config.optim.sharpness is None else 2
+        seeds = [self._seed_of(step, number) for number in range(len(bounds)) for _ in range(passes)]
+        if self.graphs is None:
+            self._learn(batches, sizes, torch.manual_seed, seeds, now)
+        else:
+            kind = tuple((last - first, at) for (first, last), at in zip(bounds, sizes, strict=True))
+            self.graphs.run(
+                kind, [*batches], seeds, lambda places, seed: self._learn(places, sizes, seed, seeds, now)
+            )
+        average = self.average
+        if average is not None and average.is_due(step + 1, plan.steps_per_epoch, plan.total_steps):
+            with self.span("average"):
+                average.update_parameters(self.model)
+
+    def _batch(self, order: Tensor, epoch: int, first: int, last: int, now: Clock) -> Batch:
+        """The samples from `first` to before `last` of the epoch's order, as they are learned from."""
+        with self.span("dress"):
+            batch = replace(self.views.batch(order, epoch, first, last), progress=now.progress)
+        if self.teacher is not None:
+            with self.span("teacher"):
+                batch = replace(batch, teacher=self.teacher.answer(batch, order[first:last]))
+        return batch
+
+    def _learn(
+        self,
+        batches: Iterable[Batch],
+        sizes: Sequence[Sizes],
+        reseed: Reseed,
+        seeds: Sequence[int],
+        now: Clock,
+    ) -> None:
+        """The part of a step that may be captured: it reads nothing from the host that changes with it.
+
+        sizes: of each batch. seeds: of each forward pass; nothing is asked of the device before the first.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         watch: list[Tensor] = []
-        for number, part in enumerate(positions.split(self.plan.batch_size)):
-            with self.span("dress"):
-                batch = replace(self._dress(part, epoch), progress=step / self.plan.total_steps)
-            if self.teacher is not None:
-                with self.span("teacher"):
-                    batch = replace(batch, teacher=self.teacher.answer(batch, part))
-            losses, output = self._backward(batch, epoch, step, number, len(part) / len(positions))
+        counts, coming = [sum(len(rows) for _, parts in at for rows in parts) for at in sizes], iter(seeds)
+        for batch, at, count in zip(batches, sizes, counts, strict=True):
+            reseed(next(coming))
+            losses, output = self._backward(batch, at, count / sum(counts))
             means = {f"loss/{label}": loss for label, loss in losses.items()}
             with self.span("sums"):
-                self.means.add({**means, "top1": batch_accuracy(batch, output)}, len(part), step)
+                self.means.add({**means, "top1": batch_accuracy(batch, output)}, count, now.step)
             if (sharpness := self.config.optim.sharpness) is not None:
                 # The second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
                 with uphill(sharpness.bind(), self._parameters), statistics_kept(self.model, self.objective):
                     self.optimizer.zero_grad(set_to_none=True)
-                    watch.append(self._backward(batch, epoch, step)[0]["total"])
+                    reseed(next(coming))
+                    watch.append(self._backward(batch, at)[0]["total"])
         if (largest := self.config.train.grad_clip) is not None:
             with self.span("clip"):
                 self.scaler.unscale_(self.optimizer)
@@ -157,38 +183,52 @@ class Engine:
         with self.span("optimizer"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        if self.average is not None and self.average.is_due(
-            step + 1, self.plan.steps_per_epoch, self.plan.total_steps
-        ):
-            with self.span("average"):
-                self.average.update_parameters(self.model)
         # With a loss scale an overflow is ordinary: the scaler skips that step.
         if watch and not self.precision.scaled:
-            self.means.watch(watch, step)
+            self.means.watch(watch, now.step)
 
-    def _dress(self, positions: Tensor, epoch: int) -> Batch:
-        config = self.config
-        view = view_epoch(config, epoch)
-        return dress(self.train, positions, config.data, config.train.seed, view, self.model.num_classes)
+    def _device_clock(self) -> Clock:
+        """Tensors for what changes from step to step; such are the learning rates of the groups, too."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.zeros((), device=self.device)
+            if "capturable" in group:
+                group["capturable"] = self.device.type == "cuda"
+        step = torch.zeros((), dtype=torch.int64, device=self.device)
+        return Clock(step, torch.zeros((), dtype=torch.float64, device=self.device))
 
-    def _forward(
-        self, model: torch.nn.Module, batch: Batch, epoch: int, step: int, number: int = 0
-    ) -> Output:
-        """What `model` says of a step's `number`-th batch; the same each time that it is asked for it."""
-        plan = self.plan
-        torch.manual_seed(hash_ints(self._seed, step * plan.accumulate + number))
+    def _set_clock(self, step: int) -> Clock:
+        """Bring the learning rates and the clock to a step, without waiting for the device."""
+        rate, progress = self.learning_rate(step), step / self.plan.total_steps
+        for group in self.optimizer.param_groups:
+            value = rate * group.get("lr_scale", 1)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+        if self._clock is None:
+            return Clock(step, progress)
+        for tensor, value in ((self._clock.step, step), (self._clock.progress, progress)):
+            assert isinstance(tensor, Tensor)
+            tensor.fill_(value)
+        return self._clock
+
+    def _seed_of(self, step: int, number: int) -> int:
+        """Of torch's generators in the forward passes of a step's `number`-th batch."""
+        return hash_ints(self._seed, step * self.plan.accumulate + number)
+
+    def _sizes(self, count: int, epoch: int, step: int, place: int) -> Sizes:
+        """At which sizes `count` pictures are seen that stand at `place` and after in the epoch's order."""
+        return sizes_of_batch(self.config, count, epoch, step, self.plan.total_steps, place)
+
+    def _forward(self, model: torch.nn.Module, batch: Batch, sizes: Sizes) -> Output:
         images = self.precision.layout(batch.images)
-        place = plan.samples_before(step % plan.steps_per_epoch) + number * plan.batch_size
-        ask = partial(model, stages=self._stages)
-        return forward_at_sizes(ask, images, self.config, epoch, step, plan.total_steps, place)
+        return forward_at_sizes(partial(model, stages=self._stages), images, sizes)
 
-    def _backward(
-        self, batch: Batch, epoch: int, step: int, number: int = 0, share: float = 1.0
-    ) -> tuple[dict[str, Tensor], Output]:
-        """Add the gradients of a step's `number`-th batch, where the weights are. share: of its samples."""
+    def _backward(self, batch: Batch, sizes: Sizes, share: float = 1.0) -> tuple[dict[str, Tensor], Output]:
+        """Add the gradients of a batch, where the weights are. share: of the step's samples."""
         with self.precision.autocast():
             with self.span("forward"):
-                output = self._forward(self._through, batch, epoch, step, number)
+                output = self._forward(self._through, batch, sizes)
             with self.span("loss"):
                 losses = self.objective(batch, output)
         with self.span("backward"):
@@ -206,10 +246,11 @@ class Engine:
         if norms_in_training(model):
             order, before = self.order(epoch), epoch * self.plan.steps_per_epoch
             with statistics_anew(model), self.precision.autocast():
-                for step in range(self.plan.steps_per_epoch):
-                    positions = self.plan.positions(order, step)
-                    for number, part in enumerate(positions.split(self.plan.batch_size)):
-                        self._forward(model, self._dress(part, epoch), epoch, before + step, number)
+                for step in range(before, before + self.plan.steps_per_epoch):
+                    for number, (first, last) in enumerate(self.plan.batches(step, len(order))):
+                        torch.manual_seed(self._seed_of(step, number))
+                        batch = self.views.batch(order, epoch, first, last)
+                        self._forward(model, batch, self._sizes(last - first, epoch, step, first))
         model.train(was_training)
 
     def has_finite_weights(self) -> bool:
@@ -231,6 +272,12 @@ class Engine:
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        # The groups are those of the run that was saved, which may have been on another device.
+        if self._clock is not None:
+            self._clock = self._device_clock()
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = float(group["lr"])
         if state["scaler"] and self.precision.scaled:
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:

@@ -28,32 +28,36 @@ class Means:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.reset()
+        self._sums: dict[str, Tensor] = {}
+        self._weight = torch.zeros((), dtype=torch.float64, device=device)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def reset(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._weight = 0
-        self._bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
+        """Begin anew, in the same tensors: a captured step adds to those that it knows."""
+        for tensor in (self._weight, *self._sums.values()):
+            tensor.zero_()
+        self._bad_step.fill_(-1)
 
-    def add(self, values: Mapping[str, Tensor], weight: int, step: int) -> None:
+    def add(self, values: Mapping[str, Tensor], weight: int, step: int | Tensor) -> None:
         """Add scalars of a batch of `weight` samples; they must be finite."""
         self._weight += weight
         for key, value in values.items():
-            value = value.detach().double()
-            self._sums[key] = self._sums[key] + value * weight if key in self._sums else value * weight
+            weighted = value.detach().double() * weight
+            if key in self._sums:
+                self._sums[key] += weighted
+            else:
+                self._sums[key] = weighted
         self.watch(values.values(), step)
 
-    def watch(self, values: Iterable[Tensor], step: int) -> None:
+    def watch(self, values: Iterable[Tensor], step: int | Tensor) -> None:
         """Remember `step` if one of its scalars is not finite, unless an earlier step had such a one."""
         finite = torch.stack([value.detach().float() for value in values]).isfinite().all()
-        self._bad_step = torch.where((self._bad_step < 0) & ~finite, step, self._bad_step)
+        self._bad_step.copy_(torch.where((self._bad_step < 0) & ~finite, step, self._bad_step))
 
     def read(self) -> dict[str, float]:
         """The means so far; synchronises with the device."""
-        if not self._sums:
-            return {}
-        values = (torch.stack(list(self._sums.values())) / self._weight).tolist()
-        return dict(zip(self._sums, values, strict=True))
+        weight, *sums = torch.stack([self._weight, *self._sums.values()]).tolist()
+        return dict(zip(self._sums, (total / weight for total in sums), strict=True)) if weight else {}
 
     def first_bad_step(self) -> int | None:
         """The first step with a value that is not finite; synchronises with the device."""
@@ -61,11 +65,11 @@ class Means:
         return step if step >= 0 else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self._sums, "weight": self._weight}
+        return {"sums": self._sums, "weight": float(self._weight)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums = {key: value.to(self.device) for key, value in state["sums"].items()}
-        self._weight = state["weight"]
+        self._sums = {key: value.to(self.device, copy=True) for key, value in state["sums"].items()}
+        self._weight.fill_(state["weight"])
 
 
 def batch_accuracy(batch: Batch, output: Output) -> Tensor:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -72,26 +72,22 @@ def profile(
     engine, plan = job.engine, job.engine.plan
     engine.model.train()
     engine.begin(0)
-    order = engine.order(0)
-    # Whole steps: the last of an epoch may be shorter.
-    batches = [
-        plan.positions(order, step) for step in range(max(1, plan.samples_per_epoch // plan.step_size))
-    ]
-    flops = count_flops(engine, batches[0])
-    whole, parts = _timed(engine, batches, steps)
+    flops = count_flops(engine)
+    whole, parts = _timed(engine, steps)
     if trace is not None:
-        _write_trace(engine, batches, trace)
+        _write_trace(engine, trace)
     step, peak = median(whole), peak_flops(engine.precision)
     scoring, saving = _scoring_seconds(engine, job.splits), _saving_seconds(engine)
-    training = plan.samples_per_epoch / len(batches[0]) * step
+    pictures = min(plan.step_size, plan.samples_per_epoch)
+    training = plan.samples_per_epoch / pictures * step
     return {
         "hardware": describe_hardware(engine.device),
         "precision": str(engine.precision),
-        "pictures": len(batches[0]),
+        "pictures": pictures,
         "steps": len(whole),
         "step": step,
         "parts": {part: median(parts[part]) for part in (*PARTS, "other") if part in parts},
-        "images_per_second": len(batches[0]) / step,
+        "images_per_second": pictures / step,
         "flops": flops,
         "peak_flops_per_second": peak,
         "floor": flops / peak,
@@ -101,58 +97,70 @@ def profile(
     }
 
 
-def count_flops(engine: Engine, positions: Tensor) -> int:
-    """Of the matrix products and convolutions of one step, forward and backward; trains that step."""
+def count_flops(engine: Engine) -> int:
+    """Of the matrix products and convolutions of the first step, forward and backward; trains that step."""
     # Compiled kernels are not counted.
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-        engine.step(positions, 0, 0)
+        engine.step(engine.order(0), 0, 0)
     return counter.get_total_flops()
 
 
-def _timed(
-    engine: Engine, batches: Sequence[Tensor], steps: int
-) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of steps that nothing is measured in, and of the parts of as many others, in turns."""
-    watch = Stopwatch(engine.device)
+def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of steps that nothing is measured in, and of the parts of as many others, in turns.
+
+    Each figure is the mean over as many steps as are dressed in one go. A captured step has no parts: theirs
+    are those of the same steps uncaptured.
+    """
+    watch, coming = Stopwatch(engine.device), _whole_steps(engine)
+    order = engine.order(0)
+    together = max(1, engine.views.size // engine.plan.step_size)
+
+    def seconds_a_step() -> float:
+        begun = watch.now()
+        for number in itertools.islice(coming, together):
+            engine.step(order, 0, number)
+        return (watch.now() - begun) / together
+
     whole: list[float] = []
     parts: dict[str, list[float]] = defaultdict(list)
     first = watch.now()
     for number in range(WARM_UP + steps):
-        spent = _step_seconds(engine, batches, 2 * number, watch)
+        spent = seconds_a_step()
         watch.seconds.clear()
-        engine.span = watch
-        parted = _step_seconds(engine, batches, 2 * number + 1, watch)
-        engine.span = unobserved
+        engine.span, graphs, engine.graphs = watch, engine.graphs, None
+        parted = seconds_a_step()
+        engine.span, engine.graphs = unobserved, graphs
         if number < WARM_UP:
             continue
         whole.append(spent)
         for part, seconds in watch.seconds.items():
-            parts[part].append(seconds)
-        parts["other"].append(parted - sum(watch.seconds.values()))
+            parts[part].append(seconds / together)
+        parts["other"].append(parted - sum(watch.seconds.values()) / together)
         if len(whole) >= LEAST and watch.now() - first > SECONDS:
             break
     return whole, parts
 
 
-def _step_seconds(engine: Engine, batches: Sequence[Tensor], number: int, watch: Stopwatch) -> float:
-    begun = watch.now()
-    engine.step(batches[number % len(batches)], 0, number)
-    return watch.now() - begun
+def _whole_steps(engine: Engine) -> Iterator[int]:
+    """Steps of the first epoch, again and again; its last may be shorter, and is left out."""
+    plan = engine.plan
+    return itertools.cycle(range(max(1, plan.samples_per_epoch // plan.step_size)))
 
 
-def _write_trace(engine: Engine, batches: Sequence[Tensor], path: Path) -> None:
+def _write_trace(engine: Engine, path: Path) -> None:
     """Write what TRACED steps do, in Chrome's trace format."""
     # The profiler tells stderr of its own beginning and end, and complains where there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [ProfilerActivity.CPU]
     if engine.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    order = engine.order(0)
     # The device is not waited for: the trace shows a step as it runs.
     engine.span = record_function
     with torch.profiler.profile(activities=activities) as found:
-        for number in range(TRACED):
+        for number in itertools.islice(_whole_steps(engine), TRACED):
             with record_function("step"):
-                engine.step(batches[number % len(batches)], 0, number)
+                engine.step(order, 0, number)
     engine.span = unobserved
     path.parent.mkdir(parents=True, exist_ok=True)
     found.export_chrome_trace(str(path))

@@ -30,7 +30,8 @@ class Batch:
 
     images: (B, 3, H, W) float32 in [0, 1]. labels: (B,) int64. targets: (B, C) float32, rows that sum to 1
     and carry mixing only. indices: (B,) int64, each sample's index in its data set. teacher: its output for
-    the same view, or None. progress: the share of the run that is over.
+    the same view, or None. progress: the share of the run that is over;
+    a tensor where the device must not be waited for.
     """
 
     images: Tensor
@@ -38,4 +39,4 @@ class Batch:
     targets: Tensor
     indices: Tensor
     teacher: Output | None = None
-    progress: float = 0.0
+    progress: float | Tensor = 0.0

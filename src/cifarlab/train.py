@@ -191,7 +191,7 @@ class _Training:
         engine.model.train()
         self.epoch_begun = last_look = time.monotonic()
         for step in range(first, plan.steps_per_epoch):
-            engine.step(plan.positions(order, step), epoch, self.step)
+            engine.step(order, epoch, self.step)
             self.step += 1
             if step + 1 == plan.steps_per_epoch:
                 # A checkpoint that vouches for a whole epoch must hold its scores: `close_epoch` writes it.

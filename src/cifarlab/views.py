@@ -41,3 +41,42 @@ def dress(
         draws = pair_draws(seed, epoch, ids, partner)
         images, targets = mix(images, targets, partner, draws, data.mix)
     return Batch(images, labels, targets, ids)
+
+
+class DressedAhead:
+    """The batches of an epoch's order, of which several at a time are dressed in one go.
+
+    A sample's view depends on nothing beside it but its partner in a mix (batches are even), so the views are
+    those of single batches; a GPU launches as many kernels for a thousand pictures as for a hundred.
+    """
+
+    def __init__(self, split: Split, config: Config, num_classes: int, pixels: int):
+        """pixels: at most so many are dressed at a time, but no less than a batch."""
+        self._split, self._config, self._num_classes = split, config, num_classes
+        size, area = config.data.batch_size, split.images[0, 0].numel()
+        self.size = size if _mixes_within_batches(config) else max(1, pixels // (size * area)) * size
+        self._kept: tuple[Tensor, int, int, Batch] | None = None
+
+    def batch(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
+        """The samples that stand from `first` to before `last` in the epoch's order (N,), in its views."""
+        begin = first - first % self.size
+        kept = self._kept
+        if kept is None or kept[0] is not order or kept[1:3] != (epoch, begin):
+            self._kept = None  # Before the next ones need the memory.
+            config = self._config
+            samples, view = order[begin : begin + self.size], view_epoch(config, epoch)
+            dressed = dress(self._split, samples, config.data, config.train.seed, view, self._num_classes)
+            self._kept = kept = order, epoch, begin, dressed
+        dressed, rows = kept[3], slice(first - begin, last - begin)
+        return Batch(dressed.images[rows], dressed.labels[rows], dressed.targets[rows], dressed.indices[rows])
+
+
+def _mixes_within_batches(config: Config) -> bool:
+    """Whether a mix knows where a batch begins: it draws once for all of it."""
+
+    def has_shared_draws(value: object) -> bool:
+        if not isinstance(value, dict):
+            return False
+        return value.get("per") == "batch" or any(map(has_shared_draws, value.values()))
+
+    return has_shared_draws(config.dump()["data"]["mix"])

@@ -42,7 +42,7 @@ def test_a_teacher_stays_in_evaluation_mode_and_out_of_the_students_state(runs):
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     engine.model.train()
     for step in range(3):
-        engine.step(engine.plan.positions(engine.order(0), step), 0, step)
+        engine.step(engine.order(0), 0, step)
     assert not any(part.training for part in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())

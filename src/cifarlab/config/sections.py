@@ -224,9 +224,10 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    engine: Literal["auto", "eager", "compiled"] = Field(
+    engine: Literal["auto", "eager", "compiled", "graph"] = Field(
         "auto",
-        description="compiled: torch.compile writes the model's kernels, in the first steps; auto: eager",
+        description="compiled: torch.compile writes the model's kernels, in the first steps; "
+        "graph: a GPU's steps are captured once and replayed; auto: eager",
     )
     select: Literal["val", "test", "last"] = Field("val", description="what chooses the epoch")
     patience: Annotated[int, Field(ge=1)] | None = Field(

@@ -15,43 +15,45 @@ from cifarlab.models.backbones import unfit
 from cifarlab.models.classifier import Classifier
 from cifarlab.records import Output
 
+# {size: the rows of a batch that are seen at it}, as a key; None is `data.image_size`.
+Sizes = tuple[tuple[int | None, tuple[range, ...]], ...]
 
-def forward_at_sizes(
-    model: Callable[..., Output],
-    images: Tensor,
-    config: Config,
-    epoch: int,
-    step: int,
-    total_steps: int,
-    place: int,
-) -> Output:
-    """What the model says of a training batch, its pictures at the sizes of `data.multi_scale`.
 
-    model: (images, size) -> Output. images: (B, 3, H, W), whose rows answer in the same order. step: counted
-    from the start of the run, which has total_steps. place: of the first picture in the epoch's order.
-    Without `data.multi_scale` every picture is at `data.image_size`.
+def sizes_of_batch(config: Config, count: int, epoch: int, step: int, total_steps: int, place: int) -> Sizes:
+    """At which sizes of `data.multi_scale` a training batch of `count` pictures is seen.
+
+    step: counted from the start of the run, which has total_steps. place: of the first picture in the epoch's
+    order. Without `data.multi_scale` every picture is at `data.image_size`.
+    """
+    scale, whole = config.data.multi_scale, (range(count),)
+    if scale is None:
+        return ((None, whole),)
+    if scale.per == "batch":
+        return ((size_of_step(scale.sizes, config.train.seed, step), whole),)
+    if scale.per == "stage":
+        return ((size_of_stage(scale.sizes, step, total_steps, scale.shares), whole),)
+    groups = size_groups(scale.sizes, place, count, epoch)
+    return tuple((size, tuple(rows)) for size, rows in groups.items())
+
+
+def forward_at_sizes(model: Callable[..., Output], images: Tensor, sizes: Sizes) -> Output:
+    """What the model says of a training batch, its pictures at the sizes that `sizes_of_batch` gave it.
+
+    model: (images, size) -> Output. images: (B, 3, H, W), whose rows answer in the same order.
 
     With `per: sample` the model is called once a size: batch norm takes each call's pictures for a batch of
     its own, so its statistics are those of one size, and its running ones see the sizes in turn. A
     configuration refuses losses that read feature maps there: those of several sizes have no common shape.
     """
-    scale = config.data.multi_scale
-    if scale is None:
-        return model(images)
-    if scale.per == "batch":
-        return model(images, size_of_step(scale.sizes, config.train.seed, step))
-    if scale.per == "stage":
-        return model(images, size_of_stage(scale.sizes, step, total_steps, scale.shares))
-    groups = size_groups(scale.sizes, place, len(images), epoch)
-    if len(groups) == 1:
-        [size] = groups
+    if len(sizes) == 1:
+        [(size, _)] = sizes
         return model(images, size)
     device = images.device
     rows = [
         torch.cat([torch.arange(part.start, part.stop, part.step, device=device) for part in parts])
-        for parts in groups.values()
+        for _, parts in sizes
     ]
-    outputs = [model(images[group], size) for group, size in zip(rows, groups, strict=True)]
+    outputs = [model(images[group], size) for group, (size, _) in zip(rows, sizes, strict=True)]
     return put_in_order(outputs, torch.cat(rows))
 
 

@@ -105,7 +105,7 @@ def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softn
     return F.cross_entropy(logits.scatter(1, batch.labels[:, None], eased), batch.labels)
 
 
-def _eased(cosines: Tensor, margin: int, softness: float, progress: float) -> Tensor:
+def _eased(cosines: Tensor, margin: int, softness: float, progress: float | Tensor) -> Tensor:
     """(cos(margin x theta), continued, + ease x cos(theta)) / (1 + ease)."""
     if not softness:
         return _multiplied(cosines, margin)
