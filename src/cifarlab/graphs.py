@@ -67,7 +67,9 @@ class CudaTape:
                 open_graph.close()
                 graph = torch.cuda.CUDAGraph()
                 graphs.append(graph)
-                open_graph.enter_context(torch.cuda.graph(graph, pool=self.pool, stream=self.stream))
+                # The thread that writes checkpoints may use the device meanwhile.
+                captured = torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local")
+                open_graph.enter_context(captured)
 
             try:
                 work(cut)
