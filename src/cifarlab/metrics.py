@@ -65,11 +65,11 @@ class Means:
         return step if step >= 0 else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self._sums, "weight": float(self._weight)}
+        return {"sums": self._sums, "weight": self._weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sums = {key: value.to(self.device, copy=True) for key, value in state["sums"].items()}
-        self._weight.fill_(state["weight"])
+        self._weight.copy_(torch.as_tensor(state["weight"]))
 
 
 def batch_accuracy(batch: Batch, output: Output) -> Tensor:
