@@ -10,12 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cifarlab.checkpoint import write_json
 from cifarlab.data.cifar import CIFAR100
 from cifarlab.data.download import search_places
-from cifarlab.device import describe_hardware
+from cifarlab.device import describe_hardware, pick_device
 from cifarlab.run import describe_environment
 
 # What --tiny trains on: enough for a few steps, drawn in a moment.
@@ -82,9 +80,14 @@ def spread(values: Sequence[float], *, digits: int, best: Any = max) -> dict[str
     }
 
 
-def environment(load: float | None, extra_packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Time, versions, machine, git state; and how busy the machine was before the benchmark began."""
-    found = describe_environment(describe_hardware(torch.device("cpu")))
+def environment(
+    load: float | None, extra_packages: Sequence[str] = (), device: str = "cpu"
+) -> dict[str, Any]:
+    """Time, versions, machine, git state; and how busy the machine was before the benchmark began.
+
+    device: as train.device, of what is measured.
+    """
+    found = describe_environment(describe_hardware(pick_device(device)))
     found["versions"] |= {package: metadata.version(package) for package in extra_packages}
     return {**found, "load_before": load}
 
@@ -92,8 +95,9 @@ def environment(load: float | None, extra_packages: Sequence[str] = ()) -> dict[
 def describe_machine(found: dict[str, Any]) -> str:
     """One line for people: processor, cores, threads, torch."""
     hardware = found["hardware"]
+    gpu = f"{hardware['gpu']}, " if "gpu" in hardware else ""
     return (
-        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['threads']} threads, "
+        f"{gpu}{hardware['processor']}, {hardware['cores']} cores, {hardware['threads']} threads, "
         f"torch {found['versions']['torch']}, {found['time']}"
     )
 

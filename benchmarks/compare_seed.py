@@ -308,6 +308,7 @@ def main() -> None:
     options.add_argument("--batch-size", type=positive, default=250)
     options.add_argument("--steps", type=positive, default=100, help="whose mean losses are compared")
     options.add_argument("--device", default="auto")
+    options.add_argument("--engine", default="auto", help="of B: as train.engine")
     given = options.parse_args()
     device = pick_device(given.device).type
     workers = [(0, 0), (2, 2)] if device == "cpu" else [(16, 8)]
@@ -318,7 +319,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")  # TF32, where the device has it.
     load = load_average()
     data, overrides = data_overrides(given)
-    found = environment(load, ("opencv-python-headless",))
+    found = environment(load, ("opencv-python-headless",), given.device)
     print(f"{describe_machine(found)}; {data}")
     warn_if_busy(load)
     results = {}
@@ -336,6 +337,7 @@ def main() -> None:
             "data.val=0",
             "train.epochs=1",
             f"train.device={given.device}",
+            f"train.engine={given.engine}",
         ]
         config = resolve(read(RECIPE), words)
         # A hundred steps of large pictures in whole batches would take longer than all the rounds.

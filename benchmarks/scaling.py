@@ -101,7 +101,7 @@ def main() -> None:
     rounds = 1 if given.tiny else given.rounds
     load = load_average()
     pictures, overrides = data_overrides(given)
-    found = environment(load)
+    found = environment(load, device="auto")
     print(f"{describe_machine(found)}; {pictures}; {RECIPE}, {base}")
     warn_if_busy(load)
     settings = [(key, value) for key, values in varied.items() for value in values]

@@ -98,13 +98,14 @@ def main() -> None:
     options.add_argument(
         "--hold-out", type=int, default=0, help="so many training pictures score in test's place"
     )
+    options.add_argument("--device", default="cpu", help="as train.device")
     options.add_argument("--override", action="append", default=[], help="key=value for every run")
     given = options.parse_args()
     load = load_average()
     pictures, overrides = data_overrides(given)
-    own = [*(TINY if given.tiny else ()), "train.device=cpu", *given.override]
+    own = [*(TINY if given.tiny else ()), f"train.device={given.device}", *given.override]
     overrides += [*own, f"data.val={given.hold_out}"]
-    found = environment(load)
+    found = environment(load, device=given.device)
     print(f"{given.recipe} on {describe_machine(found)}\n{pictures}")
     warn_if_busy(load)
     built = build(given.recipe, own)

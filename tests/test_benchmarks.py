@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,40 @@ def test_figures_in_the_documentation_are_those_in_the_results(name: str):
     path = BENCHMARKS / "results" / f"{name}.json"
     rows = expected_rows(name, json.loads(path.read_text())) if path.is_file() else ["not measured yet"]
     assert not [row for row in rows if row not in text]
+
+
+def run_suite(**env: str) -> subprocess.CompletedProcess[str]:
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", str(BENCHMARKS / "gpu_suite.sh")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": python, **env},
+    )
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_gpu_suite_goes_on_where_it_was_left(tmp_path: Path):
+    """Rehearsed: one of its steps that trains, one that fails, one that no time is left for."""
+    env = {"OUT": str(tmp_path), "DRY": "1"}
+    first = run_suite(**env, ONLY="^resnet18_baseline_eager$")
+    assert first.returncode == 0, first.stdout + first.stderr
+    summary = json.loads((tmp_path / "resnet18_baseline_eager.json").read_text())
+    assert summary["epochs_run"] == 1 and summary["recipe"] == "resnet18_baseline"
+    before = (tmp_path / "resnet18_baseline_eager.json").stat().st_mtime_ns
+    env["ONLY"] = "^(resnet18_baseline_eager|profile_)"
+    second = run_suite(**env, TOTAL="-1")
+    assert (
+        "done: resnet18_baseline_eager; failed: nothing; left: profile_graph profile_eager." in second.stdout
+    )
+    assert (tmp_path / "resnet18_baseline_eager.json").stat().st_mtime_ns == before
+    third = run_suite(**env, LIMIT="0.01")
+    assert third.returncode == 1 and "failed: profile_graph (124)" in third.stdout
+    assert not (tmp_path / "profile_graph.json").exists() and (tmp_path / "profile_graph.log").exists()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_gpu_suite_names_its_steps_the_first_one_being_the_tests():
+    steps = run_suite(LIST="1").stdout.split()
+    assert steps[0] == "gpu_tests" and len(steps) == len(set(steps))
+    assert {"compare_seed_32", "compare_seed_224", "resnet18_baseline_graph", "scaling"} <= set(steps)
