@@ -18,13 +18,11 @@ from cifarlab.metrics import RunLog
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
+from cifarlab.resuming import best_state, read_best, resume
 from cifarlab.run import Run, StopRequest, describe_environment
 from cifarlab.summary import summarise
 from cifarlab.teachers import complaints, describe, examine
-from cifarlab.trained import BEST
 
-# What last.pt holds.
-LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
 # An epoch that takes longer than this saves in between, too.
 SECONDS_BETWEEN_SAVES = 600.0
 # How often a terminal's line changes, and a loss that is not finite is noticed, where looking costs nothing
@@ -121,33 +119,13 @@ class _Training:
 
     def resume(self) -> None:
         """Go on from `last.pt`, if the run has one. Raises ConfigError where the data are not the same."""
-        if not self.run.last_path.exists():
-            if self.run.best_path.exists():
-                self.warnings.append(f"{self.run.last_path} is gone: the run begins again at epoch 1")
+        state, warnings = resume(self.run, self.engine, self.splits)
+        self.warnings += warnings
+        if not state:
             return
-        state = checkpoint.load(self.run.last_path, LAST)
-        if state["fingerprint"] != self.splits.fingerprint:
-            raise ConfigError(
-                f"the data have changed since {self.run} began (another fingerprint): its validation "
-                "pictures may have been trained on; bring back the old data, or start over with `--fresh`"
-            )
-        if state["precision"] != str(self.engine.precision):
-            self.warnings.append(
-                f"the run began in {state['precision']} and goes on in {self.engine.precision}"
-            )
-        try:
-            self.engine.load_state_dict(state["engine"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise ConfigError(f"{self.run.last_path}: does not fit its configuration ({reason})") from None
         self.step, self.best, self.log_size = state["step"], state["best"], state["log_size"]
         self.seconds_before, self.peak_before = state["seconds"], state["peak_memory_bytes"]
         self.distillation = state.get("distillation")
-        if self.best is not None or self.run.best_path.exists():
-            # Written just before a kill, ahead of last.pt: the epoch is trained again, but the file is what
-            # it says.
-            row = checkpoint.load(self.run.best_path, BEST)["row"]
-            self.best = row if row["step"] > self.step else self.best
         epochs, steps = divmod(self.step, self.engine.plan.steps_per_epoch)
         where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
         if epochs < self.config.train.last_epoch and not self.is_out_of_patience(epochs):
@@ -250,7 +228,7 @@ class _Training:
         better = self.is_better(row)
         if better:
             self.best = row
-            self.save_best(row)
+            checkpoint.save(self.run.best_path, best_state(engine, self.config, self.splits, row))
         self.log.append(row)
         self.log_size = self.log.size
         self.save()
@@ -289,18 +267,6 @@ class _Training:
         checkpoint.save(self.run.last_path, state)
         self.last_save = time.monotonic()
 
-    def save_best(self, row: dict[str, Any]) -> None:
-        """Write `best.pt`: a model that stands alone, with its configuration and the names of its classes."""
-        state = {
-            "model": self.engine.evaluated.state_dict(),
-            "config": self.config.dump(),
-            "classes": list(self.splits.classes),
-            "fingerprint": self.splits.fingerprint,
-            "store_size": self.splits.train.images.shape[-1],
-            "row": row,
-        }
-        checkpoint.save(self.run.best_path, state)
-
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begun
 
@@ -323,7 +289,7 @@ class _Training:
         """Score the chosen epoch on clean pictures and write `summary.json`: the run is finished."""
         assert self.best is not None, "a run has at least one epoch"
         config, engine, best = self.config, self.engine, self.best
-        chosen = checkpoint.load(self.run.best_path, BEST)
+        chosen = read_best(self.run)
         assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
         engine.evaluated.load_state_dict(chosen["model"])
         epochs_run = self.step // engine.plan.steps_per_epoch
