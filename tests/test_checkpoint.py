@@ -34,6 +34,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, write):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("parent", ["gone", "file"])
+def test_a_folder_that_is_gone_is_a_failure_in_one_line(tmp_path, parent):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Failure, match=rf"{parent}/a\.pt: cannot be written \(") as error:
+        checkpoint.save(tmp_path / parent / "a.pt", {"x": 1})
+    assert "\n" not in str(error.value)
+
+
 def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.pt"
     checkpoint.save(path, {"x": 1})

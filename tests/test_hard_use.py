@@ -172,6 +172,7 @@ def test_what_is_no_checkpoint_is_called_so(runs, cifarlab):
         Path("x.pt").write_bytes(content)
         status, _, err = cifarlab("eval", "x.pt")
         one_line(status, err, "x.pt: not a checkpoint that can be read (", reason)
+        assert "--fresh" not in err, "it is no run's, to start over"
 
 
 def test_a_log_of_something_else_is_no_log(runs, cifarlab):

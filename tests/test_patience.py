@@ -1,6 +1,7 @@
 """Early stopping: when a run ends, what it keeps, what it says, an exact resume."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -61,6 +62,33 @@ def test_a_run_goes_on_with_the_patience_it_had(tmp_path, scored, stop_at, at):
     run, again = train_tiny(tmp_path / "run", *WAITS, "train.patience=3")
     assert_same_run(whole, run)
     assert again["epochs_run"] == summary["epochs_run"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "behind", "ahead", "ran"),
+    [
+        # Seven steps an epoch: within or at the end of epoch 1, at the ends of 3 and 7. Best are 2 and 6.
+        ("train.patience=3", 2, 20, 5),
+        ("train.patience=4", 6, 48, 8),
+        ("train.select=last", 6, 20, 8),
+    ],
+)
+def test_a_best_that_is_epochs_ahead_changes_nothing(tmp_path, scored, stop_at, words, behind, ahead, ran):
+    """A kill after best.pt was written and before the last.pt that came with it: an older one is there."""
+    whole, summary = train_tiny(tmp_path / "whole", *WAITS, words)
+    run = Run(tmp_path / "run")
+    with stop_at(behind):
+        train_tiny(run.folder, *WAITS, words)
+    rows = len(logged(run))
+    shutil.copy(run.last_path, tmp_path)
+    with stop_at(ahead):
+        train_tiny(run.folder, *WAITS, words)
+    shutil.copy(tmp_path / "last.pt", run.last_path)
+    assert len(logged(run)) > rows, "the log is ahead, too"
+    _, again = train_tiny(run.folder, *WAITS, words)
+    assert_same_run(whole, run)
+    assert again["epochs_run"] == summary["epochs_run"] == ran
+    assert again["chosen_epoch"] == summary["chosen_epoch"]
 
 
 def test_no_step_follows_where_only_the_summary_was_missing(tmp_path, scored, monkeypatch):

@@ -33,6 +33,7 @@ def test_figures_follow_from_one_another():
     assert found["run"] == pytest.approx(7 * sum(found["epoch"].values()))
     assert found["floor"] == pytest.approx(found["flops"] / found["peak_flops_per_second"])
     assert found["epoch"]["evaluation"] > 0 and found["epoch"]["checkpoint"] > 0
+    assert found["writing"] > 0
 
 
 def test_the_arithmetic_of_a_step_is_three_times_that_of_its_forward():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,11 +35,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError.
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        if shutil.disk_usage(path.parent).free < 1 << 20:
-            reason = "no space left on the disk"
+        with contextlib.suppress(OSError):  # The folder may be what is gone.
+            if shutil.disk_usage(path.parent).free < 1 << 20:
+                reason = "no space left on the disk"
         raise Failure(f"{path}: cannot be written ({reason}); what was saved before is whole") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

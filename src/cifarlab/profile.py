@@ -17,13 +17,13 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifarlab import checkpoint
 from cifarlab.config import Config
 from cifarlab.data.splits import Splits
 from cifarlab.device import Precision, describe_hardware
 from cifarlab.engine import Engine, unobserved
 from cifarlab.evaluate import evaluate
 from cifarlab.prepare import prepare
+from cifarlab.saving import Saver, snapshot
 
 # In the order of a step; what a step does beside them is `other`.
 PARTS = ("dress", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
@@ -65,7 +65,8 @@ def profile(
 
     steps: how many are timed whole, each before one that is timed in parts; fewer where they are slow. trace:
     a file for a viewer (https://ui.perfetto.dev). Times in the result are medians, in seconds, of a step's
-    parts, of a step and of an epoch; floor: what a step's matrix products and convolutions would take at the
+    parts, of a step and of an epoch, whose checkpoint is the snapshot that training waits for; writing: what
+    the thread then takes to write it; floor: what a step's matrix products and convolutions would take at the
     rate at which this device multiplies large matrices. Raises ConfigError as `prepare` does.
     """
     job = prepare(config, runs=runs)
@@ -77,7 +78,7 @@ def profile(
     if trace is not None:
         _write_trace(engine, trace)
     step, peak = median(whole), peak_flops(engine.precision)
-    scoring, saving = _scoring_seconds(engine, job.splits), _saving_seconds(engine)
+    scoring, (saving, writing) = _scoring_seconds(engine, job.splits), _saving_seconds(engine)
     pictures = min(plan.step_size, plan.samples_per_epoch)
     training = plan.samples_per_epoch / pictures * step
     return {
@@ -92,6 +93,7 @@ def profile(
         "peak_flops_per_second": peak,
         "floor": flops / peak,
         "epoch": {"training": training, "evaluation": scoring, "checkpoint": saving},
+        "writing": writing,
         "epochs": config.train.last_epoch,
         "run": config.train.last_epoch * (training + scoring + saving),
     }
@@ -188,11 +190,19 @@ def _scoring_seconds(engine: Engine, splits: Splits) -> float:
     return watch.now() - begun
 
 
-def _saving_seconds(engine: Engine) -> float:
-    """Of the two files that an epoch which is the best so far writes: to resume from, and to keep."""
-    watch = Stopwatch(engine.device)
-    with tempfile.TemporaryDirectory() as folder:
-        begun = watch.now()
-        checkpoint.save(Path(folder) / "last.pt", {"engine": engine.state_dict()})
-        checkpoint.save(Path(folder) / "best.pt", {"model": engine.evaluated.state_dict()})
-        return watch.now() - begun
+def _saving_seconds(engine: Engine) -> tuple[float, float]:
+    """Of an epoch that is the best so far: of the snapshot that it waits for, of writing both its files."""
+    watch, waited, written = Stopwatch(engine.device), 0.0, 0.0
+    states = {"engine": engine.state_dict()}, {"model": engine.evaluated.state_dict()}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Saver(Path(folder) / "best.pt", Path(folder) / "last.pt", engine.device) as saver,
+    ):
+        for _ in range(2):  # The first time there is no memory to copy to yet.
+            begun = watch.now()
+            snapshot(*states)
+            waited = watch.now() - begun
+            saver.submit(*states)
+            saver.flush()
+            written = watch.now() - begun - 2 * waited
+    return waited, written

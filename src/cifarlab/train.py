@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from cifarlab import checkpoint
 from cifarlab.config import Config
@@ -18,13 +18,12 @@ from cifarlab.metrics import RunLog
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
+from cifarlab.resuming import best_state, read_best, resume
 from cifarlab.run import Run, StopRequest, describe_environment
+from cifarlab.saving import Saver
 from cifarlab.summary import summarise
 from cifarlab.teachers import complaints, describe, examine
-from cifarlab.trained import BEST
 
-# What last.pt holds.
-LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
 # An epoch that takes longer than this saves in between, too.
 SECONDS_BETWEEN_SAVES = 600.0
 # How often a terminal's line changes, and a loss that is not finite is noticed, where looking costs nothing
@@ -104,14 +103,17 @@ class _Training:
         done = self.step // plan.steps_per_epoch
         self.progress.start(epochs, done, plan.steps_per_epoch, self.config.train.select)
         try:
-            with StopRequest() as asked:
+            with (
+                StopRequest() as asked,
+                Saver(self.run.best_path, self.run.last_path, self.engine.device) as self.saver,
+            ):
                 for epoch in range(done, epochs):
                     if self.is_out_of_patience(epoch):
                         break
                     self.train_epoch(epoch, asked)
                     self.close_epoch(epoch)
                     if asked.signal is not None:
-                        asked.raise_interrupted(self.run, f"the end of epoch {epoch + 1}")
+                        self.leave(asked, f"the end of epoch {epoch + 1}")
                 summary = self.conclude()
                 if asked.signal is not None:
                     asked.raise_interrupted(self.run, "its end, finished")
@@ -121,33 +123,13 @@ class _Training:
 
     def resume(self) -> None:
         """Go on from `last.pt`, if the run has one. Raises ConfigError where the data are not the same."""
-        if not self.run.last_path.exists():
-            if self.run.best_path.exists():
-                self.warnings.append(f"{self.run.last_path} is gone: the run begins again at epoch 1")
+        state, warnings = resume(self.run, self.engine, self.splits)
+        self.warnings += warnings
+        if not state:
             return
-        state = checkpoint.load(self.run.last_path, LAST)
-        if state["fingerprint"] != self.splits.fingerprint:
-            raise ConfigError(
-                f"the data have changed since {self.run} began (another fingerprint): its validation "
-                "pictures may have been trained on; bring back the old data, or start over with `--fresh`"
-            )
-        if state["precision"] != str(self.engine.precision):
-            self.warnings.append(
-                f"the run began in {state['precision']} and goes on in {self.engine.precision}"
-            )
-        try:
-            self.engine.load_state_dict(state["engine"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise ConfigError(f"{self.run.last_path}: does not fit its configuration ({reason})") from None
         self.step, self.best, self.log_size = state["step"], state["best"], state["log_size"]
         self.seconds_before, self.peak_before = state["seconds"], state["peak_memory_bytes"]
         self.distillation = state.get("distillation")
-        if self.best is not None or self.run.best_path.exists():
-            # Written just before a kill, ahead of last.pt: the epoch is trained again, but the file is what
-            # it says.
-            row = checkpoint.load(self.run.best_path, BEST)["row"]
-            self.best = row if row["step"] > self.step else self.best
         epochs, steps = divmod(self.step, self.engine.plan.steps_per_epoch)
         where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
         if epochs < self.config.train.last_epoch and not self.is_out_of_patience(epochs):
@@ -176,7 +158,7 @@ class _Training:
             said = self.engine.begin(epoch, lambda: asked.signal is not None)
         except Stopped:
             self.save_between()
-            asked.raise_interrupted(self.run, f"the beginning of epoch {epoch + 1}")
+            self.leave(asked, f"the beginning of epoch {epoch + 1}")
         if said and self.distillation is not None:
             self.distillation["cache_seconds"] += time.monotonic() - begun
             self.progress.note(said)
@@ -198,7 +180,7 @@ class _Training:
                 break
             if asked.signal is not None:
                 self.save_between()
-                asked.raise_interrupted(self.run, f"epoch {epoch + 1}, step {step + 1}")
+                self.leave(asked, f"epoch {epoch + 1}, step {step + 1}")
             now = time.monotonic()
             if now - last_look > SECONDS_BETWEEN_LOOKS:
                 last_look = now
@@ -217,7 +199,8 @@ class _Training:
         if step is not None:
             self.fail_diverged(f"the loss was not finite at step {step + 1}", step)
 
-    def fail_diverged(self, what: str, step: int) -> None:
+    def fail_diverged(self, what: str, step: int) -> NoReturn:
+        self.saver.wait()  # What it may have to say of the disk matters less.
         kept = f"; {self.run.last_path} is from before" if self.run.last_path.exists() else ""
         raise Failure(
             f"{what} (epoch {step // self.engine.plan.steps_per_epoch + 1}, learning rate "
@@ -250,10 +233,9 @@ class _Training:
         better = self.is_better(row)
         if better:
             self.best = row
-            self.save_best(row)
         self.log.append(row)
         self.log_size = self.log.size
-        self.save()
+        self.save(best_state(engine, self.config, self.splits, row) if better else None)
         self.progress.epoch(row, better and self.config.train.select != "last")
 
     def is_better(self, row: dict[str, Any]) -> bool:
@@ -267,14 +249,14 @@ class _Training:
         return patience is not None and self.best is not None and done - self.best["epoch"] >= patience
 
     def save_between(self) -> None:
-        """Write `last.pt` within an epoch, unless the weights are past saving."""
+        """Save within an epoch, unless the weights are past saving."""
         self.stop_if_diverged()
         if not self.engine.has_finite_weights():
             self.fail_diverged("the weights were not finite", self.step - 1)
         self.save()
 
-    def save(self) -> None:
-        """Write `last.pt`: all that the rest of the run depends on."""
+    def save(self, best: dict[str, Any] | None = None) -> None:
+        """Have `last.pt` written, all that the rest of the run depends on; before it, `best.pt` if given."""
         state = {
             "engine": self.engine.state_dict(),
             "step": self.step,
@@ -286,20 +268,13 @@ class _Training:
             "fingerprint": self.splits.fingerprint,
             "distillation": self.distillation,
         }
-        checkpoint.save(self.run.last_path, state)
+        self.saver.submit(state, best)
         self.last_save = time.monotonic()
 
-    def save_best(self, row: dict[str, Any]) -> None:
-        """Write `best.pt`: a model that stands alone, with its configuration and the names of its classes."""
-        state = {
-            "model": self.engine.evaluated.state_dict(),
-            "config": self.config.dump(),
-            "classes": list(self.splits.classes),
-            "fingerprint": self.splits.fingerprint,
-            "store_size": self.splits.train.images.shape[-1],
-            "row": row,
-        }
-        checkpoint.save(self.run.best_path, state)
+    def leave(self, asked: StopRequest, where: str) -> NoReturn:
+        """End the sitting, as asked, when all that was saved is on the disk."""
+        self.saver.flush()
+        asked.raise_interrupted(self.run, where)
 
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begun
@@ -323,7 +298,8 @@ class _Training:
         """Score the chosen epoch on clean pictures and write `summary.json`: the run is finished."""
         assert self.best is not None, "a run has at least one epoch"
         config, engine, best = self.config, self.engine, self.best
-        chosen = checkpoint.load(self.run.best_path, BEST)
+        self.saver.flush()
+        chosen = read_best(self.run)
         assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
         engine.evaluated.load_state_dict(chosen["model"])
         epochs_run = self.step // engine.plan.steps_per_epoch

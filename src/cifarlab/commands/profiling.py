@@ -64,4 +64,5 @@ def _print(name: str, found: dict[str, Any]) -> None:
         f"{found['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s: the step reaches {found['floor'] / step:.0%} "
         "of that."
     )
+    print(f"Writing the checkpoint takes {found['writing']:.2f} s, beside the training that follows.")
     print(f"{found['epochs']} epochs: {duration(found['run'])}")
