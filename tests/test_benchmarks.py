@@ -188,6 +188,25 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
             f"| `{result['recipe']}` | {seed} | {100 * it['test_top1']:.2f} | {it['seconds'] / 60:.1f} |"
             for seed, it in runs
         ]
+    if name == "compare_seed":
+        rows = []
+        for size, found in result["sizes"].items():
+            seconds, ratios = found["seconds"].items(), found["ratios"].items()
+            rows += [f"| {size} px | {who} | {it['best']:.2f} | {it['median']:.2f} |" for who, it in seconds]
+            rows += [f"| {size} px | {what} | {it['of_medians']:.2f} |" for what, it in ratios]
+            rows.append(f"| {size} px | B outside steps and evaluations | {found['outside']['median']:.1%} |")
+        return rows
+    if name == "scaling":
+        varied = result["varied"].items()
+        return [
+            f"| {key} | {value} | {row['seconds']['median']:.2f} | {row['peak_memory_bytes'] / 1e9:.2f} |"
+            for key, found in varied
+            for value, row in found["rows"].items()
+        ] + [
+            f"{key}: {found['line']['largest_deviation']:.1%} off a line at most"
+            for key, found in varied
+            if "line" in found
+        ]
     if name == "augment":
         parts = {**result["parts"], **{f"{mixer} (mixer)": it for mixer, it in result["mixers"].items()}}
         return [
@@ -211,8 +230,12 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["cpu_train", "startup", "augment", "distillation_speed", "speed_cpu_70", "speed_cpu_75"]
-)
+    "name",
+    [
+        "cpu_train", "startup", "augment", "distillation_speed", "speed_cpu_70", "speed_cpu_75",
+        "compare_seed", "scaling",
+    ],
+)  # fmt: skip
 def test_figures_in_the_documentation_are_those_in_the_results(name: str):
     text = (REPOSITORY / "docs" / "benchmarks.md").read_text()
     path = BENCHMARKS / "results" / f"{name}.json"
