@@ -196,6 +196,11 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
             rows += [f"| {size} px | {what} | {it['of_medians']:.2f} |" for what, it in ratios]
             rows.append(f"| {size} px | B outside steps and evaluations | {found['outside']['median']:.1%} |")
         return rows
+    if name == "compare_timm":
+        return [
+            f"| {who} | {it['epoch']['median']:.2f} | {it['rest']['median']:.2f} |"
+            for who, it in result["seconds"].items()
+        ]
     if name == "scaling":
         varied = result["varied"].items()
         return [
@@ -233,7 +238,7 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     "name",
     [
         "cpu_train", "startup", "augment", "distillation_speed", "speed_cpu_70", "speed_cpu_75",
-        "compare_seed", "scaling",
+        "compare_seed", "compare_timm", "scaling",
     ],
 )  # fmt: skip
 def test_figures_in_the_documentation_are_those_in_the_results(name: str):
@@ -241,6 +246,42 @@ def test_figures_in_the_documentation_are_those_in_the_results(name: str):
     path = BENCHMARKS / "results" / f"{name}.json"
     rows = expected_rows(name, json.loads(path.read_text())) if path.is_file() else ["not measured yet"]
     assert not [row for row in rows if row not in text]
+
+
+# Reads what timm's script reads, in its options, and trains nothing.
+STAND_IN = """
+import sys, time
+from pathlib import Path
+given = dict(zip(sys.argv[1:], sys.argv[2:]))
+for part, count in (("train", 200), ("validation", 100)):
+    folders = sorted(path.name for path in Path(given["--data-dir"], part).iterdir())
+    assert folders == [f"{label:03d}" for label in range(100)] and given["--num-classes"] == "100"
+    assert len(list(Path(given["--data-dir"], part).rglob("*.png"))) == count
+assert given["--model"] == "resnet18" and given["--batch-size"] == "20"
+time.sleep(0.2 * int(given["--epochs"]) * (2 if "--torchcompile" in sys.argv else 1))
+"""
+
+
+def test_compare_timm_tells_what_an_epoch_costs(tmp_path: Path):
+    script = tmp_path / "train.py"
+    script.write_text(STAND_IN)
+    options = ("--timm-train", str(script), "--rounds", "1", "--device", "cpu")
+    printed, result = run_tiny("compare_timm", tmp_path, *options)
+    for figures in result["seconds"].values():
+        assert len(figures["epoch"]["rounds"]) == len(figures["rest"]["rounds"]) == 1
+    assert list(result["seconds"]) == ["timm", "timm, compiled", "ours"]
+    assert (result["train"], result["val"], result["epochs"]) == (200, 100, [1, 3])
+    for name in ("timm", "timm, compiled"):
+        medians = [result["seconds"][who]["epoch"]["median"] for who in (name, "ours")]
+        ratio = result["ratios"][f"ours over {name}"]
+        assert ratio["of_medians"] == pytest.approx(medians[0] / medians[1], rel=0.02)
+        assert f"ours over {name}: " in printed
+
+
+def test_compare_timm_says_how_to_get_the_script(tmp_path: Path):
+    words = [sys.executable, str(BENCHMARKS / "compare_timm.py"), "--tiny"]
+    finished = subprocess.run(words, capture_output=True, text=True)
+    assert finished.returncode == 2 and "github.com/huggingface/pytorch-image-models" in finished.stderr
 
 
 def run_suite(**env: str) -> subprocess.CompletedProcess[str]:
