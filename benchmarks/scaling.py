@@ -1,9 +1,13 @@
-"""How an epoch's time and a run's memory grow: with pictures, epochs, the batch, pixels and classes.
+"""How an epoch's time and a run's memory grow: with pictures, epochs, the batch, pixels, classes and seeds.
 
     python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
 Whole runs of `cifarlab.train` on `resnet18_baseline`, one after the other, each in a process of its own, in
 rounds. A line is laid through the seconds against pictures and epochs: cost linear in both.
+
+Seeds: so many runs in turn, with all threads, and at once, with their share of them, round by round in turns.
+Two times of each: whole, from the call of `train_all` to its end, the start of processes included; and
+training alone (of runs in turn the sum, of runs at once the longest), to which long runs come near.
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ VARIED = {
     "classes": (10, 50, 100),
 }
 LINEAR = ("pictures", "epochs")
-TINY = ({"pictures": 40, "epochs": 1, "batch": 20, "pixels": 16, "classes": 100}, {"epochs": (1, 2, 3)})
+# Seeds that are trained together.
+SEEDS = (2, 4)
+TINY = ({"pictures": 40, "epochs": 1, "batch": 20, "pixels": 16, "classes": 100}, {"epochs": (1, 2, 3)}, (2,))
 
 # A process of its own: peak memory is a process's.
 SCRIPT = """
@@ -66,9 +72,38 @@ print(json.dumps({"seconds": clock.seconds, "peak_memory_bytes": peak_memory(pic
 """
 
 
+SEEDS_SCRIPT = """
+import json, sys, tempfile, time
+from pathlib import Path
+from cifarlab.progress import TrainingProgress
+from cifarlab.recipes import read, resolve
+from cifarlab.run import Run
+from cifarlab.together import Task, train_all
+
+seeds, at_once, recipe = int(sys.argv[1]), int(sys.argv[2]), read(sys.argv[3])
+configs = [resolve(recipe, [*sys.argv[4:], f"train.seed={seed}"]) for seed in range(seeds)]
+with tempfile.TemporaryDirectory() as folder:
+    runs = [Run(Path(folder) / "scaling" / str(seed)) for seed in range(seeds)]
+    begun = time.perf_counter()
+    train_all(map(Task, configs, runs), at_once, TrainingProgress(quiet=True))
+    whole = time.perf_counter() - begun
+    seconds = [run.summary()["seconds"] for run in runs]
+print(json.dumps({"whole": whole, "training": sum(seconds) if at_once == 1 else max(seconds)}))
+"""
+
+
 def run(setting: dict[str, int], overrides: list[str]) -> dict[str, float]:
     """Seconds of a run's epochs, evaluations and checkpoints included, and the process's peak memory."""
-    words = [
+    return measured_by(SCRIPT, [RECIPE, *words_of(setting, overrides)])
+
+
+def run_seeds(seeds: int, at_once: int, setting: dict[str, int], overrides: list[str]) -> dict[str, float]:
+    """Seconds of several seeds' runs: whole, and of their training alone."""
+    return measured_by(SEEDS_SCRIPT, [str(seeds), str(at_once), RECIPE, *words_of(setting, overrides)])
+
+
+def words_of(setting: dict[str, int], overrides: list[str]) -> list[str]:
+    return [
         *overrides,
         f"data.limit={setting['pictures']}",
         f"data.batch_size={setting['batch']}",
@@ -76,12 +111,47 @@ def run(setting: dict[str, int], overrides: list[str]) -> dict[str, float]:
         f"data.classes={setting['classes']}",
         f"train.epochs={setting['epochs']}",
     ]
+
+
+def measured_by(script: str, words: list[str]) -> dict[str, float]:
+    """What a script prints last, run in a process of its own."""
     finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, RECIPE, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False
     )
     if finished.returncode:
         raise SystemExit(finished.stderr)
     return json.loads(finished.stdout.splitlines()[-1])
+
+
+def measure_seeds(
+    counts: list[int], rounds: int, setting: dict[str, int], overrides: list[str]
+) -> dict[str, Any]:
+    """By number of seeds: seconds in turn and at once, and how many times faster at once is."""
+    ways = {"in turn": lambda seeds: 1, "at once": lambda seeds: seeds}
+    measured: dict[tuple[int, str], list[dict[str, float]]] = {(n, way): [] for n in counts for way in ways}
+    for number in range(rounds):
+        for seeds in counts:
+            for way in ways if number % 2 == 0 else reversed(ways):
+                measured[seeds, way].append(run_seeds(seeds, ways[way](seeds), setting, overrides))
+    results: dict[str, Any] = {}
+    for seeds in counts:
+        found: dict[str, Any] = {
+            way: {
+                kind: spread([each[kind] for each in measured[seeds, way]], digits=3, best=min)
+                for kind in ("whole", "training")
+            }
+            for way in ways
+        }
+        medians = {way: {kind: found[way][kind]["median"] for kind in found[way]} for way in ways}
+        found["times_faster"] = {
+            kind: round(medians["in turn"][kind] / medians["at once"][kind], 3) for kind in medians["in turn"]
+        }
+        results[str(seeds)] = found
+        for way in ways:
+            print(f"| {seeds} seeds {way} | {medians[way]['whole']:.2f} s | "
+                  f"training {medians[way]['training']:.2f} s |")  # fmt: skip
+        print(f"{seeds} seeds at once: training {found['times_faster']['training']:.2f} times as fast")
+    return results
 
 
 def line(values: list[int], seconds: list[float]) -> dict[str, float]:
@@ -96,8 +166,13 @@ def line(values: list[int], seconds: list[float]) -> dict[str, float]:
 def main() -> None:
     options = parser((__doc__ or "").partition("\n")[0])
     options.add_argument("--rounds", type=positive, default=3)
+    options.add_argument(
+        "--seeds", type=positive, nargs="*", default=SEEDS, help="how many are trained at once"
+    )
+    options.add_argument("--only-seeds", action="store_true", help="measure nothing else")
     given = options.parse_args()
-    base, varied = TINY if given.tiny else (BASE, VARIED)
+    base, varied, seeds = TINY if given.tiny else (BASE, VARIED, given.seeds)
+    varied = {} if given.only_seeds else varied
     rounds = 1 if given.tiny else given.rounds
     load = load_average()
     pictures, overrides = data_overrides(given)
@@ -124,7 +199,9 @@ def main() -> None:
         if key in LINEAR:
             results[key]["line"] = line([*values], [row["seconds"]["median"] for row in rows.values()])
             print(f"{key}: {results[key]['line']['largest_deviation']:.1%} off a line at most")
-    write(given.out, "scaling", {**found, "pictures": pictures, "base": base, "varied": results})
+    together = measure_seeds([*seeds], rounds, base, overrides)
+    figures = {"pictures": pictures, "base": base, "varied": results, "seeds": together}
+    write(given.out, "scaling", {**found, **figures})
 
 
 if __name__ == "__main__":

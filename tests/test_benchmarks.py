@@ -133,6 +133,16 @@ def test_scaling_varies_one_thing_at_a_time(tmp_path: Path):
         off = abs(row["seconds"]["median"] - line["start"] - line["slope"] * int(value))
         assert off <= line["largest_deviation"] * row["seconds"]["median"] + 1e-3
     assert "off a line at most" in printed
+    ((seeds, found),) = result["seeds"].items()
+    assert seeds == "2" and "2 seeds at once: training" in printed
+    for kind in ("whole", "training"):
+        in_turn, at_once = found["in turn"][kind], found["at once"][kind]
+        check_spread(in_turn, 1, min)
+        check_spread(at_once, 1, min)
+        ratio = in_turn["median"] / at_once["median"]
+        assert found["times_faster"][kind] == pytest.approx(ratio, rel=0.01)
+    for way in ("in turn", "at once"):
+        assert found[way]["training"]["median"] < found[way]["whole"]["median"]
 
 
 def test_distillation_speed_compares_a_student_with_itself_taught(tmp_path: Path):

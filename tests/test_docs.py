@@ -82,6 +82,10 @@ def run(place, monkeypatch, line: str) -> int:
         words = [*words[:2], *SHORT, "data.limit=100", *apart]
     if words[1] == "profile":
         words = [*words[:3], *SHORT, "--steps", "1"]
+    if "--at-once" in words:
+        # So do two of two.
+        for option in ("--seeds", "--at-once"):
+            words[words.index(option) + 1] = "2"
     if words[1] == "train":
         own_data = "mine.yaml" in words or any(word.startswith("data.root=") for word in words)
         recipe_imports = [place / "parts.py"] if "focal.yaml" in words else []

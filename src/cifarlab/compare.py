@@ -18,7 +18,7 @@ from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
 from cifarlab.statistics import difference, estimate, optimism
 from cifarlab.teaching import train_teachers
-from cifarlab.train import train
+from cifarlab.together import Task, train_all
 from cifarlab.verdicts import Metric, described, notes, plain
 
 
@@ -96,10 +96,11 @@ def _finished_seeds(folder: Path) -> list[int]:
     )
 
 
-def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress) -> None:
+def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, at_once: int) -> None:
     """Train every run that is not finished, and teachers first; seed by seed, so that a stop leaves pairs.
 
-    Raises ConfigError before anything is trained where a run of another configuration has the name.
+    at_once: as of `train_all`. Raises ConfigError before anything is trained where a run of another
+    configuration has the name.
     """
     waiting = [(seed, arm) for arm in arms for seed in arm.configs]
     for seed, arm in waiting:
@@ -109,9 +110,12 @@ def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress) -
             raise ConfigError(f"{error}, or keep these runs apart with --runs another_folder") from None
     for arm in arms:
         train_teachers([(config, arm.runs[seed]) for seed, config in arm.configs.items()], runs, progress)
-    for seed, arm in sorted(waiting, key=lambda pair: pair[0]):
-        if arm.runs[seed].summary() is None:
-            train(arm.configs[seed], arm.runs[seed], progress)
+    tasks = (
+        Task(arm.configs[seed], arm.runs[seed])
+        for seed, arm in sorted(waiting, key=lambda pair: pair[0])
+        if arm.runs[seed].summary() is None
+    )
+    train_all(tasks, at_once, progress)
 
 
 def compare(arms: Sequence[Arm], metric: Metric, against: Literal["first", "previous"]) -> dict[str, Any]:

@@ -22,17 +22,18 @@ class TrainingProgress:
         self._live: Progress | None = None
         self._task: Any = None
 
-    def _print(self, text: str, style: str | None = None) -> None:
+    def line(self, text: str, style: str | None = None) -> None:
+        """Print a line; all that stays on the screen goes through here."""
         # A terminal's lines end between words; elsewhere a line is a line, for whoever reads it by program.
         self.console.print(text, style=style, markup=False, soft_wrap=not self.console.is_terminal)
 
     def note(self, text: str) -> None:
         """A fact worth a line."""
-        self._print(text)
+        self.line(text)
 
     def warn(self, text: str) -> None:
         """Something that makes the result mean less than it seems to."""
-        self._print(f"warning: {text}", style="yellow")
+        self.line(f"warning: {text}", style="yellow")
 
     def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
         """Begin a sitting at `first_epoch` (from 0). select: what chooses the epoch."""
@@ -84,7 +85,7 @@ class TrainingProgress:
             else []
         )
         parts += ["*"] if best else []
-        self._print("  ".join(parts))
+        self.line("  ".join(parts))
 
     def stop(self) -> None:
         """Take the live line away."""
@@ -99,7 +100,7 @@ class TrainingProgress:
         how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary["chosen_on"]]
         if summary.get("ended_by") == "train.patience":
             how += f"; train.patience ended it after {summary['epochs_run']}"
-        self._print(
+        self.line(
             f"{folder}: {'  '.join(scores)} (epoch {summary['chosen_epoch']} of {summary['epochs']}, {how}), "
             f"{duration(summary['seconds'])}, {summary['images_per_second']:,.0f} img/s",
             style="bold",

@@ -16,7 +16,7 @@ from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run, read_json
 from cifarlab.statistics import difference
 from cifarlab.teaching import train_teachers
-from cifarlab.train import train
+from cifarlab.together import Task, train_all
 from cifarlab.verdicts import described
 
 Budget = Literal["short", "whole"]
@@ -52,16 +52,18 @@ def reproduce(
     only: Sequence[str],
     start: Path | None,
     progress: TrainingProgress,
+    at_once: int,
 ) -> dict[str, Any]:
     """Train what is missing of the tutorial's experiments, as run and corrected, and set all side by side.
 
     only: names of `experiments`; none for all. start: a run whose weights stand in for ImageNet's, where its
-    backbone is an experiment's. What cannot be trained here is in the result with the reason. Accuracies are
-    those on test, which is opened for the corrected runs, and was at every epoch for those as run. Raises
-    ConfigError for an unknown name, an override that does not fit, and runs of another configuration.
+    backbone is an experiment's. at_once: as of `train_all`. What cannot be trained here is in the result with
+    the reason. Accuracies are those on test, which is opened for the corrected runs, and was at every epoch
+    for those as run. Raises ConfigError for an unknown name, an override that does not fit, and runs of
+    another configuration.
     """
     rows = [_row(name, runs, seeds, budget, overrides, start) for name in _chosen(only)]
-    _train(rows, runs, progress)
+    _train(rows, runs, progress, at_once)
     arms = [row.arms[side] for row in rows for side in row.arms if side not in row.missing]
     if not arms:
         reasons = "; ".join(dict.fromkeys(reason for row in rows for reason in row.missing.values()))
@@ -126,21 +128,38 @@ def _too_long(config: Config) -> str | None:
     return f"{whose} of {max(sizes)} px are not in the short budget: --budget whole"
 
 
-def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress) -> None:
+def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once: int) -> None:
     """Train what is missing, seed by seed; what cannot be trained is noted in its row and left."""
     waiting = list(_waiting(rows))
     for _, _, config, run in waiting:
         run.refuse_other(config)
-    for row, side, config, run in waiting:
-        if side in row.missing or run.summary() is not None:
-            continue
-        try:
-            train_teachers([(config, run)], runs, progress)
-            train(config, run, progress)
-        except ConfigError as error:
-            # Weights that cannot be fetched: the other rows do not need them.
+    sides = {run.folder: (row, side) for row, side, _, run in waiting}
+
+    def leave_out(task: Task, error: ConfigError) -> None:
+        # Weights that cannot be fetched: the other rows do not need them.
+        row, side = sides[task.run.folder]
+        if side not in row.missing:
             row.missing[side], _, fix = str(error).partition("; ")
-            progress.note(f"{run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
+            progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
+
+    def taught(learns: Sequence[bool]) -> Iterator[Task]:
+        """What is missing of the runs that learn from a teacher or do not, each when its teacher is there."""
+        for row, side, config, run in waiting:
+            if bool(config.lessons) not in learns or side in row.missing or run.summary() is not None:
+                continue
+            try:
+                train_teachers([(config, run)], runs, progress)
+            except ConfigError as error:
+                leave_out(Task(config, run), error)
+            else:
+                yield Task(config, run)
+
+    if at_once == 1:
+        train_all(taught((False, True)), at_once, progress, left_out=leave_out)
+        return
+    # Teachers are trained in this process, and may be among the runs that need none: those come first.
+    train_all(taught([False]), at_once, progress, left_out=leave_out)
+    train_all(list(taught([True])), at_once, progress, left_out=leave_out)
 
 
 def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, str, Config, Run]]:

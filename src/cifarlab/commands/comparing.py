@@ -9,12 +9,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cifarlab.commands.shared import (
+    AT_ONCE,
     AsJson,
+    AtOnce,
     Overrides,
     RunFolder,
     RunsFolder,
     app,
     print_table,
+    refuse_idle_at_once,
     run_name,
     training_progress,
 )
@@ -34,6 +37,7 @@ def compare(
     ],
     seeds: Seeds = None,
     metric: MetricOption = "val",
+    at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -47,10 +51,11 @@ def compare(
     if len(names) < 2:
         raise ConfigError("compare needs two recipes or names of runs, or more")
     _refuse_idle_overrides(overrides, seeds)
+    refuse_idle_at_once(at_once, seeds)
     arms = [find_arm(name, runs, seeds, overrides) for name in names]
     if len({arm.name for arm in arms}) < len(arms):
         raise ConfigError("compare was given a name twice")
-    train_missing(arms, runs, training_progress(as_json))
+    train_missing(arms, runs, training_progress(as_json), at_once)
     found = compare_arms(arms, metric, "first")
     if as_json:
         print(json.dumps(found, indent=2))
@@ -67,6 +72,7 @@ def ladder(
     ] = False,
     seeds: Seeds = None,
     metric: MetricOption = "val",
+    at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +80,9 @@ def ladder(
     from cifarlab.ladder import climb
 
     _refuse_idle_overrides(overrides or [], seeds)
-    found = climb(prefix, runs, seeds, overrides or [], metric, drop_one, training_progress(as_json))
+    refuse_idle_at_once(at_once, seeds)
+    progress = training_progress(as_json)
+    found = climb(prefix, runs, seeds, overrides or [], metric, drop_one, progress, at_once)
     if as_json:
         print(json.dumps(found, indent=2))
         return

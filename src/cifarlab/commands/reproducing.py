@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cifarlab.commands.shared import (
+    AT_ONCE,
     AsJson,
+    AtOnce,
     Overrides,
     RunsFolder,
     app,
@@ -38,6 +40,7 @@ def reproduce(
         typer.Option(help="A run whose weights stand in for ImageNet's, e.g. where no network is."),
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a page (.md) and its chart (.png) too.")] = None,
+    at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +55,7 @@ def reproduce(
         refuse_place(page.parent, "--page")
     chosen = budget or ("short" if pick_device("auto").type == "cpu" else "whole")
     found = reproduce_table(
-        runs, seeds, chosen, overrides or [], only or [], start, training_progress(as_json)
+        runs, seeds, chosen, overrides or [], only or [], start, training_progress(as_json), at_once
     )
     if page is not None:
         from cifarlab.report.reproduction import write_page

@@ -31,6 +31,14 @@ Tta = Annotated[
         help="Test-time augmentation: flip, multi_crop, sizes; with options: {name: multi_crop, pixels: 2}."
     ),
 ]
+# Until benchmarks/scaling.py has said what is fastest where.
+AT_ONCE = 1
+AtOnce = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Train so many runs at the same time, each in a process with its share of the cores."
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
 RunsFolder = Annotated[Path, typer.Option(help="The folder of all runs.")]
 
@@ -67,6 +75,14 @@ def refuse_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option}: {there} is a file; name a folder, or a place where one can be made")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{option}: {there} cannot be written; make it so, or name another place")
+
+
+def refuse_idle_at_once(at_once: int, seeds: int | None) -> None:
+    """Raise ConfigError where there are no seeds to be trained at the same time."""
+    from cifarlab.registry import ConfigError
+
+    if at_once > 1 and seeds is None:
+        raise ConfigError(f"--at-once {at_once}: of how many runs? Say, e.g., --seeds {at_once}")
 
 
 def calibration_line(scores: dict[str, Any]) -> str:

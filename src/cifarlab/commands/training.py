@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import Overrides, RecipeName, app, run_name
+from cifarlab.commands.shared import (
+    AT_ONCE,
+    AtOnce,
+    Overrides,
+    RecipeName,
+    app,
+    refuse_idle_at_once,
+    run_name,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cifarlab.run import Run
 
 
@@ -20,8 +30,9 @@ def train(
     name: Annotated[str | None, typer.Option(help="The runs' name; default: the recipe's.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Train seeds 0 to N-1, one after the other.")
+        int | None, typer.Option(min=1, help="Train seeds 0 to N-1: in turn, or so many --at-once.")
     ] = None,
+    at_once: AtOnce = AT_ONCE,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what the run's folder holds.")
     ] = False,
@@ -36,8 +47,9 @@ def train(
     from cifarlab.registry import ConfigError
     from cifarlab.run import Run
     from cifarlab.teaching import train_teachers
-    from cifarlab.train import train as train_run
+    from cifarlab.together import Task, train_all
 
+    refuse_idle_at_once(at_once, seeds)
     found = read(recipe)
     folder = runs / run_name(found.name if name is None else name)
     configs = [resolve(found, overrides or ())]
@@ -52,13 +64,16 @@ def train(
     students = [Run(folder / str(config.train.seed), found.name, name or found.name) for config in configs]
     if train_teacher:
         train_teachers(list(zip(configs, students, strict=True)), runs, progress, fresh)
-    summaries = []
-    for config, run in zip(configs, students, strict=True):
-        if len(configs) > 1:
-            progress.note(f"seed {config.train.seed} of 0 to {len(configs) - 1}")
-        summaries.append(train_run(config, run, progress, fresh, warnings_before(config)))
-    if len(summaries) > 1:
-        _print_over_seeds(folder, students[0], summaries)
+
+    def tasks() -> Iterator[Task]:
+        for config, run in zip(configs, students, strict=True):
+            if len(configs) > 1:
+                progress.note(f"seed {config.train.seed} of 0 to {len(configs) - 1}")
+            yield Task(config, run, tuple(warnings_before(config)))
+
+    train_all(tasks(), min(at_once, len(configs)), progress, fresh)
+    if len(configs) > 1:
+        _print_over_seeds(folder, students[0], [run.summary() or {} for run in students])
 
 
 def _print_over_seeds(folder: Path, run: Run, summaries: list[dict[str, Any]]) -> None:

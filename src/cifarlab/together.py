@@ -1,0 +1,323 @@
+"""Runs trained one after the other, or several at once: each in a process with its share of the cores."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cifarlab.config import Config
+from cifarlab.progress import TrainingProgress
+from cifarlab.recipes import checked
+from cifarlab.registry import ConfigError, Failure
+from cifarlab.run import Interrupted, Run, StopRequest
+from cifarlab.train import train
+
+# A process that is forked has the parent's locks and no device.
+CONTEXT = multiprocessing.get_context("spawn")
+# What the terminal, or whoever ends a whole group, sends to all processes: the parent alone hears it.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# How often a request to stop is looked for.
+SECONDS_BETWEEN_LOOKS = 0.2
+# The last word of a process: what came of its run.
+DONE, SAVED, UNBEGUN, MISTAKE, FAILED = "done", "saved", "unbegun", "mistake", "failed"
+
+
+class Task(NamedTuple):
+    """A run to be trained; warnings: as `train` takes them."""
+
+    config: Config
+    run: Run
+    warnings: tuple[str, ...] = ()
+
+
+def train_all(
+    tasks: Iterable[Task],
+    at_once: int,
+    progress: TrainingProgress,
+    fresh: bool = False,
+    left_out: Callable[[Task, ConfigError], None] | None = None,
+) -> None:
+    """Train runs, begun in the given order; what is finished says so.
+
+    tasks: each is asked for when its turn has come. at_once: 1 trains in this process; more: so many at the
+    same time, in processes of their own, with the bits of a run alone that has as many threads as each of
+    them. left_out: is told of a run that a user's mistake keeps from training, and the others go on; None: it
+    is raised. Raises as `train` does, after the other runs were stopped and saved.
+    """
+    if at_once > 1:
+        _Crew(at_once, progress, fresh, left_out).work(iter(tasks))
+        return
+    for task in tasks:
+        try:
+            train(task.config, task.run, progress, fresh, task.warnings)
+        except ConfigError as error:
+            if left_out is None:
+                raise
+            left_out(task, error)
+
+
+class _Crew:
+    """The processes at work, what came of those that ended, and the first error."""
+
+    def __init__(
+        self,
+        at_once: int,
+        progress: TrainingProgress,
+        fresh: bool,
+        left_out: Callable[[Task, ConfigError], None] | None,
+    ):
+        self.at_once, self.progress, self.fresh, self.left_out = at_once, progress, fresh, left_out
+        self.threads = max(1, torch.get_num_threads() // at_once)
+        self.children: list[_Child] = []
+        self.seen: set[Path] = set()
+        self.saved = 0
+        self.error: tuple[Task, Exception] | None = None
+
+    def work(self, tasks: Iterator[Task]) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # What was trained in this process before, teachers, needs it no more.
+        with StopRequest() as asked:
+            try:
+                self.work_until_asked(tasks, asked)
+            except Exception:
+                # Something went wrong in this process, which hears nobody any more.
+                for child in self.children:
+                    child.ask_to_stop()
+                    child.line.close()
+                for child in self.children:
+                    child.process.join()
+                raise
+            finally:
+                # Nobody is left unless Ctrl-C was pressed a second time.
+                for child in self.children:
+                    child.process.kill()
+                    child.process.join()
+        if self.error is not None:
+            self.raise_error(*self.error)
+        if asked.signal is not None:
+            raise Interrupted(f"{self.saved_runs()}; the same command goes on", 128 + asked.signal)
+
+    def work_until_asked(self, tasks: Iterator[Task], asked: StopRequest) -> None:
+        """Begin runs and listen to them until all have ended, because they are finished or were asked to."""
+        more = True
+        while more or self.children:
+            if asked.signal is not None or self.error is not None:
+                more = False
+                for child in self.children:
+                    child.ask_to_stop()
+            elif more and len(self.children) < self.at_once:
+                task = next(tasks, None)
+                more = task is not None
+                if task is not None:
+                    self.begin(task)
+                continue
+            self.listen()
+
+    def begin(self, task: Task) -> None:
+        """Start a run's process; none for a run that is finished, refused, or was begun already."""
+        folder = task.run.folder.resolve()
+        if folder in self.seen:
+            return
+        self.seen.add(folder)
+        try:
+            if not self.fresh:
+                task.run.refuse_other(task.config)
+                if task.run.summary() is not None:
+                    train(task.config, task.run, self.progress)
+                    return
+        except ConfigError as error:
+            self.fail(task, error)
+            return
+        self.children.append(_Child(task, self.threads, self.fresh))
+
+    def listen(self) -> None:
+        """Wait a moment for what the processes have to say, and print it or keep it."""
+        ready = wait([child.line for child in self.children], SECONDS_BETWEEN_LOOKS)
+        for child in [*self.children]:
+            if child.line in ready:
+                try:
+                    kind, text, more = child.line.recv()
+                except (EOFError, OSError):
+                    self.end(child)
+                    continue
+                if kind == "line":
+                    named = text if text.startswith(str(child)) else f"{child.label}  {text}"
+                    self.progress.line(named, more)
+                else:
+                    child.last_word = kind, text, more
+            elif not child.process.is_alive() and not child.line.poll():
+                # Something that the run began holds the line still.
+                self.end(child)
+
+    def end(self, child: _Child) -> None:
+        """See what came of a run whose process has ended."""
+        self.children.remove(child)
+        child.line.close()
+        child.process.join()
+        kind, text, trace = child.last_word or (FAILED, _last_sign(child.process.exitcode), None)
+        if kind == SAVED:
+            self.saved += 1
+            self.progress.line(text.partition("; the same command")[0])
+        elif kind in (MISTAKE, FAILED):
+            error = ConfigError(text) if kind == MISTAKE else Failure(text)
+            error.__cause__ = _Elsewhere(trace) if trace else None
+            self.fail(child.task, error)
+
+    def fail(self, task: Task, error: ConfigError | Failure) -> None:
+        """Leave a run out, if it is a mistake and somebody is to be told; else stop all."""
+        if self.left_out is not None and isinstance(error, ConfigError):
+            self.left_out(task, error)
+        elif self.error is None:
+            self.error = task, error
+
+    def raise_error(self, task: Task, error: Exception) -> None:
+        """Raise the first run's error, with the run's name, and what became of the others."""
+        text = str(error) if str(task.run) in str(error) else f"{task.run}: {error}"
+        if text.startswith(f"{task.run}: out of memory at"):
+            text += ", or a lower --at-once"
+        if self.saved:
+            text += f" ({self.saved_runs()} that trained beside it)"
+        raise type(error)(text) from error.__cause__
+
+    def saved_runs(self) -> str:
+        if not self.saved:
+            return "no run had anything to save"
+        return f"saved {self.saved} run{'s' * (self.saved > 1)}"
+
+
+class _Child:
+    """A run's process, the line to it, and the last that it said."""
+
+    def __init__(self, task: Task, threads: int, fresh: bool):
+        self.task = task
+        self.label = f"{task.run.name}/{task.run.folder.absolute().name}"
+        self.last_word: tuple[str, str, Any] | None = None
+        self.asked = False
+        self.line, theirs = CONTEXT.Pipe()
+        run = task.run
+        work = (theirs, threads, task.config.dump(), run.folder, run.recipe, run.name, fresh, task.warnings)
+        self.process = CONTEXT.Process(target=_train_alone, args=work, name=self.label)
+        with _inherited(threads):
+            self.process.start()
+        theirs.close()
+
+    def __str__(self) -> str:
+        return str(self.task.run)
+
+    def ask_to_stop(self) -> None:
+        """Have the run saved and its process end; said once."""
+        if not self.asked:
+            self.asked = True
+            with contextlib.suppress(OSError):  # It has ended.
+                self.line.send(None)
+
+
+@contextlib.contextmanager
+def _inherited(threads: int) -> Iterator[None]:
+    """What a process has from its first moment: no ear for signals, and the number of its threads."""
+    resource_tracker.ensure_running()  # When it is started it lets the signals through again.
+    before = os.environ.get("OMP_NUM_THREADS")
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # Libraries read it when they are loaded, and that is before any of our code runs there.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+def _last_sign(status: int | None) -> str:
+    """Why a process may have ended without a word."""
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        return f"its process was killed ({name}): out of memory? A lower --at-once takes less"
+    return f"its process ended without a word, with status {status}"
+
+
+class _Elsewhere(Exception):
+    """The traceback of an error in another process."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class _Reporter(TrainingProgress):
+    """Hands each line to the parent process."""
+
+    def __init__(self, line: Connection):
+        super().__init__(quiet=True)
+        self._parent = line
+
+    def line(self, text: str, style: str | None = None) -> None:
+        _say(self._parent, "line", text, style)
+
+
+def _say(line: Connection, kind: str, text: str, more: str | None = None) -> None:
+    with contextlib.suppress(OSError):  # A parent that is gone does not keep the run from being saved.
+        line.send((kind, text, more))
+
+
+def _train_alone(
+    line: Connection,
+    threads: int,
+    plain: dict[str, Any],
+    folder: Path,
+    recipe: str,
+    name: str,
+    fresh: bool,
+    warnings: tuple[str, ...],
+) -> None:
+    """What a run's process does: train, and tell the parent what a run alone prints, returns or raises."""
+    torch.set_num_threads(threads)
+    # Until the run hears it, and saves itself, a request to stop ends what there is to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGURG, lambda *_: None)
+    threading.Thread(target=_wait_for_the_end, args=(line,), daemon=True).start()
+    word: tuple[str, str, str | None]
+    try:
+        try:
+            train(checked(plain), Run(folder, recipe, name), _Reporter(line), fresh, warnings)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        word = DONE, "", None
+    except KeyboardInterrupt:
+        word = UNBEGUN, "", None
+    except Interrupted as stop:
+        word = SAVED, str(stop), None
+    except ConfigError as error:
+        word = MISTAKE, str(error), traceback.format_exc()
+    except Failure as error:
+        word = FAILED, str(error), traceback.format_exc()
+    except Exception as error:
+        hint = "the same command with --debug shows where"
+        word = FAILED, f"{type(error).__name__}: {error} ({hint})", traceback.format_exc()
+    _say(line, *word)
+
+
+def _wait_for_the_end(line: Connection) -> None:
+    """Stop this process's run when the parent asks for it, or is gone: once, whoever else sends signals."""
+    with contextlib.suppress(EOFError, OSError):
+        line.recv()
+    # All threads block the signal, so that one from outside waits, too, and is one with this.
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # Python calls the handler in the main thread, which may have to be woken.
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGURG)
