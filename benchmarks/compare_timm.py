@@ -72,7 +72,7 @@ def timm_command(
         "--data-dir": folder / "pictures", "--model": "resnet18", "--num-classes": num_classes,
         "--batch-size": config.data.batch_size, "--epochs": epochs, "--warmup-epochs": 0,
         "--opt": "adamw", "--lr": optim.lr, "--weight-decay": optim.weight_decay,
-        "--clip-grad": config.train.grad_clip, "--color-jitter": 0, "--crop-pct": 1,
+        "--clip-grad": config.train.grad_clip, "--color-jitter": 0, "--crop-pct": 1, "--smoothing": 0,
         # Constant: without a schedule the script fails.
         "--sched": "step", "--decay-epochs": 10**6,
         "--train-interpolation": "bilinear", "--amp-dtype": "bfloat16", "--log-interval": 10**6,

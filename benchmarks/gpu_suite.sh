@@ -9,7 +9,7 @@
 #
 #   OUT      where results go, a JSON file a step (default: benchmarks/results/gpu). A step whose file is there is done and
 #            skipped; a step that was cut off goes on or starts over. So call it again until nothing is left.
-#   LIMIT    seconds that a step may take (default: 530).
+#   LIMIT    seconds that a step may take (default: 500).
 #   TOTAL    seconds after which no further step begins (default: no end).
 #   ONLY     a pattern (of bash's =~): only the steps whose names it matches.
 #   DRY=1    every step in a form of seconds, on whatever device there is: a rehearsal, whose figures mean nothing.
@@ -18,8 +18,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 OUT=$(realpath -m "${OUT:-benchmarks/results/gpu}")
-LIMIT=${LIMIT:-530}
-export PYTHONPATH=$PWD/src OUT
+LIMIT=${LIMIT:-500}
+export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} OUT
 graph=graph tiny=() short=()
 if [ -n "${DRY:-}" ]; then
   python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || graph=eager
