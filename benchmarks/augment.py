@@ -10,17 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    spread,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, spread, write
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -90,12 +80,11 @@ def main() -> None:
     options.add_argument("--rounds", type=positive, default=7)
     options.add_argument("--batch", type=positive, default=250, help="pictures")
     options = options.parse_args()
-    load = load_average()
-    warn_if_busy(load)
     torch.set_num_threads(1)
     size, rounds = (20, 1) if options.tiny else (options.batch, options.rounds)
 
-    data, overrides = data_overrides(options)
+    packages = ("torchvision", "albumentations")
+    data, overrides, found = begin(options, f"{size} a batch; on one core", packages)
     config = resolve(read(RECIPE), [*overrides, f"data.batch_size={size}", "train.device=cpu"])
     job = prepare(config)
     stored = job.splits.train.images[:size].cpu()
@@ -104,8 +93,6 @@ def main() -> None:
     engine.begin(0)
     order = engine.order(0)
     step = microseconds(lambda: engine.step(order, 0, next(steps)), size, rounds)
-    found = environment(load, ["torchvision", "albumentations"])
-    print(f"{describe_machine(found)}; {data}, {size} a batch; on one core")
     training = spread(step, digits=1, best=min)
     print(f"a step of {RECIPE}: {training['median']:.0f} us a picture")
 

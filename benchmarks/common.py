@@ -61,15 +61,23 @@ def data_overrides(options: argparse.Namespace) -> tuple[str, list[str]]:
     return "CIFAR-100", ["data.dataset=cifar100", *([f"data.root={options.root}"] if options.root else [])]
 
 
-def load_average() -> float | None:
-    """Runnable processes, over the last minute; None on a system that does not count them."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+def begin(
+    options: argparse.Namespace, about: str = "", packages: Sequence[str] = (), device: str = "cpu"
+) -> tuple[str, list[str], dict[str, Any]]:
+    """What the pictures are, in words; the overrides that read them; and what the figures stand on, printed.
 
-
-def warn_if_busy(load: float | None) -> None:
-    """Say so where other work would be measured, too."""
+    That is time, versions, machine, git state, and how busy the machine is before the benchmark begins.
+    about: what is measured, in words. packages: whose versions count, too. device: as train.device.
+    """
+    # Runnable processes, over the last minute; some systems do not count them.
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    pictures, overrides = data_overrides(options)
+    found = describe_environment(describe_hardware(pick_device(device)))
+    found["versions"] |= {package: metadata.version(package) for package in packages}
+    print(f"{describe_machine(found)}\n{pictures}{about and f'; {about}'}")
     if load is not None and load > QUIET_LOAD:
         print(f"note: the machine is busy (load {load:.1f}): these figures are not worth keeping")
+    return pictures, overrides, {**found, "load_before": load}
 
 
 def spread(values: Sequence[float], *, digits: int, best: Any = max) -> dict[str, Any]:
@@ -78,18 +86,6 @@ def spread(values: Sequence[float], *, digits: int, best: Any = max) -> dict[str
     return {key: round(value, digits) for key, value in figures.items()} | {
         "rounds": [round(value, digits) for value in values]
     }
-
-
-def environment(
-    load: float | None, extra_packages: Sequence[str] = (), device: str = "cpu"
-) -> dict[str, Any]:
-    """Time, versions, machine, git state; and how busy the machine was before the benchmark began.
-
-    device: as train.device, of what is measured.
-    """
-    found = describe_environment(describe_hardware(pick_device(device)))
-    found["versions"] |= {package: metadata.version(package) for package in extra_packages}
-    return {**found, "load_before": load}
 
 
 def describe_machine(found: dict[str, Any]) -> str:

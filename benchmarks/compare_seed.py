@@ -22,17 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    spread,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, spread, write
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -322,11 +312,7 @@ def main() -> None:
         given.rounds, given.steps, given.sizes, given.batch_size, pictures = 2, 3, [32], 20, [100]
         workers = [(0, 0)]
     torch.set_float32_matmul_precision("high")  # TF32, where the device has it.
-    load = load_average()
-    data, overrides = data_overrides(given)
-    found = environment(load, ("opencv-python-headless",), given.device)
-    print(f"{describe_machine(found)}; {data}")
-    warn_if_busy(load)
+    data, overrides, found = begin(given, packages=("opencv-python-headless",), device=given.device)
     results = {}
     for size, count in zip(given.sizes, pictures, strict=True):
         # Large pictures in large batches do not fit a small machine's memory.

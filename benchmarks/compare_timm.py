@@ -20,17 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    spread,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, spread, write
 from PIL import Image
 
 from cifarlab.config import Config
@@ -162,15 +152,11 @@ def main() -> None:
     if few == many:
         options.error("--epochs needs two different numbers")
     device = pick_device(given.device).type
-    load = load_average()
-    pictures, overrides = data_overrides(given)
+    pictures, overrides, environment = begin(given, device=given.device)
     limit = given.pictures or ("null" if device == "cuda" else 5000)
     overrides += [POLICY, f"train.device={given.device}", f"train.engine={given.engine}"]
     overrides += ["data.batch_size=20"] if given.tiny else [f"data.limit={limit}"]
     config = resolve(read(RECIPE), overrides)
-    environ = environment(load, device=given.device)
-    print(f"{describe_machine(environ)}; {pictures}")
-    warn_if_busy(load)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         train, val, num_classes = write_folder(config, folder / "pictures")
@@ -190,7 +176,7 @@ def main() -> None:
     write(
         given.out,
         "compare_timm",
-        {**environ, "pictures": pictures, **told, "config": config.dump(), **found},
+        {**environment, "pictures": pictures, **told, "config": config.dump(), **found},
     )
 
 

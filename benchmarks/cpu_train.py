@@ -17,17 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    spread,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, spread, write
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
@@ -208,14 +198,11 @@ def main() -> None:
         given.rounds, given.steps, given.warmup, given.batch_size = 2, 2, 1, 10
     if given.threads:
         torch.set_num_threads(given.threads)
-    load = load_average()
-    pictures, overrides = data_overrides(given)
+    about = f"batch {given.batch_size}, {given.steps} steps a round"
+    pictures, overrides, found = begin(given, about, ("albumentations", "opencv-python-headless"))
     overrides += ["train.device=cpu", f"train.seed={given.seed}", f"data.batch_size={given.batch_size}"]
     configs = {kind: resolve(read(recipe), overrides) for kind, recipe in RECIPES.items()}
     jobs = {kind: prepare(config) for kind, config in configs.items()}
-    found = environment(load, ("albumentations", "opencv-python-headless"))
-    print(f"{describe_machine(found)}\n{pictures}; batch {given.batch_size}, {given.steps} steps a round")
-    warn_if_busy(load)
     contestants: dict[str, Callable[[int], float]] = {}
     first_losses = {}
     for kind, job in jobs.items():

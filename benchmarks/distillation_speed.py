@@ -12,17 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    spread,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, spread, write
 
 from cifarlab import checkpoint
 from cifarlab.engine import Engine
@@ -66,16 +56,12 @@ def main() -> None:
     options.add_argument("--rounds", type=positive, default=7)
     options.add_argument("--pictures", type=positive, default=2500, help="in an epoch")
     given = options.parse_args()
-    load = load_average()
-    pictures, overrides = data_overrides(given)
     if given.tiny:
         given.rounds, given.pictures = 2, 20
-        overrides += ["data.batch_size=10"]
+    pictures, overrides, found = begin(given, f"{given.pictures} in an epoch")
+    overrides += ["data.batch_size=10"] if given.tiny else []
     overrides += ["train.device=cpu", f"data.limit={given.pictures}"]
     size = ["data.image_size=64"] if given.tiny else []
-    found = environment(load)
-    print(f"{describe_machine(found)}\n{pictures}, {given.pictures} in an epoch")
-    warn_if_busy(load)
     with tempfile.TemporaryDirectory() as name:
         os.environ["CIFARLAB_CACHE"] = name  # An empty one: the filling is measured, too.
         teacher = make_teacher(Path(name), [*overrides, *size])

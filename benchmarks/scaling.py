@@ -18,17 +18,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    spread,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, spread, write
 
 RECIPE = "resnet18_baseline"
 BASE = {"pictures": 2000, "epochs": 2, "batch": 250, "pixels": 32, "classes": 100}
@@ -174,11 +164,7 @@ def main() -> None:
     base, varied, seeds = TINY if given.tiny else (BASE, VARIED, given.seeds)
     varied = {} if given.only_seeds else varied
     rounds = 1 if given.tiny else given.rounds
-    load = load_average()
-    pictures, overrides = data_overrides(given)
-    found = environment(load, device="auto")
-    print(f"{describe_machine(found)}; {pictures}; {RECIPE}, {base}")
-    warn_if_busy(load)
+    pictures, overrides, found = begin(given, f"{RECIPE}, {base}", device="auto")
     settings = [(key, value) for key, values in varied.items() for value in values]
     measured: dict[tuple[str, int], list[dict[str, float]]] = {setting: [] for setting in settings}
     for _ in range(rounds):

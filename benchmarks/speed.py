@@ -17,16 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, write
 
 from cifarlab.config import Config
 from cifarlab.metrics import read_log
@@ -101,13 +92,9 @@ def main() -> None:
     options.add_argument("--device", default="cpu", help="as train.device")
     options.add_argument("--override", action="append", default=[], help="key=value for every run")
     given = options.parse_args()
-    load = load_average()
-    pictures, overrides = data_overrides(given)
+    pictures, overrides, found = begin(given, given.recipe, device=given.device)
     own = [*(TINY if given.tiny else ()), f"train.device={given.device}", *given.override]
     overrides += [*own, f"data.val={given.hold_out}"]
-    found = environment(load, device=given.device)
-    print(f"{given.recipe} on {describe_machine(found)}\n{pictures}")
-    warn_if_busy(load)
     built = build(given.recipe, own)
     print(f"building, a step at each size on drawn pictures (not counted): {built:.1f} s")
     configs = [resolve(read(given.recipe), [*overrides, f"train.seed={seed}"]) for seed in range(given.seeds)]

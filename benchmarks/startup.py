@@ -13,17 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import (
-    data_overrides,
-    describe_machine,
-    environment,
-    load_average,
-    parser,
-    positive,
-    spread,
-    warn_if_busy,
-    write,
-)
+from common import begin, parser, positive, spread, write
 
 # The most that the project allows.
 LIMITS = {"help_seconds": 0.5, "first_step_seconds": 10.0, "peak_memory_bytes": 2.5e9}
@@ -96,12 +86,8 @@ def main() -> None:
         raise SystemExit("this system does not tell a child's peak memory; run it on Linux or macOS")
     if given.tiny:
         given.repeats, given.recipes = 1, given.recipes[:1]
-    load = load_average()
-    pictures, overrides = data_overrides(given)
+    pictures, overrides, found = begin(given, f"median and worst of {given.repeats}")
     overrides = [*overrides, "train.device=cpu"]
-    found = environment(load)
-    print(f"{describe_machine(found)}\n{pictures}; median and worst of {given.repeats}")
-    warn_if_busy(load)
     print("\n| figure | median | worst | at most |\n|---|---|---|---|")
     seconds = spread(measure_help(given.repeats), digits=3, best=min)
     show("`cifarlab --help`", seconds, LIMITS["help_seconds"])
