@@ -17,7 +17,7 @@ from cifarlab.config import Config
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
 from cifarlab.draws import hash_ints, label_key, permutation
-from cifarlab.graphs import PATH, CudaTape, Graphs, Reseed
+from cifarlab.graphs import ENGINE, CudaTape, Graphs, Reseed
 from cifarlab.metrics import Means, batch_accuracy
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
@@ -110,11 +110,11 @@ class Engine:
         if self.device.type != "cuda":
             raise ConfigError(
                 f"graph captures the steps of a GPU, and this run is on the {self.device.type}; "
-                "leave train.engine=auto", PATH)  # fmt: skip
+                "leave train.engine=auto", ENGINE)  # fmt: skip
         if self.precision.scaled:
-            raise ConfigError("graph needs bfloat16 or float32: a loss scale is adjusted on the host", PATH)
+            raise ConfigError("graph needs bfloat16 or float32: a loss scale is adjusted on the host", ENGINE)
         if self.config.optim.lookahead is not None:
-            raise ConfigError("optim.lookahead counts its steps on the host; say train.engine=eager", PATH)
+            raise ConfigError("optim.lookahead counts its steps on the host; say train.engine=eager", ENGINE)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the `step`-th step of the run; the head's, where layers have their own."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from cifarlab.records import Batch, Output
 from cifarlab.registry import ConfigError
 
-PATH = ("train", "engine")
+# Where a recipe says how its steps run.
+ENGINE = ("train", "engine")
 # Steps of a kind that run as they are written, before one is captured: libraries choose their algorithms and
 # optimizers make their moments in the first ones.
 WARM_UP = 3
@@ -81,7 +82,7 @@ class CudaTape:
                 reason = str(error).strip().partition("\n")[0][:150]
                 raise ConfigError(
                     f"a step of this recipe cannot be captured ({reason}); say train.engine=eager",
-                    PATH,
+                    ENGINE,
                 ) from error
 
         def replay(seeds: Sequence[int]) -> None:
