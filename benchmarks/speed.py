@@ -28,8 +28,13 @@ from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
 from cifarlab.train import train
 
-# What each recipe is made for, as the project asks it of two CPU cores with bf16: top-1 on test, and minutes.
-TARGETS = {"speed/cpu_70": (0.70, 20.0), "speed/cpu_75": (0.75, 50.0), "speed/cpu_75_sgd": (0.75, 50.0)}
+# What each recipe is made for: top-1 on test, and the minutes asked of two CPU cores with bf16.
+TARGETS: dict[str, tuple[float, float | None]] = {
+    "speed/cpu_70": (0.70, 20.0),
+    "speed/cpu_75": (0.75, 50.0),
+    "speed/cpu_75_sgd": (0.75, 50.0),
+    "speed/gpu_80": (0.80, None),
+}
 # What --tiny lays over a recipe, beside fewer pictures.
 TINY = ("model.backbone.widths=[8, 8, 16]", "data.batch_size=50", "train.epochs=4")
 
@@ -85,7 +90,8 @@ def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
 def main() -> None:
     options = parser((__doc__ or "").partition("\n")[0])
     options.add_argument("--recipe", default="speed/cpu_70", choices=sorted(TARGETS))
-    options.add_argument("--seeds", type=positive, default=1, help="runs, of the seeds 0, 1, ...")
+    options.add_argument("--seeds", type=positive, default=1, help="runs, of as many seeds")
+    options.add_argument("--first-seed", type=int, default=0, help="the seed of the first")
     options.add_argument(
         "--hold-out", type=int, default=0, help="so many training pictures score in test's place"
     )
@@ -97,7 +103,8 @@ def main() -> None:
     overrides += [*own, f"data.val={given.hold_out}"]
     built = build(given.recipe, own)
     print(f"building, a step at each size on drawn pictures (not counted): {built:.1f} s")
-    configs = [resolve(read(given.recipe), [*overrides, f"train.seed={seed}"]) for seed in range(given.seeds)]
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    configs = [resolve(read(given.recipe), [*overrides, f"train.seed={seed}"]) for seed in seeds]
     with tempfile.TemporaryDirectory() as folder:
         runs = [
             run_once(given.recipe, config, Path(folder) / given.recipe / str(config.train.seed))
@@ -110,15 +117,14 @@ def main() -> None:
     print(f"\n| seed | {scored.partition('_')[0]} top-1 | preparing and training, min |\n|---|---|---|")
     for run in runs:
         print(f"| {run['seed']} | {100 * run[scored]:.2f} | {run['seconds'] / 60:.2f} |")
-    print(
-        f"\nmean {100 * top1:.2f} % in {seconds / 60:.2f} minutes; asked: {100 * target:g} % in {minutes:g}"
-    )
+    asked = f"{100 * target:g} %" + (f" in {minutes:g} on two CPU cores" if minutes else "")
+    print(f"\nmean {100 * top1:.2f} % in {seconds / 60:.2f} minutes; asked: {asked}")
     result = {
         **found, "pictures": pictures, "recipe": given.recipe, "overrides": given.override,
         "hold_out": given.hold_out, "config": configs[0].dump(), "build_seconds": round(built, 2),
         "runs": runs,
         "mean": {scored: round(top1, 5), "seconds": round(seconds, 2)},
-        "required": {"test_top1": target, "seconds": 60 * minutes},
+        "required": {"test_top1": target, "seconds": minutes and 60 * minutes},
     }  # fmt: skip
     write(given.out, "speed", result)
 
