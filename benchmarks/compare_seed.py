@@ -16,24 +16,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from common import begin, parser, positive, spread, write
+from common import begin, exact_float32, parser, positive, spread, write
 from rich.console import Console
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
+from tutorial import Tutorial, TutorialPictures, now
 
 from cifarlab import train as training
 from cifarlab.config import Config
-from cifarlab.data.splits import Split
 from cifarlab.device import pick_device
 from cifarlab.engine import Engine
-from cifarlab.prepare import Job, prepare
+from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
@@ -43,130 +38,30 @@ RECIPE = "as_run/resnet18_baseline"
 REQUIRED = {"cpu": {32: 1.7, 224: 2.0}, "cuda": {32: 8.0, 224: 8.0}}
 REQUIRED_TUNED = 1.5
 GRADIENTS, LOSSES = 1e-4, 5e-3
-KEPT = 5
-
-
-class Tutorial:
-    """An epoch as the tutorial's pipeline runs it. tuned: A' instead of A."""
-
-    def __init__(self, config: Config, job: Job, workers: tuple[int, int], tuned: bool):
-        self.tuned, self.device = tuned, job.engine.device
-        self.clip = config.train.grad_clip or float("inf")
-        self.model = TutorialModel(len(job.splits.classes))
-        give_weights(job.engine.model, self.model)
-        self.layout = torch.channels_last if tuned else torch.contiguous_format
-        self.model.to(device=self.device).to(memory_format=self.layout)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
-        )
-        assert job.splits.test is not None, "the recipe scores on test"
-        self.train_loader, self.test_loader = (
-            self._loader(split, config, number)
-            for split, number in zip((job.splits.train, job.splits.test), workers, strict=True)
-        )
-        self.kept: list[tuple[float, Path]] = []
-        self.epoch = 0
-
-    def _loader(self, split: Split, config: Config, workers: int) -> DataLoader:
-        pictures = TutorialPictures(split, config.data.image_size, augmented=False)
-        return DataLoader(
-            pictures,
-            config.data.batch_size,
-            num_workers=workers,
-            worker_init_fn=quiet_worker,
-            persistent_workers=self.tuned and workers > 0,
-            pin_memory=self.tuned and self.device.type == "cuda",
-        )
-
-    def run_epoch(self, folder: Path) -> float:
-        """Seconds of an epoch: every training picture, every test picture, the files."""
-        begun = _now(self.device)
-        self.model.train()
-        for images, labels in self.train_loader:
-            self.step(images, labels)
-        self._save(self.score(), folder)
-        return _now(self.device) - begun
-
-    def step(self, images: Tensor, labels: Tensor) -> float:
-        images, labels = self._to_device(images), labels.to(self.device, non_blocking=True)
-        with self._autocast():
-            loss = F.cross_entropy(self.model(images), labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        return loss.item()  # what `self.log("loss", loss, prog_bar=True)` comes to
-
-    def _to_device(self, images: Tensor) -> Tensor:
-        return images.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.tuned else nullcontext()
-
-    @torch.no_grad()
-    def score(self) -> float:
-        self.model.eval()
-        right = 0
-        for images, labels in self.test_loader:
-            with self._autocast():
-                guesses = self.model(self._to_device(images)).argmax(-1)
-            right += (guesses == labels.to(self.device)).sum().item()
-        return right
-
-    def _save(self, score: float, folder: Path) -> None:
-        """A file of weights and optimizer for each of the best epochs, as Lightning's callback keeps them."""
-        self.epoch += 1
-        most = 1 if self.tuned else KEPT
-        if len(self.kept) == most and score <= self.kept[-1][0]:
-            return
-        path = folder / f"{self.epoch}.ckpt"
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, path)
-        self.kept = sorted([*self.kept, (score, path)], reverse=True)
-        for _, old in self.kept[most:]:
-            old.unlink()
-        del self.kept[most:]
+OURS = "B"
 
 
 class Clock(TrainingProgress):
-    """Seconds of the whole epochs of a run: from its start, or the end of the one before."""
+    """By epoch, seconds from the run's start or the end of the one before; and how many of timed calls."""
 
     def __init__(self, device: torch.device):
         super().__init__(Console(quiet=True), quiet=True)
-        self.device, self.last = device, 0.0
-        self.seconds: list[float] = []
+        self.device, self.last, self.within = device, 0.0, 0.0
+        self.epochs: list[tuple[float, float]] = []
 
     def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
         super().start(epochs, first_epoch, steps_per_epoch, select)
-        self.last = _now(self.device)
+        self.last = now(self.device)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
-        self.seconds.append(_now(self.device) - self.last)
-        self.last = _now(self.device)
+        self.epochs.append((now(self.device) - self.last, self.within))
+        self.last, self.within = now(self.device), 0.0
 
+    def timed(self, call: Any) -> Any:
+        """The same call, whose time counts as `within`."""
 
-class Ours:
-    """A whole run of `cifarlab.train`, and what of its epochs is neither a step nor an evaluation."""
-
-    def __init__(self, config: Config):
-        self.config, self.device = config, pick_device(config.train.device)
-        self.within = 0.0
-
-    def run(self, folder: Path) -> tuple[float, float]:
-        """(seconds of an epoch, the share of it outside steps and evaluations)."""
-        clock, self.within = Clock(self.device), 0.0
-        step, evaluate = Engine.step, training.evaluate
-        Engine.step = self._timed(step)
-        training.evaluate = self._timed(evaluate)
-        try:
-            training.train(self.config, Run(folder / "ours" / "0"), clock, fresh=True)
-        finally:
-            Engine.step, training.evaluate = step, evaluate
-        whole = sum(clock.seconds)
-        return whole / len(clock.seconds), 1 - self.within / whole
-
-    def _timed(self, call: Any) -> Any:
         def timed(*arguments: Any, **options: Any) -> Any:
-            # A GPU is not waited for: there the share is of the host's time.
+            # A GPU is not waited for: there it is the host's time.
             begun = time.perf_counter()
             found = call(*arguments, **options)
             self.within += time.perf_counter() - begun
@@ -175,12 +70,24 @@ class Ours:
         return timed
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def run_ours(config: Config, folder: Path) -> tuple[float, float]:
+    """A whole run of `cifarlab.train`: (seconds of an epoch, the share of it outside steps and evaluations).
+
+    Of several epochs without the first, in which steps are captured or compiled.
+    """
+    clock = Clock(pick_device(config.train.device))
+    step, evaluate = Engine.step, training.evaluate
+    Engine.step, training.evaluate = clock.timed(step), clock.timed(evaluate)
+    try:
+        training.train(config, Run(folder / "ours" / "0"), clock, fresh=True)
+    finally:
+        Engine.step, training.evaluate = step, evaluate
+    counted = clock.epochs[1:] or clock.epochs
+    whole, within = (statistics.fmean(values) for values in zip(*counted, strict=True))
+    return whole, 1 - within / whole
 
 
+@exact_float32()
 def check_equality(config: Config, steps: int) -> dict[str, float]:
     """Gradients of the first step and the mean loss of `steps`, both sides in float32 on the same batches.
 
@@ -227,27 +134,26 @@ def _largest_difference(engine: Engine, tutorial: Tutorial) -> float:
 def measure(config: Config, workers: Sequence[tuple[int, int]], rounds: int) -> dict[str, Any]:
     """Seconds an epoch of every contestant in every round, in turns, each time another one first."""
     job = prepare(config)
-    contestants: dict[str, Any] = {
+    contestants = {
         f"{name}, {pair[0]} and {pair[1]} workers": Tutorial(config, job, pair, tuned)
         for pair in workers
         for name, tuned in (("A", False), ("A'", True))
     }
-    contestants["B"] = Ours(config)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[float]] = {name: [] for name in (*contestants, OURS)}
     outside: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in contestants:
+        names = list(seconds)
+        for name in names:
             (Path(folder) / name).mkdir()
         for number in range(-1, rounds):  # The first one warms up.
-            names = list(contestants)
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                place, contestant = Path(folder) / name, contestants[name]
-                if isinstance(contestant, Ours):
-                    spent, share = contestant.run(place)
+                place = Path(folder) / name
+                if name == OURS:
+                    spent, share = run_ours(config, place)
                     outside += [share] if number >= 0 else []
                 else:
-                    spent = contestant.run_epoch(place)
+                    spent = contestants[name].run_epoch(place)
                 if number >= 0:
                     seconds[name].append(spent)
             if number >= 0:
@@ -266,10 +172,10 @@ def judged(found: dict[str, Any], device: str, size: int) -> dict[str, Any]:
             (name for name in seconds if name.startswith(f"{side},")),
             key=lambda name: statistics.median(seconds[name]),
         )
-        rounds = [theirs / ours for theirs, ours in zip(seconds[best], seconds["B"], strict=True)]
-        ratios[f"B over {side}"] = {
+        rounds = [theirs / ours for theirs, ours in zip(seconds[best], seconds[OURS], strict=True)]
+        ratios[f"{OURS} over {side}"] = {
             "counted": best,
-            "of_medians": round(statistics.median(seconds[best]) / statistics.median(seconds["B"]), 3),
+            "of_medians": round(statistics.median(seconds[best]) / statistics.median(seconds[OURS]), 3),
             "required": least,
             "rounds": [round(ratio, 3) for ratio in rounds],
         }
@@ -325,7 +231,7 @@ def main() -> None:
             f"data.classes={classes}",
             f"data.batch_size={min(given.batch_size, fits)}",
             "data.val=0",
-            "train.epochs=1",
+            f"train.epochs={1 if device == 'cpu' else 4}",
             f"train.device={given.device}",
             f"train.engine={given.engine}",
         ]
