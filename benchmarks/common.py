@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import torch
 
 from cifarlab.checkpoint import write_json
 from cifarlab.data.cifar import CIFAR100
@@ -41,6 +45,24 @@ def positive(text: str) -> int:
     return value
 
 
+def refuse(options: argparse.ArgumentParser, problem: str) -> NoReturn:
+    """End with status 2 and one line, as the commands do: the usage would bury it."""
+    options.exit(2, f"{options.prog}: error: {problem}\n")
+
+
+def clocks() -> dict[str, list[float]]:
+    """MHz of each core and, where there is an Nvidia GPU, of its multiprocessors and memory; of now."""
+    found = {}
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found["cores"] = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    words = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits", "--id=0"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError, ValueError):
+        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        found["gpu"] = [float(value) for value in told.split(",")]
+    return found
+
+
 def has_cifar100(root: str | None) -> bool:
     """Whether CIFAR-100 is on this machine, as a folder or as the published archive."""
     places = search_places(root)
@@ -66,7 +88,7 @@ def begin(
 ) -> tuple[str, list[str], dict[str, Any]]:
     """What the pictures are, in words; the overrides that read them; and what the figures stand on, printed.
 
-    That is time, versions, machine, git state, and how busy the machine is before the benchmark begins.
+    That is time, versions, machine, git state, and how busy the machine and its clocks are before it begins.
     about: what is measured, in words. packages: whose versions count, too. device: as train.device.
     """
     # Runnable processes, over the last minute; some systems do not count them.
@@ -77,7 +99,20 @@ def begin(
     print(f"{describe_machine(found)}\n{pictures}{about and f'; {about}'}")
     if load is not None and load > QUIET_LOAD:
         print(f"note: the machine is busy (load {load:.1f}): these figures are not worth keeping")
-    return pictures, overrides, {**found, "load_before": load}
+    return pictures, overrides, {**found, "load_before": load, "clocks_before": clocks()}
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Float32 as the processor has it: on a GPU, without TF32, whose products have three decimal digits."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
 
 
 def spread(values: Sequence[float], *, digits: int, best: Any = max) -> dict[str, Any]:
@@ -103,5 +138,5 @@ def write(path: Path | None, name: str, result: dict[str, Any]) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"benchmark": name, **result})
+    write_json(path, {"benchmark": name, **result, "clocks_after": clocks()})
     print(f"written: {path}")

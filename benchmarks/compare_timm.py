@@ -4,23 +4,26 @@
 
 The script is not part of timm's wheel: it is train.py of https://github.com/huggingface/pytorch-image-models.
 timm reads a folder of PNGs, written from our recipe's pictures at their size; ours reads them as always. Both
-flip, train a ResNet-18 with AdamW and clipped gradients, score the validation pictures after each epoch and
-write a checkpoint; timm with channels_last and bfloat16, plain and compiled. Whole commands are timed, in
-rounds, at two numbers of epochs: their difference is what an epoch costs, without start-up and reading. What
-is compiled is compiled before.
+crop and flip (ours a shifted window, timm's script a resized one, the nearest that it has), train a ResNet-18
+with AdamW and clipped gradients, score the validation pictures after each epoch and write a checkpoint; timm
+with channels_last and bfloat16, plain and compiled, and on a CPU in float32 too. Whole commands are timed in
+rounds, each with its own seed, at two numbers of epochs: their difference is what an epoch costs, without
+start-up. The first command of each is timed apart: it compiles what later ones find compiled.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import begin, parser, positive, spread, write
+from common import begin, parser, positive, refuse, spread, write
 from PIL import Image
 
 from cifarlab.config import Config
@@ -29,7 +32,13 @@ from cifarlab.device import pick_device
 from cifarlab.recipes import read, resolve
 
 RECIPE = "resnet18_baseline"
-POLICY = "data.augment={flip: {p: 0.5}}"
+# Each seed trains on the same pictures, which timm reads from one folder.
+SAME = ("data.augment={crop: {padding: 4}, flip: {p: 0.5}}", "data.split_seed=0")
+# A square of 64 to 100 % of the picture, resized to its size.
+WINDOW = ("--scale", "0.64", "1", "--ratio", "1", "1")
+
+# What trains for so many epochs, from such a seed.
+Command = Callable[[int, int], list[str]]
 
 
 def write_folder(config: Config, folder: Path) -> tuple[int, int, int]:
@@ -54,13 +63,13 @@ def _write_split(split: Split, folder: Path) -> None:
 
 
 def timm_command(
-    script: Path, config: Config, num_classes: int, folder: Path, epochs: int, options: Sequence[str]
+    script: Path, config: Config, num_classes: int, folder: Path, options: Sequence[str]
 ) -> list[str]:
-    """The command line of timm's script for what the recipe says. folder: of pictures and results."""
+    """timm's script told what the recipe says, but for epochs and seed. folder: of pictures and results."""
     size, optim = str(config.data.image_size), config.optim
     told = {
         "--data-dir": folder / "pictures", "--model": "resnet18", "--num-classes": num_classes,
-        "--batch-size": config.data.batch_size, "--epochs": epochs, "--warmup-epochs": 0,
+        "--batch-size": config.data.batch_size, "--warmup-epochs": 0,
         "--opt": "adamw", "--lr": optim.lr, "--weight-decay": optim.weight_decay,
         "--clip-grad": config.train.grad_clip, "--color-jitter": 0, "--crop-pct": 1, "--smoothing": 0,
         # Constant: without a schedule the script fails.
@@ -70,13 +79,7 @@ def timm_command(
         "--device": pick_device(config.train.device).type,
     }  # fmt: skip
     words = [str(word) for pair in told.items() for word in pair]
-    lists = ["--input-size", "3", size, size, "--scale", "1", "1", "--ratio", "1", "1"]
-    return [sys.executable, str(script), *words, *lists, "--amp", "--channels-last", *options]
-
-
-def our_command(overrides: Sequence[str], runs: Path, epochs: int) -> list[str]:
-    words = [sys.executable, "-m", "cifarlab", "train", RECIPE, *overrides, f"train.epochs={epochs}"]
-    return [*words, "--fresh", "--runs", str(runs)]
+    return [sys.executable, str(script), *words, "--input-size", "3", size, size, *WINDOW, *options]
 
 
 def seconds_of(command: Sequence[str]) -> float:
@@ -88,34 +91,42 @@ def seconds_of(command: Sequence[str]) -> float:
     return time.perf_counter() - begun
 
 
-def measure(
-    commands: Mapping[str, Callable[[int], list[str]]], few: int, many: int, rounds: int
-) -> dict[str, list[dict[str, float]]]:
-    """Seconds of an epoch, and of all that is none, of every contestant in every round, in turns."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of one contestant: its first command, and by round an epoch and all that is none."""
+
+    first: float
+    epoch: list[float]
+    rest: list[float]
+
+    def figures(self) -> dict[str, Any]:
+        spreads = {
+            name: spread(values, digits=3, best=min)
+            for name, values in (("epoch", self.epoch), ("rest", self.rest))
+        }
+        return {"first": round(self.first, 3), **spreads}
+
+
+def measure(commands: Mapping[str, Command], few: int, many: int, rounds: int) -> dict[str, Measured]:
+    """Every contestant in every round, in turns, each time another one first."""
+    found = {name: Measured(seconds_of(command(few, 0)), [], []) for name, command in commands.items()}
     names = list(commands)
-    for command in commands.values():
-        seconds_of(command(few))  # What is compiled for the first time is kept for the next.
-    for number in range(rounds):
-        first = number % len(names)
+    for seed in range(rounds):
+        first = seed % len(names)
         for name in names[first:] + names[:first]:
-            short, long = (seconds_of(commands[name](epochs)) for epochs in (few, many))
-            epoch = (long - short) / (many - few)
-            found[name].append({"epoch": epoch, "rest": short - few * epoch})
-        latest = ", ".join(f"{name} {values[-1]['epoch']:.2f}" for name, values in found.items())
-        print(f"round {number + 1}, s an epoch: {latest}", flush=True)
+            short, long = (seconds_of(commands[name](epochs, seed)) for epochs in (few, many))
+            found[name].epoch.append((long - short) / (many - few))
+            found[name].rest.append(short - few * found[name].epoch[-1])
+        latest = ", ".join(f"{name} {it.epoch[-1]:.2f}" for name, it in found.items())
+        print(f"round {seed + 1}, s an epoch: {latest}", flush=True)
     return found
 
 
-def judged(found: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+def judged(found: Mapping[str, Measured]) -> dict[str, Any]:
     """Spreads of all seconds, and how many times as fast as each other contestant ours is."""
-    figures = {
-        name: {key: spread([each[key] for each in rounds], digits=3, best=min) for key in ("epoch", "rest")}
-        for name, rounds in found.items()
-    }
-    ratios = {}
+    figures, ratios = {name: it.figures() for name, it in found.items()}, {}
     for name in found.keys() - {"ours"}:
-        rounds = [them["epoch"] / us["epoch"] for them, us in zip(found[name], found["ours"], strict=True)]
+        rounds = [them / us for them, us in zip(found[name].epoch, found["ours"].epoch, strict=True)]
         ratios[f"ours over {name}"] = {
             "of_medians": round(figures[name]["epoch"]["median"] / figures["ours"]["epoch"]["median"], 3),
             "rounds": [round(ratio, 3) for ratio in rounds],
@@ -124,10 +135,11 @@ def judged(found: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any], train: int, val: int) -> None:
-    print(f"\n| {train:,} + {val:,} pictures | an epoch, median, s | start-up and the rest, median, s |")
-    print("|---|---|---|")
+    print(f"\n| {train:,} + {val:,} pictures | an epoch, median, s | start-up and the rest, median, s "
+          "| first command, s |\n|---|---|---|---|")  # fmt: skip
     for name, figure in found["seconds"].items():
-        print(f"| {name} | {figure['epoch']['median']:.2f} | {figure['rest']['median']:.2f} |")
+        medians = f"{figure['epoch']['median']:.2f} | {figure['rest']['median']:.2f}"
+        print(f"| {name} | {medians} | {figure['first']:.2f} |")
     for name, ratio in found["ratios"].items():
         least, most = min(ratio["rounds"]), max(ratio["rounds"])
         print(f"{name}: {ratio['of_medians']:.2f} (rounds {least:.2f} to {most:.2f})")
@@ -139,40 +151,45 @@ def main() -> None:
     options.add_argument("--rounds", type=positive, default=5)
     options.add_argument("--epochs", type=positive, nargs=2, default=[1, 3], help="the two that are compared")
     options.add_argument("--pictures", type=positive, help="training pictures; default: 5,000 on a CPU, all")
-    options.add_argument("--workers", type=int, default=8, help="of timm's loaders")
+    options.add_argument("--workers", type=int, help="of timm's loaders; default: a core each, at most 8")
     options.add_argument("--device", default="auto")
     options.add_argument("--engine", default="auto", help="ours: as train.engine")
     given = options.parse_args()
     if given.timm_train is None or not given.timm_train.is_file():
-        options.error(
-            "--timm-train must be timm's train.py, which its wheel lacks: take it from "
-            "https://github.com/huggingface/pytorch-image-models, as it is for the timm installed here"
-        )
+        source = "https://github.com/huggingface/pytorch-image-models"
+        refuse(options, f"--timm-train must be timm's train.py, which its wheel lacks: take it from {source}")
     few, many = sorted(given.epochs)
     if few == many:
-        options.error("--epochs needs two different numbers")
+        refuse(options, "--epochs needs two different numbers")
     device = pick_device(given.device).type
-    pictures, overrides, environment = begin(given, device=given.device)
+    workers = min(8, os.cpu_count() or 1) if given.workers is None else given.workers
+    pictures, overrides, environment = begin(given, packages=("timm",), device=given.device)
     limit = given.pictures or ("null" if device == "cuda" else 5000)
-    overrides += [POLICY, f"train.device={given.device}", f"train.engine={given.engine}"]
+    overrides += [*SAME, f"train.device={given.device}", f"train.engine={given.engine}"]
     overrides += ["data.batch_size=20"] if given.tiny else [f"data.limit={limit}"]
     config = resolve(read(RECIPE), overrides)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         train, val, num_classes = write_folder(config, folder / "pictures")
+        if train % config.data.batch_size:
+            refuse(options, f"{train} training pictures are not whole batches of {config.data.batch_size}; "
+                            "timm's script leaves a short one out: choose other --pictures")  # fmt: skip
 
-        def timm(epochs: int, *more: str) -> list[str]:
-            told = [*more, "--workers", str(given.workers)]
-            return timm_command(given.timm_train, config, num_classes, folder, epochs, told)
+        def timm(*own: str) -> Command:
+            told = [*own, "--channels-last", "--workers", str(workers)]
+            fixed = timm_command(given.timm_train, config, num_classes, folder, told)
+            return lambda epochs, seed: [*fixed, "--epochs", str(epochs), "--seed", str(seed)]
 
-        commands = {
-            "timm": timm,
-            "timm, compiled": lambda epochs: timm(epochs, "--torchcompile"),
-            "ours": lambda epochs: our_command(overrides, folder / "runs", epochs),
-        }
+        def ours(epochs: int, seed: int) -> list[str]:
+            words = [sys.executable, "-m", "cifarlab", "train", RECIPE, *overrides, f"train.epochs={epochs}"]
+            return [*words, f"train.seed={seed}", "--fresh", "--runs", str(folder / "runs")]
+
+        commands = {"timm": timm("--amp"), "timm, compiled": timm("--amp", "--torchcompile"), "ours": ours}
+        if device == "cpu":
+            commands = {"timm, float32": timm(), **commands}
         found = judged(measure(commands, few, many, given.rounds))
     report(found, train, val)
-    told = {"device": device, "train": train, "val": val, "epochs": [few, many], "workers": given.workers}
+    told = {"device": device, "train": train, "val": val, "epochs": [few, many], "workers": workers}
     write(
         given.out,
         "compare_timm",

@@ -1,0 +1,144 @@
+"""The steps of gpu_suite.py, in order of worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE.parent / "src" / "cifarlab" / "recipes"
+# What a rehearsal lays over every recipe.
+DRY = (
+    "data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100", "data.batch_size=50",
+    "data.image_size=32", "model.backbone=resnet18", "model.init=null", "train.epochs=1", "train.stop=null",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """words: a command, without `python`. result: the file it writes; None: what it prints is the result."""
+
+    name: str
+    words: tuple[str, ...]
+    result: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the steps depend on.
+
+    out: the folder of results. engine: the one that captures steps. dry: seconds a step, for a rehearsal.
+    timm_train: timm's train.py. start: a run whose weights stand in for ImageNet's. Without one of these two,
+    the steps that need it are left out.
+    """
+
+    out: Path
+    engine: str = "graph"
+    dry: bool = False
+    timm_train: Path | None = None
+    start: Path | None = None
+
+    def steps(self) -> list[Step]:
+        return [*self._first(), *self._speed(), *(() if self.dry else self._tables())]
+
+    def _first(self) -> list[Step]:
+        """Does the loop run on the device, and compute what the CPU computes, whichever engine runs it?"""
+        return [
+            self._benchmark("gpu_tests", "gpu_tests"),
+            self._benchmark("gpu_losses", "gpu_losses", "--engines", "eager", "compiled", self.engine),
+        ]
+
+    def _speed(self) -> list[Step]:
+        """What whole runs cost, with evaluations and checkpoints; what others' cost; time to an accuracy."""
+        captured, from_scratch = f"train.engine={self.engine}", "model.backbone.pretrained=false"
+        large = ("data.image_size=224", "train.stop=3")
+        eager, compiled = "train.engine=eager", "train.engine=compiled"
+        return [
+            self._run("resnet18_baseline_graph", "resnet18_baseline", captured),
+            self._run("resnet18_baseline_eager", "resnet18_baseline", eager),
+            self._run("resnet18_baseline_compiled", "resnet18_baseline", compiled),
+            self._benchmark("compare_seed_32", "compare_seed", "--sizes", "32", "--engine", self.engine),
+            self._benchmark("compare_seed_224", "compare_seed", "--sizes", "224", "--pictures", "5000",
+                            "--engine", self.engine),
+            self._run("resnet18_224_graph", "resnet18_baseline", captured, *large),
+            self._run("resnet18_224_compiled", "resnet18_baseline", compiled, *large),
+            *(self._seeds(number, captured, "train.stop=50") for number in (1, 8)),
+            *(
+                self._run(recipe, recipe, captured)
+                for recipe in ("resnet18_augment", "resnet18_baseline_lbsmooth", "resnet18_baseline_wd01")
+            ),
+            *(
+                self._run(recipe, recipe, captured, from_scratch)
+                for recipe in ("resnet18_pretrained", "resnet18_pretrained_arcface")
+            ),
+            *(
+                self._cifarlab(f"profile_{engine}", "profile", "resnet18_baseline", "--json",
+                               f"train.engine={engine}", *self._short())
+                for engine in dict.fromkeys((self.engine, "eager", "compiled"))
+            ),
+            # Thirty seeds, in parts that fit into a step's time.
+            *(self._time_to(recipe, first, 10) for first in (0, 10, 20) for recipe in ("cpu_70", "cpu_75")),
+            self._time_to("gpu_80", first=0, seeds=3),
+            *self._timm(),
+            self._benchmark("scaling", "scaling"),
+        ]  # fmt: skip
+
+    def _tables(self) -> list[Step]:
+        """The ladder and the tutorial's table: first what they need, a recipe a step, then each whole."""
+        experiments = [path.stem for path in sorted((RECIPES / "as_run").glob("*.yaml"))]
+        rungs = [f"ladder/{path.stem}" for path in sorted((RECIPES / "ladder").glob("*.yaml"))]
+        start: tuple[str, ...] = ("--start", str(self.start.resolve())) if self.start else ()
+        if not start:
+            experiments = [name for name in experiments if "pretrained" not in name]
+        # Large pictures and networks, and what learns from them, take hours: last.
+        experiments.sort(key=lambda name: any(word in name for word in ("224", "resnet50", "_kd")))
+        only = [word for name in experiments for word in ("--only", name)]
+        whole = ("--budget", "whole", "--json", *start)
+        return [
+            *(
+                self._cifarlab(recipe.replace("/", "_"), "train", recipe, "--seeds", "3", *self._runs())
+                for recipe in ("strong/resnet18_30_epochs", *rungs)
+            ),
+            self._cifarlab("ladder", "ladder", "ladder/", "--seeds", "3", "--json", *self._runs()),
+            *(
+                self._cifarlab(f"reproduce_{name}", "reproduce", "--only", name, *whole, *self._runs())
+                for name in experiments
+            ),
+            self._cifarlab("reproduce", "reproduce", *only, *whole, *self._runs()),
+        ]  # fmt: skip
+
+    def _benchmark(self, name: str, script: str, *options: str) -> Step:
+        """A script of this folder, which writes its result itself."""
+        out = self.out / f"{name}.json"
+        tiny = ("--tiny",) if self.dry else ()
+        return Step(name, (str(HERE / f"{script}.py"), "--out", str(out), *options, *tiny), out)
+
+    def _cifarlab(self, name: str, *words: str) -> Step:
+        return Step(name, ("-m", "cifarlab", *words))
+
+    def _run(self, name: str, recipe: str, *overrides: str) -> Step:
+        """A training run, whose result is its summary."""
+        words = ("train", recipe, *overrides, *self._short(), "--name", name, *self._runs())
+        return Step(name, ("-m", "cifarlab", *words), self.out / "runs" / name / "0" / "summary.json")
+
+    def _seeds(self, at_once: int, *overrides: str) -> Step:
+        name = f"eight_seeds_{at_once}_at_once"
+        how = ("--seeds", "8", "--at-once", str(at_once), "--name", name, *self._runs())
+        return self._cifarlab(name, "train", "resnet18_baseline", *overrides, *self._short(), *how)
+
+    def _time_to(self, recipe: str, first: int, seeds: int) -> Step:
+        which = ("--first-seed", str(first), "--seeds", "1" if self.dry else str(seeds), "--device", "auto")
+        own = ("--recipe", f"speed/{recipe}", "--override", f"train.engine={self.engine}")
+        return self._benchmark(f"speed_{recipe}_from_{first}", "speed", *own, *which)
+
+    def _timm(self) -> list[Step]:
+        if self.timm_train is None:
+            return []
+        own = ("--timm-train", str(self.timm_train.resolve()), "--engine", self.engine)
+        return [self._benchmark("compare_timm", "compare_timm", *own)]
+
+    def _runs(self) -> tuple[str, ...]:
+        return ("--runs", str(self.out / "runs"))
+
+    def _short(self) -> tuple[str, ...]:
+        return DRY if self.dry else ()

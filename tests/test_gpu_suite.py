@@ -1,0 +1,177 @@
+"""The suite of everything that needs a GPU, rehearsed without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from benchmarks.gpu_steps import Plan, Step
+
+from cifarlab import cli
+from cifarlab.recipes import read, resolve
+from cifarlab.reproduce import experiments
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+# Runs the suite over steps of its own.
+DRIVER = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import gpu_suite
+from gpu_steps import Plan, Step
+
+WAITS = '''
+import pathlib, time
+try:
+    pathlib.Path("begun").touch()
+    time.sleep(600)
+except KeyboardInterrupt:
+    pathlib.Path("saved").touch()
+'''
+
+def steps(plan):
+    out = plan.out / "writes.json"
+    return [
+        Step("says", ("-c", "print('[1, 2]')")),
+        Step("writes", ("-c", f"open({str(out)!r}, 'w').write('{{}}'); raise SystemExit(3)"), out),
+        Step("waits", ("-c", WAITS)),
+        Step("last", ("-c", "print('ends here')")),
+    ]
+
+Plan.steps = steps
+gpu_suite.main()
+"""
+
+
+def suite(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(BENCHMARKS / "gpu_suite.sh"), *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable},
+    )
+
+
+def driven(folder: Path, *options: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", DRIVER, str(BENCHMARKS), "--dry", "--out", str(folder), *options]
+    return subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def planned(dry: bool) -> list[Step]:
+    return Plan(Path("out"), "graph", dry, Path("train.py"), Path("runs/tiny/0")).steps()
+
+
+@needs_bash
+def test_a_rehearsed_run_is_kept_and_not_done_again(tmp_path: Path):
+    options = ("--dry", "--out", str(tmp_path), "--only")
+    first = suite(*options, "^resnet18_baseline_eager$")
+    assert first.returncode == 0, first.stdout + first.stderr
+    kept = tmp_path / "rehearsal" / "resnet18_baseline_eager.json"
+    summary = json.loads(kept.read_text())
+    assert summary["epochs_run"] == 1 and summary["recipe"] == "resnet18_baseline"
+    before = kept.stat().st_mtime_ns
+    second = suite(*options, "^(resnet18_baseline_eager|profile_eager)$", "--total", "0")
+    assert "done: resnet18_baseline_eager; failed: nothing; left: profile_eager." in second.stdout
+    assert kept.stat().st_mtime_ns == before
+    noted = json.loads((tmp_path / "rehearsal" / "suite.json").read_text())
+    assert noted["resnet18_baseline_eager"]["end"] == "done"
+    assert " -m cifarlab train resnet18_baseline " in noted["resnet18_baseline_eager"]["command"]
+
+
+@needs_bash
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(tmp_path: Path):
+    finished = suite("--out", str(tmp_path / "none"))
+    assert finished.returncode == 2 and "--dry" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1 and not (tmp_path / "none").exists()
+
+
+def test_a_failed_step_is_told_and_what_it_wrote_does_not_count(tmp_path: Path):
+    process = driven(tmp_path, "--only", "says|writes|last")
+    printed, _ = process.communicate()
+    assert process.returncode == 1 and "done: says last; failed: writes; left: nothing" in printed
+    results = tmp_path / "rehearsal"
+    assert json.loads((results / "says.json").read_text())["printed"] == [1, 2]
+    assert json.loads((results / "last.json").read_text())["printed"] == "ends here\n"
+    assert not (results / "writes.json").exists() and (results / "writes.failed.json").exists()
+    assert json.loads((results / "suite.json").read_text())["writes"]["status"] == 3
+
+
+def test_a_step_out_of_time_is_asked_to_stop_and_left_for_later(tmp_path: Path):
+    process = driven(tmp_path, "--only", "waits|last", "--limit", "10")
+    printed, _ = process.communicate()
+    assert process.returncode == 0 and "done: last; failed: nothing; left: waits (cut off)" in printed
+    assert (tmp_path / "saved").exists() and not (tmp_path / "rehearsal" / "waits.json").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_reaches_the_step_and_ends_the_suite(tmp_path: Path, how: signal.Signals):
+    process = driven(tmp_path, "--only", "waits|last")
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(how)
+    printed, complaints = process.communicate()
+    assert (process.returncode, complaints) == (130, "") and "the same command goes on" in printed
+    assert (tmp_path / "saved").exists() and not (tmp_path / "rehearsal" / "last.json").exists()
+
+
+def test_missing_packages_are_named_to_pip_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from benchmarks import gpu_suite
+
+    called: list[list[str]] = []
+
+    def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+        called.append(words)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(gpu_suite, "NEEDED", {"json": "there", "no_such_module": "no-such-package"})
+    monkeypatch.setattr(gpu_suite.subprocess, "run", run)
+    gpu_suite.fill_gaps(tmp_path)
+    (words,) = called
+    assert words[-1] == "no-such-package" and {"--no-index", "--find-links", str(tmp_path)} <= set(words)
+
+
+def test_the_tests_come_first_and_what_is_not_there_is_left_out():
+    names = [step.name for step in planned(dry=False)]
+    assert names[0] == "gpu_tests" and len(names) == len(set(names))
+    assert {f"reproduce_{name}" for name in experiments()} <= set(names)
+    without = [step.name for step in Plan(Path("out")).steps()]
+    assert "reproduce_resnet18_baseline" in without and "reproduce_resnet18_pretrained" not in without
+    assert "compare_timm" in names and "compare_timm" not in without
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_every_command_of_the_package_is_understood(dry: bool):
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    commands = [step.words[2:] for step in planned(dry) if step.words[:2] == ("-m", "cifarlab")]
+    for name, *words in commands:
+        command = group.commands[name]
+        given = command.make_context(name, words).params
+        if "recipe" in given:
+            resolve(read(given["recipe"]), given["overrides"] or ())
+        assert set(given.get("only") or ()) <= set(experiments())
+    names = {words[0] for words in commands}
+    assert names == ({"train", "profile"} if dry else {"train", "profile", "ladder", "reproduce"})
+
+
+def test_every_option_of_a_script_is_known():
+    told: dict[str, str] = {}
+    scripts = [step.words for step in planned(dry=True) if step.words[0] != "-m"]
+    for script, *options in scripts:
+        if script not in told:
+            words = [sys.executable, script, "--help"]
+            told[script] = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert all(option in told[script] for option in options if option.startswith("--")), script
