@@ -105,7 +105,8 @@ def test_startup_measures_whole_processes(tmp_path: Path):
 def test_compare_seed_runs_whole_epochs_of_each_side(tmp_path: Path):
     printed, result = run_tiny("compare_seed", tmp_path)
     found = result["sizes"]["32"]
-    assert found["equality"]["gradients"] < 1e-4 and found["equality"]["losses"] < 5e-3
+    equality = found["equality"]
+    assert equality["gradients"] < 1e-4 and equality["losses"] < 5e-3 and equality["pictures"] == 0
     seconds = found["seconds"]
     assert list(seconds) == ["A, 0 and 0 workers", "A', 0 and 0 workers", "B"]
     for figures in seconds.values():
