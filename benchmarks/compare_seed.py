@@ -94,7 +94,7 @@ class Clock(TrainingProgress):
 
 
 def run_ours(config: Config, folder: Path) -> tuple[float, float]:
-    """A whole run of `cifarlab.train`: (seconds an epoch, the share of them outside steps and evaluations)."""
+    """A whole run of `cifarlab.train`: (seconds an epoch, their share outside steps and evaluations)."""
     clock = Clock(pick_device(config.train.device))
     step, evaluate, flush = Engine.step, training.evaluate, Saver.flush
     Engine.step, training.evaluate = clock.timed(step), clock.timed(evaluate)
