@@ -18,6 +18,9 @@ from cifarlab import cli
 from cifarlab.engine import Engine
 from cifarlab.run import Interrupted
 
+# cuBLAS repeats itself if it is told to before its first use, by whichever test that is.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -18,6 +18,7 @@ from cifarlab.prepare import prepare
 from cifarlab.records import Batch, Output
 from cifarlab.registry import ConfigError
 from cifarlab.views import DressedAhead, dress
+from tests.gpu import sync_is_an_error, without_tf32
 from tests.tiny import tiny_config
 
 # 100 validate, 200 train in seven batches, the last one of eight pictures.
@@ -213,16 +214,14 @@ def test_a_gpu_replays_the_step_bit_for_bit(name):
 def test_a_gpu_is_not_waited_for_within_an_epoch(engine):
     engine = prepare(tiny_config("train.device=cuda", "train.average=ema", f"train.engine={engine}")).engine
     train_epochs(engine, range(5))  # Captured by now.
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with sync_is_an_error():
         train_epochs(engine, range(5, 6))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert engine.means.read()["loss/total"] > 0
 
 
 @pytest.mark.gpu
 @NEEDS_GPU
+@without_tf32()
 def test_a_gpu_computes_the_losses_of_the_cpu():
     """Float32, without the shortcuts of TF32: a hundred steps of the same pictures in the same order."""
     losses = []

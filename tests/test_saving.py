@@ -17,6 +17,7 @@ from cifarlab.engine import Engine
 from cifarlab.registry import Failure
 from cifarlab.run import Interrupted
 from cifarlab.saving import Saver, snapshot
+from tests.gpu import sync_is_an_error
 from tests.test_train import assert_same_run
 from tests.tiny import train_tiny
 
@@ -345,15 +346,6 @@ def test_a_snapshot_on_a_gpu_is_taken_and_written_without_the_training_waiting(t
     best, last = on_disk(saver)
     for found in (best["model"]["weight"], last["weight"], last["steps"]):
         assert found.device.type == "cpu" and (found == 1).all()
-
-
-@contextlib.contextmanager
-def sync_is_an_error():
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

@@ -20,6 +20,7 @@ from cifarlab.models.sizes import (
     sizes_of_batch,
 )
 from cifarlab.registry import LOSSES, ConfigError
+from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config
 
 SIZES = st.lists(st.integers(8, 300), min_size=1, max_size=6, unique=True)
@@ -212,11 +213,8 @@ def test_a_gpu_gives_the_same_answers_without_being_waited_for():
     config = tiny_config("data.multi_scale={sizes: [16, 8, 24], per: sample}")
     expected = forward(model, images, config, 4, 0, 1, 7).logits
     model, images = model.cuda(), images.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with sync_is_an_error():
         logits = forward(model, images, config, 4, 0, 1, 7).logits
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(logits.cpu(), expected, rtol=1e-3, atol=1e-3)
 
 

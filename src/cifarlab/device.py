@@ -93,9 +93,8 @@ def picture_budget(device: torch.device) -> int | None:
 def use_deterministic(device: torch.device, wanted: bool) -> None:
     """Make a GPU repeat itself bit for bit; the CPU does so anyway at an equal number of threads."""
     if device.type == "cuda":
-        if wanted:
-            # cuBLAS reads it when its first handle is made.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # cuBLAS reads it once, before its first product: a later run of this process may want it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not wanted
         torch.use_deterministic_algorithms(wanted)
 

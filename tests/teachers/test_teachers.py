@@ -17,6 +17,7 @@ from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.teaching import train_teachers as teach
 from cifarlab.trained import load_trained
 from cifarlab.views import dress
+from tests.gpu import without_tf32
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
 from tests.tiny import TINY, tiny_config, train_tiny
 
@@ -211,6 +212,7 @@ def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatc
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("run", ["linear", "margin"])
+@without_tf32()
 def test_a_teacher_on_a_gpu_says_what_it_says_on_the_cpu(runs, run, cache):
     options = (
         "data.augment={crop: {}}",
@@ -218,7 +220,6 @@ def test_a_teacher_on_a_gpu_says_what_it_says_on_the_cpu(runs, run, cache):
         "teacher.precision=float32",
         "objective={rkd: {}}",
     )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     truth = answers(prepare(student(runs, *options, run=run)).engine)[1]
     for cached in ("true", "false"):
         engine = prepare(
