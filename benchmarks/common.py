@@ -7,7 +7,7 @@ import contextlib
 import os
 import statistics
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +19,7 @@ from cifarlab.data.cifar import CIFAR100
 from cifarlab.data.download import search_places
 from cifarlab.device import describe_hardware, pick_device
 from cifarlab.run import describe_environment
+from cifarlab.saving import Saver
 
 # What --tiny trains on: enough for a few steps, drawn in a moment.
 TINY = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100")
@@ -113,6 +114,22 @@ def exact_float32() -> Iterator[None]:
     finally:
         torch.backends.cudnn.allow_tf32 = convolutions
         torch.set_float32_matmul_precision(products)
+
+
+@contextlib.contextmanager
+def when_saved(then: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile `then` is called whenever all files of a run are on the disk, where a thread writes them."""
+    flush = Saver.flush
+
+    def flushed(saver: Saver) -> None:
+        flush(saver)
+        then()
+
+    Saver.flush = flushed
+    try:
+        yield
+    finally:
+        Saver.flush = flush
 
 
 def spread(values: Sequence[float], *, digits: int, best: Any = max) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import begin, exact_float32, parser, positive, refuse, spread, write
+from common import begin, exact_float32, parser, positive, refuse, spread, when_saved, write
 from rich.console import Console
 from torch import Tensor
 from tutorial import Tutorial, TutorialPictures, now
@@ -36,7 +36,6 @@ from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
-from cifarlab.saving import Saver
 
 RECIPE = "as_run/resnet18_baseline"
 # Of B over A; what is asked of B over A' holds on a GPU.
@@ -80,29 +79,23 @@ class Clock(TrainingProgress):
 
         return timed
 
-    def last(self, call: Any) -> Any:
-        """The same call, whose first end is that of the epochs."""
-
-        def last(*arguments: Any, **options: Any) -> Any:
-            found = call(*arguments, **options)
-            if self.found is None:
-                whole = now(self.device) - self.begun
-                self.found = whole / self.epochs, 1 - self.within / whole
-            return found
-
-        return last
+    def saved(self) -> None:
+        """The epochs are over when their files are there, for the first time."""
+        if self.found is None:
+            whole = now(self.device) - self.begun
+            self.found = whole / self.epochs, 1 - self.within / whole
 
 
 def run_ours(config: Config, folder: Path) -> tuple[float, float]:
     """A whole run of `cifarlab.train`: (seconds an epoch, their share outside steps and evaluations)."""
     clock = Clock(pick_device(config.train.device))
-    step, evaluate, flush = Engine.step, training.evaluate, Saver.flush
+    step, evaluate = Engine.step, training.evaluate
     Engine.step, training.evaluate = clock.timed(step), clock.timed(evaluate)
-    Saver.flush = clock.last(flush)
     try:
-        training.train(config, Run(folder / "ours" / "0"), clock, fresh=True)
+        with when_saved(clock.saved):
+            training.train(config, Run(folder / "ours" / "0"), clock, fresh=True)
     finally:
-        Engine.step, training.evaluate, Saver.flush = step, evaluate, flush
+        Engine.step, training.evaluate = step, evaluate
     assert clock.found is not None, "a run waits for its files"
     return clock.found
 

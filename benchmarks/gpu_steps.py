@@ -16,7 +16,11 @@ DRY = (
 
 @dataclass(frozen=True)
 class Step:
-    """words: a command, without `python`. result: the file it writes; None: what it prints is the result."""
+    """A command, without `python`, and where its result is.
+
+    result: a JSON file that it writes; a folder: of a run, whose summary, metrics and environment are the
+    result; None: what it prints.
+    """
 
     name: str
     words: tuple[str, ...]
@@ -45,8 +49,12 @@ class Plan:
         """Does the loop run on the device, and compute what the CPU computes, whichever engine runs it?"""
         return [
             self._benchmark("gpu_tests", "gpu_tests"),
-            self._benchmark("gpu_losses", "gpu_losses", "--engines", "eager", "compiled", self.engine),
-        ]
+            *(
+                self._benchmark(f"gpu_losses_{recipe}", "gpu_losses", *self._pictures(), "--recipes", recipe,
+                                "--engines", "eager", "compiled", self.engine)
+                for recipe in ("resnet18_baseline", "resnet18_augment", "resnet18_pretrained_arcface")
+            ),
+        ]  # fmt: skip
 
     def _speed(self) -> list[Step]:
         """What whole runs cost, with evaluations and checkpoints; what others' cost; time to an accuracy."""
@@ -57,8 +65,10 @@ class Plan:
             self._run("resnet18_baseline_graph", "resnet18_baseline", captured),
             self._run("resnet18_baseline_eager", "resnet18_baseline", eager),
             self._run("resnet18_baseline_compiled", "resnet18_baseline", compiled),
-            self._benchmark("compare_seed_32", "compare_seed", "--sizes", "32", "--engine", self.engine),
-            self._benchmark("compare_seed_224", "compare_seed", "--sizes", "224", "--engine", self.engine),
+            self._benchmark("compare_seed_32", "compare_seed", *self._pictures(), "--sizes", "32",
+                            "--engine", self.engine),
+            self._benchmark("compare_seed_224", "compare_seed", *self._pictures(), "--sizes", "224",
+                            "--engine", self.engine),
             self._run("resnet18_224_graph", "resnet18_baseline", captured, *large),
             self._run("resnet18_224_compiled", "resnet18_baseline", compiled, *large),
             *(self._seeds(number, captured, "train.stop=50") for number in (1, 8)),
@@ -75,40 +85,48 @@ class Plan:
                                f"train.engine={engine}", *self._short())
                 for engine in dict.fromkeys((self.engine, "eager", "compiled"))
             ),
-            # Thirty seeds, in parts that fit into a step's time.
-            *(self._time_to(recipe, first, 10) for first in (0, 10, 20) for recipe in ("cpu_70", "cpu_75")),
-            self._time_to("gpu_80", first=0, seeds=3),
+            self._time_to("cpu_75", seeds=30),
+            self._time_to("cpu_70", seeds=30),
+            self._time_to("gpu_80", seeds=3),
             *self._timm(),
-            self._benchmark("scaling", "scaling"),
+            *(
+                self._benchmark(f"scaling_{key}", "scaling", *self._pictures(), "--vary", key, "--seeds")
+                for key in ("pictures", "epochs", "batch", "pixels", "classes")
+            ),
         ]  # fmt: skip
 
     def _tables(self) -> list[Step]:
-        """The ladder and the tutorial's table: first what they need, a recipe a step, then each whole."""
+        """The ladder and the tutorial's table: first what they need, a recipe a step, then each whole.
+
+        Their runs lie apart: those of the same names above have other settings.
+        """
         experiments = [path.stem for path in sorted((RECIPES / "as_run").glob("*.yaml"))]
         rungs = [f"ladder/{path.stem}" for path in sorted((RECIPES / "ladder").glob("*.yaml"))]
-        start: tuple[str, ...] = ("--start", str(self.start.resolve())) if self.start else ()
-        if not start:
+        # A ResNet-18's weights are a start for no ResNet-50, and without a network there are no others.
+        experiments = [name for name in experiments if not {"resnet50", "kd"} & set(name.split("_"))]
+        if self.start is None:
             experiments = [name for name in experiments if "pretrained" not in name]
-        # Large pictures and networks, and what learns from them, take hours: last.
-        experiments.sort(key=lambda name: any(word in name for word in ("224", "resnet50", "_kd")))
+        start: tuple[str, ...] = ("--start", str(self.start.resolve())) if self.start else ()
+        experiments.sort(key=lambda name: "224x224" in name)  # Hours: last.
         only = [word for name in experiments for word in ("--only", name)]
-        whole = ("--budget", "whole", "--json", *start)
+        how = (f"train.engine={self.engine}", "--runs", str(self.out / "tables"))
+        whole = ("--budget", "whole", "--json", *start, *how)
         return [
             *(
-                self._cifarlab(recipe.replace("/", "_"), "train", recipe, "--seeds", "3", *self._runs())
+                self._cifarlab(recipe.replace("/", "_"), "train", recipe, "--seeds", "3", *how)
                 for recipe in ("strong/resnet18_30_epochs", *rungs)
             ),
-            self._cifarlab("ladder", "ladder", "ladder/", "--seeds", "3", "--json", *self._runs()),
+            self._cifarlab("ladder", "ladder", "ladder/", "--seeds", "3", "--json", *how),
             *(
-                self._cifarlab(f"reproduce_{name}", "reproduce", "--only", name, *whole, *self._runs())
+                self._cifarlab(f"reproduce_{name}", "reproduce", "--only", name, *whole)
                 for name in experiments
             ),
-            self._cifarlab("reproduce", "reproduce", *only, *whole, *self._runs()),
+            self._cifarlab("reproduce", "reproduce", *only, *whole),
         ]  # fmt: skip
 
     def _benchmark(self, name: str, script: str, *options: str) -> Step:
-        """A script of this folder, which writes its result itself."""
-        out = self.out / f"{name}.json"
+        """A script of this folder, which writes its result itself; not where a result counts as done."""
+        out = self.out / f"{name}.part.json"
         tiny = ("--tiny",) if self.dry else ()
         return Step(name, (str(HERE / f"{script}.py"), "--out", str(out), *options, *tiny), out)
 
@@ -118,23 +136,27 @@ class Plan:
     def _run(self, name: str, recipe: str, *overrides: str) -> Step:
         """A training run, whose result is its summary."""
         words = ("train", recipe, *overrides, *self._short(), "--name", name, *self._runs())
-        return Step(name, ("-m", "cifarlab", *words), self.out / "runs" / name / "0" / "summary.json")
+        return Step(name, ("-m", "cifarlab", *words), self.out / "runs" / name / "0")
 
     def _seeds(self, at_once: int, *overrides: str) -> Step:
         name = f"eight_seeds_{at_once}_at_once"
         how = ("--seeds", "8", "--at-once", str(at_once), "--name", name, *self._runs())
         return self._cifarlab(name, "train", "resnet18_baseline", *overrides, *self._short(), *how)
 
-    def _time_to(self, recipe: str, first: int, seeds: int) -> Step:
-        which = ("--first-seed", str(first), "--seeds", "1" if self.dry else str(seeds), "--device", "auto")
-        own = ("--recipe", f"speed/{recipe}", "--override", f"train.engine={self.engine}")
-        return self._benchmark(f"speed_{recipe}_from_{first}", "speed", *own, *which)
+    def _time_to(self, recipe: str, seeds: int) -> Step:
+        own = ("--recipe", f"speed/{recipe}", "--override", f"train.engine={self.engine}", "--device", "auto")
+        which = ("--seeds", "2" if self.dry else str(seeds))
+        return self._benchmark(f"speed_{recipe}", "speed", *self._pictures(), *own, *which)
 
     def _timm(self) -> list[Step]:
         if self.timm_train is None:
             return []
-        own = ("--timm-train", str(self.timm_train.resolve()), "--engine", self.engine)
-        return [self._benchmark("compare_timm", "compare_timm", *own)]
+        # Two rounds are what a step's time allows.
+        own = ("--timm-train", str(self.timm_train.resolve()), "--engine", self.engine, "--rounds", "2")
+        return [self._benchmark("compare_timm", "compare_timm", *self._pictures(), *own)]
+
+    def _pictures(self) -> tuple[str, ...]:
+        return () if self.dry else ("--dataset", "cifar100")
 
     def _runs(self) -> tuple[str, ...]:
         return ("--runs", str(self.out / "runs"))

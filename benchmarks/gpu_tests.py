@@ -47,12 +47,15 @@ def main() -> None:
     sys.path.insert(0, str(REPOSITORY))
     files = sorted(path for path in Path("tests").rglob("test_*.py") if MARK in path.read_text())
     outcomes = Outcomes()
-    pytest.main([*map(str, files), "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider"], plugins=[outcomes])
+    words = [*map(str, files), "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider"]
+    status = pytest.main(words, plugins=[outcomes])
     counts = {end: len(tests) for end, tests in outcomes.ended.items()}
     told = {"pictures": pictures, "files": [*map(str, files)], "counts": counts, "reasons": outcomes.reasons}
     write(given.out, "gpu_tests", {**found, **told})
-    if outcomes.ended["failed"] or not (outcomes.ended["passed"] or given.tiny):
-        raise SystemExit(f"failed: {', '.join(outcomes.ended['failed']) or 'nothing was run'}")
+    if status:
+        raise SystemExit(f"pytest ended with {int(status)}; failed: {', '.join(outcomes.ended['failed'])}")
+    if not (outcomes.ended["passed"] or given.tiny):
+        raise SystemExit("nothing was run: torch finds no GPU")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from cifarlab.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
+from cifarlab.saving import Saver
 from cifarlab.train import train
 
 class Clock(TrainingProgress):
@@ -52,13 +53,17 @@ class Clock(TrainingProgress):
     def start(self, *arguments):
         super().start(*arguments)
         self.begun = time.perf_counter()
-    def epoch(self, row, best):
-        self.seconds = time.perf_counter() - self.begun
 
-clock = Clock()
+clock, flush, seconds = Clock(), Saver.flush, []
+
+def flushed(saver):
+    flush(saver)
+    seconds.append(time.perf_counter() - clock.begun)
+
+Saver.flush = flushed  # The last file is written by a thread; first of all comes the end of the epochs.
 with tempfile.TemporaryDirectory() as folder:
     train(resolve(read(sys.argv[1]), sys.argv[2:]), Run(Path(folder) / "scaling" / "0"), clock)
-print(json.dumps({"seconds": clock.seconds, "peak_memory_bytes": peak_memory(pick_device("auto"))}))
+print(json.dumps({"seconds": seconds[0], "peak_memory_bytes": peak_memory(pick_device("auto"))}))
 """
 
 
@@ -159,10 +164,10 @@ def main() -> None:
     options.add_argument(
         "--seeds", type=positive, nargs="*", default=SEEDS, help="how many are trained at once"
     )
-    options.add_argument("--only-seeds", action="store_true", help="measure nothing else")
+    options.add_argument("--vary", choices=VARIED, nargs="*", default=[*VARIED], help="what else is varied")
     given = options.parse_args()
     base, varied, seeds = TINY if given.tiny else (BASE, VARIED, given.seeds)
-    varied = {} if given.only_seeds else varied
+    varied = {key: values for key, values in varied.items() if key in given.vary}
     rounds = 1 if given.tiny else given.rounds
     pictures, overrides, found = begin(given, f"{RECIPE}, {base}", device="auto")
     settings = [(key, value) for key, values in varied.items() for value in values]

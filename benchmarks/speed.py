@@ -5,11 +5,13 @@ python benchmarks/speed.py --recipe speed/cpu_70 --out benchmarks/results/speed_
 In time: reading the data, the whitening's statistics, every step, the checkpoints. Out of it, but printed: a
 step at each size on drawn pictures, which makes the processor's kernels ready. The test set is read once,
 after the last epoch, one look at each picture. With --hold-out the last epoch is scored on training pictures
-that were held out, and the test set is not read: for tuning.
+that were held out, and the test set is not read: for tuning. The file of --out is written after each run, and
+runs that are in it already are not made again.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import begin, parser, positive, write
+from common import begin, parser, positive, when_saved, write
 
 from cifarlab.config import Config
 from cifarlab.metrics import read_log
@@ -39,18 +41,6 @@ TARGETS: dict[str, tuple[float, float | None]] = {
 TINY = ("model.backbone.widths=[8, 8, 16]", "data.batch_size=50", "train.epochs=4")
 
 
-class Clock(TrainingProgress):
-    """Shows a run as any other, and knows when its last epoch was done and saved."""
-
-    def __init__(self):
-        super().__init__()
-        self.ended = 0.0
-
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
-        self.ended = time.perf_counter()
-        super().epoch(row, best)
-
-
 def build(recipe: str, overrides: Sequence[str]) -> float:
     """Seconds to build the model and train it for a step at each size, on drawn pictures."""
     begun = time.perf_counter()
@@ -66,10 +56,12 @@ def build(recipe: str, overrides: Sequence[str]) -> float:
 
 def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
     """Train from a cold start and score the last epoch, on test or on what was held out."""
-    run, clock = Run(folder, recipe), Clock()
+    run = Run(folder, recipe)
+    ended: list[float] = []
     begun = time.perf_counter()
-    summary = train(config, run, clock)
-    seconds = clock.ended - begun
+    with when_saved(lambda: ended.append(time.perf_counter())):
+        summary = train(config, run, TrainingProgress())
+    seconds = ended[0] - begun
     rows = read_log(run.metrics_path)
     found: dict[str, Any] = {
         "seed": config.train.seed,
@@ -87,11 +79,32 @@ def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
     return found
 
 
+def earlier_runs(out: Path | None, same: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that a file of results holds. Raises SystemExit if they are of another kind than `same`."""
+    if out is None or not out.is_file():
+        return []
+    found = json.loads(out.read_text())
+    other = [key for key, value in same.items() if found.get(key) != json.loads(json.dumps(value))]
+    if other:
+        raise SystemExit(f"{out} holds runs with another {', '.join(other)}; name another file")
+    return found["runs"]
+
+
+def summarised(runs: Sequence[dict[str, Any]], scored: str) -> dict[str, Any]:
+    """Means of the runs, and their table, printed."""
+    top1 = statistics.mean(run[scored] for run in runs)
+    seconds = statistics.mean(run["seconds"] for run in runs)
+    print(f"\n| seed | {scored.partition('_')[0]} top-1 | preparing and training, s |\n|---|---|---|")
+    for run in runs:
+        print(f"| {run['seed']} | {100 * run[scored]:.2f} | {run['seconds']:.1f} |")
+    print(f"\nmean of {len(runs)}: {100 * top1:.2f} % in {seconds:.1f} s ({seconds / 60:.2f} minutes)")
+    return {"runs": runs, "mean": {scored: round(top1, 5), "seconds": round(seconds, 2)}}
+
+
 def main() -> None:
     options = parser((__doc__ or "").partition("\n")[0])
     options.add_argument("--recipe", default="speed/cpu_70", choices=sorted(TARGETS))
-    options.add_argument("--seeds", type=positive, default=1, help="runs, of as many seeds")
-    options.add_argument("--first-seed", type=int, default=0, help="the seed of the first")
+    options.add_argument("--seeds", type=positive, default=1, help="runs, of the seeds 0, 1, ...")
     options.add_argument(
         "--hold-out", type=int, default=0, help="so many training pictures score in test's place"
     )
@@ -101,32 +114,27 @@ def main() -> None:
     pictures, overrides, found = begin(given, given.recipe, device=given.device)
     own = [*(TINY if given.tiny else ()), f"train.device={given.device}", *given.override]
     overrides += [*own, f"data.val={given.hold_out}"]
+    configs = [resolve(read(given.recipe), [*overrides, f"train.seed={seed}"]) for seed in range(given.seeds)]
+    same = {
+        "recipe": given.recipe, "pictures": pictures, "overrides": given.override, "hold_out": given.hold_out,
+        "config": configs[0].dump(), "hardware": found["hardware"],
+    }  # fmt: skip
+    runs = earlier_runs(given.out, same)
     built = build(given.recipe, own)
     print(f"building, a step at each size on drawn pictures (not counted): {built:.1f} s")
-    seeds = range(given.first_seed, given.first_seed + given.seeds)
-    configs = [resolve(read(given.recipe), [*overrides, f"train.seed={seed}"]) for seed in seeds]
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [
-            run_once(given.recipe, config, Path(folder) / given.recipe / str(config.train.seed))
-            for config in configs
-        ]
-    scored = "val_top1" if given.hold_out else "test_top1"
     target, minutes = TARGETS[given.recipe]
-    top1 = statistics.mean(run[scored] for run in runs)
-    seconds = statistics.mean(run["seconds"] for run in runs)
-    print(f"\n| seed | {scored.partition('_')[0]} top-1 | preparing and training, min |\n|---|---|---|")
-    for run in runs:
-        print(f"| {run['seed']} | {100 * run[scored]:.2f} | {run['seconds'] / 60:.2f} |")
-    asked = f"{100 * target:g} %" + (f" in {minutes:g} on two CPU cores" if minutes else "")
-    print(f"\nmean {100 * top1:.2f} % in {seconds / 60:.2f} minutes; asked: {asked}")
-    result = {
-        **found, "pictures": pictures, "recipe": given.recipe, "overrides": given.override,
-        "hold_out": given.hold_out, "config": configs[0].dump(), "build_seconds": round(built, 2),
-        "runs": runs,
-        "mean": {scored: round(top1, 5), "seconds": round(seconds, 2)},
-        "required": {"test_top1": target, "seconds": minutes and 60 * minutes},
-    }  # fmt: skip
-    write(given.out, "speed", result)
+    # What is asked of the time is asked of two cores.
+    required = {"test_top1": target}
+    if minutes and found["hardware"]["device"] == "cpu":
+        required["seconds"] = 60 * minutes
+    told = {**found, **same, "build_seconds": round(built, 2), "required": required}
+    scored = "val_top1" if given.hold_out else "test_top1"
+    with tempfile.TemporaryDirectory() as folder:
+        for config in configs[len(runs) :]:
+            runs.append(run_once(given.recipe, config, Path(folder) / given.recipe / str(config.train.seed)))
+            write(given.out, "speed", {**told, **summarised(runs, scored)})
+    asked = f", in {minutes:g} minutes on two CPU cores" if minutes else ""
+    print(f"asked: {100 * target:g} %{asked}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -40,7 +41,7 @@ except KeyboardInterrupt:
 '''
 
 def steps(plan):
-    out = plan.out / "writes.json"
+    out = plan.out / "writes.part.json"
     return [
         Step("says", ("-c", "print('[1, 2]')")),
         Step("writes", ("-c", f"open({str(out)!r}, 'w').write('{{}}'); raise SystemExit(3)"), out),
@@ -77,23 +78,23 @@ def test_a_rehearsed_run_is_kept_and_not_done_again(tmp_path: Path):
     first = suite(*options, "^resnet18_baseline_eager$")
     assert first.returncode == 0, first.stdout + first.stderr
     kept = tmp_path / "rehearsal" / "resnet18_baseline_eager.json"
-    summary = json.loads(kept.read_text())
-    assert summary["epochs_run"] == 1 and summary["recipe"] == "resnet18_baseline"
+    found = json.loads(kept.read_text())
+    assert found["summary"]["epochs_run"] == 1 and found["summary"]["recipe"] == "resnet18_baseline"
+    assert found["env"]["versions"]["torch"] and [row["epoch"] for row in found["metrics"]] == [1]
     before = kept.stat().st_mtime_ns
     second = suite(*options, "^(resnet18_baseline_eager|profile_eager)$", "--total", "0")
     assert "done: resnet18_baseline_eager; failed: nothing; left: profile_eager." in second.stdout
     assert kept.stat().st_mtime_ns == before
-    noted = json.loads((tmp_path / "rehearsal" / "suite.json").read_text())
-    assert noted["resnet18_baseline_eager"]["end"] == "done"
-    assert " -m cifarlab train resnet18_baseline " in noted["resnet18_baseline_eager"]["command"]
+    (attempt,) = json.loads((tmp_path / "rehearsal" / "suite.json").read_text())["resnet18_baseline_eager"]
+    assert attempt["end"] == "done" and " -m cifarlab train resnet18_baseline " in attempt["command"]
 
 
 @needs_bash
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path):
     finished = suite("--out", str(tmp_path / "none"))
-    assert finished.returncode == 2 and "--dry" in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1 and not (tmp_path / "none").exists()
+    assert finished.returncode == 2 and "--dry" in finished.stderr and "CIFARLAB_DATA" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 2 and not (tmp_path / "none").exists()
 
 
 def test_a_failed_step_is_told_and_what_it_wrote_does_not_count(tmp_path: Path):
@@ -103,8 +104,11 @@ def test_a_failed_step_is_told_and_what_it_wrote_does_not_count(tmp_path: Path):
     results = tmp_path / "rehearsal"
     assert json.loads((results / "says.json").read_text())["printed"] == [1, 2]
     assert json.loads((results / "last.json").read_text())["printed"] == "ends here\n"
-    assert not (results / "writes.json").exists() and (results / "writes.failed.json").exists()
-    assert json.loads((results / "suite.json").read_text())["writes"]["status"] == 3
+    assert not (results / "writes.json").exists() and (results / "writes.part.json").exists()
+    (attempt,) = json.loads((results / "suite.json").read_text())["writes"]
+    assert (attempt["status"], attempt["end"]) == (3, "failed")
+    with tarfile.open(results / "results.tar.gz") as archive:
+        assert {"says.json", "says.out", "writes.part.json", "suite.json"} <= set(archive.getnames())
 
 
 def test_a_step_out_of_time_is_asked_to_stop_and_left_for_later(tmp_path: Path):
@@ -136,17 +140,19 @@ def test_missing_packages_are_named_to_pip_one_by_one(tmp_path: Path, monkeypatc
         called.append(words)
         return subprocess.CompletedProcess(words, 0)
 
-    monkeypatch.setattr(gpu_suite, "NEEDED", {"json": "there", "no_such_module": "no-such-package"})
+    monkeypatch.setattr(gpu_suite, "NEEDED", ("pytest>=1", "no-such-package", "rich>=1000"))
     monkeypatch.setattr(gpu_suite.subprocess, "run", run)
     gpu_suite.fill_gaps(tmp_path)
-    (words,) = called
-    assert words[-1] == "no-such-package" and {"--no-index", "--find-links", str(tmp_path)} <= set(words)
+    assert [words[-1] for words in called] == ["no-such-package", "rich>=1000"]
+    assert all({"--no-index", "--find-links", str(tmp_path)} <= set(words) for words in called)
+    told, _ = gpu_suite.problems(dry=True)
+    assert "no-such-package, rich>=1000" in told[0] and "--wheels" in told[0]
 
 
 def test_the_tests_come_first_and_what_is_not_there_is_left_out():
     names = [step.name for step in planned(dry=False)]
     assert names[0] == "gpu_tests" and len(names) == len(set(names))
-    assert {f"reproduce_{name}" for name in experiments()} <= set(names)
+    assert {"reproduce_resnet18_pretrained_arcface_mst", "reproduce_resnet18_baseline"} <= set(names)
     without = [step.name for step in Plan(Path("out")).steps()]
     assert "reproduce_resnet18_baseline" in without and "reproduce_resnet18_pretrained" not in without
     assert "compare_timm" in names and "compare_timm" not in without
@@ -165,6 +171,24 @@ def test_every_command_of_the_package_is_understood(dry: bool):
         assert set(given.get("only") or ()) <= set(experiments())
     names = {words[0] for words in commands}
     assert names == ({"train", "profile"} if dry else {"train", "profile", "ladder", "reproduce"})
+
+
+def test_no_two_configurations_share_a_runs_folder():
+    """A run's folder belongs to one configuration: another one is refused there."""
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    trained: dict[tuple[Path, str], dict[str, object]] = {}
+    for step in planned(dry=False):
+        if step.words[:3] == ("-m", "cifarlab", "train"):
+            given = group.commands["train"].make_context("train", list(step.words[3:])).params
+            config = resolve(read(given["recipe"]), given["overrides"] or ()).dump()
+            place = given["runs"], given["name"] or given["recipe"]
+            assert trained.setdefault(place, config) == config, place
+    # What `reproduce` and `ladder` train is called like its recipe and has overrides of their own.
+    for words in (step.words for step in planned(dry=False) if {"reproduce", "ladder"} & set(step.words)):
+        runs = Path(words[words.index("--runs") + 1])
+        assert all(name.startswith(("ladder/", "strong/")) for folder, name in trained if folder == runs)
+        assert "train.engine=graph" in words
 
 
 def test_every_option_of_a_script_is_known():
