@@ -207,8 +207,9 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
         for size, found in result["sizes"].items():
             seconds, ratios = found["seconds"].items(), found["ratios"].items()
             rows += [f"| {size} px | {who} | {it['best']:.2f} | {it['median']:.2f} |" for who, it in seconds]
-            rows += [f"| {size} px | {what} | {it['of_medians']:.2f} |" for what, it in ratios]
-            rows.append(f"| {size} px | B outside steps and evaluations | {found['outside']['median']:.1%} |")
+            rows += [f"| {size} px | {what} | {it['of_medians']:.2f} | " for what, it in ratios]
+            rows += [f"| {min(it['rounds']):.2f} to {max(it['rounds']):.2f} |" for _, it in ratios]
+            rows.append(f"| {size} px | B outside steps and evaluations | {found['outside']['median']:.1%} | ")
         return rows
     if name == "compare_timm":
         return [
