@@ -209,7 +209,9 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
             rows += [f"| {size} px | {who} | {it['best']:.2f} | {it['median']:.2f} |" for who, it in seconds]
             rows += [f"| {size} px | {what} | {it['of_medians']:.2f} | " for what, it in ratios]
             rows += [f"| {min(it['rounds']):.2f} to {max(it['rounds']):.2f} |" for _, it in ratios]
-            rows.append(f"| {size} px | B outside steps and evaluations | {found['outside']['median']:.1%} | ")
+            rows.append(
+                f"| {size} px | B outside steps and evaluations | {found['outside']['median']:.1%} | "
+            )
         return rows
     if name == "compare_timm":
         return [
@@ -218,15 +220,23 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
         ]
     if name == "scaling":
         varied = result["varied"].items()
-        return [
-            f"| {key} | {value} | {row['seconds']['median']:.2f} | {row['peak_memory_bytes'] / 1e9:.2f} |"
-            for key, found in varied
-            for value, row in found["rows"].items()
-        ] + [
-            f"{key}: {found['line']['largest_deviation']:.1%} off a line at most"
-            for key, found in varied
-            if "line" in found
-        ]
+        return (
+            [
+                f"| {key} | {value} | {row['seconds']['median']:.2f} | {row['peak_memory_bytes'] / 1e9:.2f} |"
+                for key, found in varied
+                for value, row in found["rows"].items()
+            ]
+            + [
+                f"{key}: {found['line']['largest_deviation']:.1%} off a line at most"
+                for key, found in varied
+                if "line" in found
+            ]
+            + [
+                f"| {seeds} | {way} | {ways[way]['whole']['median']:.2f} | {ways[way]['training']['median']:.2f} |"
+                for seeds, ways in result["seeds"].items()
+                for way in ("in turn", "at once")
+            ]
+        )
     if name == "augment":
         parts = {**result["parts"], **{f"{mixer} (mixer)": it for mixer, it in result["mixers"].items()}}
         return [
