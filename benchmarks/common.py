@@ -121,8 +121,8 @@ def when_saved(then: Callable[[], None]) -> Iterator[None]:
     """Meanwhile `then` is called whenever all files of a run are on the disk, where a thread writes them."""
     flush = Saver.flush
 
-    def flushed(saver: Saver) -> None:
-        flush(saver)
+    def flushed(self: Saver) -> None:
+        flush(self)
         then()
 
     Saver.flush = flushed

@@ -183,7 +183,7 @@ def test_speed_times_a_cold_start_and_reads_the_test_set_once(
     assert result["required"] == {"test_top1": 0.7, "seconds": 1200}
     again, grown = run_tiny("speed", tmp_path, *options, "--seeds", "3", "--override", "optim.lr=0.1")
     assert grown["runs"][:2] == result["runs"] and len(grown["runs"]) == 3 and "mean of 3: " in again
-    assert result["build_seconds"] > 0 and "asked: 70 % in 20" in printed
+    assert result["build_seconds"] > 0 and "asked: 70 %, in 20 minutes" in printed
 
 
 def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
@@ -219,24 +219,18 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
             for who, it in result["seconds"].items()
         ]
     if name == "scaling":
-        varied = result["varied"].items()
-        return (
-            [
-                f"| {key} | {value} | {row['seconds']['median']:.2f} | {row['peak_memory_bytes'] / 1e9:.2f} |"
-                for key, found in varied
-                for value, row in found["rows"].items()
-            ]
-            + [
-                f"{key}: {found['line']['largest_deviation']:.1%} off a line at most"
-                for key, found in varied
-                if "line" in found
-            ]
-            + [
-                f"| {seeds} | {way} | {ways[way]['whole']['median']:.2f} | {ways[way]['training']['median']:.2f} |"
-                for seeds, ways in result["seeds"].items()
-                for way in ("in turn", "at once")
-            ]
-        )
+        rows = []
+        for key, found in result["varied"].items():
+            for value, row in found["rows"].items():
+                memory = row["peak_memory_bytes"] / 1e9
+                rows.append(f"| {key} | {value} | {row['seconds']['median']:.2f} | {memory:.2f} |")
+            if "line" in found:
+                rows.append(f"{key}: {found['line']['largest_deviation']:.1%} off a line at most")
+        for seeds, found in result["seeds"].items():
+            for way in ("in turn", "at once"):
+                whole, training = (found[way][kind]["median"] for kind in ("whole", "training"))
+                rows.append(f"| {seeds} | {way} | {whole:.2f} | {training:.2f} |")
+        return rows
     if name == "augment":
         parts = {**result["parts"], **{f"{mixer} (mixer)": it for mixer, it in result["mixers"].items()}}
         return [
