@@ -326,7 +326,7 @@ def test_a_device_that_computes_something_else_is_found_out(monkeypatch: pytest.
 
     assert judged({}, [2.0, 4.0]) == ({"gradients": 0.0, "mean_loss": 0.0}, True)
     figures, close = judged({"a": torch.tensor([3.0, 4.5])}, [2.0, 4.0])
-    assert figures["gradients"] == pytest.approx(0.1) and not close
+    assert figures["gradients"] == pytest.approx(0.1) and not close  # of a norm of 5
     assert not judged({"b": torch.tensor([0.0, 1.0])}, [2.0, 4.0])[1]
     assert not judged({"a": torch.tensor([3.0, float("nan")])}, [2.0, 4.0])[1]
     assert not judged({}, [2.0, float("nan")])[1]
