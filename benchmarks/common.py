@@ -7,6 +7,7 @@ import contextlib
 import os
 import statistics
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -106,14 +107,20 @@ def begin(
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
     """Float32 as the processor has it: on a GPU, without TF32, whose products have three decimal digits."""
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _use_tf32("highest", False)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
+        _use_tf32(*before)
+
+
+def _use_tf32(products: str, convolutions: bool) -> None:
+    with warnings.catch_warnings():
+        # Some versions of torch would rather have other names for these.
+        warnings.simplefilter("ignore", UserWarning)
         torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextlib.contextmanager

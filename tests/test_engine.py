@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmarks.common import exact_float32
 
 from cifarlab.data.splits import load_splits, place, place_all
 from cifarlab.prepare import prepare
 from cifarlab.steps import Plan
 from cifarlab.views import dress
-from tests.gpu import without_tf32
 from tests.tiny import tiny_config
 
 POLICY = (
@@ -178,7 +178,7 @@ def test_views_agree_between_devices():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@without_tf32()
+@exact_float32()
 def test_the_loop_runs_on_cuda_with_the_cpus_losses():
     losses = []
     for device in ("cpu", "cuda"):

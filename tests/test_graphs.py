@@ -10,6 +10,7 @@ import dataclasses
 
 import pytest
 import torch
+from benchmarks.common import exact_float32
 from torch import Tensor
 
 from cifarlab.engine import Engine
@@ -18,7 +19,7 @@ from cifarlab.prepare import prepare
 from cifarlab.records import Batch, Output
 from cifarlab.registry import ConfigError
 from cifarlab.views import DressedAhead, dress
-from tests.gpu import sync_is_an_error, without_tf32
+from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config
 
 # 100 validate, 200 train in seven batches, the last one of eight pictures.
@@ -221,7 +222,7 @@ def test_a_gpu_is_not_waited_for_within_an_epoch(engine):
 
 @pytest.mark.gpu
 @NEEDS_GPU
-@without_tf32()
+@exact_float32()
 def test_a_gpu_computes_the_losses_of_the_cpu():
     """Float32, without the shortcuts of TF32: a hundred steps of the same pictures in the same order."""
     losses = []

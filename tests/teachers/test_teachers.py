@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import yaml
+from benchmarks.common import exact_float32
 
 from cifarlab import checkpoint, cli
 from cifarlab.prepare import prepare
@@ -17,7 +18,6 @@ from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.teaching import train_teachers as teach
 from cifarlab.trained import load_trained
 from cifarlab.views import dress
-from tests.gpu import without_tf32
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
 from tests.tiny import TINY, tiny_config, train_tiny
 
@@ -212,7 +212,7 @@ def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatc
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("run", ["linear", "margin"])
-@without_tf32()
+@exact_float32()
 def test_a_teacher_on_a_gpu_says_what_it_says_on_the_cpu(runs, run, cache):
     options = (
         "data.augment={crop: {}}",
