@@ -7,13 +7,16 @@ host had then, so that a step that reads one of them trains otherwise.
 import contextlib
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from benchmarks.common import exact_float32
 from torch import Tensor
 
+from cifarlab.data.splits import Splits
 from cifarlab.engine import Engine
+from cifarlab.evaluate import PICTURES_PER_BATCH
 from cifarlab.graphs import Graphs, copied, copy_into
 from cifarlab.prepare import prepare
 from cifarlab.records import Batch, Output
@@ -114,6 +117,40 @@ def test_a_rehearsed_step_is_the_step(name):
     assert 0 < tape.recorded <= (4 if name.startswith("sizes") else 2)
 
 
+SCORED = {"the model": (), "its average": ("train.average=ema",), "an average from the middle on": (
+    "train.average={name: swa, start: 0.5}",
+)}  # fmt: skip
+
+
+def scores_by_epoch(engine: Engine, splits: Splits, epochs: int) -> list[dict[str, float]]:
+    """Of validation at two sizes and of training pictures, after each epoch."""
+    found = []
+    for epoch in range(epochs):
+        train_epochs(engine, range(epoch, epoch + 1))
+        engine.finish(epoch)
+        found += [engine.score(splits.val), engine.score(splits.val, 24), engine.score(splits.train)]
+    return found
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_a_rehearsed_evaluation_is_the_evaluation(name, monkeypatch):
+    """Batches of 40 pictures and a last one of 20 are captured by their shape, and replayed from then on."""
+    monkeypatch.setitem(PICTURES_PER_BATCH, "cpu", 40)
+    found, graphs = [], []
+    for way in ("eager", "captured"):
+        job = prepare(tiny_config(*EXACT, "data.limit=180", "train.epochs=10", *SCORED[name]))
+        tape = Rehearsal(job.engine)
+        job.engine.use_graphs(Graphs(tape))
+        if way == "eager":
+            job.engine.graphs = None
+        found.append(scores_by_epoch(job.engine, job.splits, 10))
+        graphs.append(tape.recorded)
+    assert found[0] == found[1]
+    assert len({scores["loss"] for scores in found[0]}) > 20, "replays see the weights of their own time"
+    # A step's full batches and its last; the scored model's two batches at two sizes.
+    assert graphs == [0, 2 + 4 * (2 if name == "an average from the middle on" else 1)]
+
+
 def test_a_rate_on_the_host_would_be_found():
     eager, captured, _ = eager_and_rehearsed()
     for group in captured.optimizer.param_groups:
@@ -127,7 +164,7 @@ def test_a_rate_on_the_host_would_be_found():
 def test_a_number_of_a_batch_on_the_host_would_be_found():
     _, captured, _ = eager_and_rehearsed()
     captured._clock = None
-    with pytest.raises(AssertionError, match="progress changes from step to step"):
+    with pytest.raises(AssertionError, match="progress changes from one time to the next"):
         train_epochs(captured, range(2))
 
 
@@ -207,6 +244,33 @@ def test_a_gpu_replays_the_step_bit_for_bit(name):
     for engine in (eager, captured):
         train_epochs(engine, range(5))
     assert_same(eager, captured)
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+@pytest.mark.parametrize("name", SCORED)
+def test_a_gpu_replays_the_evaluation_bit_for_bit(name, monkeypatch):
+    monkeypatch.setitem(PICTURES_PER_BATCH, "cuda", 40)
+    found = []
+    for way in ("eager", "graph"):
+        overrides = (*EXACT, *SCORED[name], "data.limit=180", "train.epochs=10", "train.deterministic=true")
+        job = prepare(tiny_config(*overrides, "train.device=cuda", f"train.engine={way}"))
+        found.append(scores_by_epoch(job.engine, job.splits, 10))
+    assert found[0] == found[1]
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_gpu_is_not_waited_for_within_an_evaluation(engine, monkeypatch):
+    monkeypatch.setitem(PICTURES_PER_BATCH, "cuda", 40)
+    job = prepare(tiny_config("train.device=cuda", f"train.engine={engine}"))
+    expected = [job.engine.score(job.splits.val) for _ in range(5)][-1]  # Captured by now.
+    # The sums are read once, at the very end.
+    monkeypatch.setattr("cifarlab.evaluate._means", lambda sums, count: sums / count)
+    with sync_is_an_error():
+        sums: Any = job.engine.score(job.splits.val)
+    assert sums.tolist() == [*expected.values()]
 
 
 @pytest.mark.gpu

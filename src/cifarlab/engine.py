@@ -17,6 +17,7 @@ from cifarlab.config import Config
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
 from cifarlab.draws import hash_ints, label_key, permutation
+from cifarlab.evaluate import evaluate
 from cifarlab.graphs import ENGINE, CudaTape, Graphs, Reseed
 from cifarlab.metrics import Means, batch_accuracy
 from cifarlab.models.classifier import Classifier
@@ -102,7 +103,7 @@ class Engine:
         return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
 
     def use_graphs(self, graphs: Graphs) -> None:
-        """Capture steps by `graphs` from now on."""
+        """Capture steps, and batches that are scored, by `graphs` from now on."""
         self.graphs = graphs
         self._clock = self._clock or self._device_clock()
 
@@ -252,6 +253,11 @@ class Engine:
                         batch = self.views.batch(order, epoch, first, last)
                         self._forward(model, batch, self._sizes(last - first, epoch, step, first))
         model.train(was_training)
+
+    def score(self, split: Split, image_size: int | None = None) -> dict[str, float]:
+        """As `evaluate`, of the model that is scored by now. image_size: if not the recipe's."""
+        size = image_size or self.config.data.image_size
+        return evaluate(self.evaluated, split, self.precision, size, self.graphs)
 
     def has_finite_weights(self) -> bool:
         """Whether every weight and buffer is a number; synchronises with the device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cifarlab.data.splits import Split
 from cifarlab.device import Precision
+from cifarlab.graphs import Graphs, Reseed
 from cifarlab.records import Output
 
 # Large batches keep the device busy, but a CPU's caches hold some hundred small pictures at most; at 224 px a
@@ -35,6 +36,36 @@ def outputs_of(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> Iterator[tuple[Output, Tensor]]:
     """As `logits_of`, with all that the model answers, in its own arithmetic."""
+    for images, labels in _batches(model, split, image_size):
+        yield _answer(model, images, precision, image_size), labels
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, split: Split, precision: Precision, image_size: int, graphs: Graphs | None = None
+) -> dict[str, float]:
+    """top1 and top5 as fractions, and the mean cross-entropy `loss`; one host sync, at the end.
+
+    graphs: batches are captured by them, one for each model and shape; None: they run as written.
+    """
+
+    def work(given: Sequence[tuple[Tensor, ...]], reseed: Reseed) -> None:
+        reseed(0)  # Nothing draws here, but a graph begins where a seed is set.
+        for images, labels, sums in given:
+            sums += _sums(_answer(model, images, precision, image_size).logits.float(), labels)
+
+    sums = torch.zeros(3, dtype=torch.float64, device=split.labels.device)
+    for images, labels in _batches(model, split, image_size):
+        given = [(images, labels, sums)]
+        if graphs is None:
+            work(given, int)
+        else:
+            [(*_, sums)] = graphs.run((model, images.shape, image_size), given, [0], work)
+    return _means(sums, len(split))
+
+
+def _batches(model: nn.Module, split: Split, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (uint8 images (B, 3, H, W), labels (B,)) of the split, in order, the model in evaluation mode."""
     most = PICTURES_PER_BATCH[split.labels.device.type]
     size = max(1, min(most, PIXELS_PER_BATCH // image_size**2))
     was_training = model.training
@@ -42,19 +73,14 @@ def outputs_of(
     try:
         for positions in torch.arange(len(split), device=split.rows.device).split(size):
             images, labels, _ = split.gather(positions)
-            with precision.autocast():
-                output = model(precision.layout(images), image_size)
-            yield output, labels
+            yield images, labels
     finally:
         model.train(was_training)
 
 
-def evaluate(model: nn.Module, split: Split, precision: Precision, image_size: int) -> dict[str, float]:
-    """top1 and top5 as fractions, and the mean cross-entropy `loss`; one host sync, at the end."""
-    sums = torch.zeros(3, dtype=torch.float64, device=split.labels.device)
-    for logits, labels in logits_of(model, split, precision, image_size):
-        sums += _sums(logits, labels)
-    return _means(sums, len(split))
+def _answer(model: nn.Module, images: Tensor, precision: Precision, image_size: int) -> Output:
+    with precision.autocast():
+        return model(precision.layout(images), image_size)
 
 
 def collect(

@@ -1,4 +1,4 @@
-"""Training steps captured once as CUDA graphs and replayed: one launch in place of hundreds."""
+"""Work captured once as CUDA graphs and replayed: one launch in place of hundreds."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from cifarlab.registry import ConfigError
 
 # Where a recipe says how its steps run.
 ENGINE = ("train", "engine")
-# Steps of a kind that run as they are written, before one is captured: libraries choose their algorithms and
-# optimizers make their moments in the first ones.
+# Pieces of work of a kind that run as they are written, before one is captured: libraries choose their
+# algorithms and optimizers make their moments in the first ones.
 WARM_UP = 3
 
-# Seeds torch's generators; called before each forward pass of a step, and by nothing else in it.
+# Seeds torch's generators; called before each forward pass, and by nothing else in a piece of work.
 Reseed = Callable[[int], object]
-# A step, whose numbers on the host are fixed: what changes from one to the next of its kind is in tensors.
+# A training step, or a batch that is scored: its numbers on the host are fixed, and what changes from one to
+# the next of its kind is in tensors.
 Work = Callable[[Reseed], None]
-R = TypeVar("R", bound=Batch | Output)
+# What work is given: tensors, records and tuples of them.
+G = TypeVar("G")
 
 
 class Tape(Protocol):
-    """What records a step; tests have one that needs no GPU."""
+    """What records a piece of work; tests have one that needs no GPU."""
 
     def aside(self) -> AbstractContextManager[object]:
-        """Where the steps run that come before the recorded one."""
+        """Where the work is done that comes before the recorded one."""
         ...
 
     def record(self, work: Work) -> Callable[[Sequence[int]], None]:
-        """A function of the step's seeds that does what `work` does; the recording itself does nothing."""
+        """A function of its seeds that does what `work` does; the recording itself does nothing."""
         ...
 
 
@@ -59,7 +61,7 @@ class CudaTape:
     def record(self, work: Work) -> Callable[[Sequence[int]], None]:
         """One graph from each seed to the next: the generator can be seeded between graphs, not within one.
 
-        Raises ConfigError where the step does what cannot be captured: it waits for the device, for example.
+        Raises ConfigError where the work does what cannot be captured: it waits for the device, for example.
         """
         graphs: list[torch.cuda.CUDAGraph] = []
         with ExitStack() as open_graph:
@@ -81,7 +83,7 @@ class CudaTape:
                     open_graph.close()
                 reason = str(error).strip().partition("\n")[0][:150]
                 raise ConfigError(
-                    f"a step of this recipe cannot be captured ({reason}); say train.engine=eager",
+                    f"what this recipe does cannot be captured ({reason}); say train.engine=eager",
                     ENGINE,
                 ) from error
 
@@ -95,64 +97,61 @@ class CudaTape:
 
 
 class Graphs:
-    """Captured steps by their kind: how many pictures, at which sizes."""
+    """Captured work by its kind: how many pictures, at which sizes, of which model."""
 
     def __init__(self, tape: Tape):
         self.tape = tape
         self._seen: Counter[Hashable] = Counter()
-        self._recorded: dict[Hashable, tuple[list[Batch], Callable[[Sequence[int]], None]]] = {}
+        self._recorded: dict[Hashable, tuple[Any, Callable[[Sequence[int]], None]]] = {}
 
     def run(
         self,
         kind: Hashable,
-        batches: Sequence[Batch],
+        given: Sequence[G],
         seeds: Sequence[int],
-        work: Callable[[Sequence[Batch], Reseed], None],
-    ) -> None:
-        """Do a step: `work(batches, reseed)`, in which reseed is called with each of `seeds`, in order.
+        work: Callable[[Sequence[G], Reseed], None],
+    ) -> Sequence[G]:
+        """Do `work(given, reseed)`, in which reseed is called with each of `seeds`, in order.
 
-        kind: what a step has in common with those that it can be replayed as.
+        kind: what a piece of work has in common with those that it can be replayed as. Returns what was
+        worked on: `given`, or the copies that captured work looks at, which its next replay writes over.
         """
         if kind not in self._recorded:
             if self._seen[kind] < WARM_UP:
                 self._seen[kind] += 1
                 with self.tape.aside():
-                    work(batches, torch.manual_seed)
-                return
-            places = [copied(batch) for batch in batches]
+                    work(given, torch.manual_seed)
+                return given
+            places = [copied(each) for each in given]
             self._recorded[kind] = places, self.tape.record(lambda reseed: work(places, reseed))
         places, replay = self._recorded[kind]
-        for place, batch in zip(places, batches, strict=True):
-            copy_into(place, batch)
+        for place, each in zip(places, given, strict=True):
+            copy_into(place, each)
         replay(seeds)
+        return places
 
 
-def copied(record: R) -> R:
-    """A record whose tensors are copies: where a captured step looks for them."""
-    return replace(record, **{field.name: _copied(getattr(record, field.name)) for field in fields(record)})
+def copied(given: Any) -> Any:
+    """The same with copies of all tensors: where captured work looks for them."""
+    if isinstance(given, Batch | Output):
+        return replace(given, **{field.name: copied(getattr(given, field.name)) for field in fields(given)})
+    if isinstance(given, tuple):
+        return tuple(map(copied, given))
+    return given.clone() if isinstance(given, Tensor) else given
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_copied, value))
-    if isinstance(value, Batch | Output):
-        return copied(value)
-    return value.clone() if isinstance(value, Tensor) else value
+def copy_into(place: Any, given: Any, name: str = "what was given") -> None:
+    """Bring tensors to where captured work looks for them. What is no tensor must be equal.
 
-
-def copy_into(place: Batch | Output, record: Batch | Output) -> None:
-    """Bring a record's tensors to where a captured step looks for them. What is no tensor must be equal."""
-    for field in fields(place):
-        _copy_into(getattr(place, field.name), getattr(record, field.name), field.name)
-
-
-def _copy_into(place: Any, value: Any, name: str) -> None:
-    if isinstance(place, tuple):
-        for one, other in zip(place, value, strict=True):
-            _copy_into(one, other, name)
-    elif isinstance(place, Batch | Output):
-        copy_into(place, value)
+    name: of what is compared, for the complaint.
+    """
+    if isinstance(place, Batch | Output):
+        for field in fields(place):
+            copy_into(getattr(place, field.name), getattr(given, field.name), field.name)
+    elif isinstance(place, tuple):
+        for one, other in zip(place, given, strict=True):
+            copy_into(one, other, name)
     elif isinstance(place, Tensor):
-        place.copy_(value, non_blocking=True)
+        place.copy_(given, non_blocking=True)
     else:
-        assert place == value, f"{name} changes from step to step, but is no tensor"
+        assert place == given, f"{name} changes from one time to the next, but is no tensor"

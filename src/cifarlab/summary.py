@@ -7,7 +7,6 @@ from typing import Any
 from cifarlab.config import Config
 from cifarlab.data.splits import Split, Splits
 from cifarlab.engine import Engine
-from cifarlab.evaluate import evaluate
 
 
 def summarise(
@@ -18,7 +17,7 @@ def summarise(
     engine: holds the weights of the chosen epoch, whose row of the log is `best`; they are scored on clean
     training pictures.
     """
-    train_top1 = _top1(engine, splits.train, config.data.image_size)
+    train_top1 = engine.score(splits.train)["top1"]
     val_top1 = best.get("val/top1")
     by_size = {}
     if config.data.multi_scale is not None:
@@ -47,15 +46,11 @@ def _end(config: Config, epochs_run: int) -> str:
     return "train.epochs" if epochs_run == config.train.epochs else "train.stop"
 
 
-def _top1(engine: Engine, split: Split, image_size: int) -> float:
-    return evaluate(engine.evaluated, split, engine.precision, image_size)["top1"]
-
-
 def _val_top1_by_image_size(
     config: Config, engine: Engine, val: Split | None, val_top1: float | None
 ) -> dict[str, float] | None:
     """The weights in use on validation at each training size; `val_top1` is theirs at image_size."""
     if val is None or val_top1 is None:
         return None
-    others = {size: _top1(engine, val, size) for size in config.data.train_sizes}
+    others = {size: engine.score(val, size)["top1"] for size in config.data.train_sizes}
     return {str(size): top1 for size, top1 in sorted({**others, config.data.image_size: val_top1}.items())}

@@ -12,7 +12,6 @@ from cifarlab.config import Config
 from cifarlab.data.places import Stopped
 from cifarlab.device import describe_hardware, peak_memory
 from cifarlab.engine import is_finite
-from cifarlab.evaluate import evaluate
 from cifarlab.ledger import record_opening
 from cifarlab.metrics import RunLog
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
@@ -222,7 +221,7 @@ class _Training:
             if split is not None:
                 if name == "test":
                     record_opening(self.run, "train", self.splits.fingerprint["test"], epoch + 1)
-                scores = evaluate(engine.evaluated, split, engine.precision, self.config.data.image_size)
+                scores = engine.score(split)
                 row |= {f"{name}/{key}": value for key, value in scores.items()}
         row["lr"] = engine.learning_rate(self.step - 1)
         if not is_finite(row):

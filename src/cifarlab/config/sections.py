@@ -227,7 +227,7 @@ class TrainConfig(Section):
     engine: Literal["auto", "eager", "compiled", "graph"] = Field(
         "auto",
         description="compiled: torch.compile writes the model's kernels, in the first steps; "
-        "graph: a GPU's steps are captured once and replayed; auto: eager",
+        "graph: a GPU's steps and evaluations are captured once and replayed; auto: eager",
     )
     select: Literal["val", "test", "last"] = Field("val", description="what chooses the epoch")
     patience: Annotated[int, Field(ge=1)] | None = Field(
