@@ -89,13 +89,13 @@ class Clock(TrainingProgress):
 def run_ours(config: Config, folder: Path) -> tuple[float, float]:
     """A whole run of `cifarlab.train`: (seconds an epoch, their share outside steps and evaluations)."""
     clock = Clock(pick_device(config.train.device))
-    step, evaluate = Engine.step, training.evaluate
-    Engine.step, training.evaluate = clock.timed(step), clock.timed(evaluate)
+    step, score = Engine.step, Engine.score
+    Engine.step, Engine.score = clock.timed(step), clock.timed(score)
     try:
         with when_saved(clock.saved):
             training.train(config, Run(folder / "ours" / "0"), clock, fresh=True)
     finally:
-        Engine.step, training.evaluate = step, evaluate
+        Engine.step, Engine.score = step, score
     assert clock.found is not None, "a run waits for its files"
     return clock.found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -72,6 +72,7 @@ class Plan:
             self._run("resnet18_224_graph", "resnet18_baseline", captured, *large),
             self._run("resnet18_224_compiled", "resnet18_baseline", compiled, *large),
             *(self._seeds(number, captured, "train.stop=50") for number in (1, 8)),
+            *self._overlapping(captured, "train.stop=50"),
             *(
                 self._run(recipe, recipe, captured)
                 for recipe in ("resnet18_augment", "resnet18_baseline_lbsmooth", "resnet18_baseline_wd01")
@@ -138,10 +139,15 @@ class Plan:
         words = ("train", recipe, *overrides, *self._short(), "--name", name, *self._runs())
         return Step(name, ("-m", "cifarlab", *words), self.out / "runs" / name / "0")
 
-    def _seeds(self, at_once: int, *overrides: str) -> Step:
-        name = f"eight_seeds_{at_once}_at_once"
+    def _seeds(self, at_once: int, *overrides: str, name: str = "") -> Step:
+        name = f"eight_seeds_{at_once}_at_once{name}"
         how = ("--seeds", "8", "--at-once", str(at_once), "--name", name, *self._runs())
         return self._cifarlab(name, "train", "resnet18_baseline", *overrides, *self._short(), *how)
+
+    def _overlapping(self, *overrides: str) -> list[Step]:
+        """Eight seeds whose kernels may run at the same time; without that, processes take turns on a GPU."""
+        step = self._seeds(8, *overrides, name="_mps")
+        return [] if self.dry else [replace(step, words=(str(HERE / "with_mps.py"), *step.words))]
 
     def _time_to(self, recipe: str, seeds: int) -> Step:
         own = ("--recipe", f"speed/{recipe}", "--override", f"train.engine={self.engine}", "--device", "auto")

@@ -72,6 +72,12 @@ def planned(dry: bool) -> list[Step]:
     return Plan(Path("out"), "graph", dry, Path("train.py"), Path("runs/tiny/0")).steps()
 
 
+def of_the_package(step: Step) -> tuple[str, ...]:
+    """The words after `cifarlab`, also where another script stands before them; none for other steps."""
+    words = step.words[1:] if step.words[0].endswith("with_mps.py") else step.words
+    return words[2:] if words[:2] == ("-m", "cifarlab") else ()
+
+
 @needs_bash
 def test_a_rehearsed_run_is_kept_and_not_done_again(tmp_path: Path):
     options = ("--dry", "--out", str(tmp_path), "--only")
@@ -162,7 +168,7 @@ def test_the_tests_come_first_and_what_is_not_there_is_left_out():
 def test_every_command_of_the_package_is_understood(dry: bool):
     group = typer.main.get_command(cli.app)
     assert isinstance(group, typer.core.TyperGroup)
-    commands = [step.words[2:] for step in planned(dry) if step.words[:2] == ("-m", "cifarlab")]
+    commands = [words for step in planned(dry) if (words := of_the_package(step))]
     for name, *words in commands:
         command = group.commands[name]
         given = command.make_context(name, words).params
@@ -179,8 +185,9 @@ def test_no_two_configurations_share_a_runs_folder():
     assert isinstance(group, typer.core.TyperGroup)
     trained: dict[tuple[Path, str], dict[str, object]] = {}
     for step in planned(dry=False):
-        if step.words[:3] == ("-m", "cifarlab", "train"):
-            given = group.commands["train"].make_context("train", list(step.words[3:])).params
+        command, *words = of_the_package(step) or ("",)
+        if command == "train":
+            given = group.commands["train"].make_context("train", words).params
             config = resolve(read(given["recipe"]), given["overrides"] or ()).dump()
             place = given["runs"], given["name"] or given["recipe"]
             assert trained.setdefault(place, config) == config, place
@@ -189,6 +196,46 @@ def test_no_two_configurations_share_a_runs_folder():
         runs = Path(words[words.index("--runs") + 1])
         assert all(name.startswith(("ladder/", "strong/")) for folder, name in trained if folder == runs)
         assert "train.engine=graph" in words
+
+
+def test_a_daemon_of_its_own_lives_as_long_as_the_command(tmp_path: Path):
+    """A shell script stands for NVIDIA's daemon."""
+    said, control = tmp_path / "said", tmp_path / "nvidia-cuda-mps-control"
+    words = [sys.executable, str(BENCHMARKS / "with_mps.py"), "-c"]
+    places = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
+    shows = f"import os; print(os.environ[{places[0]!r}], 'worked', file=open({str(said)!r}, 'a'))"
+    without = subprocess.run([*words, shows], env={"PATH": ""}, capture_output=True, text=True)
+    assert without.returncode == 2 and "is not installed" in without.stderr and not said.exists()
+    told = f'if [ "$1" = -d ]; then words=begun; else read words; fi; echo ${places[1]} $words >> {said}'
+    control.write_text(f"#!/bin/bash\n{told}\n")
+    control.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for ending, status in (("", 0), ("; raise SystemExit(3)", 3)):
+        finished = subprocess.run([*words, shows + ending], env=env)
+        assert finished.returncode == status
+        lines = [line.split() for line in said.read_text().splitlines()]
+        assert [word for _, word in lines] == ["begun", "worked", "quit"]
+        folders = {folder for folder, _ in lines}
+        assert len(folders) == 1 and not Path(*folders).exists()
+        said.unlink()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_stops_it_stops_the_command(tmp_path: Path, how: signal.Signals):
+    control = tmp_path / "nvidia-cuda-mps-control"
+    control.write_text("#!/bin/bash\ntrue\n")
+    control.chmod(0o755)
+    code = (
+        f"import signal, time; signal.signal({how:d}, signal.default_int_handler)\n"
+        "try:\n    print('up', flush=True); time.sleep(60)\nexcept KeyboardInterrupt:\n    print('saved')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(BENCHMARKS / "with_mps.py"), "-c", code],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    process.send_signal(how)
+    assert process.communicate(timeout=30)[0] == "saved\n" and process.returncode == 0
 
 
 def test_every_option_of_a_script_is_known():

@@ -15,11 +15,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from cifarlab import checkpoint, reproduce, together
+from cifarlab import checkpoint, reproduce
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run, StopRequest
-from cifarlab.together import Task, train_all
+from cifarlab.together import Task, child, train_all, usual_at_once
+from cifarlab.together import crew as crews
 from tests.test_train import STATEFUL, assert_same_run
 from tests.tiny import PARTS, TINY, tiny_config, train_tiny
 
@@ -134,9 +135,10 @@ class Crew:
             for seed in range(len(behaviours))
         ]
 
-    def train(self, config, run, *arguments):
+    def train(self, config, run, progress, *arguments):
         seed = config.train.seed
         self.log("start", seed)
+        self.progress = progress
         self.behaviours[seed](run, self.log)
         self.log("end", seed)
 
@@ -160,9 +162,10 @@ class Crew:
 
 @pytest.fixture
 def crew(tmp_path, monkeypatch):
-    monkeypatch.setattr(together, "CONTEXT", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(crews, "CONTEXT", multiprocessing.get_context("fork"))
     crew = Crew(tmp_path)
-    monkeypatch.setattr(together, "train", crew.train)
+    for module in (crews, child):
+        monkeypatch.setattr(module, "train", crew.train)
     return crew
 
 
@@ -208,6 +211,62 @@ def test_as_many_at_once_as_asked_in_order(crew, progress):
         assert 0 <= now <= 2
     starts = crew.starts()
     assert {*starts[:2]} == {"start 0", "start 1"} and starts[-1] == "start 4" and len(starts) == 5
+
+
+@pytest.mark.parametrize(
+    ("free", "fit"), [(0.0, 1), (1.24, 1), (1.26, 2), (2.6, 3), (100.0, 4)], ids=lambda given: str(given)
+)
+def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, fit):
+    """Each takes a GiB, and may come to take a quarter more."""
+    monkeypatch.setattr(child, "_room", lambda device: (1 << 30, int(free * 2**30)))
+
+    def trains(run, log):
+        crew.progress.start(2, 0, 1, "last")
+        for epoch in (1, 2):
+            time.sleep(0.1)
+            log("epoch", epoch)
+            crew.progress.epoch({"epoch": epoch, "lr": 0.1, "images_per_second": 1.0}, False)
+            if fit > 1 and epoch == 1:
+                crew.until("start 1")
+
+    train_all(crew(*[trains] * 6), 4, progress, by_memory=True)
+    words, now, most = crew.words(), 0, 0
+    assert words[1] == "epoch 1", "the first is alone until then"
+    for word in words:
+        now += word.startswith("start") - word.startswith("end")
+        most = max(most, now)
+    assert most <= fit and (fit == 1 or most > 1)
+    assert sorted(crew.starts()) == [f"start {seed}" for seed in range(6)]
+    told = [line for line in lines_of(progress) if "at once" in line]
+    assert told == [f"demo/0 takes 1.0 GiB of the GPU, {free:.1f} are free: {fit} at once"]
+
+
+@pytest.mark.parametrize(("device", "most"), [("cpu", 1), ("cuda", 16)])
+def test_nobody_says_how_many_at_once(cifarlab, tmp_path, monkeypatch, device, most):
+    monkeypatch.setattr(crews, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    asked = []
+    monkeypatch.setattr("cifarlab.together.train_all", lambda *rest, **more: asked.append((rest[1], more)))
+    assert usual_at_once(tiny_config()) == most
+    monkeypatch.setattr("cifarlab.commands.training._print_over_seeds", lambda *rest: None)
+    for words in (("--seeds", 8), ("--seeds", 20), ("--seeds", 20, "--at-once", 3)):
+        assert cifarlab("train", "demo", *TINY, "--runs", tmp_path, *words)[0] == 0
+    by_memory = [{"by_memory": told} for told in (True, True, False)]
+    assert asked == list(zip((min(8, most), most, 3), by_memory, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_seeds_at_once_on_a_gpu_are_the_seeds_alone(tmp_path, progress):
+    words = ("train.device=cuda", "train.deterministic=true", "train.engine=graph", "train.epochs=6")
+    configs = [tiny_config(*words, f"train.seed={seed}") for seed in range(3)]
+    runs = [Run(tmp_path / "demo" / str(seed), "demo") for seed in range(3)]
+    tasks = [Task(config, run) for config, run in zip(configs, runs, strict=True)]
+    train_all(tasks, 3, progress, by_memory=True)
+    assert any(line.endswith(": 3 at once") for line in lines_of(progress))
+    for seed, run in enumerate(runs):
+        alone, _ = train_tiny(tmp_path / "alone" / str(seed), *words, f"train.seed={seed}")
+        assert_same_run(run, alone)
 
 
 def test_a_run_is_trained_once_and_what_is_finished_needs_no_process(crew, progress, tmp_path):
@@ -330,7 +389,7 @@ def test_an_error_of_the_parent_itself_leaves_the_runs_saved(crew, progress):
 @pytest.mark.parametrize(
     ("words", "where", "at_once"),
     [
-        (["train", "demo"], together, 2),
+        (["train", "demo"], "together", 2),
         (["compare", "demo", "resnet18_baseline"], "compare", 3),
         (["ladder", "ladder/1"], "compare", 3),
         (["reproduce", "--only", "resnet18_baseline"], reproduce, 3),
@@ -341,7 +400,7 @@ def test_commands_train_as_many_at_once_as_asked(cifarlab, tmp_path, monkeypatch
         assert len(list(tasks)) >= 2
         raise Failure(f"{at_once} at once")
 
-    place = sys.modules["cifarlab.compare"] if where == "compare" else where
+    place = where if where is reproduce else sys.modules[f"cifarlab.{where}"]
     monkeypatch.setattr(place, "train_all", told)
     status, _, err = cifarlab(*words, *TINY, "--runs", tmp_path, "--seeds", 2, "--at-once", 3)
     assert status == 1 and err == f"error: {at_once} at once\n"

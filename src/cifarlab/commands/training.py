@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifarlab.commands.shared import (
-    AT_ONCE,
-    AtOnce,
     Overrides,
     RecipeName,
     app,
@@ -32,7 +30,14 @@ def train(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Train seeds 0 to N-1: in turn, or so many --at-once.")
     ] = None,
-    at_once: AtOnce = AT_ONCE,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train so many runs at the same time, each in a process with its share of the cores; "
+            "default: on a CPU one, on a GPU as many as its memory takes.",
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what the run's folder holds.")
     ] = False,
@@ -47,9 +52,9 @@ def train(
     from cifarlab.registry import ConfigError
     from cifarlab.run import Run
     from cifarlab.teaching import train_teachers
-    from cifarlab.together import Task, train_all
+    from cifarlab.together import Task, train_all, usual_at_once
 
-    refuse_idle_at_once(at_once, seeds)
+    refuse_idle_at_once(at_once or 1, seeds)
     found = read(recipe)
     folder = runs / run_name(found.name if name is None else name)
     configs = [resolve(found, overrides or ())]
@@ -71,7 +76,8 @@ def train(
                 progress.note(f"seed {config.train.seed} of 0 to {len(configs) - 1}")
             yield Task(config, run, tuple(warnings_before(config)))
 
-    train_all(tasks(), min(at_once, len(configs)), progress, fresh)
+    most = min(at_once or usual_at_once(configs[0]), len(configs))
+    train_all(tasks(), most, progress, fresh, by_memory=at_once is None)
     if len(configs) > 1:
         _print_over_seeds(folder, students[0], [run.summary() or {} for run in students])
 

@@ -6,21 +6,20 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from cifarlab.config import Config
+from cifarlab.device import pick_device
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import checked
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run, StopRequest
+from cifarlab.together.child import FAILED, LINE, MISTAKE, ROOM, SAVED, train_alone
 from cifarlab.train import train
 
 # A process that is forked has the parent's locks and no device.
@@ -29,8 +28,8 @@ CONTEXT = multiprocessing.get_context("spawn")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How often a request to stop is looked for.
 SECONDS_BETWEEN_LOOKS = 0.2
-# The last word of a process: what came of its run.
-DONE, SAVED, UNBEGUN, MISTAKE, FAILED = "done", "saved", "unbegun", "mistake", "failed"
+# A run may come to need this much more than in its first epoch: it is scored on more pictures at the end.
+MARGIN = 1.25
 
 
 class Task(NamedTuple):
@@ -41,22 +40,34 @@ class Task(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+def usual_at_once(config: Config) -> int:
+    """How many runs of a recipe are trained at the same time, at most, where nobody says.
+
+    One on a CPU: in turn, with all cores each, they are as fast (docs/benchmarks.md). On a GPU one for each
+    core, since each has a process that gives the device its work. Raises ConfigError as `pick_device`.
+    """
+    return 1 if pick_device(config.train.device).type == "cpu" else os.cpu_count() or 1
+
+
 def train_all(
     tasks: Iterable[Task],
     at_once: int,
     progress: TrainingProgress,
     fresh: bool = False,
     left_out: Callable[[Task, ConfigError], None] | None = None,
+    by_memory: bool = False,
 ) -> None:
     """Train runs, begun in the given order; what is finished says so.
 
     tasks: each is asked for when its turn has come. at_once: 1 trains in this process; more: so many at the
     same time, in processes of their own, with the bits of a run alone that has as many threads as each of
     them. left_out: is told of a run that a user's mistake keeps from training, and the others go on; None: it
-    is raised. Raises as `train` does, after the other runs were stopped and saved.
+    is raised. by_memory: of runs that are alike, begin the first alone, and when it has trained an epoch as
+    many of at_once as the GPU has memory for. Raises as `train` does, after the other runs were stopped and
+    saved.
     """
     if at_once > 1:
-        _Crew(at_once, progress, fresh, left_out).work(iter(tasks))
+        _Crew(at_once, progress, fresh, left_out, by_memory).work(iter(tasks))
         return
     for task in tasks:
         try:
@@ -76,8 +87,10 @@ class _Crew:
         progress: TrainingProgress,
         fresh: bool,
         left_out: Callable[[Task, ConfigError], None] | None,
+        by_memory: bool,
     ):
-        self.at_once, self.progress, self.fresh, self.left_out = at_once, progress, fresh, left_out
+        self.most, self.progress, self.fresh, self.left_out = at_once, progress, fresh, left_out
+        self.at_once = 1 if by_memory else at_once
         self.threads = max(1, torch.get_num_threads() // at_once)
         self.children: list[_Child] = []
         self.seen: set[Path] = set()
@@ -151,14 +164,26 @@ class _Crew:
                 except (EOFError, OSError):
                     self.end(child)
                     continue
-                if kind == "line":
+                if kind == LINE:
                     named = text if text.startswith(str(child)) else f"{child.label}  {text}"
                     self.progress.line(named, more)
+                elif kind == ROOM:
+                    self.fill(child, *more)
                 else:
                     child.last_word = kind, text, more
             elif not child.process.is_alive() and not child.line.poll():
                 # Something that the run began holds the line still.
                 self.end(child)
+
+    def fill(self, child: _Child, taken: int, free: int) -> None:
+        """Let runs begin beside the first, which has trained an epoch: as many as the GPU has memory for.
+
+        taken, free: bytes of it.
+        """
+        if self.at_once < self.most:
+            self.most = self.at_once = min(self.most, 1 + int(free / (MARGIN * taken)))
+            room = f"{taken / 2**30:.1f} GiB of the GPU, {free / 2**30:.1f} are free"
+            self.progress.note(f"{child.label} takes {room}: {self.at_once} at once")
 
     def end(self, child: _Child) -> None:
         """See what came of a run whose process has ended."""
@@ -207,7 +232,7 @@ class _Child:
         self.line, theirs = CONTEXT.Pipe()
         run = task.run
         work = (theirs, threads, task.config.dump(), run.folder, run.recipe, run.name, fresh, task.warnings)
-        self.process = CONTEXT.Process(target=_train_alone, args=work, name=self.label)
+        self.process = CONTEXT.Process(target=train_alone, args=work, name=self.label)
         with _inherited(threads):
             self.process.start()
         theirs.close()
@@ -254,70 +279,3 @@ class _Elsewhere(Exception):
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
-
-
-class _Reporter(TrainingProgress):
-    """Hands each line to the parent process."""
-
-    def __init__(self, line: Connection):
-        super().__init__(quiet=True)
-        self._parent = line
-
-    def line(self, text: str, style: str | None = None) -> None:
-        _say(self._parent, "line", text, style)
-
-
-def _say(line: Connection, kind: str, text: str, more: str | None = None) -> None:
-    with contextlib.suppress(OSError):  # A parent that is gone does not keep the run from being saved.
-        line.send((kind, text, more))
-
-
-def _train_alone(
-    line: Connection,
-    threads: int,
-    plain: dict[str, Any],
-    folder: Path,
-    recipe: str,
-    name: str,
-    fresh: bool,
-    warnings: tuple[str, ...],
-) -> None:
-    """What a run's process does: train, and tell the parent what a run alone prints, returns or raises."""
-    torch.set_num_threads(threads)
-    # Until the run hears it, and saves itself, a request to stop ends what there is to end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGURG, lambda *_: None)
-    threading.Thread(target=_wait_for_the_end, args=(line,), daemon=True).start()
-    word: tuple[str, str, str | None]
-    try:
-        try:
-            train(checked(plain), Run(folder, recipe, name), _Reporter(line), fresh, warnings)
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        word = DONE, "", None
-    except KeyboardInterrupt:
-        word = UNBEGUN, "", None
-    except Interrupted as stop:
-        word = SAVED, str(stop), None
-    except ConfigError as error:
-        word = MISTAKE, str(error), traceback.format_exc()
-    except Failure as error:
-        word = FAILED, str(error), traceback.format_exc()
-    except Exception as error:
-        hint = "the same command with --debug shows where"
-        word = FAILED, f"{type(error).__name__}: {error} ({hint})", traceback.format_exc()
-    _say(line, *word)
-
-
-def _wait_for_the_end(line: Connection) -> None:
-    """Stop this process's run when the parent asks for it, or is gone: once, whoever else sends signals."""
-    with contextlib.suppress(EOFError, OSError):
-        line.recv()
-    # All threads block the signal, so that one from outside waits, too, and is one with this.
-    os.kill(os.getpid(), signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    # Python calls the handler in the main thread, which may have to be woken.
-    main = threading.main_thread().ident
-    assert main is not None
-    signal.pthread_kill(main, signal.SIGURG)
