@@ -101,6 +101,8 @@ def begin(
     print(f"{describe_machine(found)}\n{pictures}{about and f'; {about}'}")
     if load is not None and load > QUIET_LOAD:
         print(f"note: the machine is busy (load {load:.1f}): these figures are not worth keeping")
+    # Where things lie on this machine is nobody's business.
+    found["command"] = [Path(word).name if Path(word).is_absolute() else word for word in found["command"]]
     return pictures, overrides, {**found, "load_before": load, "clocks_before": clocks()}
 
 

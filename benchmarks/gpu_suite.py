@@ -46,7 +46,7 @@ import sys, torch
 from common import has_cifar100
 print(torch.cuda.is_available(), has_cifar100(None))
 """
-# How long a step that was asked to stop may take to save what it has.
+# How long a step that was asked to stop may take to save what it has: with the limit, under nine minutes.
 GRACE = 60.0
 # Lines of a step's output that are shown.
 LAST = 4
@@ -218,7 +218,7 @@ def interrupt(*_: Any) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], prog="gpu_suite.sh")
     options.add_argument("--out", type=Path, default=HERE / "results" / "gpu", help="where results go")
-    options.add_argument("--limit", type=float, default=500, help="seconds that a step may take")
+    options.add_argument("--limit", type=float, default=470, help="seconds that a step may take")
     options.add_argument("--total", type=float, default=float("inf"), help="seconds after which none goes on")
     options.add_argument("--only", type=re.compile, default=re.compile(""), help="a pattern of steps' names")
     options.add_argument("--list", action="store_true", help="print the steps and stop")

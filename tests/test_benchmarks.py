@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from cifarlab import augment  # noqa: F401  fills the registry
+from cifarlab.recipes import read, resolve
 from cifarlab.registry import AUGMENTS, MIXERS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -265,6 +267,22 @@ def test_figures_in_the_documentation_are_those_in_the_results(name: str):
     path = BENCHMARKS / "results" / f"{name}.json"
     rows = expected_rows(name, json.loads(path.read_text())) if path.is_file() else ["not measured yet"]
     assert not [row for row in rows if row not in text]
+
+
+@pytest.mark.parametrize("name", ["cpu_70", "cpu_75"])
+def test_the_time_to_an_accuracy_is_that_of_the_recipe_as_it_is(name: str):
+    found = json.loads((BENCHMARKS / "results" / f"speed_{name}.json").read_text())
+    as_it_is = resolve(read(f"speed/{name}")).dump()
+    for config in (found["config"], as_it_is):
+        # Where it ran, and where the pictures lay.
+        config["train"]["device"] = config["data"]["root"] = None
+    assert found["recipe"] == f"speed/{name}" and found["overrides"] == [] and found["hold_out"] == 0
+    assert found["config"] == as_it_is
+    accuracy = statistics.mean(run["test_top1"] for run in found["runs"])
+    minutes = statistics.mean(run["seconds"] for run in found["runs"]) / 60
+    told = str(read(f"speed/{name}").about["measured"])
+    assert told == f"{100 * accuracy:.2f} ({len(found['runs'])} seed{'s' * (len(found['runs']) > 1)})"
+    assert accuracy >= found["required"]["test_top1"] and 60 * minutes <= found["required"]["seconds"]
 
 
 # Reads what timm's script reads, in its options, and trains nothing.

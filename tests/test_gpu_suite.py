@@ -198,44 +198,65 @@ def test_no_two_configurations_share_a_runs_folder():
         assert "train.engine=graph" in words
 
 
-def test_a_daemon_of_its_own_lives_as_long_as_the_command(tmp_path: Path):
-    """A shell script stands for NVIDIA's daemon."""
-    said, control = tmp_path / "said", tmp_path / "nvidia-cuda-mps-control"
-    words = [sys.executable, str(BENCHMARKS / "with_mps.py"), "-c"]
-    places = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
-    shows = f"import os; print(os.environ[{places[0]!r}], 'worked', file=open({str(said)!r}, 'a'))"
-    without = subprocess.run([*words, shows], env={"PATH": ""}, capture_output=True, text=True)
-    assert without.returncode == 2 and "is not installed" in without.stderr and not said.exists()
-    told = f'if [ "$1" = -d ]; then words=begun; else read words; fi; echo ${places[1]} $words >> {said}'
-    control.write_text(f"#!/bin/bash\n{told}\n")
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: where a shell script that stands for NVIDIA's daemon lives, and each word that it is told."""
+    control, said = tmp_path / "nvidia-cuda-mps-control", tmp_path / "said"
+    told = 'if [ "$1" = -d ]; then words=begun; else read words; fi'
+    control.write_text(f"#!/bin/bash\n{told}\necho $CUDA_MPS_PIPE_DIRECTORY $words >> {said}\n")
     control.chmod(0o755)
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    for ending, status in (("", 0), ("; raise SystemExit(3)", 3)):
-        finished = subprocess.run([*words, shows + ending], env=env)
-        assert finished.returncode == status
-        lines = [line.split() for line in said.read_text().splitlines()]
-        assert [word for _, word in lines] == ["begun", "worked", "quit"]
-        folders = {folder for folder, _ in lines}
-        assert len(folders) == 1 and not Path(*folders).exists()
-        said.unlink()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return said
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_whoever_stops_it_stops_the_command(tmp_path: Path, how: signal.Signals):
-    control = tmp_path / "nvidia-cuda-mps-control"
-    control.write_text("#!/bin/bash\ntrue\n")
-    control.chmod(0o755)
-    code = (
-        f"import signal, time; signal.signal({how:d}, signal.default_int_handler)\n"
-        "try:\n    print('up', flush=True); time.sleep(60)\nexcept KeyboardInterrupt:\n    print('saved')"
+def words_until_the_end(said: Path) -> tuple[set[Path], list[str]]:
+    """(folders, words) when the daemon has been told to quit, and its folder is gone."""
+    end = time.monotonic() + 30
+    while True:
+        lines = [line.split() for line in said.read_text().splitlines()] if said.exists() else []
+        folders = {Path(folder) for folder, _ in lines}
+        if lines and lines[-1][1] == "quit" and not any(folder.exists() for folder in folders):
+            return folders, [word for _, word in lines]
+        assert time.monotonic() < end, lines
+        time.sleep(0.05)
+
+
+WITH_MPS = [sys.executable, str(BENCHMARKS / "with_mps.py"), "-c"]
+
+
+@needs_bash
+def test_a_daemon_of_its_own_lives_as_long_as_the_command(daemon: Path):
+    shows = (
+        f"import os; print(os.environ['CUDA_MPS_PIPE_DIRECTORY'], 'worked', file=open({str(daemon)!r}, 'a'))"
     )
-    process = subprocess.Popen(
-        [sys.executable, str(BENCHMARKS / "with_mps.py"), "-c", code],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-    )  # fmt: skip
+    for ending, status in (("", 0), ("; raise SystemExit(3)", 3)):
+        assert subprocess.run([*WITH_MPS, shows + ending]).returncode == status
+        folders, words = words_until_the_end(daemon)
+        assert words == ["begun", "worked", "quit"] and len(folders) == 1
+        daemon.unlink()
+
+
+def test_without_the_daemon_it_says_so():
+    without = subprocess.run([*WITH_MPS, "print(1)"], env={"PATH": ""}, capture_output=True, text=True)
+    assert (without.returncode, without.stdout) == (2, "") and "is not installed" in without.stderr
+
+
+@needs_bash
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("whom", [os.kill, os.killpg])
+def test_whoever_stops_it_stops_the_command_once_and_the_daemon(daemon: Path, how, whom):
+    code = (
+        "import signal, time\n"
+        "for each in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(each, lambda *_: print('asked'))\n"
+        "print('up', flush=True); time.sleep(2)"
+    )
+    process = subprocess.Popen([*WITH_MPS, code], stdout=subprocess.PIPE, text=True, process_group=0)
     assert process.stdout is not None and process.stdout.readline() == "up\n"
-    process.send_signal(how)
-    assert process.communicate(timeout=30)[0] == "saved\n" and process.returncode == 0
+    whom(process.pid, how)
+    printed = process.communicate(timeout=30)[0]
+    expected = ("", -how) if how == signal.SIGKILL else ("asked\n", 0)
+    assert (printed, process.returncode) == expected
+    assert words_until_the_end(daemon)[1] == ["begun", "quit"]
 
 
 def test_every_option_of_a_script_is_known():

@@ -26,7 +26,7 @@ def scored(monkeypatch):
 
     def closed(self, epoch):
         with monkeypatch.context() as patch:
-            patch.setattr("cifarlab.train.evaluate", lambda *_: {"top1": SCORES[epoch]})
+            patch.setattr(Engine, "score", lambda *_: {"top1": SCORES[epoch]})
             close(self, epoch)
 
     monkeypatch.setattr(_Training, "close_epoch", closed)

@@ -16,7 +16,7 @@ from cifarlab.records import Output
 
 # Large batches keep the device busy, but a CPU's caches hold some hundred small pictures at most; at 224 px a
 # batch must shrink so that activations fit beside the training state.
-PIXELS_PER_BATCH = 500 * 64 * 64
+PIXELS_PER_BATCH = {"cpu": 500 * 64 * 64, "cuda": 256 * 224 * 224}
 PICTURES_PER_BATCH = {"cpu": 500, "cuda": 4000}
 
 
@@ -40,7 +40,9 @@ def outputs_of(
         yield _answer(model, images, precision, image_size), labels
 
 
-@torch.inference_mode()
+# Not in inference mode: older versions of torch made tensors in a process's first capture, and if that was in
+# this mode no later capture outside might write to them.
+@torch.no_grad()
 def evaluate(
     model: nn.Module, split: Split, precision: Precision, image_size: int, graphs: Graphs | None = None
 ) -> dict[str, float]:
@@ -66,8 +68,8 @@ def evaluate(
 
 def _batches(model: nn.Module, split: Split, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (uint8 images (B, 3, H, W), labels (B,)) of the split, in order, the model in evaluation mode."""
-    most = PICTURES_PER_BATCH[split.labels.device.type]
-    size = max(1, min(most, PIXELS_PER_BATCH // image_size**2))
+    kind = split.labels.device.type
+    size = max(1, min(PICTURES_PER_BATCH[kind], PIXELS_PER_BATCH[kind] // image_size**2))
     was_training = model.training
     model.eval()
     try:

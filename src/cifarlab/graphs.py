@@ -17,8 +17,8 @@ from cifarlab.registry import ConfigError
 
 # Where a recipe says how its steps run.
 ENGINE = ("train", "engine")
-# Pieces of work of a kind that run as they are written, before one is captured: libraries choose their
-# algorithms and optimizers make their moments in the first ones.
+# Pieces of work of the first kind that run as they are written, before it is captured: libraries get ready in
+# them, optimizers make their moments. Of a later kind one does: libraries choose their algorithms in it.
 WARM_UP = 3
 
 # Seeds torch's generators; called before each forward pass, and by nothing else in a piece of work.
@@ -81,6 +81,8 @@ class CudaTape:
                 # The capture that failed has more to say of it, none of which helps.
                 with contextlib.suppress(RuntimeError):
                     open_graph.close()
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
                 reason = str(error).strip().partition("\n")[0][:150]
                 raise ConfigError(
                     f"what this recipe does cannot be captured ({reason}); say train.engine=eager",
@@ -116,19 +118,20 @@ class Graphs:
         kind: what a piece of work has in common with those that it can be replayed as. Returns what was
         worked on: `given`, or the copies that captured work looks at, which its next replay writes over.
         """
-        if kind not in self._recorded:
-            if self._seen[kind] < WARM_UP:
-                self._seen[kind] += 1
-                with self.tape.aside():
-                    work(given, torch.manual_seed)
-                return given
+        if kind in self._recorded:
+            places, replay = self._recorded[kind]
+            for place, each in zip(places, given, strict=True):
+                copy_into(place, each)
+            replay(seeds)
+            return places
+        with self.tape.aside():
+            work(given, torch.manual_seed)
+        self._seen[kind] += 1
+        # At once: what comes once an epoch is captured in the first one, too.
+        if self._recorded or self._seen[kind] >= WARM_UP:
             places = [copied(each) for each in given]
             self._recorded[kind] = places, self.tape.record(lambda reseed: work(places, reseed))
-        places, replay = self._recorded[kind]
-        for place, each in zip(places, given, strict=True):
-            copy_into(place, each)
-        replay(seeds)
-        return places
+        return given
 
 
 def copied(given: Any) -> Any:

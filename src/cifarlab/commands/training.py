@@ -35,7 +35,7 @@ def train(
         typer.Option(
             min=1,
             help="Train so many runs at the same time, each in a process with its share of the cores; "
-            "default: on a CPU one, on a GPU as many as its memory takes.",
+            "default: on a CPU one, on a GPU as many as its memory takes, at most one a core.",
         ),
     ] = None,
     fresh: Annotated[

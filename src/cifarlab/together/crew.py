@@ -28,7 +28,7 @@ CONTEXT = multiprocessing.get_context("spawn")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How often a request to stop is looked for.
 SECONDS_BETWEEN_LOOKS = 0.2
-# A run may come to need this much more than in its first epoch: it is scored on more pictures at the end.
+# A run may come to take this much more than its first epoch showed.
 MARGIN = 1.25
 
 
@@ -44,9 +44,13 @@ def usual_at_once(config: Config) -> int:
     """How many runs of a recipe are trained at the same time, at most, where nobody says.
 
     One on a CPU: in turn, with all cores each, they are as fast (docs/benchmarks.md). On a GPU one for each
-    core, since each has a process that gives the device its work. Raises ConfigError as `pick_device`.
+    core, since each has a process that gives the device its work; but one where the first epoch does not show
+    what memory a run takes. Raises ConfigError as `pick_device`.
     """
-    return 1 if pick_device(config.train.device).type == "cpu" else os.cpu_count() or 1
+    grows = config.data.multi_scale is not None and config.data.multi_scale.per == "stage"
+    if pick_device(config.train.device).type == "cpu" or grows or not config.data.val:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train_all(
@@ -182,6 +186,7 @@ class _Crew:
         """
         if self.at_once < self.most:
             self.most = self.at_once = min(self.most, 1 + int(free / (MARGIN * taken)))
+            self.threads = max(1, torch.get_num_threads() // self.at_once)
             room = f"{taken / 2**30:.1f} GiB of the GPU, {free / 2**30:.1f} are free"
             self.progress.note(f"{child.label} takes {room}: {self.at_once} at once")
 
