@@ -86,6 +86,7 @@ class Plan:
                                f"train.engine={engine}", *self._short())
                 for engine in dict.fromkeys((self.engine, "eager", "compiled"))
             ),
+            self._benchmark("live_taps", "live_taps", *self._pictures(), "--device", "auto"),
             self._time_to("cpu_75", seeds=30),
             self._time_to("cpu_70", seeds=30),
             self._time_to("gpu_80", seeds=3),

@@ -233,6 +233,16 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
                 whole, training = (found[way][kind]["median"] for kind in ("whole", "training"))
                 rows.append(f"| {seeds} | {way} | {whole:.2f} | {training:.2f} |")
         return rows
+    if name == "live_taps":
+        rows = [
+            f"Steps are {result['ratio']:.2f} times as fast",
+            f"could save {100 * result['optimizer_bound']:.1f} %",
+        ]
+        for label, it in result["seconds"].items():
+            count = result["weights"].get(label)
+            what = f"optimizer, {label} ({count:,})" if count else f"step, {label}"
+            rows.append(f"| {what} | {1e3 * it['best']:.1f} | {1e3 * it['median']:.1f} |")
+        return rows
     if name == "augment":
         parts = {**result["parts"], **{f"{mixer} (mixer)": it for mixer, it in result["mixers"].items()}}
         return [
@@ -259,7 +269,7 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     "name",
     [
         "cpu_train", "startup", "augment", "distillation_speed", "speed_cpu_70", "speed_cpu_75",
-        "compare_seed", "compare_timm", "scaling",
+        "compare_seed", "compare_timm", "scaling", "live_taps",
     ],
 )  # fmt: skip
 def test_figures_in_the_documentation_are_those_in_the_results(name: str):
@@ -315,6 +325,18 @@ def test_compare_timm_tells_what_an_epoch_costs(tmp_path: Path):
         ratio = result["ratios"][f"ours over {name}"]
         assert ratio["of_medians"] == pytest.approx(medians[0] / medians[1], rel=0.02)
         assert f"ours over {name}: " in printed
+
+
+def test_live_taps_finds_the_weights_that_no_picture_moves(tmp_path: Path):
+    printed, result = run_tiny("live_taps", tmp_path)
+    # A ResNet-18's last stage: 4 of 9 taps live where 2x2 becomes 1x1, then 1 of 9 in three convolutions.
+    dead = 512 * (5 * 256 + 3 * 8 * 512)
+    assert result["weights"]["all weights"] - result["weights"]["live weights"] == dead
+    medians = {label: it["median"] for label, it in result["seconds"].items()}
+    ratio = medians["torch's convolutions"] / medians["live taps"]
+    assert result["ratio"] == pytest.approx(ratio, abs=1e-3) and f"{ratio:.2f} times as fast" in printed
+    saved = (medians["all weights"] - medians["live weights"]) / medians["live taps"]
+    assert result["optimizer_bound"] == pytest.approx(saved, abs=1e-4)
 
 
 def test_compare_timm_says_how_to_get_the_script(tmp_path: Path):
