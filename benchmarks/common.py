@@ -102,8 +102,14 @@ def begin(
     if load is not None and load > QUIET_LOAD:
         print(f"note: the machine is busy (load {load:.1f}): these figures are not worth keeping")
     # Where things lie on this machine is nobody's business.
-    found["command"] = [Path(word).name if Path(word).is_absolute() else word for word in found["command"]]
+    found["command"] = [_without_folder(word) for word in found["command"]]
     return pictures, overrides, {**found, "load_before": load, "clocks_before": clocks()}
+
+
+def _without_folder(word: str) -> str:
+    """A word of a command whose absolute path, if it has one, is its last name alone."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from common import begin, parser, positive, spread, write
 from torch import Tensor, nn
 
 from cifarlab.engine import Engine
-from cifarlab.models.live_taps import LiveConv2d
+from cifarlab.models.live_taps import LiveConv2d, use_live_taps
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.prepare import prepare
 from cifarlab.recipes import read, resolve
@@ -88,6 +88,7 @@ def main() -> None:
     overrides += [f"train.device={given.device}", *(["data.batch_size=20"] if given.tiny else [])]
     config = resolve(read(RECIPE), overrides)
     plain, live = without_live_taps(prepare(config).engine), prepare(config).engine
+    use_live_taps(live.model)  # A run has them on a CPU alone.
     for engine in (plain, live):
         engine.model.train()
         for step in steps(engine, 2):

@@ -236,7 +236,7 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
     if name == "live_taps":
         rows = [
             f"Steps are {result['ratio']:.2f} times as fast",
-            f"could save {100 * result['optimizer_bound']:.1f} %",
+            f"could save about {100 * result['optimizer_bound']:.0f} %",
         ]
         for label, it in result["seconds"].items():
             count = result["weights"].get(label)

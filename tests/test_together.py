@@ -219,8 +219,10 @@ def test_as_many_at_once_as_asked_in_order(crew, progress):
 def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, fit):
     """Each takes a GiB, and may come to take a quarter more."""
     monkeypatch.setattr(child, "_room", lambda device: (1 << 30, int(free * 2**30)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
 
     def trains(run, log):
+        log("threads", os.environ["OMP_NUM_THREADS"])
         crew.progress.start(2, 0, 1, "last")
         for epoch in (1, 2):
             time.sleep(0.1)
@@ -231,7 +233,10 @@ def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, f
 
     train_all(crew(*[trains] * 6), 4, progress, by_memory=True)
     words, now, most = crew.words(), 0, 0
-    assert words[1] == "epoch 1", "the first is alone until then"
+    assert words[2] == "epoch 1", "the first is alone until then"
+    # It has the share of four, which might have begun beside it; the others share the cores as they are.
+    threads = [word for word in words if word.startswith("threads")]
+    assert threads == ["threads 3", *[f"threads {12 // fit}"] * 5]
     for word in words:
         now += word.startswith("start") - word.startswith("end")
         most = max(most, now)
@@ -249,7 +254,7 @@ def test_nobody_says_how_many_at_once(cifarlab, tmp_path, monkeypatch, device, m
     monkeypatch.setattr("cifarlab.together.train_all", lambda *rest, **more: asked.append((rest[1], more)))
     assert usual_at_once(tiny_config()) == most
     # What these take, their first epoch does not show.
-    for words in (("data.val=0", "train.select=last"), ("data.multi_scale={sizes: [16, 24], per: stage}",)):
+    for words in (("data.val=0", "train.select=last"), ("data.multi_scale={sizes: [16, 24]}",)):
         assert usual_at_once(tiny_config(*words)) == 1
     monkeypatch.setattr("cifarlab.commands.training._print_over_seeds", lambda *rest: None)
     for words in (("--seeds", 8), ("--seeds", 20), ("--seeds", 20, "--at-once", 3)):

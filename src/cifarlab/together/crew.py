@@ -47,8 +47,8 @@ def usual_at_once(config: Config) -> int:
     core, since each has a process that gives the device its work; but one where the first epoch does not show
     what memory a run takes. Raises ConfigError as `pick_device`.
     """
-    grows = config.data.multi_scale is not None and config.data.multi_scale.per == "stage"
-    if pick_device(config.train.device).type == "cpu" or grows or not config.data.val:
+    is_told = config.data.multi_scale is None and config.data.val > 0
+    if pick_device(config.train.device).type == "cpu" or not is_told:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -67,8 +67,8 @@ def train_all(
     same time, in processes of their own, with the bits of a run alone that has as many threads as each of
     them. left_out: is told of a run that a user's mistake keeps from training, and the others go on; None: it
     is raised. by_memory: of runs that are alike, begin the first alone, and when it has trained an epoch as
-    many of at_once as the GPU has memory for. Raises as `train` does, after the other runs were stopped and
-    saved.
+    many of at_once as the GPU has memory for, which share the cores anew. Raises as `train` does, after the
+    other runs were stopped and saved.
     """
     if at_once > 1:
         _Crew(at_once, progress, fresh, left_out, by_memory).work(iter(tasks))
