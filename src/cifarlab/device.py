@@ -111,6 +111,11 @@ def peak_memory(device: torch.device) -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
+def num_cores() -> int:
+    """How many cores this process may use; in a container they can be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_hardware(device: torch.device) -> dict[str, object]:
     """What a result was measured on."""
     name = platform.processor() or platform.machine()

@@ -31,7 +31,8 @@ Tta = Annotated[
         help="Test-time augmentation: flip, multi_crop, sizes; with options: {name: multi_crop, pixels: 2}."
     ),
 ]
-# Unlike seeds of one recipe, arms that are compared may take more memory than the first of them.
+# On a CPU runs in turn, with all cores each, are as fast (docs/benchmarks.md). On a GPU, unlike seeds of one
+# recipe, what is compared may take more memory than the first of them.
 AT_ONCE = 1
 AtOnce = Annotated[
     int,

@@ -19,6 +19,7 @@ import numpy as np
 from cifarlab.data.decoding import decode_or_raise, reason_of, suffixes
 from cifarlab.data.places import building, cache_folder, cannot_write, locked, progress
 from cifarlab.data.splits import Part, Pictures, digest_pictures
+from cifarlab.device import num_cores
 from cifarlab.registry import ConfigError
 
 # Raised whenever `decode` makes other pixels of a file, so that older caches are made anew.
@@ -206,7 +207,7 @@ def _build(folder: Path, listing: Listing, size: int) -> None:
 
     # Threads: Pillow and hashlib release the interpreter's lock in all that takes time.
     title = f"decoding {count:,} pictures of {listing.folder} at {size} x {size}, once"
-    with progress(title) as report, warnings.catch_warnings(), ThreadPoolExecutor(_num_cores()) as pool:
+    with progress(title) as report, warnings.catch_warnings(), ThreadPoolExecutor(num_cores()) as pool:
         warnings.simplefilter("ignore")
         for start in range(0, count, AT_ONCE):
             rows = range(start, min(start + AT_ONCE, count))
@@ -239,7 +240,3 @@ def _drop(path: Path, rows: np.ndarray) -> None:
         kept[start : start + AT_ONCE] = old[rows[start : start + AT_ONCE]]
     kept.flush()
     path.with_name("kept.npy").replace(path)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cifarlab.config import Config
-from cifarlab.device import pick_device
+from cifarlab.device import num_cores, pick_device
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run, StopRequest
@@ -50,7 +50,7 @@ def usual_at_once(config: Config) -> int:
     is_told = config.data.multi_scale is None and config.data.val > 0
     if pick_device(config.train.device).type == "cpu" or not is_told:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()
 
 
 def train_all(
