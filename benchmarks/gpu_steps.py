@@ -92,9 +92,11 @@ class Plan:
             self._time_to("gpu_80", seeds=3),
             *self._timm(),
             *(
-                self._benchmark(f"scaling_{key}", "scaling", *self._pictures(), "--vary", key, "--seeds")
+                self._benchmark(f"scaling_{key}", "scaling", *self._pictures(), "--engine", self.engine,
+                                "--vary", key, "--seeds")
                 for key in ("pictures", "epochs", "batch", "pixels", "classes")
             ),
+            self._benchmark("scaling_seeds", "scaling", *self._pictures(), "--engine", self.engine, "--vary"),
         ]  # fmt: skip
 
     def _tables(self) -> list[Step]:

@@ -7,7 +7,8 @@ rounds. A line is laid through the seconds against pictures and epochs: cost lin
 
 Seeds: so many runs in turn, with all threads, and at once, with their share of them, round by round in turns.
 Two times of each: whole, from the call of `train_all` to its end, the start of processes included; and
-training alone (of runs in turn the sum, of runs at once the longest), to which long runs come near.
+training alone (of runs in turn the sum, of runs at once the longest), to which long runs come near. Memory of
+runs at once: the sum of every process's peak, that of the one which starts them included.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ print(json.dumps({"seconds": seconds[0], "peak_memory_bytes": peak_memory(pick_d
 SEEDS_SCRIPT = """
 import json, sys, tempfile, time
 from pathlib import Path
+from cifarlab.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
@@ -82,8 +84,14 @@ with tempfile.TemporaryDirectory() as folder:
     begun = time.perf_counter()
     train_all(map(Task, configs, runs), at_once, TrainingProgress(quiet=True))
     whole = time.perf_counter() - begun
-    seconds = [run.summary()["seconds"] for run in runs]
-print(json.dumps({"whole": whole, "training": sum(seconds) if at_once == 1 else max(seconds)}))
+    found = [run.summary() for run in runs]
+seconds, memory = ([each[key] for each in found] for key in ("seconds", "peak_memory_bytes"))
+in_turn = at_once == 1
+print(json.dumps({
+    "whole": whole,
+    "training": sum(seconds) if in_turn else max(seconds),
+    "peak_memory_bytes": max(memory) if in_turn else sum(memory) + peak_memory(pick_device("auto")),
+}))
 """
 
 
@@ -93,7 +101,7 @@ def run(setting: dict[str, int], overrides: list[str]) -> dict[str, float]:
 
 
 def run_seeds(seeds: int, at_once: int, setting: dict[str, int], overrides: list[str]) -> dict[str, float]:
-    """Seconds of several seeds' runs: whole, and of their training alone."""
+    """Seconds of several seeds' runs: whole, and of their training alone; and what memory they take."""
     return measured_by(SEEDS_SCRIPT, [str(seeds), str(at_once), RECIPE, *words_of(setting, overrides)])
 
 
@@ -121,7 +129,7 @@ def measured_by(script: str, words: list[str]) -> dict[str, float]:
 def measure_seeds(
     counts: list[int], rounds: int, setting: dict[str, int], overrides: list[str]
 ) -> dict[str, Any]:
-    """By number of seeds: seconds in turn and at once, and how many times faster at once is."""
+    """By number of seeds: seconds and memory in turn and at once, and how many times faster at once is."""
     ways = {"in turn": lambda seeds: 1, "at once": lambda seeds: seeds}
     measured: dict[tuple[int, str], list[dict[str, float]]] = {(n, way): [] for n in counts for way in ways}
     for number in range(rounds):
@@ -138,13 +146,16 @@ def measure_seeds(
             for way in ways
         }
         medians = {way: {kind: found[way][kind]["median"] for kind in found[way]} for way in ways}
+        for way in ways:
+            found[way]["peak_memory_bytes"] = max(each["peak_memory_bytes"] for each in measured[seeds, way])
         found["times_faster"] = {
             kind: round(medians["in turn"][kind] / medians["at once"][kind], 3) for kind in medians["in turn"]
         }
         results[str(seeds)] = found
         for way in ways:
             print(f"| {seeds} seeds {way} | {medians[way]['whole']:.2f} s | "
-                  f"training {medians[way]['training']:.2f} s |")  # fmt: skip
+                  f"training {medians[way]['training']:.2f} s | "
+                  f"{found[way]['peak_memory_bytes'] / 1e9:.2f} GB |")  # fmt: skip
         print(f"{seeds} seeds at once: training {found['times_faster']['training']:.2f} times as fast")
     return results
 
@@ -164,12 +175,14 @@ def main() -> None:
     options.add_argument(
         "--seeds", type=positive, nargs="*", default=SEEDS, help="how many are trained at once"
     )
+    options.add_argument("--engine", default="auto", help="as train.engine")
     options.add_argument("--vary", choices=VARIED, nargs="*", default=[*VARIED], help="what else is varied")
     given = options.parse_args()
     base, varied, seeds = TINY if given.tiny else (BASE, VARIED, given.seeds)
     varied = {key: values for key, values in varied.items() if key in given.vary}
     rounds = 1 if given.tiny else given.rounds
     pictures, overrides, found = begin(given, f"{RECIPE}, {base}", device="auto")
+    overrides.append(f"train.engine={given.engine}")
     settings = [(key, value) for key, values in varied.items() for value in values]
     measured: dict[tuple[str, int], list[dict[str, float]]] = {setting: [] for setting in settings}
     for _ in range(rounds):

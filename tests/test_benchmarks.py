@@ -147,6 +147,9 @@ def test_scaling_varies_one_thing_at_a_time(tmp_path: Path):
         assert found["times_faster"][kind] == pytest.approx(ratio, rel=0.01)
     for way in ("in turn", "at once"):
         assert found[way]["training"]["median"] < found[way]["whole"]["median"]
+    # Three processes hold torch each, where one did.
+    one, three = (found[way]["peak_memory_bytes"] for way in ("in turn", "at once"))
+    assert one > 100e6 and 1.5 * one < three < 20e9
 
 
 def test_distillation_speed_compares_a_student_with_itself_taught(tmp_path: Path):
