@@ -2,12 +2,12 @@
 
     python benchmarks/compare_seed.py --out benchmarks/results/compare_seed.json
 
-A: the tutorial's, re-written faithfully: a DataLoader whose workers resize each picture by OpenCV, float32
-(TF32 on a GPU), the loss read at each step, the test set after each epoch by another loader, and files for
-the best five epochs. A': the same with persistent workers, pinned memory, bfloat16 and channels_last, and
-one file an epoch. B: `cifarlab.train` on the recipe. The same weights, pictures and order of batches;
-Lightning's own cost is left out of A and A'. Before any time is printed: pictures and float32 gradients of
-the first step, and the mean loss over 100 steps.
+A: the tutorial's, re-written faithfully: Lightning's Trainer, a DataLoader whose workers resize each picture
+by OpenCV, float32 (TF32 on a GPU), the loss shown at each step, the test set after each epoch by another
+loader, and files for the best five epochs. A': the same with persistent workers, pinned memory, bfloat16 and
+channels_last, and one file, of the best epoch. B: `cifarlab.train` on the recipe. The same weights, pictures
+and order of batches. Before any time is printed: pictures and float32 gradients of the first step, and the
+mean loss over 100 steps.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from common import begin, exact_float32, parser, positive, refuse, spread, when_saved, write
 from rich.console import Console
 from torch import Tensor
-from tutorial import Tutorial, TutorialPictures, now
+from torch.utils.data import DataLoader, TensorDataset
+from tutorial import TutorialPictures, now
+from tutorial_training import Tutorial
 
 from cifarlab import train as training
 from cifarlab.config import Config
@@ -137,9 +138,10 @@ def _first_step(config: Config) -> tuple[float, float]:
     ((first, last),) = engine.plan.batches(0, len(order))
     batch = engine.views.batch(order, 0, first, last)
     seen = engine.model.dress(batch.images)
-    levels = 255 * (seen.cpu() - _stacked(pictures, order[first:last])[0]).abs().max().item()
+    ((theirs, _),) = _in_batches(pictures, [order[first:last].tolist()])
+    levels = 255 * (seen.cpu() - theirs).abs().max().item()
     engine.step(order, 0, 0)
-    tutorial.step(seen, batch.labels)
+    tutorial.train_on(DataLoader(TensorDataset(seen, batch.labels), len(seen)))
     return _largest_difference(engine, tutorial), levels
 
 
@@ -147,10 +149,11 @@ def _mean_losses(config: Config, steps: int) -> tuple[float, float]:
     """(the tutorial's, ours), each on its own pictures in its own memory format."""
     engine, tutorial, pictures = _both_sides(config)
     order, plan = engine.order(0), engine.plan
-    losses = []
     for step in range(steps):
         engine.step(order, 0, step)
-        losses.append(tutorial.step(*_stacked(pictures, plan.positions(order, step % plan.steps_per_epoch))))
+    positions = [plan.positions(order, step % plan.steps_per_epoch).tolist() for step in range(steps)]
+    losses = tutorial.train_on(_in_batches(pictures, positions))
+    assert len(losses) == steps, "each batch is a step"
     return statistics.fmean(losses), engine.means.read()["loss/total"]
 
 
@@ -158,13 +161,12 @@ def _both_sides(config: Config) -> tuple[Engine, Tutorial, TutorialPictures]:
     job = prepare(config)
     tutorial = Tutorial(config, job, (0, 0), tuned=False)
     job.engine.model.train()
-    tutorial.model.train()
     return job.engine, tutorial, TutorialPictures(job.splits.train, config.data.image_size, augmented=False)
 
 
-def _stacked(pictures: TutorialPictures, positions: Tensor) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*(pictures[int(position)] for position in positions), strict=True)
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+def _in_batches(pictures: TutorialPictures, positions: list[list[int]]) -> DataLoader:
+    """The pictures at these positions, a batch for each list of them."""
+    return DataLoader(pictures, batch_sampler=positions)
 
 
 def _largest_difference(engine: Engine, tutorial: Tutorial) -> float:
@@ -205,7 +207,7 @@ def measure(config: Config, workers: Sequence[tuple[int, int]], rounds: int) -> 
                     spent, share = run_ours(config, place)
                     outside += [share] if number >= 0 else []
                 else:
-                    spent = contestants[name].run_epoch(place)
+                    spent = contestants[name].run_epoch(place, rounds + 1)
                 if number >= 0:
                     seconds[name].append(spent)
             if number >= 0:
@@ -299,7 +301,8 @@ def main() -> None:
     if len(pictures) != len(given.sizes):
         refuse(options, f"--pictures: as many numbers as --sizes, {len(given.sizes)}")
     torch.set_float32_matmul_precision("high")  # TF32, where the device has it.
-    data, overrides, found = begin(given, packages=("opencv-python-headless",), device=given.device)
+    packages = ("opencv-python-headless", "pytorch-lightning")
+    data, overrides, found = begin(given, packages=packages, device=given.device)
     overrides += [f"train.device={given.device}", f"train.engine={given.engine}"]
     cases = {}
     for size, count in zip(given.sizes, pictures, strict=True):

@@ -4,10 +4,10 @@
 
 From a checkout, without a network. Python needs torch, torchvision, timm, pydantic, typer, rich, PyYAML,
 Pillow, numpy, scipy, tensorboard, safetensors, filelock, platformdirs, jinja2 and matplotlib; for some steps
-pytest, pytest-timeout, hypothesis and opencv-python-headless. What is missing comes from --wheels. The steps
-are those of gpu_steps.py. Each has a JSON file in --out, and is skipped where that is there; what was cut off
-goes on or starts over when the suite is called again. suite.json lists every attempt, results.tar.gz holds
-all but weights.
+pytest, pytest-timeout, hypothesis, opencv-python-headless and pytorch-lightning. What is missing comes from
+--wheels. The steps are those of gpu_steps.py. Each has a JSON file in --out, and is skipped where that is
+there; what was cut off goes on or starts over when the suite is called again. suite.json lists every attempt,
+results.tar.gz holds all but weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SOURCE = HERE.parent / "src"
 NEEDED = (
     "timm>=1.0.31", "pydantic>=2.10", "typer>=0.15", "rich", "PyYAML", "Pillow", "numpy>=2.0", "scipy",
     "tensorboard", "safetensors", "filelock", "platformdirs", "jinja2", "matplotlib", "pytest",
-    "pytest-timeout", "hypothesis", "opencv-python-headless",
+    "pytest-timeout", "hypothesis", "opencv-python-headless", "pytorch-lightning>=2.5,!=2.6.2,!=2.6.3",
 )  # fmt: skip
 # What no step can do without: whether torch sees a GPU, and whether the pictures are there.
 PROBE = """

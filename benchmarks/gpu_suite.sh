@@ -6,5 +6,5 @@
 #
 # Beside torch, torchvision and timm it needs, from --wheels where they are missing: pydantic, typer, rich, PyYAML, Pillow,
 # numpy, scipy, tensorboard, safetensors, filelock, platformdirs, jinja2, matplotlib; for some steps pytest, pytest-timeout,
-# hypothesis and opencv-python-headless; with what these need.
+# hypothesis, opencv-python-headless and pytorch-lightning; with what these need.
 exec "${PYTHON:-python3}" "$(dirname "$0")/gpu_suite.py" "$@"
