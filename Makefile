@@ -9,10 +9,10 @@ demo: .venv/.installed
 	@$(BIN)/cifarlab plot runs/demo/0
 
 # A process a core, of one thread each: small tensors gain nothing from more. Threads that wait for one another in a busy
-# loop take the time of the processes that tests start.
+# loop take the time of the processes that tests start. A worker that dies is not begun anew: xdist may then wait for ever.
 test: .venv/.installed-test
 	$(MAKE) lint
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check
