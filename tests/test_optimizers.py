@@ -4,6 +4,7 @@ import copy
 import io
 
 import pytest
+import timm.optim.muon as library
 import torch
 from torch import Tensor, nn
 
@@ -273,6 +274,25 @@ def test_muon_renormalises_each_matrix_before_its_step():
         renormalized.step()
         plain.step()
         torch.testing.assert_close(model.mix.weight, twin.mix.weight)
+
+
+def test_muon_iterates_in_float32_where_bfloat16_is_emulated(monkeypatch):
+    used, iterate = [], library.zeropower_via_newtonschulz
+
+    def spy(*arguments, dtype=torch.bfloat16, **options):
+        used.append(dtype)
+        return iterate(*arguments, dtype=dtype, **options)
+
+    monkeypatch.setattr(library, "zeropower_via_newtonschulz", spy)
+    torch.manual_seed(0)
+    models = [Network() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for has, model in zip((True, False), models, strict=True):
+        monkeypatch.setattr("cifarlab.optim.optimizers.has_bfloat16", lambda device, has=has: has)
+        train(model, build_optimizer(optim("muon", lr=0.1), model), range(2))
+        assert library.zeropower_via_newtonschulz is spy
+    assert used == [torch.bfloat16] * 2 + [torch.float32] * 2
+    torch.testing.assert_close(models[0].mix.weight, models[1].mix.weight, rtol=0.02, atol=2e-3)
 
 
 def test_muon_keeps_the_rates_of_layers():

@@ -63,20 +63,19 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> Precision:
     """The arithmetic of `train.precision`; `auto` is bfloat16 where it is fast, float16 on older GPUs."""
     if name == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.get_device_capability(device) >= (8, 0)
-            return Precision(device, torch.bfloat16 if fast else torch.float16)
-        return Precision(
-            device, torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
-        )
+        if has_bfloat16(device):
+            return Precision(device, torch.bfloat16)
+        return Precision(device, torch.float16 if device.type == "cuda" else torch.float32)
     if name == "float16" and device.type != "cuda":
         raise ConfigError("float16 needs a CUDA device; use bfloat16 or float32", ("train", "precision"))
     return Precision(device, DTYPES[name])
 
 
-def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulated, it is slower than float32."""
-    if sys.platform != "linux":
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or sys.platform != "linux":
         return False
     checks = [getattr(torch.cpu, f"_is_{feature}_supported", bool) for feature in ("avx512_bf16", "amx_tile")]
     return any(check() for check in checks)
