@@ -7,6 +7,7 @@ import contextlib
 import os
 import statistics
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -145,6 +146,13 @@ def when_saved(then: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         Saver.flush = flush
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def spread(values: Sequence[float], *, digits: int, best: Any = max) -> dict[str, Any]:

@@ -2,36 +2,39 @@
 
     python benchmarks/compare_seed.py --out benchmarks/results/compare_seed.json
 
-A: the tutorial's, re-written faithfully: Lightning's Trainer, a DataLoader whose workers resize each picture
-by OpenCV, float32 (TF32 on a GPU), the loss shown at each step, the test set after each epoch by another
-loader, and files for the best five epochs. A': the same with persistent workers, pinned memory, bfloat16 and
-channels_last, and one file, of the best epoch. B: `cifarlab.train` on the recipe. The same weights, pictures
-and order of batches. Before any time is printed: pictures and float32 gradients of the first step, and the
-mean loss over 100 steps.
+A: the tutorial's, re-written faithfully: Lightning's Trainer with its bar and logger, a DataLoader whose
+workers resize each picture by OpenCV, float32 (TF32 on a GPU), the test set after each epoch by another
+loader, and files of the last and of the best five epochs. A': the same with persistent workers, pinned
+memory, channels_last, the precision that B has, and one file. B: `cifarlab.train` on the recipe. The same
+weights, pictures and order of batches. Before any time is printed: pictures and float32 gradients of the
+first step, and the mean loss over 100 steps.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import begin, exact_float32, parser, positive, refuse, spread, when_saved, write
+from common import begin, exact_float32, now, parser, positive, refuse, spread, when_saved, write
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from tutorial import TutorialPictures, now
-from tutorial_training import Tutorial
+from tutorial import TutorialPictures
+from tutorial_training import Contestant, InTurns, Tutorial
 
 from cifarlab import train as training
 from cifarlab.config import Config
-from cifarlab.device import Precision, pick_device
+from cifarlab.device import Precision, pick_device, pick_precision
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
@@ -56,7 +59,8 @@ class Clock(TrainingProgress):
     """
 
     def __init__(self, device: torch.device):
-        super().__init__(Console(quiet=True), quiet=True)
+        # What a terminal would be shown is made, as the tutorial's bar is.
+        super().__init__(Console(file=io.StringIO(), force_terminal=True))
         self.device, self.begun, self.within = device, 0.0, 0.0
         self.epochs = 0
         self.found: tuple[float, float] | None = None
@@ -66,6 +70,7 @@ class Clock(TrainingProgress):
         self.begun, self.epochs = now(self.device), epochs
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
+        super().epoch(row, best)
         if row["epoch"] == 1 and self.epochs > 1:
             self.begun, self.within, self.epochs = now(self.device), 0.0, self.epochs - 1
 
@@ -159,7 +164,7 @@ def _mean_losses(config: Config, steps: int) -> tuple[float, float]:
 
 def _both_sides(config: Config) -> tuple[Engine, Tutorial, TutorialPictures]:
     job = prepare(config)
-    tutorial = Tutorial(config, job, (0, 0), tuned=False)
+    tutorial = Tutorial(config, job, tuned=False)
     job.engine.model.train()
     return job.engine, tutorial, TutorialPictures(job.splits.train, config.data.image_size, augmented=False)
 
@@ -179,6 +184,7 @@ def _largest_difference(engine: Engine, tutorial: Tutorial) -> float:
     for name, theirs in names.items():
         one, other = ours[name].grad, theirs.grad
         assert one is not None and other is not None, name
+        other = other.to(one.device)  # Lightning brings a model back to the host.
         # The last batch norm of a block begins at zero, and with it the gradients of what comes before.
         norm = other.norm().item()
         apart.append((one - other).norm().item() / (norm or 1.0))
@@ -187,27 +193,26 @@ def _largest_difference(engine: Engine, tutorial: Tutorial) -> float:
 
 def measure(config: Config, workers: Sequence[tuple[int, int]], rounds: int) -> dict[str, Any]:
     """Seconds an epoch of every contestant in every round, in turns, each time another one first."""
-    job = prepare(config)
-    contestants = {
-        f"{name}, {pair[0]} and {pair[1]} workers": Tutorial(config, job, pair, tuned)
-        for pair in workers
-        for name, tuned in (("A", False), ("A'", True))
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in (*contestants, OURS)}
     outside: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        names = list(seconds)
-        for name in names:
-            (Path(folder) / name).mkdir()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as processes:
+        runs: dict[str, InTurns] = {}
+        for pair in workers:
+            for name, tuned in (("A", False), ("A'", True)):
+                name = f"{name}, {pair[0]} and {pair[1]} workers"
+                runs[name] = InTurns(Contestant(config.dump(), pair, tuned, Path(folder) / name, rounds + 1))
+                processes.callback(runs[name].stop)
+        names = [*runs, OURS]
+        seconds: dict[str, list[float]] = {name: [] for name in names}
         for number in range(-1, rounds):  # The first one warms up.
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                place = Path(folder) / name
+                # What Lightning leaves to the system is written in nobody's turn; ours waits for its files.
+                os.sync()
                 if name == OURS:
-                    spent, share = run_ours(config, place)
+                    spent, share = run_ours(config, Path(folder) / name)
                     outside += [share] if number >= 0 else []
                 else:
-                    spent = contestants[name].run_epoch(place, rounds + 1)
+                    spent = runs[name].run_epoch()
                 if number >= 0:
                     seconds[name].append(spent)
             if number >= 0:
@@ -292,11 +297,12 @@ def main() -> None:
     options.add_argument("--device", default="auto")
     options.add_argument("--engine", default="auto", help="of B: as train.engine")
     given = options.parse_args()
-    device = pick_device(given.device).type
+    on = pick_device(given.device)
+    device = on.type
     workers = [(0, 0), (2, 2)] if device == "cpu" else [(16, 8)]
     if given.tiny:
         given.rounds, given.steps, given.sizes, given.batch_size, given.pictures = 2, 3, [32], 20, [100]
-        workers = [(0, 0)]
+        workers = [(1, 1)]
     pictures = given.pictures or [PICTURES[device][size > LARGE] for size in given.sizes]
     if len(pictures) != len(given.sizes):
         refuse(options, f"--pictures: as many numbers as --sizes, {len(given.sizes)}")
@@ -318,6 +324,7 @@ def main() -> None:
             "pictures": it.timed.data.limit,
             "classes": it.timed.data.classes,
             "batch_size": it.timed.data.batch_size,
+            "precision": {"A": "float32", "A', B": str(pick_precision(it.timed.train.precision, on))},
             "equality": {**equality[size], "batch_size": it.exact.data.batch_size},
             **judged(measure(it.timed, workers, given.rounds), device, size),
         }

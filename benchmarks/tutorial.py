@@ -1,16 +1,14 @@
-"""The tutorial's side of a comparison, written out: its data set class and model, with the same weights."""
+"""The tutorial's side of a comparison, written out: its data set class and model, from the same weights."""
 
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from typing import Any
 
 import cv2
 import numpy as np
 import timm
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -78,10 +76,3 @@ def give_weights(ours: nn.Module, tutorial: TutorialModel) -> None:
 def quiet_worker(worker: int) -> None:
     # OpenCV's own threads do not survive a fork.
     cv2.setNumThreads(0)
-
-
-def now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

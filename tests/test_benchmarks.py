@@ -111,7 +111,7 @@ def test_compare_seed_runs_whole_epochs_of_each_side(tmp_path: Path):
     equality = found["equality"]
     assert equality["gradients"] < 1e-4 and equality["losses"] < 5e-3 and equality["pictures"] == 0
     seconds = found["seconds"]
-    assert list(seconds) == ["A, 0 and 0 workers", "A', 0 and 0 workers", "B"]
+    assert list(seconds) == ["A, 1 and 1 workers", "A', 1 and 1 workers", "B"]
     for figures in seconds.values():
         check_spread(figures, 2, min)
     for side in ("A", "A'"):
@@ -208,7 +208,8 @@ def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
             for seed, it in runs
         ]
     if name == "compare_seed":
-        rows = []
+        has_lightning = "pytorch-lightning" in result["versions"]
+        rows = [] if has_lightning else ["The figures are older than Lightning's part in A and A'"]
         for size, found in result["sizes"].items():
             seconds, ratios = found["seconds"].items(), found["ratios"].items()
             rows += [f"| {size} px | {who} | {it['best']:.2f} | {it['median']:.2f} |" for who, it in seconds]
