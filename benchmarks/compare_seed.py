@@ -49,7 +49,7 @@ LEVELS, GRADIENTS, LOSSES = 1.0, 1e-4, 5e-3
 OURS = "B"
 # Pixels a side above which pictures are few, and those of a GPU too: (training pictures up to it, above it).
 LARGE = 64
-PICTURES = {"cpu": (10_000, 204), "cuda": (50_000, 5000)}
+PICTURES = {"cpu": (10_000, 408), "cuda": (50_000, 5000)}
 
 
 class Clock(TrainingProgress):
