@@ -1,9 +1,11 @@
 """Checkpoints written beside the training: what is on the disk, in which order, whatever goes wrong."""
 
 import contextlib
+import gc
 import os
 import signal
 import threading
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -240,6 +242,27 @@ def test_a_snapshot_is_the_state_in_memory_of_its_own():
     assert all(own[key] is last["engine"]["model"][key] for key in own)
     assert last["picture"] is best["pair"][0] and last["picture"].stride() == picture.stride()
     assert torch.equal(best["pair"][1], picture[0])
+
+
+def test_a_snapshot_is_gone_when_it_is_written_and_waits_for_no_collection_of_garbage(saver, monkeypatch):
+    clone, copies = saving._clone, []
+
+    def known(tensor):
+        copies.append(weakref.ref(made := clone(tensor)))
+        return made
+
+    monkeypatch.setattr(saving, "_clone", known)
+    weight = torch.zeros(3)
+    gc.collect()
+    gc.disable()
+    try:
+        with saver:
+            for _ in range(3):
+                saver.submit({"weights": [weight, (weight + 1,)]}, {"model": {"weight": weight}})
+                saver.flush()
+        assert len(copies) == 6 and not [copy for copy in copies if copy() is not None]
+    finally:
+        gc.enable()
 
 
 def test_where_the_device_is_full_the_copy_is_the_hosts(saver, gate, monkeypatch):

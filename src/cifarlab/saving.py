@@ -184,20 +184,22 @@ def _copies(
 ) -> tuple[State, State | None]:
     """Both states with their tensors changed; what lies in one place, such as a model in both, once."""
     known: dict[object, Tensor] = {}
+    return _copied(last, change, known), _copied(best, change, known)
 
-    def copied(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
-            if place not in known:
-                known[place] = change(value)
-            return known[place]
-        if isinstance(value, dict):
-            fresh = copy.copy(value)  # A module's state has its layers' versions beside its items.
-            for key, item in value.items():
-                fresh[key] = copied(item)
-            return fresh
-        if isinstance(value, list | tuple):
-            return type(value)(map(copied, value))
-        return value
 
-    return copied(last), copied(best)
+# Not a function within `_copies`: one that calls itself there is a reference cycle, and keeps every tensor
+# that is known until garbage is collected, epochs later.
+def _copied(value: Any, change: Callable[[Tensor], Tensor], known: dict[object, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if place not in known:
+            known[place] = change(value)
+        return known[place]
+    if isinstance(value, dict):
+        fresh = copy.copy(value)  # A module's state has its layers' versions beside its items.
+        for key, item in value.items():
+            fresh[key] = _copied(item, change, known)
+        return fresh
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item, change, known) for item in value)
+    return value
