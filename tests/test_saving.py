@@ -244,23 +244,38 @@ def test_a_snapshot_is_the_state_in_memory_of_its_own():
     assert torch.equal(best["pair"][1], picture[0])
 
 
-def test_a_snapshot_is_gone_when_it_is_written_and_waits_for_no_collection_of_garbage(saver, monkeypatch):
-    clone, copies = saving._clone, []
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_snapshot_is_gone_when_it_is_written_and_waits_for_no_collection_of_garbage(
+    saver, monkeypatch, is_full
+):
+    clone, save, copies = saving._clone, checkpoint.save, []
 
-    def known(tensor):
-        copies.append(weakref.ref(made := clone(tensor)))
-        return made
+    def watched(tensor):
+        copies.append(weakref.ref(copy := clone(tensor)))
+        return copy
 
-    monkeypatch.setattr(saving, "_clone", known)
+    def saves(path, state):
+        if is_full:
+            raise Failure("the disk is full")
+        save(path, state)
+
+    monkeypatch.setattr(saving, "_clone", watched)
+    monkeypatch.setattr(checkpoint, "save", saves)
     weight = torch.zeros(3)
+    failures = 0
     gc.collect()
     gc.disable()
     try:
         with saver:
             for _ in range(3):
-                saver.submit({"weights": [weight, (weight + 1,)]}, {"model": {"weight": weight}})
-                saver.flush()
-        assert len(copies) == 6 and not [copy for copy in copies if copy() is not None]
+                try:
+                    saver.submit({"weights": [weight, (weight + 1,)]}, {"model": {"weight": weight}})
+                    saver.flush()
+                except Failure:
+                    failures += 1
+        # After a failure the best of the newest is still owed.
+        assert [copy() is None for copy in copies] == [*4 * [True], not is_full, True]
+        assert failures == 3 * is_full
     finally:
         gc.enable()
 

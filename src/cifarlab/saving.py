@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -108,7 +109,10 @@ class Saver:
         with self._changed:
             error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # Its traceback has this frame: a cycle, which would keep the snapshots of others.
 
     def _write_all(self) -> None:
         while self._has_job():
@@ -162,10 +166,10 @@ def snapshot(last: State, best: State | None) -> tuple[State, State | None]:
     Where the device has no room for copies they are made on the host at once: slower, but a run whose step
     just fits goes on.
     """
-    try:
+    with suppress(torch.OutOfMemoryError):
         return _copies(_clone, last, best)
-    except torch.OutOfMemoryError:
-        return _copies(lambda tensor: tensor.detach().to("cpu", copy=True), last, best)
+    # Here, not where the error is handled: its traceback keeps the copies that were made.
+    return _copies(lambda tensor: tensor.detach().to("cpu", copy=True), last, best)
 
 
 def _clone(tensor: Tensor) -> Tensor:
@@ -187,8 +191,8 @@ def _copies(
     return _copied(last, change, known), _copied(best, change, known)
 
 
-# Not a function within `_copies`: one that calls itself there is a reference cycle, and keeps every tensor
-# that is known until garbage is collected, epochs later.
+# Not nested in `_copies`: a nested function that calls itself is a reference cycle, and would keep every
+# tensor in `known` until garbage is collected, epochs later.
 def _copied(value: Any, change: Callable[[Tensor], Tensor], known: dict[object, Tensor]) -> Any:
     if isinstance(value, Tensor):
         place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
