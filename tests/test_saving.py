@@ -293,6 +293,29 @@ def test_where_the_device_is_full_the_copy_is_the_hosts(saver, gate, monkeypatch
     assert torch.equal(checkpoint.load(saver.last, ())["weight"], torch.zeros(3))
 
 
+def test_where_the_device_is_full_its_copies_are_gone_before_the_hosts_are_made(monkeypatch):
+    copies, gone = [], []
+
+    class Watched(dict):
+        def items(self):
+            gone.append([copy() is None for copy in copies])
+            return super().items()
+
+    def fails_at_the_second(tensor):
+        if copies:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        copies.append(weakref.ref(copy := tensor.clone()))
+        return copy
+
+    monkeypatch.setattr(saving, "_clone", fails_at_the_second)
+    gc.disable()
+    try:
+        snapshot({"weight": torch.zeros(3), "more": Watched(weight=torch.ones(3))}, None)
+    finally:
+        gc.enable()
+    assert gone == [[False], [True]]
+
+
 def test_a_run_that_is_stopped_while_the_thread_is_busy_is_saved_whole(tmp_path, gate, stop_at, monkeypatch):
     """Its first checkpoint is being written for epochs: it says that it is saved when it is."""
     flush = Saver.flush
