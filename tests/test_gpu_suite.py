@@ -131,7 +131,7 @@ def test_a_failed_step_is_told_and_what_it_wrote_does_not_count(tmp_path: Path):
 
 
 def test_a_step_out_of_time_is_asked_to_stop_and_left_for_later(tmp_path: Path):
-    process = driven(tmp_path, "--only", "waits|last", "--limit", "10")
+    process = driven(tmp_path, "--only", "waits|last", "--limit", "5")
     printed, _ = process.communicate()
     assert process.returncode == 0 and "done: last; failed: nothing; left: waits (cut off)" in printed
     assert (tmp_path / "saved").exists() and not (tmp_path / "rehearsal" / "waits.json").exists()
