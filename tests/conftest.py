@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from cifarlab import cli
 from cifarlab.engine import Engine
@@ -41,8 +42,14 @@ def cifar100_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     needed = ["unpack.py", *(f"cifar100_{part}_webp.npz" for part in ("test", "train_a", "train_b"))]
     if missing := [name for name in needed if not (packs / name).is_file()]:
         pytest.skip(f"no real CIFAR-100: {packs} lacks {missing[0]}; set CIFARLAB_TEST_PACKS")
-    root = tmp_path_factory.mktemp("cifar100")
-    subprocess.run([sys.executable, str(packs / "unpack.py"), "cifar100", str(root)], check=True)
+    # One for all workers of pytest-xdist, whose folders lie side by side: unpacking takes ten seconds.
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cifar100"
+    with FileLock(root.with_suffix(".lock")):
+        if not root.is_dir():
+            half = root.with_suffix(".half")
+            subprocess.run([sys.executable, str(packs / "unpack.py"), "cifar100", str(half)], check=True)
+            half.rename(root)
     return root
 
 

@@ -72,7 +72,7 @@ class TestEveryRecipe:
 
     def test_takes_a_step(self, name):
         """Two steps of the recipe as it stands, but for weights to fetch, the data set and its size."""
-        overrides = ["data.batch_size=4", "train.device=cpu", "train.precision=float32", "data.image_size=32"]
+        overrides = ["data.batch_size=2", "train.device=cpu", "train.precision=float32", "data.image_size=32"]
         recipe = read(name)
         options = recipe.plain["model"]["backbone"]
         if options.get("pretrained"):
