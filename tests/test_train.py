@@ -337,6 +337,20 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 
 
+def test_an_epochs_last_update_is_looked_at_where_nothing_is_scored(tmp_path, monkeypatch):
+    step = Engine.step
+
+    def poisoned(self, positions, epoch, number):
+        step(self, positions, epoch, number)
+        if number + 1 == self.plan.steps_per_epoch:
+            next(self.model.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(Engine, "step", poisoned)
+    with pytest.raises(Failure, match=r"weights were not finite \(epoch 1"):
+        train_tiny(tmp_path / "run", "data.val=0", "train.select=last")
+    assert not (tmp_path / "run" / "last.pt").exists() and not (tmp_path / "run" / "best.pt").exists()
+
+
 def test_a_log_that_was_lost_does_not_grow_zeros(tmp_path, monkeypatch):
     step = Engine.step
 
@@ -478,3 +492,12 @@ def test_seeds_may_share_their_validation_pictures(tmp_path):
         splits = prepare_module.prepare(tiny_config(*overrides)).splits
         ids.append(splits.val.ids.tolist())
     assert ids[0] == ids[2] != ids[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_runs_memory_on_a_gpu_is_not_that_of_the_run_before(tmp_path):
+    words = ("train.device=cuda", "train.engine=eager", "train.epochs=1")
+    _, large = train_tiny(tmp_path / "large", *words, "data.image_size=256", "data.batch_size=100")
+    _, small = train_tiny(tmp_path / "small", *words, "data.image_size=16")
+    assert small["peak_memory_bytes"] < large["peak_memory_bytes"] / 2

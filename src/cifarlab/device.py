@@ -98,6 +98,12 @@ def use_deterministic(device: torch.device, wanted: bool) -> None:
         torch.use_deterministic_algorithms(wanted)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Have `peak_memory` count from now on a GPU; on the CPU it goes on to count from the process's start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes this process has held: of the device's memory on a GPU, of the host's on the CPU."""
     if device.type == "cuda":

@@ -116,7 +116,7 @@ def some_pictures(split: Split, count: int = 5000) -> Tensor:
 
 def can_be_kept(config: Config) -> bool:
     """Whether a teacher's answers can be computed once: views come back, each mixed with the same others."""
-    mixed_anew = bool(config.data.mix) and config.data.shuffle
+    mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
     return num_views(config) is not None and not mixed_anew and "stages" not in config.lessons
 
 

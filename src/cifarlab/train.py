@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from cifarlab import checkpoint
 from cifarlab.config import Config
 from cifarlab.data.places import Stopped
-from cifarlab.device import describe_hardware, peak_memory
+from cifarlab.device import describe_hardware, peak_memory, pick_device, reset_peak_memory
 from cifarlab.engine import is_finite
 from cifarlab.ledger import record_opening
 from cifarlab.metrics import RunLog
@@ -51,6 +51,8 @@ def train(
         if not fresh and (summary := _finished(config, run)):
             return _say_finished(run, summary, progress)
         progress.note(f"{run}: reading {config.data.dataset.name}, building the model")
+        # Runs that this process trained before may have held more.
+        reset_peak_memory(pick_device(config.train.device))
         # What a checkpoint holds need not be fetched a second time.
         job = prepare(config, initial=fresh or not run.last_path.exists(), runs=run.runs)
         job = replace(job, warnings=(*job.warnings, *warnings))
@@ -198,6 +200,11 @@ class _Training:
         if step is not None:
             self.fail_diverged(f"the loss was not finite at step {step + 1}", step)
 
+    def stop_if_weights_diverged(self) -> None:
+        """Raise Failure if the last step's update was not finite, which its loss does not tell."""
+        if not self.engine.has_finite_weights():
+            self.fail_diverged("the weights were not finite", self.step - 1)
+
     def fail_diverged(self, what: str, step: int) -> NoReturn:
         self.saver.wait()  # What it may have to say of the disk matters less.
         kept = f"; {self.run.last_path} is from before" if self.run.last_path.exists() else ""
@@ -226,6 +233,8 @@ class _Training:
         row["lr"] = engine.learning_rate(self.step - 1)
         if not is_finite(row):
             self.fail_diverged("the scores were not finite at the end of the epoch", self.step - 1)
+        # Not every run is scored, and the weights that are scored may be an average of others.
+        self.stop_if_weights_diverged()
         elapsed = time.monotonic() - self.epoch_begun
         pictures = engine.plan.samples_per_epoch - self.first_picture
         row |= {"seconds": elapsed, "images_per_second": pictures / elapsed}
@@ -250,8 +259,7 @@ class _Training:
     def save_between(self) -> None:
         """Save within an epoch, unless the weights are past saving."""
         self.stop_if_diverged()
-        if not self.engine.has_finite_weights():
-            self.fail_diverged("the weights were not finite", self.step - 1)
+        self.stop_if_weights_diverged()
         self.save()
 
     def save(self, best: dict[str, Any] | None = None) -> None:

@@ -54,7 +54,7 @@ class DressedAhead:
         """pixels: at most so many are dressed at a time, but no less than a batch."""
         self._split, self._config, self._num_classes = split, config, num_classes
         size, area = config.data.batch_size, split.images[0, 0].numel()
-        self.size = size if _mixes_within_batches(config) else max(1, pixels // (size * area)) * size
+        self.size = size if config.mixes_per_batch else max(1, pixels // (size * area)) * size
         self._kept: tuple[Tensor, int, int, Batch] | None = None
 
     def batch(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
@@ -69,14 +69,3 @@ class DressedAhead:
             self._kept = kept = order, epoch, begin, dressed
         dressed, rows = kept[3], slice(first - begin, last - begin)
         return Batch(dressed.images[rows], dressed.labels[rows], dressed.targets[rows], dressed.indices[rows])
-
-
-def _mixes_within_batches(config: Config) -> bool:
-    """Whether a mix knows where a batch begins: it draws once for all of it."""
-
-    def has_shared_draws(value: object) -> bool:
-        if not isinstance(value, dict):
-            return False
-        return value.get("per") == "batch" or any(map(has_shared_draws, value.values()))
-
-    return has_shared_draws(config.dump()["data"]["mix"])

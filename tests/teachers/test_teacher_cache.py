@@ -16,7 +16,7 @@ from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError
 from cifarlab.run import Interrupted, Run
-from cifarlab.teachers import Teacher
+from cifarlab.teachers import Replay, Teacher
 from cifarlab.teachers.cache import _checksum, _digest
 from cifarlab.train import train
 from cifarlab.views import dress, view_epoch
@@ -256,6 +256,14 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     assert json.loads(whole.summary_path.read_text())["distillation"]["cache_seconds"] > 0
     assert summary["distillation"]["cache_seconds"] == 0
+
+
+def test_a_mix_that_depends_on_the_batch_is_not_kept(runs):
+    """Neither where the views are frozen, which makes one view come back as `teacher.views=1` does."""
+    options = ("data.freeze_views=true", "data.shuffle=false")
+    for mix, kept in (("{mixup: {}}", True), ("{mixup: {per: batch}}", False)):
+        engine = prepare(student(runs, *options, f"data.mix={mix}")).engine
+        assert isinstance(engine.teacher, Replay) == kept
 
 
 def test_a_mix_that_is_part_of_the_view_can_be_kept(runs):

@@ -9,11 +9,12 @@ import torch
 from cifarlab.evaluate import evaluate
 from cifarlab.prepare import prepare
 from cifarlab.recipes import read, resolve
-from cifarlab.teachers import complaints, examine
+from cifarlab.teachers import complaints, examine, has_same_pictures, knows_validation
 from cifarlab.teachers.health import gradient_norms
 from cifarlab.trained import load_trained
-from tests.teachers.taught import answers, student
-from tests.tiny import train_tiny
+from tests.teachers.taught import DISTILL, answers, student
+from tests.test_cifar import write_cifar100
+from tests.tiny import tiny_config, train_tiny
 
 
 def test_health_is_what_it_says(runs):
@@ -64,6 +65,24 @@ def test_a_teacher_of_other_pictures_is_named(runs):
     job = prepare(student(runs, "data.dataset={train: 310}", run="margin"))
     assert any("another data set" in note for note in job.notes)
     assert examine(job.teacher, job.engine, job.splits)["measured_on"] == "val"
+
+
+def test_the_same_pictures_kept_at_another_size_and_place_are_split_alike(tmp_path):
+    """CIFAR's go by what was published."""
+    few = ("data.val=40", "train.epochs=1", "data.batch_size=32", "data.image_size=32")
+    for place in ("teachers", "students"):
+        write_cifar100(tmp_path / place)
+    teacher, _ = train_tiny(tmp_path / "runs" / "teacher" / "0", *few, "data.dataset=cifar100",
+                            f"data.root={tmp_path / 'teachers'}")  # fmt: skip
+    job = prepare(tiny_config(
+        *DISTILL, *few, f"teacher.run={teacher.folder}", "data.dataset=cifar100",
+        f"data.root={tmp_path / 'students'}", "data.store_size=40",
+    ))  # fmt: skip
+    assert job.splits.train.images.shape[-1] == 40
+    assert not any("another data set" in note or "validate this run" in note for note in job.notes)
+    (member,) = job.teacher.members
+    assert has_same_pictures(member, job.engine.config, job.splits)
+    assert not knows_validation(member, job.engine.config, job.splits)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class Config(Section):
             raise ConfigError(
                 f"data.mix pairs neighbours in the epoch's order, which {views} views do not repeat: nothing "
                 "could be kept; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
-        if any(map(_draws_per_batch, self.data.mix.values())):
+        if self.mixes_per_batch:
             raise ConfigError(
                 "what a mixer makes per batch depends on the batch's size; say per: pair for each, or "
                 "teacher.cache=false", path)  # fmt: skip
@@ -123,6 +123,11 @@ class Config(Section):
         """What draws the validation pictures."""
         own = self.data.split_seed
         return self.train.seed if own is None else own
+
+    @property
+    def mixes_per_batch(self) -> bool:
+        """Whether a mixer draws once for a whole batch: what it makes depends on where batches begin."""
+        return any(map(_draws_per_batch, self.data.mix.values()))
 
     @property
     def lessons(self) -> frozenset[str]:

@@ -77,9 +77,11 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
 def has_same_pictures(member: Member, config: Config, splits: Splits) -> bool:
     """Whether a teacher was trained on this run's data set."""
     trained = member.trained
+    if trained.fingerprint["train"] == splits.fingerprint["train"]:
+        return True
     if trained.store_size == splits.train.images.shape[-1]:
-        return trained.fingerprint["train"] == splits.fingerprint["train"]
-    # Kept at another size they have other fingerprints.
+        return False
+    # An image folder's pictures have other fingerprints where they are kept at another size.
     ours, theirs = config.data, trained.config.data
     return (ours.dataset.name, ours.root) == (theirs.dataset.name, theirs.root)
 
@@ -90,8 +92,8 @@ def knows_validation(member: Member, config: Config, splits: Splits) -> bool:
         return False
     its = member.trained.config
     return (
-        # A split goes by the pictures' content, so by the size at which they are kept.
-        member.trained.store_size != splits.train.images.shape[-1]
+        # A split goes by the pictures' content.
+        member.trained.fingerprint["train"] != splits.fingerprint["train"]
         or (its.data.val, its.data.classes) != (config.data.val, config.data.classes)
         or its.split_seed != config.split_seed
     )
