@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -110,3 +111,8 @@ def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tup
     for key in [*old, *(k for k in new if k not in old)]:
         found |= differences(old.get(key), new.get(key), (*path, str(key)))
     return found
+
+
+def shown(value: Any) -> str:
+    """A value of `differences`, as it is printed."""
+    return "nothing" if value is None else json.dumps(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cifarlab import checkpoint
 from cifarlab.config import Config
 from cifarlab.data.splits import Splits
@@ -17,10 +19,10 @@ from cifarlab.trained import BEST
 LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
 
 
-def best_state(engine: Engine, config: Config, splits: Splits, row: dict[str, Any]) -> dict[str, Any]:
+def best_state(model: nn.Module, config: Config, splits: Splits, row: dict[str, Any]) -> dict[str, Any]:
     """What `best.pt` holds: a model that stands alone, with its configuration and its classes' names."""
     return {
-        "model": engine.evaluated.state_dict(),
+        "model": model.state_dict(),
         "config": config.dump(),
         "classes": list(splits.classes),
         "fingerprint": splits.fingerprint,

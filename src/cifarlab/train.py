@@ -243,7 +243,7 @@ class _Training:
             self.best = row
         self.log.append(row)
         self.log_size = self.log.size
-        self.save(best_state(engine, self.config, self.splits, row) if better else None)
+        self.save(best_state(engine.evaluated, self.config, self.splits, row) if better else None)
         self.progress.epoch(row, better and self.config.train.select != "last")
 
     def is_better(self, row: dict[str, Any]) -> bool:

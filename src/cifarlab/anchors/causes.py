@@ -66,7 +66,7 @@ def _of_model(config: Config, anchor: Anchor) -> Causes:
             "2481); model.backbone.stem=cifar",
         )
     if pretrained(config) and config.model.normalize == "none":
-        yield 1, "pretrained weights without their mean and standard deviation; model.normalize=imagenet"
+        yield 1, "pretrained weights without their mean and standard deviation; model.normalize=pretrained"
     losses = {spec.name for spec in config.objective.values()}
     if anchor.distilled and anchor.distilled not in losses:
         yield 2, f"no teacher (the figure's: {anchor.distilled})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,7 +40,7 @@ def show(
     """The resolved recipe: every option of the run, defaults filled in."""
     import yaml
 
-    from cifarlab.merging import differences
+    from cifarlab.merging import differences, shown
     from cifarlab.recipes import checked, read, resolve
 
     found = read(recipe)
@@ -59,11 +59,7 @@ def show(
         return
     print(f"{found.name} differs from {found.base or 'nothing: it has no base'} in:")
     for key, (old, new) in changed.items():
-        print(f"  {key}: {_shown(old)} -> {_shown(new)}" if found.base else f"  {key}: {_shown(new)}")
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value)
+        print(f"  {key}: {shown(old)} -> {shown(new)}" if found.base else f"  {key}: {shown(new)}")
 
 
 @app.command()

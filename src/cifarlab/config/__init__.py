@@ -1,9 +1,10 @@
 """Configurations: a run's typed sections, checked one by one and together."""
 
-from cifarlab.config.config import ROOT, Config, build, keys_at, without_places
+from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build, keys_at, without_places
 from cifarlab.config.sections import DataConfig, ModelConfig, OptimConfig, TeacherConfig
 
 __all__ = [
+    "NOT_IDENTITY",
     "ROOT",
     "Config",
     "DataConfig",

@@ -29,7 +29,7 @@ ROOT: dict[str, Any] = {
     "train": {},
 }
 # Two runs that differ in these only are the same experiment.
-NOT_IDENTITY = (("data", "root"), ("teacher", "cache"), ("train", "device"), ("imports",))
+NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "imports")
 
 
 class Config(Section):
@@ -153,7 +153,8 @@ def _draws_per_batch(mixer: Spec) -> bool:
 def without_places(plain: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration less the keys of NOT_IDENTITY."""
     plain = copy.deepcopy(plain)
-    for *sections, key in NOT_IDENTITY:
+    for path in NOT_IDENTITY:
+        *sections, key = path.split(".")
         inner: Any = plain
         for section in sections:
             inner = inner.get(section) if isinstance(inner, dict) else None

@@ -22,6 +22,7 @@ from cifarlab.models.freezing import freeze
 from cifarlab.models.statistics import norms_in_training, statistics_anew
 from cifarlab.prepare import count_macs
 from cifarlab.registry import ConfigError
+from cifarlab.resuming import best_state
 from cifarlab.run import Run, describe_environment
 from cifarlab.steps import Plan
 from cifarlab.teachers.teacher import Member
@@ -189,14 +190,6 @@ def _keep(
     config, device, size = trained.config, first.precision.device, first.image_size
     train_top1 = evaluate(model, splits.train, first.precision, size)["top1"]
     row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in cooked.scores.items()}}
-    state = {
-        "model": model.state_dict(),
-        "config": config.dump(),
-        "classes": list(model.classes),
-        "fingerprint": splits.fingerprint,
-        "store_size": trained.store_size,
-        "row": row,
-    }
     warnings = optimism(members)
     env = describe_environment(describe_hardware(device))
     env |= {"precision": str(first.precision), "data_fingerprint": splits.fingerprint, "warnings": warnings}
@@ -221,7 +214,7 @@ def _keep(
         "warnings": warnings,
         "soup": {"kept": cooked.kept, "ingredients": cooked.record},
     }
-    checkpoint.save(run.best_path, state)
+    checkpoint.save(run.best_path, best_state(model, config, splits, row))
     run.write_config(config)
     run.write_env(env)
     checkpoint.write_json(run.summary_path, summary)

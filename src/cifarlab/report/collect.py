@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from cifarlab.analysis.tiles import pictures_path
+from cifarlab.config import NOT_IDENTITY
 from cifarlab.ledger import count_openings
 from cifarlab.merging import differences
 from cifarlab.metrics import is_epoch, read_log
@@ -170,5 +171,5 @@ def _odd(runs: list[Finished]) -> list[str]:
     """What tells runs of one name apart, beside their seed: they are not seeds of one experiment."""
     first, *others = runs
     keys = {key for run in others for key in differences(first.config, run.config)}
-    keys -= {"train.seed", "train.device", "data.root", "teacher.cache", "imports"}
+    keys -= {"train.seed", *NOT_IDENTITY}
     return [f"its seeds differ in {', '.join(sorted(keys))}: no spread of one experiment"] if keys else []

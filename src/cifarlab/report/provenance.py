@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from cifarlab.merging import differences
+from cifarlab.config import NOT_IDENTITY
+from cifarlab.merging import differences, shown
 from cifarlab.recipes import checked, read
 from cifarlab.registry import ConfigError
 from cifarlab.report.collect import Finished
-
-# Kept out of each run's list of differences: where it ran, and which of the seeds it is.
-PLACES = ("data.root", "imports", "train.device", "train.seed")
 
 
 def changes(run: Finished) -> list[tuple[str, str, str]]:
@@ -22,11 +17,9 @@ def changes(run: Finished) -> list[tuple[str, str, str]]:
     except (ConfigError, KeyError):
         return []  # A recipe of the user's own that has moved.
     found = differences(plain, run.config)
-    return [(key, _shown(old), _shown(new)) for key, (old, new) in found.items() if key not in PLACES]
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value)
+    # Nor which of the seeds it is.
+    hidden = {"train.seed", *NOT_IDENTITY}
+    return [(key, shown(old), shown(new)) for key, (old, new) in found.items() if key not in hidden]
 
 
 def surroundings(run: Finished) -> list[tuple[str, str]]:
