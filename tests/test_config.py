@@ -97,6 +97,50 @@ def test_a_label_is_added_edited_and_removed():
     assert merge(base, {"objective": None}) == {}
 
 
+@pytest.mark.parametrize(
+    ("section", "label"),
+    [("objective", "supcon"), ("data.augment", "flip"), ("data.mix", "cutmix"),
+     ("data.augment.one_of.choices", "cutout")],
+)  # fmt: skip
+def test_a_bare_name_is_a_label_without_options(section, label):
+    # In the command line's order: what supcon has no form for goes first.
+    mix = [] if section == "objective" else ["data.mix.mixup={}"]
+    start = ["data.augment={crop: {padding: 2}, one_of: {choices: {flip: {}}}}", *mix]
+
+    def under(*overrides):
+        plain = merge(ROOT, {"objective": {"cross_entropy": {"smoothing": 0.1}}})
+        for text in (*start, *overrides):
+            plain = merge(plain, parse_override(text))
+        plain = checked(plain).dump()
+        inner = plain
+        for key in section.split("."):
+            inner = inner[key]
+        return plain, inner
+
+    before, (short, inside) = under()[1], under(f"{section}={label}")
+    assert short == under(f"{section}={{{label}: {{}}}}")[0]
+    assert list(inside) == [*before, label] and inside[label]["name"] == label
+    assert {key: inside[key] for key in before} == before
+
+
+def test_a_bare_name_below_options():
+    base = {"objective": "cross_entropy", "data": {"augment": {"one_of": {"choices": "flip"}}}}
+    merged = merge(base, parse_override("objective={cross_entropy: {smoothing: 0.1}, triplet: {}}"))
+    assert merged["objective"] == {"cross_entropy": {"smoothing": 0.1}, "triplet": {}}
+    merged = merge(base, parse_override("data.augment.one_of.choices.crop.padding=2"))
+    assert merged["data"]["augment"]["one_of"] == {"choices": {"flip": {}, "crop": {"padding": 2}}}
+
+
+def test_a_bare_name_over_another_adds_its_label():
+    merged = merge({"objective": "cross_entropy"}, {"objective": "triplet"})
+    assert merged == {"objective": {"cross_entropy": {}, "triplet": {}}}
+    edited = merge({"data": {"augment": "flip"}}, {"data": {"augment": {"crop": {"padding": 2}}}})
+    assert edited == {"data": {"augment": {"flip": {}, "crop": {"padding": 2}}}}
+    assert merge({"objective": {"cross_entropy": {}}}, {"objective": {"name": "triplet"}}) == {
+        "objective": {"cross_entropy": {}, "name": "triplet"}
+    }
+
+
 def test_a_new_name_drops_that_parts_options_and_nothing_beside_them():
     base = {"name": "adamw", "lr": 1, "betas": [0, 0], "schedule": {"name": "step", "gamma": 0.5}}
     merged = merge({"optim": base}, {"optim": {"name": "sgd", "momentum": 0.8}})["optim"]

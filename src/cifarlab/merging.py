@@ -20,16 +20,25 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ..
     """What `child` says over what `base` says, deeply, as new plain data.
 
     A new `name` drops the base's options of that part and keeps what stands beside them (`weight`, `p`, the
-    fields of `optim`). `label: null` removes a loss, augmentation or mixer. Raises ConfigError for a label
-    that is not there.
+    fields of `optim`). `label: null` removes a loss, augmentation or mixer; a bare name in place of
+    `{label: options}` is that label without options. Raises ConfigError for a label that is not there.
     """
     merged = copy.deepcopy(dict(base))
-    if path and "name" in child and child["name"] != merged.get("name", path[-1] if path else None):
+    if (
+        path
+        and not _holds_labels(path)
+        and "name" in child
+        and child["name"] != merged.get("name", path[-1] if path else None)
+    ):
         beside = {*RESERVED, *OptimConfig.model_fields} if path == ("optim",) else {*RESERVED}
         merged = {key: value for key, value in merged.items() if key in beside}
     for key, value in child.items():
         here = (*path, str(key))
         old = merged.get(key)
+        if here in LABELLED or (
+            _holds_labels(here) and (isinstance(value, Mapping) or isinstance(old, Mapping))
+        ):
+            value, old = _labelled(value), _labelled(old)
         if value is None and path in LABELLED:
             if key not in merged:
                 raise ConfigError(f"nothing to remove: {unknown(str(key), merged)}", here)
@@ -47,6 +56,16 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ..
 
 def _is_labelled(path: tuple[str, ...]) -> bool:
     return any(path[: len(prefix)] == prefix for prefix in LABELLED)
+
+
+def _holds_labels(path: tuple[str, ...]) -> bool:
+    """Whether `{label: options}` stands there: in a labelled section, or as the `choices` of a part below."""
+    below = next((path[len(prefix) :] for prefix in LABELLED if path[: len(prefix)] == prefix), ("",))
+    return len(below) % 2 == 0 and set(below[1::2]) <= {"choices"}
+
+
+def _labelled(value: Any) -> Any:
+    return {value: {}} if isinstance(value, str) else value
 
 
 def _named(value: Any) -> dict[str, Any]:
