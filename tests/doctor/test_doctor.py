@@ -16,6 +16,7 @@ from cifarlab.doctor.planned import planned
 from cifarlab.doctor.static import _from_uniform
 from cifarlab.prepare import prepare
 from cifarlab.recipes import names, read, resolve
+from cifarlab.registry import ConfigError
 from tests.tiny import PARTS, TINY, tiny_config, train_tiny
 
 FAULTY_PARTS = Path(__file__).with_name("faulty_parts.py")
@@ -340,6 +341,23 @@ def test_without_data_weights_and_teacher_the_rest_is_looked_at(cifarlab, monkey
     assert all(word in left_out for word in ("cifar100", "weights of resnet18", "teacher", "--deep"))
     assert serious_ids(record) == {"lr_never_changes", "last_map_1x1"}
     assert cifarlab("check", "tiny_imagenet_resnet18", "train.device=cpu")[0] == 0
+
+
+def test_a_start_from_a_run_is_looked_at_where_the_weights_are_not_at_hand(tmp_path, monkeypatch):
+    def fetch(*_, **__):
+        raise AssertionError("nothing is fetched")
+
+    monkeypatch.setattr("cifarlab.models.backbones.fetch_weights", fetch)
+    backbone = ("model.backbone={name: test_resnet, pretrained: true}", "data.image_size=32")
+    assert "the weights of test_resnet" in " ".join(diagnose(faulty(*backbone)).left_out)
+    fitting, unfit = tmp_path / "fitting" / "0", tmp_path / "unfit" / "0"
+    train_tiny(fitting, "model.backbone=test_resnet", "train.epochs=1")
+    train_tiny(unfit, "train.epochs=1")
+    found = diagnose(faulty(*backbone, f"model.init={fitting}"))
+    assert not any(word in " ".join(found.left_out) for word in ("weights", "init"))
+    for init in (unfit, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match=r"model\.init"):
+            diagnose(faulty(*backbone, f"model.init={init}"))
 
 
 def serious_ids(record) -> set[str]:

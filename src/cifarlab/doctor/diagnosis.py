@@ -64,7 +64,9 @@ def diagnose(
         left_out.append("a short training and the teacher's answers: --deep looks at them")
     # A few steps are not worth what a compiler takes.
     with out_of_memory_explained(ready), torch.compiler.set_stance("force_eager"):
-        job = prepare(ready, initial=has_weights(ready.model.backbone), runs=runs)
+        # Beside model.init no published weights are read.
+        initial = bool(ready.model.init) or has_weights(ready.model.backbone)
+        job = prepare(ready, initial=initial, runs=runs)
         if data_at_hand:
             case = replace(case, num_pictures=len(job.splits.train), num_classes=len(job.splits.classes))
         patient = Patient(case, job, data_at_hand)
