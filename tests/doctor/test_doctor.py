@@ -58,6 +58,10 @@ FAULTS = [
     ("no_effect", ["train.average=ema"]),
     ("no_effect", ["train.average={name: swa, start: 0.9}"]),
     ("no_effect", ["train.average=swa", "train.epochs=10", "train.stop=7"]),
+    ("no_effect", ["optim.lookahead={steps: 20}", "train.epochs=10", "train.stop=2"]),
+    ("no_effect", ["train.average={name: ema, decay: 0.95}", "train.epochs=10", "train.stop=2"]),
+    ("average_keeps_the_start", ["train.average={name: ema, decay: 0.9, warmup: false}", "train.epochs=10",
+                                 "train.stop=2"]),
     ("no_effect", ["train.patience=2", "train.epochs=3"]),
     ("last_map_1x1", ["model.backbone={name: resnet18}"]),
     ("tiny_batch_norm", ["data.batch_size=4"]),
@@ -302,6 +306,29 @@ def test_minutes_are_those_of_the_steps(monkeypatch, noise, per_picture):
     found = doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True))
     steps = 10 * 4  # Of 200 pictures.
     assert 60 * found.minutes == pytest.approx(steps * (0.32 + per_picture * 32))
+
+
+def test_a_run_that_stops_early_takes_the_minutes_of_its_own_epochs(monkeypatch):
+    monkeypatch.setattr(doctor_estimate, "_seconds", lambda *_: 0.1)
+
+    def minutes(*overrides):
+        config = faulty("train.epochs=200", *overrides)
+        return doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True)).minutes
+
+    # Beside the epochs there is one look at the training pictures.
+    assert minutes("train.stop=20") == pytest.approx(minutes() / 10, rel=0.05)
+
+
+def test_of_a_run_that_stops_early_the_rest_counts_for_nothing():
+    def found(*overrides):
+        config = faulty("optim.lr=1e-3", "optim.weight_decay=1", "data.augment=null", *overrides)
+        return {finding.id for finding in run_checks("static", planned(config))}
+
+    stopped = found("train.epochs=200", "train.stop=5")
+    assert "decay_negligible" in stopped and "no_augmentation" not in stopped
+    assert "decay_negligible" not in found("train.epochs=200")
+    frozen = ("data.freeze_views=true", "data.augment.flip={}", "train.epochs=9")
+    assert "frozen_views" in found(*frozen) and "frozen_views" not in found(*frozen, "train.stop=1")
 
 
 def test_check_prints_findings_by_severity(cifarlab, tmp_path):

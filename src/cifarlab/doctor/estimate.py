@@ -42,7 +42,8 @@ def estimate(patient: Patient) -> Estimate | None:
     Trains the job's engine a little: it is of no use for a run after.
     """
     engine, plan, config = patient.job.engine, patient.case.plan, patient.config
-    if plan is None:
+    steps = patient.case.run_steps
+    if plan is None or steps is None:
         return None
     large = max(4, patient.size)
     if engine.device.type == "cuda":  # There a step's time is that of its kernels' launches up to some size.
@@ -67,7 +68,7 @@ def estimate(patient: Patient) -> Estimate | None:
     scored = sum(len(split) for split in (splits.val, splits.test) if split is not None)
     if not patient.data_at_hand:
         scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
-    seconds = plan.total_steps * step + look * (config.train.epochs * scored + plan.samples)
+    seconds = steps * step + look * (config.train.last_epoch * scored + plan.samples)
     more = patient.first.saved_bytes / patient.size * max(0, plan.batch_size - large)
     return Estimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
 

@@ -31,10 +31,19 @@ class Planned:
             return None
         return Plan(self.num_pictures, config.data.batch_size, config.train.epochs, config.train.accumulate)
 
-    def rates(self, num: int = 1000) -> list[float]:
-        """Learning rates of at most `num` steps spread over the run, the first and the last among them."""
+    @property
+    def run_steps(self) -> int | None:
+        """How many steps the run takes: where train.stop ends it, fewer than its schedules span."""
+        return self.plan and self.plan.steps_per_epoch * self.config.train.last_epoch
+
+    def rates(self, num: int = 1000, taken: int | None = None) -> list[float]:
+        """Learning rates of at most `num` steps spread over the run, the first and the last among them.
+
+        taken: of the first so many steps, not of all planned.
+        """
         total = self.plan.total_steps if self.plan else num
-        steps = sorted({round(i * (total - 1) / (num - 1)) for i in range(num)})
+        last = (total if taken is None else taken) - 1
+        steps = sorted({round(i * last / (num - 1)) for i in range(num)})
         return [learning_rate(self.config.optim, step, total) for step in steps]
 
     def decay_per_step(self) -> float | None:

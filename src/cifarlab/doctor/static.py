@@ -44,7 +44,7 @@ def no_shuffling(case: Planned) -> Reasons:
 def frozen_views(case: Planned) -> Reasons:
     """Augmentation makes one copy of each picture, and every epoch shows that copy."""
     data = case.config.data
-    if (data.augment or data.mix) and num_views(case.config) == 1 and case.config.train.epochs > 1:
+    if (data.augment or data.mix) and num_views(case.config) == 1 and case.config.train.last_epoch > 1:
         yield "every epoch shows the same augmented copy of a picture: augmentation adds none"
 
 
@@ -66,9 +66,8 @@ def lr_never_changes(case: Planned) -> Reasons:
 def chosen_on_test(case: Planned) -> Reasons:
     """The test set chooses the epoch, and so cannot score it."""
     if case.config.train.select == "test":
-        yield (
-            f"the best of {case.config.train.epochs} scores on test is reported as the test score: optimistic"
-        )
+        epochs = case.config.train.last_epoch
+        yield f"the best of {epochs} scores on test is reported as the test score: optimistic"
 
 
 @check("static", "warning", "say model.normalize=pretrained; with model.init, what that run says")
@@ -99,11 +98,11 @@ def other_normalization(case: Planned) -> Reasons:
 @check("static", "note", "raise optim.weight_decay (AdamW: 0.05 is usual; SGD: 5e-4), or say 0")
 def decay_negligible(case: Planned) -> Reasons:
     """Over the whole run weight decay takes next to nothing off the weights: lr x decay x steps."""
-    share, plan = case.decay_per_step(), case.plan
-    if not share or plan is None:
+    share, steps = case.decay_per_step(), case.run_steps
+    if not share or steps is None:
         return
-    rates = case.rates()
-    lost = 1 - math.exp(-share * plan.total_steps * sum(rates) / len(rates) / case.config.optim.lr)
+    rates = case.rates(taken=steps)
+    lost = 1 - math.exp(-share * steps * sum(rates) / len(rates) / case.config.optim.lr)
     if lost < _NO_DECAY:
         decay = case.config.optim.weight_decay
         yield f"weight decay {decay:g} takes {lost:.2%} off the weights in the whole run"
@@ -189,12 +188,12 @@ def _from_uniform(gap: float, num_classes: int) -> float:
 @check("static", "warning", "lower train.average.decay, or say train.average.warmup=true")
 def average_keeps_the_start(case: Planned) -> Reasons:
     """An exponential average without warm-up forgets too slowly: at the end it holds the initial weights."""
-    average, plan = case.config.train.average, case.plan
+    average, steps = case.config.train.average, case.run_steps
     options = average.kwargs() if average else {}
-    if plan and "decay" in options and not options.get("warmup"):
-        share = options["decay"] ** plan.total_steps
+    if steps and "decay" in options and not options.get("warmup"):
+        share = options["decay"] ** steps
         if share > _NO_DECAY:
-            yield f"after {plan.total_steps:,} steps the average holds {share:.0%} of the initial weights"
+            yield f"after {steps:,} steps the average holds {share:.0%} of the initial weights"
 
 
 @check("static", "note", "add data.image_size to data.multi_scale.sizes")
@@ -208,10 +207,10 @@ def scored_at_another_size(case: Planned) -> Reasons:
 @check("static", "note", "start with data.augment={crop: {padding: 4}, flip: {p: 0.5}}")
 def no_augmentation(case: Planned) -> Reasons:
     """From scratch, and for more than a few epochs, on pictures that never vary."""
-    data, model = case.config.data, case.config.model
+    data, model, epochs = case.config.data, case.config.model, case.config.train.last_epoch
     pretrained = model.init or getattr(model.backbone.options, "pretrained", False)
-    if not (data.augment or data.mix or pretrained) and case.config.train.epochs >= 20:
-        yield f"{case.config.train.epochs} epochs from scratch show each picture unchanged: no crop, no flip"
+    if not (data.augment or data.mix or pretrained) and epochs >= 20:
+        yield f"{epochs} epochs from scratch show each picture unchanged: no crop, no flip"
 
 
 @check("static", "note", "give one_of a p below 1, drop vertical_flip, lower rotate and hue")
