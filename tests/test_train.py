@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cifarlab import checkpoint, runs
 from cifarlab import prepare as prepare_module
 from cifarlab import train as train_module
 from cifarlab.engine import Engine
+from cifarlab.prepare import smaller
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run
 from tests.tiny import TINY, logged, tiny_config, train_tiny
@@ -417,8 +420,37 @@ def test_out_of_memory_names_the_option(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Engine, "step", fails)
-    with pytest.raises(Failure, match=r"try data\.batch_size=16"):
+    with pytest.raises(Failure, match=r"try data\.batch_size=16 train\.accumulate=2 \("):
         train_tiny(tmp_path / "run")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch_size=st.integers(2, 300),
+    image_size=st.integers(8, 64),
+    more=st.lists(
+        st.sampled_from(
+            ["data.mix=cutmix", "optim.sharpness=sam", "objective=supcon", "data.multi_scale={sizes: [24]}",
+             "train.accumulate=3"]
+        ),
+        unique=True,
+    ),
+)  # fmt: skip
+def test_what_out_of_memory_advises_is_accepted(batch_size, image_size, more):
+    words = [f"data.batch_size={batch_size}", f"data.image_size={image_size}", *more]
+    try:
+        config = tiny_config(*words)
+    except ConfigError:
+        return
+    advice = smaller(config)
+    if advice == "a smaller model.backbone":
+        assert batch_size == 2 and (image_size == 8 or config.data.multi_scale is not None)
+        return
+    less = tiny_config(*words, *advice.split())
+    assert (less.data.batch_size, less.data.image_size) < (batch_size, image_size)
+    assert ("accumulate" in advice) == (
+        batch_size > 2 and "objective=supcon" not in more and "optim.sharpness=sam" not in more
+    )
 
 
 @pytest.mark.parametrize(

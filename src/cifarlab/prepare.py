@@ -6,17 +6,19 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifarlab.config import Config
+from cifarlab.config import Config, build
 from cifarlab.data.splits import Split, Splits, channel_statistics, load_splits, place_all
 from cifarlab.device import pick_device, pick_precision, picture_budget, use_deterministic
 from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine
+from cifarlab.merging import merge, parse_override
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
@@ -211,8 +213,27 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
         sizes = f", data.multi_scale.sizes={[*data.train_sizes]}" if data.multi_scale is not None else ""
         raise Failure(
             f"out of memory at data.batch_size={data.batch_size}, data.image_size={data.image_size}{sizes}; "
-            f"try data.batch_size={max(1, data.batch_size // 2)} (with another --name, or --fresh)"
+            f"try {smaller(config)} (with another --name, or --fresh)"
         ) from error
+
+
+def smaller(config: Config) -> str:
+    """What takes less memory: overrides that the configuration accepts, or in words where none is left.
+
+    Half the pictures at once, in steps of twice as many batches where the losses and the optimizer allow.
+    """
+    data, accumulate = config.data, config.train.accumulate
+    size = max(2, data.batch_size // 4 * 2)  # Even, for mixing.
+    if size == data.batch_size:
+        side = max(8, data.image_size // 2)
+        found = [f"data.image_size={side}"] if data.multi_scale is None and side < data.image_size else []
+    else:
+        found = [f"data.batch_size={size} train.accumulate={2 * accumulate}", f"data.batch_size={size}"]
+    for words in found:
+        with contextlib.suppress(ConfigError):
+            build(reduce(merge, map(parse_override, words.split()), config.dump()))
+            return words
+    return "a smaller model.backbone"
 
 
 def count_macs(model: nn.Module, image_size: int) -> int:
