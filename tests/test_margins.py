@@ -36,7 +36,7 @@ from cifarlab.records import Output
 from cifarlab.registry import LOSSES, ConfigError
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, cosine_output, product_output, random_batch
 from tests.test_train import assert_same_run
-from tests.tiny import tiny_config, train_tiny
+from tests.tiny import logged, tiny_config, train_tiny
 
 ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines")]
 # With which a margin changes nothing.
@@ -339,3 +339,23 @@ def test_a_run_resumes_exactly(tmp_path, stop_at, overrides: tuple[str, ...]):
         train_tiny(tmp_path / "halved" / "0", *overrides)
     halved, _ = train_tiny(tmp_path / "halved" / "0", *overrides)
     assert_same_run(whole, halved)
+
+
+def test_dropout_before_logits_that_no_loss_reads_is_named(tmp_path):
+    head = "model.head={name: linear, bias: false, dropout: 0.5}"
+
+    def warnings(*objective: str):
+        return [line for line in prepare(tiny_config(head, *objective)).warnings if "dropout" in line]
+
+    idle = ["model.head.dropout has no effect here"]
+    alone = "objective={cross_entropy: null, lsoftmax: {}}"
+    assert warnings(alone) == warnings(alone, "objective.triplet={}") == idle
+    assert warnings("objective={cross_entropy: {weight: 0}, lsoftmax: {}}") == idle
+    assert warnings("objective=lsoftmax") == warnings() == []
+    assert warnings(alone, "model.head.dropout=0") == []
+    once = ("train.epochs=1", head, alone)
+    losses = [
+        logged(train_tiny(tmp_path / name, *once, *more)[0])[0]["train/loss/lsoftmax"]
+        for name, more in (("with", ()), ("without", ("model.head.dropout=0",)))
+    ]
+    assert losses[0] == losses[1]

@@ -161,6 +161,8 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
     data, name = config.data, config.data.dataset.name
     norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
     scale = data.multi_scale
+    head, losses = config.model.head, config.objective.values()
+    reads_logits = any(loss.weight and loss.part.traits.get("reads_logits", True) for loss in losses)
     found = {
         "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
         "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per != "batch",
@@ -172,6 +174,8 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
         "teacher.views": config.teacher is not None
         and config.teacher.views
         and num_views(config) == 1 != config.teacher.views,
+        # Behind it are the logits alone: an embedding is taken before it.
+        "model.head.dropout": head.name == "linear" and head.kwargs()["dropout"] > 0 and not reads_logits,
         "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],
         "optim.layer_decay": config.optim.layer_decay < 1
         and not any(parameter.requires_grad for parameter in model.backbone.parameters()),

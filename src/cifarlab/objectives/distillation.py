@@ -67,7 +67,7 @@ def dkd(
     return loss
 
 
-@LOSSES.register(name="fitnet", needs_teacher="stages")
+@LOSSES.register(name="fitnet", needs_teacher="stages", reads_logits=False)
 class FitNet(nn.Module):
     """Hints: the mean squared distance of a stage's maps to the teacher's (Romero et al. 2015).
 
@@ -106,7 +106,7 @@ class FitNet(nn.Module):
             return F.mse_loss(regressed, _shrunk(teacher, height, width))
 
 
-@LOSSES.register(needs_teacher="embedding", compares=True)
+@LOSSES.register(needs_teacher="embedding", compares=True, reads_logits=False)
 def rkd(
     batch: Batch,
     output: Output,

@@ -86,7 +86,7 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
     return F.cross_entropy(length * cosines.scatter(1, batch.labels[:, None], eased), batch.labels)
 
 
-@LOSSES.register(soft_targets=False, needs_products=True)
+@LOSSES.register(soft_targets=False, needs_products=True, reads_logits=False)
 def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
     """Large-margin softmax (Liu et al. 2016), on hard labels; needs `model.head={name: linear, bias: false}`.
 
@@ -133,7 +133,7 @@ def _cosines(output: Output, loss: str) -> Tensor:
     return output.cosines.float()
 
 
-@LOSSES.register(soft_targets=False, compares=True)
+@LOSSES.register(soft_targets=False, compares=True, reads_logits=False)
 def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0)] = 0.2) -> Tensor:
     """Batch-hard triplets (Hermans et al. 2017), on hard labels; beside a loss that classifies.
 
@@ -152,7 +152,7 @@ def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0
     return _mean_over((lead + margin).clamp_min(0), same.any(1) & others.any(1))
 
 
-@LOSSES.register(soft_targets=False, compares=True)
+@LOSSES.register(soft_targets=False, compares=True, reads_logits=False)
 def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(gt=0)] = 0.1) -> Tensor:
     """Supervised contrastive loss (Khosla et al. 2020, L_out), on hard labels; beside a loss that classifies.
 
