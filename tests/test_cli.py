@@ -127,6 +127,8 @@ def test_plot(trained, cifarlab, tmp_path):
         (["train", "demo", "optim.lr"], "write key=value"),
         (["train", "demo", "--name", "../up"], "a name, not a path"),
         (["train", "demo", "--seeds", "2", "train.seed=1"], "contradict"),
+        (["train", "demo", "--seeds", "3", "train.seed=0"], "contradict"),
+        (["train", "demo", "--seeds", "3", "train={seed: 0}"], "contradict"),
         (["train", "resnet18_baseline", "data.root=/nowhere/at/all"], "data.dataset=synthetic"),
         (
             [
@@ -139,7 +141,10 @@ def test_plot(trained, cifarlab, tmp_path):
         ),
         (["train", "demo", "data.dataset=folder"], "data.root"),
         (["eval", "runs/none"], "runs/none: no such run"),
-        (["eval", "runs/none", "--split", "tset"], "did you mean test?"),
+        (["eval", "runs/none", "--split", "tset"], "'tset' is not one of 'train', 'val', 'test'"),
+        (["analyze", "runs/none", "--split", "train"], "'train' is not one of 'val', 'test'"),
+        (["eval", "runs/none", "--mean", "logits"], "--mean logits: of which views? Say, e.g., --tta flip"),
+        (["eval", "runs/none", "--mean", "nonsense"], "is not one of 'logits', 'probabilities'"),
         (["predict", "runs/none", "x.png"], "x.png: no such file"),
         (
             ["train", "demo", "data.multi_scale={sizes: [32, 32]}"],

@@ -160,6 +160,7 @@ def test_runs_that_are_no_recipes_are_trained_on_as_they_began(tmp_path):
         (["demo", "dmeo", "--seeds", "2"], "did you mean demo?"),
         (["demo", "resnet18_baseline", "optim.lr=1"], "say how many seeds"),
         (["demo", "resnet18_baseline", "train.seed=1", "--seeds", "2"], "contradict"),
+        (["demo", "resnet18_baseline", "train={seed: 0}", "--seeds", "2"], "contradict"),
         (["demo", "resnet18_baseline", "--metric", "train"], "train"),
     ],
 )

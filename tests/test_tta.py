@@ -1,5 +1,7 @@
 """Test-time augmentation: views written out by hand, one answer for a picture and its mirror."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 from scipy.special import softmax
 from torch import nn
 
+from cifarlab.commands.shared import MeanName
 from cifarlab.models.classifier import Classifier
 from cifarlab.records import Output
 from cifarlab.registry import ConfigError
@@ -124,3 +127,7 @@ def test_what_cannot_be_answered_is_refused(model):
         Augmented(rigid, parse("sizes"), 32, "rigid")
     with pytest.raises(ConfigError, match="mean: logit: unknown; did you mean logits"):
         Augmented(model, parse("flip"), 32, "tiny", "logit")
+
+
+def test_the_command_line_knows_every_mean():
+    assert {*get_args(MeanName)} == {*MEANS}

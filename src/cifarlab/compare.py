@@ -10,6 +10,7 @@ from typing import Any, Literal
 from cifarlab import recipes
 from cifarlab.config import Config
 from cifarlab.ledger import openings
+from cifarlab.merging import parse_override
 from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, read, resolve
@@ -37,10 +38,17 @@ class Arm:
 
 def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, overrides: Sequence[str] = ()) -> Arm:
     """The arm of a recipe under overrides at seeds 0 to `seeds` - 1, in `runs`/`name`. Raises ConfigError."""
-    if any(text.partition("=")[0] == "train.seed" for text in overrides):
-        raise ConfigError(f"--seeds {seeds} and train.seed contradict each other; give one of them")
+    refuse_another_seed(seeds, overrides)
     configs = {seed: resolve(recipe, [*overrides, f"train.seed={seed}"]) for seed in range(seeds)}
     return Arm(name, recipe.name, {seed: _run(runs, name, seed, recipe.name) for seed in configs}, configs)
+
+
+def refuse_another_seed(seeds: int, overrides: Sequence[str]) -> None:
+    """Raise ConfigError where an override gives the seed that each of `seeds` runs has of its own."""
+    for text in overrides:
+        train = parse_override(text).get("train")
+        if isinstance(train, Mapping) and "seed" in train:
+            raise ConfigError(f"--seeds {seeds} and train.seed contradict each other; give one of them")
 
 
 def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] = ()) -> Arm:

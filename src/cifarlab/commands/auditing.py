@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, RunFolder, app, refuse_place
+from cifarlab.commands.shared import AsJson, RunFolder, Scored, app, refuse_place
 
 # Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
 WEAK = 0.6
@@ -94,7 +94,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 @app.command()
 def analyze(
     run: RunFolder,
-    split: Annotated[str, typer.Option(help="val or test (opens the sealed pictures).")] = "val",
+    split: Scored = "val",
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="On noisy, blurred, flat and JPEG pictures too: 20 passes.")
     ] = False,
@@ -115,12 +115,9 @@ def analyze(
     from cifarlab.analysis.analyze import analyze as analyze_run
     from cifarlab.analysis.tiles import pictures_path, write_tiles
     from cifarlab.checkpoint import write_json
-    from cifarlab.registry import ConfigError, unknown
     from cifarlab.report.analysis_page import write_analysis_page
     from cifarlab.trained import best_of
 
-    if split not in ("val", "test"):
-        raise ConfigError(f"--split {split}: {unknown(split, ('val', 'test'))}")
     file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
     refuse_place(file.parent, str(run))
     found = analyze_run(run, split, corruptions=corruptions, near=near, device=device, root=root)

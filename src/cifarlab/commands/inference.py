@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Device, Root, Tta, app, calibration_line, print_table, run_name
+from cifarlab.commands.shared import (
+    AsJson,
+    Device,
+    MeanName,
+    Root,
+    Scored,
+    Tta,
+    app,
+    calibration_line,
+    print_table,
+    run_name,
+)
 
 RunFolders = Annotated[list[Path], typer.Argument(help="Runs' folders: runs/<name>/<seed>, two or more.")]
 
@@ -17,9 +28,10 @@ RunFolders = Annotated[list[Path], typer.Argument(help="Runs' folders: runs/<nam
 @app.command()
 def ensemble(
     runs: RunFolders,
-    split: Annotated[str, typer.Option(help="val or test.")] = "val",
+    split: Scored = "val",
     mean: Annotated[
-        str | None, typer.Option(help="Of probabilities or of logits; default: the better one on validation.")
+        MeanName | None,
+        typer.Option(help="Of probabilities or of logits; default: the better one on validation."),
     ] = None,
     choose: Annotated[
         bool, typer.Option("--choose", help="Choose the members, too: greedily, on validation.")
@@ -31,11 +43,8 @@ def ensemble(
 ) -> None:
     """Score the mean of what several runs say, beside each of them and its cost."""
     from cifarlab.inference.ensembles import evaluate_ensemble
-    from cifarlab.registry import ConfigError, unknown
     from cifarlab.tta import parse
 
-    if split not in ("val", "test"):
-        raise ConfigError(f"--split {split}: {unknown(split, ('val', 'test'))}")
     augmented = parse(tta) if tta is not None else None
     found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented)
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,9 @@ Tta = Annotated[
         help="Test-time augmentation: flip, multi_crop, sizes; with options: {name: multi_crop, pixels: 2}."
     ),
 ]
+Scored = Annotated[Literal["val", "test"], typer.Option(help="Which pictures; test opens the sealed ones.")]
+# As `tta.MEANS` calls them.
+MeanName = Literal["logits", "probabilities"]
 # On a CPU runs in turn, with all cores each, are as fast (docs/benchmarks.md). On a GPU, unlike seeds of one
 # recipe, what is compared may take more memory than the first of them.
 AT_ONCE = 1
@@ -84,6 +87,14 @@ def refuse_idle_at_once(at_once: int, seeds: int | None) -> None:
 
     if at_once > 1 and seeds is None:
         raise ConfigError(f"--at-once {at_once}: of how many runs? Say, e.g., --seeds {at_once}")
+
+
+def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
+    """Raise ConfigError where there are no views to take the mean of."""
+    from cifarlab.registry import ConfigError
+
+    if mean is not None and tta is None:
+        raise ConfigError(f"--mean {mean}: of which views? Say, e.g., --tta flip")
 
 
 def calibration_line(scores: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,11 +13,13 @@ from cifarlab.commands.shared import (
     AsJson,
     Device,
     ImageSize,
+    MeanName,
     Root,
     RunFolder,
     Tta,
     app,
     calibration_line,
+    refuse_idle_mean,
     refuse_place,
 )
 
@@ -25,23 +27,26 @@ from cifarlab.commands.shared import (
 @app.command(name="eval")
 def evaluate(
     run: RunFolder,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="Which pictures; test opens the sealed ones.")
+    ] = "val",
     device: Device = "auto",
     root: Root = None,
     image_size: ImageSize = None,
     tta: Tta = None,
-    mean: Annotated[str, typer.Option(help="Of --tta's views: logits or probabilities.")] = "logits",
+    mean: Annotated[
+        MeanName | None,
+        typer.Option(help="Of --tta's views: of their logits (the default) or probabilities."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run's chosen model on a split; the test score goes into the run's summary."""
-    from cifarlab.registry import ConfigError, unknown
     from cifarlab.runs import evaluate_run
     from cifarlab.tta import parse
 
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"--split {split}: {unknown(split, ('train', 'val', 'test'))}")
+    refuse_idle_mean(mean, tta)
     augmented = parse(tta) if tta is not None else None
-    scores = evaluate_run(run, split, device, root, image_size, augmented, mean)
+    scores = evaluate_run(run, split, device, root, image_size, augmented, mean or "logits")
     if as_json:
         print(json.dumps(scores, indent=2))
         return

@@ -46,10 +46,10 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe, or go on where it was left; a finished run says so."""
+    from cifarlab.compare import refuse_another_seed
     from cifarlab.doctor import warnings_before
     from cifarlab.progress import TrainingProgress
     from cifarlab.recipes import read, resolve
-    from cifarlab.registry import ConfigError
     from cifarlab.run import Run
     from cifarlab.teaching import train_teachers
     from cifarlab.together import Task, train_all, usual_at_once
@@ -59,11 +59,7 @@ def train(
     folder = runs / run_name(found.name if name is None else name)
     configs = [resolve(found, overrides or ())]
     if seeds is not None:
-        if configs[0].train.seed != resolve(found).train.seed:
-            seed = configs[0].train.seed
-            raise ConfigError(
-                f"--seeds {seeds} and train.seed={seed} contradict each other; give one of them"
-            )
+        refuse_another_seed(seeds, overrides or ())
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()
     students = [Run(folder / str(config.train.seed), found.name, name or found.name) for config in configs]
