@@ -79,7 +79,9 @@ def beyond(runs: Sequence[Run]) -> dict[str, Any]:
         trained = load_trained(run.folder, "cpu")
         size = trained.config.data.image_size
         model = Augmented(trained.model, parse("flip"), size, trained.config.model.backbone.name)
-        pictures = place(open_split(run.folder, trained, "test", "ladder study")[0], torch.device("cpu"))
+        pictures = place(
+            open_split(run.folder, trained, "test", "ladder study").pictures, torch.device("cpu")
+        )
         logits, labels, _ = collect(model, pictures, trained.precision, size)
         answers.append(logits)
     together = mean_called("probabilities")(torch.stack(answers))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import nn
 from cifarlab import checkpoint
 from cifarlab.calibration import best_temperature, calibration
 from cifarlab.data.decoding import decode, suffixes
-from cifarlab.data.splits import Split, Splits, load_splits, load_test, place
+from cifarlab.data.splits import Pictures, Split, Splits, load_splits, load_test, place, read
 from cifarlab.device import Precision
 from cifarlab.evaluate import collect, scores
 from cifarlab.ledger import count_openings, record_opening
@@ -21,11 +23,23 @@ from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.registry import ConfigError, Failure, Spec
 from cifarlab.run import Run, recorded_run
-from cifarlab.trained import Trained, best_of, load_trained
+from cifarlab.trained import Trained, best_of, load_trained, refuse_other_classes
 from cifarlab.tta import Augmented
 
 # How long a score waits for another process that writes to the same summary.
 SECONDS_TO_WAIT = 10.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Pictures to score a run on, and warnings.
+
+    learned: what it was trained and validated on; None where that cannot be read, and test can.
+    """
+
+    pictures: Split
+    learned: Splits | None
+    warnings: tuple[str, ...]
 
 
 def evaluate_run(
@@ -45,8 +59,8 @@ def evaluate_run(
     is false where there is no summary to write to. image_size: pixels a side that the model sees, if not the
     run's own; a test score at another size stands under `by_image_size`. tta: score it with test-time
     augmentation, too, its views averaged as `mean` says (MEANS); the same scores then stand under `tta`.
-    The temperature is fitted on validation. Raises ConfigError where train is not what the run was trained
-    on, and for a size that the model cannot take.
+    The temperature is fitted on validation. Raises ConfigError as `open_split` does, and for a size that the
+    model cannot take; on test a train part that cannot be read is a warning.
     """
     trained = load_trained(run, device).at(root)
     own_size, config = trained.config.data.image_size, trained.config
@@ -55,9 +69,9 @@ def evaluate_run(
     if tta is not None:
         models["tta"] = Augmented(trained.model, tta, size, config.model.backbone.name, mean)
     here = next(trained.model.parameters()).device
-    pictures, warnings = open_split(run, trained, split, reader)
-    val, more = (pictures, ()) if split == "val" else _validation(run, trained)
-    pictures, val = place(pictures, here), place(val, here) if val is not None else None
+    opened = open_split(run, trained, split, reader, alone=True)
+    pictures, val = place(opened.pictures, here), opened.learned.val if opened.learned is not None else None
+    val = pictures if split == "val" else place(val, here) if val is not None else None
     found = {}
     for key, model in models.items():
         logits, labels, pace = collect(model, pictures, trained.precision, size)
@@ -87,53 +101,73 @@ def evaluate_run(
         "written": written,
         "not_written": kept_out,
         "test_opened": count_openings(recorded_run(best_of(run).parent)),
-        "warnings": [*warnings, *more],
+        "warnings": list(opened.warnings),
     }
 
 
-def open_split(run: Path | str, trained: Trained, split: str, reader: str) -> tuple[Split, tuple[str, ...]]:
-    """The pictures on which a run is scored, `train`, `val` or `test`, and warnings: the one way to test.
+def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, alone: bool = False) -> Opened:
+    """What a run is scored on, its `train`, `val` or `test` pictures: the one way to test.
 
-    reader: in whose name an opening of test is written to the ledger. Raises ConfigError where the pictures
-    are not what the run was trained on, or there are none.
+    reader: in whose name an opening of test is written to the ledger. alone: test may be opened where train
+    cannot be read, as beside a checkpoint that was moved. Raises ConfigError, before an opening is written
+    down, where what can be read of the data is not what the run was trained on, their classes are not its
+    own, or there are no such pictures.
     """
     if split == "test":
+        learned, warnings = _at_hand(run, trained) if alone else (read_splits(run, trained), ())
         pictures, source = load_test(trained.config.data)
         fingerprint = source.fingerprint()
-        _refuse_other_data(run, trained.fingerprint, {"test": fingerprint})
+        _refuse_other_data(run, trained, {"test": fingerprint}, source.classes)
         file = best_of(run)
         record_opening(
             recorded_run(file.parent), reader, fingerprint, trained.epoch, checkpoint.file_digest(file)
         )
-        return pictures, source.warnings
-    splits = read_splits(run, trained)
-    pictures = splits.train if split == "train" else splits.val
+        return Opened(pictures, learned, (*source.warnings, *warnings))
+    learned = read_splits(run, trained)
+    pictures = learned.train if split == "train" else learned.val
     if pictures is None:
         raise ConfigError(f"{run} has no validation pictures", ("data", "val"))
-    return pictures, splits.warnings
+    return Opened(pictures, learned, learned.warnings)
 
 
 def read_splits(run: Path | str, trained: Trained) -> Splits:
     """What a run was trained and validated on. Raises ConfigError where it is there no more."""
     splits = load_splits(trained.config.data, trained.config.split_seed)
-    _refuse_other_data(run, trained.fingerprint, splits.fingerprint)
+    _refuse_other_data(run, trained, splits.fingerprint, splits.classes)
     return splits
 
 
-def _validation(run: Path | str, trained: Trained) -> tuple[Split | None, tuple[str, ...]]:
-    """What a temperature is fitted on. The test pictures may have come alone: then a warning says so."""
+def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:
+    """As `read_splits`; None, and a warning, where there is nothing that can be read."""
     try:
-        return read_splits(run, trained).val, ()
+        splits = load_splits(trained.config.data, trained.config.split_seed)
     except ConfigError as error:
+        # What is there and cannot be split as it was has changed.
+        if (train := _train_alone(trained)) is not None:
+            _refuse_other_data(run, trained, {"train": train.fingerprint()}, train.classes)
         return None, (f"no temperature is fitted: {error}",)
+    _refuse_other_data(run, trained, splits.fingerprint, splits.classes)
+    return splits, ()
 
 
-def _refuse_other_data(run: Path | str, trained: dict[str, str], here: dict[str, str]) -> None:
-    changed = [part for part in trained if part in here and trained[part] != here[part]]
-    if changed:
+def _train_alone(trained: Trained) -> Pictures | None:
+    with contextlib.suppress(ConfigError):
+        return read(trained.config.data, "train")
+    return None
+
+
+def _refuse_other_data(
+    run: Path | str, trained: Trained, fingerprint: dict[str, str], classes: Sequence[str]
+) -> None:
+    data, fix = trained.config.data, "; name the data that it was trained on with --root"
+    here = f"the data set {data.root or data.dataset.name}"
+    refuse_other_classes(run, trained.model.classes, classes[: data.classes], here, fix)
+    if changed := [
+        part for part, found in fingerprint.items() if trained.fingerprint.get(part, found) != found
+    ]:
         raise ConfigError(
-            f"{' and '.join(changed)} is not what {run} was trained on (another fingerprint): its validation "
-            "pictures may be among its training pictures; name the old data with --root"
+            f"{' and '.join(changed)} of {here} is not what {run} was trained on (another fingerprint): "
+            f"what it is scored on may be among its training pictures{fix}"
         )
 
 

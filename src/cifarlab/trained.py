@@ -72,6 +72,17 @@ def load_trained(path: Path | str, device: str = "cpu") -> Trained:
     return Trained(model, config, precision, state["store_size"], state["fingerprint"], state["row"]["epoch"])
 
 
+def refuse_other_classes(
+    path: Path | str, known: Sequence[str], classes: Sequence[str], here: str = "this run", fix: str = ""
+) -> None:
+    """Raise ConfigError unless `classes`, those of what is `here`, are the ones that a model knows."""
+    if len(known) != len(classes):
+        raise ConfigError(f"{path} tells {len(known)} classes apart, {here} has {len(classes)}{fix}")
+    for label, (there, ours) in enumerate(zip(known, classes, strict=True)):
+        if there != ours:
+            raise ConfigError(f"{path} calls class {label} {there!r}, {here} {ours!r}: other classes{fix}")
+
+
 def unloaded(config: Config, classes: Sequence[str]) -> Classifier:
     """The classifier of a configuration on the CPU, as written, with random weights and no statistics."""
     statistics = ((0.0,) * 3, (1.0,) * 3)  # A checkpoint holds its own.

@@ -14,7 +14,7 @@ from cifarlab import anchors
 from cifarlab.analysis import scores
 from cifarlab.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifarlab.audit.audit import is_among
-from cifarlab.data.splits import Split, Splits, load_splits, place
+from cifarlab.data.splits import Split, Splits, place
 from cifarlab.evaluate import collect
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs import open_split
@@ -50,8 +50,9 @@ def analyze(
     Raises ConfigError as `open_split` does.
     """
     trained = load_trained(run, device).at(root)
-    pictures, warnings = open_split(run, trained, split, "analyze")
-    learned = load_splits(trained.config.data, trained.config.split_seed)
+    opened = open_split(run, trained, split, "analyze")
+    pictures, learned = opened.pictures, opened.learned
+    assert learned is not None, "without it nothing is opened"
     logits, labels = _answers(trained, pictures)
     probabilities, truth = scores.softmax(logits), labels.numpy()
     held_out = _answers(trained, learned.val) if split == "test" and learned.val is not None else None
@@ -62,7 +63,7 @@ def analyze(
         "split": split,
         "pictures": len(truth),
         "remark": OPTIMISTIC if split == trained.config.train.select == "test" else "",
-        "warnings": list(warnings),
+        "warnings": list(opened.warnings),
         **scores.headline(probabilities, truth),
         "reliability": scores.reliability(probabilities, truth),
         "temperatures": temperatures,

@@ -76,7 +76,7 @@ def evaluate_ensemble(
         asked = [members[i] for i in choice.members]
         # Opened for each of them, though they are the same.
         opened = [open_split(member.path, member.trained, "test", "ensemble") for member in asked]
-        pictures, warnings = place(opened[0][0], here), [*opened[0][1], *warnings]
+        pictures, warnings = place(opened[0].pictures, here), [*opened[0].warnings, *warnings]
         answers = _answers(asked, pictures, tta, [choice.temperatures[i] for i in choice.members])
     together = mean_called(choice.mean)(answers)
     alone = dict(zip(choice.members, (_top1(logits, pictures.labels) for logits in answers), strict=True))

@@ -15,7 +15,7 @@ from cifarlab.models.sizes import check_sizes
 from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run
 from cifarlab.teachers.teacher import Member, Teacher
-from cifarlab.trained import Trained, best_of, load_trained
+from cifarlab.trained import Trained, best_of, load_trained, refuse_other_classes
 
 PATH = ("teacher", "run")
 
@@ -87,7 +87,7 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
 def _load(path: Path, lesson: TeacherConfig, classes: Sequence[str], device: torch.device) -> Member:
     try:
         trained = load_trained(path, str(device))
-        _refuse_other_classes(path, trained.model.classes, classes)
+        refuse_other_classes(path, trained.model.classes, classes)
     except ConfigError as error:
         raise ConfigError(str(error), PATH) from None
     size = lesson.image_size or trained.model.image_size
@@ -104,11 +104,3 @@ def _precision(asked: str, trained: Trained, device: torch.device) -> Precision:
         return pick_precision(asked, device)
     except ConfigError as error:
         raise ConfigError(error.message, ("teacher", "precision")) from None
-
-
-def _refuse_other_classes(path: Path, known: Sequence[str], classes: Sequence[str]) -> None:
-    if len(known) != len(classes):
-        raise ConfigError(f"{path} tells {len(known)} classes apart, this run has {len(classes)}")
-    for label, (there, here) in enumerate(zip(known, classes, strict=True)):
-        if there != here:
-            raise ConfigError(f"{path} calls class {label} {there!r}, this run {here!r}: other classes")

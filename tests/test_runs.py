@@ -1,0 +1,127 @@
+"""A run is scored on its own data: other classes, other pictures are refused before test is opened."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifarlab.ledger import openings
+from cifarlab.registry import ConfigError
+from cifarlab.runs import evaluate_run
+from tests.tiny import train_tiny
+
+
+def add_class(root: Path, name: str, seed: int) -> None:
+    """Ten pictures in train, four in test."""
+    rng = np.random.default_rng(seed)
+    for part, count in (("train", 10), ("test", 4)):
+        (root / part / name).mkdir(parents=True)
+        for i in range(count):
+            picture = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+            picture.save(root / part / name / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on a folder of three classes, and that folder; each test works on copies."""
+    folder = tmp_path_factory.mktemp("trained")
+    for seed, name in enumerate(("cat", "dog", "owl")):
+        add_class(folder / "pictures", name, seed)
+    overrides = ("data.dataset=folder", f"data.root={folder / 'pictures'}", "data.val=6", "train.epochs=1")
+    train_tiny(folder / "runs" / "a" / "0", *overrides)
+    train_tiny(
+        folder / "runs" / "small" / "0", *overrides, "data.store_size=16", "data.classes=2", "data.val=4"
+    )
+    return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """(the run, a copy of its pictures), both elsewhere."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs" / "a" / "0", tmp_path / "pictures"
+
+
+def with_another_class(root):
+    add_class(root, "ant", 9)  # Before all others: each label moves by one.
+
+
+def with_a_class_exchanged(root):
+    for part in ("train", "test"):
+        shutil.rmtree(root / part / "owl")
+    add_class(root, "ant", 9)
+
+
+def with_a_train_picture_less(root):
+    (root / "train" / "cat" / "0.png").unlink()
+
+
+def with_too_few_train_pictures_to_split(root):
+    for name in ("cat", "dog", "owl"):
+        for i in range(8):
+            (root / "train" / name / f"{i}.png").unlink()
+
+
+CHANGES = [
+    (with_another_class, r"tells 3 classes apart, the data set .*pictures has 4; .* --root"),
+    (with_a_class_exchanged, r"calls class 0 'cat', the data set .*pictures 'ant': other classes; .* --root"),
+    (with_a_train_picture_less, r"train of the data set .*pictures is not what .* was trained on .* --root"),
+    (with_too_few_train_pictures_to_split, r"train of the data set .* is not what .* was trained on"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("reader", ["eval", "compare"])
+def test_the_test_part_of_other_data_stays_sealed(copied, change, message, reader):
+    run, root = copied
+    change(root)
+    with pytest.raises(ConfigError, match=message):
+        evaluate_run(run, "test", "cpu", str(root), reader=reader)
+    assert openings(run.parents[1]) == []
+
+
+@pytest.mark.parametrize("command", ["eval", "analyze"])
+def test_other_classes_are_a_mistake_that_one_line_tells(copied, cifarlab, command):
+    run, root = copied
+    with_another_class(root)
+    status, _, err = cifarlab(command, run, "--split", "test", "--root", root, "--device", "cpu")
+    assert status == 2 and "Traceback" not in err
+    assert "tells 3 classes apart, the data set" in err.splitlines()[-1]
+    assert openings(run.parents[1]) == []
+
+
+def test_other_classes_are_refused_where_test_came_alone(copied):
+    run, root = copied
+    with_another_class(root)
+    for picture in (root / "train").rglob("*.png"):
+        picture.unlink()
+    with pytest.raises(ConfigError, match="tells 3 classes apart"):
+        evaluate_run(run, "test", "cpu", str(root))
+    assert openings(run.parents[1]) == []
+
+
+def test_a_run_is_scored_where_only_test_can_be_read(copied, cifarlab):
+    run, root = copied
+    for picture in (root / "train").rglob("*.png"):
+        picture.unlink()
+    found = evaluate_run(run, "test", "cpu", str(root))
+    assert found["pictures"] == 12 and found["temperature"] is None
+    assert "no temperature is fitted" in found["warnings"][0]
+    # An analysis needs the training pictures: without them it opens nothing.
+    status, _, err = cifarlab("analyze", run, "--split", "test", "--root", root, "--device", "cpu")
+    assert status == 2 and "holds no pictures" in err
+    assert [entry["reader"] for entry in openings(run.parents[1])] == ["eval"]
+
+
+@pytest.mark.parametrize("name", ["a", "small"])
+def test_a_run_is_scored_on_its_data_wherever_they_lie(copied, trained, name):
+    """At the size at which it kept them, and of its classes only."""
+    run, root = copied[0].parents[1] / name / "0", copied[1]
+    there = evaluate_run(run, "test", "cpu", str(trained / "pictures"))
+    here = evaluate_run(run, "test", "cpu", str(root.rename(root.with_name("moved"))))
+    assert here["temperature"] is not None and here["warnings"] == []
+    assert {**here, "images_per_second": 0, "test_opened": 0} == {
+        **there, "images_per_second": 0, "test_opened": 0
+    }  # fmt: skip
