@@ -125,3 +125,15 @@ def test_a_run_is_scored_on_its_data_wherever_they_lie(copied, trained, name):
     assert {**here, "images_per_second": 0, "test_opened": 0} == {
         **there, "images_per_second": 0, "test_opened": 0
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [("plot",), ("analyze", "--device", "cpu")], ids=lambda words: words[0])
+def test_no_picture_that_was_trained_on_is_shown_as_held_out(copied, trained, cifarlab, command):
+    """Where train has changed, what was split off may be among what the model has learned."""
+    run, root = copied
+    with_a_train_picture_less(root)
+    status, _, err = cifarlab(*command, run, "--root", root)
+    assert status == 2 and "is not what" in err.splitlines()[-1]
+    assert not [*run.glob("*.png")]
+    assert cifarlab(*command, run, "--root", trained / "pictures")[0] == 0
+    assert cifarlab("plot", run, "--no-gallery")[0] == 0

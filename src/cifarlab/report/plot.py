@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifarlab.checkpoint import write_atomically
-from cifarlab.data.splits import Split, load_splits
+from cifarlab.data.splits import Split
 from cifarlab.device import pick_precision
 from cifarlab.evaluate import logits_of
 from cifarlab.metrics import is_epoch, read_log
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
+from cifarlab.runs import read_splits
 from cifarlab.trained import load_trained
 
 # Okabe and Ito's palette: told apart by readers who do not see red and green alike.
@@ -39,13 +40,18 @@ GRID_COLUMNS, GRID_ROWS = 8, 3
 
 
 def plot_runs(
-    folders: Sequence[Path | str], out: Path, title: str | None = None, gallery: bool = True
+    folders: Sequence[Path | str],
+    out: Path,
+    title: str | None = None,
+    gallery: bool = True,
+    root: str | None = None,
 ) -> Path:
     """Write a picture (.png, .svg or .pdf by the ending) and return its path.
 
     Above: accuracy on held-out pictures and on train, and the training loss, by epoch. Below, with
     `gallery`: pictures that the first run's chosen model has not trained on, with what it takes them for.
-    Raises ConfigError for what is no run.
+    root: where those lie, if not where the run found them. Raises ConfigError for what is no run, and as
+    `read_splits` does.
     """
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{out}: cannot write that kind of file; end it in .png, .svg or .pdf")
@@ -59,7 +65,7 @@ def plot_runs(
         figure.suptitle(title or (_heading(runs[0], names[0]) if len(runs) == 1 else ""), fontsize=12)
         _curves(upper.subplots(1, 2, width_ratios=(3, 2)), runs, names, logs)
         if lower is not None:
-            _gallery(lower, runs[0], names[0])
+            _gallery(lower, runs[0], names[0], root)
         save_figure(figure, out)
     return out
 
@@ -140,10 +146,10 @@ def _curves(
     left.legend(fontsize=8, frameon=False)
 
 
-def _gallery(figure: Any, run: Run, name: str) -> None:
+def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
     """Held-out pictures with the model's guess and its probability, green where right, orange where wrong."""
-    trained = load_trained(run.folder)
-    splits = load_splits(trained.config.data, trained.config.split_seed)
+    trained = load_trained(run.folder).at(root)
+    splits = read_splits(run.folder, trained)
     split = splits.val if splits.val is not None else splits.train
     kind = "validation" if splits.val is not None else "training"
     count = min(GRID_COLUMNS * GRID_ROWS, len(split))
