@@ -108,8 +108,13 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return _means(_sums(logits, labels), len(labels))
 
 
+def ranked(logits: Tensor) -> Tensor:
+    """(N, 5 at most) classes, the most probable first. All scores break ties here: bfloat16 has real ones."""
+    return logits.topk(min(5, logits.shape[1])).indices
+
+
 def _sums(logits: Tensor, labels: Tensor) -> Tensor:
-    top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    top = ranked(logits) == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum").double()
     return torch.stack([top[:, 0].sum(), top.any(1).sum(), loss])
 

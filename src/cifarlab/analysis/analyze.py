@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlab import anchors
+from cifarlab import anchors, evaluate
 from cifarlab.analysis import scores
 from cifarlab.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifarlab.audit.audit import is_among
 from cifarlab.data.splits import Split, Splits, place
-from cifarlab.evaluate import collect
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs import open_split
 from cifarlab.trained import Trained, load_trained
@@ -53,10 +52,10 @@ def analyze(
     opened = open_split(run, trained, split, "analyze")
     pictures, learned = opened.pictures, opened.learned
     assert learned is not None, "without it nothing is opened"
-    logits, labels = _answers(trained, pictures)
-    probabilities, truth = scores.softmax(logits), labels.numpy()
-    held_out = _answers(trained, learned.val) if split == "test" and learned.val is not None else None
-    calibrated, temperatures = scores.scaled_by_temperature(logits, labels, held_out)
+    said = _answers(trained, pictures)
+    probabilities, guesses, truth = scores.softmax(said.logits), said.guesses.numpy(), said.labels.numpy()
+    held_out = _answers(trained, learned.val)[:2] if split == "test" and learned.val is not None else None
+    calibrated, temperatures = scores.scaled_by_temperature(said.logits, said.labels, held_out)
     report: dict[str, Any] = {
         "run": str(run),
         "epoch": trained.epoch,
@@ -64,30 +63,42 @@ def analyze(
         "pictures": len(truth),
         "remark": OPTIMISTIC if split == trained.config.train.select == "test" else "",
         "warnings": list(opened.warnings),
-        **scores.headline(probabilities, truth),
-        "reliability": scores.reliability(probabilities, truth),
+        "top1": said.top1,
+        "top5": said.top5,
+        **scores.losses(probabilities, truth),
+        "reliability": scores.reliability(probabilities, guesses, truth),
         "temperatures": temperatures,
         "after_temperature": {
-            **{key: scores.headline(calibrated, truth)[key] for key in ("nll", "ece")},
-            "reliability": scores.reliability(calibrated, truth),
+            **scores.losses(calibrated, truth),
+            "reliability": scores.reliability(calibrated, guesses, truth),
         },
-        **_by_class(probabilities.argmax(1), truth, learned),
-        **_gap(trained, learned.train, len(truth), float((probabilities.argmax(1) == truth).mean())),
+        **_by_class(guesses, truth, learned),
+        **_gap(trained, learned.train, len(truth), said.top1),
     }
     if near:
-        report["without_near_duplicates"] = _without(is_among(pictures, learned.train), probabilities, truth)
+        report["without_near_duplicates"] = _without(is_among(pictures, learned.train), guesses == truth)
     if corruptions:
         report["corruptions"] = _corrupted(trained, pictures)
-    report |= _worth_a_look(pictures, probabilities, truth, learned.classes)
+    report |= _worth_a_look(pictures, probabilities, guesses, truth, learned.classes)
     report["anchor"] = anchors.place(trained.config, report["top1"], split)
     return Analysis(report, pictures)
 
 
-def _answers(trained: Trained, split: Split) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) and labels (N,) on the CPU."""
-    here = place(split, trained.precision.device)
-    logits, labels, _ = collect(trained.model, here, trained.precision, trained.config.data.image_size)
-    return logits.cpu(), labels.cpu()
+class Answers(NamedTuple):
+    """Of a model: logits (N, C), labels and guesses (N,) on the CPU. top1 and top5: as `eval` has them."""
+
+    logits: Tensor
+    labels: Tensor
+    guesses: Tensor
+    top1: float
+    top5: float
+
+
+def _answers(trained: Trained, split: Split) -> Answers:
+    here, size = place(split, trained.precision.device), trained.config.data.image_size
+    logits, labels, _ = evaluate.collect(trained.model, here, trained.precision, size)
+    found, guesses = evaluate.scores(logits, labels), evaluate.ranked(logits)[:, 0]
+    return Answers(logits.cpu(), labels.cpu(), guesses.cpu(), found["top1"], found["top5"])
 
 
 def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> dict[str, Any]:
@@ -116,14 +127,12 @@ def _gap(trained: Trained, train: Split, count: int, top1: float) -> dict[str, f
     """Accuracy on as many clean training pictures, and how far it lies above the split's."""
     # A split lies in the order of a hash: its first pictures are a random sample.
     few = Split(train.images, train.rows[:count], train.labels[:count], train.ids[:count])
-    logits, labels = _answers(trained, few)
-    train_top1 = float((logits.argmax(-1) == labels).double().mean())
+    train_top1 = _answers(trained, few).top1
     return {"train_top1": train_top1, "gap": train_top1 - top1}
 
 
-def _without(known: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _without(known: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     """Accuracy without and on the pictures that are, exactly or nearly, among the training pictures."""
-    right = probabilities.argmax(1) == labels
     return {
         "near_duplicates": int(known.sum()),
         "top1": float(right[~known].mean()) if not known.all() else None,
@@ -139,18 +148,16 @@ def _corrupted(trained: Trained, split: Split) -> dict[str, Any]:
         found[kind] = []
         for severity in range(1, 1 + len(SEVERITIES[kind])):
             worse = torch.from_numpy(corrupt(images, split.ids.numpy(), kind, severity))
-            logits, labels = _answers(trained, Split(worse, rows, split.labels, split.ids))
-            found[kind].append(float((logits.argmax(-1) == labels).double().mean()))
+            found[kind].append(_answers(trained, Split(worse, rows, split.labels, split.ids)).top1)
     return {**found, "mean": float(np.mean(list(found.values())))}
 
 
 def _worth_a_look(
-    split: Split, probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
+    split: Split, probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    hardest, confident = scores.rows_worth_a_look(probabilities, labels, SHOWN)
+    hardest, confident = scores.rows_worth_a_look(probabilities, guesses, labels, SHOWN)
 
     def described(rows: np.ndarray) -> list[dict[str, Any]]:
-        guesses = probabilities[rows].argmax(1)
         return [
             {
                 "position": int(row),
@@ -160,7 +167,7 @@ def _worth_a_look(
                 "probability": float(probabilities[row, guess]),
                 "probability_of_label": float(probabilities[row, labels[row]]),
             }
-            for row, guess in zip(rows.tolist(), guesses.tolist(), strict=True)
+            for row, guess in zip(rows.tolist(), guesses[rows].tolist(), strict=True)
         ]
 
     return {"hardest": described(hardest), "confident_errors": described(confident)}

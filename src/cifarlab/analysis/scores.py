@@ -1,4 +1,4 @@
-"""What probabilities and labels say of a model: accuracies, calibration, confusion."""
+"""What probabilities and labels say of a model: loss, calibration, confusion."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from cifarlab.calibration import best_temperature, expected_calibration_error
 BINS = 15
 
 
-def headline(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """top1, top5, nll (mean negative log-likelihood, nats) and ece of (N, C) probabilities."""
+def losses(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """nll (mean negative log-likelihood, nats) and ece of (N, C) probabilities."""
     own = probabilities[np.arange(len(labels)), labels]
-    rank = (probabilities > own[:, None]).sum(1)
     return {
-        "top1": float((rank < 1).mean()),
-        "top5": float((rank < 5).mean()),
         "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
         "ece": expected_calibration_error(_logits(probabilities), torch.from_numpy(labels), BINS),
     }
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
+def reliability(
+    probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, bins: int = BINS
+) -> list[dict[str, float]]:
     """{count, confidence, accuracy} of the pictures in each of equal bins of the guess's probability."""
     confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
+    right = guesses == labels
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return [
         {
@@ -98,11 +97,11 @@ def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:
 
 
 def rows_worth_a_look(
-    probabilities: np.ndarray, labels: np.ndarray, count: int
+    probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the least probability of the label, and of the errors made with the most confidence."""
     own = probabilities[np.arange(len(labels)), labels]
     hardest = np.argsort(own, kind="stable")[:count]
-    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
+    wrong = np.flatnonzero(guesses != labels)
     confident = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")[:count]]
     return hardest, confident
