@@ -3,6 +3,7 @@
 import ast
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,21 +86,42 @@ def test_a_runs_name_may_have_several_parts(tmp_path):
     assert recorded_run(folder).name == "a"
 
 
+def test_a_checkpoint_that_stands_alone_has_its_ledger_beside_it(tmp_path, cifarlab):
+    """Two folders up may be the root of all, where nobody may write, or another user's folder."""
+    run, _ = train_tiny(tmp_path / "runs" / "a" / "0", "train.epochs=1")
+    home = tmp_path / "above" / "home" / "me"
+    home.mkdir(parents=True)
+    alone = Path(shutil.copy(run.best_path, home / "best.pt"))
+    (tmp_path / "above" / "ledger.jsonl").mkdir()  # It cannot be written.
+    status, out, _ = cifarlab("eval", alone, "--split", "test")
+    assert status == 0 and "opened 1 x for this run, 1 x for all" in out
+    assert [entry["run"] for entry in openings(home)] == ["home/me"]
+    # A run's own checkpoint is the run's.
+    evaluate_run(run.best_path, "test", "cpu")
+    assert [entry["run"] for entry in openings(tmp_path / "runs")] == ["a/0"]
+
+
+def started(folder):
+    """A run's folder, as far as the ledger can tell."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    return Run(folder)
+
+
 def _record_many(folder):
     for epoch in range(20):
         record_opening(Run(folder), "test", "f" * 32, epoch)
 
 
 def test_processes_share_a_ledger(tmp_path):
-    folders = [tmp_path / "runs" / "a" / str(seed) for seed in range(3)]
-    (tmp_path / "runs").mkdir()
+    folders = [started(tmp_path / "runs" / "a" / str(seed)).folder for seed in range(3)]
     with multiprocessing.get_context("fork").Pool(3) as pool:
         pool.map(_record_many, folders)
     assert count_openings(Run(folders[0])) == {"run": 20, "runs": 60}
 
 
 def test_a_torn_line_is_an_opening_and_spoils_no_other(tmp_path):
-    run = Run(tmp_path / "a" / "0")
+    run = started(tmp_path / "a" / "0")
     record_opening(run, "eval", "f", 1)
     path = tmp_path / "ledger.jsonl"
     path.write_bytes(path.read_bytes() + b'{"time": "2026')
@@ -110,7 +132,7 @@ def test_a_torn_line_is_an_opening_and_spoils_no_other(tmp_path):
 def test_what_cannot_be_written_down_is_not_read(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(Failure, match="stay sealed"):
-        record_opening(Run(tmp_path / "a" / "0"), "eval", "f", 1)
+        record_opening(started(tmp_path / "a" / "0"), "eval", "f", 1)
 
 
 # Each of them writes its openings down, or reads no more than a run that chooses on test asks for.

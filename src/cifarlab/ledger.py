@@ -1,4 +1,4 @@
-"""The ledger beside the runs: when the sealed test pictures were looked at, for which run, by what."""
+"""The ledger beside the runs, or a lone checkpoint: when the sealed test pictures were looked at, by what."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record_opening(
     reader: train (a recipe that chooses its epoch on test), or the command. fingerprint: of the test
     pictures. weights_sha256: of the checkpoint, where there is one.
     """
-    path = run.runs / NAME
+    path = _folder(run) / NAME
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": _key(run),
@@ -71,8 +71,13 @@ def openings(runs: Path) -> list[dict[str, Any]]:
 
 def count_openings(run: Run) -> dict[str, int]:
     """How often the test pictures were looked at: for this `run`, and for all `runs` beside it."""
-    entries = openings(run.runs)
+    entries = openings(_folder(run))
     return {"run": sum(entry.get("run") == _key(run) for entry in entries), "runs": len(entries)}
+
+
+def _folder(run: Run) -> Path:
+    """Where the ledger lies: above a lone checkpoint are folders that are no business of its."""
+    return run.runs if run.started else run.folder
 
 
 def _key(run: Run) -> str:
