@@ -118,10 +118,8 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         pictures, source = load_test(trained.config.data)
         fingerprint = source.fingerprint()
         _refuse_other_data(run, trained, {"test": fingerprint}, source.classes)
-        file = best_of(run)
-        record_opening(
-            recorded_run(file.parent), reader, fingerprint, trained.epoch, checkpoint.file_digest(file)
-        )
+        digest = checkpoint.file_digest(trained.file)
+        record_opening(recorded_run(trained.file.parent), reader, fingerprint, trained.epoch, digest)
         return Opened(pictures, learned, (*source.warnings, *warnings))
     learned = read_splits(run, trained)
     pictures = learned.train if split == "train" else learned.val

@@ -25,7 +25,7 @@ class Trained:
     """A run's chosen model and its configuration.
 
     precision: the arithmetic that it was trained in, where the device has it. store_size: pixels a side of
-    the pictures it was given. fingerprint: of its data, by part. epoch: the chosen one.
+    the pictures it was given. fingerprint: of its data, by part. epoch: the chosen one. file: the checkpoint.
     """
 
     model: Classifier
@@ -34,6 +34,7 @@ class Trained:
     store_size: int
     fingerprint: dict[str, str]
     epoch: int
+    file: Path
 
     def at(self, root: str | None) -> Trained:
         """The same, with its data set at `root`; None: where the run found it."""
@@ -69,7 +70,8 @@ def load_trained(path: Path | str, device: str = "cpu") -> Trained:
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
     precision = _own_precision(config, place_on)
-    return Trained(model, config, precision, state["store_size"], state["fingerprint"], state["row"]["epoch"])
+    epoch = state["row"]["epoch"]
+    return Trained(model, config, precision, state["store_size"], state["fingerprint"], epoch, file)
 
 
 def refuse_other_classes(

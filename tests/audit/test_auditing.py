@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,11 @@ from torch.nn.functional import one_hot
 
 from cifarlab.audit import audit as module
 from cifarlab.audit.audit import audit, data_and_runs
+from cifarlab.checkpoint import file_digest
 from cifarlab.data.splits import Pictures, load_splits, read
+from cifarlab.ledger import openings
 from cifarlab.records import Output
-from cifarlab.registry import ConfigError
+from cifarlab.registry import ConfigError, Failure
 from cifarlab.trained import load_trained
 from tests.audit.conftest import noise, pictures
 from tests.tiny import train_tiny
@@ -21,7 +24,7 @@ from tests.tiny import train_tiny
 def runs(tmp_path_factory):
     """Two seeds of a tiny run, each with 100 of 300 pictures held out."""
     folder = tmp_path_factory.mktemp("runs")
-    return [train_tiny(folder / str(seed), f"train.seed={seed}")[0].folder for seed in (0, 1)]
+    return [train_tiny(folder / "a" / str(seed), f"train.seed={seed}")[0].folder for seed in (0, 1)]
 
 
 def test_published_cifar_100(cifar100_root, cifarlab, tmp_path):
@@ -67,6 +70,30 @@ def test_runs_tell_suspect_labels_of_what_they_were_not_trained_on(runs, cifarla
     assert "errors, not the labels'" in out, "two epochs make a weak model"
 
 
+def test_a_model_that_sees_the_test_pictures_leaves_an_entry_in_its_ledger(runs):
+    """The embedding that finds near duplicates is a model's; the comparison of bytes is nobody's."""
+    beside = runs[0].parents[1]
+    before = openings(beside)
+    data, trained = data_and_runs(runs)
+    audit(data, trained, near=False)
+    audit(data)
+    assert openings(beside) == before
+    found = audit(data, trained)
+    *earlier, last = openings(beside)
+    assert earlier == before and (last["run"], last["reader"]) == ("a/0", "audit")
+    assert last["fingerprint"] == found.report["fingerprint"]["test"]
+    assert last["weights_sha256"] == file_digest(runs[0] / "best.pt")
+
+
+def test_what_cannot_be_written_down_is_shown_to_no_model(runs, tmp_path, monkeypatch):
+    alone = tmp_path / "best.pt"
+    shutil.copy(runs[0] / "best.pt", alone)
+    (tmp_path / "ledger.jsonl").mkdir()
+    monkeypatch.setattr(module, "embeddings", lambda *_: pytest.fail("a model saw them"))
+    with pytest.raises(Failure, match="stay sealed"):
+        audit(*data_and_runs([str(alone)]))
+
+
 def test_planted_wrong_labels_are_those_that_a_sure_model_contradicts(tmp_path, monkeypatch):
     run, _ = train_tiny(tmp_path / "0", "data.dataset={name: synthetic, train: 1500, test: 100}",
                         "data.limit=300", "train.epochs=1")  # fmt: skip
@@ -92,10 +119,12 @@ def test_planted_wrong_labels_are_those_that_a_sure_model_contradicts(tmp_path, 
 
 
 def test_runs_that_held_nothing_out_cannot_tell(tmp_path):
-    run, _ = train_tiny(tmp_path / "0", "data.val=0", "train.select=last", "train.epochs=1")
+    run, _ = train_tiny(tmp_path / "a" / "0", "data.val=0", "train.select=last", "train.epochs=1")
     data, trained = data_and_runs([str(run.folder)])
-    with pytest.raises(ConfigError, match=r"data\.val=0\.1"):
-        audit(data, trained, near=False)
+    for near in (False, True):
+        with pytest.raises(ConfigError, match=r"data\.val=0\.1"):
+            audit(data, trained, near=near)
+    assert openings(tmp_path) == [], "it was refused before anything was opened"
 
 
 def test_what_is_neither_a_run_nor_a_data_set(runs, cifarlab, tmp_path):

@@ -24,11 +24,14 @@ from cifarlab.audit.duplicates import (
     surplus,
 )
 from cifarlab.audit.labels import suspects
+from cifarlab.checkpoint import file_digest
 from cifarlab.config import DataConfig
 from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
 from cifarlab.evaluate import outputs_of
+from cifarlab.ledger import record_opening
 from cifarlab.recipes import import_builtin_parts
 from cifarlab.registry import DATASETS, ConfigError
+from cifarlab.run import recorded_run
 from cifarlab.trained import Trained, load_trained
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -56,7 +59,9 @@ def audit(data: DataConfig, runs: Sequence[Trained] = (), *, near: bool = True) 
 
     runs: trained on this data set. The first one's embedding finds near duplicates beside the descriptors;
     what each says of the training pictures it was not trained on finds suspect labels. near: look for near
-    duplicates, which takes a minute for 60,000 pictures. The test labels are shown to no model.
+    duplicates, which takes a minute for 60,000 pictures. Pictures of all parts are compared with one another;
+    no model sees those of test but the first run's, for its embedding, and that is written to the ledger
+    first. The test labels are shown to no model.
 
     Raises ConfigError for runs of another data set.
     """
@@ -71,12 +76,11 @@ def audit(data: DataConfig, runs: Sequence[Trained] = (), *, near: bool = True) 
         "class_balance": {part: class_balance(pictures) for part, pictures in parts.items()},
     }
     pairs = _exact(parts, report)
+    # First, for it may refuse: then nothing has been opened.
+    suspected = suspect_labels(parts["train"], runs) if runs else {}
     if near:
         pairs += _near(parts, runs, report)
-    report["pairs"] = pairs
-    if runs:
-        report |= suspect_labels(parts["train"], runs)
-    return Audit(report, parts)
+    return Audit({**report, "pairs": pairs, **suspected}, parts)
 
 
 def class_balance(pictures: Pictures) -> dict[str, Any]:
@@ -112,6 +116,8 @@ def _near(
     orders = {part: pictures.order() for part, pictures in parts.items()}
     coarse = {part: descriptors(p.images)[orders[part]] for part, p in parts.items()}
     fine = {part: details(p.images)[orders[part]] for part, p in parts.items()}
+    if runs and "test" in parts:
+        _record(runs[0], parts["test"])
     embedded = {part: embeddings(runs[0], whole(p)) for part, p in parts.items()} if runs else {}
     report["near_threshold"] = NEAR
     rows = []
@@ -129,6 +135,11 @@ def _near(
         report[f"near_duplicates_in_{ours}" if within else f"near_{ours}_in_{theirs}"] = found
         rows += _rows(parts, (ours, theirs), pairs, values)
     return rows
+
+
+def _record(trained: Trained, test: Pictures) -> None:
+    digest = file_digest(trained.file)
+    record_opening(recorded_run(trained.file.parent), "audit", test.fingerprint(), trained.epoch, digest)
 
 
 def _rows(
