@@ -127,6 +127,27 @@ def test_a_run_is_scored_on_its_data_wherever_they_lie(copied, trained, name):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_validation_part_is_not_taken_for_test_when_test_is_gone(trained, tmp_path, split):
+    """Without test/ a folder's val/ is its test part, and what validates is split off from train."""
+    root = shutil.copytree(trained / "pictures", tmp_path / "pictures")
+    shutil.copytree(root / "test", root / "val")
+    (root / "val" / "cat" / "0.png").unlink()
+    run, _ = train_tiny(
+        tmp_path / "runs" / "a" / "0",
+        "data.dataset=folder",
+        f"data.root={root}",
+        "data.val=6",
+        "train.epochs=1",
+    )
+    assert evaluate_run(run.folder, split, "cpu")["pictures"] == (11 if split == "val" else 12)
+    before = openings(tmp_path / "runs")
+    shutil.rmtree(root / "test")
+    with pytest.raises(ConfigError, match=r"val of the data set .* is not what .* was trained on"):
+        evaluate_run(run.folder, split, "cpu")
+    assert openings(tmp_path / "runs") == before
+
+
 @pytest.mark.parametrize("command", [("plot",), ("analyze", "--device", "cpu")], ids=lambda words: words[0])
 def test_no_picture_that_was_trained_on_is_shown_as_held_out(copied, trained, cifarlab, command):
     """Where train has changed, what was split off may be among what the model has learned."""

@@ -131,7 +131,7 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
 def read_splits(run: Path | str, trained: Trained) -> Splits:
     """What a run was trained and validated on. Raises ConfigError where it is there no more."""
     splits = load_splits(trained.config.data, trained.config.split_seed)
-    _refuse_other_data(run, trained, splits.fingerprint, splits.classes)
+    _refuse_other_splits(run, trained, splits)
     return splits
 
 
@@ -144,7 +144,7 @@ def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[st
         if (train := _train_alone(trained)) is not None:
             _refuse_other_data(run, trained, {"train": train.fingerprint()}, train.classes)
         return None, (f"no temperature is fitted: {error}",)
-    _refuse_other_data(run, trained, splits.fingerprint, splits.classes)
+    _refuse_other_splits(run, trained, splits)
     return splits, ()
 
 
@@ -152,6 +152,12 @@ def _train_alone(trained: Trained) -> Pictures | None:
     with contextlib.suppress(ConfigError):
         return read(trained.config.data, "train")
     return None
+
+
+def _refuse_other_splits(run: Path | str, trained: Trained, splits: Splits) -> None:
+    # A validation part that is gone has changed, too: others, which were trained on, would stand in for it.
+    gone = {part: "" for part in ("train", "val") if part in trained.fingerprint}
+    _refuse_other_data(run, trained, gone | splits.fingerprint, splits.classes)
 
 
 def _refuse_other_data(
