@@ -29,7 +29,10 @@ def audit(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1: for runs.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Duplicates within and across the parts, class balance; with runs, suspect labels; shown."""
+    """Duplicates within and across the parts, class balance; with runs, suspect labels; shown.
+
+    With runs, the first one's model looks for near duplicates, too, which opens the sealed test pictures.
+    """
     from cifarlab.audit.audit import audit as audit_data
     from cifarlab.audit.audit import data_and_runs
     from cifarlab.checkpoint import write_json
