@@ -14,6 +14,7 @@ from cifarlab.doctor import estimate as doctor_estimate
 from cifarlab.doctor.findings import run_checks
 from cifarlab.doctor.planned import planned
 from cifarlab.doctor.static import _from_uniform
+from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.recipes import names, read, resolve
 from cifarlab.registry import ConfigError
@@ -296,16 +297,43 @@ def test_an_estimate(estimated):
     assert longer.peak_memory_bytes > 2**27
 
 
-@pytest.mark.parametrize(("noise", "per_picture"), [(0.0, 0.01), (-0.19, 0.005), (0.19, 0.01)])
+@pytest.mark.parametrize(("noise", "per_picture"), [(0.0, 0.05), (-0.95, 0.025), (0.95, 0.05)])
 def test_minutes_are_those_of_the_steps(monkeypatch, noise, per_picture):
-    """By a clock that shows 0.01 s a picture and, for a step of 16 of them, `noise` less."""
-    times = iter([0.0, 0.16 - noise, 0.32, 0.0])
+    """By a clock that shows 0.05 s a picture and, for a step of 16 of them, `noise` less."""
+    times = iter([0.0, 0.8 - noise, 1.6, 0.0])
     monkeypatch.setattr(doctor_estimate, "_seconds", lambda *_: next(times))
     config = faulty("data.batch_size=64", "train.epochs=10")
     monkeypatch.setattr(patient, "_PICTURES", 32)
     found = doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True))
-    steps = 10 * 4  # Of 200 pictures.
-    assert 60 * found.minutes == pytest.approx(steps * (0.32 + per_picture * 32))
+    fixed = 1.6 - per_picture * 32
+    # 200 pictures an epoch, in three steps of 64 and one of 8.
+    assert 60 * found.minutes == pytest.approx(10 * (4 * fixed + 200 * per_picture))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "times"),
+    [("null", 1), ("{sizes: [16, 32], per: stage}", 2.5), ("{sizes: [16, 32], per: sample}", 1)],
+)
+def test_short_steps_are_timed_whole_and_each_size_counts(monkeypatch, sizes, times):
+    """By a clock that shows 0.3 s a step and 1 ms a picture: a line through 16 and 32 would be cut off."""
+    asked = []
+
+    def step(self, positions, epoch, number):
+        asked.append(len(positions))
+
+    def seconds(call, *_):
+        before = len(asked)
+        call()
+        return 0.3 + 0.001 * asked[-1] if len(asked) > before else 0.0
+
+    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(doctor_estimate, "_seconds", seconds)
+    monkeypatch.setattr(patient, "_PICTURES", 32)
+    config = faulty("data.batch_size=100", "train.epochs=10", f"data.multi_scale={sizes}")
+    found = doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True))
+    assert asked == [32, 16, 32, 64, 100]
+    slope = 0.4 / 100 / 2
+    assert 60 * found.minutes == pytest.approx(10 * (2 * 0.2 + times * 200 * slope))
 
 
 def test_a_run_that_stops_early_takes_the_minutes_of_its_own_epochs(monkeypatch):

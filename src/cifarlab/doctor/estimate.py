@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -12,12 +13,17 @@ import torch
 from cifarlab.device import peak_memory
 from cifarlab.doctor.patient import Patient, first_pictures
 from cifarlab.evaluate import evaluate
+from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.progress import duration
 
 # Of each batch size, the fastest counts: what else the machine does can only slow a step down.
 _TIMES = 3
 # What took so long is not timed again.
 _SECONDS = 2.0
+# In a step of less than so many seconds, what does not depend on its pictures may rule.
+_LONG = 1.0
+# The sizes of so many steps stand for those of all.
+_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Estimate:
 
 
 def estimate(patient: Patient) -> Estimate | None:
-    """Time steps of two sizes and lay a line through them; None where nobody knows how many steps there are.
+    """Time steps of a few sizes and lay a line through the two largest; None where no steps can be counted.
 
     Trains the job's engine a little: it is of no use for a run after.
     """
@@ -45,21 +51,28 @@ def estimate(patient: Patient) -> Estimate | None:
     steps = patient.case.run_steps
     if plan is None or steps is None:
         return None
-    large = max(4, patient.size)
-    if engine.device.type == "cuda":  # There a step's time is that of its kernels' launches up to some size.
-        large = max(4, min(plan.batch_size, len(engine.train)) // 2 * 2)
-    small = large // 4 * 2
-    step_of = dict.fromkeys((small, large), 0.0)
+    whole = max(4, min(plan.batch_size, len(engine.train)) // 2 * 2)
+    # On a GPU a step's time is that of its kernels' launches up to some size.
+    large = whole if engine.device.type == "cuda" else max(4, patient.size)
     engine.model.train()
     order = engine.order(0)
-    _seconds(lambda: engine.step(order[:large], 0, 0), engine.device)  # The first one is slower.
-    for size in step_of:
-        step_of[size] = _seconds(lambda size=size: engine.step(order[:size], 0, 0), engine.device, _TIMES)
+
+    def timed(size: int, times: int = _TIMES) -> float:
+        return _seconds(lambda: engine.step(order[:size], 0, 0), engine.device, times)
+
+    timed(large, 1)  # The first one is slower.
+    small = large // 4 * 2
+    lesser, greater = timed(small), timed(large)
+    while greater < _LONG and large < whole:
+        small, lesser = large, greater
+        large = min(2 * large, whole)
+        greater = timed(large)
     # A step has a part that does not depend on its pictures, so more of them take less than in proportion;
     # but far less only by a busy machine's noise, which a line so long would multiply.
-    most = step_of[large] / large
-    slope = min(most, max(most / 2, (step_of[large] - step_of[small]) / (large - small)))
-    step = step_of[large] + slope * (plan.step_size - large)
+    most = greater / large
+    slope = min(most, max(most / 2, (greater - lesser) / (large - small)))
+    shown = plan.samples_per_epoch * config.train.last_epoch
+    training = steps * (greater - slope * large) + slope * _times_the_first_size(patient) * shown
     split = first_pictures(engine.train, large)
     look = _seconds(
         lambda: evaluate(engine.model, split, engine.precision, config.data.image_size), engine.device, _TIMES
@@ -68,9 +81,21 @@ def estimate(patient: Patient) -> Estimate | None:
     scored = sum(len(split) for split in (splits.val, splits.test) if split is not None)
     if not patient.data_at_hand:
         scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
-    seconds = steps * step + look * (config.train.last_epoch * scored + plan.samples)
+    seconds = training + look * (config.train.last_epoch * scored + plan.samples)
     more = patient.first.saved_bytes / patient.size * max(0, plan.batch_size - large)
     return Estimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
+
+
+def _times_the_first_size(patient: Patient) -> float:
+    """How many times the pixels of the run's first step its steps see, on average, of as many pictures."""
+    config, plan, steps = patient.config, patient.case.plan, patient.case.run_steps
+    assert plan is not None and steps is not None
+
+    def pixels(step: int) -> int:
+        groups = sizes_of_batch(config, plan.batch_size, 0, step, plan.total_steps, 0)
+        return sum((size or config.data.image_size) ** 2 * sum(map(len, rows)) for size, rows in groups)
+
+    return fmean(map(pixels, range(0, steps, -(-steps // _STEPS)))) / pixels(0)
 
 
 def _seconds(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
