@@ -138,7 +138,7 @@ def test_the_command_trains_what_is_missing_and_no_more(tmp_path, cifarlab):
     assert {entry["reader"] for entry in openings(runs)} == {"compare"}
     # Another configuration under the same name is refused before anything is trained.
     status, _, err = cifarlab(*words, "--seeds", 4, "optim.lr=0.5")
-    assert status == 2 and "--runs another_folder" in err
+    assert status == 2 and err.rstrip().endswith("; keep these runs apart with --runs another_folder")
     assert not (runs / "demo" / "3").exists()
 
 

@@ -22,6 +22,9 @@ from cifarlab.teaching import train_teachers
 from cifarlab.together import Task, train_all
 from cifarlab.verdicts import Metric, described, notes, plain
 
+# Where a run of another configuration has the name: these commands have no --name.
+APART = "keep these runs apart with --runs another_folder"
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -112,10 +115,7 @@ def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, a
     """
     waiting = [(seed, arm) for arm in arms for seed in arm.configs]
     for seed, arm in waiting:
-        try:
-            arm.runs[seed].refuse_other(arm.configs[seed])
-        except ConfigError as error:
-            raise ConfigError(f"{error}, or keep these runs apart with --runs another_folder") from None
+        arm.runs[seed].refuse_other(arm.configs[seed], APART)
     for arm in arms:
         train_teachers([(config, arm.runs[seed]) for seed, config in arm.configs.items()], runs, progress)
     tasks = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifarlab import recipes
-from cifarlab.compare import Arm, compare, trained_arm
+from cifarlab.compare import APART, Arm, compare, trained_arm
 from cifarlab.config import Config
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
@@ -132,7 +132,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
     """Train what is missing, seed by seed; what cannot be trained is noted in its row and left."""
     waiting = list(_waiting(rows))
     for _, _, config, run in waiting:
-        run.refuse_other(config)
+        run.refuse_other(config, APART)
     sides = {run.folder: (row, side) for row, side, _, run in waiting}
 
     def leave_out(task: Task, error: ConfigError) -> None:

@@ -127,8 +127,11 @@ class Run:
             raise ConfigError(f"{self.config_path}: damaged: a section is missing; `--fresh` starts over")
         return plain
 
-    def refuse_other(self, config: Config) -> None:
-        """Raise ConfigError if the folder holds another configuration; path and device may differ."""
+    def refuse_other(self, config: Config, fix: str | None = None) -> None:
+        """Raise ConfigError if the folder holds another configuration; path and device may differ.
+
+        fix: what to do then, of a command without `--name` and `--fresh`.
+        """
         if not self.started:
             if self.last_path.exists() or self.summary_path.exists():
                 raise ConfigError(f"{self.folder} has lost its config.yaml; `--fresh` starts it over")
@@ -140,10 +143,8 @@ class Run:
                 for key, (old, new) in list(changed.items())[:4]
             )
             more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-            raise ConfigError(
-                f"{self.folder} is a run of another configuration ({shown}{more}); "
-                f"keep both with `--name {self.name}-2`, or replace it with `--fresh`"
-            )
+            fix = fix or f"keep both with `--name {self.name}-2`, or replace it with `--fresh`"
+            raise ConfigError(f"{self.folder} is a run of another configuration ({shown}{more}); {fix}")
 
     @contextlib.contextmanager
     def locked(self, wait: float = 0.0) -> Iterator[None]:

@@ -144,7 +144,7 @@ def _findings(report: dict[str, Any]) -> list[str]:
     lines = [
         f"{report['run']} on {report['split']}: top-1 {report['top1']:.2%}{remark}, "
         f"top-5 {report['top5']:.2%}, {report['pictures']:,} pictures; "
-        f"on train {report['train_top1']:.2%}, a gap of {100 * report['gap']:.1f} points",
+        f"on as many of train {report['train_top1']:.2%}, a gap of {100 * report['gap']:.1f} points",
         f"NLL {report['nll']:.3f}, calibration error {report['ece']:.1%}; after temperature scaling "
         f"({temperatures}) {after['nll']:.3f}, {after['ece']:.1%}",
     ]

@@ -50,7 +50,8 @@ def _suspect(audit: Audit, row: dict[str, Any]) -> Tile:
 
 def write_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], out: Path, title: str) -> Path:
     """Write titled sections of tiles, COLUMNS a row, and return the path."""
-    lines = [_num_lines(tiles) for _, tiles in sections]
+    # A heading without pictures needs a third of a row.
+    lines = [_num_lines(tiles) if tiles else 1 / 3 for _, tiles in sections]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(14, 0.6 + sum(1.5 * n + 0.5 for n in lines)), layout="constrained", dpi=110)
         figure.suptitle(title, fontsize=13)
