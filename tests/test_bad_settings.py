@@ -16,6 +16,19 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
             "objective.arcface: arcface has no form for mixed targets; remove data.mix",
         ),
         (
+            (*TINY, "data.augment.flip=false"),
+            "data.augment.flip: expected options or a name, got False; null removes it",
+        ),
+        ((*TINY, "data.mix.mixup=0"), "data.mix.mixup: expected options or a name, got 0; null removes it"),
+        (
+            (*TINY, "data.augment={one_of: {choices: {flip: 0.5}}}"),
+            "data.augment.one_of.choices.flip: expected options or a name, got 0.5",
+        ),
+        (
+            (*TINY, "objective={name: triplet}"),
+            "objective: expected {label: options}, one loss each; write {triplet: {}}",
+        ),
+        (
             (*TINY, "optim.sharpness=sam", "train.accumulate=2"),
             "train.accumulate: sam needs all pictures of a step at once; say optim.sharpness=null, or "
             "train.accumulate=1",

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifarlab import checkpoint
 from cifarlab.ledger import openings
+from cifarlab.refit import refit
 from cifarlab.registry import ConfigError
 from cifarlab.runs import evaluate_run
 from tests.tiny import train_tiny
@@ -64,10 +66,15 @@ def with_too_few_train_pictures_to_split(root):
             (root / "train" / name / f"{i}.png").unlink()
 
 
+def with_a_validation_part(root):
+    shutil.copytree(root / "test", root / "val")
+
+
 CHANGES = [
     (with_another_class, r"tells 3 classes apart, the data set .*pictures has 4; .* --root"),
     (with_a_class_exchanged, r"calls class 0 'cat', the data set .*pictures 'ant': other classes; .* --root"),
     (with_a_train_picture_less, r"train of the data set .*pictures is not what .* was trained on .* --root"),
+    (with_a_validation_part, r"val of the data set .*pictures is not what .* was trained on .* --root"),
     (with_too_few_train_pictures_to_split, r"train of the data set .* is not what .* was trained on"),
 ]
 
@@ -158,3 +165,35 @@ def test_no_picture_that_was_trained_on_is_shown_as_held_out(copied, trained, ci
     assert not [*run.glob("*.png")]
     assert cifarlab(*command, run, "--root", trained / "pictures")[0] == 0
     assert cifarlab("plot", run, "--no-gallery")[0] == 0
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_pictures_that_came_later_are_not_taken_for_those_that_were_held_out(copied, split):
+    run, root = copied
+    with_a_validation_part(root)
+    with pytest.raises(ConfigError, match=r"val of the data set .* is not what"):
+        evaluate_run(run, split, "cpu", str(root))
+
+
+def test_other_pictures_are_not_refitted(copied, trained):
+    run, root = copied
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(trained / "pictures"), str(root)))
+    best = checkpoint.load(run / "best.pt", ())
+    best["config"]["data"]["root"] = str(root)
+    checkpoint.save(run / "best.pt", best)
+    with_a_train_picture_less(root)
+    with pytest.raises(ConfigError, match=r"train of the data set .* is not what"):
+        refit(run)
+    assert not (run.parents[1] / "a_refit").exists()
+
+
+def test_a_path_with_dots_is_the_folder_that_it_means(copied, monkeypatch):
+    run, root = copied
+    elsewhere = run.parents[1] / "b" / "1"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    evaluate_run("../../a/0", "test", "cpu", str(root))
+    assert [entry["run"] for entry in openings(run.parents[1])] == ["a/0"]
+    monkeypatch.chdir(run.with_name("1").mkdir() or run.with_name("1"))
+    assert evaluate_run("../0", "test", "cpu", str(root))["test_opened"] == {"run": 2, "runs": 2}

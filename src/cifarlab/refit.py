@@ -9,7 +9,9 @@ from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, resolve
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run, read_json, recorded_run
+from cifarlab.runs import read_splits
 from cifarlab.train import train
+from cifarlab.trained import load_trained
 
 
 def refit(
@@ -20,7 +22,8 @@ def refit(
     The schedule still spans the run's whole length and is cut at that epoch, as it was where the epoch was
     chosen: a learning rate that had further to fall is one that was validated so. name: of the new run;
     default: the old one's and `_refit`. Nothing is left to validate on: only the test set can tell what came
-    of it. Raises ConfigError for a run that is not finished, chose on test, or held no training pictures out.
+    of it. Raises ConfigError for a run that is not finished, chose on test, or held no training pictures out,
+    and where its data are others by now.
     """
     run = recorded_run(folder)
     summary, plain = run.summary(), run.plain_config()
@@ -34,6 +37,7 @@ def refit(
         raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
+    read_splits(run.folder, load_trained(run.folder))
     recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
     new_name = name or Path(f"{run.name}_refit")

@@ -254,12 +254,18 @@ class Registry:
         if isinstance(value, str):
             value = {value: {}}
         if not isinstance(value, Mapping):
-            raise ConfigError(f"expected {{label: options}}, a {self.kind} each; got {value!r}")
+            raise ConfigError(f"expected {{label: options}}, one {self.kind} each; got {value!r}")
+        if isinstance(alone := value.get("name"), str):
+            raise ConfigError(f"expected {{label: options}}, one {self.kind} each; write {{{alone}: {{}}}}")
 
         def named(label: str, options: Any) -> Any:
             if isinstance(options, Spec):
                 return options
-            return {"name": label, **({"name": options} if isinstance(options, str) else options or {})}
+            if isinstance(options, str):
+                return {"name": options}
+            if options is not None and not isinstance(options, Mapping):
+                raise ConfigError(f"expected options or a name, got {options!r}; null removes it", (label,))
+            return {"name": label, **(options or {})}
 
         return {str(label): named(str(label), options) for label, options in value.items()}
 

@@ -69,6 +69,8 @@ class Run:
 
     def __init__(self, folder: Path | str, recipe: str = "", name: str = ""):
         self.folder = Path(folder)
+        if ".." in self.folder.parts:  # The folders above it are meant, not the words of the path.
+            self.folder = self.folder.resolve()
         self.recipe, self.name = recipe, name or self.folder.parent.name
         self.config_path = self.folder / "config.yaml"
         self.env_path = self.folder / "env.json"

@@ -156,8 +156,9 @@ def _train_alone(trained: Trained) -> Pictures | None:
 
 def _refuse_other_splits(run: Path | str, trained: Trained, splits: Splits) -> None:
     # A validation part that is gone has changed, too: others, which were trained on, would stand in for it.
-    gone = {part: "" for part in ("train", "val") if part in trained.fingerprint}
-    _refuse_other_data(run, trained, gone | splits.fingerprint, splits.classes)
+    # One that is new would stand in for those that were held out.
+    none = dict.fromkeys(("train", "val"), "")
+    _refuse_other_data(run, trained, none | splits.fingerprint, splits.classes)
 
 
 def _refuse_other_data(
@@ -166,9 +167,9 @@ def _refuse_other_data(
     data, fix = trained.config.data, "; name the data that it was trained on with --root"
     here = f"the data set {data.root or data.dataset.name}"
     refuse_other_classes(run, trained.model.classes, classes[: data.classes], here, fix)
-    if changed := [
-        part for part, found in fingerprint.items() if trained.fingerprint.get(part, found) != found
-    ]:
+    # Few runs have read test.
+    known = {"train": "", "val": "", "test": fingerprint.get("test")} | trained.fingerprint
+    if changed := [part for part, found in fingerprint.items() if known[part] != found]:
         raise ConfigError(
             f"{' and '.join(changed)} of {here} is not what {run} was trained on (another fingerprint): "
             f"what it is scored on may be among its training pictures{fix}"
