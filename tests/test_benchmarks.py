@@ -22,7 +22,6 @@ from cifarlab.registry import AUGMENTS, MIXERS
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
 
-
 Tiny = Callable[..., tuple[str, dict[str, Any]]]
 
 

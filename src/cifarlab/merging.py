@@ -24,12 +24,8 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ..
     `{label: options}` is that label without options. Raises ConfigError for a label that is not there.
     """
     merged = copy.deepcopy(dict(base))
-    if (
-        path
-        and not _holds_labels(path)
-        and "name" in child
-        and child["name"] != merged.get("name", path[-1] if path else None)
-    ):
+    is_part = bool(path) and not _holds_labels(path)
+    if is_part and "name" in child and child["name"] != merged.get("name", path[-1]):
         beside = {*RESERVED, *OptimConfig.model_fields} if path == ("optim",) else {*RESERVED}
         merged = {key: value for key, value in merged.items() if key in beside}
     for key, value in child.items():

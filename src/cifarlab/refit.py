@@ -37,7 +37,7 @@ def refit(
         raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
-    read_splits(run.folder, load_trained(run.folder))
+    read_splits(run.folder, load_trained(run.folder))  # Raises where they are not what it was trained on.
     recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
     new_name = name or Path(f"{run.name}_refit")
