@@ -84,3 +84,10 @@ def test_the_command_prints_json_and_leaves_no_run(tmp_path, cifarlab, monkeypat
 def test_a_mistake_is_one_line(cifarlab, arguments, message):
     status, _, err = cifarlab("profile", *arguments)
     assert status == 2 and message in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("backbone", ["resnext26ts", "tf_efficientnet_lite0"])
+def test_grouped_convolutions_are_counted_by_what_they_compute(backbone):
+    """torch counts the gradients of a grouped convolution as those of a whole one: 17 times too many."""
+    job = prepare(tiny_config(f"model.backbone={backbone}", "data.image_size=64", "train.precision=float32"))
+    assert 2 * 2 * job.macs * 32 < count_flops(job.engine) <= 3 * 2 * job.macs * 32

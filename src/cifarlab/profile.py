@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -99,10 +100,33 @@ def profile(
     }
 
 
+def _convolution_gradients(
+    grad: Sequence[int],
+    images: Sequence[int],
+    weight: Sequence[int],
+    bias: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    transposed: bool,
+    output_padding: object,
+    groups: int,
+    wanted: Sequence[bool],
+    out_shape: object,
+) -> int:
+    """Count the operations of a convolution's gradients; torch's own count is wrong for groups."""
+    places = images if transposed else grad
+    return (wanted[0] + wanted[1]) * 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
+
+
 def count_flops(engine: Engine) -> int:
     """Of the matrix products and convolutions of the first step, forward and backward; trains that step."""
+    counts = {torch.ops.aten.convolution_backward: _convolution_gradients}
     # Compiled kernels are not counted.
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    with (
+        torch.compiler.set_stance("force_eager"),
+        FlopCounterMode(display=False, custom_mapping=counts) as counter,
+    ):
         engine.step(engine.order(0), 0, 0)
     return counter.get_total_flops()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
 from cifarlab.models.depths import hidden_matrices, layer_depths
+from cifarlab.models.grouped_convolutions import use_depthwise
 from cifarlab.models.live_taps import use_live_taps
 from cifarlab.models.strided_taps import use_strided_taps
 from cifarlab.models.weights import LoadReport, init_from
@@ -201,6 +202,7 @@ def to_device(classifier: Classifier, device: torch.device) -> Classifier:
     """The classifier on `device`, in place, its convolutions in the form that they are fastest in there."""
     if device.type == "cpu":
         use_live_taps(classifier)  # Not measured on a GPU yet.
+        use_depthwise(classifier)
         use_strided_taps(classifier)
     moved = classifier.to(device)
     return moved.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
