@@ -57,6 +57,19 @@ def check_spread(figures: dict[str, Any], rounds: int, best: Any) -> None:
     assert min(figures["rounds"]) <= figures["median"] <= max(figures["rounds"])
 
 
+def test_compare_commits_trains_both_trees_and_sees_their_losses(run_tiny: Tiny):
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("no git history beside the tests: there is no commit to compare with")
+    printed, result = run_tiny("compare_commits")
+    (case,) = result["cases"].values()
+    assert "| resnet18_32 |" in printed
+    for key in ("images_per_second", "scored_per_second", "peak_gib", "loss"):
+        for side in ("before", "after"):
+            check_spread(case[key][side], 1, max)
+    # HEAD beside the tree: the same code, but for what is not committed yet.
+    assert case["loss_difference"] < 0.005
+
+
 def test_cpu_train_compares_every_contestant_on_equal_terms(run_tiny: Tiny):
     printed, result = run_tiny("cpu_train")
     speeds = result["images_per_second"]
