@@ -20,6 +20,7 @@ from cifarlab.checkpoint import write_json
 from cifarlab.data.cifar import CIFAR100
 from cifarlab.data.download import search_places
 from cifarlab.device import describe_hardware, pick_device
+from cifarlab.recipes import Recipe, read
 from cifarlab.run import describe_environment
 from cifarlab.saving import Saver
 
@@ -64,6 +65,12 @@ def clocks() -> dict[str, list[float]]:
         told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         found["gpu"] = [float(value) for value in told.split(",")]
     return found
+
+
+def read_recipe(name: str) -> Recipe:
+    """Read a recipe of benchmarks/recipes/, else one of the package. Raises ConfigError for neither."""
+    own = Path(__file__).with_name("recipes") / f"{name}.yaml"
+    return read(str(own) if own.is_file() else name)
 
 
 def has_cifar100(root: str | None) -> bool:

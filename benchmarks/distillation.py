@@ -59,9 +59,9 @@ def arms_of(arguments: argparse.Namespace) -> list[Arm]:
     )  # fmt: skip
     return [
         Arm(TEACHER, "resnet18_pretrained", teacher),
-        Arm(ALONE, "distill/resnet8x4", subset),
-        Arm(KD, "distill/resnet8x4_kd", (*subset, f"teacher.run={TEACHER}", "teacher.seed=SEED")),
-        Arm(DKD, "distill/resnet8x4_dkd", (*subset, f"teacher.run={TEACHER}", "teacher.seed=SEED")),
+        Arm(ALONE, "resnet8x4", subset),
+        Arm(KD, "resnet8x4_kd", (*subset, f"teacher.run={TEACHER}", "teacher.seed=SEED")),
+        Arm(DKD, "resnet8x4_dkd", (*subset, f"teacher.run={TEACHER}", "teacher.seed=SEED")),
     ]
 
 
@@ -73,9 +73,9 @@ def page(figures: dict[str, Any]) -> list[str]:
         "# Distillation, at the scale of a CPU",
         "",
         f"A ResNet 8x4 on the first {figures['classes']} classes of CIFAR-100, {figures['limit']:,} training "
-        f"pictures, {figures['epochs']} epochs of `distill/resnet8x4`; alone, and taught by a ResNet-18 at "
-        "64 px that was pretrained on Tiny-ImageNet and fine-tuned on the very same pictures "
-        f"(`distill/resnet8x4_kd`, `distill/resnet8x4_dkd`). Seeds 0 to {seeds - 1}; a student and its "
+        f"pictures, {figures['epochs']} epochs of `benchmarks/recipes/resnet8x4.yaml`; alone, and taught by "
+        "a ResNet-18 at 64 px that was pretrained on Tiny-ImageNet and fine-tuned on the very same pictures "
+        f"(`resnet8x4_kd.yaml`, `resnet8x4_dkd.yaml` beside it). Seeds 0 to {seeds - 1}; a student and its "
         "teacher share the seed, so the split.",
         "",
         "![Curves: the mean over seeds, and all seeds as a band](distillation.png)",

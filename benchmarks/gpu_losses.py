@@ -28,7 +28,7 @@ RECIPES = {
     "resnet18_baseline": (),
     "resnet18_augment": (),
     "resnet18_pretrained_arcface": OWN_START,
-    "strong/resnet18_30_epochs": (),
+    "ladder/09_ema": (),
 }
 # Two orders of the same sums differ by 1e-7. Where one takes a ReLU of a last map of 1 x 1 to its other side,
 # the gradient moves by a percent or two (1.2 % between two engines on one CPU, 128 real pictures a batch);

@@ -10,13 +10,14 @@ from statistics import stdev
 from typing import Any
 
 import matplotlib as mpl
+from common import read_recipe
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifarlab.checkpoint import write_json
 from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
+from cifarlab.recipes import resolve
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.run import Run, read_json
 from cifarlab.runs import evaluate_run
@@ -65,7 +66,7 @@ def train_all(arms: Sequence[Arm], options: argparse.Namespace) -> dict[str, lis
             own = [text.replace("SEED", str(seed)) for text in arm.overrides]
             overrides = [f"train.epochs={options.epochs}", f"train.seed={seed}", *root, *own]
             run = Run(options.runs / arm.folder / str(seed), arm.recipe, arm.folder)
-            train(resolve(read(arm.recipe), [*overrides, *options.override]), run, TrainingProgress())
+            train(resolve(read_recipe(arm.recipe), [*overrides, *options.override]), run, TrainingProgress())
             found[arm.name].append(run)
     return found
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from benchmarks.gpu_steps import Plan, Step
+from benchmarks.gpu_steps import ROWS, Plan, Step
 
 from cifarlab import cli
+from cifarlab.experiments.tutorial import experiments
 from cifarlab.recipes import read, resolve
-from cifarlab.reproduce import experiments
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -177,6 +177,11 @@ def test_the_tests_come_first_and_what_is_not_there_is_left_out():
     assert "compare_timm" in names and "compare_timm" not in without
 
 
+def test_the_suites_rows_are_the_tutorials_without_resnet50():
+    needs_none = {name for name in experiments() if not {"resnet50", "kd"} & set(name.split("_"))}
+    assert set(ROWS) == needs_none and len(ROWS) == len(needs_none)
+
+
 @pytest.mark.parametrize("dry", [False, True])
 def test_every_command_of_the_package_is_understood(dry: bool):
     group = typer.main.get_command(cli.app)
@@ -208,7 +213,7 @@ def test_no_two_configurations_share_a_runs_folder():
     # What `reproduce` and `ladder` train is called like its recipe and has overrides of their own.
     for words in (step.words for step in planned(dry=False) if {"reproduce", "ladder"} & set(step.words)):
         runs = Path(words[words.index("--runs") + 1])
-        assert all(name.startswith(("ladder/", "strong/")) for folder, name in trained if folder == runs)
+        assert all(name.startswith("ladder/") for folder, name in trained if folder == runs)
         assert "train.engine=graph" in words
 
 

@@ -34,9 +34,12 @@ from cifarlab.objectives.margins import arcface, cosface, least_scale, lsoftmax,
 from cifarlab.prepare import prepare
 from cifarlab.records import Output
 from cifarlab.registry import LOSSES, ConfigError
+from cifarlab.run import Run
+from cifarlab.train import train
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, cosine_output, product_output, random_batch
+from tests.settings import row
 from tests.test_train import assert_same_run
-from tests.tiny import logged, tiny_config, train_tiny
+from tests.tiny import TINY, logged, tiny_config, train_tiny
 
 ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines")]
 # With which a margin changes nothing.
@@ -311,12 +314,12 @@ def test_a_scale_below_the_bound_is_warned_of(scale: float, loss: str, warned: b
 
 
 @pytest.mark.parametrize(
-    ("recipe", "warned"),
+    ("name", "warned"),
     [("as_run/resnet18_pretrained_arcface", True), ("resnet18_pretrained_arcface", False)],
 )
-def test_the_tutorials_scale_is_warned_of(tmp_path, recipe: str, warned: bool):
-    short = ("train.epochs=1", "train.select=val", "model.normalize=none")
-    _, summary = train_tiny(tmp_path / "run", *short, recipe=recipe)
+def test_the_tutorials_scale_is_warned_of(tmp_path, name: str, warned: bool):
+    short = (*TINY, "train.epochs=1", "train.select=val", "model.normalize=none")
+    summary = train(row(name, *short), Run(tmp_path / "run"))
     assert any("model.head.scale=8 " in line for line in summary["warnings"]) == warned
 
 

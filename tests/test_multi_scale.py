@@ -15,8 +15,10 @@ from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError
-from cifarlab.run import Interrupted
+from cifarlab.run import Interrupted, Run
 from cifarlab.runs import evaluate_run, predict
+from cifarlab.train import train
+from tests.settings import row
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 
@@ -187,15 +189,17 @@ def test_a_multi_scale_without_effect_is_named():
 
 
 @pytest.mark.parametrize(
-    "recipe", ["resnet18_pretrained_arcface_mst", "as_run/resnet18_pretrained_arcface_mst"]
+    "name", ["resnet18_pretrained_arcface_mst", "as_run/resnet18_pretrained_arcface_mst"]
 )
-def test_the_recipe_trains_on_real_pictures(recipe, cifar100_root, tmp_path):
+def test_the_tutorials_row_trains_on_real_pictures(name, cifar100_root, tmp_path):
     """Whole but for the weights, the length and the number of pictures."""
     options = [
-        "data.dataset=cifar100", f"data.root={cifar100_root}", "data.limit=64", "data.val=60",
+        f"data.root={cifar100_root}", "data.limit=64", "data.val=60", "data.batch_size=32",
         "train.select=val", "model.backbone={name: resnet18, pretrained: false}", "train.epochs=1",
+        "train.device=cpu",
     ]  # fmt: skip
-    run, summary = train_tiny(tmp_path / "run", *options, recipe=recipe)
+    run = Run(tmp_path / "run")
+    summary = train(row(name, *options), run)
     assert list(summary["val_top1_by_image_size"]) == ["32", "64"]
     with torch.inference_mode():
         assert load(run.folder)(torch.rand(2, 3, 32, 32), size=64).logits.shape == (2, 100)

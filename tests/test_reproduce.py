@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from cifarlab.experiments.tutorial import AS_RUN, experiments
+from cifarlab.merging import differences
 from cifarlab.metrics import read_log
-from cifarlab.recipes import names, read
 from cifarlab.report.reproduction import write_page
-from cifarlab.reproduce import AS_RUN, experiments
 from cifarlab.run import Run
+from tests import settings as tutorial
 from tests.tiny import TINY, train_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -28,16 +29,59 @@ def small(tmp_path_factory):
     return [*SMALL, "--runs", runs, "--seeds", 2, *only(BASE, SMOOTH, LARGE)], runs
 
 
-def test_every_experiment_has_a_recipe_as_run_and_a_corrected_one():
-    found = experiments()
-    assert found[0] == BASE and len(found) == 11
-    assert set(found) <= set(names()) and {AS_RUN + name for name in found} <= set(names())
-    for name in found:
-        base = (read(AS_RUN + name).base or "").removeprefix(AS_RUN)
-        assert base == name == BASE or found.index(base) < found.index(name)
-        # Both sides start from one base, so that a lesson has the same two ends on each.
-        assert name == BASE or read(name).base == base
-        assert read(name).published == read(AS_RUN + name).published
+PUBLISHED = {
+    BASE: 44.26, "resnet18_augment": 36.48, SMOOTH: 44.81, "resnet18_baseline_wd01": 40.12,
+    "resnet18_pretrained": 56.70, "resnet18_pretrained_arcface": 57.92, LARGE: 79.57,
+    "resnet18_pretrained_arcface_kd": 57.37, "resnet18_pretrained_arcface_mst": None,
+    "resnet50_pretrained_arcface": 61.76, "resnet50_pretrained_arcface_224x224": 81.21,
+}  # fmt: skip
+
+
+def settings(name):
+    """The resolved configurations of an experiment: (as published, corrected)."""
+    return tutorial.row(AS_RUN + name).dump(), tutorial.row(name).dump()
+
+
+def test_the_experiments_are_the_tutorials():
+    assert {name: each.published for name, each in experiments().items()} == PUBLISHED
+    before = []
+    for name, each in experiments().items():
+        assert each.builds_on in (before or [None])
+        before.append(name)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_as_published_an_experiment_has_the_codes_defects(name):
+    as_run, corrected = settings(name)
+    assert corrected["data"]["shuffle"] and not as_run["data"]["shuffle"]
+    assert (corrected["train"]["select"], as_run["train"]["select"]) == ("val", "test")
+    assert as_run["data"]["val"] == 0
+    assert as_run["optim"]["decay_norms"] and not corrected["optim"]["decay_norms"]
+    assert as_run["data"]["freeze_views"] == (name == "resnet18_augment")
+    assert as_run["model"]["normalize"] == "none"
+    assert (corrected["model"]["normalize"] == "imagenet") == ("pretrained" in name)
+    if "arcface" in name:
+        assert (as_run["model"]["head"]["scale"], corrected["model"]["head"]["scale"]) == (8, 64)
+        assert as_run["objective"]["arcface"]["margin"] == 0.35
+        assert as_run["objective"]["arcface"]["gradient"] == "straight_through"
+
+
+# What a row changes of the one that it builds on, as published and corrected alike.
+LESSONS = {
+    SMOOTH: {"objective.cross_entropy.smoothing"},
+    "resnet18_baseline_wd01": {"optim.weight_decay"},
+    LARGE: {"data.image_size"},
+    "resnet18_pretrained_arcface_mst": {"data.multi_scale"},
+    "resnet50_pretrained_arcface": {"model.backbone.name"},
+    "resnet50_pretrained_arcface_224x224": {"data.image_size"},
+}
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_has_the_same_two_ends_on_both_sides(name):
+    base = experiments()[name].builds_on
+    for above, below in zip(settings(name), settings(base), strict=True):
+        assert set(differences(below, above)) == LESSONS[name]
 
 
 def test_the_page_in_docs_is_that_of_its_figures(tmp_path):

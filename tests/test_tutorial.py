@@ -1,19 +1,13 @@
-"""The tutorial's eleven recipes, each trained from end to end on a few real pictures."""
+"""The tutorial's eleven rows, each trained from end to end on a few real pictures."""
 
 import pytest
 import torch
 
-from cifarlab.recipes import read, resolve
+from cifarlab.experiments.tutorial import experiments
 from cifarlab.run import Run
 from cifarlab.train import train
 from cifarlab.trained import load
-
-NAMES = (
-    "resnet18_baseline", "resnet18_augment", "resnet18_baseline_wd01", "resnet18_baseline_lbsmooth",
-    "resnet18_pretrained", "resnet18_pretrained_arcface", "resnet18_pretrained_arcface_224x224",
-    "resnet50_pretrained_arcface", "resnet50_pretrained_arcface_224x224", "resnet18_pretrained_arcface_kd",
-    "resnet18_pretrained_arcface_mst",
-)  # fmt: skip
+from tests.settings import row
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +31,18 @@ def trained(cifar100_root, weights, runs):
     """Train a recipe, shortened, unless it is trained: its run and summary."""
 
     def trained(name):
-        recipe = read(name)
-        backbone = recipe.plain["model"]["backbone"]
+        backbone = row(name).dump()["model"]["backbone"]
         overrides = [f"data.root={cifar100_root}", "data.limit=12", "data.val=10", "data.batch_size=6"]
         overrides += ["train.epochs=1", "train.device=cpu"]
         if backbone["pretrained"]:
             overrides.append(f"model.backbone.pretrained={weights / backbone['name']}.pt")
         run = Run(runs / name / "0", name, name)
-        return run, train(resolve(recipe, overrides), run)
+        return run, train(row(name, *overrides), run)
 
     return trained
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", experiments())
 def test_it_trains_on_the_real_cifar100(name, trained):
     if name.endswith("_kd"):
         trained("resnet50_pretrained_arcface_224x224")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cifarlab import recipes
 from cifarlab.compare import APART, Arm, compare, trained_arm
 from cifarlab.config import Config
+from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.registry import ConfigError, did_you_mean
@@ -21,8 +21,6 @@ from cifarlab.verdicts import described
 
 Budget = Literal["short", "whole"]
 
-# `as_run/NAME` is the published code, NAME the same experiment without its defects.
-AS_RUN = "as_run/"
 # What a processor does in minutes a run: a fifth of the pictures, which a ResNet-18 then knows by heart in a
 # tenth of the epochs, as it does all of them in the published 200.
 SHORT = ("data.limit=10000", "train.epochs=20")
@@ -34,14 +32,13 @@ LARGEST_SHORT = 64
 class Row:
     """One experiment of the tutorial. arms: `as_run` and `corrected`; missing: why one has no figure."""
 
-    name: str
+    experiment: Experiment
     arms: dict[str, Arm]
     missing: dict[str, str]
 
-
-def experiments() -> list[str]:
-    """The tutorial's experiments by the names of their corrected recipes, each after the one it builds on."""
-    return [recipe.name.removeprefix(AS_RUN) for recipe in recipes.every() if recipe.name.startswith(AS_RUN)]
+    @property
+    def name(self) -> str:
+        return self.experiment.name
 
 
 def reproduce(
@@ -62,7 +59,7 @@ def reproduce(
     for those as run. Raises ConfigError for an unknown name, an override that does not fit, and runs of
     another configuration.
     """
-    rows = [_row(name, runs, seeds, budget, overrides, start) for name in _chosen(only)]
+    rows = [_row(experiment, runs, seeds, budget, overrides, start) for experiment in _chosen(only)]
     _train(rows, runs, progress, at_once)
     arms = [row.arms[side] for row in rows for side in row.arms if side not in row.missing]
     if not arms:
@@ -86,32 +83,43 @@ def reproduce(
     }
 
 
-def _chosen(only: Sequence[str]) -> list[str]:
+def _chosen(only: Sequence[str]) -> list[Experiment]:
     known = experiments()
     for name in only:
         if name not in known:
             hint = did_you_mean(name, known) or f"the tutorial's are {', '.join(known)}"
             raise ConfigError(f"--only {name!r}: no experiment of the tutorial; {hint}")
-    return [name for name in known if not only or name in only]
+    return [experiment for name, experiment in known.items() if not only or name in only]
 
 
 def _row(
-    name: str, runs: Path, seeds: int, budget: Budget, overrides: Sequence[str], start: Path | None
+    experiment: Experiment,
+    runs: Path,
+    seeds: int,
+    budget: Budget,
+    overrides: Sequence[str],
+    start: Path | None,
 ) -> Row:
     arms, missing = {}, {}
-    for side, recipe in (("as_run", AS_RUN + name), ("corrected", name)):
-        words = [*(SHORT if budget == "short" else ()), *_start_words(recipe, start), *overrides]
-        arms[side] = trained_arm(recipe, read(recipe), runs, seeds, words)
+    sides = {
+        "as_run": (AS_RUN + experiment.name, experiment.as_run),
+        "corrected": (experiment.name, experiment.corrected),
+    }
+    for side, (name, setting) in sides.items():
+        short = SHORT if budget == "short" else ()
+        words = [*setting.overrides, *short, *_start_words(setting, start), *overrides]
+        arms[side] = trained_arm(name, read(setting.recipe), runs, seeds, words)
         if budget == "short" and (reason := _too_long(arms[side].configs[0])):
             missing[side] = reason
-    return Row(name, arms, missing)
+    return Row(experiment, arms, missing)
 
 
-def _start_words(recipe: str, start: Path | None) -> list[str]:
-    """Overrides that give a recipe another start than ImageNet's weights, if it has those."""
+def _start_words(setting: Setting, start: Path | None) -> list[str]:
+    """Overrides that replace ImageNet's weights by those of the run `start`, if their backbones agree."""
     if start is None:
         return []
-    own, starts = read(recipe).plain["model"]["backbone"], Run(start).plain_config()["model"]["backbone"]
+    own = resolve(read(setting.recipe), setting.overrides).dump()["model"]["backbone"]
+    starts = Run(start).plain_config()["model"]["backbone"]
     if not own.get("pretrained") or own["name"] != starts["name"]:
         return []
     return ["model.backbone.pretrained=false", f"model.init={start.resolve()}"]
@@ -119,9 +127,11 @@ def _start_words(recipe: str, start: Path | None) -> list[str]:
 
 def _too_long(config: Config) -> str | None:
     sizes = [config.data.image_size]
-    if config.teacher is not None:
-        known = [name for name in config.teacher.run if name in recipes.names()]
-        sizes += [resolve(read(name)).data.image_size for name in known]
+    for name in config.teacher.run if config.teacher is not None else ():
+        teacher = experiments().get(name.removeprefix(AS_RUN))
+        if teacher is not None:
+            setting = teacher.as_run if name.startswith(AS_RUN) else teacher.corrected
+            sizes.append(resolve(read(setting.recipe), setting.overrides).data.image_size)
     if max(sizes) <= LARGEST_SHORT:
         return None
     whose = "its teacher's pictures" if sizes[0] <= LARGEST_SHORT else "pictures"
@@ -171,14 +181,20 @@ def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, str, Config, Run]]:
 
 def _figures(row: Row, scored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A row of the table: what was published, and either side's figures, or None with the reason."""
-    recipe = read(AS_RUN + row.name)
+    experiment = row.experiment
     kept = ("mean", "sd", "low", "high", "n", "seeds", "scores", "chosen_on", "optimism", "minutes")
     sides = {
         side: {key: scored[arm.name][key] for key in kept} if side not in row.missing else None
         for side, arm in row.arms.items()
     }
-    published = None if recipe.published is None else recipe.published / 100
-    return {"name": row.name, "what": recipe.what, "published": published, **sides, "missing": row.missing}
+    published = None if experiment.published is None else experiment.published / 100
+    return {
+        "name": row.name,
+        "what": experiment.what,
+        "published": published,
+        **sides,
+        "missing": row.missing,
+    }
 
 
 def _by_seed(side: Mapping[str, Any]) -> dict[int, float]:
@@ -196,11 +212,11 @@ def _with_corrections(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _lessons(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the tutorial concludes: each experiment less the one it builds on, on all three sides."""
     rows = {row["name"]: row for row in table}
+    known = experiments()
     lessons = []
     for name, row in rows.items():
-        above = read(AS_RUN + name).base or ""
-        base = above.removeprefix(AS_RUN)
-        if not above.startswith(AS_RUN) or base not in rows:
+        base = known[name].builds_on
+        if base not in rows:
             continue
         published = None
         if row["published"] is not None and rows[base]["published"] is not None:

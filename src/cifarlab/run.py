@@ -138,7 +138,7 @@ class Run:
             if self.last_path.exists() or self.summary_path.exists():
                 raise ConfigError(f"{self.folder} has lost its config.yaml; `--fresh` starts it over")
             return
-        changed = differences(without_places(_as_of_now(self.plain_config())), config.identity())
+        changed = changes_since(self.plain_config(), config)
         if changed:
             shown = "; ".join(
                 f"{key}: {_brief(old)} there, {_brief(new)} now"
@@ -221,6 +221,15 @@ def recorded_run(folder: Path | str) -> Run:
         if name.parts and parents[-len(name.parts) :] == name.parts:
             return Run(folder, name=name.as_posix())
     return run
+
+
+def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
+    """Compare a saved configuration with `config`: {dotted key: (saved, config's)}.
+
+    What may differ between two sittings of one run (path, device) is left out. Keys that the saving version
+    did not have count as their defaults.
+    """
+    return differences(without_places(_as_of_now(plain)), config.identity())
 
 
 def _as_of_now(plain: dict[str, Any]) -> dict[str, Any]:

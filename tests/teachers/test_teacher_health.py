@@ -8,10 +8,10 @@ import torch
 
 from cifarlab.evaluate import evaluate
 from cifarlab.prepare import prepare
-from cifarlab.recipes import read, resolve
 from cifarlab.teachers import complaints, examine, has_same_pictures, knows_validation
 from cifarlab.teachers.health import gradient_norms
 from cifarlab.trained import load_trained
+from tests.settings import row
 from tests.teachers.taught import DISTILL, answers, student
 from tests.test_cifar import write_cifar100
 from tests.tiny import tiny_config, train_tiny
@@ -116,7 +116,7 @@ def test_examining_a_teacher_leaves_the_student_as_it_was(runs):
 
 def test_the_tutorials_settings_are_called_nearly_empty(runs, tmp_path):
     """Cosines x 8 over a temperature of 4, not calibrated: as published."""
-    told = resolve(read("as_run/resnet18_pretrained_arcface_kd"))
+    told = row("as_run/resnet18_pretrained_arcface_kd")
     assert not told.teacher.calibrate
     assert told.objective["distill"].kwargs() == {"temperature": 4.0}
     assert told.model.head.kwargs()["scale"] == 8

@@ -17,16 +17,15 @@ def list_recipes(as_json: AsJson = False) -> None:
 
     found = every()
     if as_json:
-        rows = [
-            {"name": r.name, "what": r.what, "base": r.base, "published": r.published, "measured": r.measured}
-            for r in found
-        ]
+        keys = ("name", "what", "base", "published", "measured", "waits")
+        rows = [{key: getattr(recipe, key) for key in keys} for recipe in found]
         print(json.dumps(rows, indent=2))
         return
-    rows = [(r.name, r.what, "-" if r.published is None else f"{r.published:.2f}", r.measured) for r in found]
+    rows = [(r.name, r.what, "-" if r.published is None else f"{r.published:.2f}", r.result) for r in found]
     print_table(("recipe", "what it is", "published", "measured"), rows)
     print(
-        "Published and measured: top-1 %, on test unless said otherwise. +: what a recipe adds to its base."
+        "Published and measured: top-1 % on test; [low, high]: the mean's 95 % interval over seeds. "
+        "+: what a recipe adds to its base."
     )
 
 

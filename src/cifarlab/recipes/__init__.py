@@ -43,9 +43,22 @@ class Recipe:
         return self.about.get("published")
 
     @property
-    def measured(self) -> str:
-        """The accuracy measured with this code, with its conditions, or `not measured yet`."""
-        return str(self.about.get("measured", NOT_MEASURED))
+    def measured(self) -> str | None:
+        """The accuracy measured with this code, with its seeds, or None."""
+        return self._said("measured")
+
+    @property
+    def waits(self) -> str | None:
+        """Why the recipe is not measured, e.g. `queued`."""
+        return self._said("waits")
+
+    @property
+    def result(self) -> str:
+        """`measured` where there is such, else why not."""
+        return self.measured or ": ".join([NOT_MEASURED, *([self.waits] if self.waits else [])])
+
+    def _said(self, key: str) -> str | None:
+        return str(self.about[key]) if key in self.about else None
 
 
 def names() -> list[str]:
@@ -55,13 +68,14 @@ def names() -> list[str]:
 
 
 def every() -> list[Recipe]:
-    """The recipes of the package, read; each after its base, those of sub-folders last."""
+    """Read the recipes of the package: measured ones first; then sub-folders last, each after its base."""
     recipes = {name: read(name) for name in names()}
 
     def descent(recipe: Recipe) -> tuple[str, ...]:
         return (*(descent(recipes[recipe.base]) if recipe.base else ()), recipe.name)
 
-    return sorted(recipes.values(), key=lambda recipe: (recipe.name.count("/"), descent(recipe)))
+    in_order = sorted(recipes.values(), key=lambda recipe: (recipe.name.count("/"), descent(recipe)))
+    return sorted(in_order, key=lambda recipe: recipe.measured is None)
 
 
 def find(name: str, beside: Path | None = None) -> Path:

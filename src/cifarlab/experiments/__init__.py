@@ -1,0 +1,1 @@
+"""What experiments over several seeds are made of."""
