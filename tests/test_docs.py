@@ -1,9 +1,8 @@
-"""What the README says is so: its table, its commands, its code."""
+"""What the README says is so: its commands, its code."""
 
 import re
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cifarlab import cli
-from cifarlab.recipes import Recipe, every
 from tests.tiny import PARTS, TINY
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 # What shortens a run of the README, whatever its recipe: everything that is not the point of the command.
 SHORT = [*TINY, "data.image_size=32", "data.augment=null", "model.normalize=none", "train.select=val"]
-
-
-def table(recipes: Iterable[Recipe]) -> str:
-    rows = []
-    for recipe in recipes:
-        published = "-" if recipe.published is None else f"{recipe.published:.2f}"
-        rows.append(f"| `{recipe.name}` | {recipe.what} | {published} | {recipe.measured} |")
-    return "\n".join(rows)
-
-
-def test_the_tables_of_recipes_are_the_lists():
-    """The README's shows those without a folder, docs/recipes.md all."""
-    pages = {
-        ROOT / "README.md": [r for r in every() if "/" not in r.name],
-        ROOT / "docs" / "recipes.md": every(),
-    }
-    for page, recipes in pages.items():
-        assert table(recipes) in page.read_text(), f"the table of {page.name} is now:\n{table(recipes)}"
 
 
 def blocks(language: str = "") -> list[str]:
