@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], float]] = {
     ),
     "resnet18_32": ("resnet18_baseline", (), 1.04),
     "resnet18_224": ("resnet18_baseline", ("data.image_size=224", "data.batch_size=64"), 1.08),
-    "resnet18_cifar_stem": ("strong/resnet18_30_epochs", (), 1.15),
+    "resnet18_cifar_stem": ("ladder/07_smoothing", ("train.average=ema",), 1.15),
 }
 SCORING = {"lite0_128": 3.0}
 LOSS_TOLERANCE = 0.005
