@@ -167,13 +167,10 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
         "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
         "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per != "batch",
         "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
+        "data.views": data.views is not None and num_views(config) != data.views,
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
-        # Its views stay in effect: they are the student's, too.
         "teacher.run": config.teacher is not None and not config.lessons,
-        "teacher.views": config.teacher is not None
-        and config.teacher.views
-        and num_views(config) == 1 != config.teacher.views,
         # Behind it are the logits alone: an embedding is taken before it.
         "model.head.dropout": head.name == "linear" and head.kwargs()["dropout"] > 0 and not reads_logits,
         "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],

@@ -18,7 +18,7 @@ def num_views(config: Config) -> int | None:
     data = config.data
     if data.freeze_views or not (data.augment or data.mix):
         return 1
-    return config.teacher.views if config.teacher else None
+    return data.views
 
 
 def view_epoch(config: Config, epoch: int) -> int:

@@ -101,8 +101,8 @@ class Config(Section):
                 "feature maps of several sizes cannot be put together; say data.multi_scale.per=batch",
                 ("data", "multi_scale", "per"),
             )
-        if self.lessons and self.teacher and self.teacher.views and self.teacher.cache:
-            self._refuse_cache(self.teacher.views)
+        if self.lessons and self.teacher and self.data.views and self.teacher.cache:
+            self._refuse_cache(self.data.views)
         return self
 
     def _refuse_cache(self, views: int) -> None:
