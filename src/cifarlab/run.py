@@ -108,7 +108,7 @@ class Run:
         return summary
 
     def plain_config(self) -> dict[str, Any]:
-        """The resolved configuration as it was saved, in today's names. Raises ConfigError where this is no run."""
+        """Read the resolved configuration, in today's names. Raises ConfigError where this is no run."""
         try:
             plain = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:

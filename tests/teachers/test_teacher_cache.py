@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from cifarlab import checkpoint
+from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.places import Stopped, locked
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError
 from cifarlab.run import Interrupted, Run
 from cifarlab.teachers import Replay, Teacher
-from cifarlab.teachers.cache import _checksum, _digest
 from cifarlab.train import train
 from cifarlab.views import dress, view_epoch
 from tests.teachers.taught import answers, student
@@ -134,9 +134,9 @@ def test_a_cache_that_does_not_match_is_made_anew(runs, cache, fault):
         seen = np.load(folder / "witnesses.npy")[:, :, ::-1]
         np.save(folder / "witnesses.npy", seen)
         record = json.loads(key.read_text())
-        record["checksums"]["witnesses"] = _checksum(seen)
+        record["checksums"]["witnesses"] = checksum(seen)
         record.pop("seal")
-        key.write_text(json.dumps({**record, "seal": _digest(record)}))
+        key.write_text(json.dumps({**record, "seal": digest(record)}))
     again = prepare(config).engine
     assert "made anew" in (again.begin(0) or "")
     assert torch.equal(answers(again)[1].logits, truth)
@@ -181,7 +181,7 @@ def test_a_full_disk_ends_in_one_line(runs, cache, monkeypatch):
     def full(self, rows):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cifarlab.teachers.cache.Rows.write", full)
+    monkeypatch.setattr("cifarlab.data.arrays.Rows.write", full)
     with pytest.raises(ConfigError, match=r"No space left on device.*teacher\.cache=false"):
         engine.begin(0)
     assert not list(cache.rglob("*.npy"))

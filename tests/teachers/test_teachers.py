@@ -154,7 +154,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
         ([*DISTILL, "teacher.run=[]"], "teacher.run: expected a run's name"),
         ([*DISTILL, "teacher=linear"], "teacher: expected `key: value` options"),
         ([*DISTILL, "teacher.run=linear", "teacher.cach=true"], "teacher.cach: unknown; did you mean cache?"),
-        ([*DISTILL, "teacher.run=linear", "teacher.views=2"], "teacher.views is data.views now; say data.views=2"),
+        ([*DISTILL, "teacher.run=linear", "teacher.views=2"], "teacher: teacher.views is data.views now"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_taught_is_refused(overrides, message):
