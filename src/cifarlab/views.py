@@ -53,6 +53,7 @@ def code_digest(*configs: Config) -> str:
     package = Path(cifarlab.__file__).parent
     files = [package / "views.py", package / "draws.py"]
     files += sorted([*(package / "augment").glob("*.py"), *(package / "models").glob("*.py")])
+    files += sorted((package / "frozen").glob("*.py"))
     for entry in dict.fromkeys(entry for config in configs for entry in config.imports):
         module = sys.modules.get(entry)
         files.append(Path(entry if entry.endswith(".py") else getattr(module, "__file__", None) or entry))

@@ -28,8 +28,9 @@ ROOT: dict[str, Any] = {
     "optim": {"name": "adamw", "schedule": {"name": "constant"}},
     "train": {},
 }
-# Two runs that differ in these only are the same experiment.
-NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "imports")
+# Two runs that differ in these only are the same experiment. Kept activations are those that the frozen part
+# gives, not rounded: like the device, they change at most the order of sums.
+NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "train.keep_activations", "imports")
 
 
 class Config(Section):

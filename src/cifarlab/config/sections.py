@@ -242,6 +242,12 @@ class TrainConfig(Section):
         1, description="batches whose gradients make one step; batch norm sees one batch at a time"
     )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
+    keep_activations: Literal["auto"] | bool = Field(
+        "auto",
+        description="compute the frozen first part of the network (model.freeze) once for each view and "
+        "train from its activations, kept in the user cache; auto: where views come back (data.views, or no "
+        "augmentation) and losses are the same; true: an error where that cannot be; false: never",
+    )
     average: AverageSpec | None = Field(None, description="evaluate an average of the weights")
     deterministic: bool = Field(False, description="bit-identical on a GPU too, at a cost in speed")
 

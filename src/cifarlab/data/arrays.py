@@ -51,6 +51,11 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
         _to_disk(file)
 
 
+def is_sealed(folder: Path) -> bool:
+    """Tell whether a folder of arrays was finished; whether it is undamaged, `read_arrays` finds out."""
+    return (folder / RECORD).exists()
+
+
 def read_arrays(
     folder: Path, key: dict[str, Any], names: Iterable[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
