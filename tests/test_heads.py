@@ -72,3 +72,26 @@ def test_bad_settings_are_refused_on_loading():
         HEADS.spec({"name": "margin", "scale": 0})
     with pytest.raises(ConfigError, match="did you mean dim"):
         HEADS.spec({"name": "margin", "dims": 5})
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_norm_standardises_features_by_the_batch_and_later_by_what_it_saw(autocast: bool):
+    torch.manual_seed(0)
+    head = HEADS.spec({"name": "linear", "norm": "batch"}).build(6, 3)
+    features = torch.randn(400, 6) * torch.tensor([1e-3, 0.1, 1, 5, 10, 100]) + torch.arange(6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = head(features)
+    expected = (features - features.mean(0)) / features.var(0, unbiased=False).add(1e-5).sqrt()
+    torch.testing.assert_close(output.embedding.float(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        output.logits.float(), head.fc(expected), atol=2e-2 if autocast else 1e-4, rtol=0
+    )
+    assert [name for name, _ in head.named_parameters()] == ["fc.weight", "fc.bias"]
+    for _ in range(200):
+        head(features)
+    single = head.eval()(features[:1]).embedding
+    torch.testing.assert_close(single, expected[:1], atol=0.02, rtol=0.01)
+
+
+def test_without_a_norm_the_state_is_that_of_earlier_versions():
+    assert [*HEADS.spec("linear").build(6, 3).state_dict()] == ["fc.weight", "fc.bias"]

@@ -65,7 +65,7 @@ def test_views_do_not_depend_on_the_batch(mix: dict[str, Any], sizes: tuple[int,
 def test_views_that_come_back_alternate_among_themselves() -> None:
     """Of an odd number of views the last and the first are the same way round: a view is always the same."""
     flip = overrides({}, {"alternating_flip": {}, "crop": None, "flip": None})
-    config = tiny_config(*flip, "teacher={run: nobody, views: 3}")
+    config = tiny_config(*flip, "data.views=3")
     shown = [views(config, 24, view_epoch(config, epoch))[0] for epoch in range(6)]
     for epoch in range(3):
         assert torch.equal(shown[epoch], shown[epoch + 3])

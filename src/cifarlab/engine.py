@@ -45,6 +45,16 @@ class Source(Protocol):
     def answer(self, batch: Batch, positions: Tensor) -> Output: ...
 
 
+class Kept(Protocol):
+    """Whoever gives the activations of a frozen part in place of pictures."""
+
+    def batch(self, positions: Tensor, epoch: int) -> Batch: ...
+
+    def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None: ...
+
+    def tail(self, model: torch.nn.Module) -> torch.nn.Module: ...
+
+
 def unobserved(part: str) -> AbstractContextManager[object]:
     """The span of a part of a step that nobody takes the time of."""
     return nullcontext()
@@ -61,11 +71,13 @@ class Engine:
         train: Split,
         precision: Precision,
         teacher: Source | None = None,
+        activations: Kept | None = None,
     ):
         self.config, self.model, self.objective, self.train = config, model, objective, train
-        self.precision, self.teacher = precision, teacher
+        self.precision, self.teacher, self.activations = precision, teacher, activations
         # Trained through; state, averages and evaluation are the model's own.
-        self._through = compiled(model) if config.train.engine == "compiled" else model
+        shown = self._behind_border(model)
+        self._through = compiled(shown) if config.train.engine == "compiled" else shown
         self.device = precision.device
         self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
         self.views = DressedAhead(train, config, model.num_classes, PIXELS_AHEAD[self.device.type])
@@ -124,6 +136,7 @@ class Engine:
     def step(self, order: Tensor, epoch: int, step: int) -> None:
         """Train on the samples of one step. order: the epoch's. step: counted from the start of the run."""
         plan, now = self.plan, self._set_clock(step)
+        self._behind_border(self.model)  # Brings it to the model's mode.
         bounds = plan.batches(step, len(order))
         batches = (self._batch(order, epoch, first, last, now) for first, last in bounds)
         sizes = [self._sizes(last - first, epoch, step, first) for first, last in bounds]
@@ -144,11 +157,26 @@ class Engine:
     def _batch(self, order: Tensor, epoch: int, first: int, last: int, now: Clock) -> Batch:
         """The samples from `first` to before `last` of the epoch's order, as they are learned from."""
         with self.span("dress"):
-            batch = replace(self.views.batch(order, epoch, first, last), progress=now.progress)
+            batch = replace(self._shown(order, epoch, first, last), progress=now.progress)
         if self.teacher is not None:
             with self.span("teacher"):
                 batch = replace(batch, teacher=self.teacher.answer(batch, order[first:last]))
         return batch
+
+    def _shown(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
+        """The samples as the model sees them: their pictures, or the activations of its frozen part."""
+        if self.activations is not None:
+            return self.activations.batch(order[first:last], epoch)
+        return self.views.batch(order, epoch, first, last)
+
+    def _behind_border(self, model: torch.nn.Module) -> torch.nn.Module:
+        """What of a model is computed: all, or what follows its frozen part, in the mode that it is in."""
+        if self.activations is None:
+            return model
+        tail = self.activations.tail(model)
+        if tail.training != model.training:
+            tail.train(model.training)
+        return tail
 
     def _learn(
         self,
@@ -222,6 +250,8 @@ class Engine:
         return sizes_of_batch(self.config, count, epoch, step, self.plan.total_steps, place)
 
     def _forward(self, model: torch.nn.Module, batch: Batch, sizes: Sizes) -> Output:
+        if batch.activations is not None:
+            return model(batch.activations)
         images = self.precision.layout(batch.images)
         return forward_at_sizes(partial(model, stages=self._stages), images, sizes)
 
@@ -246,18 +276,22 @@ class Engine:
         model.train()
         if norms_in_training(model):
             order, before = self.order(epoch), epoch * self.plan.steps_per_epoch
+            shown = self._behind_border(model)
             with statistics_anew(model), self.precision.autocast():
                 for step in range(before, before + self.plan.steps_per_epoch):
                     for number, (first, last) in enumerate(self.plan.batches(step, len(order))):
                         torch.manual_seed(self._seed_of(step, number))
-                        batch = self.views.batch(order, epoch, first, last)
-                        self._forward(model, batch, self._sizes(last - first, epoch, step, first))
+                        batch = self._shown(order, epoch, first, last)
+                        self._forward(shown, batch, self._sizes(last - first, epoch, step, first))
         model.train(was_training)
 
     def score(self, split: Split, image_size: int | None = None) -> dict[str, float]:
         """As `evaluate`, of the model that is scored by now. image_size: if not the recipe's."""
-        size = image_size or self.config.data.image_size
-        return evaluate(self.evaluated, split, self.precision, size, self.graphs)
+        own, model, kept = self.config.data.image_size, self.evaluated, None
+        if self.activations is not None and image_size in (None, own):
+            kept = self.activations.clean(split)
+        model = model if kept is None else self._behind_border(model)
+        return evaluate(model, split, self.precision, image_size or own, self.graphs, kept)
 
     def has_finite_weights(self) -> bool:
         """Whether every weight and buffer is a number; synchronises with the device."""

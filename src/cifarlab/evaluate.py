@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,11 +44,17 @@ def outputs_of(
 # this mode no later capture outside might write to them.
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, precision: Precision, image_size: int, graphs: Graphs | None = None
+    model: nn.Module,
+    split: Split,
+    precision: Precision,
+    image_size: int,
+    graphs: Graphs | None = None,
+    kept: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """top1 and top5 as fractions, and the mean cross-entropy `loss`; one host sync, at the end.
 
-    graphs: batches are captured by them, one for each model and shape; None: they run as written.
+    graphs: batches are captured by them, one for each model and shape; None: they run as written. kept: what
+    the model is given in place of the pictures at positions (B,); see `frozen`.
     """
 
     def work(given: Sequence[tuple[Tensor, ...]], reseed: Reseed) -> None:
@@ -57,7 +63,7 @@ def evaluate(
             sums += _sums(_answer(model, images, precision, image_size).logits.float(), labels)
 
     sums = torch.zeros(3, dtype=torch.float64, device=split.labels.device)
-    for images, labels in _batches(model, split, image_size):
+    for images, labels in _batches(model, split, image_size, kept):
         given = [(images, labels, sums)]
         if graphs is None:
             work(given, int)
@@ -66,23 +72,35 @@ def evaluate(
     return _means(sums, len(split))
 
 
-def _batches(model: nn.Module, split: Split, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (uint8 images (B, 3, H, W), labels (B,)) of the split, in order, the model in evaluation mode."""
-    kind = split.labels.device.type
-    size = max(1, min(PICTURES_PER_BATCH[kind], PIXELS_PER_BATCH[kind] // image_size**2))
+def pictures_per_batch(kind: str, image_size: int) -> int:
+    """How many pictures of image_size pixels a side are scored at once. kind: of the device, cpu or cuda."""
+    return max(1, min(PICTURES_PER_BATCH[kind], PIXELS_PER_BATCH[kind] // image_size**2))
+
+
+def _batches(
+    model: nn.Module, split: Split, image_size: int, kept: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (uint8 images (B, 3, H, W), labels (B,)) of the split, in order, the model in evaluation mode.
+
+    kept: what is yielded in place of images, for positions (B,).
+    """
+    size = pictures_per_batch(split.labels.device.type, image_size)
     was_training = model.training
     model.eval()
     try:
         for positions in torch.arange(len(split), device=split.rows.device).split(size):
-            images, labels, _ = split.gather(positions)
-            yield images, labels
+            if kept is not None:
+                yield kept(positions), split.labels[positions.to(split.labels.device)]
+            else:
+                images, labels, _ = split.gather(positions)
+                yield images, labels
     finally:
         model.train(was_training)
 
 
 def _answer(model: nn.Module, images: Tensor, precision: Precision, image_size: int) -> Output:
     with precision.autocast():
-        return model(precision.layout(images), image_size)
+        return model(precision.layout(images) if images.ndim == 4 else images, image_size)
 
 
 def collect(

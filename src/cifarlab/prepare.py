@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
@@ -15,33 +15,39 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config, build
 from cifarlab.data.splits import Split, Splits, channel_statistics, load_splits, place_all
-from cifarlab.device import pick_device, pick_precision, picture_budget, use_deterministic
+from cifarlab.device import Precision, pick_device, pick_precision, picture_budget, use_deterministic
 from cifarlab.draws import hash_ints, label_key
-from cifarlab.engine import Engine
+from cifarlab.engine import Engine, Source
+from cifarlab.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
 from cifarlab.merging import merge, parse_override
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
 from cifarlab.objectives.margins import least_scale
-from cifarlab.objectives.objective import build_objective
+from cifarlab.objectives.objective import Objective, build_objective
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.records import Output
+from cifarlab.records import Batch, Output
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.teachers import Replay, Teacher, find_teacher, has_same_pictures, knows_validation, load_teacher
-from cifarlab.views import num_views
+from cifarlab.views import dress, num_views, view_epoch
+
+# The share of a forward pass from which on it is worth the disk to compute it once.
+WORTH_KEEPING = 0.1
 
 
 @dataclass(frozen=True)
 class Job:
     """What a user's mistake can no longer spoil.
 
-    teacher: live, whether or not the engine hears it through a cache. macs: of the model as written, for one
-    picture. notes, warnings: a line each, for the record.
+    teacher: live, whether or not the engine hears it through a cache. activations: of the model's frozen
+    part, where they are kept. macs: of the model as written, for one picture. notes, warnings: a line each,
+    for the record.
     """
 
     splits: Splits
     engine: Engine
     teacher: Teacher | None
+    activations: Activations | None
     macs: int
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -106,8 +112,59 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     source = teacher
     if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
         source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
-    engine = Engine(config, model, objective, splits.train, precision, source)
-    return Job(splits, engine, teacher, macs, tuple(notes), tuple(warnings))
+    activations, why_not = kept_activations(config, model, objective, splits, precision, source)
+    notes += [f"activations of the frozen part are not kept: {why_not}"] if why_not else []
+    engine = Engine(config, model, objective, splits.train, precision, source, activations)
+    return Job(splits, engine, teacher, activations, macs, tuple(notes), tuple(warnings))
+
+
+def kept_activations(
+    config: Config,
+    model: Classifier,
+    objective: Objective,
+    splits: Splits,
+    precision: Precision,
+    teacher: Source | None,
+) -> tuple[Activations | None, str | None]:
+    """The activations of the model's frozen first part, if they can be kept, else why they are not.
+
+    No reason is given where no part of the backbone is frozen, or train.keep_activations=false. Raises
+    ConfigError where it is true and they cannot be kept.
+    """
+    wanted, has_frozen = config.train.keep_activations, any(map(_is_of_backbone, config.model.freeze))
+    if wanted is False or (wanted == "auto" and not has_frozen):
+        return None, None
+    reason = reason_against(config, teacher is None or isinstance(teacher, Replay))
+    if not has_frozen:
+        reason = "no part of the backbone is frozen; say model.freeze=backbone"
+    if reason is None:
+        try:
+            batch = _small_batch(config, model, splits.train, teacher)
+            border = find_border(model, objective, batch, precision)
+            share = frozen_share(model, border)
+            if wanted is True or share >= WORTH_KEEPING:
+                return Activations(config, model, border, splits, precision), None
+            reason = f"up to {border.name} they save {share:.1%} of a forward pass (train.keep_activations)"
+        except NoBorder as error:
+            reason = str(error)
+    if wanted is True:
+        raise ConfigError(f"activations cannot be kept: {reason}", ("train", "keep_activations"))
+    return None, reason
+
+
+def _is_of_backbone(part: str) -> bool:
+    return part.partition(".")[0] == "backbone"
+
+
+def _small_batch(config: Config, model: Classifier, split: Split, teacher: Source | None) -> Batch:
+    """A few training pictures as the first epoch shows them."""
+    positions = torch.arange(min(16, config.data.batch_size, len(split)), device=split.rows.device)
+    view = view_epoch(config, 0)
+    batch = dress(split, positions, config.data, config.train.seed, view, model.num_classes)
+    if isinstance(teacher, Replay):
+        live = teacher.teacher
+        batch = replace(batch, teacher=live.read(live.ask(batch.images)))
+    return replace(batch, progress=1.0)
 
 
 def some_pictures(split: Split, count: int = 5000) -> Tensor:
@@ -167,13 +224,10 @@ def without_effect(config: Config, model: Classifier) -> list[str]:
         "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
         "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per != "batch",
         "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
+        "data.views": data.views is not None and num_views(config) != data.views,
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
-        # Its views stay in effect: they are the student's, too.
         "teacher.run": config.teacher is not None and not config.lessons,
-        "teacher.views": config.teacher is not None
-        and config.teacher.views
-        and num_views(config) == 1 != config.teacher.views,
         # Behind it are the logits alone: an embedding is taken before it.
         "model.head.dropout": head.name == "linear" and head.kwargs()["dropout"] > 0 and not reads_logits,
         "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],

@@ -30,7 +30,8 @@ class Batch:
 
     images: (B, 3, H, W) float32 in [0, 1]. labels: (B,) int64. targets: (B, C) float32, rows that sum to 1
     and carry mixing only. indices: (B,) int64, each sample's index in its data set. teacher: its output for
-    the same view, or None. progress: the share of the run that is over;
+    the same view, or None. activations: (B, ...) what the frozen part of the network gives for the pictures,
+    which are then (B, 3, 0, 0); or None. progress: the share of the run that is over;
     a tensor where the device must not be waited for.
     """
 
@@ -39,4 +40,5 @@ class Batch:
     targets: Tensor
     indices: Tensor
     teacher: Output | None = None
+    activations: Tensor | None = None
     progress: float | Tensor = 0.0

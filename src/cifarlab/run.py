@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
-from cifarlab.config import Config, build, without_places
+from cifarlab.config import Config, build, translate_saved, without_places
 from cifarlab.merging import differences, order
 from cifarlab.registry import ConfigError
 
@@ -108,7 +108,7 @@ class Run:
         return summary
 
     def plain_config(self) -> dict[str, Any]:
-        """The resolved configuration as it was saved. Raises ConfigError where this is no run."""
+        """Read the resolved configuration, in today's names. Raises ConfigError where this is no run."""
         try:
             plain = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -127,7 +127,7 @@ class Run:
         sections = ("data", "model", "objective", "optim", "train")
         if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in sections):
             raise ConfigError(f"{self.config_path}: damaged: a section is missing; `--fresh` starts over")
-        return plain
+        return translate_saved(plain)
 
     def refuse_other(self, config: Config, fix: str | None = None) -> None:
         """Raise ConfigError if the folder holds another configuration; path and device may differ.

@@ -80,6 +80,7 @@ class _Training:
     def __init__(self, config: Config, run: Run, job: Job, progress: TrainingProgress):
         self.config, self.run, self.progress = config, run, progress
         self.splits, self.engine, self.teacher = job.splits, job.engine, job.teacher
+        self.activations = job.activations
         self.notes, self.warnings = job.notes, [*job.warnings]
         self.macs = job.macs
         self.step = 0
@@ -94,6 +95,8 @@ class _Training:
         plan, epochs = self.engine.plan, self.config.train.last_epoch
         self.resume()
         self.meet_teacher()
+        if self.activations is not None:
+            self.notes += (self.activations.announce(),)
         for line in self.notes:
             self.progress.note(line)
         for line in self.warnings:
@@ -153,9 +156,12 @@ class _Training:
         self.warnings += complaints(self.distillation, self.config)
 
     def begin_epoch(self, epoch: int, asked: StopRequest) -> None:
-        """Make the teacher's answers ready, where they are kept."""
-        begun = time.monotonic()
+        """Make ready what is kept: activations of the frozen part, the teacher's answers."""
         try:
+            if self.activations is not None:
+                for line in self.activations.begin(epoch, lambda: asked.signal is not None):
+                    self.progress.note(line)
+            begun = time.monotonic()
             said = self.engine.begin(epoch, lambda: asked.signal is not None)
         except Stopped:
             self.save_between()
@@ -325,5 +331,7 @@ class _Training:
             summary["distillation"] = self.distillation
         checkpoint.write_json(self.run.summary_path, summary)
         self.progress.stop()
+        for line in self.activations.lines() if self.activations is not None else ():
+            self.progress.note(line)
         self.progress.finish(summary, str(self.run))
         return summary

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cifarlab import checkpoint
-from cifarlab.config import Config
+from cifarlab.config import Config, translate_saved
 from cifarlab.device import Precision, pick_device, pick_precision
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.recipes import checked
@@ -61,7 +61,7 @@ def load_trained(path: Path | str, device: str = "cpu") -> Trained:
     place_on = pick_device(device)
     file = best_of(path)
     state = checkpoint.load(file, BEST)
-    config = checked(state["config"])
+    config = checked(translate_saved(state["config"]))
     model = unloaded(config, state["classes"])
     try:
         model.load_state_dict(state["model"])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from pathlib import Path
+
 import torch.nn.functional as F
 from torch import Tensor
 
+import cifarlab
 from cifarlab.augment.mixers import mix, pair_draws, partners
 from cifarlab.augment.policies import apply
 from cifarlab.config import Config, DataConfig
@@ -18,7 +23,7 @@ def num_views(config: Config) -> int | None:
     data = config.data
     if data.freeze_views or not (data.augment or data.mix):
         return 1
-    return config.teacher.views if config.teacher else None
+    return data.views
 
 
 def view_epoch(config: Config, epoch: int) -> int:
@@ -41,6 +46,21 @@ def dress(
         draws = pair_draws(seed, epoch, ids, partner)
         images, targets = mix(images, targets, partner, draws, data.mix)
     return Batch(images, labels, targets, ids)
+
+
+def code_digest(*configs: Config) -> str:
+    """Return 32 hex digits of the source that makes views and models, the imports of `configs` included."""
+    package = Path(cifarlab.__file__).parent
+    files = [package / "views.py", package / "draws.py"]
+    files += sorted([*(package / "augment").glob("*.py"), *(package / "models").glob("*.py")])
+    files += sorted((package / "frozen").glob("*.py"))
+    for entry in dict.fromkeys(entry for config in configs for entry in config.imports):
+        module = sys.modules.get(entry)
+        files.append(Path(entry if entry.endswith(".py") else getattr(module, "__file__", None) or entry))
+    state = hashlib.blake2b(digest_size=16)
+    for file in files:
+        state.update(file.read_bytes() if file.is_file() else str(file).encode())
+    return state.hexdigest()
 
 
 class DressedAhead:

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from cifarlab import checkpoint
+from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.places import Stopped, locked
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError
 from cifarlab.run import Interrupted, Run
 from cifarlab.teachers import Replay, Teacher
-from cifarlab.teachers.cache import _checksum, _digest
 from cifarlab.train import train
 from cifarlab.views import dress, view_epoch
 from tests.teachers.taught import answers, student
@@ -25,7 +25,7 @@ from tests.tiny import logged
 
 
 def test_the_same_losses_with_and_without_the_cache(runs, tmp_path):
-    overrides = ("data.augment={flip: {p: 0.5}}", "teacher.views=2", "train.epochs=4")
+    overrides = ("data.augment={flip: {p: 0.5}}", "data.views=2", "train.epochs=4")
     rows = {}
     for name, cached in (("kept", "true"), ("live", "false")):
         config = student(runs, *overrides, f"teacher.cache={cached}")
@@ -39,7 +39,7 @@ def test_the_same_losses_with_and_without_the_cache(runs, tmp_path):
 
 @pytest.mark.parametrize("run", ["linear", "margin"])
 def test_a_replayed_answer_is_the_live_one_to_float16(runs, run):
-    options = ("data.augment={crop: {}}", "teacher.views=3", "objective={rkd: {}}")
+    options = ("data.augment={crop: {}}", "data.views=3", "objective={rkd: {}}")
     kept = prepare(student(runs, *options, run=run)).engine
     live = prepare(student(runs, *options, "teacher.cache=false", run=run)).engine
     for epoch in (0, 2, 4):
@@ -55,7 +55,7 @@ def test_a_replayed_answer_is_the_live_one_to_float16(runs, run):
 
 def test_views_come_back_for_the_student_too_cached_or_not(runs):
     for cached in ("true", "false"):
-        options = ("data.augment={crop: {}, flip: {p: 0.5}}", "teacher.views=2", f"teacher.cache={cached}")
+        options = ("data.augment={crop: {}, flip: {p: 0.5}}", "data.views=2", f"teacher.cache={cached}")
         engine = prepare(student(runs, *options)).engine
         data, rows = engine.config.data, torch.arange(50)
         views = [
@@ -73,7 +73,7 @@ def files(cache):
 def test_a_cache_is_found_again_and_one_of_anything_else_is_not(runs, cache):
     def fill(*overrides, run="linear"):
         engine = prepare(
-            student(runs, "data.augment={crop: {}}", "teacher.views=2", *overrides, run=run)
+            student(runs, "data.augment={crop: {}}", "data.views=2", *overrides, run=run)
         ).engine
         return engine.begin(0) or ""
 
@@ -83,7 +83,7 @@ def test_a_cache_is_found_again_and_one_of_anything_else_is_not(runs, cache):
     others = [
         ("train.seed=1",), ("data.val=50",), ("data.limit=150",), ("data.augment.crop.padding=2",),
         ("data.augment.flip={p: 0.25}",), ("teacher.image_size=64",), ("teacher.precision=bfloat16",),
-        ("teacher.views=3",), ("data.store_size=40",), ("data.dataset={train: 310}",), ("objective.rkd={}",),
+        ("data.views=3",), ("data.store_size=40",), ("data.dataset={train: 310}",), ("objective.rkd={}",),
     ]  # fmt: skip
     for count, other in enumerate(others, start=2):
         assert "made anew" not in fill(*other), other
@@ -99,7 +99,7 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_cache_that_does_not_match_is_made_anew(runs, cache, fault):
-    config = student(runs, "data.augment={crop: {}}", "teacher.views=1")
+    config = student(runs, "data.augment={crop: {}}", "data.views=1")
     engine = prepare(config).engine
     engine.begin(0)
     truth = answers(engine)[1].logits
@@ -134,9 +134,9 @@ def test_a_cache_that_does_not_match_is_made_anew(runs, cache, fault):
         seen = np.load(folder / "witnesses.npy")[:, :, ::-1]
         np.save(folder / "witnesses.npy", seen)
         record = json.loads(key.read_text())
-        record["checksums"]["witnesses"] = _checksum(seen)
+        record["checksums"]["witnesses"] = checksum(seen)
         record.pop("seal")
-        key.write_text(json.dumps({**record, "seal": _digest(record)}))
+        key.write_text(json.dumps({**record, "seal": digest(record)}))
     again = prepare(config).engine
     assert "made anew" in (again.begin(0) or "")
     assert torch.equal(answers(again)[1].logits, truth)
@@ -145,7 +145,7 @@ def test_a_cache_that_does_not_match_is_made_anew(runs, cache, fault):
 
 def test_a_filling_that_is_stopped_leaves_nothing_and_the_run_goes_on(runs, cache, tmp_path, monkeypatch):
     """SIGTERM half-way through the second view: what was whole stays, and the run ends as if undisturbed."""
-    config = student(runs, "data.augment={crop: {}}", "teacher.views=2", "train.epochs=2")
+    config = student(runs, "data.augment={crop: {}}", "data.views=2", "train.epochs=2")
     monkeypatch.setattr("cifarlab.teachers.cache.PICTURES_PER_PASS", 50)
     whole, parts = Run(tmp_path / "whole" / "0"), Run(tmp_path / "parts" / "0")
     train(config, whole)
@@ -170,18 +170,18 @@ def test_a_filling_that_is_stopped_leaves_nothing_and_the_run_goes_on(runs, cach
 
 
 def test_a_stop_is_heard_while_another_process_fills(runs):
-    engine = prepare(student(runs, "teacher.views=1")).engine
+    engine = prepare(student(runs, "data.views=1")).engine
     with locked(engine.teacher.folder / "view_0"), pytest.raises(Stopped):
         engine.begin(0, stop=lambda: True)
 
 
 def test_a_full_disk_ends_in_one_line(runs, cache, monkeypatch):
-    engine = prepare(student(runs, "teacher.views=1")).engine
+    engine = prepare(student(runs, "data.views=1")).engine
 
     def full(self, rows):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cifarlab.teachers.cache.Rows.write", full)
+    monkeypatch.setattr("cifarlab.data.arrays.Rows.write", full)
     with pytest.raises(ConfigError, match=r"No space left on device.*teacher\.cache=false"):
         engine.begin(0)
     assert not list(cache.rglob("*.npy"))
@@ -191,12 +191,12 @@ def test_a_cache_that_takes_no_data_is_known_before_the_run_begins(runs, tmp_pat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot keep the teacher's answers"):
-        train(student(runs, "teacher.views=1"), Run(tmp_path / "run" / "0"))
+        train(student(runs, "data.views=1"), Run(tmp_path / "run" / "0"))
     assert not (tmp_path / "run").exists()
 
 
 def test_answers_that_float16_cannot_hold_are_refused(runs, monkeypatch):
-    engine = prepare(student(runs, "teacher.views=1")).engine
+    engine = prepare(student(runs, "data.views=1")).engine
     ask = Teacher.ask
     monkeypatch.setattr(
         Teacher,
@@ -209,7 +209,7 @@ def test_answers_that_float16_cannot_hold_are_refused(runs, monkeypatch):
 
 def test_the_order_and_the_code_of_augmentations_are_part_of_the_key(runs, tmp_path):
     def folder(*overrides):
-        return prepare(student(runs, "teacher.views=1", *overrides)).engine.teacher.folder
+        return prepare(student(runs, "data.views=1", *overrides)).engine.teacher.folder
 
     one = folder("data.augment={crop: null, flip: null}", "data.augment={a: {name: flip}, b: {name: crop}}")
     other = folder("data.augment={crop: null, flip: null}", "data.augment={b: {name: crop}, a: {name: flip}}")
@@ -230,13 +230,13 @@ def test_random_numbers_of_its_own_make_an_augmentation_unfit_for_a_cache(runs, 
         "import torch\nfrom cifarlab import AUGMENTS\n@AUGMENTS.register\n"
         "def noise(images, draws):\n    return torch.rand_like(images)\n"
     )
-    engine = prepare(student(runs, "teacher.views=1", f"imports=[{part}]", "data.augment.noise={}")).engine
+    engine = prepare(student(runs, "data.views=1", f"imports=[{part}]", "data.augment.noise={}")).engine
     with pytest.raises(ConfigError, match="does not take its random numbers from `draws`"):
         engine.begin(0)
 
 
 def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypatch):
-    config = student(runs, "data.augment={crop: {}}", "teacher.views=2", "train.epochs=3")
+    config = student(runs, "data.augment={crop: {}}", "data.views=2", "train.epochs=3")
     whole = Run(tmp_path / "whole" / "0")
     train(config, whole)
 
@@ -259,7 +259,7 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
 
 
 def test_a_mix_that_depends_on_the_batch_is_not_kept(runs):
-    """Neither where the views are frozen, which makes one view come back as `teacher.views=1` does."""
+    """Neither where the views are frozen, which makes one view come back as `data.views=1` does."""
     options = ("data.freeze_views=true", "data.shuffle=false")
     for mix, kept in (("{mixup: {}}", True), ("{mixup: {per: batch}}", False)):
         engine = prepare(student(runs, *options, f"data.mix={mix}")).engine
@@ -267,7 +267,7 @@ def test_a_mix_that_depends_on_the_batch_is_not_kept(runs):
 
 
 def test_a_mix_that_is_part_of_the_view_can_be_kept(runs):
-    options = ("data.mix={mixup: {}}", "teacher.views=2", "data.shuffle=false")
+    options = ("data.mix={mixup: {}}", "data.views=2", "data.shuffle=false")
     kept = prepare(student(runs, *options)).engine
     live = prepare(student(runs, *options, "teacher.cache=false")).engine
     for epoch in (0, 1, 2):

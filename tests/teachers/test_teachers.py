@@ -21,7 +21,7 @@ from cifarlab.views import dress
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
 from tests.tiny import TINY, tiny_config, train_tiny
 
-KEPT = ("teacher.run=linear", "teacher.views=2")
+KEPT = ("teacher.run=linear", "data.views=2")
 
 
 def test_a_teacher_sees_the_students_view_at_its_own_size_and_normalisation(runs):
@@ -149,11 +149,12 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
         (["objective={distill: {}}"], "objective.distill: distill learns from a teacher; say teacher.run="),
         ([*DISTILL, *KEPT, "data.mix={mixup: {}}"], "teacher.cache: data.mix pairs"),
         (["objective={fitnet: {}}", *KEPT], "teacher.cache: feature maps are too"),
-        ([*DISTILL, "teacher.views=2"], "teacher.run: missing"),
+        ([*DISTILL, "teacher.cache=false"], "teacher.run: missing"),
         ([*DISTILL, "teacher.runn=linear"], "teacher.runn: unknown; did you mean run?"),
         ([*DISTILL, "teacher.run=[]"], "teacher.run: expected a run's name"),
         ([*DISTILL, "teacher=linear"], "teacher: expected `key: value` options"),
-        ([*DISTILL, "teacher.run=linear", "teacher.vews=2"], "teacher.vews: unknown; did you mean views"),
+        ([*DISTILL, "teacher.run=linear", "teacher.cach=true"], "teacher.cach: unknown; did you mean cache?"),
+        ([*DISTILL, "teacher.run=linear", "teacher.views=2"], "teacher: teacher.views is data.views now"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_taught_is_refused(overrides, message):
@@ -216,7 +217,7 @@ def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatc
 def test_a_teacher_on_a_gpu_says_what_it_says_on_the_cpu(runs, run, cache):
     options = (
         "data.augment={crop: {}}",
-        "teacher.views=1",
+        "data.views=1",
         "teacher.precision=float32",
         "objective={rkd: {}}",
     )

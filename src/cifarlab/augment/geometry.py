@@ -128,7 +128,7 @@ def alternating_flip(images: Tensor, draws: Draws) -> Step:
     """Mirror left and right every other epoch; which way a picture begins is random (Jordan 2024).
 
     Two epochs in turn show a picture both ways, which independent flips do half of the time only (airbench,
-    arXiv:2404.00498, section 3.6). Epochs are those of the views: of an odd number of views (`teacher.views`)
+    arXiv:2404.00498, section 3.6). Epochs are those of the views: of an odd number of views (`data.views`)
     that come back in turn, the last and the first show a picture the same way, as their views always do.
     """
     begins_mirrored = draws.of_epoch(0).bernoulli(0.5)

@@ -1,6 +1,7 @@
 """Configurations: a run's typed sections, checked one by one and together."""
 
 from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build, keys_at, without_places
+from cifarlab.config.saved import translate_saved
 from cifarlab.config.sections import DataConfig, ModelConfig, OptimConfig, TeacherConfig
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "TeacherConfig",
     "build",
     "keys_at",
+    "translate_saved",
     "without_places",
 ]

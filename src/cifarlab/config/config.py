@@ -28,8 +28,9 @@ ROOT: dict[str, Any] = {
     "optim": {"name": "adamw", "schedule": {"name": "constant"}},
     "train": {},
 }
-# Two runs that differ in these only are the same experiment.
-NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "imports")
+# Two runs that differ in these only are the same experiment. Kept activations are those that the frozen part
+# gives, not rounded: like the device, they change at most the order of sums.
+NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "train.keep_activations", "imports")
 
 
 class Config(Section):
@@ -101,8 +102,8 @@ class Config(Section):
                 "feature maps of several sizes cannot be put together; say data.multi_scale.per=batch",
                 ("data", "multi_scale", "per"),
             )
-        if self.lessons and self.teacher and self.teacher.views and self.teacher.cache:
-            self._refuse_cache(self.teacher.views)
+        if self.lessons and self.teacher and self.data.views and self.teacher.cache:
+            self._refuse_cache(self.data.views)
         return self
 
     def _refuse_cache(self, views: int) -> None:

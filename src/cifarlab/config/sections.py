@@ -104,6 +104,11 @@ class DataConfig(Section):
         None, description="keep the first so many classes only"
     )
     shuffle: bool = Field(True, description="a new order every epoch")
+    views: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="augmented views of each picture: epoch e shows view e modulo this number; "
+        "default: a new view every epoch",
+    )
     freeze_views: bool = Field(
         False, description="every epoch shows the augmented pictures of epoch 0: a defect, by name"
     )
@@ -237,6 +242,12 @@ class TrainConfig(Section):
         1, description="batches whose gradients make one step; batch norm sees one batch at a time"
     )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
+    keep_activations: Literal["auto"] | bool = Field(
+        "auto",
+        description="compute the frozen first part of the network (model.freeze) once for each view and "
+        "train from its activations, kept in the user cache; auto: where views come back (data.views, or no "
+        "augmentation) and losses are the same; true: an error where that cannot be; false: never",
+    )
     average: AverageSpec | None = Field(None, description="evaluate an average of the weights")
     deterministic: bool = Field(False, description="bit-identical on a GPU too, at a cost in speed")
 
@@ -253,10 +264,6 @@ class TeacherConfig(Section):
         description="a run's name, its folder or a checkpoint; several make an ensemble"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="which seed of a run that is given by its name")
-    views: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="show only so many views of each picture, epoch after epoch in turn; default: no end",
-    )
     cache: bool = Field(True, description="keep the teacher's answers where each view comes back")
     calibrate: bool = Field(True, description="divide its logits by what makes its validation loss least")
     image_size: Annotated[int, Field(ge=8)] | None = Field(
@@ -265,6 +272,13 @@ class TeacherConfig(Section):
     precision: Literal["own", "auto", "float32", "bfloat16", "float16"] = Field(
         "own", description="own: as it was trained"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_views(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "views" in value:
+            raise ConfigError(f"teacher.views is data.views now; say data.views={value['views']}")
+        return value
 
     @field_validator("run", mode="before")
     @classmethod

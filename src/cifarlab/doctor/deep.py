@@ -47,7 +47,8 @@ def cannot_overfit(patient: Patient) -> Reasons:
 
 def overfitting(config: Config) -> Config:
     """The configuration for a few pictures: one batch of them, unchanged, at the peak rate; no decay."""
-    clean = {"augment": {}, "mix": {}, "multi_scale": None, "batch_size": PICTURES, "freeze_views": False}
+    clean = {"augment": {}, "mix": {}, "multi_scale": None, "batch_size": PICTURES, "views": None,
+             "freeze_views": False}  # fmt: skip
     steady = {"schedule": SCHEDULES.spec({"name": "constant", "warmup": 0.1}), "sharpness": None}
     return config.model_copy(
         update={

@@ -40,7 +40,7 @@ def no_shuffling(case: Planned) -> Reasons:
         yield "every epoch shows the same batches in the same order"
 
 
-@check("static", "warning", "say data.freeze_views=false, or teacher.views above 1")
+@check("static", "warning", "say data.freeze_views=false, or data.views above 1")
 def frozen_views(case: Planned) -> Reasons:
     """Augmentation makes one copy of each picture, and every epoch shows that copy."""
     data = case.config.data

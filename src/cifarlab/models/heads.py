@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,9 @@ from cifarlab.registry import HEADS
 class Linear(nn.Module):
     """One affine layer; the embedding is the backbone's features.
 
-    dropout: the share of the features that the layer does not see, other ones each time, in training
+    norm: batch standardises the features first, each to mean 0 and deviation 1 over the batch (a batch norm
+    without scale and shift, which the layer has): then one learning rate suits all of them, which a linear
+    probe needs; the embedding is what comes out. dropout: the share of the features that the layer does not see, other ones each time, in training
     (Srivastava et al. 2014). bias: without it logits are products of embedding and class weight alone, as
     lsoftmax needs them. scale: factor of the logits; one below 1 keeps a network that learns fast from being
     sure too early (Page 2018).
@@ -28,16 +30,19 @@ class Linear(nn.Module):
         num_features: int,
         num_classes: int,
         *,
+        norm: Literal["none", "batch"] = "none",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         bias: bool = True,
         scale: Annotated[float, Field(gt=0)] = 1.0,
     ):
         super().__init__()
         self.num_features, self.scale = num_features, scale
+        self.norm = nn.BatchNorm1d(num_features, affine=False) if norm == "batch" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(num_features, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Output:
+        features = self.norm(features)
         weight = None if self.fc.bias is not None else self.scale * self.fc.weight
         return Output(self.scale * self.fc(self.dropout(features)), embedding=features, weight=weight)
 

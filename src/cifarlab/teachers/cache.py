@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import cifarlab
 from cifarlab.config import Config
+from cifarlab.data.arrays import Rows, digest, read_arrays, write_record
 from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split
 from cifarlab.records import Batch, Output
 from cifarlab.registry import ConfigError
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Answers, Teacher
-from cifarlab.views import dress, num_views
+from cifarlab.views import code_digest, dress, num_views
 
 # Raised whenever the files hold something else.
-VERSION = 1
+VERSION = 2
 # The views of so many pictures are kept beside the answers, to be compared when the answers are replayed.
 WITNESSES = 32
 PATH = ("teacher", "cache")
@@ -45,7 +42,7 @@ class Replay:
         assert views is not None, "only views that come back can be replayed"
         self.teacher, self.config, self.split, self.num_classes = teacher, config, split, num_classes
         self.key = _key(teacher, config, split, fingerprint, views)
-        self.folder = cache_folder("teachers") / _digest(self.key)
+        self.folder = cache_folder("teachers") / digest(self.key)
         with _explained(self.folder):
             # A place that takes no data is better known before the run begins.
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,19 +92,11 @@ class Replay:
 
     def _open(self, folder: Path, view: int) -> tuple[Arrays, float | None] | None:
         """A view's answers and their scale, if they are whole and of the view as it is dressed today."""
-        try:
-            record = json.loads((folder / "key.json").read_text())
-            seal = record.pop("seal")
-            # As text: the order of augmentations counts.
-            if (_digest(record["key"]), record["view"], seal) != (_digest(self.key), view, _digest(record)):
-                return None
-            # Copy on write: torch has no read-only tensors.
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in self._names()}
-            if {name: _checksum(array) for name, array in arrays.items()} != record["checksums"]:
-                return None
-            seen, scale = arrays.pop("witnesses"), record["scale"]
-        except Exception:  # A damaged file raises whatever its reader ran into: it is made anew.
+        found = read_arrays(folder, self.key | {"view_number": view}, self._names())
+        if found is None:
             return None
+        arrays, record = found
+        seen, scale = arrays.pop("witnesses"), record["scale"]
         # Code that dresses a view may have changed under the same names and options.
         now = self._witnesses(view)
         if seen.shape != now.shape or (np.abs(seen.astype(np.int16) - now) > 1).mean() > 0.001:
@@ -139,10 +128,8 @@ class Replay:
             files["witnesses"] = open_files.enter_context(last)
             last.write(witnesses)
             checksums = {name: rows.finish() for name, rows in files.items()}
-            record = {"key": self.key, "view": view, "scale": scale, "checksums": checksums}
-            with (fresh / "key.json").open("w") as file:
-                json.dump({**record, "seal": _digest(record)}, file, indent=1)
-                _to_disk(file)
+            key = self.key | {"view_number": view}
+            write_record(fresh, {"key": key, "scale": scale, "checksums": checksums})
 
     def _names(self) -> list[str]:
         return [*self.key["answers"], "witnesses"]
@@ -171,40 +158,6 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from None
 
 
-class Rows:
-    """A .npy file that is written row by row: a full disk raises, where a mapped file ends the process."""
-
-    def __init__(self, path: Path, total: int):
-        self._path, self._total = path, total
-        self._digest = hashlib.blake2b(digest_size=16)
-
-    def __enter__(self) -> Rows:
-        self._file = self._path.open("wb")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def write(self, rows: np.ndarray) -> None:
-        if not self._file.tell():
-            shape = (self._total, *rows.shape[1:])
-            header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(self._file, header)
-        content = np.ascontiguousarray(rows).tobytes()
-        self._digest.update(content)
-        self._file.write(content)
-
-    def finish(self) -> str:
-        """Bring the file to the disk; its rows' checksum."""
-        _to_disk(self._file)
-        return self._digest.hexdigest()
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _halved(values: Tensor) -> np.ndarray:
     halved = values.to(torch.float16)
     if not halved.isfinite().all():
@@ -222,7 +175,7 @@ def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views
         policy.pop("shuffle")  # It says who is mixed with whom, and nothing else of a view.
     return {
         "version": VERSION,
-        "code": _code(config, *(member.trained.config for member in teacher.members)),
+        "code": code_digest(config, *(member.trained.config for member in teacher.members)),
         "teachers": [member.sha256 for member in teacher.members],
         "image_sizes": [member.image_size for member in teacher.members],
         "precisions": [f"{member.precision} on {member.precision.device.type}" for member in teacher.members],
@@ -234,25 +187,3 @@ def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views
         "store_size": split.images.shape[-1],
         "views": views,
     }
-
-
-def _code(*configs: Config) -> str:
-    """A digest of the source that dresses views and that answers, recipes' own parts included."""
-    package = Path(cifarlab.__file__).parent
-    files = [package / "views.py", package / "draws.py"]
-    files += sorted([*(package / "augment").glob("*.py"), *(package / "models").glob("*.py")])
-    for entry in dict.fromkeys(entry for config in configs for entry in config.imports):
-        module = sys.modules.get(entry)
-        files.append(Path(entry if entry.endswith(".py") else getattr(module, "__file__", None) or entry))
-    state = hashlib.blake2b(digest_size=16)
-    for file in files:
-        state.update(file.read_bytes() if file.is_file() else str(file).encode())
-    return state.hexdigest()
-
-
-def _digest(plain: Any) -> str:
-    return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
-
-
-def _checksum(array: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()

@@ -1,0 +1,329 @@
+"""`Activations`: what the frozen first part of a network gives, computed once a view and kept in files."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifarlab.config import Config
+from cifarlab.data.arrays import Rows, digest, is_sealed, read_arrays, write_record
+from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
+from cifarlab.data.splits import Split, Splits
+from cifarlab.device import Precision, picture_budget
+from cifarlab.evaluate import pictures_per_batch
+from cifarlab.frozen.border import Border, Tail, activations_at, no_images
+from cifarlab.models.classifier import Classifier
+from cifarlab.records import Batch
+from cifarlab.registry import ConfigError
+from cifarlab.views import code_digest, dress, num_views, view_epoch
+
+# Raised whenever the files hold something else.
+VERSION = 1
+PATH = ("train", "keep_activations")
+# Activations that are computed again, to be compared, may differ by so much of the largest: another number of
+# threads sums in another order.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+# And so many of a thousand may differ by more: rounding can tip a value over a step of its arithmetic.
+STRAYS = 1
+# How numpy stores each type; it has no bfloat16.
+STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16}
+
+
+def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
+    """Why a configuration has no use for kept activations; None where it has.
+
+    teacher_is_kept: whether the teacher, if any, answers from its cache.
+    """
+    data, views, epochs = config.data, num_views(config), config.train.last_epoch
+    if data.mix:
+        return "data.mix mixes pictures, and a kept activation is that of one"
+    if views is None:
+        return "each epoch shows other views; say data.views=10, or remove data.augment"
+    if data.multi_scale is not None:
+        return "data.multi_scale shows pictures at several sizes; say data.multi_scale=null"
+    if config.lessons and not teacher_is_kept:
+        return "the teacher is asked about the pictures of each step"
+    if epochs <= views:
+        return f"{epochs} epochs show each of {views} views once"
+    return None
+
+
+class Activations:
+    """The activations at the border, by split and view: computed when first asked for, then replayed.
+
+    Each view lies in a folder of its own, written whole or not at all, under a key of all that it depends on:
+    the frozen weights, code, pictures, the view's policy and seed, size and arithmetic. A folder that does
+    not match its key, its checksums, or what the network gives today for its first pictures is made anew.
+    Activations are kept in the type in which they are computed (bfloat16 under autocast): nothing is rounded.
+    """
+
+    def __init__(
+        self, config: Config, model: Classifier, border: Border, splits: Splits, precision: Precision
+    ):
+        self.config, self.model, self.border, self.precision = config, model, border, precision
+        self.splits = splits
+        self.folder = cache_folder("activations")
+        self._opened: dict[Path, Tensor] = {}
+        self._current: tuple[Path, Tensor] | None = None
+        self._keys: dict[int, dict[str, Any]] = {}
+        self._tails: dict[nn.Module, Tail] = {}
+        self._weights: str | None = None
+        self._said: list[str] = []
+
+    def announce(self) -> str:
+        """Say what is kept, how large it is and where; nothing has been written yet.
+
+        To be called when the model has its frozen weights. Raises ConfigError where the place takes no data
+        or has too little room.
+        """
+        with _explained(self.folder):
+            # A place that takes no data is better known before the run begins.
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+        count = self.border.bytes_per_picture
+        places = {self._place(split, view): len(split) * count for split, view in self._needed()}
+        total = sum(places.values())
+        missing = sum(size for place, size in places.items() if not is_sealed(place))
+        numbers = f"{torch.Size(self.border.shape).numel():,} numbers a picture in {self._dtype}"
+        what = f"activations of the frozen part, up to {self.border.name} ({numbers}, {_shown(total)} in all)"
+        if missing > free:
+            raise ConfigError(
+                f"{what} would take {_shown(missing)} in {self.folder}, and {_shown(free)} are free; "
+                "free some, name another place by CIFARLAB_CACHE, lower data.views, freeze more of the "
+                "network, or say train.keep_activations=false", PATH)  # fmt: skip
+        if not missing:
+            return f"{what} are replayed from {self.folder}"
+        return f"{what} are computed once and kept in {self.folder}: {_shown(missing)} are to be written"
+
+    def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
+        """Make ready what an epoch trains on and is validated on; a line for each view that was computed.
+
+        Raises Stopped as soon as `stop()` says so, ConfigError where the place takes no data.
+        """
+        self._rows(self.splits.train, view_epoch(self.config, epoch), stop)
+        if self.splits.val is not None:
+            self._rows(self.splits.val, None, stop)
+        return self.lines()
+
+    def lines(self) -> list[str]:
+        """Return a line for each view that was computed since the last call."""
+        said, self._said = self._said, []
+        return said
+
+    def batch(self, positions: Tensor, epoch: int) -> Batch:
+        """The samples at `positions` (B,) of the training split in the views of `epoch`, without pictures."""
+        split = self.splits.train
+        rows = self._on_device(split, view_epoch(self.config, epoch))
+        activations = self._take(rows, positions)
+        positions = positions.to(split.labels.device, non_blocking=True)
+        labels, ids = split.labels[positions], split.ids[positions]
+        targets = F.one_hot(labels, self.model.num_classes).float()
+        return Batch(no_images(len(labels), labels.device), labels, targets, ids, activations=activations)
+
+    def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
+        """A function of positions (B,) to activations of a split's clean pictures; None for a stranger."""
+        known = (self.splits.train, self.splits.val, self.splits.test)
+        if not any(split is other for other in known):
+            return None
+        rows = self._rows(split, None)
+        return lambda positions: self._take(rows, positions)
+
+    def tail(self, model: nn.Module) -> Tail:
+        """The part of a classifier behind the border: of this model, or of an average of it."""
+        if model not in self._tails:
+            assert isinstance(model, Classifier)
+            self._tails[model] = Tail(model, self.border)
+        return self._tails[model]
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.border.dtype).removeprefix("torch.")
+
+    def _needed(self) -> Iterator[tuple[Split, int | None]]:
+        """What a whole run asks for: views to train on, and clean pictures to be scored on."""
+        config, views = self.config, num_views(self.config)
+        assert views is not None, "only views that come back are kept"
+        for view in range(min(views, config.train.last_epoch)):
+            yield self.splits.train, view
+        for split in (self.splits.val, self.splits.test, self.splits.train):
+            if split is not None:
+                yield split, None
+
+    def _place(self, split: Split, view: int | None) -> Path:
+        """The folder of a view. Clean pictures, and those of a recipe that augments none, have the same."""
+        augmented = view is not None and bool(self.config.data.augment)
+        return (
+            self.folder
+            / digest(self._key(split))
+            / (f"view_{self._policy()}_{view}" if augmented else "clean")
+        )
+
+    def _policy(self) -> str:
+        """Digest of all that a view depends on beside its number and the pictures."""
+        plain = {"augment": self.config.dump()["data"]["augment"], "seed": self.config.train.seed}
+        return digest(plain)[:12]
+
+    def _key(self, split: Split) -> dict[str, Any]:
+        """All that the activations of a split depend on but for its views, as plain data."""
+        if id(split) not in self._keys:
+            splits, config = self.splits, self.config
+            name = "test" if split is splits.test else "val" if split is splits.val else "train"
+            self._weights = self._weights or frozen_digest(self.model, self.border)
+            self._keys[id(split)] = {
+                "version": VERSION,
+                "code": code_digest(config),
+                "packages": {package: metadata.version(package) for package in ("torch", "timm")},
+                "backbone": config.model.backbone.dump(),
+                "weights": self._weights,
+                "border": [*self.border.modules],
+                "shape": [*self.border.shape],
+                "dtype": self._dtype,
+                "channels_last": self.border.channels_last,
+                "precision": f"{self.precision} on {self.precision.device.type}",
+                "image_size": config.data.image_size,
+                "store_size": split.images.shape[-1],
+                "data": splits.fingerprint.get(name, splits.fingerprint["train"]),
+                "split": hashlib.blake2b(split.ids.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
+            }
+        return self._keys[id(split)]
+
+    def _on_device(self, split: Split, view: int) -> Tensor:
+        """The rows of a training view: on a GPU that has room for them there, else mapped on the host."""
+        rows, place = self._rows(split, view), self._place(split, view)
+        if self._current is None or self._current[0] != place:
+            self._current = None  # Before the next ones need the memory.
+            budget = picture_budget(self.precision.device)
+            fits = budget is not None and rows.nbytes <= budget
+            self._current = place, rows.to(self.precision.device) if fits else rows
+        return self._current[1]
+
+    def _take(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """(B, ...) activations of the rows at `positions` (B,), on the device, as the network gives them."""
+        taken = rows.index_select(0, positions.to(rows.device)).to(self.precision.device, non_blocking=True)
+        taken = taken.view(self.border.dtype)
+        return taken.permute(0, 3, 1, 2) if self.border.channels_last else taken
+
+    def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
+        """A view's rows, mapped: opened, or computed first. view: None for the clean pictures."""
+        folder = self._place(split, view)
+        if folder not in self._opened:
+            with locked(folder, stop):
+                found = self._open(folder, split, view)
+                if found is None:
+                    again = "made anew, they did not match: " if folder.exists() else ""
+                    begun = time.monotonic()
+                    self._fill(folder, split, view, stop)
+                    seconds = time.monotonic() - begun
+                    self._said.append(
+                        f"activations: {again}{self._title(split, view)} in {seconds:.1f} s, kept in {folder}"
+                    )
+                    found = self._open(folder, split, view)
+                    if found is None:
+                        raise ConfigError(
+                            "the same view was computed twice and differs: an augmentation does not take its "
+                            "random numbers from `draws`; mend it, or say train.keep_activations=false", PATH
+                        )  # fmt: skip
+            self._opened[folder] = found
+        return self._opened[folder]
+
+    def _title(self, split: Split, view: int | None) -> str:
+        names = {id(self.splits.val): "validation", id(self.splits.test): "test"}
+        kind = names.get(id(split), "training")
+        of = (
+            ""
+            if view is None or not self.config.data.augment
+            else f", view {view + 1} of {num_views(self.config)}"
+        )
+        return f"{len(split):,} {kind} pictures{of}"
+
+    def _open(self, folder: Path, split: Split, view: int | None) -> Tensor | None:
+        """A view's rows, if they are whole and what the network gives today."""
+        found = read_arrays(folder, self._key(split) | {"view": folder.name}, ["rows"])
+        if found is None:
+            return None
+        rows = torch.from_numpy(found[0]["rows"])
+        if len(rows) != len(split):
+            return None
+        # Code may have changed under the same names and options: of timm, or of an augmentation.
+        first = next(self._chunks(split))
+        now, then = self._compute(split, first, view), self._take(rows, first)
+        gap = (now.float() - then.float()).abs()
+        strays = (gap > TOLERANCE[self.border.dtype] * now.float().abs().max()).float().mean().item()
+        return rows if now.isfinite().all() and strays * 1000 <= STRAYS else None
+
+    def _fill(self, folder: Path, split: Split, view: int | None, stop: Callable[[], bool]) -> None:
+        total = len(split)
+        title = f"computing the frozen part for {self._title(split, view)}"
+        with _explained(folder), building(folder) as fresh, progress(title) as report:
+            with Rows(fresh / "rows.npy", total) as file:
+                for positions in self._chunks(split):
+                    if stop():
+                        raise Stopped
+                    activations = self._compute(split, positions, view)
+                    if self.border.channels_last:
+                        activations = activations.permute(0, 2, 3, 1)
+                    stored = activations.contiguous().cpu()
+                    is_plain = self.border.dtype != torch.bfloat16
+                    file.write((stored if is_plain else stored.view(torch.int16)).numpy())
+                    report(int(positions[-1]) + 1, total)
+                checksums = {"rows": file.finish()}
+            key = self._key(split) | {"view": folder.name}
+            write_record(fresh, {"key": key, "checksums": checksums})
+
+    def _chunks(self, split: Split) -> Iterator[Tensor]:
+        count = pictures_per_batch(self.precision.device.type, self.config.data.image_size)
+        yield from torch.arange(len(split), device=split.rows.device).split(count)
+
+    def _compute(self, split: Split, positions: Tensor, view: int | None) -> Tensor:
+        config = self.config
+        if view is None or not config.data.augment:
+            images = split.gather(positions)[0]
+        else:
+            num_classes = self.model.num_classes
+            images = dress(split, positions, config.data, config.train.seed, view, num_classes).images
+        return activations_at(self.model, self.border, images, self.precision, config.data.image_size)
+
+
+def frozen_digest(model: Classifier, border: Border) -> str:
+    """Return 32 hex digits of all weights and buffers that the activations at the border depend on."""
+    state = hashlib.blake2b(digest_size=16)
+    known = {"mean": model.mean, "std": model.std}
+    for name in border.modules:
+        known |= model.get_submodule(name).state_dict(prefix=f"{name}.")
+        # What its parents hold themselves, such as position embeddings, may act before the border, too.
+        for depth in range(1, name.count(".") + 1):
+            parent = ".".join(name.split(".")[:depth])
+            own = model.get_submodule(parent)
+            held = [*own.named_parameters(parent, recurse=False), *own.named_buffers(parent, recurse=False)]
+            known |= {key: value for key, value in held if not value.requires_grad}
+    for name, value in sorted(known.items()):
+        state.update(f"{name} {value.dtype} {[*value.shape]}".encode())
+        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn a disk's refusal into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"cannot keep activations in {folder} ({reason}); name another place by CIFARLAB_CACHE, or say "
+            "train.keep_activations=false", PATH) from None  # fmt: skip
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

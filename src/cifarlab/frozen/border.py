@@ -1,0 +1,339 @@
+"""The border between the frozen first part of a network and the rest, and the rest as a model of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifarlab.device import Precision
+from cifarlab.models.classifier import Classifier
+from cifarlab.objectives.objective import Objective
+from cifarlab.records import Batch, Output
+
+BACKBONE = "backbone"
+# How many ends of the frozen part are tried, from the last one backwards.
+TRIES = 8
+# By how much logits and gradients may differ, as a share of the largest: kernels may round in another order.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+@dataclass(frozen=True)
+class Border:
+    """Where the frozen first part of a network ends.
+
+    modules: names within the classifier of what need not run, in the order of computation; the last one gives
+    the activations at the border. shapes: of each one's output for one picture. dtype: of the activations.
+    channels_last: whether they lie (H, W, C) in memory.
+    """
+
+    modules: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype
+    channels_last: bool
+
+    @property
+    def name(self) -> str:
+        """The module whose output is kept."""
+        return self.modules[-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one picture's activations."""
+        return self.shapes[-1]
+
+    @property
+    def bytes_per_picture(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class NoBorder(Exception):
+    """The reason, for the user, why a network cannot begin in the middle."""
+
+
+class Tail(nn.Module):
+    """A classifier from the border on: (B, ...) activations at the border -> Output.
+
+    It shares all trained modules with the classifier; those before the border do not run.
+    """
+
+    def __init__(self, classifier: Classifier, border: Border):
+        super().__init__()
+        self._kept: list[Tensor] = []
+        self._picture = (3, classifier.image_size, classifier.image_size)
+        self.backbone = self._without(classifier.backbone, border, BACKBONE)
+        self.head = classifier.head
+        self._norms_in_eval = [
+            name for name in classifier.norms_in_eval if not _is_below(name, border.modules)
+        ]
+        self.train(classifier.training)
+
+    def _without(self, module: nn.Module, border: Border, name: str) -> nn.Module:
+        """A module that shares its parts with `module` but for those before the border."""
+        if not any(f"{other}.".startswith(f"{name}.") for other in border.modules):
+            return module
+        # As torch's own replicas: another object with other children, and all else the same.
+        shallow = module.__new__(type(module))
+        shallow.__dict__ = module.__dict__.copy()
+        if name == border.name:
+            shallow._modules = {}
+            shallow.forward = self._give_kept
+        elif name in border.modules:
+            shallow._modules = {}
+            shallow.forward = partial(_give_blank, border.shapes[border.modules.index(name)])
+        else:
+            shallow._modules = {
+                key: child and self._without(child, border, f"{name}.{key}")
+                for key, child in module._modules.items()
+            }
+        return shallow
+
+    def _give_kept(self, *_: object, **__: object) -> Tensor:
+        return self._kept[0]
+
+    def train(self, mode: bool = True) -> Tail:
+        """Set training or evaluation mode, as the classifier does."""
+        super().train(mode)
+        for name in self._norms_in_eval:
+            self.get_submodule(name).eval()
+        return self
+
+    def forward(self, activations: Tensor, size: int | None = None, stages: bool = False) -> Output:
+        """Classify (B, ...) activations at the border. size: of the pictures that they were computed from."""
+        assert not stages, "the maps of stages before the border are not kept"
+        # What a network does between the modules before the border, it does to blank pictures.
+        blank = _give_blank(self._picture, activations)
+        self._kept.append(activations)
+        try:
+            return self.head(self.backbone(blank))
+        finally:
+            self._kept.clear()
+
+
+def _give_blank(shape: tuple[int, ...], given: Tensor, *_: object, **__: object) -> Tensor:
+    """(B, *shape) zeros that take no memory."""
+    return torch.zeros((), device=given.device).expand(len(given), *shape)
+
+
+class _Reached(Exception):
+    """The forward pass has come to the border."""
+
+
+@torch.no_grad()
+def activations_at(
+    classifier: Classifier, border: Border, images: Tensor, precision: Precision, size: int
+) -> Tensor:
+    """Compute the activations at the border for (B, 3, H, W) views; what lies behind it does not run."""
+    found: list[Tensor] = []
+
+    def reach(module: nn.Module, given: object, output: Tensor) -> None:
+        found.append(output)
+        raise _Reached
+
+    hook = classifier.get_submodule(border.name).register_forward_hook(reach)
+    try:
+        with precision.autocast():
+            classifier.backbone(classifier.dress(precision.layout(images), size))
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    return found[0]
+
+
+def find_border(classifier: Classifier, objective: Objective, batch: Batch, precision: Precision) -> Border:
+    """Find where the frozen first part of a classifier ends, and prove that it can begin there.
+
+    The proof is by a batch in training mode: the activations are the same whatever the generators' seed, no
+    trained parameter lies before them, and from them on logits, losses and gradients are those of the whole
+    classifier. Raises NoBorder with the reason where there is no such part.
+    """
+    probe = copy.deepcopy(classifier).train()
+    images = probe.dress(precision.layout(batch.images))
+    candidates = _frozen_prefix(probe, images, precision)
+    reason = "the tail of this network needs more than one tensor of its frozen part"
+    for count in range(len(candidates), max(0, len(candidates) - TRIES), -1):
+        try:
+            return _proven(probe, objective, batch, tuple(candidates[:count]), precision)
+        except NoBorder as error:
+            reason = str(error) if count == len(candidates) else reason
+    raise NoBorder(reason)
+
+
+@torch.no_grad()
+def frozen_share(classifier: Classifier, border: Border) -> float:
+    """Tell which share of a forward pass's multiply-adds lies before the border."""
+    device, size, was_training = classifier.mean.device, classifier.image_size, classifier.training
+    tail, counts = Tail(classifier, border), []
+    activations = torch.zeros(1, *border.shape, device=device)
+    for model, given in ((classifier, torch.zeros(1, 3, size, size, device=device)), (tail, activations)):
+        with FlopCounterMode(display=False) as counter:
+            model.eval()(given)
+        counts.append(counter.get_total_flops())
+    classifier.train(was_training)
+    return 1 - counts[1] / max(1, counts[0])
+
+
+def _frozen_prefix(probe: Classifier, images: Tensor, precision: Precision) -> list[str]:
+    """The names of the frozen, deterministic modules that run before any other, in their order."""
+    called: list[str] = []
+
+    def note(name: str, module: nn.Module, given: object) -> None:
+        called.append(name)
+
+    hooks = [
+        module.register_forward_pre_hook(partial(note, name))
+        for name, module in probe.backbone.named_modules(prefix=BACKBONE)
+    ]
+    try:
+        with torch.no_grad(), precision.autocast():
+            probe.backbone(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = list(_settled_first(probe, BACKBONE, called))
+    if not any(True for name in found for _ in probe.get_submodule(name).parameters()):
+        raise NoBorder(_first_reason(probe, called))
+    return found
+
+
+def _settled_first(probe: Classifier, name: str, called: list[str]) -> Iterator[str]:
+    """Yield the names of what is settled in a module, in order, up to the first that is not."""
+    if called.count(name) != 1:
+        return
+    module = probe.get_submodule(name)
+    if _unsettled(module) is None:
+        yield name
+        return
+    depth = name.count(".") + 1
+    below = (other for other in called if other.startswith(f"{name}.") and other.count(".") == depth)
+    for child in dict.fromkeys(below):
+        yield from _settled_first(probe, child, called)
+        if called.count(child) != 1 or _unsettled(probe.get_submodule(child)) is not None:
+            return
+
+
+def _unsettled(module: nn.Module) -> str | None:
+    """Why a module's output is not the same each time; None where it is."""
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        return "is trained"
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and part.training:
+            return "normalises by each batch (model.batch_norm_eval)"
+        # torch's dropouts, timm's DropPath and DropBlock2d, torchvision's StochasticDepth.
+        is_random = any(word in type(part).__name__.lower() for word in ("drop", "stochastic"))
+        rates = [getattr(part, key, 0) for key in ("p", "drop_prob")]
+        if is_random and part.training and any(isinstance(rate, float | int) and rate > 0 for rate in rates):
+            return "drops a random part (dropout, drop_path)"
+    return None
+
+
+def _first_reason(probe: Classifier, called: list[str]) -> str:
+    """What stands in the way of the first module that runs."""
+    leaves = [name for name in called if not any(other.startswith(f"{name}.") for other in called)]
+    reasons = ((name, _unsettled(probe.get_submodule(name))) for name in leaves)
+    said = (f"{name} comes before or among the frozen parts, and it {why}" for name, why in reasons if why)
+    return next(said, "no frozen module runs first")
+
+
+def _proven(
+    probe: Classifier, objective: Objective, batch: Batch, modules: tuple[str, ...], precision: Precision
+) -> Border:
+    """The border behind `modules`, or NoBorder with what speaks against it."""
+    last = modules[-1]
+    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
+    images = precision.layout(batch.images)
+
+    def keep(name: str, module: nn.Module, given: object, output: object) -> None:
+        if not isinstance(output, Tensor) or len(output) != len(batch.labels):
+            raise NoBorder(f"{name} does not give one tensor with a row for each picture")
+        outputs[name].append(output)
+
+    hooks = [probe.get_submodule(name).register_forward_hook(partial(keep, name)) for name in modules]
+    try:
+        whole = _pass(probe.train(), objective, batch, images, precision, seed=0)
+        with torch.no_grad():
+            _pass(probe, objective, batch, images, precision, seed=1)
+            _pass(probe.eval(), objective, batch, images, precision, seed=0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        probe.train()
+    first = outputs[last][0]
+    if first.requires_grad:
+        raise NoBorder(f"trained parameters act before the end of the frozen part, {last}")
+    if not all(torch.equal(first, other) for other in outputs[last]):
+        raise NoBorder(f"the frozen part up to {last} gives other activations each time")
+    is_last = first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last)
+    shapes = tuple(tuple(outputs[name][0].shape[1:]) for name in modules)
+    border = Border(modules, shapes, first.dtype, is_last)
+    # Losses must not look at pictures: later there are none.
+    bare = replace(batch, images=no_images(len(batch.labels), first.device))
+    try:
+        tail = _pass(Tail(probe, border), objective, bare, first, precision, seed=0)
+    except Exception as error:  # Whatever a network runs into that begins where it was not meant to.
+        reason = str(error).strip().partition("\n")[0][:100] or type(error).__name__
+        raise NoBorder(f"the network cannot begin behind {last} ({reason})") from None
+    for what, ones, others in zip(("logits", "losses", "gradients"), whole, tail, strict=True):
+        if not _alike(ones, others, TOLERANCE[precision.dtype]):
+            raise NoBorder(f"from the activations of {last} on, {what} are not those of the whole network")
+    return border
+
+
+def no_images(count: int, device: torch.device) -> Tensor:
+    """(count, 3, 0, 0): the pictures of a batch whose activations are replayed."""
+    return torch.empty(count, 3, 0, 0, device=device)
+
+
+def _pass(
+    model: Classifier | Tail,
+    objective: Objective,
+    batch: Batch,
+    given: Tensor,
+    precision: Precision,
+    *,
+    seed: int,
+) -> tuple[list[Tensor | None], ...]:
+    """Logits, losses and gradients of a forward and backward pass, which leaves no state behind."""
+    goal = copy.deepcopy(objective).train()
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    torch.manual_seed(seed)
+    with precision.autocast():
+        output: Output = model(given)
+        losses = goal(batch, output)
+    for buffer, before in buffers.items():
+        buffer.data.copy_(before)
+    # In an order that does not depend on where the network begins.
+    trained = [p for part in (model.head, model.backbone, goal) for p in part.parameters() if p.requires_grad]
+    gradients: list[Tensor | None] = [None] * len(trained)
+    if trained and losses["total"].requires_grad:
+        gradients = [*torch.autograd.grad(losses["total"], trained, allow_unused=True)]
+    return [output.logits], [*losses.values()], gradients
+
+
+def _alike(ones: list[Tensor | None], others: list[Tensor | None], tolerance: float) -> bool:
+    """Whether two lists of tensors are equal up to the rounding of their kernels."""
+    if [one is None for one in ones] != [other is None for other in others]:
+        return False
+    largest = max((_size(one) for one in ones if one is not None), default=0.0)
+    for one, other in zip(ones, others, strict=True):
+        if one is None or other is None:
+            continue
+        # So written that a NaN is no likeness.
+        if one.shape != other.shape or not _size(one - other) <= tolerance * (_size(one) + 0.01 * largest):
+            return False
+    return True
+
+
+def _size(values: Tensor) -> float:
+    return values.detach().abs().max().item() if values.numel() else 0.0
+
+
+def _is_below(name: str, modules: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
