@@ -188,6 +188,34 @@ def test_a_label_is_its_name_until_said_otherwise():
     assert merged["objective"]["cross_entropy"] == {"smoothing": 0.1, "name": "cross_entropy"}
 
 
+SECTIONS = {
+    "data.augment": lambda order: {"data": {"augment": order}},
+    "data.mix": lambda order: {"data": {"mix": order}},
+    "objective": lambda order: {"objective": order},
+    "data.augment.one_of.choices": lambda order: {"data": {"augment": {"one_of": {"choices": order}}}},
+    "data.augment.a.b.c.d": lambda order: {"data": {"augment": {"a": {"b": {"c": {"d": order}}}}}},
+}
+
+
+@given(st.sampled_from(sorted(SECTIONS)), st.permutations("abcd"), st.permutations("abcd"))
+def test_the_order_of_labels_is_a_difference(section, one, other):
+    old, new = ({label: {"p": 1.0} for label in order} for order in (one, other))
+    found = differences(SECTIONS[section](old), SECTIONS[section](new))
+    assert found == ({} if one == other else {section: (tuple(one), tuple(other))})
+    # It is told beside other differences, and by the labels that both sides have.
+    del new["a"]
+    found = differences(SECTIONS[section](old), SECTIONS[section](new))
+    assert found.pop(f"{section}.a") == ({"p": 1.0}, None)
+    rest = [label for label in one if label != "a"]
+    assert found == ({} if rest == list(new) else {section: (tuple(one), tuple(new))})
+
+
+def test_fields_and_options_have_no_order_of_the_users():
+    old = {"optim": {"lr": 1, "name": "sgd"}, "data": {"augment": {"crop": {"name": "crop", "p": 1.0}}}}
+    new = {"data": {"augment": {"crop": {"p": 1.0, "name": "crop"}}}, "optim": {"name": "sgd", "lr": 1}}
+    assert differences(old, new) == {}
+
+
 def test_before_sets_the_order():
     plain = {"data": {"augment": {"crop": {}, "flip": {}, "cutout": {"before": "crop", "size": 4}}}}
     ordered = order(plain)["data"]["augment"]

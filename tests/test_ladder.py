@@ -4,6 +4,8 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cifarlab.ladder import undo
 from cifarlab.merging import differences
@@ -37,6 +39,66 @@ def test_the_top_without_a_change_differs_in_what_the_rung_changed(below, rung):
 def test_a_rung_that_changes_nothing_cannot_be_left_out():
     with pytest.raises(ConfigError, match="changes nothing"):
         undo(DUMPS[LADDER[-1]], DUMPS[LADDER[2]], DUMPS[LADDER[2]])
+
+
+def labelled(order, **changes):
+    """A configuration whose augmentations stand in `order`, e.g. "abc"."""
+    return {"data": {"augment": {label: {"p": changes.get(label, 1.0)} for label in order}}}
+
+
+def order_of(plain):
+    return "".join(plain["data"]["augment"])
+
+
+@pytest.mark.parametrize(
+    ("below", "rung", "top", "without"),
+    [
+        ("abc", "cab", "cab", "abc"),
+        ("abc", "cab", "cxab", "axbc"),  # x came later.
+        ("abc", "ac", "ac", "abc"),
+        ("abc", "ac", "axc", "abxc"),
+        ("abc", "bc", "xbc", "xabc"),
+        ("a", "b", "xb", "xa"),
+        ("ab", "abc", "bac", "ba"),  # A later rung swapped a and b, and c goes.
+    ],
+)
+def test_undo_restores_positions(below, rung, top, without):
+    assert order_of(undo(labelled(top), labelled(below), labelled(rung))) == without
+
+
+@pytest.mark.parametrize("top", ["acb", "ca", ""])
+def test_an_order_that_a_later_rung_changes_again_cannot_be_restored(top):
+    with pytest.raises(ConfigError, match=r"a later rung changes the order of data\.augment again"):
+        undo(labelled(top), labelled("abc"), labelled("cab"))
+
+
+def test_choices_that_a_later_rung_reorders_are_not_undone():
+    def rung(order):
+        choices = labelled(order)["data"]["augment"]
+        return {"data": {"augment": {"one_of": {"choices": choices}}}}
+
+    below = {"data": {"augment": {}}}
+    assert undo(rung("ab"), below, rung("ab")) == below
+    with pytest.raises(ConfigError, match=r"a later rung changes data\.augment\.one_of again"):
+        undo(rung("ba"), below, rung("ab"))
+    undone = undo(rung("ab"), rung("ba"), rung("ab"))
+    assert list(undone["data"]["augment"]["one_of"]["choices"]) == ["b", "a"]
+
+
+@given(st.permutations("abcdef"), st.permutations("abcdef"), st.integers(0, 6), st.integers(0, 6), st.data())
+def test_undo_is_exact_whatever_a_rung_moves_adds_and_removes(one, other, m, n, data):
+    below, rung = labelled(one[:m], a=0.5), labelled(other[:n], b=0.5)
+    if differences(below, rung) == {}:
+        return
+    undone = undo(rung, below, rung)
+    assert undone == below and order_of(undone) == order_of(below)
+    # What a later rung adds stays, and leaves the rest in the order below.
+    top = list(other[:n])
+    for label in "xy":
+        top.insert(data.draw(st.integers(0, len(top))), label)
+    undone = order_of(undo(labelled(top, b=0.5), below, rung))
+    assert sorted(undone) == sorted([*one[:m], "x", "y"])
+    assert [label for label in undone if label in one] == list(one[:m])
 
 
 def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_path, cifarlab):

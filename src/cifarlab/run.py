@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
 from cifarlab.config import Config, build, without_places
-from cifarlab.merging import differences, order
+from cifarlab.merging import Order, differences, order
 from cifarlab.registry import ConfigError
 
 PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow", "albumentations")
@@ -276,5 +276,7 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, Order):  # Whole: two orders may begin alike.
+        return str(value)
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
