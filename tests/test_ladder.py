@@ -12,7 +12,7 @@ from cifarlab.merging import differences
 from cifarlab.recipes import checked, names, read, resolve
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
-from tests.tiny import TINY
+from tests.tiny import TINY, train_tiny
 
 LADDER = [name for name in names() if name.startswith("ladder/")]
 DUMPS = {name: resolve(read(name)).dump() for name in LADDER}
@@ -123,6 +123,16 @@ def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_pat
     assert status == 0
     assert f"with {rungs[1]}: no difference shown" in out
     assert "opened 0 x" in out
+
+
+def test_a_rung_whose_seeds_differ_is_refused(tmp_path, cifarlab):
+    runs = tmp_path / "runs"
+    for rung in ("10_trivial_augment", "11_sam", "12_wide"):
+        train_tiny(runs / "ladder" / rung / "0", "train.epochs=1")
+    train_tiny(runs / "ladder" / "11_sam" / "1", "train.epochs=1", "train.seed=1", "optim.weight_decay=0.5")
+    status, out, err = cifarlab("ladder", "ladder/1", "--runs", runs)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "ladder/11_sam: seeds 0 and 1 " in err and "optim.weight_decay: " in err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from cifarlab.registry import RESERVED, ConfigError, unknown
 # Where `{label: options}` stands: there, and below, `label: null` removes an entry.
 LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
 
+# As many differences as one line names.
+LISTED = 4
+
 
 def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
     """What `child` says over what `base` says, deeply, as new plain data.
@@ -158,3 +161,23 @@ def shown(value: Any) -> str:
     if isinstance(value, Order):
         return str(value)
     return "nothing" if value is None else json.dumps(value)
+
+
+def listed(changed: Mapping[str, tuple[Any, Any]], old_side: str, new_side: str) -> str:
+    """Put the first few differences in one line, e.g. `optim.lr: 0.1 there, 0.2 now; train.seed: ...`.
+
+    old_side, new_side: where each value is found, in words.
+    """
+    shown_ones = [
+        f"{key}: {_brief(old)} {old_side}, {_brief(new)} {new_side}"
+        for key, (old, new) in list(changed.items())[:LISTED]
+    ]
+    more = [f"and {len(changed) - LISTED} more"] if len(changed) > LISTED else []
+    return "; ".join([*shown_ones, *more])
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Order):  # Whole: two orders may begin alike.
+        return str(value)
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

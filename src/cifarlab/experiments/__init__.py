@@ -1,0 +1,1 @@
+"""What runs show over seeds."""
