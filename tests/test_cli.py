@@ -65,6 +65,15 @@ def test_show(cifarlab):
     assert yaml.safe_load(cifarlab("show", "resnet18_baseline", "optim.lr=0.5")[1])["optim"]["lr"] == 0.5
 
 
+def test_show_says_which_labels_a_recipe_moves(cifarlab, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: demo\ndata: {augment: {flip: {before: crop}}}\n")
+    out = cifarlab("show", mine, "--diff")[1]
+    assert out.splitlines()[1:] == ["  data.augment: order [crop, flip] -> order [flip, crop]"]
+    changes = json.loads(cifarlab("show", mine, "--diff", "--json")[1])["changes"]
+    assert changes == {"data.augment": {"base": ["crop", "flip"], "recipe": ["flip", "crop"]}}
+
+
 def test_parts(cifarlab):
     out = cifarlab("parts")[1]
     assert all(word in out for word in ("arcface", "margin: float", "default 0.5", "any timm model"))

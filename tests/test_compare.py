@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from cifarlab.compare import best_epochs_luck, compare, find_arm
@@ -105,12 +107,95 @@ def test_luck_is_measured_where_the_choice_was_on_test(write_runs):
 def test_notes_say_what_is_not_alike(write_runs):
     write_runs("a", [0.5, 0.6])
     runs = write_runs("b", [0.5, 0.6], "test", data_fingerprint="g", test_top1=0.5)
-    (runs / "b" / "1" / "config.yaml").write_text(
-        (runs / "b" / "1" / "config.yaml").read_text().replace("100", "200")
-    )
+    for path in (runs / "b").glob("*/config.yaml"):
+        path.write_text(path.read_text().replace("100", "200"))
     found = compare([find_arm(name, runs, None) for name in "ab"], "val", "first")
     assert any("same pictures" in note for note in found["notes"])
     assert any("same share" in note for note in found["notes"])
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    """Runs of the name `a` at two seeds, and one of `b`, in the folder of all runs."""
+    runs = tmp_path_factory.mktemp("seeds") / "runs"
+    for name, seed in (("a", 0), ("a", 1), ("b", 0)):
+        train_tiny(runs / name / str(seed), "train.epochs=1", f"train.seed={seed}")
+    return runs
+
+
+@pytest.fixture
+def edited(two_seeds, tmp_path):
+    """The runs after a change in the configuration of seed 1 of `a`: `edited(function of plain data)`."""
+
+    def edit(change, sort_keys=False):
+        runs = shutil.copytree(two_seeds, tmp_path / "runs")
+        path = runs / "a" / "1" / "config.yaml"
+        plain = yaml.safe_load(path.read_text())
+        change(plain)
+        path.write_text(yaml.safe_dump(plain, sort_keys=sort_keys))
+        return runs
+
+    return edit
+
+
+def halve_rate(plain):
+    plain["optim"]["lr"] /= 2
+
+
+def swap_augmentations(plain):
+    plain["data"]["augment"] = dict(reversed(plain["data"]["augment"].items()))
+
+
+def add_a_teacher(plain):
+    plain["teacher"] = {"run": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (halve_rate, "optim.lr: 0.001 in seed 0, 0.0005 in seed 1"),
+        (swap_augmentations, "data.augment: order [crop, flip] in seed 0, order [flip, crop] in seed 1"),
+        (add_a_teacher, "teacher: None in seed 0, {'run': "),
+    ],
+)
+def test_seeds_of_two_configurations_are_not_pooled(edited, cifarlab, change, difference):
+    runs = edited(change)
+    for names in (("a", "b"), ("b", "a"), (runs / "a", "b")):
+        status, out, err = cifarlab("compare", *names, "--metric", "test", "--runs", runs)
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert f"a: seeds 0 and 1 are runs of two configurations ({difference}" in err
+        assert f"move {runs / 'a' / '1'} to a name of its own, e.g. {runs / 'a-2' / '1'}" in err
+    assert openings(runs) == [], "refused before the test set was opened"
+    # The advice leads out of it.
+    (runs / "a-2").mkdir()
+    (runs / "a" / "1").rename(runs / "a-2" / "1")
+    assert cifarlab("compare", "a", "a-2", "--runs", runs)[0] == 0
+
+
+def move(plain):
+    plain["data"]["root"], plain["train"]["device"], plain["imports"] = "/elsewhere", "cuda", ["other.py"]
+
+
+def age(plain):
+    """As a version wrote it that did not have these keys."""
+    del plain["optim"]["eps"], plain["data"]["skip_broken"], plain["data"]["augment"]["crop"]["padding"]
+
+
+@pytest.mark.parametrize(("change", "sort_keys"), [(move, False), (age, False), (age, True)])
+def test_seeds_that_differ_in_place_or_version_are_pooled(edited, cifarlab, change, sort_keys):
+    status, out, err = cifarlab("compare", "a", "b", "--json", "--runs", edited(change, sort_keys))
+    assert status == 0, err
+    assert [arm["seeds"] for arm in json.loads(out)["arms"]] == [[0, 1], [0]]
+
+
+def test_seeds_of_parts_that_are_not_known_here_are_compared_as_they_stand(write_runs):
+    write_runs("a", [0.5, 0.6, 0.7])
+    runs = write_runs("b", [0.5, 0.6])
+    assert [*find_arm("a", runs, None).runs] == [0, 1, 2]
+    path = runs / "a" / "2" / "config.yaml"
+    path.write_text(path.read_text().replace("100", "200"))
+    with pytest.raises(ConfigError, match=r"a: seeds 0 and 2 .*data\.val: 100 in seed 0, 200 in seed 2"):
+        find_arm("a", runs, None)
 
 
 def test_the_command_trains_what_is_missing_and_no_more(tmp_path, cifarlab):

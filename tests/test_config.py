@@ -3,10 +3,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarlab.config import ROOT
+from cifarlab.config import ROOT, Config
+from cifarlab.config.sections import Section
 from cifarlab.merging import differences, merge, order, parse_override
 from cifarlab.recipes import checked
-from cifarlab.registry import ConfigError
+from cifarlab.registry import REGISTRIES, ConfigError
 
 
 def resolved(**changes):
@@ -77,6 +78,45 @@ def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
 )
 def test_a_mistake_is_one_line_with_the_full_path(override, message):
     assert message in fails(override)
+
+
+def sections_with_parts():
+    """{key: (registry, fields)} of each kind of part whose options stand among the fields of a section."""
+    found = {}
+    for key, registry in REGISTRIES.items():
+        model = Config
+        for name in key.split("."):
+            model = model.model_fields[name].annotation
+        if isinstance(model, type) and issubclass(model, Section):
+            found[key] = registry, set(model.model_fields)
+    return found
+
+
+def test_an_option_cannot_have_the_name_of_a_field_beside_it():
+    """The value would reach the field, the part would train with its default, and the file would say that."""
+    sections = sections_with_parts()
+    assert {key: fields >= {"lr", "weight_decay", "schedule"} for key, (_, fields) in sections.items()} == {
+        "optim": True
+    }
+    for registry, fields in sections.values():
+        for name in fields:
+            scope = {}
+            exec(f"def part(groups, rate, *, {name}: float = 1.0): ...", scope)
+            with pytest.raises(TypeError, match=f"part: option '{name}' .*rename it"):
+                registry.register(scope["part"])
+        assert "part" not in registry
+
+
+def test_a_file_with_such_a_part_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cifarlab import OPTIMIZERS\n\n"
+        "@OPTIMIZERS.register\n"
+        "def mine(groups, lr, *, weight_decay: float = 0.1):\n"
+        "    ...\n"
+    )
+    message = fails(f"imports=[{path}]", "optim={name: mine, weight_decay: 0.01}")
+    assert "mine: option 'weight_decay' has the name of a field" in message
 
 
 def test_settings_that_contradict_each_other():
@@ -186,6 +226,34 @@ def test_a_label_is_its_name_until_said_otherwise():
     base = {"objective": {"cross_entropy": {"smoothing": 0.1}}}
     merged = merge(base, {"objective": {"cross_entropy": {"name": "cross_entropy"}}})
     assert merged["objective"]["cross_entropy"] == {"smoothing": 0.1, "name": "cross_entropy"}
+
+
+SECTIONS = {
+    "data.augment": lambda order: {"data": {"augment": order}},
+    "data.mix": lambda order: {"data": {"mix": order}},
+    "objective": lambda order: {"objective": order},
+    "data.augment.one_of.choices": lambda order: {"data": {"augment": {"one_of": {"choices": order}}}},
+    "data.augment.a.b.c.d": lambda order: {"data": {"augment": {"a": {"b": {"c": {"d": order}}}}}},
+}
+
+
+@given(st.sampled_from(sorted(SECTIONS)), st.permutations("abcd"), st.permutations("abcd"))
+def test_the_order_of_labels_is_a_difference(section, one, other):
+    old, new = ({label: {"p": 1.0} for label in order} for order in (one, other))
+    found = differences(SECTIONS[section](old), SECTIONS[section](new))
+    assert found == ({} if one == other else {section: (tuple(one), tuple(other))})
+    # It is told beside other differences, and by the labels that both sides have.
+    del new["a"]
+    found = differences(SECTIONS[section](old), SECTIONS[section](new))
+    assert found.pop(f"{section}.a") == ({"p": 1.0}, None)
+    rest = [label for label in one if label != "a"]
+    assert found == ({} if rest == list(new) else {section: (tuple(one), tuple(new))})
+
+
+def test_fields_and_options_have_no_order_of_the_users():
+    old = {"optim": {"lr": 1, "name": "sgd"}, "data": {"augment": {"crop": {"name": "crop", "p": 1.0}}}}
+    new = {"data": {"augment": {"crop": {"p": 1.0, "name": "crop"}}}, "optim": {"name": "sgd", "lr": 1}}
+    assert differences(old, new) == {}
 
 
 def test_before_sets_the_order():

@@ -4,13 +4,15 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cifarlab.ladder import undo
 from cifarlab.merging import differences
 from cifarlab.recipes import checked, names, read, resolve
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
-from tests.tiny import TINY
+from tests.tiny import TINY, train_tiny
 
 LADDER = [name for name in names() if name.startswith("ladder/")]
 DUMPS = {name: resolve(read(name)).dump() for name in LADDER}
@@ -39,6 +41,66 @@ def test_a_rung_that_changes_nothing_cannot_be_left_out():
         undo(DUMPS[LADDER[-1]], DUMPS[LADDER[2]], DUMPS[LADDER[2]])
 
 
+def labelled(order, **changes):
+    """A configuration whose augmentations stand in `order`, e.g. "abc"."""
+    return {"data": {"augment": {label: {"p": changes.get(label, 1.0)} for label in order}}}
+
+
+def order_of(plain):
+    return "".join(plain["data"]["augment"])
+
+
+@pytest.mark.parametrize(
+    ("below", "rung", "top", "without"),
+    [
+        ("abc", "cab", "cab", "abc"),
+        ("abc", "cab", "cxab", "axbc"),  # x came later.
+        ("abc", "ac", "ac", "abc"),
+        ("abc", "ac", "axc", "abxc"),
+        ("abc", "bc", "xbc", "xabc"),
+        ("a", "b", "xb", "xa"),
+        ("ab", "abc", "bac", "ba"),  # A later rung swapped a and b, and c goes.
+    ],
+)
+def test_undo_restores_positions(below, rung, top, without):
+    assert order_of(undo(labelled(top), labelled(below), labelled(rung))) == without
+
+
+@pytest.mark.parametrize("top", ["acb", "ca", ""])
+def test_an_order_that_a_later_rung_changes_again_cannot_be_restored(top):
+    with pytest.raises(ConfigError, match=r"a later rung changes the order of data\.augment again"):
+        undo(labelled(top), labelled("abc"), labelled("cab"))
+
+
+def test_choices_that_a_later_rung_reorders_are_not_undone():
+    def rung(order):
+        choices = labelled(order)["data"]["augment"]
+        return {"data": {"augment": {"one_of": {"choices": choices}}}}
+
+    below = {"data": {"augment": {}}}
+    assert undo(rung("ab"), below, rung("ab")) == below
+    with pytest.raises(ConfigError, match=r"a later rung changes data\.augment\.one_of again"):
+        undo(rung("ba"), below, rung("ab"))
+    undone = undo(rung("ab"), rung("ba"), rung("ab"))
+    assert list(undone["data"]["augment"]["one_of"]["choices"]) == ["b", "a"]
+
+
+@given(st.permutations("abcdef"), st.permutations("abcdef"), st.integers(0, 6), st.integers(0, 6), st.data())
+def test_undo_is_exact_whatever_a_rung_moves_adds_and_removes(one, other, m, n, data):
+    below, rung = labelled(one[:m], a=0.5), labelled(other[:n], b=0.5)
+    if differences(below, rung) == {}:
+        return
+    undone = undo(rung, below, rung)
+    assert undone == below and order_of(undone) == order_of(below)
+    # What a later rung adds stays, and leaves the rest in the order below.
+    top = list(other[:n])
+    for label in "xy":
+        top.insert(data.draw(st.integers(0, len(top))), label)
+    undone = order_of(undo(labelled(top, b=0.5), below, rung))
+    assert sorted(undone) == sorted([*one[:m], "x", "y"])
+    assert [label for label in undone if label in one] == list(one[:m])
+
+
 def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_path, cifarlab):
     runs = tmp_path / "runs"
     tiny = [*TINY, "train.epochs=1"]
@@ -61,6 +123,16 @@ def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_pat
     assert status == 0
     assert f"with {rungs[1]}: no difference shown" in out
     assert "opened 0 x" in out
+
+
+def test_a_rung_whose_seeds_differ_is_refused(tmp_path, cifarlab):
+    runs = tmp_path / "runs"
+    for rung in ("10_trivial_augment", "11_sam", "12_wide"):
+        train_tiny(runs / "ladder" / rung / "0", "train.epochs=1")
+    train_tiny(runs / "ladder" / "11_sam" / "1", "train.epochs=1", "train.seed=1", "optim.weight_decay=0.5")
+    status, out, err = cifarlab("ladder", "ladder/1", "--runs", runs)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "ladder/11_sam: seeds 0 and 1 " in err and "optim.weight_decay: " in err
 
 
 @pytest.mark.parametrize(

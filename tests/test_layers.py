@@ -18,7 +18,8 @@ FLOORS = {
     "trained": 6, "ledger": 6, "summary": 6, "audit": 7, "teachers": 7, "anchors": 7, "resuming": 7,
     "prepare": 8, "train": 9,
     "profile": 10, "runs": 10, "teaching": 10, "together": 10, "doctor": 10,
-    "experiments": 11, "compare": 11, "inference": 11, "analysis": 11, "refit": 11,
+    "experiments": 10,
+    "compare": 11, "inference": 11, "analysis": 11, "refit": 11,
     "report": 12, "ladder": 12, "reproduce": 12, "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip
 # Nothing in the package imports these from it; they may name any floor.

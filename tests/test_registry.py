@@ -65,6 +65,20 @@ def test_reserved_options_cannot_be_registered(registry, option):
         registry.register(scope["part"])
 
 
+def test_fields_beside_a_part_keep_their_names(registry):
+    def part(*, size: int = 1, rate: float = 1.0): ...
+
+    registry.reserve(["rate"])
+    with pytest.raises(TypeError, match=r"part: option 'rate' has the name of a field .*; rename it"):
+        registry.register(part)
+    with pytest.raises(TypeError, match="option 'rate'"):
+        registry.register_open("any part", lambda name: True, list)(part)
+    assert "part" not in registry and registry["first"]
+    # Whichever came first, the part or the section.
+    with pytest.raises(TypeError, match="first: option 'ratio'"):
+        registry.reserve(["ratio"])
+
+
 def test_an_option_needs_an_annotation(registry):
     def bare(*, size=3): ...
 

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -212,6 +213,50 @@ def test_another_configuration_under_the_same_name_is_refused(uninterrupted):
     run, _ = uninterrupted
     with pytest.raises(ConfigError, match=r"optim.lr: 0.001 there, 0.01 now.*--name whole-2"):
         train_module.train(tiny_config(*STATEFUL, "optim.lr=0.01"), run)
+
+
+IN_ORDER = {
+    "data.augment": ("crop", "flip", "cutout"),
+    "data.mix": ("mixup", "cutmix"),
+    "objective": ("cross_entropy", "supcon"),
+}
+
+
+@pytest.mark.parametrize("section", IN_ORDER)
+def test_the_order_of_labels_is_part_of_a_run(tmp_path, section):
+    labels = IN_ORDER[section]
+    clear = [f"{section}={{crop: null, flip: null}}"] if section == "data.augment" else []
+    clear = ["objective={cross_entropy: null}"] if section == "objective" else clear
+
+    def config(order):
+        return tiny_config(*clear, f"{section}={{{', '.join(f'{label}: {{}}' for label in order)}}}")
+
+    run = Run(tmp_path / "run" / "0", "demo")
+    run.folder.mkdir(parents=True)
+    run.write_config(config(labels))
+    run.refuse_other(config(labels))
+    message = f"{section}: order [{', '.join(labels)}] there, order [{', '.join(labels[::-1])}] now"
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        run.refuse_other(config(labels[::-1]))
+    assert str(error.value).count("\n") == 0
+    # Written and read again, the labels are where they were.
+    inner = run.plain_config()
+    for key in section.split("."):
+        inner = inner[key]
+    assert tuple(inner) == labels
+
+
+def test_a_run_is_not_resumed_in_another_order_of_augmentations(tmp_path):
+    """The pictures that it would go on with are others: a cutout before the crop moves with the crop."""
+    first = ["data.augment={crop: null, flip: null}", "data.augment={crop: {}, flip: {}, cutout: {}}"]
+    then = [first[0], "data.augment={cutout: {}, crop: {}, flip: {}}"]
+    run, summary = train_tiny(tmp_path / "run" / "0", *first, "train.epochs=1")
+    weights = run.last_path.read_bytes()
+    run.summary_path.unlink()
+    with pytest.raises(ConfigError, match=r"data\.augment: order \[crop, flip, cutout\] there"):
+        train_tiny(run.folder, *then, "train.epochs=1")
+    assert run.last_path.read_bytes() == weights
+    assert train_tiny(run.folder, *first, "train.epochs=1")[1]["val_top1"] == summary["val_top1"]
 
 
 def test_a_run_of_an_older_version_is_the_same_run(uninterrupted, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cifarlab import recipes
 from cifarlab.config import Config
+from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.ledger import openings
 from cifarlab.merging import parse_override
 from cifarlab.metrics import read_log
@@ -59,7 +60,7 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
 
     seeds: how many to train, where they are missing; None: the finished runs of that name as they are. A
     name of runs that is no recipe's is trained at further seeds as its first one was. Raises ConfigError for
-    a name without a recipe or runs.
+    a name without a recipe or runs, and for one whose finished runs are of several configurations.
     """
     is_file = text.endswith((".yaml", ".yml"))
     name = read(text).name if is_file else _name(text, runs)
@@ -80,6 +81,7 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
     summary = first.summary() or {}
     recipe = str(summary.get("recipe", name))
     if seeds is None:
+        refuse_mixed_seeds(name, finished)
         return Arm(name, recipe, finished, {})
     if "soup" in summary:
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from cifarlab import recipes
 from cifarlab.compare import Arm, compare, find_arm, train_missing, trained_arm
-from cifarlab.merging import differences
+from cifarlab.merging import Order, differences
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, read, resolve
 from cifarlab.registry import ConfigError
@@ -86,24 +86,66 @@ def _left_out(
 def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved configuration `top` with each key that `rung` changed as it was `below` it.
 
-    Raises ConfigError where the rung changed nothing, or `top` no longer holds what it changed.
+    A label that `rung` removed or moved goes back to its place among the labels of `below`. Raises
+    ConfigError where the rung changed nothing, or `top` no longer holds what it changed.
     """
-    changed = [key.split(".") for key in differences(below, rung)]
+    changed = differences(below, rung)
     if not changed:
         raise ConfigError("it changes nothing under these overrides")
     without = copy.deepcopy(dict(top))
-    for path in changed:
-        if _value(top, path) != _value(rung, path):
-            raise ConfigError(f"a later rung changes {'.'.join(path)} again")
+    for key, (old, _) in changed.items():
+        path = key.split(".")
+        is_moved = isinstance(old, Order)
+        before, after, last = (_value(plain, path) for plain in (below, rung, top))
+        if _is_moved_again(before, after, last) if is_moved else differences(last, after, tuple(path)):
+            what = f"the order of {key}" if is_moved else key
+            raise ConfigError(f"a later rung changes {what} again")
         parent = without
-        for key in path[:-1]:
-            parent = parent.setdefault(key, {})
-        old = _value(below, path)
-        if old is ABSENT:
+        for part in path[:-1]:
+            parent = parent.setdefault(part, {})
+        if is_moved:
+            _sort(parent[path[-1]], list(before))
+        elif before is ABSENT:
             parent.pop(path[-1], None)
+        elif path[-1] in parent:
+            parent[path[-1]] = copy.deepcopy(before)
         else:
-            parent[path[-1]] = copy.deepcopy(old)
+            _insert(parent, path[-1], copy.deepcopy(before), list(_value(below, path[:-1])))
     return without
+
+
+def _is_moved_again(below: Mapping[str, Any], rung: Mapping[str, Any], top: Any) -> bool:
+    """Tell whether `top` holds the labels that `rung` moved in another order than `rung`."""
+    moved = [label for label in rung if label in below]
+    return not isinstance(top, Mapping) or [label for label in top if label in moved] != moved
+
+
+def _sort(section: dict[str, Any], labels: Sequence[str]) -> None:
+    """Bring those of `labels` that `section` holds into their order; other keys keep their places."""
+    sorted_labels = iter([label for label in labels if label in section])
+    keys = [next(sorted_labels) if key in labels else key for key in section]
+    _rearrange(section, keys)
+
+
+def _insert(section: dict[str, Any], label: str, value: Any, labels: Sequence[str]) -> None:
+    """Add `label` to `section`, next to its neighbour in `labels`: behind the one before it, if any."""
+    keys, at = list(section), labels.index(label)
+    section[label] = value
+    earlier = next((key for key in reversed(labels[:at]) if key in keys), None)
+    later = next((key for key in labels[at + 1 :] if key in keys), None)
+    if earlier is not None:
+        keys.insert(keys.index(earlier) + 1, label)
+    elif later is not None:
+        keys.insert(keys.index(later), label)
+    else:
+        keys.append(label)
+    _rearrange(section, keys)
+
+
+def _rearrange(section: dict[str, Any], keys: Sequence[str]) -> None:
+    values = {key: section[key] for key in keys}
+    section.clear()
+    section.update(values)
 
 
 def _value(plain: Any, path: Sequence[str]) -> Any:

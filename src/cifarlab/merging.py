@@ -15,6 +15,9 @@ from cifarlab.registry import RESERVED, ConfigError, unknown
 # Where `{label: options}` stands: there, and below, `label: null` removes an entry.
 LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
 
+# As many differences as one line names.
+LISTED = 4
+
 
 def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
     """What `child` says over what `base` says, deeply, as new plain data.
@@ -118,16 +121,63 @@ def parse_override(text: str) -> dict[str, Any]:
     return nested
 
 
+class Order(tuple[str, ...]):
+    """The labels of a section in their order, as `differences` gives them where the order changed."""
+
+    def __str__(self) -> str:
+        return f"order [{', '.join(self)}]"
+
+
 def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
-    """{dotted key: (old value, new value)} of two plain configs; None stands for absent."""
+    """Find what differs between two plain configurations.
+
+    path: the keys that lead to `old` and `new`. Returns {dotted key: (old value, new value)}; None stands for
+    absent. Labels have an order that counts: where labels that both hold stand in another order, the
+    section's own key has an `Order` of each side, after the differences below it.
+    """
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return {} if old == new else {".".join(path): (old, new)}
     found: dict[str, tuple[Any, Any]] = {}
     for key in [*old, *(k for k in new if k not in old)]:
         found |= differences(old.get(key), new.get(key), (*path, str(key)))
+    if _is_ordered(path) and [key for key in old if key in new] != [key for key in new if key in old]:
+        found[".".join(path)] = Order(map(str, old)), Order(map(str, new))
     return found
+
+
+def _is_ordered(path: tuple[str, ...]) -> bool:
+    """Tell whether the order of the keys at `path` counts.
+
+    It does in a labelled section. Augmentations and mixers run in order. The objective is summed in order,
+    and initial weights of losses are drawn and their optimizer's state is numbered in order. It also does in
+    an option of a labelled part, which may hold labels of its own, as `choices` does. Other keys are fields
+    and options, whose order is that of their declaration.
+    """
+    return any(path[: len(prefix)] == prefix and (len(path) - len(prefix)) % 2 == 0 for prefix in LABELLED)
 
 
 def shown(value: Any) -> str:
     """A value of `differences`, as it is printed."""
+    if isinstance(value, Order):
+        return str(value)
     return "nothing" if value is None else json.dumps(value)
+
+
+def listed(changed: Mapping[str, tuple[Any, Any]], old_side: str, new_side: str) -> str:
+    """Put the first few differences in one line, e.g. `optim.lr: 0.1 there, 0.2 now; train.seed: ...`.
+
+    old_side, new_side: where each value is found, in words.
+    """
+    shown_ones = [
+        f"{key}: {_brief(old)} {old_side}, {_brief(new)} {new_side}"
+        for key, (old, new) in list(changed.items())[:LISTED]
+    ]
+    more = [f"and {len(changed) - LISTED} more"] if len(changed) > LISTED else []
+    return "; ".join([*shown_ones, *more])
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Order):  # Whole: two orders may begin alike.
+        return str(value)
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -79,8 +79,8 @@ def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[
     return ConfigError(message[:1].lower() + message[1:] + shown, path)
 
 
-def _schema(call: Callable[..., Any], name: str) -> type[BaseModel]:
-    """A pydantic model of the keyword-only half of a signature."""
+def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -> type[BaseModel]:
+    """A pydantic model of the keyword-only half of a signature. fields_beside: names that it must not use."""
     target = call.__init__ if inspect.isclass(call) else call
     hints = typing.get_type_hints(target, include_extras=True)
     fields: dict[str, Any] = {}
@@ -89,6 +89,8 @@ def _schema(call: Callable[..., Any], name: str) -> type[BaseModel]:
             continue
         if parameter.name in RESERVED:
             raise TypeError(f"{name}: option {parameter.name!r} belongs to the registry; rename it")
+        if parameter.name in fields_beside:
+            raise _named_like_a_field(name, parameter.name)
         if parameter.name not in hints:
             raise TypeError(f"{name}: option {parameter.name!r} needs a type annotation")
         if parameter.default is inspect.Parameter.empty:
@@ -100,6 +102,10 @@ def _schema(call: Callable[..., Any], name: str) -> type[BaseModel]:
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
     )
     return create_model(name, __config__=config, **fields)
+
+
+def _named_like_a_field(name: str, option: str) -> TypeError:
+    return TypeError(f"{name}: option {option!r} has the name of a field that stands beside it; rename it")
 
 
 @dataclass(frozen=True)
@@ -166,20 +172,33 @@ class Registry:
     def __init__(self, kind: str, beside: tuple[str, ...] = ()):
         self.kind, self.beside = kind, beside
         self._parts: dict[str, Part] = {}
+        self._fields_beside: frozenset[str] = frozenset()
         self._open: tuple[Part, Callable[[str], bool], Callable[[], Iterable[str]]] | None = None
+
+    def reserve(self, fields: Iterable[str]) -> None:
+        """Keep the names of fields that share one mapping with the options of a part of this kind.
+
+        A value under such a name would reach the field, never the option. Raises TypeError where a part that
+        is registered already has an option of that name.
+        """
+        self._fields_beside |= frozenset(fields)
+        for part in self.parts():
+            for option in part.schema.model_fields:
+                if option in self._fields_beside:
+                    raise _named_like_a_field(part.name, option)
 
     def register(self, call: Any = None, *, name: str | None = None, **traits: Any) -> Any:
         """Add a function or class under its own name, or `name`; a decorator, with or without arguments.
 
         traits: facts that the toolkit asks for by name (`soft_targets=False`: a loss without a soft-target
-        form). Raises TypeError for a reserved or unannotated option, ValueError for a name that is taken by
-        other code.
+        form). Raises TypeError for a reserved or unannotated option, and for one that is named like a field
+        beside it; ValueError for a name that is taken by other code.
         """
         if call is None:
             return partial(self.register, name=name, **traits)
         name = name or str(call.__name__)
         doc = (inspect.getdoc(call) or "").partition("\n")[0]
-        part = Part(name, call, _schema(call, name), doc, traits)
+        part = Part(name, call, _schema(call, name, self._fields_beside), doc, traits)
         old = self._parts.get(name)
         # The same file imported again (a recipe's `imports:`, twice in one process) replaces its own parts.
         if old and (old.call.__module__, old.call.__qualname__) != (call.__module__, call.__qualname__):
@@ -198,7 +217,8 @@ class Registry:
 
         def add(call: Any) -> Any:
             doc = (inspect.getdoc(call) or "").partition("\n")[0]
-            self._open = Part(title, call, _schema(call, call.__name__), doc), accepts, names
+            schema = _schema(call, call.__name__, self._fields_beside)
+            self._open = Part(title, call, schema, doc), accepts, names
             return call
 
         return add

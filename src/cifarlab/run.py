@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
 from cifarlab.config import Config, build, translate_saved, without_places
-from cifarlab.merging import differences, order
+from cifarlab.merging import differences, listed, order
 from cifarlab.registry import ConfigError
 
 PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow", "albumentations")
@@ -140,13 +140,9 @@ class Run:
             return
         changed = changes_since(self.plain_config(), config)
         if changed:
-            shown = "; ".join(
-                f"{key}: {_brief(old)} there, {_brief(new)} now"
-                for key, (old, new) in list(changed.items())[:4]
-            )
-            more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
             fix = fix or f"keep both with `--name {self.name}-2`, or replace it with `--fresh`"
-            raise ConfigError(f"{self.folder} is a run of another configuration ({shown}{more}); {fix}")
+            found = listed(changed, "there", "now")
+            raise ConfigError(f"{self.folder} is a run of another configuration ({found}); {fix}")
 
     @contextlib.contextmanager
     def locked(self, wait: float = 0.0) -> Iterator[None]:
@@ -282,8 +278,3 @@ def _git_state() -> dict[str, Any] | None:
         }
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

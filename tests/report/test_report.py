@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from scipy import stats
 
 from cifarlab.ledger import record_opening
@@ -109,6 +110,20 @@ def test_what_a_reader_must_know_stands_on_the_page(runs, tmp_path):
     text = build(runs, tmp_path / "out")[0].read_text()
     assert "its seeds differ in data.batch_size" in text
     assert f"<code>{runs / 'a/base' / '0'}</code>" in text
+
+
+def test_seeds_in_another_order_are_told_and_those_of_an_older_version_are_not(runs):
+    path = runs / "a/base" / "1" / "config.yaml"
+    plain = yaml.safe_load(path.read_text())
+    del plain["optim"]["eps"]
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    path = runs / "b" / "1" / "config.yaml"
+    plain = yaml.safe_load(path.read_text())
+    plain["data"]["augment"] = dict(reversed(plain["data"]["augment"].items()))
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    warnings = {group.name: group.warnings for group in collect(runs)[0]}
+    assert warnings["a/base"] == []
+    assert len(warnings["b"]) == 1 and "its seeds differ in data.augment: " in warnings["b"][0]
 
 
 def test_no_runs_is_a_users_mistake(tmp_path, cifarlab):

@@ -9,6 +9,8 @@ import yaml
 from benchmarks.common import exact_float32
 
 from cifarlab import checkpoint, cli
+from cifarlab.data.splits import load_splits
+from cifarlab.merging import differences
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
@@ -19,6 +21,8 @@ from cifarlab.teaching import train_teachers as teach
 from cifarlab.trained import load_trained
 from cifarlab.views import dress
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
+from tests.test_cifar import write_cifar100
+from tests.test_folder import make as write_folder
 from tests.tiny import TINY, tiny_config, train_tiny
 
 KEPT = ("teacher.run=linear", "data.views=2")
@@ -208,6 +212,111 @@ def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatc
     assert "the teacher first: small_teacher" in capsys.readouterr().out
     assert status("--train-teacher") == 0
     assert (tmp_path / "runs" / "small_teacher" / "3" / "best.pt").stat().st_mtime_ns == first
+
+
+@pytest.fixture
+def teach_and_read(tmp_path, monkeypatch):
+    """Splits of a student and of the teacher that it would have trained: `teach_and_read(*overrides)`."""
+    (tmp_path / "recipes").mkdir()
+
+    def read_both(*overrides, teacher=(), seeds=1):
+        plain = resolve(read("demo"), [*TINY, "data.val=50", *teacher]).dump()
+        (tmp_path / "recipes" / "small_teacher.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+        own = [[]] + [[f"train.seed={seed}"] for seed in range(1, seeds)]
+        configs = [student(tmp_path, "teacher.run=small_teacher", *overrides, *words) for words in own]
+        students = [(config, Run(tmp_path / "runs" / "s" / str(i))) for i, config in enumerate(configs)]
+        trained, lines = [], []
+        progress = TrainingProgress(quiet=True)
+        with monkeypatch.context() as patch:
+            patch.setattr("cifarlab.recipes.FOLDER", tmp_path / "recipes")
+            patch.setattr("cifarlab.teaching.train", lambda config, run, progress: trained.append(config))
+            patch.setattr(progress, "note", lines.append)
+            teach(students, tmp_path / "runs", progress)
+        (taught_by,) = trained
+        return [load_splits(c.data, c.split_seed) for c in (configs[0], taught_by)], taught_by, lines
+
+    return read_both
+
+
+def assert_split_alike(ours, theirs):
+    assert ours.fingerprint == theirs.fingerprint
+    assert torch.equal(ours.val.ids, theirs.val.ids)
+    assert torch.equal(ours.train.ids, theirs.train.ids)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "teacher"),
+    [
+        ([], []),
+        (["teacher.seed=3"], []),
+        (["train.seed=4"], []),
+        (["train.seed=4", "teacher.seed=4"], []),
+        (["data.split_seed=7", "teacher.seed=2"], []),
+        (["train.seed=1"], ["data.split_seed=9"]),
+        (["train.seed=1", "data.limit=60"], []),
+        (["train.seed=1", "data.limit=60", "data.val=0", "train.select=last"], []),
+        (["train.seed=1", "data.classes=7", "data.val=0.3"], ["data.limit=40"]),
+    ],
+)
+def test_a_teacher_is_given_the_students_split(teach_and_read, overrides, teacher):
+    both, _, _ = teach_and_read(*overrides, teacher=teacher)
+    if "data.val=0" in overrides:
+        assert torch.equal(both[0].train.ids, both[1].train.ids)
+        return
+    assert_split_alike(*both)
+
+
+def test_a_teacher_that_is_split_alike_is_a_run_of_its_recipe(teach_and_read, tmp_path):
+    """So that its run also serves where the recipe is trained by name."""
+    recipe = tmp_path / "recipes" / "small_teacher.yaml"
+    _, config, _ = teach_and_read("data.val=50")
+    assert config.data.split_seed is None
+    assert differences(config.identity(), resolve(read(str(recipe))).identity()) == {}
+    _, config, _ = teach_and_read("train.seed=1", "data.val=0", "train.select=last")
+    assert config.data.split_seed is None
+
+
+def test_a_split_that_seeds_do_not_share_is_told(teach_and_read):
+    _, _, lines = teach_and_read(seeds=2)
+    assert any("data.split_seed=0 would give all seeds the same" in line for line in lines)
+    for overrides in (["data.split_seed=5"], ["data.val=0", "train.select=last"]):
+        assert not any("data.split_seed" in line for line in teach_and_read(*overrides, seeds=2)[2][:-1])
+
+
+def test_a_teacher_at_another_size_is_given_the_split_or_refused(teach_and_read):
+    larger = ["data.image_size=48"]
+    message = r"keeps them at 48 px, this run at 32, and .*; say data\.store_size=48"
+    with pytest.raises(ConfigError, match=message) as error:
+        teach_and_read(teacher=larger)
+    assert error.value.path == ("data", "store_size") and "\n" not in str(error.value)
+    for size in (48, 40):
+        both, config, _ = teach_and_read(f"data.store_size={size}", teacher=larger)
+        assert_split_alike(*both)
+        assert (config.data.image_size, both[1].train.images.shape[-1]) == (48, size)
+    # Nothing validates: nothing to keep from the teacher.
+    teach_and_read("data.val=0", "train.select=last", teacher=larger)
+
+
+def test_published_pictures_are_split_alike_at_any_size(teach_and_read, tmp_path):
+    write_cifar100(tmp_path / "data")
+    ours = ["data.dataset=cifar100", f"data.root={tmp_path / 'data'}", "data.val=40", "train.seed=1"]
+    both, config, _ = teach_and_read(*ours, teacher=["data.image_size=48", "data.store_size=48"])
+    assert_split_alike(*both)
+    assert config.data.store_size == 48
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train", "test", "val")])
+def test_a_folder_is_split_by_its_pictures_as_they_are_kept(teach_and_read, tmp_path, parts):
+    write_folder(tmp_path / "data", parts, each=12)
+    ours = ["data.dataset=folder", f"data.root={tmp_path / 'data'}", "data.val=4"]
+    larger = ["data.image_size=48"]
+    if "val" in parts:  # It has validation pictures of its own.
+        (_, theirs), config, _ = teach_and_read(*ours, teacher=larger)
+        assert (len(theirs.train), config.data.store_size) == (24, None)
+        return
+    with pytest.raises(ConfigError, match=r"say data\.store_size=48"):
+        teach_and_read(*ours, teacher=larger)
+    assert_split_alike(*teach_and_read(*ours, "data.store_size=48", teacher=larger)[0])
 
 
 @pytest.mark.gpu

@@ -219,6 +219,9 @@ class OptimConfig(Section):
                 "schedule": self.schedule.dump(), **around}  # fmt: skip
 
 
+OPTIMIZERS.reserve(OptimConfig.model_fields)
+
+
 class TrainConfig(Section):
     """The loop."""
 

@@ -21,13 +21,13 @@ from cifarlab.registry import DATASETS
 DRAW_ANEW_BYTES = 4000 * 3 * 32 * 32
 
 
-@DATASETS.register
+@DATASETS.register(split_as_published=True)
 def cifar100(data: DataConfig, part: Part) -> Pictures | None:
     """CIFAR-100: 50,000 + 10,000 photographs, 100 classes in 20 superclasses; fetched if not found."""
     return read_cifar100(data.root, part, data.store_size)
 
 
-@DATASETS.register
+@DATASETS.register(split_as_published=True)
 def cifar10(data: DataConfig, part: Part) -> Pictures | None:
     """CIFAR-10: 50,000 + 10,000 photographs of 10 classes; fetched where it is not found."""
     return read_cifar10(data.root, part, data.store_size)
@@ -36,7 +36,7 @@ def cifar10(data: DataConfig, part: Part) -> Pictures | None:
 @DATASETS.register
 def folder(data: DataConfig, part: Part) -> Pictures | None:
     """Your own pictures: data.root holds train/<class>/* and val/ or test/ alike; kept at data.store_size."""
-    return read_folder(data.root, part, _kept_size(data), skip_broken=data.skip_broken)
+    return read_folder(data.root, part, kept_size(data), skip_broken=data.skip_broken)
 
 
 @DATASETS.register
@@ -51,13 +51,13 @@ def synthetic(
     """Drawn by the program, no download: 100 classes of shape, texture and colour in 20 superclasses."""
     if part == "val":
         return None
-    images = draw_once({"train": train, "test": test}[part], _kept_size(data), seed, part)
+    images = draw_once({"train": train, "test": test}[part], kept_size(data), seed, part)
     labels = np.arange(len(images), dtype=np.int64) % len(drawing.CLASSES)
     return Pictures(images, labels, drawing.CLASSES, digest_pictures(images), drawing.SUPERCLASSES,
                     drawing.SUPERCLASS_OF)  # fmt: skip
 
 
-def _kept_size(data: DataConfig) -> int:
+def kept_size(data: DataConfig) -> int:
     """The side of pictures that have no size of their own: `store_size`, or the largest that is looked at."""
     return data.store_size or max(data.image_size, *data.train_sizes)
 

@@ -12,9 +12,8 @@ from typing import Any
 from PIL import Image
 
 from cifarlab.analysis.tiles import pictures_path
-from cifarlab.config import NOT_IDENTITY
+from cifarlab.experiments.seeds import seed_differences
 from cifarlab.ledger import count_openings
-from cifarlab.merging import differences
 from cifarlab.metrics import is_epoch, read_log
 from cifarlab.registry import ConfigError
 from cifarlab.report.analyses import FILES, Analysis, read_analysis, tiles_of
@@ -170,6 +169,5 @@ def _name(path: Path, folder: Path) -> str:
 def _odd(runs: list[Finished]) -> list[str]:
     """What tells runs of one name apart, beside their seed: they are not seeds of one experiment."""
     first, *others = runs
-    keys = {key for run in others for key in differences(first.config, run.config)}
-    keys -= {"train.seed", *NOT_IDENTITY}
+    keys = {key for run in others for key in seed_differences(first.config, run.config)}
     return [f"its seeds differ in {', '.join(sorted(keys))}: no spread of one experiment"] if keys else []

@@ -1,0 +1,49 @@
+"""Tell whether runs of one name are seeds of one experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cifarlab.config import build, without_places
+from cifarlab.merging import differences, listed, order
+from cifarlab.recipes import import_builtin_parts
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run
+
+
+def seed_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Find what two saved configurations differ in, beside their seeds and places.
+
+    Defaults that an older version did not save are filled in, where this version can read both. Returns
+    {dotted key: (value of `first`, value of `other`)}, as `differences` does.
+    """
+    found = differences(_experiment(first), _experiment(other))
+    if not found:
+        return {}
+    import_builtin_parts()
+    try:
+        one, two = (build(order(plain)).dump() for plain in (first, other))
+    except ConfigError:  # One of their parts is not registered here.
+        return found
+    return differences(_experiment(one), _experiment(two))
+
+
+def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
+    """Raise ConfigError where the runs of one name, by seed, are not seeds of one experiment."""
+    (first, reference), *others = runs.items()
+    for seed, run in others:
+        if changed := seed_differences(reference.plain_config(), run.plain_config()):
+            what = listed(changed, f"in seed {first}", f"in seed {seed}")
+            apart = run.runs / f"{name}-2" / str(seed)
+            raise ConfigError(
+                f"{name}: seeds {first} and {seed} are runs of two configurations ({what}); move {run} to a "
+                f"name of its own, e.g. {apart}, or train it anew with --fresh"
+            )
+
+
+def _experiment(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without its places and its seed."""
+    plain = without_places(dict(plain))
+    plain["train"].pop("seed", None)
+    return plain
