@@ -54,6 +54,8 @@ class Kept(Protocol):
 
     def tail(self, model: torch.nn.Module) -> torch.nn.Module: ...
 
+    def knows(self, model: torch.nn.Module) -> bool: ...
+
 
 def unobserved(part: str) -> AbstractContextManager[object]:
     """The span of a part of a step that nobody takes the time of."""
@@ -276,19 +278,22 @@ class Engine:
         model.train()
         if norms_in_training(model):
             order, before = self.order(epoch), epoch * self.plan.steps_per_epoch
-            shown = self._behind_border(model)
+            # Of an average whose frozen part is another, nothing is kept.
+            skips = self.activations is not None and self.activations.knows(model)
+            shown = self._behind_border(model) if skips else model
             with statistics_anew(model), self.precision.autocast():
                 for step in range(before, before + self.plan.steps_per_epoch):
                     for number, (first, last) in enumerate(self.plan.batches(step, len(order))):
                         torch.manual_seed(self._seed_of(step, number))
-                        batch = self._shown(order, epoch, first, last)
+                        samples = (order, epoch, first, last)
+                        batch = self._shown(*samples) if skips else self.views.batch(*samples)
                         self._forward(shown, batch, self._sizes(last - first, epoch, step, first))
         model.train(was_training)
 
     def score(self, split: Split, image_size: int | None = None) -> dict[str, float]:
         """As `evaluate`, of the model that is scored by now. image_size: if not the recipe's."""
         own, model, kept = self.config.data.image_size, self.evaluated, None
-        if self.activations is not None and image_size in (None, own):
+        if self.activations is not None and image_size in (None, own) and self.activations.knows(model):
             kept = self.activations.clean(split)
         model = model if kept is None else self._behind_border(model)
         return evaluate(model, split, self.precision, image_size or own, self.graphs, kept)

@@ -84,7 +84,9 @@ def _batches(
 
     kept: what is yielded in place of images, for positions (B,).
     """
-    size = pictures_per_batch(split.labels.device.type, image_size)
+    kind = split.labels.device.type
+    has_maps = kept is None or kept(torch.zeros(1, dtype=torch.int64)).ndim == 4
+    size = pictures_per_batch(kind, image_size) if has_maps else PICTURES_PER_BATCH[kind]
     was_training = model.training
     model.eval()
     try:

@@ -13,8 +13,10 @@ import torch
 from cifarlab.device import peak_memory
 from cifarlab.doctor.patient import Patient, first_pictures
 from cifarlab.evaluate import evaluate
+from cifarlab.frozen import Activations
 from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.progress import duration
+from cifarlab.views import num_views
 
 # Of each batch size, the fastest counts: what else the machine does can only slow a step down.
 _TIMES = 3
@@ -55,7 +57,10 @@ def estimate(patient: Patient) -> Estimate | None:
     # On a GPU a step's time is that of its kernels' launches up to some size.
     large = whole if engine.device.type == "cuda" else max(4, patient.size)
     engine.model.train()
-    order = engine.order(0)
+    order, kept = engine.order(0), engine.activations
+    if isinstance(kept, Activations):
+        engine.activations = kept = kept.of_first(patient.size)
+        order = order % patient.size
 
     def timed(size: int, times: int = _TIMES) -> float:
         return _seconds(lambda: engine.step(order[:size], 0, 0), engine.device, times)
@@ -74,14 +79,21 @@ def estimate(patient: Patient) -> Estimate | None:
     shown = plan.samples_per_epoch * config.train.last_epoch
     training = steps * (greater - slope * large) + slope * _times_the_first_size(patient) * shown
     split = first_pictures(engine.train, large)
-    look = _seconds(
+    whole_look = look = _seconds(
         lambda: evaluate(engine.model, split, engine.precision, config.data.image_size), engine.device, _TIMES
     ) / len(split)
+    if isinstance(kept, Activations):
+        few = kept.splits.train
+        look = _seconds(lambda: engine.score(few), engine.device, _TIMES) / len(few)
     splits = patient.job.splits
     scored = sum(len(split) for split in (splits.val, splits.test) if split is not None)
     if not patient.data_at_hand:
         scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
     seconds = training + look * (config.train.last_epoch * scored + plan.samples)
+    if kept is not None:
+        # The frozen part for each view, and for the clean pictures that are scored.
+        views = num_views(config) if config.data.augment else 0
+        seconds += whole_look * (plan.samples * (1 + (views or 0)) + scored)
     more = patient.first.saved_bytes / patient.size * max(0, plan.batch_size - large)
     return Estimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
 

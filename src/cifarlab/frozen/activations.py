@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,8 +37,6 @@ PATH = ("train", "keep_activations")
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 # And so many of a thousand may differ by more: rounding can tip a value over a step of its arithmetic.
 STRAYS = 1
-# How numpy stores each type; it has no bfloat16.
-STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16}
 
 
 def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
@@ -145,6 +144,27 @@ class Activations:
             assert isinstance(model, Classifier)
             self._tails[model] = Tail(model, self.border)
         return self._tails[model]
+
+    def of_first(self, count: int) -> Activations:
+        """Return the same for the first `count` training pictures, clean, in memory: to time steps with."""
+        split, few = self.splits.train, copy.copy(self)
+        first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
+        few.splits = replace(self.splits, train=first, val=None, test=None)
+        few._keys, few._opened, few._current = {}, {}, None
+        rows = torch.cat([self._stored(self._compute(first, part, None)) for part in self._chunks(first)])
+        few._opened = {few._place(first, view): rows for view in (None, 0)}
+        return few
+
+    def knows(self, model: nn.Module) -> bool:
+        """Tell whether a classifier's frozen part is this model's, as in an average it should be."""
+        if model is self.model:
+            return True
+        pairs = (
+            (one.state_dict(), other.state_dict())
+            for name in self.border.modules
+            for one, other in [(self.model.get_submodule(name), model.get_submodule(name))]
+        )
+        return all(torch.equal(mine[key], its[key]) for mine, its in pairs for key in mine)
 
     @property
     def _dtype(self) -> str:
@@ -270,16 +290,19 @@ class Activations:
                 for positions in self._chunks(split):
                     if stop():
                         raise Stopped
-                    activations = self._compute(split, positions, view)
-                    if self.border.channels_last:
-                        activations = activations.permute(0, 2, 3, 1)
-                    stored = activations.contiguous().cpu()
-                    is_plain = self.border.dtype != torch.bfloat16
-                    file.write((stored if is_plain else stored.view(torch.int16)).numpy())
+                    file.write(self._stored(self._compute(split, positions, view)).numpy())
                     report(int(positions[-1]) + 1, total)
                 checksums = {"rows": file.finish()}
             key = self._key(split) | {"view": folder.name}
             write_record(fresh, {"key": key, "checksums": checksums})
+
+    def _stored(self, activations: Tensor) -> Tensor:
+        """(B, ...) activations as they lie in a file, on the host; `_take` is the way back."""
+        if self.border.channels_last:
+            activations = activations.permute(0, 2, 3, 1)
+        stored = activations.contiguous().cpu()
+        # numpy has no bfloat16.
+        return stored.view(torch.int16) if self.border.dtype == torch.bfloat16 else stored
 
     def _chunks(self, split: Split) -> Iterator[Tensor]:
         count = pictures_per_batch(self.precision.device.type, self.config.data.image_size)

@@ -20,9 +20,9 @@ class Linear(nn.Module):
     norm: batch standardises the features first, each to mean 0 and deviation 1 over the batch (a batch norm
     without scale and shift, which the layer has): then one learning rate suits all of them, which a linear
     probe needs; the embedding is what comes out. dropout: the share of the features that the layer does not
-    see, other ones each time, in training (Srivastava et al. 2014). bias: without it
-    logits are products of embedding and class weight alone, as lsoftmax needs them. scale: factor of the
-    logits; one below 1 keeps a network that learns fast from being sure too early (Page 2018).
+    see, other ones each time, in training (Srivastava et al. 2014). bias: without it logits are products of
+    embedding and class weight alone, as lsoftmax needs them. scale: factor of the logits; one below 1 keeps a
+    network that learns fast from being sure too early (Page 2018).
     """
 
     def __init__(
