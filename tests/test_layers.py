@@ -15,10 +15,10 @@ FLOORS = {
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,
     "objectives": 4, "checkpoint": 4, "evaluate": 4, "views": 4, "tta": 4,
     "engine": 5, "frozen": 5, "recipes": 5, "run": 5, "saving": 5,
-    "trained": 6, "ledger": 6, "summary": 6, "audit": 7, "teachers": 7, "anchors": 7, "resuming": 7,
+    "experiments": 6, "trained": 6, "ledger": 6, "summary": 6,
+    "audit": 7, "teachers": 7, "anchors": 7, "resuming": 7,
     "prepare": 8, "train": 9,
     "profile": 10, "runs": 10, "teaching": 10, "together": 10, "doctor": 10,
-    "experiments": 10,
     "compare": 11, "inference": 11, "analysis": 11, "refit": 11,
     "report": 12, "ladder": 12, "reproduce": 12, "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from cifarlab import checkpoint, reproduce
+from cifarlab.experiments.tutorial import experiments
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run, StopRequest
@@ -437,7 +438,7 @@ def test_a_number_that_makes_no_sense_is_one_line(cifarlab, tmp_path, words, mes
 
 def test_reproduce_at_once_trains_those_who_learn_after_those_who_may_teach(tmp_path, monkeypatch, progress):
     names = ("resnet18_pretrained_arcface_kd", "resnet50_pretrained_arcface_224x224")
-    rows = [reproduce._row(name, tmp_path, 2, "whole", (), None) for name in names]
+    rows = [reproduce._row(experiments()[name], tmp_path, 2, "whole", (), None) for name in names]
     calls = []
 
     def trained(tasks, at_once, progress, left_out):

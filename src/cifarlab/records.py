@@ -40,5 +40,5 @@ class Batch:
     targets: Tensor
     indices: Tensor
     teacher: Output | None = None
-    activations: Tensor | None = None
     progress: float | Tensor = 0.0
+    activations: Tensor | None = None

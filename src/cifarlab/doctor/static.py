@@ -10,6 +10,7 @@ from cifarlab import recipes
 from cifarlab.config import Config
 from cifarlab.doctor.findings import CHECKS, Reasons, check
 from cifarlab.doctor.planned import Planned, planned
+from cifarlab.experiments.tutorial import AS_RUN, experiments
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.prepare import low_scale
 from cifarlab.registry import ConfigError, Spec
@@ -164,7 +165,7 @@ def teacher_near_uniform(case: Planned) -> Reasons:
     teacher, config = case.config.teacher, case.config
     if teacher is None or teacher.calibrate or not case.num_classes:
         return
-    known = [recipes.resolve(recipes.read(name)) for name in teacher.run if name in recipes.names()]
+    known = [found for found in map(_config_of, teacher.run) if found is not None]
     scales = [t.model.head.kwargs()["scale"] for t in known if t.model.head.part.traits.get("cosines")]
     for label, spec in config.objective.items():
         temperature = spec.kwargs().get("temperature")
@@ -176,6 +177,16 @@ def teacher_near_uniform(case: Planned) -> Reasons:
                 f"objective.{label} is nearly empty: cosines x {max(scales):g} over a temperature of "
                 f"{temperature:g} are at most {nats:.3f} nats from uniform, of {most:.3f}"
             )
+
+
+def _config_of(name: str) -> Config | None:
+    """The configuration of a recipe, or of a row of the tutorial as published; None for other names."""
+    if name in recipes.names():
+        return recipes.resolve(recipes.read(name))
+    rows = {AS_RUN + row: experiment.as_run for row, experiment in experiments().items()}
+    if name not in rows:
+        return None
+    return recipes.resolve(recipes.read(rows[name].recipe), rows[name].overrides)
 
 
 def _from_uniform(gap: float, num_classes: int) -> float:
