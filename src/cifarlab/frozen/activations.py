@@ -146,7 +146,7 @@ class Activations:
         return self._tails[model]
 
     def of_first(self, count: int) -> Activations:
-        """The same for the first `count` training pictures alone, clean ones, in memory: to time steps with."""
+        """The same for the first `count` training pictures alone, clean, in memory: to time steps with."""
         split, few = self.splits.train, copy.copy(self)
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
