@@ -32,6 +32,7 @@ from cifarlab.doctor.planned import planned
 from cifarlab.models.heads import Margin
 from cifarlab.objectives.margins import arcface, cosface, least_scale, lsoftmax, sphereface, supcon, triplet
 from cifarlab.prepare import prepare
+from cifarlab.recipes import read, resolve
 from cifarlab.records import Output
 from cifarlab.registry import LOSSES, ConfigError
 from cifarlab.run import Run
@@ -72,6 +73,121 @@ def test_margins_are_those_of_pytorch_metric_learning(seed: int, scale: float, m
             value_and_gradients(loss, embedding, weight), (*expected[:2], expected[2].t()), strict=True
         ):
             torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4 * max(1.0, want.abs().max().item()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    margin=st.floats(0.05, 1.2),
+    warmup=st.floats(0.01, 1),
+    progress=st.floats(0.01, 1),
+    on_device=st.booleans(),
+)
+def test_a_margin_grows_to_those_of_pytorch_metric_learning(
+    seed: int, margin: float, warmup: float, progress: float, on_device: bool
+):
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(ROWS, 3, generator=generator, requires_grad=True)
+    weight = torch.randn(CLASSES, 3, generator=generator, requires_grad=True)
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    # On a GPU the engine's progress is a tensor.
+    now = torch.tensor(progress, dtype=torch.float64) if on_device else progress
+    batch, grown = replace(batch_of(labels), progress=now), margin * min(1, progress / warmup)
+    reference_arcface: Any = ArcFaceLoss  # typed as if scales were integers
+    reference_cosface: Any = CosFaceLoss
+    for ours, theirs in (
+        (arcface, reference_arcface(CLASSES, 3, margin=math.degrees(grown), scale=8.0)),
+        (cosface, reference_cosface(CLASSES, 3, margin=grown, scale=8.0)),
+    ):
+        theirs.W = torch.nn.Parameter(weight.detach().t().clone())
+        loss = ours(batch, cosine_output(embedding, weight, 8.0), margin=margin, warmup=warmup)
+        reference = theirs(embedding, labels)
+        expected = (reference, *torch.autograd.grad(reference, [embedding, theirs.W]))
+        for got, want in zip(
+            value_and_gradients(loss, embedding, weight), (*expected[:2], expected[2].t()), strict=True
+        ):
+            torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4 * max(1.0, want.abs().max().item()))
+
+
+@pytest.mark.parametrize("gradient", ["exact", "straight_through"])
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_a_margin_that_grows_is_none_at_the_start_and_whole_after(gradient: Any, warmup: float):
+    torch.manual_seed(0)
+    batch, output = random_batch(), cosine_output(torch.randn(ROWS, 3), torch.randn(CLASSES, 3), 8.0)
+
+    def loss(progress: float) -> Tensor:
+        return arcface(replace(batch, progress=progress), output, gradient=gradient, warmup=warmup)
+
+    plain = F.cross_entropy(output.logits, batch.labels)
+    whole = arcface(batch, output, gradient=gradient)
+    torch.testing.assert_close(loss(0), plain if warmup else whole)
+    torch.testing.assert_close(loss(0.75), whole)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.sampled_from([1.0, 16.0, 64.0]), margin=st.floats(0.05, 1.2))
+def test_only_the_exact_gradient_of_an_angle_has_a_push_that_all_classes_share(
+    seed: int, scale: float, margin: float
+):
+    """The gradients by all cosines of a picture sum to 0, unless the pull is not as strong as the push."""
+    generator = torch.Generator().manual_seed(seed)
+    cosines = torch.empty(ROWS, CLASSES, dtype=torch.float64).uniform_(-0.8, 0.8, generator=generator)
+    cosines.requires_grad_()
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    output = Output(scale * cosines, cosines, cosines=cosines, scale=scale)
+    batch, rows = batch_of(labels), np.arange(ROWS)
+
+    def shared(loss: Tensor) -> np.ndarray:
+        return ROWS * torch.autograd.grad(loss, cosines)[0].sum(1).numpy()
+
+    straight = shared(arcface(batch, output, margin=margin, gradient="straight_through"))
+    np.testing.assert_allclose(straight, 0, atol=1e-4 * scale)
+    np.testing.assert_allclose(shared(cosface(batch, output, margin=margin)), 0, atol=1e-4 * scale)
+    theta = np.arccos(cosines.detach().numpy()[rows, labels])
+    logits = scale * cosines.detach().numpy()
+    beyond = theta > math.pi - margin
+    shifted = np.where(beyond, np.cos(theta) - margin * math.sin(margin), np.cos(theta + margin))
+    logits[rows, labels] = scale * shifted
+    pull = scale * (1 - softmax(logits, axis=1)[rows, labels])
+    ratio = np.where(beyond, 1, np.sin(theta + margin) / np.sin(theta))
+    expected = pull * (1 - ratio)
+    np.testing.assert_allclose(shared(arcface(batch, output, margin=margin)), expected, atol=1e-3 * scale)
+
+
+def learned(recipe: str) -> tuple[float, float]:
+    """Train a recipe's head and loss on features that are hard to tell apart, as the first epochs are.
+
+    Returns the mean cosine between the directions of two classes, and the share of right answers.
+    """
+    torch.manual_seed(0)
+    config = resolve(read(recipe), [])
+    classes, width, steps = 100, 64, 300
+    centers, head = torch.randn(classes, width), config.model.head.build(width, classes)
+    ((_, loss),) = config.objective.items()
+    body = torch.nn.Sequential(
+        torch.nn.Linear(width, 128), torch.nn.ReLU(), torch.nn.Linear(128, width), torch.nn.ReLU()
+    )
+    optimizer = torch.optim.AdamW([*body.parameters(), *head.parameters()], lr=5e-3)
+    right = 0.0
+    for step in range(steps):
+        labels = torch.randint(classes, (128,))
+        output = head(body(centers[labels] + 3 * torch.randn(128, width)))
+        optimizer.zero_grad()
+        loss.build(replace(batch_of(labels, classes=classes), progress=step / steps), output).backward()
+        optimizer.step()
+        right = (output.logits.argmax(1) == labels).float().mean().item()
+    mean = F.normalize(head.weight.detach()).mean(0)
+    return ((classes * mean.square().sum() - 1) / (classes - 1)).item(), right
+
+
+@pytest.mark.parametrize(
+    "recipe", ["resnet18_pretrained_arcface", "resnet50_pretrained_arcface_224x224", "transfer/arcface"]
+)
+def test_the_classes_of_the_margin_recipes_stay_apart(recipe: str):
+    """At s = 64 with the exact gradient all classes took one direction: a mean cosine of 0.9."""
+    together, right = learned(recipe)
+    assert together < 0.1
+    assert right > 0.25
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__")  # of the library, with NumPy 2

@@ -25,6 +25,7 @@ _EASE = 1000.0
 _PROBABILITY = 0.99  # what a class can reach at the least scale
 
 Times = Annotated[int, Field(ge=1, le=8)]
+Warmup = Annotated[float, Field(ge=0, le=1, description="share of the run in which the margin grows")]
 Softness = Annotated[float, Field(ge=0)]
 
 
@@ -44,29 +45,46 @@ def arcface(
     *,
     margin: Annotated[float, Field(ge=0, le=math.pi / 2)] = 0.5,
     gradient: Literal["exact", "straight_through"] = "exact",
+    warmup: Warmup = 0.0,
 ) -> Tensor:
     """Additive angular margin in radians (Deng et al. 2019), on hard labels; needs a head with cosines.
 
     exact: differentiates cos(theta + margin); where theta + margin passes pi it goes on as cos(theta) -
     margin x sin(margin), so that a larger angle never costs less. straight_through: InsightFace's form, the
     value cos(theta + margin) with the gradient of cos(theta), which has the right sign at every angle.
+    warmup: the share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023).
+
+    The exact gradient pulls a picture to its class sin(theta + margin) / sin(theta) times as strongly as it
+    pushes the picture from the other classes. At 90 degrees, where training begins, that is less than 1: a
+    push that all pictures share, and that can drive all of them to the side opposite to all classes
+    (docs/results/margins.md). The straight-through gradient has no such push.
     """
     cosines = _cosines(output, "arcface")
+    grown = _grown(margin, warmup, batch.progress)
     target = cosines.gather(1, batch.labels[:, None])
     theta = target.clamp(-1 + _INSIDE, 1 - _INSIDE).acos()
-    shifted = (theta + margin).cos()
+    shifted = (theta + grown).cos()
     if gradient == "straight_through":
         shifted = target + (shifted - target).detach()
     else:
-        shifted = torch.where(theta <= math.pi - margin, shifted, target - margin * math.sin(margin))
+        shifted = torch.where(theta <= math.pi - grown, shifted, target - grown * _sine(grown))
     return F.cross_entropy(output.scale * cosines.scatter(1, batch.labels[:, None], shifted), batch.labels)
 
 
 @LOSSES.register(soft_targets=False, needs_cosines=True, reads_scale=True)
-def cosface(batch: Batch, output: Output, *, margin: Annotated[float, Field(ge=0, le=2)] = 0.4) -> Tensor:
-    """Additive cosine margin (Wang et al. 2018), on hard labels; needs a head with cosines."""
+def cosface(
+    batch: Batch,
+    output: Output,
+    *,
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.4,
+    warmup: Warmup = 0.0,
+) -> Tensor:
+    """Additive cosine margin (Wang et al. 2018), on hard labels; needs a head with cosines.
+
+    warmup: the share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023).
+    """
     cosines = _cosines(output, "cosface")
-    shifted = cosines.gather(1, batch.labels[:, None]) - margin
+    shifted = cosines.gather(1, batch.labels[:, None]) - _grown(margin, warmup, batch.progress)
     return F.cross_entropy(output.scale * cosines.scatter(1, batch.labels[:, None], shifted), batch.labels)
 
 
@@ -103,6 +121,18 @@ def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softn
     target = logits.gather(1, batch.labels[:, None]) / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
     eased = lengths * _eased(target, margin, softness, batch.progress)
     return F.cross_entropy(logits.scatter(1, batch.labels[:, None], eased), batch.labels)
+
+
+def _grown(margin: float, warmup: float, progress: float | Tensor) -> float | Tensor:
+    """Return the margin at `progress`: from 0 it grows linearly over `warmup`, a share of the run."""
+    if not warmup:
+        return margin
+    # progress may be a tensor on the device: a Python branch on it would wait for the device.
+    return margin * torch.as_tensor(progress / warmup).clamp(max=1)
+
+
+def _sine(angle: float | Tensor) -> float | Tensor:
+    return angle.sin() if isinstance(angle, Tensor) else math.sin(angle)
 
 
 def _eased(cosines: Tensor, margin: int, softness: float, progress: float | Tensor) -> Tensor:
