@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,6 +82,9 @@ class Tail(nn.Module):
         # As torch's own replicas: another object with other children, and all else the same.
         shallow = module.__new__(type(module))
         shallow.__dict__ = module.__dict__.copy()
+        if name in border.modules:
+            # It stands in for a module that does not run: neither do that module's hooks.
+            shallow._forward_hooks, shallow._forward_pre_hooks = OrderedDict(), OrderedDict()
         if name == border.name:
             shallow._modules = {}
             shallow.forward = self._give_kept
