@@ -57,7 +57,7 @@ def arcface(
     The exact gradient pulls a picture to its class sin(theta + margin) / sin(theta) times as strongly as it
     pushes the picture from the other classes. At 90 degrees, where training begins, that is less than 1: a
     push that all pictures share, and that can drive all of them to the side opposite to all classes
-    (docs/results/margins.md). The straight-through gradient has no such push.
+    (docs/results/reproduce.md). The straight-through gradient has no such push.
     """
     cosines = _cosines(output, "arcface")
     grown = _grown(margin, warmup, batch.progress)
