@@ -61,7 +61,7 @@ def test_as_published_an_experiment_has_the_codes_defects(name):
     assert as_run["model"]["normalize"] == "none"
     assert (corrected["model"]["normalize"] == "imagenet") == ("pretrained" in name)
     if "arcface" in name:
-        assert (as_run["model"]["head"]["scale"], corrected["model"]["head"]["scale"]) == (8, 64)
+        assert (as_run["model"]["head"]["scale"], corrected["model"]["head"]["scale"]) == (8, 16)
         assert as_run["objective"]["arcface"]["margin"] == 0.35
         assert as_run["objective"]["arcface"]["gradient"] == "straight_through"
 
