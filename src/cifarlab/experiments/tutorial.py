@@ -68,7 +68,7 @@ _TABLE = {
     "resnet18_baseline_wd01": _Change("resnet18_baseline", ("optim.weight_decay=0.1",)),
     # ImageNet weights without the mean and standard deviation that they were trained with.
     "resnet18_pretrained": _Change("resnet18_baseline", ("model.backbone.pretrained=true",)),
-    # The text has s = 64, m = 0.5. The code has these, and computes the margin under no_grad.
+    # The text has s = 64, m = 0.5, the code these; it computes the margin under no_grad.
     _ARCFACE: _Change(
         "resnet18_pretrained",
         (
