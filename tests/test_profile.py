@@ -91,3 +91,12 @@ def test_grouped_convolutions_are_counted_by_what_they_compute(backbone):
     """torch counts the gradients of a grouped convolution as those of a whole one: 17 times too many."""
     job = prepare(tiny_config(f"model.backbone={backbone}", "data.image_size=64", "train.precision=float32"))
     assert 2 * 2 * job.macs * 32 < count_flops(job.engine) <= 3 * 2 * job.macs * 32
+
+
+def test_kept_activations_are_not_counted(tmp_path, monkeypatch):
+    """A step of a linear probe is that of its head; the frozen part is computed before."""
+    monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "cache"))
+    probe = ("model.freeze=backbone", "data.augment={crop: null, flip: null}", "train.precision=float32")
+    found = profile(tiny_config(*probe), steps=1)
+    # 16 features to 100 classes, forward, and back to the weights.
+    assert found["flops"] == 2 * 2 * 16 * 100 * 32

@@ -74,6 +74,9 @@ def profile(
     engine, plan = job.engine, job.engine.plan
     engine.model.train()
     engine.begin(0)
+    if job.activations is not None:
+        # Before anything is timed or counted: a step must not be the one that computes them.
+        job.activations.begin(0)
     flops = count_flops(engine)
     whole, parts = _timed(engine, steps)
     if trace is not None:
