@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cifarlab.config import ModelConfig
 from cifarlab.device import pick_precision
 from cifarlab.frozen import Border, NoBorder, Tail, find_border, frozen_share
-from cifarlab.frozen.border import activations_at, no_images
+from cifarlab.frozen.tail import activations_at, no_images
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.objectives.objective import Objective

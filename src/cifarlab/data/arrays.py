@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from cifarlab.registry import ConfigError
 
 RECORD = "key.json"
 
@@ -42,6 +45,29 @@ class Rows:
         """Bring the file to the disk; return the rows' checksum."""
         _to_disk(self._file)
         return self._digest.hexdigest()
+
+
+@contextmanager
+def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterator[None]:
+    """Turn a disk's refusal into one line that says what to do.
+
+    Args:
+        what: What cannot be kept, in words.
+        folder: Where it was to be kept.
+        option: The keys of the option that turns keeping off.
+
+    Raises:
+        ConfigError: The system refused a file, at `option`.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"cannot keep {what} in {folder} ({reason}); name another place by CIFARLAB_CACHE, or say "
+            f"{'.'.join(option)}=false",
+            option,
+        ) from None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

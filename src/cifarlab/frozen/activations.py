@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.config import Config
-from cifarlab.data.arrays import Rows, digest, is_sealed, read_arrays, write_record
+from cifarlab.data.arrays import Rows, digest, explain_refusal, is_sealed, read_arrays, write_record
 from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split, Splits
 from cifarlab.device import Precision, picture_budget
 from cifarlab.evaluate import pictures_per_batch
-from cifarlab.frozen.border import Border, Tail, activations_at, no_images
+from cifarlab.frozen.keys import frozen_digest, split_key
+from cifarlab.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.models.classifier import Classifier
 from cifarlab.records import Batch
 from cifarlab.registry import ConfigError
-from cifarlab.views import code_digest, dress, num_views, view_epoch
+from cifarlab.views import dress, num_views, view_epoch
 
-# Raised whenever the files hold something else.
-VERSION = 1
 PATH = ("train", "keep_activations")
 # Activations that are computed again, to be compared, may differ by so much of the largest: another number of
 # threads sums in another order.
@@ -86,7 +82,7 @@ class Activations:
         To be called when the model has its frozen weights. Raises ConfigError where the place takes no data
         or has too little room.
         """
-        with _explained(self.folder):
+        with explain_refusal("activations", self.folder, PATH):
             # A place that takes no data is better known before the run begins.
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
@@ -197,25 +193,10 @@ class Activations:
     def _key(self, split: Split) -> dict[str, Any]:
         """All that the activations of a split depend on but for its views, as plain data."""
         if id(split) not in self._keys:
-            splits, config = self.splits, self.config
-            name = "test" if split is splits.test else "val" if split is splits.val else "train"
             self._weights = self._weights or frozen_digest(self.model, self.border)
-            self._keys[id(split)] = {
-                "version": VERSION,
-                "code": code_digest(config),
-                "packages": {package: metadata.version(package) for package in ("torch", "timm")},
-                "backbone": config.model.backbone.dump(),
-                "weights": self._weights,
-                "border": [*self.border.modules],
-                "shape": [*self.border.shape],
-                "dtype": self._dtype,
-                "channels_last": self.border.channels_last,
-                "precision": f"{self.precision} on {self.precision.device.type}",
-                "image_size": config.data.image_size,
-                "store_size": split.images.shape[-1],
-                "data": splits.fingerprint.get(name, splits.fingerprint["train"]),
-                "split": hashlib.blake2b(split.ids.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
-            }
+            self._keys[id(split)] = split_key(
+                self.config, self.border, self.splits, split, self.precision, self._weights
+            )
         return self._keys[id(split)]
 
     def _on_device(self, split: Split, view: int) -> Tensor:
@@ -285,7 +266,11 @@ class Activations:
     def _fill(self, folder: Path, split: Split, view: int | None, stop: Callable[[], bool]) -> None:
         total = len(split)
         title = f"computing the frozen part for {self._title(split, view)}"
-        with _explained(folder), building(folder) as fresh, progress(title) as report:
+        with (
+            explain_refusal("activations", folder, PATH),
+            building(folder) as fresh,
+            progress(title) as report,
+        ):
             with Rows(fresh / "rows.npy", total) as file:
                 for positions in self._chunks(split):
                     if stop():
@@ -316,36 +301,6 @@ class Activations:
             num_classes = self.model.num_classes
             images = dress(split, positions, config.data, config.train.seed, view, num_classes).images
         return activations_at(self.model, self.border, images, self.precision, config.data.image_size)
-
-
-def frozen_digest(model: Classifier, border: Border) -> str:
-    """Return 32 hex digits of all weights and buffers that the activations at the border depend on."""
-    state = hashlib.blake2b(digest_size=16)
-    known = {"mean": model.mean, "std": model.std}
-    for name in border.modules:
-        known |= model.get_submodule(name).state_dict(prefix=f"{name}.")
-        # What its parents hold themselves, such as position embeddings, may act before the border, too.
-        for depth in range(1, name.count(".") + 1):
-            parent = ".".join(name.split(".")[:depth])
-            own = model.get_submodule(parent)
-            held = [*own.named_parameters(parent, recurse=False), *own.named_buffers(parent, recurse=False)]
-            known |= {key: value for key, value in held if not value.requires_grad}
-    for name, value in sorted(known.items()):
-        state.update(f"{name} {value.dtype} {[*value.shape]}".encode())
-        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn a disk's refusal into one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(
-            f"cannot keep activations in {folder} ({reason}); name another place by CIFARLAB_CACHE, or say "
-            "train.keep_activations=false", PATH) from None  # fmt: skip
 
 
 def _shown(size: int) -> str:

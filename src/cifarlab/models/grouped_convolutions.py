@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pair = tuple[int, int]
+# By name: to import timm takes seconds, and a network of another origin does without.
+_CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"
 # The largest kernel whose weight gradient oneDNN computes quickly.
 QUICK = 3
 
@@ -130,14 +132,12 @@ class DepthwiseConv2dSame(DepthwiseConv2d):
 
 def use_depthwise(module: nn.Module) -> int:
     """Make the module's depthwise convolutions `DepthwiseConv2d`, in place; return how many."""
-    from timm.layers.conv2d_same import Conv2dSame
-
     found = 0
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and _is_depthwise(part):
             if type(part) is nn.Conv2d and not isinstance(part.padding, str):
                 part.__class__ = DepthwiseConv2d
-            elif type(part) is Conv2dSame:
+            elif f"{type(part).__module__}.{type(part).__name__}" == _CONV2D_SAME:
                 part.__class__ = DepthwiseConv2dSame
             else:
                 continue

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import Config
-from cifarlab.data.arrays import Rows, digest, read_arrays, write_record
+from cifarlab.data.arrays import Rows, digest, explain_refusal, read_arrays, write_record
 from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split
 from cifarlab.records import Batch, Output
@@ -43,7 +43,7 @@ class Replay:
         self.teacher, self.config, self.split, self.num_classes = teacher, config, split, num_classes
         self.key = _key(teacher, config, split, fingerprint, views)
         self.folder = cache_folder("teachers") / digest(self.key)
-        with _explained(self.folder):
+        with explain_refusal("the teacher's answers", self.folder, PATH):
             # A place that takes no data is better known before the run begins.
             self.folder.mkdir(parents=True, exist_ok=True)
         # Mapped on the host; the current view is where the labels are.
@@ -108,7 +108,7 @@ class Replay:
         title = f"asking the teacher about view {view + 1} of {self.key['views']} ({total:,} pictures)"
         scale: float | None = None
         with (
-            _explained(folder),
+            explain_refusal("the teacher's answers", folder, PATH),
             building(folder) as fresh,
             progress(title) as report,
             ExitStack() as open_files,
@@ -142,20 +142,6 @@ class Replay:
         """(n, 3, H, W) uint8: the views of the first few samples."""
         first = torch.arange(min(WITNESSES, len(self.split)), device=self.split.rows.device)
         return (self._dress(first, view).images * 255).round().to(torch.uint8).cpu().numpy()
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn a disk's refusal into one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(
-            f"cannot keep the teacher's answers in {folder} ({reason}); name another place by "
-            "CIFARLAB_CACHE, or say teacher.cache=false",
-            PATH,
-        ) from None
 
 
 def _halved(values: Tensor) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""All that kept activations depend on, as plain data: what does not match it is computed anew."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from cifarlab.config import Config
+from cifarlab.data.splits import Split, Splits
+from cifarlab.device import Precision
+from cifarlab.frozen.tail import Border
+from cifarlab.models.classifier import Classifier
+from cifarlab.views import code_digest
+
+# Raised whenever the files hold something else.
+VERSION = 1
+
+
+def split_key(
+    config: Config, border: Border, splits: Splits, split: Split, precision: Precision, weights: str
+) -> dict[str, Any]:
+    """Describe what the activations of one of `splits` depend on, but for its views.
+
+    weights: the digest of the frozen part, `frozen_digest`.
+    """
+    name = "test" if split is splits.test else "val" if split is splits.val else "train"
+    return {
+        "version": VERSION,
+        "code": code_digest(config),
+        "packages": {package: metadata.version(package) for package in ("torch", "timm")},
+        "backbone": config.model.backbone.dump(),
+        "weights": weights,
+        "border": [*border.modules],
+        "shape": [*border.shape],
+        "dtype": str(border.dtype).removeprefix("torch."),
+        "channels_last": border.channels_last,
+        "precision": f"{precision} on {precision.device.type}",
+        "image_size": config.data.image_size,
+        "store_size": split.images.shape[-1],
+        "data": splits.fingerprint.get(name, splits.fingerprint["train"]),
+        "split": hashlib.blake2b(split.ids.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
+    }
+
+
+def frozen_digest(model: Classifier, border: Border) -> str:
+    """Return 32 hex digits of all weights and buffers that the activations at the border depend on."""
+    state = hashlib.blake2b(digest_size=16)
+    known = {"mean": model.mean, "std": model.std}
+    for name in border.modules:
+        known |= model.get_submodule(name).state_dict(prefix=f"{name}.")
+        # What its parents hold themselves, such as position embeddings, may act before the border, too.
+        for depth in range(1, name.count(".") + 1):
+            parent = ".".join(name.split(".")[:depth])
+            own = model.get_submodule(parent)
+            held = [*own.named_parameters(parent, recurse=False), *own.named_buffers(parent, recurse=False)]
+            known |= {key: value for key, value in held if not value.requires_grad}
+    for name, value in sorted(known.items()):
+        state.update(f"{name} {value.dtype} {[*value.shape]}".encode())
+        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
