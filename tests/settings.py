@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from cifarlab.config import Config
-from cifarlab.experiments.tutorial import AS_RUN, experiments
-from cifarlab.recipes import read, resolve
+from cifarlab.experiments.tutorial import AS_RUN, experiments, find_setting
 
 ROOT = Path(__file__).parents[1]
 AS_RUN_ROWS = [AS_RUN + name for name in experiments()]
@@ -13,9 +12,9 @@ AS_RUN_ROWS = [AS_RUN + name for name in experiments()]
 
 def row(name: str, *overrides: str) -> Config:
     """A row of the tutorial's table: `NAME` corrected, `as_run/NAME` as published."""
-    experiment = experiments()[name.removeprefix(AS_RUN)]
-    setting = experiment.as_run if name.startswith(AS_RUN) else experiment.corrected
-    return resolve(read(setting.recipe), [*setting.overrides, *overrides])
+    setting = find_setting(name)
+    assert setting is not None, name
+    return setting.config(*overrides)
 
 
 def documented() -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from cifarlab.compare import APART, Arm, compare, trained_arm
 from cifarlab.config import Config
-from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments
+from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
+from cifarlab.recipes import read
 from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run, read_json
 from cifarlab.statistics import difference
@@ -118,7 +118,7 @@ def _start_words(setting: Setting, start: Path | None) -> list[str]:
     """Overrides that replace ImageNet's weights by those of the run `start`, if their backbones agree."""
     if start is None:
         return []
-    own = resolve(read(setting.recipe), setting.overrides).dump()["model"]["backbone"]
+    own = setting.config().dump()["model"]["backbone"]
     starts = Run(start).plain_config()["model"]["backbone"]
     if not own.get("pretrained") or own["name"] != starts["name"]:
         return []
@@ -128,10 +128,9 @@ def _start_words(setting: Setting, start: Path | None) -> list[str]:
 def _too_long(config: Config) -> str | None:
     sizes = [config.data.image_size]
     for name in config.teacher.run if config.teacher is not None else ():
-        teacher = experiments().get(name.removeprefix(AS_RUN))
-        if teacher is not None:
-            setting = teacher.as_run if name.startswith(AS_RUN) else teacher.corrected
-            sizes.append(resolve(read(setting.recipe), setting.overrides).data.image_size)
+        setting = find_setting(name)
+        if setting is not None:
+            sizes.append(setting.config().data.image_size)
     if max(sizes) <= LARGEST_SHORT:
         return None
     whose = "its teacher's pictures" if sizes[0] <= LARGEST_SHORT else "pictures"

@@ -10,7 +10,7 @@ from cifarlab import recipes
 from cifarlab.config import Config
 from cifarlab.doctor.findings import CHECKS, Reasons, check
 from cifarlab.doctor.planned import Planned, planned
-from cifarlab.experiments.tutorial import AS_RUN, experiments
+from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.prepare import low_scale
 from cifarlab.registry import ConfigError, Spec
@@ -183,10 +183,8 @@ def _config_of(name: str) -> Config | None:
     """The configuration of a recipe, or of a row of the tutorial as published; None for other names."""
     if name in recipes.names():
         return recipes.resolve(recipes.read(name))
-    rows = {AS_RUN + row: experiment.as_run for row, experiment in experiments().items()}
-    if name not in rows:
-        return None
-    return recipes.resolve(recipes.read(rows[name].recipe), rows[name].overrides)
+    setting = find_setting(name)
+    return setting.config() if setting is not None else None
 
 
 def _from_uniform(gap: float, num_classes: int) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cifarlab.recipes import names, read
+from cifarlab.config import Config
+from cifarlab.recipes import names, read, resolve
 
 # What the names of runs as published begin with.
 AS_RUN = "as_run/"
@@ -16,6 +17,10 @@ class Setting:
 
     recipe: str
     overrides: tuple[str, ...] = ()
+
+    def config(self, *overrides: str) -> Config:
+        """Resolve the recipe under its overrides, and then under `overrides`. Raises ConfigError."""
+        return resolve(read(self.recipe), [*self.overrides, *overrides])
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,14 @@ def experiments() -> dict[str, Experiment]:
             _setting(name, change.corrected, base.corrected if base else None),
         )
     return rows
+
+
+def find_setting(name: str) -> Setting | None:
+    """Find a row by the name of its runs: `NAME` corrected, `as_run/NAME` as published; None without one."""
+    experiment = experiments().get(name.removeprefix(AS_RUN))
+    if experiment is None:
+        return None
+    return experiment.as_run if name.startswith(AS_RUN) else experiment.corrected
 
 
 def _setting(recipe: str, change: tuple[str, ...] | None, base: Setting | None) -> Setting:
