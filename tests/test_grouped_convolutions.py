@@ -25,10 +25,19 @@ def results_of(module: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> l
 
 @given(
     st.integers(2, 9), st.integers(1, 7), st.integers(1, 3), st.integers(1, 2), st.integers(1, 12),
-    st.booleans(), st.booleans(), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 2**31),
+    st.booleans(), st.booleans(), st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from(["AVX2", "AVX512"]), st.integers(0, 2**31),
 )  # fmt: skip
-@settings(max_examples=120, deadline=None)
-def test_values_and_gradients_are_conv2ds(channels, kernel, stride, dilation, size, bias, same, dtype, seed):
+@settings(max_examples=200, deadline=None)
+def test_values_and_gradients_are_conv2ds(
+    channels, kernel, stride, dilation, size, bias, same, dtype, processor, seed
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+        check_values_and_gradients(channels, kernel, stride, dilation, size, bias, same, dtype, seed)
+
+
+def check_values_and_gradients(channels, kernel, stride, dilation, size, bias, same, dtype, seed):
     torch.manual_seed(seed)
     options = {"stride": stride, "dilation": dilation, "groups": channels, "bias": bias}
     if same:
