@@ -38,8 +38,9 @@ def refit(
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
     read_splits(run.folder, load_trained(run.folder))  # Raises where they are not what it was trained on.
-    recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain)
+    recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain, run.recipe_files)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
     new_name = name or Path(f"{run.name}_refit")
-    again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name.as_posix())
+    place = run.runs / new_name / run.folder.absolute().name
+    again = Run(place, recipe.name, new_name.as_posix(), recipe.files)
     return again, train(resolve(recipe, kept), again, progress)

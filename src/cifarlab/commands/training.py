@@ -62,7 +62,10 @@ def train(
         refuse_another_seed(seeds, overrides or ())
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()
-    students = [Run(folder / str(config.train.seed), found.name, name or found.name) for config in configs]
+    students = [
+        Run(folder / str(config.train.seed), found.name, name or found.name, found.files)
+        for config in configs
+    ]
     if train_teacher:
         train_teachers(list(zip(configs, students, strict=True)), runs, progress, fresh)
 
