@@ -13,6 +13,7 @@ from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.ledger import openings
 from cifarlab.merging import parse_override
 from cifarlab.metrics import read_log
+from cifarlab.naming import run_name, spelled
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, read, resolve
 from cifarlab.registry import ConfigError, did_you_mean
@@ -95,9 +96,9 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
 
 def _name(text: str, runs: Path) -> str:
     """The name of runs that `text` is, or is the folder of."""
-    folder, above = Path(text).absolute(), runs.absolute()
+    folder, above = (Path(spelled(Path(path).absolute().as_posix())) for path in (text, runs))
     is_below = folder.is_relative_to(above) and folder != above
-    return (folder.relative_to(above) if is_below else Path(text)).as_posix()
+    return folder.relative_to(above).as_posix() if is_below else run_name(text)
 
 
 def _finished_seeds(folder: Path) -> list[int]:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
 from cifarlab.config import Config, build, translate_saved, without_places
 from cifarlab.merging import differences, listed, order
+from cifarlab.naming import run_name, spelled
 from cifarlab.registry import ConfigError
 
 
@@ -70,7 +71,7 @@ class Run:
         self.folder = Path(folder)
         if ".." in self.folder.parts:  # The folders above it are meant, not the words of the path.
             self.folder = self.folder.resolve()
-        self.recipe, self.name = recipe, name or self.folder.parent.name
+        self.recipe, self.name = recipe, run_name(name) if name else self.folder.absolute().parent.name
         self.recipe_files = tuple(recipe_files)
         self.config_path = self.folder / "config.yaml"
         self.env_path = self.folder / "env.json"
@@ -215,10 +216,10 @@ def recorded_run(folder: Path | str) -> Run:
         env = read_json(run.env_path)
         files = env.get("recipes")
         run.recipe_files = tuple(files) if isinstance(files, list) else ()
-        name = Path(str(env.get("name", "")))
-        parents = run.folder.absolute().parent.parts
-        if name.parts and parents[-len(name.parts) :] == name.parts:
-            run.name = name.as_posix()
+        name = spelled(str(env.get("name", "")))
+        parts, parents = Path(name).parts, run.folder.absolute().parent.parts
+        if parts and parents[-len(parts) :] == parts:
+            run.name = name
     return run
 
 
