@@ -20,8 +20,8 @@ from cifarlab.checkpoint import write_json
 from cifarlab.data.cifar import CIFAR100
 from cifarlab.data.download import search_places
 from cifarlab.device import describe_hardware, pick_device
+from cifarlab.environment import describe_environment
 from cifarlab.recipes import Recipe, read
-from cifarlab.run import describe_environment
 from cifarlab.saving import Saver
 
 # What --tiny trains on: enough for a few steps, drawn in a moment.

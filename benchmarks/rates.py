@@ -27,10 +27,11 @@ from whole import ROOT, Result, without_machine
 from cifarlab.checkpoint import write_json
 from cifarlab.device import describe_hardware
 from cifarlab.engine import Engine
+from cifarlab.environment import describe_environment
 from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.prepare import Job, prepare
 from cifarlab.recipes import resolve
-from cifarlab.run import describe_environment, read_json
+from cifarlab.run import read_json
 from cifarlab.views import num_views
 
 RATES = ROOT / "benchmarks" / "results" / "rates.json"

@@ -48,7 +48,8 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
              "data.dataset={name: synthetic, train: 4100, test: 10}", "data.limit=150")  # fmt: skip
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     configs = [tiny_config(*words, f"train.seed={seed}") for seed in (0, 1)]
-    runs = [Run(tmp_path / "demo" / str(seed), "demo") for seed in (0, 1)]
+    files = [{"path": "own.yaml", "sha256": "1234"}]
+    runs = [Run(tmp_path / "demo" / str(seed), "demo", recipe_files=files) for seed in (0, 1)]
     tasks = [Task(config, run, ("beware",)) for config, run in zip(configs, runs, strict=True)]
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -60,6 +61,7 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
             assert_same_run(run, alone)
             there = run.summary() or {}
             assert there.keys() == summary.keys() and there["warnings"] == ["beware"]
+            assert json.loads(run.env_path.read_text())["recipes"] == files
             for each in (run, alone):
                 assert json.loads(each.env_path.read_text())["hardware"]["threads"] == 1
     finally:

@@ -13,10 +13,11 @@ from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.ledger import openings
 from cifarlab.merging import parse_override
 from cifarlab.metrics import read_log
+from cifarlab.naming import run_name, spelled
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, read, resolve
 from cifarlab.registry import ConfigError, did_you_mean
-from cifarlab.run import Run
+from cifarlab.run import Run, recorded_run
 from cifarlab.runs import evaluate_run
 from cifarlab.statistics import difference, estimate, optimism
 from cifarlab.teaching import train_teachers
@@ -44,7 +45,8 @@ def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, overrides: Se
     """The arm of a recipe under overrides at seeds 0 to `seeds` - 1, in `runs`/`name`. Raises ConfigError."""
     refuse_another_seed(seeds, overrides)
     configs = {seed: resolve(recipe, [*overrides, f"train.seed={seed}"]) for seed in range(seeds)}
-    return Arm(name, recipe.name, {seed: _run(runs, name, seed, recipe.name) for seed in configs}, configs)
+    found = {seed: Run(runs / name / str(seed), recipe.name, name, recipe.files) for seed in configs}
+    return Arm(name, recipe.name, found, configs)
 
 
 def refuse_another_seed(seeds: int, overrides: Sequence[str]) -> None:
@@ -67,7 +69,7 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
     is_recipe = is_file or name in recipes.names()
     if seeds is not None and is_recipe:
         return trained_arm(name, read(text if is_file else name), runs, seeds, overrides)
-    finished = {seed: _run(runs, name, seed) for seed in _finished_seeds(runs / name)}
+    finished = {seed: Run(runs / name / str(seed), name=name) for seed in _finished_seeds(runs / name)}
     if not finished:
         if (runs / name / "config.yaml").exists():
             whole = Path(name).parent.as_posix()
@@ -87,20 +89,16 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
         raise ConfigError(
             f"{name} is a soup, which has no seeds to train; train the others first, then leave out --seeds"
         )
-    return trained_arm(
-        name, Recipe(recipe, first.config_path, None, {}, first.plain_config()), runs, seeds, overrides
-    )
+    files = recorded_run(first.folder).recipe_files
+    saved = Recipe(recipe, first.config_path, None, {}, first.plain_config(), files)
+    return trained_arm(name, saved, runs, seeds, overrides)
 
 
 def _name(text: str, runs: Path) -> str:
     """The name of runs that `text` is, or is the folder of."""
-    folder, above = Path(text).absolute(), runs.absolute()
+    folder, above = (Path(spelled(Path(path).absolute().as_posix())) for path in (text, runs))
     is_below = folder.is_relative_to(above) and folder != above
-    return (folder.relative_to(above) if is_below else Path(text)).as_posix()
-
-
-def _run(runs: Path, name: str, seed: int, recipe: str = "") -> Run:
-    return Run(runs / name / str(seed), recipe, name)
+    return folder.relative_to(above).as_posix() if is_below else run_name(text)
 
 
 def _finished_seeds(folder: Path) -> list[int]:

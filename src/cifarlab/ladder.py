@@ -71,7 +71,7 @@ def _left_out(
     for rung, below, changed in zip(rungs[1:-1], plain, plain[1:], strict=False):
         name = f"{top.name}_without_{Path(rung.name).name}"
         try:
-            recipe = Recipe(top.name, top.path, None, {}, undo(plain[-1], below, changed))
+            recipe = Recipe(top.name, top.path, None, {}, undo(plain[-1], below, changed), top.files)
             if seeds is None and not (runs / name).is_dir():
                 raise ConfigError("not trained yet; say --seeds 3")
             arms[rung.name] = (

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from cifarlab.naming import spelled
 from cifarlab.registry import Failure
 from cifarlab.run import Run
 
@@ -71,8 +72,8 @@ def openings(runs: Path) -> list[dict[str, Any]]:
 
 def count_openings(run: Run) -> dict[str, int]:
     """How often the test pictures were looked at: for this `run`, and for all `runs` beside it."""
-    entries = openings(_folder(run))
-    return {"run": sum(entry.get("run") == _key(run) for entry in entries), "runs": len(entries)}
+    entries, key = openings(_folder(run)), _key(run)
+    return {"run": sum(spelled(str(entry.get("run"))) == key for entry in entries), "runs": len(entries)}
 
 
 def _folder(run: Run) -> Path:

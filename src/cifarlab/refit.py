@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cifarlab.naming import run_name
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, resolve
 from cifarlab.registry import ConfigError
@@ -15,7 +16,7 @@ from cifarlab.trained import load_trained
 
 
 def refit(
-    folder: Path | str, name: Path | None = None, progress: TrainingProgress | None = None
+    folder: Path | str, name: str | None = None, progress: TrainingProgress | None = None
 ) -> tuple[Run, dict[str, Any]]:
     """Train a finished run's configuration on all training pictures up to its chosen epoch: (run, summary).
 
@@ -26,6 +27,7 @@ def refit(
     and where its data are others by now.
     """
     run = recorded_run(folder)
+    new_name = run_name(f"{run.name}_refit" if name is None else name)
     summary, plain = run.summary(), run.plain_config()
     if summary is None:
         raise ConfigError(f"{run} is not finished; the command that began it goes on")
@@ -38,8 +40,7 @@ def refit(
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
     read_splits(run.folder, load_trained(run.folder))  # Raises where they are not what it was trained on.
-    recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain)
+    recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain, run.recipe_files)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
-    new_name = name or Path(f"{run.name}_refit")
-    again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name.as_posix())
+    again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name, recipe.files)
     return again, train(resolve(recipe, kept), again, progress)

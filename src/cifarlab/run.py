@@ -6,13 +6,8 @@ import contextlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from functools import partial
-from importlib import metadata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,9 +17,8 @@ from filelock import FileLock, Timeout
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
 from cifarlab.config import Config, build, translate_saved, without_places
 from cifarlab.merging import differences, listed, order
+from cifarlab.naming import run_name, spelled
 from cifarlab.registry import ConfigError
-
-PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow", "albumentations")
 
 
 class Interrupted(Exception):
@@ -65,13 +59,20 @@ class StopRequest:
 
 
 class Run:
-    """The folder `runs/<name>/<seed>/`."""
+    """The folder `runs/<name>/<seed>/`. recipe_files: those of its recipe, as `Recipe.files`."""
 
-    def __init__(self, folder: Path | str, recipe: str = "", name: str = ""):
+    def __init__(
+        self,
+        folder: Path | str,
+        recipe: str = "",
+        name: str = "",
+        recipe_files: Sequence[dict[str, str]] = (),
+    ):
         self.folder = Path(folder)
         if ".." in self.folder.parts:  # The folders above it are meant, not the words of the path.
             self.folder = self.folder.resolve()
-        self.recipe, self.name = recipe, name or self.folder.parent.name
+        self.recipe, self.name = recipe, run_name(name) if name else self.folder.absolute().parent.name
+        self.recipe_files = tuple(recipe_files)
         self.config_path = self.folder / "config.yaml"
         self.env_path = self.folder / "env.json"
         self.metrics_path = self.folder / "metrics.jsonl"
@@ -209,13 +210,16 @@ class Run:
 
 
 def recorded_run(folder: Path | str) -> Run:
-    """The run in a folder, by the name under which it was trained: names may have several parts."""
+    """The run in a folder as its record has it: its recipe's files, its name, of several parts perhaps."""
     run = Run(folder)
     with contextlib.suppress(ConfigError):
-        name = Path(str(read_json(run.env_path).get("name", "")))
-        parents = run.folder.absolute().parent.parts
-        if name.parts and parents[-len(name.parts) :] == name.parts:
-            return Run(folder, name=name.as_posix())
+        env = read_json(run.env_path)
+        files = env.get("recipes")
+        run.recipe_files = tuple(files) if isinstance(files, list) else ()
+        name = spelled(str(env.get("name", "")))
+        parts, parents = Path(name).parts, run.folder.absolute().parent.parts
+        if parts and parents[-len(parts) :] == parts:
+            run.name = name
     return run
 
 
@@ -249,32 +253,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: cannot be read: not a JSON object")
     return content
-
-
-def describe_environment(hardware: dict[str, object]) -> dict[str, Any]:
-    """Versions, hardware, command, git state and time: what a result stands on."""
-    versions = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "versions": versions,
-        "hardware": hardware,
-        "git": _git_state(),
-    }
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit and cleanliness of the package's own checkout; None where it is installed without one."""
-    git = partial(
-        subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-    )
-    try:
-        return {
-            "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(),
-            "dirty": bool(git(["git", "status", "--porcelain"]).stdout.strip()),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None

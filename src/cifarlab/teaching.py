@@ -42,7 +42,7 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
     """waiting: the folders of the runs that wait for these teachers."""
     for name in missing_teachers(config.teacher, runs):
         teacher = _on_same_data(name, config)
-        run = Run(runs / name / str(teacher.train.seed), name, name)
+        run = Run(runs / name / str(teacher.train.seed), name, name, read(name).files)
         folder = run.folder.resolve()
         if folder in waiting:
             raise ConfigError(f"{run} cannot be its own teacher", ("teacher", "run"))

@@ -12,13 +12,14 @@ from cifarlab.config import Config
 from cifarlab.data.places import Stopped
 from cifarlab.device import describe_hardware, peak_memory, pick_device, reset_peak_memory
 from cifarlab.engine import is_finite
+from cifarlab.environment import describe_environment
 from cifarlab.ledger import record_opening
 from cifarlab.metrics import RunLog
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.resuming import best_state, read_best, resume
-from cifarlab.run import Run, StopRequest, describe_environment
+from cifarlab.run import Run, StopRequest
 from cifarlab.saving import Saver
 from cifarlab.summary import summarise
 from cifarlab.teachers import complaints, describe, examine
@@ -299,6 +300,7 @@ class _Training:
         env = describe_environment(describe_hardware(self.engine.device))
         env |= {
             "name": self.run.name,
+            "recipes": [*self.run.recipe_files],
             "precision": str(self.engine.precision),
             "data_fingerprint": self.splits.fingerprint,
             "weights": [report.record() for report in self.engine.model.loaded],

@@ -18,7 +18,6 @@ from cifarlab.commands.shared import (
     app,
     print_table,
     refuse_idle_at_once,
-    run_name,
     training_progress,
 )
 
@@ -109,7 +108,7 @@ def refit(
     from cifarlab.progress import TrainingProgress
     from cifarlab.refit import refit as refit_run
 
-    again, _ = refit_run(run, None if name is None else run_name(name), TrainingProgress())
+    again, _ = refit_run(run, name, TrainingProgress())
     print(f"nothing was held out to score it on; the test set: cifarlab eval {again} --split test")
 
 

@@ -19,7 +19,6 @@ from cifarlab.commands.shared import (
     app,
     calibration_line,
     print_table,
-    run_name,
 )
 
 RunFolders = Annotated[list[Path], typer.Argument(help="Runs' folders: runs/<name>/<seed>, two or more.")]
@@ -96,10 +95,12 @@ def soup(
 ) -> None:
     """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
     from cifarlab.inference.soups import make_soup
+    from cifarlab.naming import run_name
     from cifarlab.run import Run
 
+    name = run_name(name)
     # It has no seed; 0 is where `teacher.run=NAME` looks.
-    made = Run(runs / run_name(name) / "0", "soup", name)
+    made = Run(runs / name / "0", "soup", name)
     summary = make_soup(ingredients, made, device, root, fresh)
     if as_json:
         print(json.dumps({"run": str(made), **summary}, indent=2))

@@ -56,18 +56,6 @@ def _every_command(
     """Train image classifiers on small data: every recipe one YAML file, every result one you can trust."""
 
 
-def run_name(name: str) -> Path:
-    """What --name gives, as a path below the folder of all runs. Raises ConfigError for what is no name."""
-    from cifarlab.registry import ConfigError
-
-    path = Path(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ConfigError(f"--name {name!r}: a name, not a path; --runs says where all runs lie")
-    if not name.isprintable() or max(map(len, path.parts)) > 200:
-        raise ConfigError(f"--name {name[:40]!r}: too long, or not printable")
-    return path
-
-
 def refuse_place(path: Path, option: str) -> None:
     """Raise ConfigError where no folder can be at `path`: before the work whose result belongs there."""
     import os

@@ -12,7 +12,6 @@ from cifarlab.commands.shared import (
     RecipeName,
     app,
     refuse_idle_at_once,
-    run_name,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def train(
     """Train a recipe, or go on where it was left; a finished run says so."""
     from cifarlab.compare import refuse_another_seed
     from cifarlab.doctor import warnings_before
+    from cifarlab.naming import run_name
     from cifarlab.progress import TrainingProgress
     from cifarlab.recipes import read, resolve
     from cifarlab.run import Run
@@ -56,13 +56,14 @@ def train(
 
     refuse_idle_at_once(at_once or 1, seeds)
     found = read(recipe)
-    folder = runs / run_name(found.name if name is None else name)
+    name = run_name(found.name if name is None else name)
+    folder = runs / name
     configs = [resolve(found, overrides or ())]
     if seeds is not None:
         refuse_another_seed(seeds, overrides or ())
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()
-    students = [Run(folder / str(config.train.seed), found.name, name or found.name) for config in configs]
+    students = [Run(folder / str(config.train.seed), found.name, name, found.files) for config in configs]
     if train_teacher:
         train_teachers(list(zip(configs, students, strict=True)), runs, progress, fresh)
 

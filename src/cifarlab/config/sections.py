@@ -291,4 +291,4 @@ class TeacherConfig(Section):
         names = [str(name) if type(name) is int else name for name in names]
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(f"expected a run's name, or a list of them; got {value!r}")
-        return tuple(names)
+        return tuple(Path(name).as_posix() for name in names)

@@ -15,6 +15,7 @@ from torch import Tensor
 from cifarlab import checkpoint
 from cifarlab.data.splits import Split, Splits, place_all
 from cifarlab.device import Precision, describe_hardware, peak_memory
+from cifarlab.environment import describe_environment
 from cifarlab.evaluate import evaluate
 from cifarlab.inference.members import load_members, optimism
 from cifarlab.models.classifier import Classifier
@@ -23,7 +24,7 @@ from cifarlab.models.statistics import norms_in_training, statistics_anew
 from cifarlab.prepare import count_macs
 from cifarlab.registry import ConfigError
 from cifarlab.resuming import best_state
-from cifarlab.run import Run, describe_environment
+from cifarlab.run import Run
 from cifarlab.steps import Plan
 from cifarlab.teachers.teacher import Member
 from cifarlab.trained import best_of, unloaded

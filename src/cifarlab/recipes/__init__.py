@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -17,7 +18,7 @@ from cifarlab.draws import label_key
 from cifarlab.merging import merge, order, parse_override
 from cifarlab.registry import ConfigError, did_you_mean, unknown
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent  # As the files in it are called.
 # Keys of a recipe file that are not part of the run's configuration.
 BESIDE = ("base", "about")
 NOT_MEASURED = "not measured yet"
@@ -25,13 +26,18 @@ NOT_MEASURED = "not measured yet"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, read and laid over its bases: its name, its plain data, what its file says of itself."""
+    """A recipe, read and laid over its bases: its name, its plain data, what its file says of itself.
+
+    files: `path` and `sha256` of its own file and those of its bases, in that order. A path in the package
+    begins with `cifarlab/recipes/`, any other is absolute.
+    """
 
     name: str
     path: Path
     base: str | None
     about: dict[str, Any]
     plain: dict[str, Any]
+    files: tuple[dict[str, str], ...] = ()
 
     @property
     def what(self) -> str:
@@ -99,7 +105,7 @@ def read(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) ->
     if path in above:
         chain = " -> ".join(p.stem for p in (*above[above.index(path) :], path))
         raise ConfigError(f"{path}: a recipe cannot be its own base: {chain}")
-    content = _read_yaml(path)
+    content, sha256 = _read_yaml(path)
     base = content.pop("base", None)
     about = content.pop("about", None) or {}
     if base is not None and not isinstance(base, str):
@@ -107,18 +113,28 @@ def read(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) ->
     if not isinstance(about, Mapping):
         raise ConfigError(f"{path}: about: expected a mapping, got {about!r}")
     imports = [_absolute(entry, path.parent) for entry in _imports(content, path)]
-    lower = read(base, path.parent, (*above, path)).plain if base else ROOT
+    below = read(base, path.parent, (*above, path)) if base else None
+    lower = below.plain if below else ROOT
     plain = merge(lower, content)
     plain["imports"] = list(dict.fromkeys([*lower.get("imports", ()), *imports]))
     package_name = (
         path.relative_to(FOLDER).with_suffix("").as_posix() if path.is_relative_to(FOLDER) else path.stem
     )
-    return Recipe(package_name, path, base, dict(about), plain)
+    files = ({"path": _place(path), "sha256": sha256}, *(below.files if below else ()))
+    return Recipe(package_name, path, base, dict(about), plain, files)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _place(path: Path) -> str:
+    """A recipe file's path: in the package the same on every machine, else absolute."""
+    is_packaged = path.is_relative_to(FOLDER)
+    return f"cifarlab/recipes/{path.relative_to(FOLDER)}" if is_packaged else str(path)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
+    """What a file holds, and its sha256."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        data = path.read_bytes()
+        content = yaml.safe_load(data.decode()) or {}
     except yaml.YAMLError as error:
         where = f" line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
         raise ConfigError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
@@ -129,7 +145,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     for key in content:
         if key not in keys_at(()) and key not in BESIDE:
             raise ConfigError(f"{path}: {key}: {unknown(str(key), [*keys_at(()), *BESIDE])}")
-    return content
+    return content, hashlib.sha256(data).hexdigest()
 
 
 def _imports(content: dict[str, Any], path: Path) -> list[str]:

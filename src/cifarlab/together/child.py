@@ -63,6 +63,7 @@ def train_alone(
     folder: Path,
     recipe: str,
     name: str,
+    recipe_files: tuple[dict[str, str], ...],
     fresh: bool,
     warnings: tuple[str, ...],
 ) -> None:
@@ -77,7 +78,7 @@ def train_alone(
         try:
             config = checked(plain)
             reporter = _Reporter(line, pick_device(config.train.device))
-            train(config, Run(folder, recipe, name), reporter, fresh, warnings)
+            train(config, Run(folder, recipe, name, recipe_files), reporter, fresh, warnings)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         word = DONE, "", None

@@ -236,7 +236,8 @@ class _Child:
         self.asked = False
         self.line, theirs = CONTEXT.Pipe()
         run = task.run
-        work = (theirs, threads, task.config.dump(), run.folder, run.recipe, run.name, fresh, task.warnings)
+        of_run = (run.folder, run.recipe, run.name, run.recipe_files)
+        work = (theirs, threads, task.config.dump(), *of_run, fresh, task.warnings)
         self.process = CONTEXT.Process(target=train_alone, args=work, name=self.label)
         with _inherited(threads):
             self.process.start()

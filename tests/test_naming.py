@@ -1,0 +1,74 @@
+"""A run's name: one spelling, whoever says it, and nothing that stands for something else."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifarlab.compare import find_arm
+from cifarlab.ledger import count_openings, openings, record_opening
+from cifarlab.naming import run_name
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run
+from cifarlab.runs import evaluate_run
+from tests.tiny import TINY, tiny_config, train_tiny
+
+PARTS = st.lists(st.sampled_from(["", ".", "..", "a", "b", "c d"]), min_size=1, max_size=6)
+
+
+@given(PARTS)
+def test_a_name_has_one_spelling_or_none(parts):
+    """The folder below all runs that its words lead to says which."""
+    stack: list[str] = []
+    for part in parts:
+        if part == ".." and not stack:
+            stack = ["out"]
+            break
+        if part == "..":
+            stack.pop()
+        elif part not in ("", "."):
+            stack.append(part)
+    name = "/".join(parts)
+    if not stack or "out" in stack or name.startswith("/"):
+        with pytest.raises(ConfigError, match="a name, not a path"):
+            run_name(name)
+    else:
+        assert run_name(name) == run_name(run_name(name)) == "/".join(stack)
+
+
+def test_openings_are_counted_under_one_spelling(tmp_path, cifarlab):
+    """Whatever the run was called at first, or in a comparison."""
+    runs = tmp_path / "runs"
+    words = ["demo", *TINY, "train.epochs=1", "--name", "./a", "--runs", runs]
+    assert cifarlab("train", *words)[0] == 0
+    folder = runs / "a" / "0"
+    assert json.loads((folder / "env.json").read_text())["name"] == "a"
+    for spelling in ("./a", "a/", "b/../a", str(runs / "b" / ".." / "a")):
+        arm = find_arm(spelling, runs, None)
+        assert (arm.name, arm.runs[0].runs) == ("a", runs)
+        record_opening(arm.runs[0], "eval", "f", 1)
+    assert evaluate_run(folder, "test", "cpu")["test_opened"] == {"run": 5, "runs": 5}
+    assert {entry["run"] for entry in openings(runs)} == {"a/0"}
+
+
+def test_what_older_versions_wrote_down_is_counted_together(tmp_path):
+    lines = [json.dumps({"run": run}) for run in ("a/0", "./a/0", "a//0", "b/../a/0", "b/0", None)]
+    (tmp_path / "ledger.jsonl").write_text("\n".join(lines))
+    folder = tmp_path / "a" / "0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    assert count_openings(Run(folder)) == {"run": 4, "runs": 6}
+
+
+def test_a_run_is_known_from_within_its_folder(tmp_path, monkeypatch):
+    run, _ = train_tiny(tmp_path / "runs" / "a" / "0", "train.epochs=1")
+    run.env_path.unlink()
+    monkeypatch.chdir(run.folder)
+    evaluate_run(".", "test", "cpu")
+    assert [entry["run"] for entry in openings(tmp_path / "runs")] == ["a/0"]
+
+
+def test_a_teachers_name_has_one_spelling_too():
+    teacher = tiny_config("teacher.run=./a//b/").teacher
+    assert teacher is not None and teacher.run == ("a/b",)
