@@ -151,10 +151,12 @@ def test_an_epoch_visits_every_sample_once_in_a_new_order(engine):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_pictures_that_do_not_fit_stay_on_the_host_and_give_the_same_batches():
+def test_pictures_that_do_not_fit_stay_on_the_host_and_give_the_same_batches(monkeypatch):
     splits = load_splits(tiny_config().data, 0)
     cuda = torch.device("cuda")
-    kept, moved = place_all(splits, cuda, budget=0), place_all(splits, cuda, budget=None)
+    moved = place_all(splits, cuda)
+    monkeypatch.setattr("cifarlab.data.splits.picture_budget", lambda device: 0)
+    kept = place_all(splits, cuda)
     assert moved.train.images.data_ptr() == moved.val.images.data_ptr(), "shared pictures move once"
     assert (kept.train.images.device.type, moved.train.images.device.type) == ("cpu", "cuda")
     positions = torch.arange(50)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config, build
-from cifarlab.data.splits import Split, Splits, channel_statistics, load_splits, place_all
-from cifarlab.device import Precision, pick_device, pick_precision, picture_budget, use_deterministic
+from cifarlab.data.splits import Split, Splits, channel_statistics, left_on_host, load_splits, place_all
+from cifarlab.device import Precision, pick_device, pick_precision, use_deterministic
 from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine, Source
 from cifarlab.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
@@ -76,11 +76,9 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
         raise ConfigError(
             f"there are no {select} pictures to choose the epoch on; say {fix}", ("train", "select")
         )
-    splits = place_all(splits, device, picture_budget(device))
-    notes, warnings = [*splits.notes], [*splits.warnings]
-    if splits.train.images.device.type != device.type:
-        size = splits.train.images.nbytes / 2**30
-        notes.append(f"the pictures ({size:.1f} GiB) do not fit on {device}: they stay on the host")
+    splits = place_all(splits, device)
+    notes = [*splits.notes, *left_on_host(splits.train, splits.val, splits.test)]
+    warnings = [*splits.warnings]
     torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
     classes = splits.classes
     statistics = channel_statistics(splits.train) if config.model.normalize == "dataset" else None

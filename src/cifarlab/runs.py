@@ -15,9 +15,9 @@ from torch import nn
 from cifarlab import checkpoint
 from cifarlab.calibration import best_temperature, calibration
 from cifarlab.data.decoding import decode, suffixes
-from cifarlab.data.splits import Pictures, Split, Splits, load_splits, load_test, place, read
+from cifarlab.data.splits import Pictures, Split, Splits, left_on_host, load_splits, load_test, place, read
 from cifarlab.device import Precision
-from cifarlab.evaluate import collect, scores
+from cifarlab.evaluate import collect, pictures_per_batch, scores
 from cifarlab.ledger import count_openings, record_opening
 from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
@@ -101,7 +101,7 @@ def evaluate_run(
         "written": written,
         "not_written": kept_out,
         "test_opened": count_openings(recorded_run(best_of(run).parent)),
-        "warnings": list(opened.warnings),
+        "warnings": [*opened.warnings, *left_on_host(pictures, val)],
     }
 
 
@@ -246,8 +246,9 @@ def predict(
     here = next(model.parameters()).device
     precision = Precision(here, torch.float32)
     answers = []
-    for start in range(0, len(files), 64):
-        chunk = files[start : start + 64]
+    count = min(64, pictures_per_batch(here.type, size))
+    for start in range(0, len(files), count):
+        chunk = files[start : start + count]
         images = torch.from_numpy(np.stack([decode(path, trained.store_size) for path in chunk])).to(here)
         probabilities = model(precision.layout(images), size).logits.float().softmax(-1)
         best = probabilities.topk(min(top, probabilities.shape[1]))

@@ -14,7 +14,7 @@ from cifarlab import anchors, evaluate
 from cifarlab.analysis import scores
 from cifarlab.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifarlab.audit.audit import is_among
-from cifarlab.data.splits import Split, Splits, place
+from cifarlab.data.splits import Split, Splits, left_on_host, place
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs import open_split
 from cifarlab.trained import Trained, load_trained
@@ -62,7 +62,7 @@ def analyze(
         "split": split,
         "pictures": len(truth),
         "remark": OPTIMISTIC if split == trained.config.train.select == "test" else "",
-        "warnings": list(opened.warnings),
+        "warnings": [*opened.warnings, *said.left],
         "top1": said.top1,
         "top5": said.top5,
         **scores.losses(probabilities, truth),
@@ -85,20 +85,25 @@ def analyze(
 
 
 class Answers(NamedTuple):
-    """Of a model: logits (N, C), labels and guesses (N,) on the CPU. top1 and top5: as `eval` has them."""
+    """Of a model: logits (N, C), labels and guesses (N,) on the CPU. top1 and top5: as `eval` has them.
+
+    left: a line where the pictures did not fit on the device.
+    """
 
     logits: Tensor
     labels: Tensor
     guesses: Tensor
     top1: float
     top5: float
+    left: list[str]
 
 
 def _answers(trained: Trained, split: Split) -> Answers:
     here, size = place(split, trained.precision.device), trained.config.data.image_size
     logits, labels, _ = evaluate.collect(trained.model, here, trained.precision, size)
     found, guesses = evaluate.scores(logits, labels), evaluate.ranked(logits)[:, 0]
-    return Answers(logits.cpu(), labels.cpu(), guesses.cpu(), found["top1"], found["top5"])
+    on_cpu = logits.cpu(), labels.cpu(), guesses.cpu()
+    return Answers(*on_cpu, found["top1"], found["top5"], left_on_host(here))
 
 
 def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import DataConfig
+from cifarlab.device import picture_budget
 from cifarlab.draws import hash_each, hash_ints, label_key
 from cifarlab.registry import ConfigError
 
@@ -234,35 +236,47 @@ def _keep(source: Pictures, data: DataConfig) -> Split:
     return _share(source, order, (ids,))[0]
 
 
-def place(split: Split, device: torch.device, images: Tensor | None = None) -> Split:
-    """The split with its pictures (or `images`, which are the same ones) on `device`."""
-    images = split.images.to(device) if images is None else images
-    return Split(images, split.rows.to(images.device), split.labels.to(device), split.ids.to(device))
+def place(split: Split, device: torch.device) -> Split:
+    """Move one split to `device`, as `place_all` does."""
+    return _mover(device)(split)
 
 
-def place_all(splits: Splits, device: torch.device, budget: int | None) -> Splits:
-    """All splits on `device`; pictures that splits share move once.
+def place_all(splits: Splits, device: torch.device) -> Splits:
+    """Move all splits to `device`; pictures that splits share move once.
 
-    budget: the bytes of pictures that may move (None: all). Pictures beyond it stay on the host: a batch is
-    gathered where they lie and arrives where the labels are.
+    Pictures beyond the device's `picture_budget` stay on the host: a batch is gathered where they lie and
+    arrives where the labels are.
     """
-    moved: dict[int, Tensor] = {}
-    left = budget
+    move = _mover(device)
+    train = move(splits.train)  # First: no other part is read so often.
+    val, test = (split if split is None else move(split) for split in (splits.val, splits.test))
+    return replace(splits, train=train, val=val, test=test)
 
-    def home(split: Split | None) -> Split | None:
+
+def _mover(device: torch.device) -> Callable[[Split], Split]:
+    moved: dict[int, Tensor] = {}
+    left = picture_budget(device)
+
+    def move(split: Split) -> Split:
         nonlocal left
-        if split is None:
-            return None
         images = split.images
         if images.data_ptr() not in moved:
             fits = left is None or images.nbytes <= left
             moved[images.data_ptr()] = images.to(device) if fits else images
             left = left - images.nbytes if left is not None and fits else left
-        return place(split, device, moved[images.data_ptr()])
+        images = moved[images.data_ptr()]
+        return Split(images, split.rows.to(images.device), split.labels.to(device), split.ids.to(device))
 
-    train = home(splits.train)
-    assert train is not None, "every run trains on something"
-    return replace(splits, train=train, val=home(splits.val), test=home(splits.test))
+    return move
+
+
+def left_on_host(*splits: Split | None) -> list[str]:
+    """A line where pictures of placed splits did not fit on the device."""
+    away = [split for split in splits if split is not None and split.rows.device != split.labels.device]
+    if not away:
+        return []
+    size = sum({split.images.data_ptr(): split.images.nbytes for split in away}.values()) / 2**30
+    return [f"{size:.1f} GiB of pictures do not fit on {away[0].labels.device}: they stay on the host"]
 
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

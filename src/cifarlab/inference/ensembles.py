@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.calibration import best_temperature, calibration
-from cifarlab.data.splits import Split, place
+from cifarlab.data.splits import Split, left_on_host, place
 from cifarlab.evaluate import collect, scores
 from cifarlab.inference.members import load_members, optimism
 from cifarlab.models.classifier import Classifier
@@ -95,7 +95,7 @@ def evaluate_ensemble(
         "best_member": members[best].path if best is not None else None,
         "gain": found["top1"] - rows[best]["top1"] if best is not None else None,
         **{key: sum(rows[i][key] for i in choice.members) for key in ("forward_passes", "macs")},
-        "warnings": warnings,
+        "warnings": [*warnings, *left_on_host(pictures)],
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cifarlab import checkpoint
-from cifarlab.data.splits import Split, Splits, place_all
+from cifarlab.data.splits import Split, Splits, left_on_host, place_all
 from cifarlab.device import Precision, describe_hardware, peak_memory
 from cifarlab.environment import describe_environment
 from cifarlab.evaluate import evaluate
@@ -51,7 +51,7 @@ def make_soup(
         _refuse_other_architectures(members)
         if splits.val is None:
             raise ConfigError(f"{runs[0]} has no validation pictures to choose on", ("data", "val"))
-        splits = place_all(splits, members[0].precision.device, None)
+        splits = place_all(splits, members[0].precision.device)
         assert splits.val is not None
         cooked = _cook(members, splits.train, splits.val)
         if fresh:
@@ -194,6 +194,7 @@ def _keep(
     warnings = optimism(members)
     env = describe_environment(describe_hardware(device))
     env |= {"precision": str(first.precision), "data_fingerprint": splits.fingerprint, "warnings": warnings}
+    env["notes"] = left_on_host(splits.train, splits.val)
     own = time.monotonic() - begun
     summary = {
         "recipe": run.recipe,

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import altair as alt
-
 from cifarlab.report.analyses import Analysis
+from cifarlab.report.extra import altair as alt
 from cifarlab.report.plot import COLORS
 
 Rows = list[dict[str, Any]]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-import altair as alt
-
 from cifarlab.report.collect import Group
+from cifarlab.report.extra import altair as alt
 from cifarlab.report.plot import COLORS
 from cifarlab.verdicts import interval
 

@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -21,6 +19,8 @@ from cifarlab.registry import ConfigError
 from cifarlab.report import analysis_charts, charts, tables
 from cifarlab.report.collect import Group, Skipped, collect
 from cifarlab.report.differences import Comparison, compare_names, ladders, steps
+from cifarlab.report.extra import altair as alt
+from cifarlab.report.extra import vl_convert
 from cifarlab.report.provenance import changes, surroundings
 from cifarlab.report.sections import Section, sections
 from cifarlab.run import recorded_run

@@ -1,0 +1,14 @@
+"""The libraries that only the report draws with: an extra of the package."""
+
+from cifarlab.registry import ConfigError
+
+try:
+    import altair
+    import vl_convert
+except ImportError as error:
+    raise ConfigError(
+        f"{error}: the report draws its charts with altair and vl-convert-python; "
+        "run: pip install 'cifarlab[report]'"
+    ) from None
+
+__all__ = ["altair", "vl_convert"]
