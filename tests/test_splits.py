@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cifarlab.data import splits
 from cifarlab.data.splits import Pictures, channel_statistics, choose, digest_pictures, load_splits
+from cifarlab.prepare import prepare
 from cifarlab.registry import ConfigError
 from tests.tiny import tiny_config
 
@@ -140,10 +141,35 @@ def test_a_reader_that_returns_nonsense_is_refused(changes, message, monkeypatch
 
 def test_channel_statistics_are_numpys(source):
     found = load_splits(config("data.val=10"), seed=0)
-    mean, std = channel_statistics(found.train)
+    (mean, std), warnings = channel_statistics(found.train)
     images = found.train.gather(torch.arange(50))[0].numpy() / 255
     np.testing.assert_allclose(mean, images.mean((0, 2, 3)), rtol=1e-9)
     np.testing.assert_allclose(std, images.std((0, 2, 3)), rtol=1e-9)
+    assert warnings == ()
+
+
+@pytest.mark.parametrize("values", [{0: 0}, {2: 77}, {1: 255}, {0: 3, 2: 200}])
+def test_a_constant_channel_is_named_and_its_pictures_stay_finite(source, values):
+    images = source["train"].images.copy()
+    for channel, value in values.items():
+        images[:, channel] = value
+    source["train"] = replace(source["train"], images=images, digests=digest_pictures(images))
+    job = prepare(tiny_config("data.val=10", "model.normalize=dataset"))
+    told = [line for line in job.warnings if "is constant in the training pictures" in line]
+    assert [line.split()[1] for line in told] == [("red", "green", "blue")[channel] for channel in values]
+    seen = job.engine.model.dress(job.splits.train.gather(torch.arange(50))[0])
+    assert seen.isfinite().all() and seen.abs().max() < 10
+    assert all(seen[:, channel].abs().max() < 1e-6 for channel in values)
+    assert job.engine.model(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).logits.isfinite().all()
+
+
+def test_a_channel_that_hardly_varies_counts_as_constant(source):
+    images = np.full((60, 3, 8, 8), 100, np.uint8)
+    images[:, 1:] = source["train"].images[:, 1:]
+    images[7, 0, 0, 0] = 101
+    source["train"] = replace(source["train"], images=images, digests=digest_pictures(images))
+    (_, std), warnings = channel_statistics(load_splits(config("data.val=0"), seed=0).train)
+    assert std[0] == 1.0 and "red" in "".join(warnings)
 
 
 def test_real_cifar100_splits(cifar100_root):

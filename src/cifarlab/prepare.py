@@ -81,7 +81,10 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     warnings = [*splits.warnings]
     torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
     classes = splits.classes
-    statistics = channel_statistics(splits.train) if config.model.normalize == "dataset" else None
+    statistics = None
+    if config.model.normalize == "dataset":
+        statistics, constant = channel_statistics(splits.train)
+        warnings += constant
     model = build_classifier(
         config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=initial
     )
