@@ -72,9 +72,7 @@ def files(cache):
 
 def test_a_cache_is_found_again_and_one_of_anything_else_is_not(runs, cache):
     def fill(*overrides, run="linear"):
-        engine = prepare(
-            student(runs, "data.augment={crop: {}}", "data.views=2", *overrides, run=run)
-        ).engine
+        engine = prepare(student(runs, "data.augment={crop: {}}", "data.views=2", *overrides, run=run)).engine
         return engine.begin(0) or ""
 
     assert "answers for view 1 of 2" in fill()

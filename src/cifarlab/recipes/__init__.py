@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cifarlab.config import ROOT, Config, build, keys_at
 from cifarlab.draws import label_key
 from cifarlab.merging import merge, order, parse_override
+from cifarlab.reading import parse_yaml
 from cifarlab.registry import ConfigError, did_you_mean, unknown
 
 FOLDER = Path(__file__).resolve().parent  # As the files in it are called.
@@ -134,11 +133,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
     """What a file holds, and its sha256."""
     try:
         data = path.read_bytes()
-        content = yaml.safe_load(data.decode()) or {}
-    except yaml.YAMLError as error:
-        where = f" line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        raise ConfigError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    except (UnicodeDecodeError, OSError, RecursionError) as error:
+        content = parse_yaml(data.decode(), str(path)) or {}
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
