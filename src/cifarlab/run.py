@@ -151,6 +151,8 @@ class Run:
 
         wait: how many seconds to wait for the other process.
         """
+        if not self.started:
+            self._refuse_nesting()
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         lock = FileLock(self.lock_path)
         try:
@@ -169,6 +171,14 @@ class Run:
             lock.release()
             if made and not self.started:
                 self._leave_nothing(made)
+
+    def _refuse_nesting(self) -> None:
+        """Raise ConfigError where the folder lies in another run's, or would be around one."""
+        above = self.folder.absolute().parents[: len(Path(self.name).parts)]
+        runs = [path for path in above if (path / "config.yaml").exists()]
+        runs += [path.parent for path in self.folder.rglob("config.yaml")]
+        if runs:
+            raise ConfigError(f"{self.folder} and the run {runs[0]} would share a folder; use another --name")
 
     def _leave_nothing(self, made: list[Path]) -> None:
         """Remove the lock and the folders that only a run that never started had need of."""
