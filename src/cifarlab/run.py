@@ -224,13 +224,19 @@ def recorded_run(folder: Path | str) -> Run:
     run = Run(folder)
     with contextlib.suppress(ConfigError):
         env = read_json(run.env_path)
-        files = env.get("recipes")
-        run.recipe_files = tuple(files) if isinstance(files, list) else ()
+        run.recipe_files = recorded_recipes(env)
         name = spelled(str(env.get("name", "")))
         parts, parents = Path(name).parts, run.folder.absolute().parent.parts
         if parts and parents[-len(parts) :] == parts:
             run.name = name
     return run
+
+
+def recorded_recipes(env: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    """The recipe files that an env.json names, as `Recipe.files`; none in one of before they were."""
+    files = env.get("recipes")
+    each = files if isinstance(files, list) else [None]
+    return tuple(each) if all(isinstance(f, dict) and {"path", "sha256"} <= f.keys() for f in each) else ()
 
 
 def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
