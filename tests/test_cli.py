@@ -66,9 +66,10 @@ def test_show(cifarlab):
 
 
 def test_show_says_which_labels_a_recipe_moves(cifarlab, tmp_path):
-    mine = tmp_path / "mine.yaml"
+    mine = tmp_path / "demo.yaml"
     mine.write_text("base: demo\ndata: {augment: {flip: {before: crop}}}\n")
     out = cifarlab("show", mine, "--diff")[1]
+    assert out.startswith(f"{mine} differs from demo in:")
     assert out.splitlines()[1:] == ["  data.augment: order [crop, flip] -> order [flip, crop]"]
     changes = json.loads(cifarlab("show", mine, "--diff", "--json")[1])["changes"]
     assert changes == {"data.augment": {"base": ["crop", "flip"], "recipe": ["flip", "crop"]}}

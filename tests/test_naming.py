@@ -1,6 +1,7 @@
 """A run's name: one spelling, whoever says it, and nothing that stands for something else."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from cifarlab.naming import run_name
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
+from cifarlab.train import train
 from tests.tiny import TINY, tiny_config, train_tiny
 
 PARTS = st.lists(st.sampled_from(["", ".", "..", "a", "b", "c d"]), min_size=1, max_size=6)
@@ -72,3 +74,56 @@ def test_a_run_is_known_from_within_its_folder(tmp_path, monkeypatch):
 def test_a_teachers_name_has_one_spelling_too():
     teacher = tiny_config("teacher.run=./a//b/").teacher
     assert teacher is not None and teacher.run == ("a/b",)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("lr=0.1", "an override"),
+        ("a/lr=0.1", "an override"),
+        ("-a", "an option"),
+        ("a.yaml", "a recipe's file"),
+        ("b/a.yml", "a recipe's file"),
+        ("ledger.jsonl", "ledger"),
+        ("./Ledger.lock/a", "ledger"),
+    ],
+)
+def test_a_name_that_stands_for_something_else_is_refused(tmp_path, monkeypatch, cifarlab, name, reason):
+    monkeypatch.chdir(tmp_path)
+    made = Path("b", "0")
+    made.mkdir(parents=True)
+    for words in (["train", "demo", *TINY], ["soup", made], ["refit", made]):
+        status, _, err = cifarlab(*words, f"--name={name}")
+        assert status == 2 and len(err.splitlines()) == 1 and "cannot be a run's name" in err, err
+        assert reason in err
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    with pytest.raises(ConfigError, match="cannot be a run's name"):
+        Run(Path("runs", name, "0"), "demo", name)
+
+
+def test_the_default_name_of_a_recipes_file_is_looked_at_too(tmp_path, cifarlab):
+    recipe = tmp_path / "lr=0.1.yaml"
+    recipe.write_text("base: demo\n")
+    status, _, err = cifarlab("train", recipe, *TINY, "--runs", tmp_path / "runs")
+    assert status == 2 and "'lr=0.1' cannot be a run's name (--name)" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_not_made_within_another_nor_around_it(tmp_path):
+    runs = tmp_path / "runs"
+    for folder in (runs / "a" / "0", runs / "b" / "1" / "0"):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    for name, seed, other in (
+        ("a/0", 0, runs / "a/0"),
+        ("a/0/deep", 1, runs / "a/0"),
+        ("b", 1, runs / "b/1/0"),
+    ):
+        run = Run(runs / name / str(seed), "demo", name)
+        with pytest.raises(ConfigError, match=f"the run {other} would share a folder"):
+            train(tiny_config(f"train.seed={seed}"), run)
+        assert not run.started
+    assert not (runs / "a/0/0").exists() and not (runs / "a/0/lock").exists()
+    # Names beside each other are nobody's.
+    with Run(runs / "a" / "1").locked(), Run(runs / "b" / "2" / "0", name="b/2").locked():
+        pass

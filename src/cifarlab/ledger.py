@@ -10,11 +10,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from cifarlab.naming import spelled
+from cifarlab.naming import LEDGER, spelled
 from cifarlab.registry import Failure
 from cifarlab.run import Run
-
-NAME = "ledger.jsonl"
 
 
 def record_opening(
@@ -25,7 +23,7 @@ def record_opening(
     reader: train (a recipe that chooses its epoch on test), or the command. fingerprint: of the test
     pictures. weights_sha256: of the checkpoint, where there is one.
     """
-    path = _folder(run) / NAME
+    path = _folder(run) / LEDGER
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": _key(run),
@@ -51,7 +49,7 @@ def openings(runs: Path) -> list[dict[str, Any]]:
 
     Raises Failure for a file that cannot be read at all.
     """
-    path = runs / NAME
+    path = runs / LEDGER
     if not path.exists():
         return []
     try:

@@ -152,6 +152,8 @@ class Run:
 
         wait: how many seconds to wait for the other process.
         """
+        if not self.started:
+            self._refuse_nesting()
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         lock = FileLock(self.lock_path)
         try:
@@ -170,6 +172,14 @@ class Run:
             lock.release()
             if made and not self.started:
                 self._leave_nothing(made)
+
+    def _refuse_nesting(self) -> None:
+        """Raise ConfigError where the folder lies in another run's, or would be around one."""
+        above = self.folder.absolute().parents[: len(Path(self.name).parts)]
+        runs = [path for path in above if (path / "config.yaml").exists()]
+        runs += [path.parent for path in self.folder.rglob("config.yaml")]
+        if runs:
+            raise ConfigError(f"{self.folder} and the run {runs[0]} would share a folder; use another --name")
 
     def _leave_nothing(self, made: list[Path]) -> None:
         """Remove the lock and the folders that only a run that never started had need of."""
@@ -215,13 +225,19 @@ def recorded_run(folder: Path | str) -> Run:
     run = Run(folder)
     with contextlib.suppress(ConfigError):
         env = read_json(run.env_path)
-        files = env.get("recipes")
-        run.recipe_files = tuple(files) if isinstance(files, list) else ()
+        run.recipe_files = recorded_recipes(env)
         name = spelled(str(env.get("name", "")))
         parts, parents = Path(name).parts, run.folder.absolute().parent.parts
         if parts and parents[-len(parts) :] == parts:
             run.name = name
     return run
+
+
+def recorded_recipes(env: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    """The recipe files that an env.json names, as `Recipe.files`; none in one of before they were."""
+    files = env.get("recipes")
+    each = files if isinstance(files, list) else [None]
+    return tuple(each) if all(isinstance(f, dict) and {"path", "sha256"} <= f.keys() for f in each) else ()
 
 
 def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:

@@ -56,7 +56,7 @@ def show(
         rows = {key: {"base": old, "recipe": new} for key, (old, new) in changed.items()}
         print(json.dumps({"recipe": found.name, "base": found.base, "changes": rows}, indent=2))
         return
-    print(f"{found.name} differs from {found.base or 'nothing: it has no base'} in:")
+    print(f"{recipe} differs from {found.base or 'nothing: it has no base'} in:")
     for key, (old, new) in changed.items():
         print(f"  {key}: {shown(old)} -> {shown(new)}" if found.base else f"  {key}: {shown(new)}")
 

@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cifarlab.config import NOT_IDENTITY
 from cifarlab.merging import differences, shown
 from cifarlab.recipes import checked, read
 from cifarlab.registry import ConfigError
 from cifarlab.report.collect import Finished
+from cifarlab.run import recorded_recipes
+
+ALL = "config.yaml in the run's folder holds every option."
 
 
-def changes(run: Finished) -> list[tuple[str, str, str]]:
-    """What a run's configuration changes in the base of its recipe, or in the recipe if that has none."""
+def recipe_of(run: Finished) -> str:
+    """The name of a recipe in the package, or the path of a file of the user's own."""
+    name = str(run.summary.get("recipe", ""))
+    if files := recorded_recipes(run.env):
+        path = str(files[0]["path"])
+        return name if path == f"cifarlab/recipes/{name}.yaml" else path
+    # Before files were recorded only the command told a file of one's own from a recipe of its name.
+    command = run.env.get("command")
+    words = [Path(str(word)) for word in command] if isinstance(command, list) else []
+    return next((str(w) for w in words if w.stem == name and w.suffix in (".yaml", ".yml")), name)
+
+
+def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
+    """What a run's configuration changes in the base of its recipe, or in the recipe if that has none.
+
+    A heading, and (key, there, here) for each change.
+    """
+    name = recipe_of(run)
     try:
-        recipe = read(run.summary["recipe"])
+        if name.endswith((".yaml", ".yml")) and not Path(name).is_absolute():
+            raise ConfigError(f"{name}: nobody knows in which folder")
+        recipe = read(name)
         plain = checked(read(recipe.base, recipe.path.parent).plain if recipe.base else recipe.plain).dump()
-    except (ConfigError, KeyError):
-        return []  # A recipe of the user's own that has moved.
+    except ConfigError as error:  # One of the user's own, e.g., that has moved.
+        return f"Not compared with its recipe ({error}): {ALL}", []
     found = differences(plain, run.config)
     # Nor which of the seeds it is.
     hidden = {"train.seed", *NOT_IDENTITY}
-    return [(key, shown(old), shown(new)) for key, (old, new) in found.items() if key not in hidden]
+    rows = [(key, shown(old), shown(new)) for key, (old, new) in found.items() if key not in hidden]
+    base = "its recipe's base" if recipe.base else "its recipe"
+    if recorded_recipes(run.env) not in ((), recipe.files):
+        base += " (files of which have changed since)"
+    return (f"Differs from {base} in:" if rows else f"As {base}: {ALL}"), rows
 
 
 def surroundings(run: Finished) -> list[tuple[str, str]]:
     """Hardware, versions and date of a run."""
     env = run.env
     hardware, versions = env.get("hardware") or {}, env.get("versions") or {}
-    rows = [("recipe", run.summary.get("recipe")), ("date", str(env.get("time") or "")[:10]),
+    rows = [("recipe", recipe_of(run)), ("date", str(env.get("time") or "")[:10]),
             ("processor", hardware.get("processor")), ("cores", hardware.get("cores")),
             ("device", hardware.get("gpu")), ("precision", env.get("precision"))]  # fmt: skip
     return [(key, str(value)) for key, value in rows if value] + [
