@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import sys
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor
 
-import cifarlab
 from cifarlab.augment.mixers import mix, pair_draws, partners
 from cifarlab.augment.policies import apply
 from cifarlab.config import Config, DataConfig
@@ -48,12 +48,18 @@ def dress(
     return Batch(images, labels, targets, ids)
 
 
+# What makes views and models: modules and packages.
+_SOURCES = ("cifarlab.draws", "cifarlab.views", "cifarlab.augment", "cifarlab.models", "cifarlab.frozen")
+
+
 def code_digest(*configs: Config) -> str:
     """Return 32 hex digits of the source that makes views and models, the imports of `configs` included."""
-    package = Path(cifarlab.__file__).parent
-    files = [package / "views.py", package / "draws.py"]
-    files += sorted([*(package / "augment").glob("*.py"), *(package / "models").glob("*.py")])
-    files += sorted((package / "frozen").glob("*.py"))
+    files: list[Path] = []
+    for name in _SOURCES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None, name
+        origin = Path(spec.origin)
+        files += sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
     for entry in dict.fromkeys(entry for config in configs for entry in config.imports):
         module = sys.modules.get(entry)
         files.append(Path(entry if entry.endswith(".py") else getattr(module, "__file__", None) or entry))
