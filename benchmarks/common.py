@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from cifarlab.checkpoint import write_json
+from cifarlab.core.device import describe_hardware, pick_device
+from cifarlab.core.files import write_json
 from cifarlab.data.cifar import CIFAR100
 from cifarlab.data.download import search_places
-from cifarlab.device import describe_hardware, pick_device
 from cifarlab.environment import describe_environment
 from cifarlab.recipes import Recipe, read
 from cifarlab.saving import Saver

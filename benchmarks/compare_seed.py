@@ -34,7 +34,7 @@ from tutorial_training import Contestant, InTurns, Tutorial
 
 from cifarlab import train as training
 from cifarlab.config import Config
-from cifarlab.device import Precision, pick_device, pick_precision
+from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress

@@ -27,8 +27,8 @@ from common import begin, parser, positive, refuse, spread, write
 from PIL import Image
 
 from cifarlab.config import Config
+from cifarlab.core.device import pick_device
 from cifarlab.data.splits import Split, load_splits
-from cifarlab.device import pick_device
 from cifarlab.recipes import read, resolve
 
 RECIPE = "resnet18_baseline"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import begin, parser, positive, spread, write
 
-from cifarlab import checkpoint
+from cifarlab.core import files
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.recipes import read, resolve
@@ -36,7 +36,7 @@ def make_teacher(folder: Path, overrides: Sequence[str]) -> Path:
         "store_size": job.splits.train.images.shape[-1],
         "row": {"epoch": 1, "step": 1},
     }
-    checkpoint.save(folder / "teacher.pt", state)
+    files.save(folder / "teacher.pt", state)
     return folder / "teacher.pt"
 
 

@@ -24,8 +24,8 @@ from typing import Any
 from common import QUIET_LOAD, now, positive, read_recipe
 from whole import ROOT, Result, without_machine
 
-from cifarlab.checkpoint import write_json
-from cifarlab.device import describe_hardware
+from cifarlab.core.device import describe_hardware
+from cifarlab.core.files import write_json
 from cifarlab.engine import Engine
 from cifarlab.environment import describe_environment
 from cifarlab.models.sizes import sizes_of_batch

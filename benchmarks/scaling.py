@@ -41,7 +41,7 @@ SCRIPT = """
 import json, sys, tempfile, time
 from pathlib import Path
 from rich.console import Console
-from cifarlab.device import peak_memory, pick_device
+from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
@@ -71,7 +71,7 @@ print(json.dumps({"seconds": seconds[0], "peak_memory_bytes": peak_memory(pick_d
 SEEDS_SCRIPT = """
 import json, sys, tempfile, time
 from pathlib import Path
-from cifarlab.device import peak_memory, pick_device
+from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
 from cifarlab.run import Run

@@ -14,7 +14,7 @@ from common import read_recipe
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifarlab.checkpoint import write_json
+from cifarlab.core.files import write_json
 from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import resolve

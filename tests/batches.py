@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifarlab.records import Batch, Output
+from cifarlab.core.batch import Batch, Output
 
 CLASSES, WIDTH, ROWS = 7, 12, 16
 

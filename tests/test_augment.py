@@ -22,8 +22,10 @@ from torchvision.transforms import v2
 
 from cifarlab import augment
 from cifarlab.augment import color, geometry, steps
-from cifarlab.draws import Draws
-from cifarlab.registry import AUGMENTS, AugmentSpecs, ConfigError, Spec
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS, AugmentSpecs
+from cifarlab.core.registry import Spec
 
 SPECS: TypeAdapter[dict[str, Spec]] = TypeAdapter(AugmentSpecs, config={"arbitrary_types_allowed": True})
 TUTORIAL: dict[str, Any] = {

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from cifarlab.config import ModelConfig
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES
 from cifarlab.models.classifier import build_classifier
-from cifarlab.registry import BACKBONES, ConfigError
 
 
 def parameters(module: torch.nn.Module) -> int:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data import cifar
 from cifarlab.data.cifar import read_cifar10, read_cifar100, resize
 from cifarlab.data.pickles import read_pickle
-from cifarlab.registry import ConfigError
 
 
 def dump2(content: Any) -> bytes:

@@ -20,11 +20,12 @@ from timm.optim import param_groups_layer_decay  # pyright: ignore[reportPrivate
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES
 from cifarlab.models import cifar_convnets as convnets
 from cifarlab.models import cifar_pyramids as pyramids
 from cifarlab.models import cifar_resnets as resnets
 from cifarlab.models.depths import layer_depths
-from cifarlab.registry import BACKBONES, ConfigError
 
 
 class Published(NamedTuple):

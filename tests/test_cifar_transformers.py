@@ -8,9 +8,10 @@ from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES
 from cifarlab.models.cifar_transformers import SequencePool
 from cifarlab.models.depths import hidden_matrices, layer_depths
-from cifarlab.registry import BACKBONES, ConfigError
 
 NAMES = ("vit_lite_7_4", "cct_7_3x1")
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from cifarlab.config import ModelConfig
+from cifarlab.core.errors import ConfigError
 from cifarlab.models.classifier import Classifier, build_classifier, resize
 from cifarlab.models.heads import Linear
-from cifarlab.registry import ConfigError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

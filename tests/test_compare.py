@@ -10,8 +10,8 @@ import yaml
 from scipy import stats
 
 from cifarlab.compare import best_epochs_luck, compare, find_arm
+from cifarlab.core.errors import ConfigError
 from cifarlab.ledger import openings
-from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.statistics import paired_difference
 from cifarlab.verdicts import described

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
-from cifarlab.registry import ConfigError
 from tests.tiny import TINY, once, tiny_config
 
 # 100 validate, 200 train in seven batches, the last one of eight pictures.

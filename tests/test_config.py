@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 
 from cifarlab.config import ROOT, Config
 from cifarlab.config.sections import Section
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import REGISTRIES
 from cifarlab.merging import differences, merge, order, parse_override
 from cifarlab.recipes import checked
-from cifarlab.registry import REGISTRIES, ConfigError
 
 
 def resolved(**changes):

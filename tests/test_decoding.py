@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.decoding import decode
-from cifarlab.registry import ConfigError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

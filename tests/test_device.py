@@ -8,7 +8,7 @@ import pytest
 # Page faults of allocating and writing 64 MiB ten times, after the first few times.
 SCRIPT = """
 import platform, resource, sys, torch
-from cifarlab.device import keep_freed_memory
+from cifarlab.core.device import keep_freed_memory
 took = keep_freed_memory() if sys.argv[1] == "kept" else True
 for _ in range(5):
     torch.ones(1 << 24)

@@ -14,10 +14,11 @@ from scipy.stats import ortho_group
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import LOSSES
 from cifarlab.objectives.distillation import FitNet, distill, dkd, readable_logits, rkd
 from cifarlab.objectives.objective import build_objective
-from cifarlab.records import Batch, Output
-from cifarlab.registry import LOSSES, ConfigError
 
 FROM_TEACHERS = [name for name in LOSSES if LOSSES[name].traits.get("needs_teacher")]
 ON_LOGITS = [name for name in FROM_TEACHERS if LOSSES[name].traits["needs_teacher"] == "logits"]

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data import download
 from cifarlab.data.download import Archive, DataUnavailable, locate, unpack
-from cifarlab.registry import ConfigError
 
 MEMBERS = ("train", "test", "meta")
 FILES = {"set/train": random.Random(0).randbytes(300_000), "set/test": b"test" * 10, "set/meta": b"meta"}

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from cifarlab.draws import Draws, hash_ints, label_key, mix, permutation
+from cifarlab.core.random import Draws, hash_ints, label_key, mix, permutation
 
 SIZE = 40_000
 

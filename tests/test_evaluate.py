@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cifarlab.core.batch import Output
+from cifarlab.core.device import Precision, pick_device, pick_precision
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
-from cifarlab.device import Precision, pick_device, pick_precision
 from cifarlab.evaluate import evaluate
-from cifarlab.records import Output
-from cifarlab.registry import ConfigError
 
 PRECISION = Precision(torch.device("cpu"), torch.float32)
 # Two equal bytes would be a tie, which `argmax` and `topk` may break either way.

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlab.registry import BACKBONES
+from cifarlab.core.registries import BACKBONES
 from tests.test_train import assert_same_run
 from tests.tiny import logged, train_tiny
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cifarlab.registry import (
+from cifarlab.core.registries import (
     AUGMENTS,
     AVERAGES,
     HEADS,
@@ -13,8 +13,8 @@ from cifarlab.registry import (
     OPTIMIZERS,
     SCHEDULES,
     SHARPNESS,
-    Registry,
 )
+from cifarlab.core.registry import Registry
 from tests.test_train import assert_same_run
 from tests.tiny import train_tiny
 

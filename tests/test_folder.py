@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data import folder as module
 from cifarlab.data.decoding import decode, suffixes
 from cifarlab.data.folder import read_folder
 from cifarlab.data.places import cache_folder
 from cifarlab.data.splits import Pictures, digest_pictures
-from cifarlab.registry import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import cifarlab
-from cifarlab import checkpoint
 from cifarlab.config import ModelConfig
+from cifarlab.core import files
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import AVERAGES
 from cifarlab.evaluate import logits_of
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.prepare import prepare
-from cifarlab.registry import AVERAGES, ConfigError
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 
@@ -154,8 +155,8 @@ def frozen_run(tmp_path_factory):
 
 def test_what_is_frozen_is_bit_for_bit_what_it_was(frozen_run):
     began = prepare(tiny_config(*FROZEN)).engine.model.state_dict()
-    last = checkpoint.load(frozen_run.last_path, ())["engine"]
-    best = checkpoint.load(frozen_run.best_path, ())["model"]
+    last = files.load(frozen_run.last_path, ())["engine"]
+    best = files.load(frozen_run.best_path, ())["model"]
     average = {key.removeprefix("module."): value for key, value in last["average"].items()}
     held = [name for name in began if name.startswith(("backbone.0.", "backbone.1."))]
     assert {"backbone.0.weight", "backbone.1.weight", "backbone.1.running_var"} <= set(held)

@@ -14,13 +14,13 @@ import torch
 from benchmarks.common import exact_float32
 from torch import Tensor
 
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
 from cifarlab.engine import Engine
 from cifarlab.evaluate import PICTURES_PER_BATCH
 from cifarlab.graphs import Graphs, copied, copy_into
 from cifarlab.prepare import prepare
-from cifarlab.records import Batch, Output
-from cifarlab.registry import ConfigError
 from cifarlab.views import DressedAhead, dress
 from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import HEADS
 from cifarlab.models.heads import Linear, Margin
-from cifarlab.registry import HEADS, ConfigError
 
 
 @pytest.mark.parametrize("name", list(HEADS))

@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 import cifarlab
-from cifarlab import checkpoint
 from cifarlab.calibration import best_temperature, expected_calibration_error
+from cifarlab.core import files
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits, load_test
 from cifarlab.inference.ensembles import evaluate_ensemble, forward_selection
 from cifarlab.inference.soups import average, make_soup, mix
-from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
 from cifarlab.trained import BEST, load_trained
@@ -233,7 +233,7 @@ def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
 def saved_as(folder, run, weights):
     """The run, with other weights, as a folder of its own."""
     folder.mkdir(parents=True)
-    checkpoint.save(folder / "best.pt", {**checkpoint.load(run / "best.pt", BEST), "model": weights})
+    files.save(folder / "best.pt", {**files.load(run / "best.pt", BEST), "model": weights})
     return folder
 
 

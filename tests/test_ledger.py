@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cifarlab.core.errors import Failure
 from cifarlab.data import splits
 from cifarlab.ledger import count_openings, openings, record_opening
-from cifarlab.registry import Failure
 from cifarlab.run import Run, recorded_run
 from cifarlab.runs import evaluate_run
 from tests.tiny import tiny_config, train_tiny

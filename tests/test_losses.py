@@ -11,12 +11,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cifarlab.config import build
+from cifarlab.core.batch import Output
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import DATASETS, LOSSES, MIXERS
 from cifarlab.models.heads import Linear, Margin
 from cifarlab.objectives.losses import cross_entropy
 from cifarlab.objectives.objective import build_objective
 from cifarlab.optim.optimizers import sgd
-from cifarlab.records import Output
-from cifarlab.registry import DATASETS, LOSSES, MIXERS, ConfigError
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, random_batch
 
 HARD_ONLY = [name for name in LOSSES if not LOSSES[name].traits.get("soft_targets", True)]

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import Failure
 from cifarlab.metrics import Means, RunLog, batch_accuracy, read_log
 from cifarlab.progress import duration
-from cifarlab.records import Batch, Output
-from cifarlab.registry import Failure
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,10 @@ from torchvision.transforms import v2
 
 from cifarlab import augment
 from cifarlab.augment.mixers import beta, cutmix, mixup, pair_draws, partners
-from cifarlab.draws import Draws
-from cifarlab.registry import MIXERS, ConfigError, MixSpecs, Spec
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import MIXERS, MixSpecs
+from cifarlab.core.registry import Spec
 from tests.tiny import tiny_config
 
 SPECS: TypeAdapter[dict[str, Spec]] = TypeAdapter(MixSpecs, config={"arbitrary_types_allowed": True})

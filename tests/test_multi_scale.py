@@ -11,10 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 from cifarlab import cli, load
+from cifarlab.core.errors import ConfigError
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.registry import ConfigError
 from cifarlab.run import Interrupted, Run
 from cifarlab.runs import evaluate_run, predict
 from cifarlab.train import train

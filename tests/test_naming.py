@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.compare import find_arm
+from cifarlab.core.errors import ConfigError
 from cifarlab.ledger import count_openings, openings, record_opening
 from cifarlab.naming import run_name
-from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
 from cifarlab.train import train

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import LOSSES
 from cifarlab.objectives.objective import build_objective
-from cifarlab.records import Batch, Output
-from cifarlab.registry import LOSSES, ConfigError
 
 
 class Centers(nn.Module):

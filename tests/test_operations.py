@@ -16,8 +16,9 @@ from torch import Tensor
 
 from cifarlab.augment import enhance, tones, warps
 from cifarlab.augment.geometry import Warp
-from cifarlab.draws import Draws
-from cifarlab.registry import AUGMENTS, ConfigError
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS
 
 MODES = {"nearest": TF.InterpolationMode.NEAREST, "bilinear": TF.InterpolationMode.BILINEAR}
 STILL: dict[str, Any] = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}

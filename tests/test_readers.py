@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from cifarlab.config import DataConfig
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import DATASETS
 from cifarlab.data import readers, synthetic
 from cifarlab.data.places import building, cache_folder, locked, progress
 from cifarlab.data.splits import Pictures, read
-from cifarlab.registry import DATASETS, ConfigError
 
 
 @pytest.fixture(autouse=True)

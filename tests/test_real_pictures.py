@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from cifarlab.augment import geometry, searched
-from cifarlab.draws import Draws
-from cifarlab.registry import AUGMENTS
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS
 from tests.test_operations import agree, light, spread, theirs
 
 COUNT = 300

@@ -7,14 +7,14 @@ import yaml
 from timm.data.auto_augment import LEVEL_TO_ARG
 
 from cifarlab.augment.tables import NARROW
+from cifarlab.core.batch import Output
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
 from cifarlab.engine import Engine
 from cifarlab.merging import differences
 from cifarlab.models.classifier import build_classifier
 from cifarlab.objectives.objective import build_objective
 from cifarlab.recipes import FOLDER, checked, every, find, names, read, resolve
-from cifarlab.records import Output
-from cifarlab.registry import ConfigError
 from tests.settings import documented
 
 # Why a recipe may not be measured.
@@ -66,7 +66,7 @@ class TestEveryRecipe:
         split = Split(pictures, torch.arange(8), torch.arange(8), torch.arange(8))
         model = build_classifier(config.model, 32, 100, ((0.5,) * 3, (0.3,) * 3))
         objective = build_objective(config.objective, 100, model.num_features)
-        from cifarlab.device import Precision
+        from cifarlab.core.device import Precision
 
         precision = Precision(torch.device("cpu"), torch.float32)
         teacher = Certain() if config.lessons else None

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import BaseModel
 
-from cifarlab.registry import ConfigError, Registry, Spec
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registry import Registry, Spec
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_weights_of_ones_own_stand_in_for_imagenets(tmp_path, cifarlab):
 
 
 def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cifarlab, monkeypatch):
-    from cifarlab.registry import ConfigError
+    from cifarlab.core.errors import ConfigError
     from cifarlab.together import crew
 
     def no_weights(config, *arguments):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 from tests.tiny import train_tiny
 
 

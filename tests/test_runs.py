@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarlab import checkpoint
+from cifarlab.core import files
+from cifarlab.core.errors import ConfigError
 from cifarlab.ledger import openings
 from cifarlab.refit import refit
-from cifarlab.registry import ConfigError
 from cifarlab.runs import evaluate_run
 from tests.tiny import train_tiny
 
@@ -179,9 +179,9 @@ def test_other_pictures_are_not_refitted(copied, trained):
     run, root = copied
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(trained / "pictures"), str(root)))
-    best = checkpoint.load(run / "best.pt", ())
+    best = files.load(run / "best.pt", ())
     best["config"]["data"]["root"] = str(root)
-    checkpoint.save(run / "best.pt", best)
+    files.save(run / "best.pt", best)
     with_a_train_picture_less(root)
     with pytest.raises(ConfigError, match=r"train of the data set .* is not what"):
         refit(run)

@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab import checkpoint, saving
+from cifarlab import saving
+from cifarlab.core import files as checkpoint
+from cifarlab.core.errors import Failure
 from cifarlab.engine import Engine
-from cifarlab.registry import Failure
 from cifarlab.run import Interrupted
 from cifarlab.saving import Saver, snapshot
 from tests.gpu import sync_is_an_error

@@ -13,8 +13,9 @@ from timm.scheduler.poly_lr import PolyLRScheduler
 from torch.optim import lr_scheduler
 
 from cifarlab.config import OptimConfig
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import SCHEDULES
 from cifarlab.optim.schedules import cosine, cosine_restarts, learning_rate, linear, one_cycle, step
-from cifarlab.registry import SCHEDULES, ConfigError
 
 TOTAL = 200
 

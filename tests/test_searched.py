@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from cifarlab.augment import searched, tables
-from cifarlab.draws import Draws
-from cifarlab.registry import AUGMENTS
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS
 
 CAMEL = {name: "".join(word.capitalize() for word in name.split("_")) for name in tables.OPERATIONS}
 SIZES = [(32, 32), (20, 48), (224, 224)]

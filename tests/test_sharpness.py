@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import SHARPNESS
 from cifarlab.engine import Engine
 from cifarlab.optim.sharpness import asam, sam, uphill
 from cifarlab.prepare import prepare
-from cifarlab.registry import SHARPNESS, ConfigError
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import LOSSES
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.heads import Linear, Margin
 from cifarlab.models.sizes import (
@@ -19,7 +21,6 @@ from cifarlab.models.sizes import (
     size_of_step,
     sizes_of_batch,
 )
-from cifarlab.registry import LOSSES, ConfigError
 from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config
 

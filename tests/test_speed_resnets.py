@@ -7,14 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlab import checkpoint, load
+from cifarlab import load
 from cifarlab.config import ModelConfig
+from cifarlab.core import files
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES
 from cifarlab.models.classifier import build_classifier
 from cifarlab.models.depths import hidden_matrices, layer_depths
 from cifarlab.models.speed_resnets import ShiftNorm, SpeedResNet
 from cifarlab.models.whitening import EPSILON, Whitening, patch_statistics
 from cifarlab.prepare import prepare, some_pictures
-from cifarlab.registry import BACKBONES, ConfigError
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 
@@ -193,7 +195,7 @@ def test_a_run_resumes_exactly_and_is_loaded_without_its_data(tmp_path, stop_at)
         train_tiny(tmp_path / "halved", *given)
     halved, _ = train_tiny(tmp_path / "halved", *given)
     assert_same_run(whole, halved)
-    kept = checkpoint.load(whole.best_path, ("model",))["model"]["backbone.stem.0.weight"]
+    kept = files.load(whole.best_path, ("model",))["model"]["backbone.stem.0.weight"]
     model: Any = load(whole.folder)
     assert torch.equal(model.backbone.stem[0].weight, kept)
     assert not torch.equal(kept, Whitening().weight)
@@ -201,7 +203,7 @@ def test_a_run_resumes_exactly_and_is_loaded_without_its_data(tmp_path, stop_at)
 
 def test_another_runs_whitening_is_taken_over(tmp_path):
     first, _ = train_tiny(tmp_path / "first", SMALL)
-    kept = checkpoint.load(first.best_path, ("model",))["model"]
+    kept = files.load(first.best_path, ("model",))["model"]
     job = prepare(tiny_config(SMALL, f"model.init={first.folder}", "data.dataset.seed=1"))
     backbone: Any = job.engine.model.backbone
     assert torch.equal(backbone.stem[0].weight, kept["backbone.stem.0.weight"])

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
 from cifarlab.data.splits import Pictures, channel_statistics, choose, digest_pictures, load_splits
 from cifarlab.prepare import prepare
-from cifarlab.registry import ConfigError
 from tests.tiny import tiny_config
 
 
@@ -130,7 +130,7 @@ def test_exact_duplicates_stay_on_one_side(source):
     ],
 )
 def test_a_reader_that_returns_nonsense_is_refused(changes, message, monkeypatch):
-    from cifarlab.registry import DATASETS
+    from cifarlab.core.registries import DATASETS
 
     spec = DATASETS.spec("synthetic")
     data = config().model_copy(update={"dataset": spec})

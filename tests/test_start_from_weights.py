@@ -13,7 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from cifarlab import checkpoint
+from cifarlab.core import files as checkpoint
 from cifarlab.engine import Engine
 from tests.tiny import TINY, once
 

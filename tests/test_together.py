@@ -15,10 +15,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from cifarlab import checkpoint, reproduce
+from cifarlab import reproduce
+from cifarlab.core import files as checkpoint
+from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.progress import TrainingProgress
-from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run, StopRequest
 from cifarlab.together import Task, child, train_all, usual_at_once
 from cifarlab.together import crew as crews

@@ -16,12 +16,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab import checkpoint, runs
 from cifarlab import prepare as prepare_module
+from cifarlab import runs
 from cifarlab import train as train_module
+from cifarlab.core import files
+from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine import Engine
 from cifarlab.prepare import smaller
-from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run
 from tests.tiny import TINY, logged, tiny_config, train_tiny
 
@@ -32,7 +33,7 @@ STATEFUL = ("train.average={name: ema, decay: 0.9}", "optim.name=adamw", "data.a
 def assert_same_run(one: Run, other: Run):
     """Bit-identical weights, optimizer state, best model and log."""
     for name in ("last.pt", "best.pt"):
-        states = [checkpoint.load(run.folder / name, ()) for run in (one, other)]
+        states = [files.load(run.folder / name, ()) for run in (one, other)]
         for state in states:
             for key in ("seconds", "peak_memory_bytes", "config", "log_size"):
                 state.pop(key, None)
@@ -135,7 +136,7 @@ def test_a_long_epoch_saves_in_between(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "step", dies)
     with pytest.raises(OSError, match="went away"):
         train_tiny(tmp_path / "run", *STATEFUL)
-    assert checkpoint.load(tmp_path / "run" / "last.pt", ())["step"] == 5
+    assert files.load(tmp_path / "run" / "last.pt", ())["step"] == 5
     monkeypatch.undo()
     run, _ = train_tiny(tmp_path / "run", *STATEFUL)
     assert_same_run(uninterrupted[0], run)
@@ -183,9 +184,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
 
 
 def test_a_log_is_cut_back_to_the_checkpoint(uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        checkpoint, "save", _fails_at(checkpoint.save, 4)
-    )  # best, last, best of epoch 2, then last
+    monkeypatch.setattr(files, "save", _fails_at(files.save, 4))  # best, last, best of epoch 2, then last
     with pytest.raises(OSError, match="disk"):
         train_tiny(tmp_path / "run", *STATEFUL, "train.select=last")
     monkeypatch.undo()
@@ -351,7 +350,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", ["last step", "conclusion"])
 def test_a_signal_at_the_end_is_not_lost(tmp_path, monkeypatch, at):
     """The run is finished, and whoever asked to stop is heard: no further seed begins."""
-    owner, name, number = (Engine, "step", 13) if at == "last step" else (checkpoint, "write_json", None)
+    owner, name, number = (Engine, "step", 13) if at == "last step" else (files, "write_json", None)
     call = getattr(owner, name)
 
     def signals(*args):
@@ -381,7 +380,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "step", poisoned)
     with pytest.raises(Failure, match="weights were not finite"):
         train_tiny(tmp_path / "run", "train.grad_clip=null")
-    state = checkpoint.load(tmp_path / "run" / "last.pt", ())
+    state = files.load(tmp_path / "run" / "last.pt", ())
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 
 
@@ -455,7 +454,7 @@ def test_the_last_good_checkpoint_stays_when_a_loss_is_not_finite(tmp_path, monk
     monkeypatch.setattr(Engine, "step", poisoned)
     with pytest.raises(Failure, match=r"at step 10 \(epoch 2.*last.pt is from before"):
         train_tiny(tmp_path / "run", "data.limit=160")
-    state = checkpoint.load(tmp_path / "run" / "last.pt", ())
+    state = files.load(tmp_path / "run" / "last.pt", ())
     assert state["step"] == 5
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 

@@ -10,9 +10,9 @@ from scipy.special import softmax
 from torch import nn
 
 from cifarlab.commands.shared import MeanName
+from cifarlab.core.batch import Output
+from cifarlab.core.errors import ConfigError
 from cifarlab.models.classifier import Classifier
-from cifarlab.records import Output
-from cifarlab.registry import ConfigError
 from cifarlab.trained import unloaded
 from cifarlab.tta import MEANS, TTA, Augmented, parse, shift
 from tests.tiny import tiny_config

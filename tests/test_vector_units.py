@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cifarlab.augment.policies import apply
-from cifarlab.draws import Draws
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS
 from cifarlab.recipes import import_builtin_parts
-from cifarlab.registry import AUGMENTS
 
 OPTIONS = {"one_of": {"choices": {"shift_scale_rotate": {}, "color_jitter": {}}}}
 

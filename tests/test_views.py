@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from cifarlab.config import Config
+from cifarlab.core.registries import AUGMENTS, MIXERS
 from cifarlab.prepare import prepare
-from cifarlab.registry import AUGMENTS, MIXERS
 from cifarlab.views import dress, view_epoch
 from tests.test_augment import POLICIES
 from tests.test_mixers import BATCHED, PAIRED

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cifarlab.config import ModelConfig
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import build_classifier
 from cifarlab.models.weights import fetch_weights, init_from, load_weights, read_weights, weights_folder
-from cifarlab.registry import BACKBONES, ConfigError
 
 
 def config(backbone: object = "test_resnet", head: object = "linear", **options) -> ModelConfig:

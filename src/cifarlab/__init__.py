@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cifarlab.records import Batch, Output
-    from cifarlab.registry import (
+    from cifarlab.core.batch import Batch, Output
+    from cifarlab.core.errors import ConfigError
+    from cifarlab.core.registries import (
         AUGMENTS,
         AVERAGES,
         BACKBONES,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         OPTIMIZERS,
         SCHEDULES,
         SHARPNESS,
-        ConfigError,
     )
     from cifarlab.trained import load
 
@@ -26,14 +26,15 @@ __version__ = "0.1.0"
 
 _REGISTRIES = (
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "SHARPNESS", "ConfigError",
+    "SHARPNESS",
 )  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch.
 _HOMES = {
-    **dict.fromkeys(_REGISTRIES, "registry"),
+    **dict.fromkeys(_REGISTRIES, "core.registries"),
+    "ConfigError": "core.errors",
     "load": "trained",
-    "Batch": "records",
-    "Output": "records",
+    "Batch": "core.batch",
+    "Output": "core.batch",
 }
 
 __all__ = [

@@ -40,7 +40,7 @@ def main() -> None:
         # A command that ends itself (--help, an interrupt before training) gives its status.
         sys.exit(app(args=arguments, standalone_mode=False))
     except Exception as error:
-        from cifarlab.registry import ConfigError, Failure
+        from cifarlab.core.errors import ConfigError, Failure
         from cifarlab.run import Interrupted
 
         if debug:

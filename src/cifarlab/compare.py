@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cifarlab import recipes
 from cifarlab.config import Config
+from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.ledger import openings
 from cifarlab.merging import parse_override
@@ -16,7 +17,6 @@ from cifarlab.metrics import read_log
 from cifarlab.naming import run_name, spelled
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, read, resolve
-from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run, recorded_run
 from cifarlab.runs import evaluate_run
 from cifarlab.statistics import difference, estimate, optimism

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 # Shapes that a run may show a model: sizes of pictures times full, last and per-size batches. Beyond torch's
 # limit (8) it falls back to the uncompiled model without an error.

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from cifarlab.compiling import compiled
 from cifarlab.config import Config
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.device import Precision
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import hash_ints, label_key, permutation
 from cifarlab.data.splits import Split
-from cifarlab.device import Precision
-from cifarlab.draws import hash_ints, label_key, permutation
 from cifarlab.evaluate import evaluate
 from cifarlab.graphs import ENGINE, CudaTape, Graphs, Reseed
 from cifarlab.metrics import Means, batch_accuracy
@@ -28,8 +30,6 @@ from cifarlab.optim.averages import Average
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.schedules import learning_rate
 from cifarlab.optim.sharpness import uphill
-from cifarlab.records import Batch, Output
-from cifarlab.registry import ConfigError
 from cifarlab.steps import Clock, Plan
 from cifarlab.views import DressedAhead, view_epoch
 

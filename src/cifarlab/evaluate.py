@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarlab.core.batch import Output
+from cifarlab.core.device import Precision
 from cifarlab.data.splits import Split
-from cifarlab.device import Precision
 from cifarlab.graphs import Graphs, Reseed
-from cifarlab.records import Output
 
 # Large batches keep the device busy. A CPU's caches hold 64 pictures of 128 px, or 20 of 224; larger batches
 # are slower there. On a GPU a batch must shrink at 224 px so that it fits beside the training state.

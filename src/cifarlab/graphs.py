@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cifarlab.records import Batch, Output
-from cifarlab.registry import ConfigError
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import ConfigError
 
 # Where a recipe says how its steps run.
 ENGINE = ("train", "engine")

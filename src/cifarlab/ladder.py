@@ -9,10 +9,10 @@ from typing import Any
 
 from cifarlab import recipes
 from cifarlab.compare import Arm, compare, find_arm, train_missing, trained_arm
+from cifarlab.core.errors import ConfigError
 from cifarlab.merging import Order, differences
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import Recipe, read, resolve
-from cifarlab.registry import ConfigError
 from cifarlab.statistics import difference
 from cifarlab.verdicts import Metric, described
 

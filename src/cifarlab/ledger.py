@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from cifarlab.core.errors import Failure
 from cifarlab.naming import LEDGER, spelled
-from cifarlab.registry import Failure
 from cifarlab.run import Run
 
 

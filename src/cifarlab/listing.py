@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from cifarlab.registry import Part, Spec
+from cifarlab.core.registry import Part, Spec
 
 
 def describe(part: Part) -> dict[str, Any]:

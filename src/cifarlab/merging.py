@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cifarlab.config import OptimConfig
-from cifarlab.reading import parse_yaml
-from cifarlab.registry import RESERVED, ConfigError, unknown
+from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.reading import parse_yaml
+from cifarlab.core.registry import RESERVED
 
 # Where `{label: options}` stands: there, and below, `label: null` removes an entry.
 LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarlab.records import Batch, Output
-from cifarlab.registry import Failure
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import Failure
 
 
 class Means:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from pathlib import PurePosixPath
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 # What counts the openings of the test set lies beside the runs, and its lock.
 LEDGER = "ledger.jsonl"

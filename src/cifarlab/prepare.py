@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config, build
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.device import Precision, pick_device, pick_precision, use_deterministic
+from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.splits import Split, Splits, channel_statistics, left_on_host, load_splits, place_all
-from cifarlab.device import Precision, pick_device, pick_precision, use_deterministic
-from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine, Source
 from cifarlab.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
 from cifarlab.merging import merge, parse_override
@@ -26,8 +28,6 @@ from cifarlab.models.sizes import check_sizes
 from cifarlab.objectives.margins import least_scale
 from cifarlab.objectives.objective import Objective, build_objective
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.records import Batch, Output
-from cifarlab.registry import ConfigError, Failure
 from cifarlab.teachers import Replay, Teacher, find_teacher, has_same_pictures, knows_validation, load_teacher
 from cifarlab.views import dress, num_views, view_epoch
 

@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config
+from cifarlab.core.device import Precision, describe_hardware
 from cifarlab.data.splits import Splits
-from cifarlab.device import Precision, describe_hardware
 from cifarlab.engine import Engine, unobserved
 from cifarlab.graphs import WARM_UP as UNCAPTURED
 from cifarlab.prepare import prepare

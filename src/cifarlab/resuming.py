@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from cifarlab import checkpoint
 from cifarlab.config import Config
+from cifarlab.core import files
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
 from cifarlab.engine import Engine
-from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.trained import BEST
 
@@ -72,6 +72,6 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[dict[str, Any], li
 def _read_own(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """A checkpoint that the run itself wrote: one that cannot be read is a reason to start over."""
     try:
-        return checkpoint.load(path, keys)
+        return files.load(path, keys)
     except ConfigError as error:
         raise ConfigError(f"{error}; `--fresh` starts over") from None

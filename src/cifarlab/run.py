@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 import yaml
 from filelock import FileLock, Timeout
 
-from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
 from cifarlab.config import Config, build, translate_saved, without_places
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import clear_leftovers, write_atomically, write_json
+from cifarlab.core.reading import parse_yaml
 from cifarlab.merging import differences, listed, order
 from cifarlab.naming import run_name, spelled
-from cifarlab.reading import parse_yaml
-from cifarlab.registry import ConfigError
 
 
 class Interrupted(Exception):

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from cifarlab import checkpoint
 from cifarlab.calibration import best_temperature, calibration
+from cifarlab.core import files as checkpoint
+from cifarlab.core.device import Precision
+from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.core.registry import Spec
 from cifarlab.data.decoding import decode, suffixes
 from cifarlab.data.splits import Pictures, Split, Splits, left_on_host, load_splits, load_test, place, read
-from cifarlab.device import Precision
 from cifarlab.evaluate import collect, pictures_per_batch, scores
 from cifarlab.ledger import count_openings, record_opening
 from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.registry import ConfigError, Failure, Spec
 from cifarlab.run import Run, recorded_run
 from cifarlab.trained import Trained, best_of, load_trained, refuse_other_classes
 from cifarlab.tta import Augmented

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarlab import checkpoint
+from cifarlab.core import files
 
 State = dict[str, Any]
 
@@ -140,9 +140,9 @@ class Saver:
         last, self._owed = self._on_host(job.last, self._owed, job.taken)
         del job  # The device has its memory back while the disk is written to.
         if self._owed is not None:
-            checkpoint.save(self.best, self._owed)
+            files.save(self.best, self._owed)
             self._owed = None
-        checkpoint.save(self.last, last)
+        files.save(self.last, last)
 
     def _on_host(
         self, last: State, best: State | None, taken: torch.cuda.Event | None

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from cifarlab import checkpoint
 from cifarlab.config import Config
+from cifarlab.core import files
+from cifarlab.core.device import describe_hardware, peak_memory, pick_device, reset_peak_memory
+from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.data.places import Stopped
-from cifarlab.device import describe_hardware, peak_memory, pick_device, reset_peak_memory
 from cifarlab.engine import is_finite
 from cifarlab.environment import describe_environment
 from cifarlab.ledger import record_opening
 from cifarlab.metrics import RunLog
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
-from cifarlab.registry import ConfigError, Failure
 from cifarlab.resuming import best_state, read_best, resume
 from cifarlab.run import Run, StopRequest
 from cifarlab.saving import Saver
@@ -331,7 +331,7 @@ class _Training:
         }
         if self.distillation:
             summary["distillation"] = self.distillation
-        checkpoint.write_json(self.run.summary_path, summary)
+        files.write_json(self.run.summary_path, summary)
         self.progress.stop()
         for line in self.activations.lines() if self.activations is not None else ():
             self.progress.note(line)

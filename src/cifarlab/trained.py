@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from cifarlab import checkpoint
 from cifarlab.config import Config, translate_saved
-from cifarlab.device import Precision, pick_device, pick_precision
+from cifarlab.core import files
+from cifarlab.core.device import Precision, pick_device, pick_precision
+from cifarlab.core.errors import ConfigError
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.recipes import checked
-from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 
 # What best.pt holds: a model that stands alone.
@@ -60,7 +60,7 @@ def load_trained(path: Path | str, device: str = "cpu") -> Trained:
     """
     place_on = pick_device(device)
     file = best_of(path)
-    state = checkpoint.load(file, BEST)
+    state = files.load(file, BEST)
     config = checked(translate_saved(state["config"]))
     model = unloaded(config, state["classes"])
     try:

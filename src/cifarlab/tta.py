@@ -10,11 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.core.batch import Output
+from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.reading import parse_yaml
+from cifarlab.core.registry import Registry, Spec
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import check_sizes
-from cifarlab.reading import parse_yaml
-from cifarlab.records import Output
-from cifarlab.registry import ConfigError, Registry, Spec, unknown
 
 # Each part: (B, 3, H, W) pictures, and the pixels a side at which the model would see them, to a list of
 # views: pictures and a size each.

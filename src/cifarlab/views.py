@@ -13,9 +13,9 @@ from torch import Tensor
 from cifarlab.augment.mixers import mix, pair_draws, partners
 from cifarlab.augment.policies import apply
 from cifarlab.config import Config, DataConfig
+from cifarlab.core.batch import Batch
+from cifarlab.core.random import Draws
 from cifarlab.data.splits import Split
-from cifarlab.draws import Draws
-from cifarlab.records import Batch
 
 
 def num_views(config: Config) -> int | None:
@@ -49,7 +49,13 @@ def dress(
 
 
 # What makes views and models: modules and packages.
-_SOURCES = ("cifarlab.draws", "cifarlab.views", "cifarlab.augment", "cifarlab.models", "cifarlab.frozen")
+_SOURCES = (
+    "cifarlab.core.random",
+    "cifarlab.views",
+    "cifarlab.augment",
+    "cifarlab.models",
+    "cifarlab.frozen",
+)
 
 
 def code_digest(*configs: Config) -> str:

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cifarlab.core.registries import DATASETS
 from cifarlab.data.splits import Pictures, digest_pictures
-from cifarlab.registry import DATASETS
 
 
 def noise(count: int, seed: int, side: int = 32) -> np.ndarray:

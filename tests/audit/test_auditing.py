@@ -10,11 +10,11 @@ from torch.nn.functional import one_hot
 
 from cifarlab.audit import audit as module
 from cifarlab.audit.audit import audit, data_and_runs
-from cifarlab.checkpoint import file_digest
+from cifarlab.core.batch import Output
+from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.core.files import file_digest
 from cifarlab.data.splits import Pictures, load_splits, read
 from cifarlab.ledger import openings
-from cifarlab.records import Output
-from cifarlab.registry import ConfigError, Failure
 from cifarlab.trained import load_trained
 from tests.audit.conftest import noise, pictures
 from tests.tiny import train_tiny

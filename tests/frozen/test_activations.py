@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import RECORD, checksum, digest
 from cifarlab.data.places import Stopped, locked
 from cifarlab.doctor.estimate import estimate
@@ -21,7 +22,6 @@ from cifarlab.frozen import Activations
 from cifarlab.frozen import activations as activations_module
 from cifarlab.ledger import openings
 from cifarlab.prepare import prepare
-from cifarlab.registry import ConfigError
 from cifarlab.run import Interrupted, Run
 from cifarlab.runs import evaluate_run
 from cifarlab.train import train

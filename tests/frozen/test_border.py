@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
-from cifarlab.device import pick_precision
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.device import pick_precision
+from cifarlab.core.registries import LOSSES
 from cifarlab.frozen import Border, NoBorder, Tail, find_border, frozen_share
 from cifarlab.frozen.tail import activations_at, no_images
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.objectives.objective import Objective
 from cifarlab.recipes import import_builtin_parts
-from cifarlab.records import Batch, Output
-from cifarlab.registry import LOSSES
 
 CPU = torch.device("cpu")
 CLASSES = 5

@@ -26,7 +26,7 @@ QUIET = "<code>cifarlab analyze RUN</code> adds"
 @pytest.fixture(scope="module")
 def analyzed(one, tmp_path_factory):
     """A folder with analyze's files of a real run, and the run's name."""
-    from cifarlab.checkpoint import write_json
+    from cifarlab.core.files import write_json
 
     folder = tmp_path_factory.mktemp("analyzed")
     found = analyze(one, corruptions=True, near=False)

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from cifarlab.compare import compare, find_arm
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 from cifarlab.report import charts
 from cifarlab.report.collect import collect
 from cifarlab.report.differences import compare_names, ladders, steps

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from scipy import stats
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.ledger import record_opening
-from cifarlab.registry import ConfigError
 from cifarlab.report import tables
 from cifarlab.report.collect import collect
 from cifarlab.report.page import build

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlab import checkpoint
+from cifarlab.core import files as checkpoint
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.places import Stopped, locked
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.registry import ConfigError
 from cifarlab.run import Interrupted, Run
 from cifarlab.teachers import Replay, Teacher
 from cifarlab.train import train

@@ -8,13 +8,14 @@ import torch
 import yaml
 from benchmarks.common import exact_float32
 
-from cifarlab import checkpoint, cli
+from cifarlab import cli
+from cifarlab.core import files as checkpoint
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits
 from cifarlab.merging import differences
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.recipes import read, resolve
-from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.teaching import train_teachers as teach

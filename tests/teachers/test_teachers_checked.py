@@ -2,12 +2,12 @@
 
 import pytest
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, diagnosis
 from cifarlab.doctor.findings import run_checks
 from cifarlab.doctor.patient import Patient
 from cifarlab.doctor.planned import planned
 from cifarlab.prepare import prepare
-from cifarlab.registry import ConfigError
 from tests.teachers.taught import student
 
 FAULTS = [

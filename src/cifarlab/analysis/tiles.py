@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cifarlab.checkpoint import write_atomically
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
-from cifarlab.registry import ConfigError
 
 # Of each kind; and pixels a side: larger pictures are made smaller. Thirty runs' must fit one page.
 SHOWN = 12

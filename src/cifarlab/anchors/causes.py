@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from cifarlab.anchors.figures import Anchor
 from cifarlab.config import Config
-from cifarlab.registry import Spec
+from cifarlab.core.registry import Spec
 
 POLICIES = frozenset({"auto_augment", "rand_augment", "trivial_augment_wide", "aug_mix"})
 CUTOUTS = frozenset({"cutout", "coarse_dropout", "random_erasing"})

@@ -24,13 +24,14 @@ from cifarlab.audit.duplicates import (
     surplus,
 )
 from cifarlab.audit.labels import suspects
-from cifarlab.checkpoint import file_digest
 from cifarlab.config import DataConfig
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import file_digest
+from cifarlab.core.registries import DATASETS
 from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
 from cifarlab.evaluate import outputs_of
 from cifarlab.ledger import record_opening
 from cifarlab.recipes import import_builtin_parts
-from cifarlab.registry import DATASETS, ConfigError
 from cifarlab.run import recorded_run
 from cifarlab.trained import Trained, load_trained
 

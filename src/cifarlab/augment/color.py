@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cifarlab.augment.steps import Step, column, lowers
-from cifarlab.draws import Draws
+from cifarlab.core.random import Draws
 
 Strength = Annotated[float, Field(ge=0)]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cifarlab.augment.color import Strength, blend
 from cifarlab.augment.steps import Step, column, lowers
-from cifarlab.draws import Draws
+from cifarlab.core.random import Draws
 
 
 def blend_each(images: Tensor, *parameters: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction
 from cifarlab.augment.steps import Step, lowers
-from cifarlab.draws import Draws
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import Draws
 
 
 def ascending(value: tuple[float, float]) -> tuple[float, float]:

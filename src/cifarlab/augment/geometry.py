@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cifarlab.augment.steps import Step, lowers, select
-from cifarlab.draws import Draws
+from cifarlab.core.random import Draws
 
 # What lies outside the picture. `reflect` leaves the edge pixel out, as in torch's and numpy's pad.
 Border = Literal["constant", "reflect", "replicate"]

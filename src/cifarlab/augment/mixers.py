@@ -19,8 +19,9 @@ from torch import Tensor
 
 from cifarlab.augment.policies import PROBABILITY, some_weight
 from cifarlab.augment.steps import select
-from cifarlab.draws import Draws
-from cifarlab.registry import MIXERS, MixSpecs, Spec
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import MIXERS, MixSpecs
+from cifarlab.core.registry import Spec
 
 # The range in which `beta` is within 1e-3 of the distribution.
 Alpha = Annotated[float, Field(ge=0.001, le=1000)]

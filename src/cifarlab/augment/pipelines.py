@@ -16,9 +16,10 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from torch import Tensor
 
-from cifarlab.draws import Draws
-from cifarlab.reading import parse_yaml
-from cifarlab.registry import AUGMENTS, ConfigError, did_you_mean, explain, unknown
+from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
+from cifarlab.core.random import Draws
+from cifarlab.core.reading import parse_yaml
+from cifarlab.core.registries import AUGMENTS
 
 # Bases of classes, and what takes functions or gives more than a picture.
 _NO_TRANSFORMS = (

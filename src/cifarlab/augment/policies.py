@@ -9,8 +9,10 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from cifarlab.augment.steps import Kernel, Step, change_, merge, plan
-from cifarlab.draws import Draws
-from cifarlab.registry import AUGMENTS, AugmentSpecs, ConfigError, Spec
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS, AugmentSpecs
+from cifarlab.core.registry import Spec
 
 # The stream of the probability draw, below the part's own: a change of p leaves the part's parameters alone.
 PROBABILITY = ".p"

@@ -13,8 +13,8 @@ from torch import Tensor
 from cifarlab.augment.geometry import Fraction, Interpolation
 from cifarlab.augment.steps import column
 from cifarlab.augment.tables import MIXED, NARROW, OPERATIONS, WIDE, row, rows, run_
-from cifarlab.draws import Draws
-from cifarlab.registry import AUGMENTS
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS
 
 # The operations of RandAugment and TrivialAugment: all but `invert`.
 NAMES = tuple(name for name in OPERATIONS if name != "invert")

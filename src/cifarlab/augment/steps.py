@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cifarlab.draws import Draws
-from cifarlab.registry import AUGMENTS, Spec
+from cifarlab.core.random import Draws
+from cifarlab.core.registries import AUGMENTS
+from cifarlab.core.registry import Spec
 
 
 class Kernel(Protocol):

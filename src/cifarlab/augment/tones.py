@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifarlab.augment.erase import FractionRange, ascending
 from cifarlab.augment.steps import Step, column, lowers
-from cifarlab.draws import Draws
+from cifarlab.core.random import Draws
 
 Bits = Annotated[int, Field(ge=0, le=8)]
 BitsRange = Annotated[tuple[Bits, Bits], AfterValidator(ascending)]

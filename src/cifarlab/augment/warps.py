@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction, Interpolation, Warp
 from cifarlab.augment.steps import Step, lowers
-from cifarlab.draws import Draws
+from cifarlab.core.random import Draws
 
 Shear = Annotated[float, Field(ge=0, le=10)]
 Degrees = Annotated[float, Field(ge=0, le=180)]

@@ -35,7 +35,7 @@ def audit(
     """
     from cifarlab.audit.audit import audit as audit_data
     from cifarlab.audit.audit import data_and_runs
-    from cifarlab.checkpoint import write_json
+    from cifarlab.core.files import write_json
     from cifarlab.report.sheets import write_audit_sheet
 
     refuse_place(out, "--out")
@@ -117,7 +117,7 @@ def analyze(
     """
     from cifarlab.analysis.analyze import analyze as analyze_run
     from cifarlab.analysis.tiles import pictures_path, write_tiles
-    from cifarlab.checkpoint import write_json
+    from cifarlab.core.files import write_json
     from cifarlab.report.analysis_page import write_analysis_page
     from cifarlab.trained import best_of
 

@@ -43,8 +43,8 @@ def compare(
     """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
     from cifarlab.compare import compare as compare_arms
     from cifarlab.compare import find_arm, train_missing
+    from cifarlab.core.errors import ConfigError
     from cifarlab.merging import refuse_twice
-    from cifarlab.registry import ConfigError
 
     overrides = [text for text in what if "=" in text]
     names = [text for text in what if "=" not in text]
@@ -115,7 +115,7 @@ def refit(
 
 
 def _refuse_idle_overrides(overrides: list[str], seeds: int | None) -> None:
-    from cifarlab.registry import ConfigError
+    from cifarlab.core.errors import ConfigError
 
     if overrides and seeds is None:
         raise ConfigError(f"{overrides[0]}: overrides say how to train; say how many seeds, e.g. --seeds 3")

@@ -69,9 +69,10 @@ def parts(
     as_json: AsJson = False,
 ) -> None:
     """Every registered part: its options, their defaults, one line of doc."""
+    from cifarlab.core.errors import ConfigError, unknown
+    from cifarlab.core.registries import REGISTRIES
     from cifarlab.listing import describe
     from cifarlab.recipes import import_builtin_parts
-    from cifarlab.registry import REGISTRIES, ConfigError, unknown
 
     import_builtin_parts()
     if kind is not None and kind not in REGISTRIES:

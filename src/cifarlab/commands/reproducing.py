@@ -45,8 +45,8 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """The tutorial's table again: published, as its code runs, corrected; and what its lessons are worth."""
-    from cifarlab.device import pick_device
-    from cifarlab.registry import ConfigError
+    from cifarlab.core.device import pick_device
+    from cifarlab.core.errors import ConfigError
     from cifarlab.reproduce import reproduce as reproduce_table
 
     if page is not None and page.suffix != ".md":

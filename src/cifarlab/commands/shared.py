@@ -73,7 +73,7 @@ def refuse_place(path: Path, option: str) -> None:
     """Raise ConfigError where no folder can be at `path`: before the work whose result belongs there."""
     import os
 
-    from cifarlab.registry import ConfigError
+    from cifarlab.core.errors import ConfigError
 
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not there.is_dir():
@@ -84,7 +84,7 @@ def refuse_place(path: Path, option: str) -> None:
 
 def refuse_idle_at_once(at_once: int, seeds: int | None) -> None:
     """Raise ConfigError where there are no seeds to be trained at the same time."""
-    from cifarlab.registry import ConfigError
+    from cifarlab.core.errors import ConfigError
 
     if at_once > 1 and seeds is None:
         raise ConfigError(f"--at-once {at_once}: of how many runs? Say, e.g., --seeds {at_once}")
@@ -92,7 +92,7 @@ def refuse_idle_at_once(at_once: int, seeds: int | None) -> None:
 
 def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
     """Raise ConfigError where there are no views to take the mean of."""
-    from cifarlab.registry import ConfigError
+    from cifarlab.core.errors import ConfigError
 
     if mean is not None and tta is None:
         raise ConfigError(f"--mean {mean}: of which views? Say, e.g., --tta flip")

@@ -18,7 +18,9 @@ from cifarlab.config.sections import (
     TeacherConfig,
     TrainConfig,
 )
-from cifarlab.registry import ConfigError, LossSpecs, Spec, explain
+from cifarlab.core.errors import ConfigError, explain
+from cifarlab.core.registries import LossSpecs
+from cifarlab.core.registry import Spec
 
 # What a recipe need not say; merged first, so that a change of `name` has an old name to differ from.
 ROOT: dict[str, Any] = {

@@ -8,20 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
-from cifarlab.registry import (
+from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.registries import (
     OPTIMIZERS,
     AugmentSpecs,
     AverageSpec,
     BackboneSpec,
-    ConfigError,
     DatasetSpec,
     HeadSpec,
     MixSpecs,
     ScheduleSpec,
     SharpnessSpec,
-    unknown,
 )
-from cifarlab.strict import Strict
+from cifarlab.core.strict import Strict
 
 
 class Section(Strict):

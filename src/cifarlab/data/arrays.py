@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 RECORD = "key.json"
 

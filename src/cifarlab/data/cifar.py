@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.download import Archive, locate, md5_of
 from cifarlab.data.pickles import read_pickle
 from cifarlab.data.splits import Part, Pictures, digest_pictures
-from cifarlab.registry import ConfigError
 
 SIZE = 32
 CIFAR100 = Archive(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 # Formats that Pillow hands to another program (EPS, to Ghostscript) or only identifies.
 NOT_READ = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})

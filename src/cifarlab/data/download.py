@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.places import building, cache_folder, cannot_write, locked, progress
-from cifarlab.registry import ConfigError
 
 MAX_MEMBER_BYTES = 1 << 28
 MAX_ARCHIVE_BYTES = 1 << 30

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 # The published files take 31 and 155 MB.
 MAX_BYTES = 1 << 30

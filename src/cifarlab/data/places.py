@@ -22,7 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 
 def cache_folder(kind: str) -> Path:

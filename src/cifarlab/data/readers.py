@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import Field
 
 from cifarlab.config import DataConfig
+from cifarlab.core.registries import DATASETS
 from cifarlab.data import synthetic as drawing
 from cifarlab.data.cifar import read_cifar10, read_cifar100
 from cifarlab.data.folder import read_folder
 from cifarlab.data.places import building, cache_folder, cannot_write, locked
 from cifarlab.data.splits import Part, Pictures, digest_pictures
-from cifarlab.registry import DATASETS
 
 # Up to here drawing anew takes less than two seconds on one core.
 DRAW_ANEW_BYTES = 4000 * 3 * 32 * 32

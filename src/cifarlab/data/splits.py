@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import DataConfig
-from cifarlab.device import picture_budget
-from cifarlab.draws import hash_each, hash_ints, label_key
-from cifarlab.registry import ConfigError
+from cifarlab.core.device import picture_budget
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.random import hash_each, hash_ints, label_key
 
 Part = Literal["train", "val", "test"]
 CHANNELS = ("red", "green", "blue")

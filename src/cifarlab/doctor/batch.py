@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifarlab.augment.policies import apply
+from cifarlab.core.random import Draws
 from cifarlab.data.splits import Split, digest_pictures
 from cifarlab.doctor.findings import Reasons, check
 from cifarlab.doctor.patient import Patient
-from cifarlab.draws import Draws
 from cifarlab.prepare import without_effect
 from cifarlab.views import num_views
 

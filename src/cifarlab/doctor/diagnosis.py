@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cifarlab.config import Config, build
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.cifar import CIFAR10, CIFAR100
 from cifarlab.data.download import is_at_hand
 from cifarlab.doctor.estimate import Estimate, estimate
@@ -18,7 +19,6 @@ from cifarlab.doctor.patient import Patient
 from cifarlab.doctor.planned import planned
 from cifarlab.models.backbones import has_weights
 from cifarlab.prepare import out_of_memory_explained, prepare
-from cifarlab.registry import ConfigError
 from cifarlab.teachers import find_teacher
 
 _ARCHIVES = {"cifar100": CIFAR100, "cifar10": CIFAR10}

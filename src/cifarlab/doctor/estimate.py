@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cifarlab.device import peak_memory
+from cifarlab.core.device import peak_memory
 from cifarlab.doctor.patient import Patient, first_pictures
 from cifarlab.evaluate import evaluate
 from cifarlab.frozen import Activations

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cifarlab.config import Config
+from cifarlab.core.batch import Batch, Output
 from cifarlab.data.splits import Split
 from cifarlab.doctor.planned import Planned
 from cifarlab.prepare import Job
-from cifarlab.records import Batch, Output
 from cifarlab.teachers import examine
 from cifarlab.views import dress, view_epoch
 

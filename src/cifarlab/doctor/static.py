@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 
 from cifarlab import recipes
 from cifarlab.config import Config
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registry import Spec
 from cifarlab.doctor.findings import CHECKS, Reasons, check
 from cifarlab.doctor.planned import Planned, planned
 from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.prepare import low_scale
-from cifarlab.registry import ConfigError, Spec
 from cifarlab.run import Run
 from cifarlab.teachers.health import NEARLY_UNIFORM
 from cifarlab.views import num_views

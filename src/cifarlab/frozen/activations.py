@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.config import Config
+from cifarlab.core.batch import Batch
+from cifarlab.core.device import Precision, picture_budget
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import Rows, digest, explain_refusal, is_sealed, read_arrays, write_record
 from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split, Splits
-from cifarlab.device import Precision, picture_budget
 from cifarlab.evaluate import pictures_per_batch
 from cifarlab.frozen.keys import frozen_digest, split_key
 from cifarlab.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.models.classifier import Classifier
-from cifarlab.records import Batch
-from cifarlab.registry import ConfigError
 from cifarlab.views import dress, num_views, view_epoch
 
 PATH = ("train", "keep_activations")

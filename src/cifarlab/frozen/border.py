@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifarlab.device import Precision
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.device import Precision
 from cifarlab.frozen.tail import BACKBONE, Border, Tail, no_images
 from cifarlab.models.classifier import Classifier
 from cifarlab.objectives.objective import Objective
-from cifarlab.records import Batch, Output
 
 # How many ends of the frozen part are tried, from the last one backwards.
 TRIES = 8

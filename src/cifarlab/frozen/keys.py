@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from cifarlab.config import Config
+from cifarlab.core.device import Precision
 from cifarlab.data.splits import Split, Splits
-from cifarlab.device import Precision
 from cifarlab.frozen.tail import Border
 from cifarlab.models.classifier import Classifier
 from cifarlab.views import code_digest

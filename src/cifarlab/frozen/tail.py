@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from cifarlab.device import Precision
+from cifarlab.core.batch import Output
+from cifarlab.core.device import Precision
 from cifarlab.models.classifier import Classifier
-from cifarlab.records import Output
 
 BACKBONE = "backbone"
 

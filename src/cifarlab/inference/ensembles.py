@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from cifarlab.calibration import best_temperature, calibration
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registry import Spec
 from cifarlab.data.splits import Split, left_on_host, place
 from cifarlab.evaluate import collect, scores
 from cifarlab.inference.members import load_members, optimism
 from cifarlab.models.classifier import Classifier
 from cifarlab.prepare import count_macs
-from cifarlab.registry import ConfigError, Spec
 from cifarlab.runs import open_split
 from cifarlab.teachers.teacher import Member
 from cifarlab.trained import unloaded

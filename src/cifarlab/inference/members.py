@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifarlab.checkpoint import file_digest
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import file_digest
 from cifarlab.data.splits import Splits
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.registry import ConfigError
 from cifarlab.runs import read_splits
 from cifarlab.teachers import has_same_pictures, knows_validation
 from cifarlab.teachers.teacher import Member

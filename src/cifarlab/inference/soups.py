@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarlab import checkpoint
+from cifarlab.core import files
+from cifarlab.core.device import Precision, describe_hardware, peak_memory
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split, Splits, left_on_host, place_all
-from cifarlab.device import Precision, describe_hardware, peak_memory
 from cifarlab.environment import describe_environment
 from cifarlab.evaluate import evaluate
 from cifarlab.inference.members import load_members, optimism
@@ -22,7 +23,6 @@ from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
 from cifarlab.models.statistics import norms_in_training, statistics_anew
 from cifarlab.prepare import count_macs
-from cifarlab.registry import ConfigError
 from cifarlab.resuming import best_state
 from cifarlab.run import Run
 from cifarlab.steps import Plan
@@ -216,8 +216,8 @@ def _keep(
         "warnings": warnings,
         "soup": {"kept": cooked.kept, "ingredients": cooked.record},
     }
-    checkpoint.save(run.best_path, best_state(model, config, splits, row))
+    files.save(run.best_path, best_state(model, config, splits, row))
     run.write_config(config)
     run.write_env(env)
-    checkpoint.write_json(run.summary_path, summary)
+    files.write_json(run.summary_path, summary)
     return summary

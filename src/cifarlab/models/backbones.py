@@ -12,6 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES
+from cifarlab.core.registry import Spec
 from cifarlab.models.packages import (
     PREFIX,
     find_package_weights,
@@ -29,7 +32,6 @@ from cifarlab.models.weights import (
     load_weights,
     read_weights,
 )
-from cifarlab.registry import BACKBONES, ConfigError, Spec
 
 
 def _is_timm(name: str) -> bool:

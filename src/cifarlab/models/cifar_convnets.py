@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarlab.core.registries import BACKBONES
 from cifarlab.models.staged import Staged, conv_norm, with_he_weights
-from cifarlab.registry import BACKBONES
 
 
 class PoolLarge(nn.Module):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.core.registries import BACKBONES
 from cifarlab.models.staged import Staged, conv_norm, with_he_weights
-from cifarlab.registry import BACKBONES
 
 Disturbance = Annotated[float, Field(ge=0, lt=1)]
 

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifarlab.registry import BACKBONES, ConfigError
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES
 
 FEATURES, LAYERS, HEADS = 256, 7, 4  # both networks'
 Rate = Annotated[float, Field(ge=0, lt=1)]

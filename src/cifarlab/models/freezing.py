@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.models.classifier import Classifier
-from cifarlab.registry import ConfigError, did_you_mean
 
 NormsInEval = Literal["none", "frozen", "backbone"]
 

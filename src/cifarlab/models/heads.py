@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifarlab.records import Output
-from cifarlab.registry import HEADS
+from cifarlab.core.batch import Output
+from cifarlab.core.registries import HEADS
 
 
 @HEADS.register(name="linear", products=True)

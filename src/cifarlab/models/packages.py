@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 PREFIX = "package:"
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import Config
-from cifarlab.draws import hash_ints, label_key
+from cifarlab.core.batch import Output
+from cifarlab.core.random import hash_ints, label_key
 from cifarlab.models.backbones import unfit
 from cifarlab.models.classifier import Classifier
-from cifarlab.records import Output
 
 # {size: the rows of a batch that are seen at it}, as a key; None is `data.image_size`.
 Sizes = tuple[tuple[int | None, tuple[range, ...]], ...]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 
 class Staged(nn.Module):

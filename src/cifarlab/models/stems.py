@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 
 def put_cifar_stem(model: Any, name: str) -> None:

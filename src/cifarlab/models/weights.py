@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.places import cache_folder
-from cifarlab.registry import ConfigError
 
 State = Mapping[str, Tensor]
 HEAD_IS_NEW = "the head is new"

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import LOSSES
 from cifarlab.objectives.margins import least_scale
-from cifarlab.records import Batch, Output
-from cifarlab.registry import LOSSES, ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0)]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cifarlab.records import Batch, Output
-from cifarlab.registry import LOSSES
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.registries import LOSSES
 
 
 @LOSSES.register

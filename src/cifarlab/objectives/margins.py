@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cifarlab.records import Batch, Output
-from cifarlab.registry import LOSSES, ConfigError
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import LOSSES
 
 # acos is taken this far inside (-1, 1): rounding puts the cosine of aligned vectors above 1, where it is NaN.
 # Its slope, 1 / sin(theta), is so bounded at 710, a thousandth of a radian from the class's direction.

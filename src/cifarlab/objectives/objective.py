@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from cifarlab.records import Batch, Output
-from cifarlab.registry import ConfigError, Spec
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registry import Spec
 
 Loss = Callable[[Batch, Output], Tensor]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from cifarlab.registry import AVERAGES
+from cifarlab.core.registries import AVERAGES
 
 
 class Average(Protocol):

@@ -13,9 +13,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cifarlab.config import OptimConfig
-from cifarlab.device import has_bfloat16
+from cifarlab.core.device import has_bfloat16
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import OPTIMIZERS
+from cifarlab.core.registry import Spec
 from cifarlab.optim.combined import Combined
-from cifarlab.registry import OPTIMIZERS, ConfigError, Spec
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 

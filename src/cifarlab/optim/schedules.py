@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from cifarlab.config import OptimConfig
-from cifarlab.registry import SCHEDULES, ConfigError
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import SCHEDULES
 
 
 def _ascending(milestones: tuple[float, ...]) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifarlab.registry import SHARPNESS
+from cifarlab.core.registries import SHARPNESS
 
 Radius = Annotated[float, Field(gt=0)]
 # Nothing moves where the gradient vanishes.

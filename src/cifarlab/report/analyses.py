@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from cifarlab.analysis.tiles import pictures_path, read_tiles
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 from cifarlab.run import read_json
 
 # More than a heat map can name.

@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image
 
 from cifarlab.analysis.tiles import pictures_path
+from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.seeds import seed_differences
 from cifarlab.ledger import count_openings
 from cifarlab.metrics import is_epoch, read_log
-from cifarlab.registry import ConfigError
 from cifarlab.report.analyses import FILES, Analysis, read_analysis, tiles_of
 from cifarlab.run import Run, read_json, recorded_run
 

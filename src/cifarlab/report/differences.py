@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
-from cifarlab.registry import ConfigError, unknown
+from cifarlab.core.errors import ConfigError, unknown
 from cifarlab.report.collect import Group
 from cifarlab.report.tables import Cell, Table
 from cifarlab.statistics import difference

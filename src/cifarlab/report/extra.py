@@ -1,6 +1,6 @@
 """The libraries that only the report draws with: an extra of the package."""
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 try:
     import altair

@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from cifarlab.checkpoint import write_atomically
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import write_atomically
 from cifarlab.ledger import openings
-from cifarlab.registry import ConfigError
 from cifarlab.report import analysis_charts, charts, tables
 from cifarlab.report.collect import Group, Skipped, collect
 from cifarlab.report.differences import Comparison, compare_names, ladders, steps

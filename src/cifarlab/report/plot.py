@@ -15,13 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifarlab.checkpoint import write_atomically
+from cifarlab.core.device import pick_precision
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
-from cifarlab.device import pick_precision
 from cifarlab.evaluate import logits_of
 from cifarlab.metrics import is_epoch, read_log
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.runs import read_splits
 from cifarlab.trained import load_trained

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from cifarlab.checkpoint import write_atomically
+from cifarlab.core.files import write_atomically
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.verdicts import interval
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from cifarlab import recipes
-from cifarlab.checkpoint import file_digest
 from cifarlab.config import Config, TeacherConfig
-from cifarlab.device import Precision, pick_precision
+from cifarlab.core.device import Precision, pick_precision
+from cifarlab.core.errors import ConfigError, did_you_mean
+from cifarlab.core.files import file_digest
 from cifarlab.models.sizes import check_sizes
-from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run
 from cifarlab.teachers.teacher import Member, Teacher
 from cifarlab.trained import Trained, best_of, load_trained, refuse_other_classes

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cifarlab.calibration import COLDEST, HOTTEST, best_temperature
 from cifarlab.config import Config
+from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.splits import Split, Splits, load_splits, place
-from cifarlab.draws import hash_ints, label_key
 from cifarlab.engine import Engine
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Member, Teacher
 from cifarlab.views import dress, view_epoch

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifarlab.device import Precision
-from cifarlab.records import Batch, Output
+from cifarlab.core.batch import Batch, Output
+from cifarlab.core.device import Precision
 from cifarlab.trained import Trained
 
 # Pictures in a forward pass: bounded by their pixels, since a teacher may see them at seven times a student's

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from cifarlab.config import Config
-from cifarlab.device import num_cores, pick_device
+from cifarlab.core.device import num_cores, pick_device
+from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.progress import TrainingProgress
-from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run, StopRequest
 from cifarlab.together.child import FAILED, LINE, MISTAKE, ROOM, SAVED, train_alone
 from cifarlab.train import train

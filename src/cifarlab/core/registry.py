@@ -3,82 +3,27 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import math
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
     create_model,
 )
 
-from cifarlab.strict import Strict, refuse_boolean
+from cifarlab.core.errors import ConfigError, did_you_mean, explain
+from cifarlab.core.strict import Strict, refuse_boolean
 
 # Keys beside a part's own options; a callable that takes one of them as an option cannot be registered.
 RESERVED = ("name", "weight", "p", "before")
-
-
-class ConfigError(ValueError):
-    """A mistake in a recipe; `path` holds the keys that lead to it, relative to where it was raised."""
-
-    def __init__(self, message: str, path: tuple[str, ...] = ()):
-        super().__init__(message)
-        self.message, self.path = message, path
-
-    def __str__(self) -> str:
-        return f"{'.'.join(self.path)}: {self.message}" if self.path else self.message
-
-
-class Failure(RuntimeError):
-    """Something went wrong that is no mistake of the user's; the message says what, where, and what to do."""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?` for the nearest of `known`, else the list of them where it is short, else nothing."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
-
-
-def unknown(word: str, known: Iterable[str]) -> str:
-    """The message for a name nobody registered or an option nobody takes."""
-    hint = did_you_mean(word, known)
-    return f"unknown; {hint}" if hint else "unknown"
-
-
-def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[str]]) -> ConfigError:
-    """The first complaint of pydantic as one line with the full path of its key.
-
-    `known(path)` gives the keys that exist at `path`, for the nearest right name.
-    """
-    # A name that is misspelt is missing, too: it is said once, as what it is.
-    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    path = tuple(str(part) for part in first["loc"])
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):
-        return ConfigError(cause.message, (*path, *cause.path))
-    if first["type"] == "extra_forbidden":
-        return ConfigError(unknown(path[-1], known(path[:-1])), path)
-    if first["type"] == "model_type":
-        return ConfigError(f"expected `key: value` options, got {first.get('input')!r}", path)
-    if first["type"] == "missing":
-        return ConfigError("missing, and it has no default", path)
-    given = first.get("input")
-    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(message[:1].lower() + message[1:] + shown, path)
 
 
 class _Options(Strict):
@@ -307,46 +252,3 @@ def _number(key: str, value: Any) -> float:
     if key == "p" and not 0 <= number <= 1:
         raise ConfigError(f"a probability lies in 0 to 1, got {number}", (key,))
     return number
-
-
-DATASETS = Registry("data set")
-AUGMENTS = Registry("augmentation", beside=("p",))
-MIXERS = Registry("mixer", beside=("p",))
-BACKBONES = Registry("backbone")
-HEADS = Registry("head")
-LOSSES = Registry("loss", beside=("weight",))
-OPTIMIZERS = Registry("optimizer")
-SCHEDULES = Registry("schedule")
-SHARPNESS = Registry("sharpness-aware step")
-AVERAGES = Registry("weight average")
-
-# The keys of a recipe where each kind stands.
-REGISTRIES = {
-    "data.dataset": DATASETS,
-    "data.augment": AUGMENTS,
-    "data.mix": MIXERS,
-    "model.backbone": BACKBONES,
-    "model.head": HEADS,
-    "objective": LOSSES,
-    "optim": OPTIMIZERS,
-    "optim.schedule": SCHEDULES,
-    "optim.sharpness": SHARPNESS,
-    "train.average": AVERAGES,
-}
-
-_DUMP = PlainSerializer(Spec.dump)
-DatasetSpec = Annotated[Spec, BeforeValidator(DATASETS.spec), _DUMP]
-BackboneSpec = Annotated[Spec, BeforeValidator(BACKBONES.spec), _DUMP]
-HeadSpec = Annotated[Spec, BeforeValidator(HEADS.spec), _DUMP]
-ScheduleSpec = Annotated[Spec, BeforeValidator(SCHEDULES.spec), _DUMP]
-SharpnessSpec = Annotated[Spec, BeforeValidator(SHARPNESS.spec), _DUMP]
-AverageSpec = Annotated[Spec, BeforeValidator(AVERAGES.spec), _DUMP]
-AugmentSpecs = Annotated[
-    dict[str, Annotated[Spec, BeforeValidator(AUGMENTS.spec), _DUMP]], BeforeValidator(AUGMENTS.labelled)
-]
-MixSpecs = Annotated[
-    dict[str, Annotated[Spec, BeforeValidator(MIXERS.spec), _DUMP]], BeforeValidator(MIXERS.labelled)
-]
-LossSpecs = Annotated[
-    dict[str, Annotated[Spec, BeforeValidator(LOSSES.spec), _DUMP]], BeforeValidator(LOSSES.labelled)
-]

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cifarlab.registry import ConfigError
+from cifarlab.core.errors import ConfigError
 
 _MERGE = "tag:yaml.org,2002:merge"
 

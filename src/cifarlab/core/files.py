@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from cifarlab.registry import ConfigError, Failure
+from cifarlab.core.errors import ConfigError, Failure
 
 FORMAT = 1
 

@@ -1,0 +1,1 @@
+"""What knows no experiment: errors, registries, randomness, batches, devices, files."""
