@@ -15,11 +15,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from cifarlab.augment import pair_draws, partners
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, MIXERS
 from cifarlab.core.registry import Registry
 from cifarlab.prepare import prepare
-from cifarlab.recipes import read, resolve
 
 RECIPE = "resnet18_baseline"
 # The tutorial's policy; other parts run with their defaults.

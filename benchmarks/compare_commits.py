@@ -50,10 +50,10 @@ def measure(recipe: str, overrides: Sequence[str], steps: int, scored: int, bare
     import torch
     import torch.nn.functional as F
 
+    from cifarlab.config.recipes import read, resolve
     from cifarlab.core.device import peak_memory
     from cifarlab.optim.optimizers import build_optimizer
     from cifarlab.prepare import prepare
-    from cifarlab.recipes import read, resolve
 
     config = resolve(read(recipe), overrides)
     job = prepare(config)

@@ -34,11 +34,11 @@ from tutorial_training import Contestant, InTurns, Tutorial
 
 from cifarlab import train as training
 from cifarlab.config import Config
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
 
 RECIPE = "as_run/resnet18_baseline"

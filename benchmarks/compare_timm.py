@@ -27,9 +27,9 @@ from common import begin, parser, positive, refuse, spread, write
 from PIL import Image
 
 from cifarlab.config import Config
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core.device import pick_device
 from cifarlab.data.splits import Split, load_splits
-from cifarlab.recipes import read, resolve
 
 RECIPE = "resnet18_baseline"
 # Each seed trains on the same pictures, which timm reads from one folder.

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
 
 from cifarlab.config import Config
+from cifarlab.config.recipes import read, resolve
 from cifarlab.prepare import Job, prepare
-from cifarlab.recipes import read, resolve
 from cifarlab.views import dress
 
 RECIPES = {"plain": "resnet18_baseline", "policy": "resnet18_augment"}

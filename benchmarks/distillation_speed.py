@@ -14,10 +14,10 @@ from pathlib import Path
 
 from common import begin, parser, positive, spread, write
 
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core import files
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
-from cifarlab.recipes import read, resolve
 
 TEACHER, STUDENT = "resnet50_pretrained_arcface_224x224", "resnet18_pretrained_arcface"
 # The most that the project allows of the ratio of medians.

@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
+from cifarlab.config.recipes import read, resolve
 from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
 from cifarlab.report.plot import plot_runs
 from cifarlab.run import Run, read_json
 from cifarlab.runs import evaluate_run

@@ -18,9 +18,9 @@ import torch
 from common import begin, exact_float32, parser, positive, write
 from torch import Tensor, nn
 
+from cifarlab.config.recipes import read, resolve
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
-from cifarlab.recipes import read, resolve
 
 # Without weights that may not be at hand: what is compared does not depend on where a run begins.
 OWN_START = ("model.backbone.pretrained=false",)

@@ -17,9 +17,9 @@ import torch
 from matplotlib.figure import Figure
 from study import Arm, figures_of, mean_and_spread, paired, parser, points, stands_on, train_all, write
 
+from cifarlab.config.recipes import names, read
 from cifarlab.data.splits import place
 from cifarlab.evaluate import collect, scores
-from cifarlab.recipes import names, read
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.run import Run
 from cifarlab.runs import open_split

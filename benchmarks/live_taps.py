@@ -17,11 +17,11 @@ import torch
 from common import begin, parser, positive, spread, write
 from torch import Tensor, nn
 
+from cifarlab.config.recipes import read, resolve
 from cifarlab.engine import Engine
 from cifarlab.models.live_taps import LiveConv2d, use_live_taps
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.prepare import prepare
-from cifarlab.recipes import read, resolve
 
 RECIPE = "resnet18_baseline"
 PLAIN, LIVE = "torch's convolutions", "live taps"

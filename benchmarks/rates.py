@@ -24,13 +24,13 @@ from typing import Any
 from common import QUIET_LOAD, now, positive, read_recipe
 from whole import ROOT, Result, without_machine
 
+from cifarlab.config.recipes import resolve
 from cifarlab.core.device import describe_hardware
 from cifarlab.core.files import write_json
 from cifarlab.engine import Engine
 from cifarlab.environment import describe_environment
 from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.prepare import Job, prepare
-from cifarlab.recipes import resolve
 from cifarlab.run import read_json
 from cifarlab.views import num_views
 

@@ -43,7 +43,7 @@ from pathlib import Path
 from rich.console import Console
 from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
+from cifarlab.config.recipes import read, resolve
 from cifarlab.run import Run
 from cifarlab.saving import Saver
 from cifarlab.train import train
@@ -73,7 +73,7 @@ import json, sys, tempfile, time
 from pathlib import Path
 from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
+from cifarlab.config.recipes import read, resolve
 from cifarlab.run import Run
 from cifarlab.together import Task, train_all
 

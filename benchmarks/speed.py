@@ -22,10 +22,10 @@ from typing import Any
 from common import begin, parser, positive, read_recipe, when_saved, write
 
 from cifarlab.config import Config
+from cifarlab.config.recipes import resolve
 from cifarlab.metrics import read_log
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import resolve
 from cifarlab.run import Run
 from cifarlab.runs import evaluate_run
 from cifarlab.train import train

@@ -14,10 +14,10 @@ from common import read_recipe
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cifarlab.config.recipes import resolve
 from cifarlab.core.files import write_json
 from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import resolve
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.run import Run, read_json
 from cifarlab.runs import evaluate_run

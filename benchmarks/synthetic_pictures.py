@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cifarlab.config.recipes import read, resolve
 from cifarlab.data.synthetic import SUPERCLASS_OF, draw
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
 from cifarlab.report.plot import plot_runs
 from cifarlab.run import Run, read_json
 from cifarlab.runs import evaluate_run

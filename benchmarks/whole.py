@@ -21,10 +21,10 @@ from typing import Any
 from common import read_recipe
 
 from cifarlab.config import Config
+from cifarlab.config.recipes import resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_json
 from cifarlab.metrics import read_log
-from cifarlab.recipes import resolve
 from cifarlab.run import Run, changes_since, read_json
 from cifarlab.statistics import Estimate, estimate, optimism
 

@@ -7,8 +7,8 @@ from cifarlab.anchors import place, place_run
 from cifarlab.anchors.causes import augmentation
 from cifarlab.anchors.figures import ANCHORS
 from cifarlab.anchors.placing import nearest
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core.registries import BACKBONES
-from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
 from tests.settings import documented
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from cifarlab import augment  # noqa: F401  fills the registry
+from cifarlab.config.recipes import checked, read, resolve
 from cifarlab.core.registries import AUGMENTS, MIXERS
-from cifarlab.recipes import checked, read, resolve
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"

@@ -193,7 +193,7 @@ def test_what_nobody_foresaw_is_one_line_and_status_1(cifarlab, monkeypatch):
     def breaks(*_):
         raise KeyError("surprise")
 
-    monkeypatch.setattr("cifarlab.recipes.every", breaks)
+    monkeypatch.setattr("cifarlab.config.recipes.every", breaks)
     status, _, err = cifarlab("list")
     assert status == 1
     assert "KeyError" in err and "--debug" in err and len(err.splitlines()) == 1

@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.config import ROOT, Config
+from cifarlab.config.merge import differences, merge, order, parse_override
+from cifarlab.config.recipes import checked
 from cifarlab.config.sections import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
-from cifarlab.merging import differences, merge, order, parse_override
-from cifarlab.recipes import checked
 
 
 def resolved(**changes):

@@ -8,7 +8,7 @@ import pytest
 
 from cifarlab import environment
 from cifarlab.compare import find_arm
-from cifarlab.recipes import FOLDER, names, read
+from cifarlab.config.recipes import FOLDER, names, read
 from cifarlab.run import read_json
 from cifarlab.train import train
 from tests.tiny import TINY

@@ -18,8 +18,8 @@ import typer
 from benchmarks.gpu_steps import ROWS, Plan, Step
 
 from cifarlab import cli
+from cifarlab.config.recipes import read, resolve
 from cifarlab.experiments.tutorial import experiments
-from cifarlab.recipes import read, resolve
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

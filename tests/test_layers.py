@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
 FLOORS = {
     "calibration": 0, "core": 0, "environment": 0, "progress": 0, "statistics": 0, "steps": 0,
-    "augment": 1, "compiling": 1, "config": 1, "graphs": 1, "listing": 1, "metrics": 1, "naming": 1,
+    "augment": 1, "compiling": 1, "config": 1, "graphs": 1, "metrics": 1, "naming": 1,
     "objectives": 1, "saving": 1, "verdicts": 1,
-    "data": 2, "merging": 2, "optim": 2,
-    "evaluate": 3, "models": 3, "recipes": 3, "run": 3, "views": 3,
-    "anchors": 4, "engine": 4, "experiments": 4, "frozen": 4, "ledger": 4, "trained": 4, "tta": 4,
+    "data": 2, "optim": 2, "run": 2,
+    "anchors": 3, "evaluate": 3, "experiments": 3, "ledger": 3, "models": 3, "views": 3,
+    "engine": 4, "frozen": 4, "trained": 4, "tta": 4,
     "audit": 5, "resuming": 5, "runs": 5, "summary": 5, "teachers": 5,
     "analysis": 6, "prepare": 6,
     "doctor": 7, "inference": 7, "profile": 7, "report": 7, "train": 7,

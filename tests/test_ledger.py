@@ -201,7 +201,7 @@ def _names_no_test(node: ast.expr) -> bool:
         ("import cifarlab.data.splits\ncifarlab.data.splits.load_test(data)", True),
         ("from cifarlab.data import splits\nsplits.load_splits(data, seed)", False),
         ("data.dataset.build(data, part)", True),
-        ("from cifarlab.recipes import read\nread(name, beside)", False),
+        ("from cifarlab.config.recipes import read\nread(name, beside)", False),
         ("import os\nos.read(file, count)", False),
     ],
 )

@@ -27,6 +27,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from torch import Tensor
 
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import LOSSES
@@ -35,7 +36,6 @@ from cifarlab.doctor.planned import planned
 from cifarlab.models.heads import Margin
 from cifarlab.objectives.margins import arcface, cosface, least_scale, lsoftmax, sphereface, supcon, triplet
 from cifarlab.prepare import prepare
-from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
 from cifarlab.train import train
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, cosine_output, product_output, random_batch

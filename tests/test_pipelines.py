@@ -17,10 +17,10 @@ from torch import Tensor
 
 from cifarlab import augment
 from cifarlab.augment import pipelines
+from cifarlab.config.recipes import checked
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
-from cifarlab.recipes import checked
 from tests.tiny import tiny_config
 
 # Imported by the part itself: otherwise it would ask the package index for a newer version.

@@ -7,11 +7,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cifarlab.config.merge import refuse_twice
+from cifarlab.config.recipes import names, read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
-from cifarlab.merging import refuse_twice
-from cifarlab.recipes import names, read, resolve
 from cifarlab.run import Run
 from cifarlab.tta import parse
 

@@ -7,14 +7,14 @@ import yaml
 from timm.data.auto_augment import LEVEL_TO_ARG
 
 from cifarlab.augment.tables import NARROW
+from cifarlab.config.merge import differences
+from cifarlab.config.recipes import FOLDER, checked, every, find, names, read, resolve
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
 from cifarlab.engine import Engine
-from cifarlab.merging import differences
 from cifarlab.models.classifier import build_classifier
 from cifarlab.objectives.objective import build_objective
-from cifarlab.recipes import FOLDER, checked, every, find, names, read, resolve
 from tests.settings import documented
 
 # Why a recipe may not be measured.

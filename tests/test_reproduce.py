@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cifarlab.config.merge import differences
 from cifarlab.experiments.tutorial import AS_RUN, experiments
-from cifarlab.merging import differences
 from cifarlab.metrics import read_log
 from cifarlab.report.reproduction import write_page
 from cifarlab.run import Run

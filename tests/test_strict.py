@@ -8,11 +8,11 @@ import pytest
 from pydantic import Field
 
 from cifarlab.config import Config, build
+from cifarlab.config.recipes import read, resolve
 from cifarlab.config.sections import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
 from cifarlab.core.registry import Registry
-from cifarlab.recipes import read, resolve
 from cifarlab.tta import TTA
 from tests.test_every_part import NEEDED
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cifarlab.augment.policies import apply
+from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
-from cifarlab.recipes import import_builtin_parts
 
 OPTIONS = {"one_of": {"choices": {"shift_scale_rotate": {}, "color_jitter": {}}}}
 

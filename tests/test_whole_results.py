@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cifarlab.config.recipes import every, read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.tutorial import experiments
-from cifarlab.recipes import every, read, resolve
 from cifarlab.run import Run
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cifarlab.config import Config
-from cifarlab.recipes import read, resolve
+from cifarlab.config.recipes import read, resolve
 from cifarlab.run import Run
 from cifarlab.train import train
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cifarlab import recipes
-from cifarlab.config import Config
+from cifarlab.config import Config, recipes
+from cifarlab.config.merge import parse_override
+from cifarlab.config.recipes import Recipe, read, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.ledger import openings
-from cifarlab.merging import parse_override
 from cifarlab.metrics import read_log
 from cifarlab.naming import run_name, spelled
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import Recipe, read, resolve
 from cifarlab.run import Run, recorded_run
 from cifarlab.runs import evaluate_run
 from cifarlab.statistics import difference, estimate, optimism

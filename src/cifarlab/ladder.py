@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifarlab import recipes
 from cifarlab.compare import Arm, compare, find_arm, train_missing, trained_arm
+from cifarlab.config import recipes
+from cifarlab.config.merge import Order, differences
+from cifarlab.config.recipes import Recipe, read, resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.merging import Order, differences
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import Recipe, read, resolve
 from cifarlab.statistics import difference
 from cifarlab.verdicts import Metric, described
 

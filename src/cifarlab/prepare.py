@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config, build
+from cifarlab.config.merge import merge, parse_override
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision, pick_device, pick_precision, use_deterministic
 from cifarlab.core.errors import ConfigError, Failure
@@ -21,7 +22,6 @@ from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.splits import Split, Splits, channel_statistics, left_on_host, load_splits, place_all
 from cifarlab.engine import Engine, Source
 from cifarlab.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
-from cifarlab.merging import merge, parse_override
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes

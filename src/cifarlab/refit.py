@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cifarlab.config.recipes import Recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.naming import run_name
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import Recipe, resolve
 from cifarlab.run import Run, read_json, recorded_run
 from cifarlab.runs import read_splits
 from cifarlab.train import train

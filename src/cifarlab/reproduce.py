@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from cifarlab.compare import APART, Arm, compare, trained_arm
 from cifarlab.config import Config
+from cifarlab.config.recipes import read
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read
 from cifarlab.run import Run, read_json
 from cifarlab.statistics import difference
 from cifarlab.teaching import train_teachers

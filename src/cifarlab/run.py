@@ -15,10 +15,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cifarlab.config import Config, build, translate_saved, without_places
+from cifarlab.config.merge import differences, listed, order
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import clear_leftovers, write_atomically, write_json
 from cifarlab.core.reading import parse_yaml
-from cifarlab.merging import differences, listed, order
 from cifarlab.naming import run_name, spelled
 
 

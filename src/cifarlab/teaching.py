@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifarlab.config import Config, DataConfig
+from cifarlab.config.merge import differences
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
 from cifarlab.data.readers import kept_size
-from cifarlab.merging import differences
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
 from cifarlab.teachers import missing_teachers
 from cifarlab.train import train

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from cifarlab.config import Config, translate_saved
+from cifarlab.config.recipes import checked
 from cifarlab.core import files
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
-from cifarlab.recipes import checked
 from cifarlab.run import Run
 
 # What best.pt holds: a model that stands alone.

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from cifarlab.config.recipes import names, read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, patient, warnings_before
 from cifarlab.doctor import estimate as doctor_estimate
@@ -17,7 +18,6 @@ from cifarlab.doctor.planned import planned
 from cifarlab.doctor.static import _from_uniform
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
-from cifarlab.recipes import names, read, resolve
 from tests.settings import AS_RUN_ROWS, row
 from tests.tiny import PARTS, TINY, tiny_config, train_tiny
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
+from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import pick_precision
 from cifarlab.core.registries import LOSSES
@@ -18,7 +19,6 @@ from cifarlab.frozen.tail import activations_at, no_images
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.objectives.objective import Objective
-from cifarlab.recipes import import_builtin_parts
 
 CPU = torch.device("cpu")
 CLASSES = 5

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cifarlab.recipes import read
+from cifarlab.config.recipes import read
 from cifarlab.report.collect import Finished, read_run
 from cifarlab.report.page import build
 from cifarlab.report.provenance import changes, surroundings

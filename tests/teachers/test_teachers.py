@@ -9,13 +9,13 @@ import yaml
 from benchmarks.common import exact_float32
 
 from cifarlab import cli
+from cifarlab.config.merge import differences
+from cifarlab.config.recipes import read, resolve
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits
-from cifarlab.merging import differences
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import read, resolve
 from cifarlab.run import Run
 from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.teaching import train_teachers as teach
@@ -189,7 +189,7 @@ def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatc
     (tmp_path / "recipes" / "small_teacher.yaml").write_text(yaml.safe_dump(teacher))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump(student(tmp_path, "teacher.run=small_teacher", "teacher.seed=3").dump()))
-    monkeypatch.setattr("cifarlab.recipes.FOLDER", tmp_path / "recipes")
+    monkeypatch.setattr("cifarlab.config.recipes.FOLDER", tmp_path / "recipes")
     command = ["cifarlab", "train", str(mine), "--runs", str(tmp_path / "runs")]
 
     def status(*arguments):
@@ -229,7 +229,7 @@ def teach_and_read(tmp_path, monkeypatch):
         trained, lines = [], []
         progress = TrainingProgress(quiet=True)
         with monkeypatch.context() as patch:
-            patch.setattr("cifarlab.recipes.FOLDER", tmp_path / "recipes")
+            patch.setattr("cifarlab.config.recipes.FOLDER", tmp_path / "recipes")
             patch.setattr("cifarlab.teaching.train", lambda config, run, progress: trained.append(config))
             patch.setattr(progress, "note", lines.append)
             teach(students, tmp_path / "runs", progress)
@@ -373,7 +373,7 @@ def test_train_teacher_looks_at_the_student_first(tmp_path, monkeypatch):
     config, idle = student(tmp_path, "teacher.run=small_teacher"), tiny_config("teacher.run=small_teacher")
     progress = TrainingProgress(quiet=True)
     other, _ = train_tiny(runs / "student" / "0")
-    monkeypatch.setattr("cifarlab.recipes.FOLDER", recipes)
+    monkeypatch.setattr("cifarlab.config.recipes.FOLDER", recipes)
     with pytest.raises(ConfigError, match="a run of another configuration"):
         teach([(config, other)], runs, progress)
     own = Run(runs / "small_teacher" / "0", "small_teacher", "small_teacher")

@@ -7,8 +7,8 @@ from typing import Any
 from cifarlab.anchors.causes import augmentation, causes, pretrained
 from cifarlab.anchors.figures import ANCHORS, Anchor
 from cifarlab.config import Config
+from cifarlab.config.recipes import checked
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.recipes import checked
 from cifarlab.run import Run
 
 SHOWN = 5

@@ -25,13 +25,13 @@ from cifarlab.audit.duplicates import (
 )
 from cifarlab.audit.labels import suspects
 from cifarlab.config import DataConfig
+from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
 from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
 from cifarlab.evaluate import outputs_of
 from cifarlab.ledger import record_opening
-from cifarlab.recipes import import_builtin_parts
 from cifarlab.run import recorded_run
 from cifarlab.trained import Trained, load_trained
 

@@ -23,8 +23,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """What is wrong with a recipe, each with its fix, what it will take; status 1 where there is an error."""
+    from cifarlab.config.recipes import read, resolve
     from cifarlab.doctor import diagnose
-    from cifarlab.recipes import read, resolve
 
     found = read(recipe)
     config = resolve(found, overrides or ())

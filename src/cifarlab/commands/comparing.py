@@ -43,8 +43,8 @@ def compare(
     """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
     from cifarlab.compare import compare as compare_arms
     from cifarlab.compare import find_arm, train_missing
+    from cifarlab.config.merge import refuse_twice
     from cifarlab.core.errors import ConfigError
-    from cifarlab.merging import refuse_twice
 
     overrides = [text for text in what if "=" in text]
     names = [text for text in what if "=" not in text]

@@ -23,9 +23,9 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Where the time goes: each part of a step, an epoch, and how near the machine's limit it comes."""
+    from cifarlab.config.recipes import read, resolve
     from cifarlab.core.errors import ConfigError
     from cifarlab.profile import profile as profile_recipe
-    from cifarlab.recipes import read, resolve
 
     if trace is not None and trace.suffix != ".json":
         raise ConfigError(f"--trace {trace}: the viewers read .json; end it so")

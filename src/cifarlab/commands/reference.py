@@ -13,7 +13,7 @@ from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app, print_t
 @app.command(name="list")
 def list_recipes(as_json: AsJson = False) -> None:
     """Every recipe: what it is, published and measured accuracy."""
-    from cifarlab.recipes import every
+    from cifarlab.config.recipes import every
 
     found = every()
     if as_json:
@@ -39,8 +39,8 @@ def show(
     """The resolved recipe: every option of the run, defaults filled in."""
     import yaml
 
-    from cifarlab.merging import differences, shown
-    from cifarlab.recipes import checked, read, resolve
+    from cifarlab.config.merge import differences, shown
+    from cifarlab.config.recipes import checked, read, resolve
 
     found = read(recipe)
     plain = resolve(found, overrides or ()).dump()
@@ -69,10 +69,10 @@ def parts(
     as_json: AsJson = False,
 ) -> None:
     """Every registered part: its options, their defaults, one line of doc."""
+    from cifarlab.config.describe import describe
+    from cifarlab.config.recipes import import_builtin_parts
     from cifarlab.core.errors import ConfigError, unknown
     from cifarlab.core.registries import REGISTRIES
-    from cifarlab.listing import describe
-    from cifarlab.recipes import import_builtin_parts
 
     import_builtin_parts()
     if kind is not None and kind not in REGISTRIES:

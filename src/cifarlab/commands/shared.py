@@ -22,7 +22,7 @@ RecipeName = Annotated[
 
 def _each_once(overrides: list[str] | None) -> list[str] | None:
     """The overrides of a command line. Raises ConfigError where two set the same key."""
-    from cifarlab.merging import refuse_twice
+    from cifarlab.config.merge import refuse_twice
 
     refuse_twice(overrides or ())
     return overrides

@@ -46,10 +46,10 @@ def train(
 ) -> None:
     """Train a recipe, or go on where it was left; a finished run says so."""
     from cifarlab.compare import refuse_another_seed
+    from cifarlab.config.recipes import read, resolve
     from cifarlab.doctor import warnings_before
     from cifarlab.naming import run_name
     from cifarlab.progress import TrainingProgress
-    from cifarlab.recipes import read, resolve
     from cifarlab.run import Run
     from cifarlab.teaching import train_teachers
     from cifarlab.together import Task, train_all, usual_at_once

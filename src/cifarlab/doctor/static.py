@@ -6,8 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 
-from cifarlab import recipes
-from cifarlab.config import Config
+from cifarlab.config import Config, recipes
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
 from cifarlab.doctor.findings import CHECKS, Reasons, check

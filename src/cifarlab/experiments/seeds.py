@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cifarlab.config import build, without_places
+from cifarlab.config.merge import differences, listed, order
+from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.errors import ConfigError
-from cifarlab.merging import differences, listed, order
-from cifarlab.recipes import import_builtin_parts
 from cifarlab.run import Run
 
 

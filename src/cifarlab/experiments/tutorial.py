@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cifarlab.config import Config
-from cifarlab.recipes import names, read, resolve
+from cifarlab.config.recipes import names, read, resolve
 
 # What the names of runs as published begin with.
 AS_RUN = "as_run/"

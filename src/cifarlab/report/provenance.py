@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cifarlab.config import NOT_IDENTITY
+from cifarlab.config.merge import differences, shown
+from cifarlab.config.recipes import checked, read
 from cifarlab.core.errors import ConfigError
-from cifarlab.merging import differences, shown
-from cifarlab.recipes import checked, read
 from cifarlab.report.collect import Finished
 from cifarlab.run import recorded_recipes
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cifarlab import recipes
-from cifarlab.config import Config, TeacherConfig
+from cifarlab.config import Config, TeacherConfig, recipes
 from cifarlab.core.device import Precision, pick_precision
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.core.files import file_digest

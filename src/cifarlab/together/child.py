@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from cifarlab.config.recipes import checked
 from cifarlab.core.device import pick_device
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import checked
 from cifarlab.run import Interrupted, Run
 from cifarlab.train import train
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab.config import ROOT, Config, build, keys_at
+from cifarlab.config.merge import merge, order, parse_override
 from cifarlab.core.errors import ConfigError, did_you_mean, unknown
 from cifarlab.core.random import label_key
 from cifarlab.core.reading import parse_yaml
-from cifarlab.merging import merge, order, parse_override
 
-FOLDER = Path(__file__).resolve().parent  # As the files in it are called.
+FOLDER = Path(__file__).parents[1] / "recipes"
 # Keys of a recipe file that are not part of the run's configuration.
 BESIDE = ("base", "about")
 NOT_MEASURED = "not measured yet"
