@@ -15,9 +15,9 @@ from PIL import Image
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import folder as module
+from cifarlab.data.cache import cache_folder
 from cifarlab.data.decoding import decode, suffixes
 from cifarlab.data.folder import read_folder
-from cifarlab.data.places import cache_folder
 from cifarlab.data.splits import Pictures, digest_pictures
 
 

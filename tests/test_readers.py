@@ -11,7 +11,7 @@ from cifarlab.config import DataConfig
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import DATASETS
 from cifarlab.data import readers, synthetic
-from cifarlab.data.places import building, cache_folder, locked, progress
+from cifarlab.data.cache import building, cache_folder, locked, progress
 from cifarlab.data.splits import Pictures, read
 
 

@@ -11,7 +11,7 @@ from cifarlab.config import Config
 from cifarlab.core import files
 from cifarlab.core.device import describe_hardware, peak_memory, pick_device, reset_peak_memory
 from cifarlab.core.errors import ConfigError, Failure
-from cifarlab.data.places import Stopped
+from cifarlab.data.cache import Stopped
 from cifarlab.engine import is_finite
 from cifarlab.environment import describe_environment
 from cifarlab.ledger import record_opening

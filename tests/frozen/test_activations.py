@@ -14,7 +14,7 @@ import torch
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import RECORD, checksum, digest
-from cifarlab.data.places import Stopped, locked
+from cifarlab.data.cache import Stopped, locked
 from cifarlab.doctor.estimate import estimate
 from cifarlab.doctor.patient import Patient
 from cifarlab.doctor.planned import planned

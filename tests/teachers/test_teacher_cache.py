@@ -13,7 +13,7 @@ import torch
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import checksum, digest
-from cifarlab.data.places import Stopped, locked
+from cifarlab.data.cache import Stopped, locked
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.run import Interrupted, Run

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.data.places import building, cache_folder, cannot_write, locked, progress
+from cifarlab.data.cache import building, cache_folder, cannot_write, locked, progress
 
 MAX_MEMBER_BYTES = 1 << 28
 MAX_ARCHIVE_BYTES = 1 << 30

@@ -18,8 +18,8 @@ import numpy as np
 
 from cifarlab.core.device import num_cores
 from cifarlab.core.errors import ConfigError
+from cifarlab.data.cache import building, cache_folder, cannot_write, locked, progress
 from cifarlab.data.decoding import decode_or_raise, reason_of, suffixes
-from cifarlab.data.places import building, cache_folder, cannot_write, locked, progress
 from cifarlab.data.splits import Part, Pictures, digest_pictures
 
 # Raised whenever `decode` makes other pixels of a file, so that older caches are made anew.

@@ -12,9 +12,9 @@ from pydantic import Field
 from cifarlab.config import DataConfig
 from cifarlab.core.registries import DATASETS
 from cifarlab.data import synthetic as drawing
+from cifarlab.data.cache import building, cache_folder, cannot_write, locked
 from cifarlab.data.cifar import read_cifar10, read_cifar100
 from cifarlab.data.folder import read_folder
-from cifarlab.data.places import building, cache_folder, cannot_write, locked
 from cifarlab.data.splits import Part, Pictures, digest_pictures
 
 # Up to here drawing anew takes less than two seconds on one core.

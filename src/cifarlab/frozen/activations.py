@@ -19,7 +19,7 @@ from cifarlab.core.batch import Batch
 from cifarlab.core.device import Precision, picture_budget
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import Rows, digest, explain_refusal, is_sealed, read_arrays, write_record
-from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
+from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split, Splits
 from cifarlab.evaluate import pictures_per_batch
 from cifarlab.frozen.keys import frozen_digest, split_key

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.data.places import cache_folder
+from cifarlab.data.cache import cache_folder
 
 State = Mapping[str, Tensor]
 HEAD_IS_NEW = "the head is new"

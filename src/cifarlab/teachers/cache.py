@@ -17,7 +17,7 @@ from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import Rows, digest, explain_refusal, read_arrays, write_record
-from cifarlab.data.places import Stopped, building, cache_folder, locked, progress
+from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Answers, Teacher
 from cifarlab.views import code_digest, dress, num_views
