@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from cifarlab import augment
-from cifarlab.augment import color, geometry, steps
+from cifarlab.augment import color, geometry, kernels
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, AugmentSpecs
@@ -154,7 +154,7 @@ def test_the_same_sample_gets_the_same_view_in_any_batch(
     striped = images.to(memory_format=torch.channels_last)
     assert torch.equal(run(policy, striped), expected)
     # As a device computes it that cannot choose rows.
-    monkeypatch.setattr(steps, "_computes_rows_alone", lambda _: False)
+    monkeypatch.setattr(kernels, "_computes_rows_alone", lambda _: False)
     assert torch.equal(run(policy, images), expected)
     assert torch.equal(run(policy, striped), expected)
 

@@ -6,7 +6,7 @@ import torch
 import yaml
 from timm.data.auto_augment import LEVEL_TO_ARG
 
-from cifarlab.augment.tables import NARROW
+from cifarlab.augment.searched.tables import NARROW
 from cifarlab.config.merge import differences
 from cifarlab.config.recipes import FOLDER, checked, every, find, names, read, resolve
 from cifarlab.core.batch import Output

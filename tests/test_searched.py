@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from cifarlab.augment import searched, tables
+from cifarlab.augment.searched import policies, tables
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
 
@@ -78,28 +78,28 @@ def expected_row(name: str, entry: tuple[Tensor | None, bool], index: int, sign:
 @pytest.mark.parametrize("magnitude", [0, 9, 14, 30])
 def test_rand_augment_has_torchvisions_table(magnitude: int, size: tuple[int, int]) -> None:
     library = space(v2.RandAugment, 31, *size)
-    assert [CAMEL[name] for name in searched.NAMES] == list(library)
+    assert [CAMEL[name] for name in policies.NAMES] == list(library)
     expected = [
         expected_row(name, library[CAMEL[name]], magnitude, sign, size)
-        for name in searched.NAMES
+        for name in policies.NAMES
         for sign in (0, 1)
     ]
     torch.testing.assert_close(
-        searched.rand_rows(magnitude, *size), torch.stack(expected), rtol=1e-6, atol=1e-6
+        policies.rand_rows(magnitude, *size), torch.stack(expected), rtol=1e-6, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_trivial_augment_has_torchvisions_table(size: tuple[int, int]) -> None:
     library = space(v2.TrivialAugmentWide, 31, *size)
-    assert [CAMEL[name] for name in searched.NAMES] == list(library)
+    assert [CAMEL[name] for name in policies.NAMES] == list(library)
     expected = [
         expected_row(name, library[CAMEL[name]], index, sign, size)
-        for name in searched.NAMES
+        for name in policies.NAMES
         for index in range(31)
         for sign in (0, 1)
     ]
-    torch.testing.assert_close(searched.trivial_rows(*size), torch.stack(expected), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(policies.trivial_rows(*size), torch.stack(expected), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -112,7 +112,7 @@ def test_auto_augment_has_torchvisions_table(size: tuple[int, int]) -> None:
         for sign in (0, 1):
             row = expected_row(names[camel], library[camel], index or 0, sign, size)
             expected.append(torch.cat([row, torch.tensor([probability])]))
-    torch.testing.assert_close(searched.auto_rows(*size), torch.stack(expected), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(policies.auto_rows(*size), torch.stack(expected), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -129,7 +129,7 @@ def test_aug_mix_has_torchvisions_table(severity: int, every: bool, size: tuple[
         for index in range(severity)
         for sign in (0, 1)
     ]
-    found = searched.mixed_rows(severity, every, *size)
+    found = policies.mixed_rows(severity, every, *size)
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-6)
 
 
@@ -174,7 +174,7 @@ def test_every_row_makes_torchvisions_view(wide: bool, real_pictures: np.ndarray
 def chosen_rows(name: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Tensor]:
     """(COUNT, COLUMNS) of each of the policy's turns, for COUNT pictures."""
     seen: list[Tensor] = []
-    monkeypatch.setattr(searched, "run_", lambda images, chosen, *rest: seen.append(chosen))
+    monkeypatch.setattr(policies, "run_", lambda images, chosen, *rest: seen.append(chosen))
     images = torch.zeros(COUNT, 1, SIDE, SIDE)
     AUGMENTS.spec({"name": name, **options}).build(images, Draws(0, 0, torch.arange(COUNT)))
     return seen
@@ -188,8 +188,8 @@ def numbers_of(rows: Tensor, table: Tensor) -> Tensor:
 def test_rand_augment_draws_operations_and_signs_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = chosen_rows("rand_augment", monkeypatch, num_operations=3, magnitude=9)
     assert len(turns) == 3
-    table = searched.rand_rows(9, SIDE, SIDE)
-    signed = torch.tensor([tables.OPERATIONS[name].signed for name in searched.NAMES])
+    table = policies.rand_rows(9, SIDE, SIDE)
+    signed = torch.tensor([tables.OPERATIONS[name].signed for name in policies.NAMES])
     found = torch.stack([numbers_of(turn, table) for turn in turns])
     for turn in found:
         assert stats.chisquare(torch.bincount(turn // 2, minlength=14).numpy()).pvalue > 1e-3
@@ -204,7 +204,7 @@ def test_trivial_augment_draws_operations_magnitudes_and_signs_evenly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (chosen,) = chosen_rows("trivial_augment_wide", monkeypatch)
-    table = searched.trivial_rows(SIDE, SIDE)
+    table = policies.trivial_rows(SIDE, SIDE)
     # Equal rows, as those of an unsigned operation, are counted together.
     _, groups = table.unique(dim=0, return_inverse=True)
     counts = np.bincount(groups[numbers_of(chosen, table)].numpy(), minlength=int(groups.max()) + 1)
@@ -260,7 +260,7 @@ def test_aug_mix_is_distributed_as_torchvisions(options: dict[str, Any], real_pi
 
 
 def test_the_shares_of_aug_mix_sum_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searched, "run_", lambda images, *rest: None)
+    monkeypatch.setattr(policies, "run_", lambda images, *rest: None)
     images = torch.rand(500, 3, 8, 8)
     for chains in (1, 2, 3, 10):
         views = AUGMENTS.spec({"name": "aug_mix", "num_chains": chains}).build(
@@ -277,7 +277,7 @@ def test_the_shares_of_aug_mix_are_those_of_dirichlet(monkeypatch: pytest.Monkey
         images[:, len(calls) // 3] = 1.0
         calls.append(1)
 
-    monkeypatch.setattr(searched, "run_", show_chain)
+    monkeypatch.setattr(policies, "run_", show_chain)
     shares = AUGMENTS.spec("aug_mix").build(torch.zeros(4000, 3, 4, 4), Draws(0, 0, torch.arange(4000)))
     numpy = np.random.default_rng(0)
     expected = numpy.dirichlet([1.0] * 3, 4000) * numpy.uniform(size=(4000, 1))
@@ -293,7 +293,7 @@ def test_a_policy_is_its_rows_one_after_the_other() -> None:
     found = AUGMENTS.spec({"name": "rand_augment", "num_operations": 3, "fill": 0.5}).build(
         images, draws.at("some")
     )
-    table = searched.rand_rows(9, 16, 16)
+    table = policies.rand_rows(9, 16, 16)
     for i, places in enumerate(draws.at("some").integers(28, shape=(3,))):
         view = images[i : i + 1].clone()
         for row in table[places]:

@@ -1,9 +1,9 @@
 """Batched image operations with per-sample draws, policies and mixers, on whatever device the batch is."""
 
 from cifarlab.augment import color, enhance, erase, geometry, pipelines, searched, tones, warps
+from cifarlab.augment.kernels import Kernel, Step, lowers
 from cifarlab.augment.mixers import mix, pair_draws, partners
 from cifarlab.augment.policies import apply
-from cifarlab.augment.steps import Kernel, Step, lowers
 
 __all__ = [
     "Kernel",

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cifarlab.augment.steps import Step, column, lowers
+from cifarlab.augment.kernels import Step, column, lowers
 from cifarlab.core.random import Draws
 
 Strength = Annotated[float, Field(ge=0)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.augment.color import Strength, blend
-from cifarlab.augment.steps import Step, column, lowers
+from cifarlab.augment.kernels import Step, column, lowers
 from cifarlab.core.random import Draws
 
 

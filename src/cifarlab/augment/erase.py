@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction
-from cifarlab.augment.steps import Step, lowers
+from cifarlab.augment.kernels import Step, lowers
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 

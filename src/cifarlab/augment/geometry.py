@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cifarlab.augment.steps import Step, lowers, select
+from cifarlab.augment.kernels import Step, lowers, select
 from cifarlab.core.random import Draws
 
 # What lies outside the picture. `reflect` leaves the edge pixel out, as in torch's and numpy's pad.

@@ -17,8 +17,8 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from cifarlab.augment.kernels import select
 from cifarlab.augment.policies import PROBABILITY, some_weight
-from cifarlab.augment.steps import select
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import MIXERS, MixSpecs
 from cifarlab.core.registry import Spec

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import Tensor
 
-from cifarlab.augment.steps import Kernel, Step, change_, merge, plan
+from cifarlab.augment.kernels import Kernel, Step, change_, merge, plan
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, AugmentSpecs

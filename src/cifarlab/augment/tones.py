@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from cifarlab.augment.erase import FractionRange, ascending
-from cifarlab.augment.steps import Step, column, lowers
+from cifarlab.augment.kernels import Step, column, lowers
 from cifarlab.core.random import Draws
 
 Bits = Annotated[int, Field(ge=0, le=8)]

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction, Interpolation, Warp
-from cifarlab.augment.steps import Step, lowers
+from cifarlab.augment.kernels import Step, lowers
 from cifarlab.core.random import Draws
 
 Shear = Annotated[float, Field(ge=0, le=10)]

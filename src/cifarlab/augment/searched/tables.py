@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cifarlab.augment import enhance, tones, warps
 from cifarlab.augment.geometry import Interpolation, Warp
-from cifarlab.augment.steps import Kernel, Step, change_
+from cifarlab.augment.kernels import Kernel, Step, change_
 
 # What a row of a table holds: the number of the kernel (0: none) and that kernel's parameters, filled up with
 # zeros.

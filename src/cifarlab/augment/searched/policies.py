@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction, Interpolation
-from cifarlab.augment.steps import column
-from cifarlab.augment.tables import MIXED, NARROW, OPERATIONS, WIDE, row, rows, run_
+from cifarlab.augment.kernels import column
+from cifarlab.augment.searched.tables import MIXED, NARROW, OPERATIONS, WIDE, row, rows, run_
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
 
