@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from cifarlab import BACKBONES
-from cifarlab.models.cifar_resnets import BasicBlock
-from cifarlab.models.staged import Staged, conv_norm, with_he_weights
+from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
+from cifarlab.models.cifar.resnets import BasicBlock
 
 
 class TwoNumbers(nn.Module):

@@ -5,8 +5,8 @@ from typing import Literal
 from torch import nn
 
 from cifarlab import BACKBONES
-from cifarlab.models.cifar_resnets import BasicBlock
-from cifarlab.models.staged import Staged, conv_norm, with_he_weights
+from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
+from cifarlab.models.cifar.resnets import BasicBlock
 
 
 @BACKBONES.register

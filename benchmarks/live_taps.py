@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cifarlab.config.recipes import read, resolve
 from cifarlab.engine import Engine
-from cifarlab.models.live_taps import LiveConv2d, use_live_taps
+from cifarlab.models.cpu_convolutions.live_taps import LiveConv2d, use_live_taps
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.prepare import prepare
 

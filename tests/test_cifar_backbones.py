@@ -22,10 +22,10 @@ from torchvision.models.vgg import make_layers
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES
-from cifarlab.models import cifar_convnets as convnets
-from cifarlab.models import cifar_pyramids as pyramids
-from cifarlab.models import cifar_resnets as resnets
-from cifarlab.models.depths import layer_depths
+from cifarlab.models.cifar import convnets as convnets
+from cifarlab.models.cifar import pyramids as pyramids
+from cifarlab.models.cifar import resnets as resnets
+from cifarlab.models.layers import layer_depths
 
 
 class Published(NamedTuple):

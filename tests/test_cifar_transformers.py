@@ -10,8 +10,8 @@ from torch import nn
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES
-from cifarlab.models.cifar_transformers import SequencePool
-from cifarlab.models.depths import hidden_matrices, layer_depths
+from cifarlab.models.cifar.transformers import SequencePool
+from cifarlab.models.layers import hidden_matrices, layer_depths
 
 NAMES = ("vit_lite_7_4", "cct_7_3x1")
 

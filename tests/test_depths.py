@@ -10,7 +10,7 @@ from torch import nn
 
 from cifarlab.config import ModelConfig, OptimConfig
 from cifarlab.models.classifier import build_classifier
-from cifarlab.models.depths import layer_depths
+from cifarlab.models.layers import layer_depths
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.prepare import prepare
 from tests.test_train import assert_same_run

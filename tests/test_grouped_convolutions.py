@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from cifarlab.models.grouped_convolutions import DepthwiseConv2d, DepthwiseConv2dSame, use_depthwise
+from cifarlab.models.cpu_convolutions.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, use_depthwise
 
 
 def results_of(module: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:

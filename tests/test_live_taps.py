@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifarlab.models.backbones import timm_backbone
-from cifarlab.models.live_taps import LiveConv2d, use_live_taps
+from cifarlab.models.cpu_convolutions.live_taps import LiveConv2d, use_live_taps
 
 
 @given(

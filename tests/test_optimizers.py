@@ -12,7 +12,7 @@ from cifarlab.config import OptimConfig
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import OPTIMIZERS
 from cifarlab.models.backbones import timm_backbone
-from cifarlab.models.depths import hidden_matrices
+from cifarlab.models.layers import hidden_matrices
 from cifarlab.optim.optimizers import build_optimizer, parameter_groups
 from cifarlab.prepare import prepare
 from tests.tiny import tiny_config

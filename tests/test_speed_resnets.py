@@ -12,10 +12,10 @@ from cifarlab.config import ModelConfig
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES
+from cifarlab.models.blocks.whitening import EPSILON, Whitening, patch_statistics
+from cifarlab.models.cifar.speed_resnets import ShiftNorm, SpeedResNet
 from cifarlab.models.classifier import build_classifier
-from cifarlab.models.depths import hidden_matrices, layer_depths
-from cifarlab.models.speed_resnets import ShiftNorm, SpeedResNet
-from cifarlab.models.whitening import EPSILON, Whitening, patch_statistics
+from cifarlab.models.layers import hidden_matrices, layer_depths
 from cifarlab.prepare import prepare, some_pictures
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny

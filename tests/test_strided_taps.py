@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cifarlab.models.strided_taps import StridedTapConv2d, use_strided_taps
+from cifarlab.models.cpu_convolutions.strided_taps import StridedTapConv2d, use_strided_taps
 from cifarlab.prepare import prepare
 from tests.tiny import tiny_config
 

@@ -22,9 +22,9 @@ from cifarlab.data.splits import Split
 from cifarlab.evaluate import evaluate
 from cifarlab.graphs import ENGINE, CudaTape, Graphs, Reseed
 from cifarlab.metrics import Means, batch_accuracy
+from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
-from cifarlab.models.statistics import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.objectives.objective import Objective
 from cifarlab.optim.averages import Average
 from cifarlab.optim.optimizers import build_optimizer

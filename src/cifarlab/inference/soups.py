@@ -19,9 +19,9 @@ from cifarlab.data.splits import Split, Splits, left_on_host, place_all
 from cifarlab.environment import describe_environment
 from cifarlab.evaluate import evaluate
 from cifarlab.inference.members import load_members, optimism
+from cifarlab.models.batch_norm import norms_in_training, statistics_anew
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
-from cifarlab.models.statistics import norms_in_training, statistics_anew
 from cifarlab.prepare import count_macs
 from cifarlab.resuming import best_state
 from cifarlab.run import Run

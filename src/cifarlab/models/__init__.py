@@ -1,12 +1,6 @@
 """Classifiers: a backbone, a head, and the pictures' way into them."""
 
-from cifarlab.models import (
-    cifar_convnets,
-    cifar_pyramids,
-    cifar_resnets,
-    cifar_transformers,
-    speed_resnets,
-)
+from cifarlab.models import cifar
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import Classifier, build_classifier
 from cifarlab.models.freezing import describe_frozen, freeze
@@ -19,15 +13,11 @@ __all__ = [
     "LoadReport",
     "Margin",
     "build_classifier",
-    "cifar_convnets",
-    "cifar_pyramids",
-    "cifar_resnets",
-    "cifar_transformers",
+    "cifar",
     "describe_frozen",
     "freeze",
     "init_from",
     "load_weights",
     "read_weights",
-    "speed_resnets",
     "timm_backbone",
 ]

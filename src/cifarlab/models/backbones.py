@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES
 from cifarlab.core.registry import Spec
+from cifarlab.models.blocks.stems import no_patches, patch_options, put_cifar_stem, put_patches
 from cifarlab.models.packages import (
     PREFIX,
     find_package_weights,
     is_efficientnet_pytorch,
     rename_efficientnet_pytorch,
 )
-from cifarlab.models.stems import no_patches, patch_options, put_cifar_stem, put_patches
 from cifarlab.models.weights import (
     HEAD_IS_NEW,
     LoadReport,

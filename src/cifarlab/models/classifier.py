@@ -16,10 +16,10 @@ from cifarlab.config import ModelConfig
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
-from cifarlab.models.depths import hidden_matrices, layer_depths
-from cifarlab.models.grouped_convolutions import use_depthwise
-from cifarlab.models.live_taps import use_live_taps
-from cifarlab.models.strided_taps import use_strided_taps
+from cifarlab.models.cpu_convolutions.depthwise import use_depthwise
+from cifarlab.models.cpu_convolutions.live_taps import use_live_taps
+from cifarlab.models.cpu_convolutions.strided_taps import use_strided_taps
+from cifarlab.models.layers import hidden_matrices, layer_depths
 from cifarlab.models.weights import LoadReport, init_from
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel, in [0, 1]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.core.registries import BACKBONES
-from cifarlab.models.staged import Staged, conv_norm, with_he_weights
+from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
 
 
 class PoolLarge(nn.Module):

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cifarlab.core.registries import BACKBONES
-from cifarlab.models.staged import Staged
-from cifarlab.models.whitening import NUM_DIRECTIONS, Whitening
+from cifarlab.models.blocks.staged import Staged
+from cifarlab.models.blocks.whitening import NUM_DIRECTIONS, Whitening
 
 Width = Annotated[int, Field(ge=1)]
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cifarlab.core.registries import BACKBONES
-from cifarlab.models.staged import Staged, conv_norm, with_he_weights
+from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
 
 Disturbance = Annotated[float, Field(ge=0, lt=1)]
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cifarlab.core.registries import BACKBONES
-from cifarlab.models.staged import Staged, conv_norm, with_he_weights
+from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)  # channels of the stem and the three stages
 Dropout = Annotated[float, Field(ge=0, lt=1)]
