@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import SHARPNESS
 from cifarlab.engine import Engine
-from cifarlab.optim.sharpness import asam, sam, uphill
+from cifarlab.optim.sam import asam, sam, uphill
 from cifarlab.prepare import prepare
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny

@@ -28,8 +28,8 @@ from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
 from cifarlab.objectives.objective import Objective
 from cifarlab.optim.averages import Average
 from cifarlab.optim.optimizers import build_optimizer
+from cifarlab.optim.sam import uphill
 from cifarlab.optim.schedules import learning_rate
-from cifarlab.optim.sharpness import uphill
 from cifarlab.steps import Clock, Plan
 from cifarlab.views import DressedAhead, view_epoch
 

@@ -2,6 +2,7 @@
 
 from cifarlab.optim.averages import ema, swa
 from cifarlab.optim.optimizers import adamw, build_optimizer, lion, muon, parameter_groups, sgd
+from cifarlab.optim.sam import asam, sam
 from cifarlab.optim.schedules import (
     constant,
     cosine,
@@ -11,7 +12,6 @@ from cifarlab.optim.schedules import (
     one_cycle,
     step,
 )
-from cifarlab.optim.sharpness import asam, sam
 
 __all__ = [
     "adamw",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -17,7 +17,6 @@ from cifarlab.core.device import has_bfloat16
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import OPTIMIZERS
 from cifarlab.core.registry import Spec
-from cifarlab.optim.combined import Combined
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -227,3 +226,33 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
 
         return Lookahead(optimizer, alpha=optim.lookahead.alpha, k=optim.lookahead.steps)
     return optimizer
+
+
+class Combined(Optimizer):
+    """Optimizers that step together, each over its own parameters.
+
+    Their groups stand one after another in `param_groups`, and they keep their moments in one `state`: a
+    learning rate, a gradient's scale and a state dict reach all of them as they reach any optimizer.
+    """
+
+    def __init__(self, parts: Sequence[Optimizer]):
+        self.parts = [*parts]
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Give the parts the groups and the state that are here."""
+        first = 0
+        for part in self.parts:
+            last = first + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[first:last], self.state
+            first = last
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step of each; the gradients are there already."""
+        for part in self.parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
