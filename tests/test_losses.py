@@ -15,7 +15,7 @@ from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import DATASETS, LOSSES, MIXERS
 from cifarlab.models.heads import Linear, Margin
-from cifarlab.objectives.losses import cross_entropy
+from cifarlab.objectives.classification import cross_entropy
 from cifarlab.objectives.objective import build_objective
 from cifarlab.optim.optimizers import sgd
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, random_batch

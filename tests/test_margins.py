@@ -34,7 +34,8 @@ from cifarlab.core.registries import LOSSES
 from cifarlab.doctor import CHECKS
 from cifarlab.doctor.planned import planned
 from cifarlab.models.heads import Margin
-from cifarlab.objectives.margins import arcface, cosface, least_scale, lsoftmax, sphereface, supcon, triplet
+from cifarlab.objectives.classification import arcface, cosface, least_scale, lsoftmax, sphereface
+from cifarlab.objectives.metric_learning import supcon, triplet
 from cifarlab.prepare import prepare
 from cifarlab.run import Run
 from cifarlab.train import train

@@ -25,7 +25,7 @@ from cifarlab.frozen import Activations, NoBorder, find_border, frozen_share, re
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
-from cifarlab.objectives.margins import least_scale
+from cifarlab.objectives.classification import least_scale
 from cifarlab.objectives.objective import Objective, build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.teachers import Replay, Teacher, find_teacher, has_same_pictures, knows_validation, load_teacher

@@ -1,8 +1,8 @@
 """Objectives: named losses and their weighted sum."""
 
+from cifarlab.objectives.classification import arcface, cosface, cross_entropy, lsoftmax, sphereface
 from cifarlab.objectives.distillation import FitNet, distill, dkd, rkd
-from cifarlab.objectives.losses import cross_entropy
-from cifarlab.objectives.margins import arcface, cosface, lsoftmax, sphereface, supcon, triplet
+from cifarlab.objectives.metric_learning import supcon, triplet
 from cifarlab.objectives.objective import Objective, build_objective
 
 __all__ = [

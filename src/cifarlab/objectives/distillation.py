@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import LOSSES
-from cifarlab.objectives.margins import least_scale
+from cifarlab.objectives.classification import least_scale
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0)]

@@ -164,53 +164,9 @@ def _cosines(output: Output, loss: str) -> Tensor:
     return output.cosines.float()
 
 
-@LOSSES.register(soft_targets=False, compares=True, reads_logits=False)
-def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0)] = 0.2) -> Tensor:
-    """Batch-hard triplets (Hermans et al. 2017), on hard labels; beside a loss that classifies.
-
-    Each picture's farthest neighbour of its class in the batch should be nearer, by `margin`, than the
-    nearest of another class. Distances are between embeddings scaled to length 1, and run to 2. The mean is
-    over the pictures that have both neighbours; without any the loss is 0.
-    """
-    embedding = F.normalize(output.embedding.float())
-    same, others = _pairs(batch.labels)
-    with torch.no_grad():
-        cosines = _cosines_between(embedding)
-        farthest = cosines.masked_fill(~same, torch.inf).argmin(1)
-        nearest = cosines.masked_fill(~others, -torch.inf).argmax(1)
-    # The chosen pairs anew, by differences: near 1 a cosine has no digits of a small distance left.
-    lead = (embedding - embedding[farthest]).norm(dim=1) - (embedding - embedding[nearest]).norm(dim=1)
-    return _mean_over((lead + margin).clamp_min(0), same.any(1) & others.any(1))
-
-
-@LOSSES.register(soft_targets=False, compares=True, reads_logits=False)
-def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(gt=0)] = 0.1) -> Tensor:
-    """Supervised contrastive loss (Khosla et al. 2020, L_out), on hard labels; beside a loss that classifies.
-
-    A picture's positives are the others of its class in the batch: 2.5 of 250 with 100 classes, so the batch
-    should be large. Logits are cosines of embeddings over the temperature, without the paper's projection
-    head and second view. The mean is over the pictures that have a positive; without any the loss is 0.
-    """
-    same, others = _pairs(batch.labels)
-    itself = ~(same | others)
-    logits = _cosines_between(F.normalize(output.embedding.float())) / temperature
-    logp = logits.masked_fill(itself, -torch.inf).log_softmax(1)
-    losses = -logp.masked_fill(~same, 0).sum(1) / same.sum(1).clamp_min(1)
-    return _mean_over(losses, same.any(1))
-
-
-def _cosines_between(embedding: Tensor) -> Tensor:
-    """(B, B), in the precision of the (B, D) embeddings of length 1 whatever the autocast."""
-    with torch.autocast(embedding.device.type, enabled=False):
-        return embedding @ embedding.t()
-
-
-def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) bool, twice: pairs of two pictures of one class, and of two classes."""
-    equal = labels[:, None] == labels
-    return equal & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~equal
-
-
-def _mean_over(losses: Tensor, counted: Tensor) -> Tensor:
-    """The mean of the losses (B,) where `counted` (B,); 0 where nothing is."""
-    return (losses * counted).sum() / counted.sum().clamp_min(1)
+@LOSSES.register
+def cross_entropy(
+    batch: Batch, output: Output, *, smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+) -> Tensor:
+    """Cross-entropy; smoothing: the share of each target spread over all classes (Szegedy et al. 2016)."""
+    return F.cross_entropy(output.logits.float(), batch.targets, label_smoothing=smoothing)
