@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 
 from cifarlab.config.recipes import read, resolve
+from cifarlab.evaluation.score import evaluate_run
 from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
 from cifarlab.report.plot import plot_runs
 from cifarlab.run import Run, read_json
-from cifarlab.runs import evaluate_run
 from cifarlab.train import train
 
 ROOT = Path(__file__).parents[1]

@@ -20,11 +20,11 @@ from study import Arm, figures_of, mean_and_spread, paired, parser, points, stan
 from cifarlab.config.recipes import names, read
 from cifarlab.data.splits import place
 from cifarlab.evaluate import collect, scores
+from cifarlab.evaluation.sealed import open_split
+from cifarlab.evaluation.tta import Augmented, mean_called, parse
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.run import Run
-from cifarlab.runs import open_split
 from cifarlab.trained import load_trained
-from cifarlab.tta import Augmented, mean_called, parse
 
 PARTS = Path(__file__).with_name("ladder_parts.py")
 SCALE = (f"imports=[{PARTS}]", "data.limit=20000", "data.batch_size=100")

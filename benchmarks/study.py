@@ -16,11 +16,11 @@ from matplotlib.ticker import MaxNLocator
 
 from cifarlab.config.recipes import resolve
 from cifarlab.core.files import write_json
+from cifarlab.evaluation.score import evaluate_run
 from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.run import Run, read_json
-from cifarlab.runs import evaluate_run
 from cifarlab.statistics import paired_difference
 from cifarlab.train import train
 

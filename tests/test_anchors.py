@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.anchors import place, place_run
-from cifarlab.anchors.causes import augmentation
-from cifarlab.anchors.figures import ANCHORS
-from cifarlab.anchors.placing import nearest
 from cifarlab.config.recipes import read, resolve
 from cifarlab.core.registries import BACKBONES
+from cifarlab.evaluation.published import place, place_run
+from cifarlab.evaluation.published.causes import augmentation
+from cifarlab.evaluation.published.figures import ANCHORS
+from cifarlab.evaluation.published.placing import nearest
 from cifarlab.run import Run
 from tests.settings import documented
 

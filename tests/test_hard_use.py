@@ -120,7 +120,12 @@ def test_a_soup_is_compared_and_reported_as_what_it_is(runs, cifarlab):
 )
 def test_a_file_where_a_folder_should_be_is_named_before_the_work(runs, cifarlab, monkeypatch, words):
     Path("file").write_text("mine")
-    for work in ("audit.audit.audit", "report.page.build", "report.plot.plot_runs", "profile.profile"):
+    for work in (
+        "evaluation.audit.audit.audit",
+        "report.page.build",
+        "report.plot.plot_runs",
+        "profile.profile",
+    ):
         monkeypatch.setattr(f"cifarlab.{work}", lambda *_, **__: pytest.fail("it worked first"))
     status, _, err = cifarlab(*words, "file/x.json" if "--trace" in words else "file/x.png")
     one_line(status, err, f"{words[-1]}: ", "file is a file")

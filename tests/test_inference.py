@@ -17,12 +17,12 @@ from cifarlab.calibration import best_temperature, expected_calibration_error
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits, load_test
-from cifarlab.inference.ensembles import evaluate_ensemble, forward_selection
-from cifarlab.inference.soups import average, make_soup, mix
+from cifarlab.evaluation.ensemble import evaluate_ensemble, forward_selection
+from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.soup import average, make_soup, mix
+from cifarlab.evaluation.tta import MEANS, TTA, mean_of_probabilities
 from cifarlab.run import Run
-from cifarlab.runs import evaluate_run
 from cifarlab.trained import BEST, load_trained
-from cifarlab.tta import MEANS, TTA, mean_of_probabilities
 from tests.teachers.taught import MARGIN
 from tests.tiny import PARTS, train_tiny
 
@@ -161,9 +161,9 @@ def test_nothing_is_chosen_on_test(runs, monkeypatch):
         found.pictures.labels.copy_((found.pictures.labels + 1) % 10)
         return found
 
-    from cifarlab.runs import open_split
+    from cifarlab.evaluation.sealed import open_split
 
-    monkeypatch.setattr("cifarlab.inference.ensembles.open_split", scrambled)
+    monkeypatch.setattr("cifarlab.evaluation.ensemble.open_split", scrambled)
     on_test = evaluate_ensemble(paths, "test", "cpu", choose=True)
     assert on_test["mean"] == on_val["mean"]
     chosen = [row["run"] for row in on_val["members"] if row["chosen"]]

@@ -10,9 +10,9 @@ import pytest
 
 from cifarlab.core.errors import Failure
 from cifarlab.data import splits
+from cifarlab.evaluation.score import evaluate_run
 from cifarlab.ledger import count_openings, openings, record_opening
 from cifarlab.run import Run, recorded_run
-from cifarlab.runs import evaluate_run
 from tests.tiny import tiny_config, train_tiny
 
 PACKAGE = Path(splits.__file__).parents[1]
@@ -137,7 +137,7 @@ def test_what_cannot_be_written_down_is_not_read(tmp_path):
 
 # Each of them writes its openings down, or reads no more than a run that chooses on test asks for; an audit
 # reads all parts, and writes down whatever shows them to a model.
-READERS = {"runs.py", "prepare.py", "data/splits.py", "audit/audit.py"}
+READERS = {"evaluation/sealed.py", "prepare.py", "data/splits.py", "evaluation/audit/audit.py"}
 # What reads parts, by the position of the argument that says which; None: test, without being told so.
 DOORS = {"load_test": None, "read": 1, "load_splits": 2}
 SPLITS = "cifarlab.data.splits"

@@ -13,10 +13,11 @@ from rich.console import Console
 from cifarlab import cli, load
 from cifarlab.core.errors import ConfigError
 from cifarlab.engine import Engine
+from cifarlab.evaluation.predict import predict
+from cifarlab.evaluation.score import evaluate_run
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.run import Interrupted, Run
-from cifarlab.runs import evaluate_run, predict
 from cifarlab.train import train
 from tests.settings import row
 from tests.test_train import assert_same_run

@@ -8,15 +8,16 @@ import torch
 from PIL import Image
 
 from cifarlab import evaluate
-from cifarlab.analysis.analyze import analyze
-from cifarlab.audit.audit import audit
 from cifarlab.data import splits
 from cifarlab.data.splits import left_on_host, load_splits, place, place_all
-from cifarlab.inference.ensembles import evaluate_ensemble
-from cifarlab.inference.soups import make_soup
+from cifarlab.evaluation.analysis.analyze import analyze
+from cifarlab.evaluation.audit.audit import audit
+from cifarlab.evaluation.ensemble import evaluate_ensemble
+from cifarlab.evaluation.predict import predict
+from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.soup import make_soup
 from cifarlab.prepare import prepare
 from cifarlab.run import Run
-from cifarlab.runs import evaluate_run, predict
 from cifarlab.trained import load_trained
 from tests.tiny import tiny_config, train_tiny
 

@@ -12,8 +12,8 @@ from cifarlab.config.recipes import names, read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
+from cifarlab.evaluation.tta import parse
 from cifarlab.run import Run
-from cifarlab.tta import parse
 
 FOLDER = Path(__file__).parents[1] / "src" / "cifarlab" / "recipes"
 

@@ -13,7 +13,7 @@ from cifarlab.config.sections import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
 from cifarlab.core.registry import Registry
-from cifarlab.tta import TTA
+from cifarlab.evaluation.tta import TTA
 from tests.test_every_part import NEEDED
 
 # Fields that are null or empty by default, with something in them.

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifarlab import prepare as prepare_module
-from cifarlab import runs
 from cifarlab import train as train_module
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine import Engine
+from cifarlab.evaluation import score
 from cifarlab.prepare import smaller
 from cifarlab.run import Interrupted, Run
 from tests.tiny import TINY, logged, tiny_config, train_tiny
@@ -342,9 +342,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
         train_tiny(tmp_path / "run")
     monkeypatch.undo()
     train_tiny(tmp_path / "run")
-    monkeypatch.setattr(runs, "load_splits", changed)
+    monkeypatch.setattr(score, "load_splits", changed)
     with pytest.raises(ConfigError, match=r"not what .* was trained on"):
-        runs.evaluate_run(tmp_path / "run", "val", "cpu")
+        score.evaluate_run(tmp_path / "run", "val", "cpu")
 
 
 @pytest.mark.parametrize("at", ["last step", "conclusion"])

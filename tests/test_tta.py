@@ -12,9 +12,9 @@ from torch import nn
 from cifarlab.commands.shared import MeanName
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
+from cifarlab.evaluation.tta import MEANS, TTA, Augmented, parse, shift
 from cifarlab.models.classifier import Classifier
 from cifarlab.trained import unloaded
-from cifarlab.tta import MEANS, TTA, Augmented, parse, shift
 from tests.tiny import tiny_config
 
 

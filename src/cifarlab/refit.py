@@ -7,10 +7,10 @@ from typing import Any
 
 from cifarlab.config.recipes import Recipe, resolve
 from cifarlab.core.errors import ConfigError
+from cifarlab.evaluation.sealed import read_splits
 from cifarlab.naming import run_name
 from cifarlab.progress import TrainingProgress
 from cifarlab.run import Run, read_json, recorded_run
-from cifarlab.runs import read_splits
 from cifarlab.train import train
 from cifarlab.trained import load_trained
 

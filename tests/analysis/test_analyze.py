@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from cifarlab import evaluate
-from cifarlab.analysis.analyze import analyze
 from cifarlab.data.splits import load_splits, load_test
+from cifarlab.evaluation.analysis.analyze import analyze
+from cifarlab.evaluation.score import evaluate_run
 from cifarlab.ledger import count_openings
 from cifarlab.run import Run
-from cifarlab.runs import evaluate_run
 from cifarlab.trained import load_trained
 from tests.tiny import train_tiny
 
@@ -26,7 +26,9 @@ def scores_epoch(run):
 
 
 def test_a_run_on_validation(run, cifarlab, monkeypatch):
-    monkeypatch.setattr("cifarlab.runs.load_test", lambda data: pytest.fail("the test pictures are sealed"))
+    monkeypatch.setattr(
+        "cifarlab.evaluation.score.load_test", lambda data: pytest.fail("the test pictures are sealed")
+    )
     status, out, _ = cifarlab("analyze", run, "--corruptions")
     assert status == 0
     assert "a gap of" in out and "right superclass" in out and "corrupted:" in out
@@ -102,7 +104,7 @@ def test_the_test_pictures_are_opened_only_when_asked_and_it_is_written_down(run
 
 def test_pictures_that_are_among_the_training_pictures_are_left_out(run, monkeypatch):
     known = np.arange(100) % 4 == 0
-    monkeypatch.setattr("cifarlab.analysis.analyze.is_among", lambda ours, theirs: known)
+    monkeypatch.setattr("cifarlab.evaluation.analysis.analyze.is_among", lambda ours, theirs: known)
     report = analyze(run).report
     found = report["without_near_duplicates"]
     assert found["near_duplicates"] == 25

@@ -5,7 +5,7 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from cifarlab.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from cifarlab.evaluation.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from tests.audit.conftest import noise
 
 IMAGES, IDS = noise(20, 0), np.arange(100, 120)

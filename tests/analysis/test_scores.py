@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from cifarlab.analysis import scores
+from cifarlab.evaluation.analysis import scores
 
 
 def answers(seed, count=400, classes=7, sharpness=3.0):

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch.nn.functional import one_hot
 
-from cifarlab.audit import audit as module
-from cifarlab.audit.audit import audit, data_and_runs
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.files import file_digest
 from cifarlab.data.splits import Pictures, load_splits, read
+from cifarlab.evaluation.audit import audit as module
+from cifarlab.evaluation.audit.audit import audit, data_and_runs
 from cifarlab.ledger import openings
 from cifarlab.trained import load_trained
 from tests.audit.conftest import noise, pictures

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cifarlab.audit import duplicates
-from cifarlab.audit.audit import audit, is_among, whole
 from cifarlab.config import DataConfig
 from cifarlab.data.splits import digest_pictures
+from cifarlab.evaluation.audit import duplicates
+from cifarlab.evaluation.audit.audit import audit, is_among, whole
 from tests.audit.conftest import noise, pictures
 
 

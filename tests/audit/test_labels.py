@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarlab.audit.labels import confident_labels, suspects
+from cifarlab.evaluation.audit.labels import confident_labels, suspects
 
 
 @given(st.integers(0, 1000), st.integers(2, 5), st.integers(1, 40))

@@ -18,12 +18,12 @@ from cifarlab.data.cache import Stopped, locked
 from cifarlab.doctor.estimate import estimate
 from cifarlab.doctor.patient import Patient
 from cifarlab.doctor.planned import planned
+from cifarlab.evaluation.score import evaluate_run
 from cifarlab.frozen import Activations
 from cifarlab.frozen import activations as activations_module
 from cifarlab.ledger import openings
 from cifarlab.prepare import prepare
 from cifarlab.run import Interrupted, Run
-from cifarlab.runs import evaluate_run
 from cifarlab.train import train
 from tests.teachers.taught import DISTILL
 from tests.test_train import assert_same_run

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarlab.analysis.analyze import analyze
-from cifarlab.analysis.tiles import LARGEST, SHOWN, picture_at, read_tiles, write_tiles
 from cifarlab.data.splits import Split
+from cifarlab.evaluation.analysis.analyze import analyze
+from cifarlab.evaluation.analysis.tiles import LARGEST, SHOWN, picture_at, read_tiles, write_tiles
 from cifarlab.report import tables
 from cifarlab.report.analyses import read_analysis
 from cifarlab.report.analysis_charts import filling
@@ -72,7 +72,11 @@ def test_large_pictures_are_kept_small(tmp_path):
 
 
 def test_the_page_shows_an_analysis_and_opens_nothing(runs, tmp_path, monkeypatch):
-    for name in ("cifarlab.runs.load_test", "cifarlab.data.splits.read", "cifarlab.trained.load_trained"):
+    for name in (
+        "cifarlab.evaluation.score.load_test",
+        "cifarlab.data.splits.read",
+        "cifarlab.trained.load_trained",
+    ):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("the report reads files alone"))
     page, skipped = build(runs, tmp_path / "out")
     assert not skipped

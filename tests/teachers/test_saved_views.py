@@ -8,9 +8,9 @@ import torch
 import yaml
 
 from cifarlab.core import files
+from cifarlab.evaluation.score import evaluate_run
 from cifarlab.report.collect import read_run
 from cifarlab.run import Run
-from cifarlab.runs import evaluate_run
 from cifarlab.train import train
 from cifarlab.trained import load_trained
 from tests.teachers.taught import student

@@ -33,9 +33,9 @@ def audit(
 
     With runs, the first one's model looks for near duplicates, too, which opens the sealed test pictures.
     """
-    from cifarlab.audit.audit import audit as audit_data
-    from cifarlab.audit.audit import data_and_runs
     from cifarlab.core.files import write_json
+    from cifarlab.evaluation.audit.audit import audit as audit_data
+    from cifarlab.evaluation.audit.audit import data_and_runs
     from cifarlab.report.sheets import write_audit_sheet
 
     refuse_place(out, "--out")
@@ -115,9 +115,9 @@ def analyze(
     Writes analysis.json, analysis.png and, for the report, analysis_pictures.png into the run's folder (of
     test: analysis_test.json, ...).
     """
-    from cifarlab.analysis.analyze import analyze as analyze_run
-    from cifarlab.analysis.tiles import pictures_path, write_tiles
     from cifarlab.core.files import write_json
+    from cifarlab.evaluation.analysis.analyze import analyze as analyze_run
+    from cifarlab.evaluation.analysis.tiles import pictures_path, write_tiles
     from cifarlab.report.analysis_page import write_analysis_page
     from cifarlab.trained import best_of
 

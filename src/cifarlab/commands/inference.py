@@ -41,8 +41,8 @@ def ensemble(
     as_json: AsJson = False,
 ) -> None:
     """Score the mean of what several runs say, beside each of them and its cost."""
-    from cifarlab.inference.ensembles import evaluate_ensemble
-    from cifarlab.tta import parse
+    from cifarlab.evaluation.ensemble import evaluate_ensemble
+    from cifarlab.evaluation.tta import parse
 
     augmented = parse(tta) if tta is not None else None
     found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented)
@@ -94,7 +94,7 @@ def soup(
     as_json: AsJson = False,
 ) -> None:
     """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
-    from cifarlab.inference.soups import make_soup
+    from cifarlab.evaluation.soup import make_soup
     from cifarlab.naming import run_name
     from cifarlab.run import Run
 

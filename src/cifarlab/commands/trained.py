@@ -41,8 +41,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run's chosen model on a split; the test score goes into the run's summary."""
-    from cifarlab.runs import evaluate_run
-    from cifarlab.tta import parse
+    from cifarlab.evaluation.score import evaluate_run
+    from cifarlab.evaluation.tta import parse
 
     refuse_idle_mean(mean, tta)
     augmented = parse(tta) if tta is not None else None
@@ -85,7 +85,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """The most probable classes of each picture."""
-    from cifarlab.runs import predict as predict_pictures
+    from cifarlab.evaluation.predict import predict as predict_pictures
 
     answers = predict_pictures(run, pictures, top, device, image_size)
     if as_json:

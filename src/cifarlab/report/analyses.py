@@ -10,8 +10,8 @@ from typing import Any, cast
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from cifarlab.analysis.tiles import pictures_path, read_tiles
 from cifarlab.core.errors import ConfigError
+from cifarlab.evaluation.analysis.tiles import pictures_path, read_tiles
 from cifarlab.run import read_json
 
 # More than a heat map can name.

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cifarlab.analysis.tiles import picture_at
 from cifarlab.data.splits import Split
+from cifarlab.evaluation.analysis.tiles import picture_at
 from cifarlab.report.plot import COLORS, STYLE, save_figure
 from cifarlab.report.sheets import COLUMNS, Tile, show_tiles
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from cifarlab.analysis.tiles import pictures_path
 from cifarlab.core.errors import ConfigError
+from cifarlab.evaluation.analysis.tiles import pictures_path
 from cifarlab.experiments.seeds import seed_differences
 from cifarlab.ledger import count_openings
 from cifarlab.metrics import is_epoch, read_log

@@ -20,10 +20,10 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
 from cifarlab.evaluate import logits_of
+from cifarlab.evaluation.sealed import read_splits
 from cifarlab.metrics import is_epoch, read_log
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.run import Run
-from cifarlab.runs import read_splits
 from cifarlab.trained import load_trained
 
 # Okabe and Ito's palette: told apart by readers who do not see red and green alike.

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab.audit.audit import Audit
+from cifarlab.evaluation.audit.audit import Audit
 from cifarlab.report.plot import STYLE, save_figure
 
 COLUMNS, SHOWN = 8, 24

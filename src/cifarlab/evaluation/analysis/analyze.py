@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlab import anchors, evaluate
-from cifarlab.analysis import scores
-from cifarlab.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from cifarlab.audit.audit import is_among
+from cifarlab import evaluate
 from cifarlab.data.splits import Split, Splits, left_on_host, place
+from cifarlab.evaluation import published
+from cifarlab.evaluation.analysis import scores
+from cifarlab.evaluation.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from cifarlab.evaluation.audit.audit import is_among
+from cifarlab.evaluation.sealed import open_split
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.runs import open_split
 from cifarlab.trained import Trained, load_trained
 
 SHOWN = 24
@@ -80,7 +81,7 @@ def analyze(
     if corruptions:
         report["corruptions"] = _corrupted(trained, pictures)
     report |= _worth_a_look(pictures, probabilities, guesses, truth, learned.classes)
-    report["anchor"] = anchors.place(trained.config, report["top1"], split)
+    report["anchor"] = published.place(trained.config, report["top1"], split)
     return Analysis(report, pictures)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.data.splits import Splits
+from cifarlab.evaluation.sealed import read_splits
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.runs import read_splits
 from cifarlab.teachers import has_same_pictures, knows_validation
 from cifarlab.teachers.teacher import Member
 from cifarlab.trained import best_of, load_trained

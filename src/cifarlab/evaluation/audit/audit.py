@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlab.audit.duplicates import (
+from cifarlab.config import DataConfig
+from cifarlab.config.recipes import import_builtin_parts
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import file_digest
+from cifarlab.core.registries import DATASETS
+from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
+from cifarlab.evaluate import outputs_of
+from cifarlab.evaluation.audit.duplicates import (
     NEAR,
     alike,
     descriptors,
@@ -23,14 +30,7 @@ from cifarlab.audit.duplicates import (
     nearest,
     surplus,
 )
-from cifarlab.audit.labels import suspects
-from cifarlab.config import DataConfig
-from cifarlab.config.recipes import import_builtin_parts
-from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import file_digest
-from cifarlab.core.registries import DATASETS
-from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
-from cifarlab.evaluate import outputs_of
+from cifarlab.evaluation.audit.labels import suspects
 from cifarlab.ledger import record_opening
 from cifarlab.run import recorded_run
 from cifarlab.trained import Trained, load_trained

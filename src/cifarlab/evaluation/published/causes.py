@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from cifarlab.anchors.figures import Anchor
 from cifarlab.config import Config
 from cifarlab.core.registry import Spec
+from cifarlab.evaluation.published.figures import Anchor
 
 POLICIES = frozenset({"auto_augment", "rand_augment", "trivial_augment_wide", "aug_mix"})
 CUTOUTS = frozenset({"cutout", "coarse_dropout", "random_erasing"})

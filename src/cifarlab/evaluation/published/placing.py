@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cifarlab.anchors.causes import augmentation, causes, pretrained
-from cifarlab.anchors.figures import ANCHORS, Anchor
 from cifarlab.config import Config
 from cifarlab.config.recipes import checked
+from cifarlab.evaluation.published.causes import augmentation, causes, pretrained
+from cifarlab.evaluation.published.figures import ANCHORS, Anchor
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.run import Run
 

@@ -18,7 +18,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split, Splits, left_on_host, place_all
 from cifarlab.environment import describe_environment
 from cifarlab.evaluate import evaluate
-from cifarlab.inference.members import load_members, optimism
+from cifarlab.evaluation.members import load_members, optimism
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze

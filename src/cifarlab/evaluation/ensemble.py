@@ -15,13 +15,13 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
 from cifarlab.data.splits import Split, left_on_host, place
 from cifarlab.evaluate import collect, scores
-from cifarlab.inference.members import load_members, optimism
+from cifarlab.evaluation.members import load_members, optimism
+from cifarlab.evaluation.sealed import open_split
+from cifarlab.evaluation.tta import MEANS, Augmented, mean_called
 from cifarlab.models.classifier import Classifier
 from cifarlab.prepare import count_macs
-from cifarlab.runs import open_split
 from cifarlab.teachers.teacher import Member
 from cifarlab.trained import unloaded
-from cifarlab.tta import MEANS, Augmented, mean_called
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""Several trained runs made into one answer: ensembles and soups."""
