@@ -21,7 +21,7 @@ from cifarlab.core.device import describe_hardware, pick_device
 from cifarlab.core.files import write_json
 from cifarlab.data.cifar import CIFAR100
 from cifarlab.data.download import search_places
-from cifarlab.environment import describe_environment
+from cifarlab.runs.environment import describe_environment
 from cifarlab.saving import Saver
 
 # What --tiny trains on: enough for a few steps, drawn in a moment.

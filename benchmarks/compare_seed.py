@@ -39,7 +39,7 @@ from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.engine import Engine
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 RECIPE = "as_run/resnet18_baseline"
 # Of B over A; what is asked of B over A' holds on a GPU.

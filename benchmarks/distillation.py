@@ -24,7 +24,7 @@ from study import (
     write,
 )
 
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 ALONE, KD, DKD, TEACHER = "alone", "KD", "DKD", "teacher"
 

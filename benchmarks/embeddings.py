@@ -24,8 +24,8 @@ from study import Arm, figures_of, parser, stands_on, train_all, write
 
 from cifarlab.data.splits import load_splits
 from cifarlab.report.plot import STYLE
-from cifarlab.run import Run
-from cifarlab.trained import load_trained
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import load_trained
 
 PARTS = Path(__file__).with_name("embedding_parts.py")
 RECIPE = "ladder/06_cifar_stem"

@@ -11,11 +11,12 @@ import json
 from pathlib import Path
 
 from cifarlab.config.recipes import read, resolve
+from cifarlab.core.files import read_json
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
 from cifarlab.report.plot import plot_runs
-from cifarlab.run import Run, read_json
+from cifarlab.runs.folder import Run
+from cifarlab.runs.log import read_log
 from cifarlab.train import train
 
 ROOT = Path(__file__).parents[1]

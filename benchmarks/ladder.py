@@ -23,8 +23,8 @@ from cifarlab.evaluate import collect, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented, mean_called, parse
 from cifarlab.report.plot import COLORS, STYLE
-from cifarlab.run import Run
-from cifarlab.trained import load_trained
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import load_trained
 
 PARTS = Path(__file__).with_name("ladder_parts.py")
 SCALE = (f"imports=[{PARTS}]", "data.limit=20000", "data.batch_size=100")

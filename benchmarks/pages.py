@@ -36,10 +36,9 @@ from whole import ROOT, Line, Result, Results, percent, read_queue, read_results
 
 from cifarlab.config.recipes import NOT_MEASURED, Recipe, every
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import write_atomically
+from cifarlab.core.files import read_json, write_atomically
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, experiments
 from cifarlab.report.plot import COLORS, STYLE
-from cifarlab.run import read_json
 from cifarlab.statistics import difference
 
 CORES = 2

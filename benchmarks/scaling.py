@@ -44,7 +44,7 @@ from rich.console import Console
 from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
 from cifarlab.config.recipes import read, resolve
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from cifarlab.saving import Saver
 from cifarlab.train import train
 
@@ -74,7 +74,7 @@ from pathlib import Path
 from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.progress import TrainingProgress
 from cifarlab.config.recipes import read, resolve
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from cifarlab.together import Task, train_all
 
 seeds, at_once, recipe = int(sys.argv[1]), int(sys.argv[2]), read(sys.argv[3])

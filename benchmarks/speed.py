@@ -24,10 +24,10 @@ from common import begin, parser, positive, read_recipe, when_saved, write
 from cifarlab.config import Config
 from cifarlab.config.recipes import resolve
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.metrics import read_log
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.log import read_log
 from cifarlab.train import train
 
 # What each recipe is made for: top-1 on test, and the minutes asked of two CPU cores with bf16.

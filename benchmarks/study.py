@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifarlab.config.recipes import resolve
-from cifarlab.core.files import write_json
+from cifarlab.core.files import read_json, write_json
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.metrics import read_log
 from cifarlab.progress import TrainingProgress
 from cifarlab.report.plot import COLORS, STYLE
-from cifarlab.run import Run, read_json
+from cifarlab.runs.folder import Run
+from cifarlab.runs.log import read_log
 from cifarlab.statistics import paired_difference
 from cifarlab.train import train
 

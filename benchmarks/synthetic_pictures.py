@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from cifarlab.config.recipes import read, resolve
+from cifarlab.core.files import read_json
 from cifarlab.data.synthetic import SUPERCLASS_OF, draw
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.progress import TrainingProgress
 from cifarlab.report.plot import plot_runs
-from cifarlab.run import Run, read_json
+from cifarlab.runs.folder import Run
 from cifarlab.train import train
 
 ROOT = Path(__file__).parents[1]

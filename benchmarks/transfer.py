@@ -12,7 +12,7 @@ from typing import Any
 
 from study import Arm, figures_of, mean_and_spread, paired, parser, plot, points, stands_on, train_all, write
 
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 SCRATCH, PRETRAINED = "from scratch", "from Tiny-ImageNet"
 

@@ -23,9 +23,9 @@ from common import read_recipe
 from cifarlab.config import Config
 from cifarlab.config.recipes import resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import write_json
-from cifarlab.metrics import read_log
-from cifarlab.run import Run, changes_since, read_json
+from cifarlab.core.files import read_json, write_json
+from cifarlab.runs.folder import Run, changes_since
+from cifarlab.runs.log import read_log
 from cifarlab.statistics import Estimate, estimate, optimism
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cifarlab import cli
 from cifarlab.engine import Engine
-from cifarlab.run import Interrupted
+from cifarlab.runs.signals import Interrupted
 
 # cuBLAS repeats itself if it is told to before its first use, by whichever test that is.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

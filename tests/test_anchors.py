@@ -9,7 +9,7 @@ from cifarlab.evaluation.published import place, place_run
 from cifarlab.evaluation.published.causes import augmentation
 from cifarlab.evaluation.published.figures import ANCHORS
 from cifarlab.evaluation.published.placing import nearest
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from tests.settings import documented
 
 OWN = Path(__file__).parents[1] / "benchmarks" / "recipes"

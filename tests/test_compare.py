@@ -11,8 +11,8 @@ from scipy import stats
 
 from cifarlab.compare import best_epochs_luck, compare, find_arm
 from cifarlab.core.errors import ConfigError
-from cifarlab.ledger import openings
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.ledger import openings
 from cifarlab.statistics import paired_difference
 from cifarlab.verdicts import described
 from tests.tiny import TINY, once, train_tiny

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab import environment
 from cifarlab.compare import find_arm
 from cifarlab.config.recipes import FOLDER, names, read
-from cifarlab.run import read_json
+from cifarlab.core.files import read_json
+from cifarlab.runs import environment
 from cifarlab.train import train
 from tests.tiny import TINY
 

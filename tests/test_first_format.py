@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cifarlab import load
-from cifarlab.metrics import read_log
+from cifarlab.runs.log import read_log
 
 SAVED = Path(__file__).with_name("first_format") / "runs"
 RUNS = ["plain", "other", "arcface", "arcface_kd"]

@@ -21,8 +21,8 @@ from cifarlab.evaluation.ensemble import evaluate_ensemble, forward_selection
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.evaluation.soup import average, make_soup, mix
 from cifarlab.evaluation.tta import MEANS, TTA, mean_of_probabilities
-from cifarlab.run import Run
-from cifarlab.trained import BEST, load_trained
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import BEST, load_trained
 from tests.teachers.taught import MARGIN
 from tests.tiny import PARTS, train_tiny
 

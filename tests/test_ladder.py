@@ -11,7 +11,7 @@ from cifarlab.config.merge import differences
 from cifarlab.config.recipes import checked, names, read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.ladder import undo
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from tests.tiny import TINY, once, train_tiny
 
 LADDER = [name for name in names() if name.startswith("ladder/")]

@@ -11,8 +11,8 @@ import pytest
 from cifarlab.core.errors import Failure
 from cifarlab.data import splits
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.ledger import count_openings, openings, record_opening
-from cifarlab.run import Run, recorded_run
+from cifarlab.runs.folder import Run, recorded_run
+from cifarlab.runs.ledger import count_openings, openings, record_opening
 from tests.tiny import tiny_config, train_tiny
 
 PACKAGE = Path(splits.__file__).parents[1]

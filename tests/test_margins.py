@@ -37,7 +37,7 @@ from cifarlab.models.heads import Margin
 from cifarlab.objectives.classification import arcface, cosface, least_scale, lsoftmax, sphereface
 from cifarlab.objectives.metric_learning import supcon, triplet
 from cifarlab.prepare import prepare
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from cifarlab.train import train
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, cosine_output, product_output, random_batch
 from tests.settings import row

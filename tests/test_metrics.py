@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import Failure
-from cifarlab.metrics import Means, RunLog, batch_accuracy, read_log
+from cifarlab.means_tmp import Means, batch_accuracy
 from cifarlab.progress import duration
+from cifarlab.runs.log import RunLog, read_log
 
 CPU = torch.device("cpu")
 

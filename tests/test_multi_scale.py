@@ -17,7 +17,8 @@ from cifarlab.evaluation.predict import predict
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Interrupted, Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.signals import Interrupted
 from cifarlab.train import train
 from tests.settings import row
 from tests.test_train import assert_same_run

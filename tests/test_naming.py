@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cifarlab.compare import find_arm
 from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.ledger import count_openings, openings, record_opening
-from cifarlab.naming import run_name
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.ledger import count_openings, openings, record_opening
+from cifarlab.runs.naming import run_name
 from cifarlab.train import train
 from tests.tiny import TINY, tiny_config, train_tiny
 

@@ -9,7 +9,7 @@ import torch
 from cifarlab import load
 from cifarlab.core.errors import ConfigError
 from cifarlab.engine import Engine
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from cifarlab.train import _Training
 from tests.test_train import assert_same_run
 from tests.tiny import TINY, logged, once, tiny_config, train_tiny

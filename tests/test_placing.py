@@ -17,8 +17,8 @@ from cifarlab.evaluation.predict import predict
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.evaluation.soup import make_soup
 from cifarlab.prepare import prepare
-from cifarlab.run import Run
-from cifarlab.trained import load_trained
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import load_trained
 from tests.tiny import tiny_config, train_tiny
 
 BATCH = 32

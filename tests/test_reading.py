@@ -13,7 +13,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
 from cifarlab.evaluation.tta import parse
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 FOLDER = Path(__file__).parents[1] / "src" / "cifarlab" / "recipes"
 

@@ -5,7 +5,8 @@ import torch
 
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
-from cifarlab.run import Run, read_json
+from cifarlab.core.files import read_json
+from cifarlab.runs.folder import Run
 from cifarlab.train import train
 from tests.tiny import logged, tiny_config, train_tiny
 

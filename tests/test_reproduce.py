@@ -7,9 +7,9 @@ import pytest
 
 from cifarlab.config.merge import differences
 from cifarlab.experiments.tutorial import AS_RUN, experiments
-from cifarlab.metrics import read_log
 from cifarlab.report.reproduction import write_page
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.log import read_log
 from tests import settings as tutorial
 from tests.tiny import TINY, train_tiny
 

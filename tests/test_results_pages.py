@@ -11,7 +11,7 @@ import pytest
 from benchmarks import first_ten_epochs, synthetic_pictures
 from scipy import stats
 
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from tests.tiny import TINY, train_tiny
 
 ROOT = Path(__file__).parents[1]

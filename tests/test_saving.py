@@ -18,7 +18,7 @@ from cifarlab import saving
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import Failure
 from cifarlab.engine import Engine
-from cifarlab.run import Interrupted
+from cifarlab.runs.signals import Interrupted
 from cifarlab.saving import Saver, snapshot
 from tests.gpu import sync_is_an_error
 from tests.test_train import assert_same_run

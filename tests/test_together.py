@@ -20,7 +20,8 @@ from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Interrupted, Run, StopRequest
+from cifarlab.runs.folder import Run
+from cifarlab.runs.signals import Interrupted, StopRequest
 from cifarlab.together import Task, child, train_all, usual_at_once
 from cifarlab.together import crew as crews
 from tests.test_train import STATEFUL, assert_same_run

@@ -23,7 +23,8 @@ from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine import Engine
 from cifarlab.evaluation import score
 from cifarlab.prepare import smaller
-from cifarlab.run import Interrupted, Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.signals import Interrupted
 from tests.tiny import TINY, logged, tiny_config, train_tiny
 
 # Everything that has state: momentum, an average, dropout, a schedule, views.

@@ -14,7 +14,7 @@ from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.tta import MEANS, TTA, Augmented, parse, shift
 from cifarlab.models.classifier import Classifier
-from cifarlab.trained import unloaded
+from cifarlab.runs.model import unloaded
 from tests.tiny import tiny_config
 
 

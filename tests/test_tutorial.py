@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from cifarlab.experiments.tutorial import experiments
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import load
 from cifarlab.train import train
-from cifarlab.trained import load
 from tests.settings import row
 
 

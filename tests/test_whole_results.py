@@ -14,7 +14,7 @@ from scipy import stats
 from cifarlab.config.recipes import every, read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.tutorial import experiments
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cifarlab.config import Config
 from cifarlab.config.recipes import read, resolve
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from cifarlab.train import train
 
 PARTS = Path(__file__).with_name("tiny_parts.py")
@@ -38,7 +38,7 @@ def train_tiny(folder: Path, *overrides: str, recipe: str = "demo", **options):
 
 def logged(run: Run) -> list[dict]:
     """The run's log without what depends on the clock."""
-    from cifarlab.metrics import read_log
+    from cifarlab.runs.log import read_log
 
     timed = ("seconds", "images_per_second")
     return [{k: v for k, v in row.items() if k not in timed} for row in read_log(run.metrics_path)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         SCHEDULES,
         SHARPNESS,
     )
-    from cifarlab.trained import load
+    from cifarlab.runs.model import load
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _REGISTRIES = (
 _HOMES = {
     **dict.fromkeys(_REGISTRIES, "core.registries"),
     "ConfigError": "core.errors",
-    "load": "trained",
+    "load": "runs.model",
     "Batch": "core.batch",
     "Output": "core.batch",
 }

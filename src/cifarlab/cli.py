@@ -41,7 +41,7 @@ def main() -> None:
         sys.exit(app(args=arguments, standalone_mode=False))
     except Exception as error:
         from cifarlab.core.errors import ConfigError, Failure
-        from cifarlab.run import Interrupted
+        from cifarlab.runs.signals import Interrupted
 
         if debug:
             traceback.print_exc()

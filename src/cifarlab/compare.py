@@ -13,11 +13,11 @@ from cifarlab.config.recipes import Recipe, read, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.experiments.seeds import refuse_mixed_seeds
-from cifarlab.ledger import openings
-from cifarlab.metrics import read_log
-from cifarlab.naming import run_name, spelled
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Run, recorded_run
+from cifarlab.runs.folder import Run, recorded_run
+from cifarlab.runs.ledger import openings
+from cifarlab.runs.log import read_log
+from cifarlab.runs.naming import run_name, spelled
 from cifarlab.statistics import difference, estimate, optimism
 from cifarlab.teaching import train_teachers
 from cifarlab.together import Task, train_all

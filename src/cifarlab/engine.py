@@ -21,7 +21,7 @@ from cifarlab.core.random import hash_ints, label_key, permutation
 from cifarlab.data.splits import Split
 from cifarlab.evaluate import evaluate
 from cifarlab.graphs import ENGINE, CudaTape, Graphs, Reseed
-from cifarlab.metrics import Means, batch_accuracy
+from cifarlab.means_tmp import Means, batch_accuracy
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch

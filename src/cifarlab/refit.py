@@ -7,12 +7,13 @@ from typing import Any
 
 from cifarlab.config.recipes import Recipe, resolve
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import read_json
 from cifarlab.evaluation.sealed import read_splits
-from cifarlab.naming import run_name
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Run, read_json, recorded_run
+from cifarlab.runs.folder import Run, recorded_run
+from cifarlab.runs.model import load_trained
+from cifarlab.runs.naming import run_name
 from cifarlab.train import train
-from cifarlab.trained import load_trained
 
 
 def refit(

@@ -11,9 +11,10 @@ from cifarlab.compare import APART, Arm, compare, trained_arm
 from cifarlab.config import Config
 from cifarlab.config.recipes import read
 from cifarlab.core.errors import ConfigError, did_you_mean
+from cifarlab.core.files import read_json
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Run, read_json
+from cifarlab.runs.folder import Run
 from cifarlab.statistics import difference
 from cifarlab.teaching import train_teachers
 from cifarlab.together import Task, train_all

@@ -12,8 +12,8 @@ from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
 from cifarlab.engine import Engine
-from cifarlab.run import Run
-from cifarlab.trained import BEST
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import BEST
 
 # What last.pt holds: all that the rest of the run depends on.
 LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")

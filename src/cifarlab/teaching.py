@@ -13,7 +13,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
 from cifarlab.data.readers import kept_size
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from cifarlab.teachers import missing_teachers
 from cifarlab.train import train
 

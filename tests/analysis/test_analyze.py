@@ -10,9 +10,9 @@ from cifarlab import evaluate
 from cifarlab.data.splits import load_splits, load_test
 from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.ledger import count_openings
-from cifarlab.run import Run
-from cifarlab.trained import load_trained
+from cifarlab.runs.folder import Run
+from cifarlab.runs.ledger import count_openings
+from cifarlab.runs.model import load_trained
 from tests.tiny import train_tiny
 
 

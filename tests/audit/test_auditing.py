@@ -14,8 +14,8 @@ from cifarlab.core.files import file_digest
 from cifarlab.data.splits import Pictures, load_splits, read
 from cifarlab.evaluation.audit import audit as module
 from cifarlab.evaluation.audit.audit import audit, data_and_runs
-from cifarlab.ledger import openings
-from cifarlab.trained import load_trained
+from cifarlab.runs.ledger import openings
+from cifarlab.runs.model import load_trained
 from tests.audit.conftest import noise, pictures
 from tests.tiny import train_tiny
 

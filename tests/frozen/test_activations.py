@@ -21,9 +21,10 @@ from cifarlab.doctor.planned import planned
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.frozen import Activations
 from cifarlab.frozen import activations as activations_module
-from cifarlab.ledger import openings
 from cifarlab.prepare import prepare
-from cifarlab.run import Interrupted, Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.ledger import openings
+from cifarlab.runs.signals import Interrupted
 from cifarlab.train import train
 from tests.teachers.taught import DISTILL
 from tests.test_train import assert_same_run

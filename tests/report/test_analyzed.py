@@ -75,7 +75,7 @@ def test_the_page_shows_an_analysis_and_opens_nothing(runs, tmp_path, monkeypatc
     for name in (
         "cifarlab.evaluation.score.load_test",
         "cifarlab.data.splits.read",
-        "cifarlab.trained.load_trained",
+        "cifarlab.runs.model.load_trained",
     ):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("the report reads files alone"))
     page, skipped = build(runs, tmp_path / "out")

@@ -9,11 +9,11 @@ import yaml
 from scipy import stats
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.ledger import record_opening
 from cifarlab.report import tables
 from cifarlab.report.collect import collect
 from cifarlab.report.page import build
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.ledger import record_opening
 from tests.report.planted import open_page, plant
 
 

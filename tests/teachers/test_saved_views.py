@@ -10,9 +10,9 @@ import yaml
 from cifarlab.core import files
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.report.collect import read_run
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import load_trained
 from cifarlab.train import train
-from cifarlab.trained import load_trained
 from tests.teachers.taught import student
 from tests.test_train import assert_equal
 from tests.tiny import logged

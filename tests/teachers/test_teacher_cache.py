@@ -16,7 +16,8 @@ from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.cache import Stopped, locked
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Interrupted, Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.signals import Interrupted
 from cifarlab.teachers import Replay, Teacher
 from cifarlab.train import train
 from cifarlab.views import dress, view_epoch

@@ -8,9 +8,9 @@ import torch
 
 from cifarlab.evaluate import evaluate
 from cifarlab.prepare import prepare
+from cifarlab.runs.model import load_trained
 from cifarlab.teachers import complaints, examine, has_same_pictures, knows_validation
 from cifarlab.teachers.health import gradient_norms
-from cifarlab.trained import load_trained
 from tests.settings import row
 from tests.teachers.taught import DISTILL, answers, student
 from tests.test_cifar import write_cifar100

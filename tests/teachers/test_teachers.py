@@ -16,10 +16,10 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import load_trained
 from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.teaching import train_teachers as teach
-from cifarlab.trained import load_trained
 from cifarlab.views import dress
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
 from tests.test_cifar import write_cifar100

@@ -119,7 +119,7 @@ def analyze(
     from cifarlab.evaluation.analysis.analyze import analyze as analyze_run
     from cifarlab.evaluation.analysis.tiles import pictures_path, write_tiles
     from cifarlab.report.analysis_page import write_analysis_page
-    from cifarlab.trained import best_of
+    from cifarlab.runs.model import best_of
 
     file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
     refuse_place(file.parent, str(run))

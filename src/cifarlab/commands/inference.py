@@ -95,8 +95,8 @@ def soup(
 ) -> None:
     """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
     from cifarlab.evaluation.soup import make_soup
-    from cifarlab.naming import run_name
-    from cifarlab.run import Run
+    from cifarlab.runs.folder import Run
+    from cifarlab.runs.naming import run_name
 
     name = run_name(name)
     # It has no seed; 0 is where `teacher.run=NAME` looks.

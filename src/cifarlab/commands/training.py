@@ -17,7 +17,7 @@ from cifarlab.commands.shared import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cifarlab.run import Run
+    from cifarlab.runs.folder import Run
 
 
 @app.command()
@@ -48,9 +48,9 @@ def train(
     from cifarlab.compare import refuse_another_seed
     from cifarlab.config.recipes import read, resolve
     from cifarlab.doctor import warnings_before
-    from cifarlab.naming import run_name
     from cifarlab.progress import TrainingProgress
-    from cifarlab.run import Run
+    from cifarlab.runs.folder import Run
+    from cifarlab.runs.naming import run_name
     from cifarlab.teaching import train_teachers
     from cifarlab.together import Task, train_all, usual_at_once
 
@@ -80,7 +80,7 @@ def train(
 
 
 def _print_over_seeds(folder: Path, run: Run, summaries: list[dict[str, Any]]) -> None:
-    from cifarlab.ledger import count_openings
+    from cifarlab.runs.ledger import count_openings
     from cifarlab.statistics import estimate
 
     for key in ("val_top1", "test_top1"):

@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -113,3 +113,28 @@ def clear_leftovers(folder: Path) -> None:
     """Remove what a killed process left half-written. Only for the holder of the run's lock."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ConfigError naming a file that is not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        empty = isinstance(error, json.JSONDecodeError) and not error.doc.strip()
+        reason = "it is empty" if empty else getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: cannot be read: not a JSON object")
+    return content
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the system's into the Failure that says where it happened."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise Failure(f"{path}: cannot be written ({reason}); what was saved before is whole") from error

@@ -14,7 +14,7 @@ from cifarlab.doctor.planned import Planned, planned
 from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.prepare import low_scale
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 from cifarlab.teachers.health import NEARLY_UNIFORM
 from cifarlab.views import num_views
 

@@ -20,8 +20,8 @@ from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import MEANS, Augmented, mean_called
 from cifarlab.models.classifier import Classifier
 from cifarlab.prepare import count_macs
+from cifarlab.runs.model import unloaded
 from cifarlab.teachers.teacher import Member
-from cifarlab.trained import unloaded
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.decoding import decode, suffixes
 from cifarlab.evaluate import pictures_per_batch
 from cifarlab.evaluation.score import _size_asked
-from cifarlab.trained import load_trained
+from cifarlab.runs.model import load_trained
 
 
 def pictures_in(paths: Iterable[Path | str]) -> list[Path]:

@@ -15,11 +15,11 @@ from cifarlab.data.splits import left_on_host, place
 from cifarlab.evaluate import collect, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented
-from cifarlab.ledger import count_openings
 from cifarlab.models.sizes import check_sizes
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.run import Run, recorded_run
-from cifarlab.trained import Trained, best_of, load_trained
+from cifarlab.runs.folder import Run, recorded_run
+from cifarlab.runs.ledger import count_openings
+from cifarlab.runs.model import Trained, best_of, load_trained
 
 # How long a score waits for another process that writes to the same summary.
 SECONDS_TO_WAIT = 10.0

@@ -10,9 +10,9 @@ from pathlib import Path
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Pictures, Split, Splits, load_splits, load_test, read
-from cifarlab.ledger import record_opening
-from cifarlab.run import recorded_run
-from cifarlab.trained import Trained, refuse_other_classes
+from cifarlab.runs.folder import recorded_run
+from cifarlab.runs.ledger import record_opening
+from cifarlab.runs.model import Trained, refuse_other_classes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from cifarlab.core import files
 from cifarlab.core.device import Precision, describe_hardware, peak_memory
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split, Splits, left_on_host, place_all
-from cifarlab.environment import describe_environment
 from cifarlab.evaluate import evaluate
 from cifarlab.evaluation.members import load_members, optimism
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew
@@ -24,10 +23,11 @@ from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
 from cifarlab.prepare import count_macs
 from cifarlab.resuming import best_state
-from cifarlab.run import Run
+from cifarlab.runs.environment import describe_environment
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import best_of, unloaded
 from cifarlab.steps import Plan
 from cifarlab.teachers.teacher import Member
-from cifarlab.trained import best_of, unloaded
 
 Weights = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ from cifarlab.config import build, without_places
 from cifarlab.config.merge import differences, listed, order
 from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.errors import ConfigError
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 
 def seed_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

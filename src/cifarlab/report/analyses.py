@@ -11,8 +11,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import read_json
 from cifarlab.evaluation.analysis.tiles import pictures_path, read_tiles
-from cifarlab.run import read_json
 
 # More than a heat map can name.
 MOST_CLASSES = 30

@@ -12,12 +12,13 @@ from typing import Any
 from PIL import Image
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.files import read_json
 from cifarlab.evaluation.analysis.tiles import pictures_path
 from cifarlab.experiments.seeds import seed_differences
-from cifarlab.ledger import count_openings
-from cifarlab.metrics import is_epoch, read_log
 from cifarlab.report.analyses import FILES, Analysis, read_analysis, tiles_of
-from cifarlab.run import Run, read_json, recorded_run
+from cifarlab.runs.folder import Run, recorded_run
+from cifarlab.runs.ledger import count_openings
+from cifarlab.runs.log import is_epoch, read_log
 
 # A folder that holds one of these is, or was, a run's.
 TRACES = ("config.yaml", "summary.json", "metrics.jsonl", "env.json")

@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
-from cifarlab.ledger import openings
 from cifarlab.report import analysis_charts, charts, tables
 from cifarlab.report.collect import Group, Skipped, collect
 from cifarlab.report.differences import Comparison, compare_names, ladders, steps
@@ -23,7 +22,8 @@ from cifarlab.report.extra import altair as alt
 from cifarlab.report.extra import vl_convert
 from cifarlab.report.provenance import changes, surroundings
 from cifarlab.report.sections import Section, sections
-from cifarlab.run import recorded_run
+from cifarlab.runs.folder import recorded_run
+from cifarlab.runs.ledger import openings
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 # Of an analysis's charts: a picture takes a tenth of a second, and there may be many names.

@@ -9,7 +9,7 @@ from cifarlab.config.merge import differences, shown
 from cifarlab.config.recipes import checked, read
 from cifarlab.core.errors import ConfigError
 from cifarlab.report.collect import Finished
-from cifarlab.run import recorded_recipes
+from cifarlab.runs.folder import recorded_recipes
 
 ALL = "config.yaml in the run's folder holds every option."
 

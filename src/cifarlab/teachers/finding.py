@@ -12,9 +12,9 @@ from cifarlab.core.device import Precision, pick_precision
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.core.files import file_digest
 from cifarlab.models.sizes import check_sizes
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.model import Trained, best_of, load_trained, refuse_other_classes
 from cifarlab.teachers.teacher import Member, Teacher
-from cifarlab.trained import Trained, best_of, load_trained, refuse_other_classes
 
 PATH = ("teacher", "run")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
-from cifarlab.trained import Trained
+from cifarlab.runs.model import Trained
 
 # Pictures in a forward pass: bounded by their pixels, since a teacher may see them at seven times a student's
 # size.

@@ -17,7 +17,8 @@ from cifarlab.config.recipes import checked
 from cifarlab.core.device import pick_device
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Interrupted, Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.signals import Interrupted
 from cifarlab.train import train
 
 # What a process has of a GPU that torch does not count: the driver's context, the kernels of its libraries.

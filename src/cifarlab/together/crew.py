@@ -18,7 +18,8 @@ from cifarlab.config import Config
 from cifarlab.core.device import num_cores, pick_device
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.progress import TrainingProgress
-from cifarlab.run import Interrupted, Run, StopRequest
+from cifarlab.runs.folder import Run
+from cifarlab.runs.signals import Interrupted, StopRequest
 from cifarlab.together.child import FAILED, LINE, MISTAKE, ROOM, SAVED, train_alone
 from cifarlab.train import train
 

@@ -18,7 +18,7 @@ from cifarlab.evaluation.analysis.corruptions import CORRUPTIONS, SEVERITIES, co
 from cifarlab.evaluation.audit.audit import is_among
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.trained import Trained, load_trained
+from cifarlab.runs.model import Trained, load_trained
 
 SHOWN = 24
 

@@ -31,9 +31,9 @@ from cifarlab.evaluation.audit.duplicates import (
     surplus,
 )
 from cifarlab.evaluation.audit.labels import suspects
-from cifarlab.ledger import record_opening
-from cifarlab.run import recorded_run
-from cifarlab.trained import Trained, load_trained
+from cifarlab.runs.folder import recorded_run
+from cifarlab.runs.ledger import record_opening
+from cifarlab.runs.model import Trained, load_trained
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 

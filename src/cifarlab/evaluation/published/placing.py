@@ -9,7 +9,7 @@ from cifarlab.config.recipes import checked
 from cifarlab.evaluation.published.causes import augmentation, causes, pretrained
 from cifarlab.evaluation.published.figures import ANCHORS, Anchor
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 SHOWN = 5
 

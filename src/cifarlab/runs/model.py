@@ -14,7 +14,7 @@ from cifarlab.core import files
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
 
 # What best.pt holds: a model that stands alone.
 BEST = ("model", "config", "classes", "store_size", "fingerprint", "row")

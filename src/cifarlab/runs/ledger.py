@@ -11,8 +11,8 @@ from typing import Any
 from filelock import FileLock
 
 from cifarlab.core.errors import Failure
-from cifarlab.naming import LEDGER, spelled
-from cifarlab.run import Run
+from cifarlab.runs.folder import Run
+from cifarlab.runs.naming import LEDGER, spelled
 
 
 def record_opening(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -17,46 +14,9 @@ from filelock import FileLock, Timeout
 from cifarlab.config import Config, build, translate_saved, without_places
 from cifarlab.config.merge import differences, listed, order
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import clear_leftovers, write_atomically, write_json
+from cifarlab.core.files import clear_leftovers, read_json, write_atomically, write_json
 from cifarlab.core.reading import parse_yaml
-from cifarlab.naming import run_name, spelled
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; it was saved. `status` is the shell's exit status for the signal."""
-
-    def __init__(self, message: str, status: int):
-        super().__init__(message)
-        self.status = status
-
-
-class StopRequest:
-    """While entered, a first SIGINT, SIGTERM or SIGHUP is noted in `signal`; a second stops the process."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        # Python allows signal handlers in the main thread only.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signal = int(number)
-        self.__exit__()
-
-    def raise_interrupted(self, run: Run, where: str) -> NoReturn:
-        """Leave the run, which was saved at `where`."""
-        assert self.signal is not None
-        raise Interrupted(f"saved {run} at {where}; the same command goes on", 128 + self.signal)
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+from cifarlab.runs.naming import run_name, spelled
 
 
 class Run:
@@ -255,18 +215,3 @@ def _as_of_now(plain: dict[str, Any]) -> dict[str, Any]:
         return build(order(plain)).dump()
     except ConfigError:  # A part of it is not registered, or renamed: then it is compared as it stands.
         return plain
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ConfigError naming a file that is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
-        empty = isinstance(error, json.JSONDecodeError) and not error.doc.strip()
-        reason = "it is empty" if empty else getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: cannot be read: not a JSON object")
-    return content

@@ -1,0 +1,69 @@
+"""Running means of an epoch, kept on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifarlab.core.batch import Batch, Output
+
+
+class Means:
+    """Weighted means of scalars, summed on the device; reading them is the only host sync.
+
+    The first step whose values are not all finite is remembered, so that a run that diverged can be stopped
+    without a look at the device after each step.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._sums: dict[str, Tensor] = {}
+        self._weight = torch.zeros((), dtype=torch.float64, device=device)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def reset(self) -> None:
+        """Begin anew, in the same tensors: a captured step adds to those that it knows."""
+        for tensor in (self._weight, *self._sums.values()):
+            tensor.zero_()
+        self._bad_step.fill_(-1)
+
+    def add(self, values: Mapping[str, Tensor], weight: int, step: int | Tensor) -> None:
+        """Add scalars of a batch of `weight` samples; they must be finite."""
+        self._weight += weight
+        for key, value in values.items():
+            weighted = value.detach().double() * weight
+            if key in self._sums:
+                self._sums[key] += weighted
+            else:
+                self._sums[key] = weighted
+        self.watch(values.values(), step)
+
+    def watch(self, values: Iterable[Tensor], step: int | Tensor) -> None:
+        """Remember `step` if one of its scalars is not finite, unless an earlier step had such a one."""
+        finite = torch.stack([value.detach().float() for value in values]).isfinite().all()
+        self._bad_step.copy_(torch.where((self._bad_step < 0) & ~finite, step, self._bad_step))
+
+    def read(self) -> dict[str, float]:
+        """The means so far; synchronises with the device."""
+        weight, *sums = torch.stack([self._weight, *self._sums.values()]).tolist()
+        return dict(zip(self._sums, (total / weight for total in sums), strict=True)) if weight else {}
+
+    def first_bad_step(self) -> int | None:
+        """The first step with a value that is not finite; synchronises with the device."""
+        step = int(self._bad_step)
+        return step if step >= 0 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self._sums, "weight": self._weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums = {key: value.to(self.device, copy=True) for key, value in state["sums"].items()}
+        self._weight.copy_(torch.as_tensor(state["weight"]))
+
+
+def batch_accuracy(batch: Batch, output: Output) -> Tensor:
+    """Share of pictures whose largest logit is the label's, as a scalar on the device."""
+    return (output.logits.argmax(-1) == batch.labels).float().mean()

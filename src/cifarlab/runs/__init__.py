@@ -1,0 +1,1 @@
+"""A run on disk: its folder, log, ledger and saved model."""

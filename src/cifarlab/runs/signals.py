@@ -1,0 +1,46 @@
+"""A request to stop, by a signal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any, NoReturn
+
+from cifarlab.runs.folder import Run
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; it was saved. `status` is the shell's exit status for the signal."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+class StopRequest:
+    """While entered, a first SIGINT, SIGTERM or SIGHUP is noted in `signal`; a second stops the process."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        # Python allows signal handlers in the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = int(number)
+        self.__exit__()
+
+    def raise_interrupted(self, run: Run, where: str) -> NoReturn:
+        """Leave the run, which was saved at `where`."""
+        assert self.signal is not None
+        raise Interrupted(f"saved {run} at {where}; the same command goes on", 128 + self.signal)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
