@@ -36,7 +36,7 @@ from cifarlab import train as training
 from cifarlab.config import Config
 from cifarlab.config.recipes import read, resolve
 from cifarlab.core.device import Precision, pick_device, pick_precision
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run

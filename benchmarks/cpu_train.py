@@ -24,8 +24,8 @@ from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
 
 from cifarlab.config import Config
 from cifarlab.config.recipes import read, resolve
+from cifarlab.engine.batches import dress
 from cifarlab.prepare import Job, prepare
-from cifarlab.views import dress
 
 RECIPES = {"plain": "resnet18_baseline", "policy": "resnet18_augment"}
 # Ratios of medians, and the least that the project asks of each.

@@ -19,7 +19,7 @@ from common import begin, exact_float32, parser, positive, write
 from torch import Tensor, nn
 
 from cifarlab.config.recipes import read, resolve
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.prepare import prepare
 
 # Without weights that may not be at hand: what is compared does not depend on where a run begins.

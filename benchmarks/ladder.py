@@ -19,7 +19,7 @@ from study import Arm, figures_of, mean_and_spread, paired, parser, points, stan
 
 from cifarlab.config.recipes import names, read
 from cifarlab.data.splits import place
-from cifarlab.evaluate import collect, scores
+from cifarlab.engine.evaluate import collect, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented, mean_called, parse
 from cifarlab.report.plot import COLORS, STYLE

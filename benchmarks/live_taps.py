@@ -18,7 +18,7 @@ from common import begin, parser, positive, spread, write
 from torch import Tensor, nn
 
 from cifarlab.config.recipes import read, resolve
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.models.cpu_convolutions.live_taps import LiveConv2d, use_live_taps
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.prepare import prepare

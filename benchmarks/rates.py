@@ -27,11 +27,11 @@ from whole import ROOT, Result, without_machine
 from cifarlab.config.recipes import resolve
 from cifarlab.core.device import describe_hardware
 from cifarlab.core.files import read_json, write_json
-from cifarlab.engine import Engine
+from cifarlab.engine.batches import num_views
+from cifarlab.engine.step import Engine
 from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.prepare import Job, prepare
 from cifarlab.runs.environment import describe_environment
-from cifarlab.views import num_views
 
 RATES = ROOT / "benchmarks" / "results" / "rates.json"
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from PIL import Image
 
 from cifarlab import cli
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.runs.signals import Interrupted
 
 # cuBLAS repeats itself if it is told to before its first use, by whichever test that is.

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarlab.engine import Engine
+from cifarlab.engine.plan import Plan
+from cifarlab.engine.step import Engine
 from cifarlab.prepare import prepare
-from cifarlab.steps import Plan
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from cifarlab.calibration import best_temperature, calibration, expected_calibration_error
+from cifarlab.engine.calibration import best_temperature, calibration, expected_calibration_error
 
 
 def answers(seed, scale, classes, count=300):

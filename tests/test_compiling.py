@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.prepare import prepare
 from tests.tiny import TINY, once, tiny_config
 

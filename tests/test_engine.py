@@ -5,9 +5,9 @@ import torch
 from benchmarks.common import exact_float32
 
 from cifarlab.data.splits import load_splits, place, place_all
+from cifarlab.engine.batches import dress
+from cifarlab.engine.plan import Plan
 from cifarlab.prepare import prepare
-from cifarlab.steps import Plan
-from cifarlab.views import dress
 from tests.tiny import tiny_config
 
 POLICY = (

@@ -7,7 +7,7 @@ from cifarlab.core.batch import Output
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
-from cifarlab.evaluate import evaluate
+from cifarlab.engine.evaluate import evaluate
 
 PRECISION = Precision(torch.device("cpu"), torch.float32)
 # Two equal bytes would be a tie, which `argmax` and `topk` may break either way.

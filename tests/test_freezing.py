@@ -15,7 +15,7 @@ from cifarlab.config import ModelConfig
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import AVERAGES
-from cifarlab.evaluate import logits_of
+from cifarlab.engine.evaluate import logits_of
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.prepare import prepare

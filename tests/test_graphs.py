@@ -17,11 +17,11 @@ from torch import Tensor
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
-from cifarlab.engine import Engine
-from cifarlab.evaluate import PICTURES_PER_BATCH
-from cifarlab.graphs import Graphs, copied, copy_into
+from cifarlab.engine.batches import DressedAhead, dress
+from cifarlab.engine.evaluate import PICTURES_PER_BATCH
+from cifarlab.engine.graphs import Graphs, copied, copy_into
+from cifarlab.engine.step import Engine
 from cifarlab.prepare import prepare
-from cifarlab.views import DressedAhead, dress
 from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config
 
@@ -272,7 +272,7 @@ def test_a_gpu_is_not_waited_for_within_an_evaluation(engine, monkeypatch):
     job = prepare(tiny_config("train.device=cuda", f"train.engine={engine}"))
     expected = [job.engine.score(job.splits.val) for _ in range(5)][-1]  # Captured by now.
     # The sums are read once, at the very end.
-    monkeypatch.setattr("cifarlab.evaluate._means", lambda sums, count: sums / count)
+    monkeypatch.setattr("cifarlab.engine.evaluate._means", lambda sums, count: sums / count)
     with sync_is_an_error():
         sums: Any = job.engine.score(job.splits.val)
     assert sums.tolist() == [*expected.values()]

@@ -13,10 +13,10 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 import cifarlab
-from cifarlab.calibration import best_temperature, expected_calibration_error
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits, load_test
+from cifarlab.engine.calibration import best_temperature, expected_calibration_error
 from cifarlab.evaluation.ensemble import evaluate_ensemble, forward_selection
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.evaluation.soup import average, make_soup, mix

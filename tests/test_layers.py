@@ -8,12 +8,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
 FLOORS = {
-    "calibration": 0, "core": 0, "progress": 0, "statistics": 0, "steps": 0,
-    "augment": 1, "compiling": 1, "config": 1, "graphs": 1, "means_tmp": 1, "objectives": 1,
-    "saving": 1, "verdicts": 1,
+    "core": 0, "progress": 0, "statistics": 0,
+    "augment": 1, "config": 1, "objectives": 1, "saving": 1, "verdicts": 1,
     "data": 2, "optim": 2,
-    "evaluate": 3, "models": 3, "views": 3,
-    "engine": 4, "frozen": 4,
+    "models": 3,
+    "engine": 4,
     "runs": 5,
     "experiments": 6, "resuming": 6, "teachers": 6,
     "prepare": 7,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cifarlab import cli, load
 from cifarlab.core.errors import ConfigError
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.evaluation.predict import predict
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.prepare import prepare

@@ -8,7 +8,7 @@ import torch
 
 from cifarlab import load
 from cifarlab.core.errors import ConfigError
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.runs.folder import Run
 from cifarlab.train import _Training
 from tests.test_train import assert_same_run

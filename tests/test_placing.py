@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cifarlab import evaluate
 from cifarlab.data import splits
 from cifarlab.data.splits import left_on_host, load_splits, place, place_all
+from cifarlab.engine import evaluate
 from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.audit.audit import audit
 from cifarlab.evaluation.ensemble import evaluate_ensemble

@@ -12,7 +12,7 @@ from cifarlab.config.recipes import FOLDER, checked, every, find, names, read, r
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.models.classifier import build_classifier
 from cifarlab.objectives.objective import build_objective
 from tests.settings import documented

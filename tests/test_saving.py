@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cifarlab import saving
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import Failure
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.runs.signals import Interrupted
 from cifarlab.saving import Saver, snapshot
 from tests.gpu import sync_is_an_error

@@ -11,7 +11,7 @@ from torch.amp import GradScaler
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import SHARPNESS
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.optim.sam import asam, sam, uphill
 from cifarlab.prepare import prepare
 from tests.test_train import assert_same_run

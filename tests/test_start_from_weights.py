@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from cifarlab.core import files as checkpoint
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from tests.tiny import TINY, once
 
 SMALL = [*TINY, "model.backbone={name: test_resnet}", "train.epochs=1"]

@@ -20,7 +20,7 @@ from cifarlab import prepare as prepare_module
 from cifarlab import train as train_module
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError, Failure
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.evaluation import score
 from cifarlab.prepare import smaller
 from cifarlab.runs.folder import Run
@@ -545,7 +545,7 @@ def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
 
     def views(*overrides):
         engine = prepare(tiny_config(*overrides)).engine
-        from cifarlab.views import dress, view_epoch
+        from cifarlab.engine.batches import dress, view_epoch
 
         data = engine.config.data
         epochs = [view_epoch(engine.config, epoch) for epoch in (0, 1)]

@@ -20,8 +20,9 @@ from cifarlab.core.device import Precision, pick_device, pick_precision, use_det
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.splits import Split, Splits, channel_statistics, left_on_host, load_splits, place_all
-from cifarlab.engine import Engine, Source
-from cifarlab.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
+from cifarlab.engine.batches import dress, num_views, view_epoch
+from cifarlab.engine.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
+from cifarlab.engine.step import Engine, Source
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
@@ -29,7 +30,6 @@ from cifarlab.objectives.classification import least_scale
 from cifarlab.objectives.objective import Objective, build_objective
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.teachers import Replay, Teacher, find_teacher, has_same_pictures, knows_validation, load_teacher
-from cifarlab.views import dress, num_views, view_epoch
 
 # The share of a forward pass from which on it is worth the disk to compute it once.
 WORTH_KEEPING = 0.1

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifarlab.config import Config
 from cifarlab.core.device import Precision, describe_hardware
 from cifarlab.data.splits import Splits
-from cifarlab.engine import Engine, unobserved
-from cifarlab.graphs import WARM_UP as UNCAPTURED
+from cifarlab.engine.graphs import WARM_UP as UNCAPTURED
+from cifarlab.engine.step import Engine, unobserved
 from cifarlab.prepare import prepare
 from cifarlab.saving import Saver, snapshot
 

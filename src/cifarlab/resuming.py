@@ -11,7 +11,7 @@ from cifarlab.config import Config
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import BEST
 

@@ -12,7 +12,7 @@ from cifarlab.core import files
 from cifarlab.core.device import describe_hardware, peak_memory, pick_device, reset_peak_memory
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.data.cache import Stopped
-from cifarlab.engine import is_finite
+from cifarlab.engine.step import is_finite
 from cifarlab.prepare import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
 from cifarlab.progress import TrainingProgress
 from cifarlab.resuming import best_state, read_best, resume

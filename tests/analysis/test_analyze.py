@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifarlab import evaluate
 from cifarlab.data.splits import load_splits, load_test
+from cifarlab.engine import evaluate
 from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.runs.folder import Run

@@ -18,9 +18,9 @@ from cifarlab.data.cache import Stopped, locked
 from cifarlab.doctor.estimate import estimate
 from cifarlab.doctor.patient import Patient
 from cifarlab.doctor.planned import planned
+from cifarlab.engine.frozen import Activations
+from cifarlab.engine.frozen import activations as activations_module
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.frozen import Activations
-from cifarlab.frozen import activations as activations_module
 from cifarlab.prepare import prepare
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import openings
@@ -96,7 +96,7 @@ def test_pictures_are_not_gathered_and_the_frozen_part_does_not_run(monkeypatch:
     engine.model.train()
     assert len(engine.activations.begin(0)) == 2
     monkeypatch.setattr("cifarlab.data.splits.Split.gather", None)
-    monkeypatch.setattr("cifarlab.views.dress", None)
+    monkeypatch.setattr("cifarlab.engine.batches.dress", None)
     hook = engine.model.backbone.layer1.register_forward_hook(lambda *_: pytest.fail("it runs"))
     engine.step(engine.order(0), 0, 1)
     engine.score(engine.activations.splits.val)

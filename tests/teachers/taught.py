@@ -1,6 +1,6 @@
 """Teachers, and students that they teach: what the tests of both share."""
 
-from cifarlab.views import dress, view_epoch
+from cifarlab.engine.batches import dress, view_epoch
 from tests.tiny import tiny_config, train_tiny
 
 MARGIN = (

@@ -14,13 +14,13 @@ from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.cache import Stopped, locked
+from cifarlab.engine.batches import dress, view_epoch
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
 from cifarlab.teachers import Replay, Teacher
 from cifarlab.train import train
-from cifarlab.views import dress, view_epoch
 from tests.teachers.taught import answers, student
 from tests.tiny import logged
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlab.evaluate import evaluate
+from cifarlab.engine.evaluate import evaluate
 from cifarlab.prepare import prepare
 from cifarlab.runs.model import load_trained
 from cifarlab.teachers import complaints, examine, has_same_pictures, knows_validation

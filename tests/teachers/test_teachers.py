@@ -14,13 +14,13 @@ from cifarlab.config.recipes import read, resolve
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits
+from cifarlab.engine.batches import dress
 from cifarlab.prepare import prepare
 from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
 from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.teaching import train_teachers as teach
-from cifarlab.views import dress
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
 from tests.test_cifar import write_cifar100
 from tests.test_folder import make as write_folder

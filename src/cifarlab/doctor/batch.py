@@ -17,8 +17,8 @@ from cifarlab.core.random import Draws
 from cifarlab.data.splits import Split, digest_pictures
 from cifarlab.doctor.findings import Reasons, check
 from cifarlab.doctor.patient import Patient
+from cifarlab.engine.batches import num_views
 from cifarlab.prepare import without_effect
-from cifarlab.views import num_views
 
 # Pictures below which batch norm's statistics are mostly noise (Wu and He 2018, figure 1).
 _TINY = 8

@@ -10,7 +10,7 @@ from cifarlab.config import Config
 from cifarlab.core.registries import SCHEDULES
 from cifarlab.doctor.findings import Reasons, check
 from cifarlab.doctor.patient import Patient, first_pictures
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 from cifarlab.teachers import ailments
 
 PICTURES, STEPS = 64, 200

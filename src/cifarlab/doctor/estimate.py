@@ -12,11 +12,11 @@ import torch
 
 from cifarlab.core.device import peak_memory
 from cifarlab.doctor.patient import Patient, first_pictures
-from cifarlab.evaluate import evaluate
-from cifarlab.frozen import Activations
+from cifarlab.engine.batches import num_views
+from cifarlab.engine.evaluate import evaluate
+from cifarlab.engine.frozen import Activations
 from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.progress import duration
-from cifarlab.views import num_views
 
 # Of each batch size, the fastest counts: what else the machine does can only slow a step down.
 _TIMES = 3

@@ -15,9 +15,9 @@ from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.data.splits import Split
 from cifarlab.doctor.planned import Planned
+from cifarlab.engine.batches import dress, view_epoch
 from cifarlab.prepare import Job
 from cifarlab.teachers import examine
-from cifarlab.views import dress, view_epoch
 
 # Pictures of which views are compared.
 COMPARED = 500

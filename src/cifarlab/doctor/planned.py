@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cifarlab.config import Config
+from cifarlab.engine.plan import Plan
 from cifarlab.optim.schedules import learning_rate
-from cifarlab.steps import Plan
 
 # (pictures of the train part, classes) of data sets that are always the same.
 _KNOWN = {"cifar100": (50_000, 100), "cifar10": (50_000, 10)}

@@ -11,12 +11,12 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
 from cifarlab.doctor.findings import CHECKS, Reasons, check
 from cifarlab.doctor.planned import Planned, planned
+from cifarlab.engine.batches import num_views
 from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.prepare import low_scale
 from cifarlab.runs.folder import Run
 from cifarlab.teachers.health import NEARLY_UNIFORM
-from cifarlab.views import num_views
 
 # What weights lose to decay over a whole run, below which it is as good as none.
 _NO_DECAY = 0.05

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarlab.calibration import best_temperature, calibration
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
 from cifarlab.data.splits import Split, left_on_host, place
-from cifarlab.evaluate import collect, scores
+from cifarlab.engine.calibration import best_temperature, calibration
+from cifarlab.engine.evaluate import collect, scores
 from cifarlab.evaluation.members import load_members, optimism
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import MEANS, Augmented, mean_called

@@ -12,7 +12,7 @@ import torch
 from cifarlab.core.device import Precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.decoding import decode, suffixes
-from cifarlab.evaluate import pictures_per_batch
+from cifarlab.engine.evaluate import pictures_per_batch
 from cifarlab.evaluation.score import _size_asked
 from cifarlab.runs.model import load_trained
 

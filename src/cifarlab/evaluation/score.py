@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from cifarlab.calibration import best_temperature, calibration
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.registry import Spec
 from cifarlab.data.splits import left_on_host, place
-from cifarlab.evaluate import collect, scores
+from cifarlab.engine.calibration import best_temperature, calibration
+from cifarlab.engine.evaluate import collect, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented
 from cifarlab.models.sizes import check_sizes

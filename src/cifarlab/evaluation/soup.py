@@ -16,7 +16,8 @@ from cifarlab.core import files
 from cifarlab.core.device import Precision, describe_hardware, peak_memory
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split, Splits, left_on_host, place_all
-from cifarlab.evaluate import evaluate
+from cifarlab.engine.evaluate import evaluate
+from cifarlab.engine.plan import Plan
 from cifarlab.evaluation.members import load_members, optimism
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew
 from cifarlab.models.classifier import Classifier
@@ -26,7 +27,6 @@ from cifarlab.resuming import best_state
 from cifarlab.runs.environment import describe_environment
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import best_of, unloaded
-from cifarlab.steps import Plan
 from cifarlab.teachers.teacher import Member
 
 Weights = dict[str, Tensor]

@@ -19,7 +19,7 @@ from cifarlab.core.device import pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
-from cifarlab.evaluate import logits_of
+from cifarlab.engine.evaluate import logits_of
 from cifarlab.evaluation.sealed import read_splits
 from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs.folder import Run

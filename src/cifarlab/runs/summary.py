@@ -6,7 +6,7 @@ from typing import Any
 
 from cifarlab.config import Config
 from cifarlab.data.splits import Split, Splits
-from cifarlab.engine import Engine
+from cifarlab.engine.step import Engine
 
 
 def summarise(

@@ -19,8 +19,8 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import Rows, digest, explain_refusal, read_arrays, write_record
 from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split
+from cifarlab.engine.batches import code_digest, dress, num_views
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Answers, Teacher
-from cifarlab.views import code_digest, dress, num_views
 
 # Raised whenever the files hold something else.
 VERSION = 2

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarlab.calibration import COLDEST, HOTTEST, best_temperature
 from cifarlab.config import Config
 from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.splits import Split, Splits, load_splits, place
-from cifarlab.engine import Engine
+from cifarlab.engine.batches import dress, view_epoch
+from cifarlab.engine.calibration import COLDEST, HOTTEST, best_temperature
+from cifarlab.engine.step import Engine
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Member, Teacher
-from cifarlab.views import dress, view_epoch
 
 # Enough to know an accuracy to 1.6 points; a teacher at 224 px answers slowly on a CPU.
 PICTURES = 1000

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlab import evaluate
 from cifarlab.data.splits import Split, Splits, left_on_host, place
+from cifarlab.engine import evaluate
 from cifarlab.evaluation import published
 from cifarlab.evaluation.analysis import scores
 from cifarlab.evaluation.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt

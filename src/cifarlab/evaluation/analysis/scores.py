@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlab.calibration import best_temperature, expected_calibration_error
+from cifarlab.engine.calibration import best_temperature, expected_calibration_error
 
 BINS = 15
 

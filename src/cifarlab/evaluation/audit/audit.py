@@ -18,7 +18,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
 from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
-from cifarlab.evaluate import outputs_of
+from cifarlab.engine.evaluate import outputs_of
 from cifarlab.evaluation.audit.duplicates import (
     NEAR,
     alike,

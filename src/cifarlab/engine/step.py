@@ -12,16 +12,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cifarlab.compiling import compiled
 from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import hash_ints, label_key, permutation
 from cifarlab.data.splits import Split
-from cifarlab.evaluate import evaluate
-from cifarlab.graphs import ENGINE, CudaTape, Graphs, Reseed
-from cifarlab.means_tmp import Means, batch_accuracy
+from cifarlab.engine.batches import DressedAhead, view_epoch
+from cifarlab.engine.compiling import compiled
+from cifarlab.engine.evaluate import evaluate
+from cifarlab.engine.graphs import ENGINE, CudaTape, Graphs, Reseed
+from cifarlab.engine.means import Means, batch_accuracy
+from cifarlab.engine.plan import Clock, Plan
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
@@ -30,8 +32,6 @@ from cifarlab.optim.averages import Average
 from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.sam import uphill
 from cifarlab.optim.schedules import learning_rate
-from cifarlab.steps import Clock, Plan
-from cifarlab.views import DressedAhead, view_epoch
 
 # How many pixels are dressed at a time. A GPU is kept busy by many; a CPU's caches hold a batch at best.
 PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}

@@ -21,11 +21,11 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import Rows, digest, explain_refusal, is_sealed, read_arrays, write_record
 from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split, Splits
-from cifarlab.evaluate import pictures_per_batch
-from cifarlab.frozen.keys import frozen_digest, split_key
-from cifarlab.frozen.tail import Border, Tail, activations_at, no_images
+from cifarlab.engine.batches import dress, num_views, view_epoch
+from cifarlab.engine.evaluate import pictures_per_batch
+from cifarlab.engine.frozen.keys import frozen_digest, split_key
+from cifarlab.engine.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.models.classifier import Classifier
-from cifarlab.views import dress, num_views, view_epoch
 
 PATH = ("train", "keep_activations")
 # Activations that are computed again, to be compared, may differ by so much of the largest: another number of

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cifarlab.core.batch import Output
 from cifarlab.core.device import Precision
 from cifarlab.data.splits import Split
-from cifarlab.graphs import Graphs, Reseed
+from cifarlab.engine.graphs import Graphs, Reseed
 
 # Large batches keep the device busy. A CPU's caches hold 64 pictures of 128 px, or 20 of 224; larger batches
 # are slower there. On a GPU a batch must shrink at 224 px so that it fits beside the training state.

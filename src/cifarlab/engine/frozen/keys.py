@@ -11,9 +11,9 @@ import torch
 from cifarlab.config import Config
 from cifarlab.core.device import Precision
 from cifarlab.data.splits import Split, Splits
-from cifarlab.frozen.tail import Border
+from cifarlab.engine.batches import code_digest
+from cifarlab.engine.frozen.tail import Border
 from cifarlab.models.classifier import Classifier
-from cifarlab.views import code_digest
 
 # Raised whenever the files hold something else.
 VERSION = 1

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
-from cifarlab.frozen.tail import BACKBONE, Border, Tail, no_images
+from cifarlab.engine.frozen.tail import BACKBONE, Border, Tail, no_images
 from cifarlab.models.classifier import Classifier
 from cifarlab.objectives.objective import Objective
 

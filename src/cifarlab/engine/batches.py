@@ -51,10 +51,10 @@ def dress(
 # What makes views and models: modules and packages.
 _SOURCES = (
     "cifarlab.core.random",
-    "cifarlab.views",
+    "cifarlab.engine.batches",
     "cifarlab.augment",
     "cifarlab.models",
-    "cifarlab.frozen",
+    "cifarlab.engine.frozen",
 )
 
 
