@@ -16,7 +16,7 @@ from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.prepare import low_scale
 from cifarlab.runs.folder import Run
-from cifarlab.teachers.health import NEARLY_UNIFORM
+from cifarlab.teachers.diagnosis import NEARLY_UNIFORM
 
 # What weights lose to decay over a whole run, below which it is as good as none.
 _NO_DECAY = 0.05

@@ -1,8 +1,7 @@
 """Teachers: trained models that a student learns from, what they say kept, and whether it says anything."""
 
 from cifarlab.teachers.cache import Replay
-from cifarlab.teachers.finding import find_teacher, load_teacher, missing_teachers
-from cifarlab.teachers.health import (
+from cifarlab.teachers.diagnosis import (
     ailments,
     complaints,
     describe,
@@ -10,6 +9,7 @@ from cifarlab.teachers.health import (
     has_same_pictures,
     knows_validation,
 )
+from cifarlab.teachers.find import find_teacher, load_teacher, missing_teachers
 from cifarlab.teachers.teacher import Teacher
 
 __all__ = [
