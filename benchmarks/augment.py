@@ -19,7 +19,7 @@ from cifarlab.config.recipes import read, resolve
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, MIXERS
 from cifarlab.core.registry import Registry
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 
 RECIPE = "resnet18_baseline"
 # The tutorial's policy; other parts run with their defaults.

@@ -22,7 +22,7 @@ from cifarlab.core.files import write_json
 from cifarlab.data.cifar import CIFAR100
 from cifarlab.data.download import search_places
 from cifarlab.runs.environment import describe_environment
-from cifarlab.saving import Saver
+from cifarlab.training.saver import Saver
 
 # What --tiny trains on: enough for a few steps, drawn in a moment.
 TINY = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100")

@@ -53,7 +53,7 @@ def measure(recipe: str, overrides: Sequence[str], steps: int, scored: int, bare
     from cifarlab.config.recipes import read, resolve
     from cifarlab.core.device import peak_memory
     from cifarlab.optim.optimizers import build_optimizer
-    from cifarlab.prepare import prepare
+    from cifarlab.training.setup import prepare
 
     config = resolve(read(recipe), overrides)
     job = prepare(config)

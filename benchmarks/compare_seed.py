@@ -5,7 +5,7 @@
 A: the tutorial's, re-written faithfully: Lightning's Trainer with its bar and logger, a DataLoader whose
 workers resize each picture by OpenCV, float32 (TF32 on a GPU), the test set after each epoch by another
 loader, and files of the last and of the best five epochs. A': the same with persistent workers, pinned
-memory, channels_last, the precision that B has, and one file. B: `cifarlab.train` on the recipe. The same
+memory, channels_last, the precision that B has, and one file. B: the package on the recipe. The same
 weights, pictures and order of batches. Before any time is printed: pictures and float32 gradients of the
 first step, and the mean loss over 100 steps.
 """
@@ -32,14 +32,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from tutorial import TutorialPictures
 from tutorial_training import Contestant, InTurns, Tutorial
 
-from cifarlab import train as training
 from cifarlab.config import Config
 from cifarlab.config.recipes import read, resolve
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.engine.step import Engine
-from cifarlab.prepare import prepare
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
+from cifarlab.training import loop as training
+from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.setup import prepare
 
 RECIPE = "as_run/resnet18_baseline"
 # Of B over A; what is asked of B over A' holds on a GPU.
@@ -93,7 +93,7 @@ class Clock(TrainingProgress):
 
 
 def run_ours(config: Config, folder: Path) -> tuple[float, float]:
-    """A whole run of `cifarlab.train`: (seconds an epoch, their share outside steps and evaluations)."""
+    """Train a whole run: (seconds an epoch, their share outside steps and evaluations)."""
     clock = Clock(pick_device(config.train.device))
     step, score = Engine.step, Engine.score
     Engine.step, Engine.score = clock.timed(step), clock.timed(score)

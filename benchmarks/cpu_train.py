@@ -25,7 +25,7 @@ from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
 from cifarlab.config import Config
 from cifarlab.config.recipes import read, resolve
 from cifarlab.engine.batches import dress
-from cifarlab.prepare import Job, prepare
+from cifarlab.training.setup import Job, prepare
 
 RECIPES = {"plain": "resnet18_baseline", "policy": "resnet18_augment"}
 # Ratios of medians, and the least that the project asks of each.
@@ -78,7 +78,7 @@ class Tutorial:
 
 
 class Ours:
-    """The package's engine, driven as `cifarlab.train` drives it."""
+    """The package's engine, driven as `cifarlab.training.loop` drives it."""
 
     def __init__(self, job: Job):
         self.engine = job.engine

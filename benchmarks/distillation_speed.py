@@ -17,7 +17,7 @@ from common import begin, parser, positive, spread, write
 from cifarlab.config.recipes import read, resolve
 from cifarlab.core import files
 from cifarlab.engine.step import Engine
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 
 TEACHER, STUDENT = "resnet50_pretrained_arcface_224x224", "resnet18_pretrained_arcface"
 # The most that the project allows of the ratio of medians.

@@ -13,11 +13,11 @@ from pathlib import Path
 from cifarlab.config.recipes import read, resolve
 from cifarlab.core.files import read_json
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.progress import TrainingProgress
 from cifarlab.report.plot import plot_runs
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import read_log
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("resnet18_baseline", "as_run/resnet18_baseline", "resnet18_augment", "as_run/resnet18_augment")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cifarlab.config.recipes import read, resolve
 from cifarlab.engine.step import Engine
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 
 # Without weights that may not be at hand: what is compared does not depend on where a run begins.
 OWN_START = ("model.backbone.pretrained=false",)

@@ -21,7 +21,7 @@ from cifarlab.config.recipes import read, resolve
 from cifarlab.engine.step import Engine
 from cifarlab.models.cpu_convolutions.live_taps import LiveConv2d, use_live_taps
 from cifarlab.optim.optimizers import build_optimizer
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 
 RECIPE = "resnet18_baseline"
 PLAIN, LIVE = "torch's convolutions", "live taps"

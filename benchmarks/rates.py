@@ -30,8 +30,8 @@ from cifarlab.core.files import read_json, write_json
 from cifarlab.engine.batches import num_views
 from cifarlab.engine.step import Engine
 from cifarlab.models.sizes import sizes_of_batch
-from cifarlab.prepare import Job, prepare
 from cifarlab.runs.environment import describe_environment
+from cifarlab.training.setup import Job, prepare
 
 RATES = ROOT / "benchmarks" / "results" / "rates.json"
 

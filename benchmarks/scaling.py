@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
-Whole runs of `cifarlab.train` on `resnet18_baseline`, one after the other, each in a process of its own, in
+Whole runs of `resnet18_baseline`, one after the other, each in a process of its own, in
 rounds. A line is laid through the seconds against pictures and epochs: cost linear in both.
 
 Seeds: so many runs in turn, with all threads, and at once, with their share of them, round by round in turns.
@@ -42,11 +42,11 @@ import json, sys, tempfile, time
 from pathlib import Path
 from rich.console import Console
 from cifarlab.core.device import peak_memory, pick_device
-from cifarlab.progress import TrainingProgress
+from cifarlab.training.progress import TrainingProgress
 from cifarlab.config.recipes import read, resolve
 from cifarlab.runs.folder import Run
-from cifarlab.saving import Saver
-from cifarlab.train import train
+from cifarlab.training.saver import Saver
+from cifarlab.training.loop import train
 
 class Clock(TrainingProgress):
     def __init__(self):
@@ -72,10 +72,10 @@ SEEDS_SCRIPT = """
 import json, sys, tempfile, time
 from pathlib import Path
 from cifarlab.core.device import peak_memory, pick_device
-from cifarlab.progress import TrainingProgress
+from cifarlab.training.progress import TrainingProgress
 from cifarlab.config.recipes import read, resolve
 from cifarlab.runs.folder import Run
-from cifarlab.together import Task, train_all
+from cifarlab.training.parallel import Task, train_all
 
 seeds, at_once, recipe = int(sys.argv[1]), int(sys.argv[2]), read(sys.argv[3])
 configs = [resolve(recipe, [*sys.argv[4:], f"train.seed={seed}"]) for seed in range(seeds)]

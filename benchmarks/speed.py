@@ -24,11 +24,11 @@ from common import begin, parser, positive, read_recipe, when_saved, write
 from cifarlab.config import Config
 from cifarlab.config.recipes import resolve
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.prepare import prepare
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import read_log
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.setup import prepare
 
 # What each recipe is made for: top-1 on test, and the minutes asked of two CPU cores with bf16.
 TARGETS: dict[str, tuple[float, float | None]] = {

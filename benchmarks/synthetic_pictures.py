@@ -18,10 +18,10 @@ from cifarlab.config.recipes import read, resolve
 from cifarlab.core.files import read_json
 from cifarlab.data.synthetic import SUPERCLASS_OF, draw
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.progress import TrainingProgress
 from cifarlab.report.plot import plot_runs
 from cifarlab.runs.folder import Run
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
 
 ROOT = Path(__file__).parents[1]
 RUNS = {"plain": ("data.augment=null",), "crop_and_flip": ()}

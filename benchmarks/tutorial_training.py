@@ -30,7 +30,7 @@ from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
 from cifarlab.config import Config
 from cifarlab.config.recipes import checked
 from cifarlab.data.splits import Split
-from cifarlab.prepare import Job, prepare
+from cifarlab.training.setup import Job, prepare
 
 # Files of weights that the tutorial's callback keeps, beside the last epoch's.
 KEPT = 5

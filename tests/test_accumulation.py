@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cifarlab.engine.plan import Plan
 from cifarlab.engine.step import Engine
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 

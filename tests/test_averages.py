@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import AVERAGES
 from cifarlab.optim.averages import ExponentialAverage
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.test_train import assert_same_run
 from tests.tiny import logged, tiny_config, train_tiny
 

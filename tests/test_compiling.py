@@ -8,7 +8,7 @@ import torch
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.engine.step import Engine
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.tiny import TINY, once, tiny_config
 
 # 100 validate, 200 train in seven batches, the last one of eight pictures.

@@ -12,7 +12,7 @@ from cifarlab.config import ModelConfig, OptimConfig
 from cifarlab.models.classifier import build_classifier
 from cifarlab.models.layers import layer_depths
 from cifarlab.optim.optimizers import build_optimizer
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 

@@ -7,7 +7,7 @@ from benchmarks.common import exact_float32
 from cifarlab.data.splits import load_splits, place, place_all
 from cifarlab.engine.batches import dress
 from cifarlab.engine.plan import Plan
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
 POLICY = (

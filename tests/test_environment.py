@@ -10,7 +10,7 @@ from cifarlab.compare import find_arm
 from cifarlab.config.recipes import FOLDER, names, read
 from cifarlab.core.files import read_json
 from cifarlab.runs import environment
-from cifarlab.train import train
+from cifarlab.training.loop import train
 from tests.tiny import TINY
 
 

@@ -18,7 +18,7 @@ from cifarlab.core.registries import AVERAGES
 from cifarlab.engine.evaluate import logits_of
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 

@@ -21,7 +21,7 @@ from cifarlab.engine.batches import DressedAhead, dress
 from cifarlab.engine.evaluate import PICTURES_PER_BATCH
 from cifarlab.engine.graphs import Graphs, copied, copy_into
 from cifarlab.engine.step import Engine
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config
 

@@ -124,7 +124,7 @@ def test_a_file_where_a_folder_should_be_is_named_before_the_work(runs, cifarlab
         "evaluation.audit.audit.audit",
         "report.page.build",
         "report.plot.plot_runs",
-        "profile.profile",
+        "training.profile.profile",
     ):
         monkeypatch.setattr(f"cifarlab.{work}", lambda *_, **__: pytest.fail("it worked first"))
     status, _, err = cifarlab(*words, "file/x.json" if "--trace" in words else "file/x.png")

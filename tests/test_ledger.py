@@ -54,7 +54,7 @@ def test_every_evaluation_of_a_run_that_chooses_on_test_is_an_opening(tmp_path):
 def test_eval_on_test_is_an_opening_and_says_how_many(tmp_path, cifarlab):
     name = "as_run/small"
     run = Run(tmp_path / "runs" / name / "0", "demo", name)
-    from cifarlab.train import train
+    from cifarlab.training.loop import train
 
     train(tiny_config(), run)
     other, _ = train_tiny(tmp_path / "runs" / "b" / "0")
@@ -137,7 +137,7 @@ def test_what_cannot_be_written_down_is_not_read(tmp_path):
 
 # Each of them writes its openings down, or reads no more than a run that chooses on test asks for; an audit
 # reads all parts, and writes down whatever shows them to a model.
-READERS = {"evaluation/sealed.py", "prepare.py", "data/splits.py", "evaluation/audit/audit.py"}
+READERS = {"evaluation/sealed.py", "training/setup.py", "data/splits.py", "evaluation/audit/audit.py"}
 # What reads parts, by the position of the argument that says which; None: test, without being told so.
 DOORS = {"load_test": None, "read": 1, "load_splits": 2}
 SPLITS = "cifarlab.data.splits"

@@ -36,9 +36,9 @@ from cifarlab.doctor.planned import planned
 from cifarlab.models.heads import Margin
 from cifarlab.objectives.classification import arcface, cosface, least_scale, lsoftmax, sphereface
 from cifarlab.objectives.metric_learning import supcon, triplet
-from cifarlab.prepare import prepare
 from cifarlab.runs.folder import Run
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.setup import prepare
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, cosine_output, product_output, random_batch
 from tests.settings import row
 from tests.test_train import assert_same_run

@@ -15,11 +15,11 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.engine.step import Engine
 from cifarlab.evaluation.predict import predict
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.prepare import prepare
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.setup import prepare
 from tests.settings import row
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny

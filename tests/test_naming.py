@@ -13,7 +13,7 @@ from cifarlab.evaluation.score import evaluate_run
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import count_openings, openings, record_opening
 from cifarlab.runs.naming import run_name
-from cifarlab.train import train
+from cifarlab.training.loop import train
 from tests.tiny import TINY, tiny_config, train_tiny
 
 PARTS = st.lists(st.sampled_from(["", ".", "..", "a", "b", "c d"]), min_size=1, max_size=6)

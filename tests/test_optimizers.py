@@ -14,7 +14,7 @@ from cifarlab.core.registries import OPTIMIZERS
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.layers import hidden_matrices
 from cifarlab.optim.optimizers import build_optimizer, parameter_groups
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
 

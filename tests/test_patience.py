@@ -10,7 +10,7 @@ from cifarlab import load
 from cifarlab.core.errors import ConfigError
 from cifarlab.engine.step import Engine
 from cifarlab.runs.folder import Run
-from cifarlab.train import _Training
+from cifarlab.training.loop import _Training
 from tests.test_train import assert_same_run
 from tests.tiny import TINY, logged, once, tiny_config, train_tiny
 

@@ -16,9 +16,9 @@ from cifarlab.evaluation.ensemble import evaluate_ensemble
 from cifarlab.evaluation.predict import predict
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.evaluation.soup import make_soup
-from cifarlab.prepare import prepare
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
+from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config, train_tiny
 
 BATCH = 32

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from cifarlab.prepare import prepare
-from cifarlab.profile import PARTS, Stopwatch, count_flops, profile
+from cifarlab.training.profile import PARTS, Stopwatch, count_flops, profile
+from cifarlab.training.setup import prepare
 from tests.tiny import TINY, tiny_config, train_tiny
 
 

@@ -7,7 +7,7 @@ from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json
 from cifarlab.runs.folder import Run
-from cifarlab.train import train
+from cifarlab.training.loop import train
 from tests.tiny import logged, tiny_config, train_tiny
 
 COSINE = "optim.schedule={name: cosine, warmup: 0.1}"

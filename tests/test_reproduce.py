@@ -157,15 +157,15 @@ def test_weights_of_ones_own_stand_in_for_imagenets(tmp_path, cifarlab):
 
 def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cifarlab, monkeypatch):
     from cifarlab.core.errors import ConfigError
-    from cifarlab.together import crew
+    from cifarlab.training import parallel
 
     def no_weights(config, *arguments):
         if config.model.normalize == "imagenet":
             raise ConfigError("no weights here; put them there")
         return train(config, *arguments)
 
-    train = crew.train
-    monkeypatch.setattr(crew, "train", no_weights)
+    train = parallel.train
+    monkeypatch.setattr(parallel, "train", no_weights)
     small = [*SMALL, "train.epochs=1", "--runs", tmp_path, "--seeds", 1, "--budget", "short"]
     status, out, err = cifarlab("reproduce", *small, *only(BASE, "resnet18_pretrained"), "--json")
     assert status == 0, err

@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab import saving
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import Failure
 from cifarlab.engine.step import Engine
 from cifarlab.runs.signals import Interrupted
-from cifarlab.saving import Saver, snapshot
+from cifarlab.training import saver as saving
+from cifarlab.training.saver import Saver, snapshot
 from tests.gpu import sync_is_an_error
 from tests.test_train import assert_same_run
 from tests.tiny import train_tiny

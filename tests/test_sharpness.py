@@ -13,7 +13,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import SHARPNESS
 from cifarlab.engine.step import Engine
 from cifarlab.optim.sam import asam, sam, uphill
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 

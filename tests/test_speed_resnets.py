@@ -16,7 +16,7 @@ from cifarlab.models.blocks.whitening import EPSILON, Whitening, patch_statistic
 from cifarlab.models.cifar.speed_resnets import ShiftNorm, SpeedResNet
 from cifarlab.models.classifier import build_classifier
 from cifarlab.models.layers import hidden_matrices, layer_depths
-from cifarlab.prepare import prepare, some_pictures
+from cifarlab.training.setup import prepare, some_pictures
 from tests.test_train import assert_same_run
 from tests.tiny import tiny_config, train_tiny
 

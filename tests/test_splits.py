@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
 from cifarlab.data.splits import Pictures, channel_statistics, choose, digest_pictures, load_splits
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
 

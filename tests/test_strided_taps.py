@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifarlab.models.cpu_convolutions.strided_taps import StridedTapConv2d, use_strided_taps
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
 PARTS = Path(__file__).parents[1] / "benchmarks" / "embedding_parts.py"

@@ -19,11 +19,12 @@ from cifarlab import reproduce
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.experiments.tutorial import experiments
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted, StopRequest
-from cifarlab.together import Task, child, train_all, usual_at_once
-from cifarlab.together import crew as crews
+from cifarlab.training import parallel as crews
+from cifarlab.training import worker
+from cifarlab.training.parallel import Task, train_all, usual_at_once
+from cifarlab.training.progress import TrainingProgress
 from tests.test_train import STATEFUL, assert_same_run
 from tests.tiny import PARTS, TINY, once, tiny_config, train_tiny
 
@@ -169,7 +170,7 @@ class Crew:
 def crew(tmp_path, monkeypatch):
     monkeypatch.setattr(crews, "CONTEXT", multiprocessing.get_context("fork"))
     crew = Crew(tmp_path)
-    for module in (crews, child):
+    for module in (crews, worker):
         monkeypatch.setattr(module, "train", crew.train)
     return crew
 
@@ -223,7 +224,7 @@ def test_as_many_at_once_as_asked_in_order(crew, progress):
 )
 def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, fit):
     """Each takes a GiB, and may come to take a quarter more."""
-    monkeypatch.setattr(child, "_room", lambda device: (1 << 30, int(free * 2**30)))
+    monkeypatch.setattr(worker, "_room", lambda device: (1 << 30, int(free * 2**30)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
 
     def trains(run, log):
@@ -256,7 +257,9 @@ def test_nobody_says_how_many_at_once(cifarlab, tmp_path, monkeypatch, device, m
     monkeypatch.setattr(crews, "pick_device", lambda name: torch.device(device))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
     asked = []
-    monkeypatch.setattr("cifarlab.together.train_all", lambda *rest, **more: asked.append((rest[1], more)))
+    monkeypatch.setattr(
+        "cifarlab.training.parallel.train_all", lambda *rest, **more: asked.append((rest[1], more))
+    )
     assert usual_at_once(tiny_config()) == most
     # What these take, their first epoch does not show.
     for words in (("data.val=0", "train.select=last"), ("data.multi_scale={sizes: [16, 24]}",)):
@@ -407,7 +410,7 @@ def test_an_error_of_the_parent_itself_leaves_the_runs_saved(crew, progress):
 @pytest.mark.parametrize(
     ("words", "where", "at_once"),
     [
-        (["train", "demo"], "together", 2),
+        (["train", "demo"], "training.parallel", 2),
         (["compare", "demo", "resnet18_baseline"], "compare", 3),
         (["ladder", "ladder/1"], "compare", 3),
         (["reproduce", "--only", "resnet18_baseline"], reproduce, 3),

@@ -16,15 +16,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab import prepare as prepare_module
-from cifarlab import train as train_module
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine.step import Engine
 from cifarlab.evaluation import score
-from cifarlab.prepare import smaller
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
+from cifarlab.training import loop as train_module
+from cifarlab.training import setup as prepare_module
+from cifarlab.training.setup import smaller
 from tests.tiny import TINY, logged, tiny_config, train_tiny
 
 # Everything that has state: momentum, an average, dropout, a schedule, views.
@@ -520,7 +520,7 @@ def test_a_mistake_makes_no_run_folder(tmp_path, override):
 def test_an_epoch_chosen_on_test_says_so(tmp_path, capsys):
     from rich.console import Console
 
-    from cifarlab.progress import OPTIMISTIC, TrainingProgress
+    from cifarlab.training.progress import OPTIMISTIC, TrainingProgress
 
     progress = TrainingProgress(Console(width=300))
     _, summary = train_tiny(tmp_path / "run", "train.select=test", "data.val=0", progress=progress)
@@ -541,7 +541,7 @@ def test_training_does_not_read_the_test_pictures(tmp_path, monkeypatch):
 
 
 def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
-    from cifarlab.prepare import prepare
+    from cifarlab.training.setup import prepare
 
     def views(*overrides):
         engine = prepare(tiny_config(*overrides)).engine

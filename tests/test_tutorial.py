@@ -6,7 +6,7 @@ import torch
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load
-from cifarlab.train import train
+from cifarlab.training.loop import train
 from tests.settings import row
 
 

@@ -13,7 +13,7 @@ import yaml
 from cifarlab.config import Config
 from cifarlab.core.registries import AUGMENTS, MIXERS
 from cifarlab.engine.batches import dress, view_epoch
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.test_augment import POLICIES
 from tests.test_mixers import BATCHED, PAIRED
 from tests.test_train import assert_same_run

@@ -5,7 +5,7 @@ from pathlib import Path
 from cifarlab.config import Config
 from cifarlab.config.recipes import read, resolve
 from cifarlab.runs.folder import Run
-from cifarlab.train import train
+from cifarlab.training.loop import train
 
 PARTS = Path(__file__).with_name("tiny_parts.py")
 TINY = (

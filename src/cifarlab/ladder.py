@@ -12,8 +12,8 @@ from cifarlab.config import recipes
 from cifarlab.config.merge import Order, differences
 from cifarlab.config.recipes import Recipe, read, resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.progress import TrainingProgress
 from cifarlab.statistics import difference
+from cifarlab.training.progress import TrainingProgress
 from cifarlab.verdicts import Metric, described
 
 # A value that a configuration does not hold.

@@ -9,11 +9,11 @@ from cifarlab.config.recipes import Recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json
 from cifarlab.evaluation.sealed import read_splits
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.model import load_trained
 from cifarlab.runs.naming import run_name
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
 
 
 def refit(

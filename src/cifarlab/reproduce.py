@@ -13,11 +13,11 @@ from cifarlab.config.recipes import read
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.core.files import read_json
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.statistics import difference
-from cifarlab.teaching import train_teachers
-from cifarlab.together import Task, train_all
+from cifarlab.training.missing_teachers import train_teachers
+from cifarlab.training.parallel import Task, train_all
+from cifarlab.training.progress import TrainingProgress
 from cifarlab.verdicts import described
 
 Budget = Literal["short", "whole"]

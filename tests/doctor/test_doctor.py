@@ -17,7 +17,7 @@ from cifarlab.doctor.findings import run_checks
 from cifarlab.doctor.planned import planned
 from cifarlab.doctor.static import _from_uniform
 from cifarlab.engine.step import Engine
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.settings import AS_RUN_ROWS, row
 from tests.tiny import PARTS, TINY, tiny_config, train_tiny
 

@@ -21,11 +21,11 @@ from cifarlab.doctor.planned import planned
 from cifarlab.engine.frozen import Activations
 from cifarlab.engine.frozen import activations as activations_module
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.prepare import prepare
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import openings
 from cifarlab.runs.signals import Interrupted
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.setup import prepare
 from tests.teachers.taught import DISTILL
 from tests.test_train import assert_same_run
 from tests.tiny import logged, tiny_config, train_tiny
@@ -400,7 +400,7 @@ def test_an_estimate_computes_a_few_and_keeps_none(cache: Path, overrides: tuple
 
 
 def test_a_part_that_saves_little_is_not_kept_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifarlab.prepare.WORTH_KEEPING", 0.5)
+    monkeypatch.setattr("cifarlab.training.setup.WORTH_KEEPING", 0.5)
     part = ("model.backbone=test_vit", "model.freeze=backbone.patch_embed", *CLEAN)
     job = prepare(tiny_config(*part))
     assert job.activations is None

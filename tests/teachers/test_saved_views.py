@@ -12,7 +12,7 @@ from cifarlab.evaluation.score import evaluate_run
 from cifarlab.report.collect import read_run
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
-from cifarlab.train import train
+from cifarlab.training.loop import train
 from tests.teachers.taught import student
 from tests.test_train import assert_equal
 from tests.tiny import logged

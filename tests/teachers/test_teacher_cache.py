@@ -15,12 +15,12 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.cache import Stopped, locked
 from cifarlab.engine.batches import dress, view_epoch
-from cifarlab.prepare import prepare
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
 from cifarlab.teachers import Replay, Teacher
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.setup import prepare
 from tests.teachers.taught import answers, student
 from tests.tiny import logged
 
@@ -248,7 +248,7 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
     with pytest.raises(Interrupted):
         train(config, parts, StopAfterAnEpoch(quiet=True))
     # What the first sitting found of the teacher stands: the second does not ask again.
-    monkeypatch.setattr("cifarlab.train.examine", None)
+    monkeypatch.setattr("cifarlab.training.loop.examine", None)
     summary = train(config, parts)
     assert logged(parts) == logged(whole)
     last = [checkpoint.load(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cifarlab.engine.evaluate import evaluate
-from cifarlab.prepare import prepare
 from cifarlab.runs.model import load_trained
 from cifarlab.teachers import complaints, examine, has_same_pictures, knows_validation
 from cifarlab.teachers.diagnosis import gradient_norms
+from cifarlab.training.setup import prepare
 from tests.settings import row
 from tests.teachers.taught import DISTILL, answers, student
 from tests.test_cifar import write_cifar100

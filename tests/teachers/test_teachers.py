@@ -15,12 +15,12 @@ from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits
 from cifarlab.engine.batches import dress
-from cifarlab.prepare import prepare
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
 from cifarlab.teachers import find_teacher, missing_teachers
-from cifarlab.teaching import train_teachers as teach
+from cifarlab.training.missing_teachers import train_teachers as teach
+from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.setup import prepare
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
 from tests.test_cifar import write_cifar100
 from tests.test_folder import make as write_folder
@@ -230,7 +230,10 @@ def teach_and_read(tmp_path, monkeypatch):
         progress = TrainingProgress(quiet=True)
         with monkeypatch.context() as patch:
             patch.setattr("cifarlab.config.recipes.FOLDER", tmp_path / "recipes")
-            patch.setattr("cifarlab.teaching.train", lambda config, run, progress: trained.append(config))
+            patch.setattr(
+                "cifarlab.training.missing_teachers.train",
+                lambda config, run, progress: trained.append(config),
+            )
             patch.setattr(progress, "note", lines.append)
             teach(students, tmp_path / "runs", progress)
         (taught_by,) = trained

@@ -7,7 +7,7 @@ from cifarlab.doctor import CHECKS, diagnosis
 from cifarlab.doctor.findings import run_checks
 from cifarlab.doctor.patient import Patient
 from cifarlab.doctor.planned import planned
-from cifarlab.prepare import prepare
+from cifarlab.training.setup import prepare
 from tests.teachers.taught import student
 
 FAULTS = [

@@ -107,8 +107,8 @@ def refit(
     name: Annotated[str | None, typer.Option(help="The new run's name; default: <run>_refit.")] = None,
 ) -> None:
     """Train a run again on all training pictures, those that validated it too, up to its chosen epoch."""
-    from cifarlab.progress import TrainingProgress
     from cifarlab.refit import refit as refit_run
+    from cifarlab.training.progress import TrainingProgress
 
     again, _ = refit_run(run, name, TrainingProgress())
     print(f"nothing was held out to score it on; the test set: cifarlab eval {again} --split test")

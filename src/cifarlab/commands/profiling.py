@@ -25,7 +25,7 @@ def profile(
     """Where the time goes: each part of a step, an epoch, and how near the machine's limit it comes."""
     from cifarlab.config.recipes import read, resolve
     from cifarlab.core.errors import ConfigError
-    from cifarlab.profile import profile as profile_recipe
+    from cifarlab.training.profile import profile as profile_recipe
 
     if trace is not None and trace.suffix != ".json":
         raise ConfigError(f"--trace {trace}: the viewers read .json; end it so")
@@ -42,7 +42,7 @@ def profile(
 
 
 def _print(name: str, found: dict[str, Any]) -> None:
-    from cifarlab.progress import duration
+    from cifarlab.training.progress import duration
 
     hardware, step = found["hardware"], found["step"]
     machine = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} threads"

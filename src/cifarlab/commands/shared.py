@@ -113,7 +113,7 @@ def training_progress(as_json: bool) -> Any:
     """Where JSON is the output, what else there is to say goes to stderr."""
     from rich.console import Console
 
-    from cifarlab.progress import TrainingProgress
+    from cifarlab.training.progress import TrainingProgress
 
     return TrainingProgress(Console(stderr=True, highlight=False, emoji=False) if as_json else None)
 

@@ -48,11 +48,11 @@ def train(
     from cifarlab.compare import refuse_another_seed
     from cifarlab.config.recipes import read, resolve
     from cifarlab.doctor import warnings_before
-    from cifarlab.progress import TrainingProgress
     from cifarlab.runs.folder import Run
     from cifarlab.runs.naming import run_name
-    from cifarlab.teaching import train_teachers
-    from cifarlab.together import Task, train_all, usual_at_once
+    from cifarlab.training.missing_teachers import train_teachers
+    from cifarlab.training.parallel import Task, train_all, usual_at_once
+    from cifarlab.training.progress import TrainingProgress
 
     refuse_idle_at_once(at_once or 1, seeds)
     found = read(recipe)

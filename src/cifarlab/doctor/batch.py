@@ -18,7 +18,7 @@ from cifarlab.data.splits import Split, digest_pictures
 from cifarlab.doctor.findings import Reasons, check
 from cifarlab.doctor.patient import Patient
 from cifarlab.engine.batches import num_views
-from cifarlab.prepare import without_effect
+from cifarlab.training.setup import without_effect
 
 # Pictures below which batch norm's statistics are mostly noise (Wu and He 2018, figure 1).
 _TINY = 8

@@ -18,8 +18,8 @@ from cifarlab.doctor.findings import Finding, by_severity, run_checks
 from cifarlab.doctor.patient import Patient
 from cifarlab.doctor.planned import planned
 from cifarlab.models.backbones import has_weights
-from cifarlab.prepare import out_of_memory_explained, prepare
 from cifarlab.teachers import find_teacher
+from cifarlab.training.setup import out_of_memory_explained, prepare
 
 _ARCHIVES = {"cifar100": CIFAR100, "cifar10": CIFAR10}
 # In place of data that are not at hand: as many as two compared views and a GPU's batch need.

@@ -16,7 +16,7 @@ from cifarlab.engine.batches import num_views
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.frozen import Activations
 from cifarlab.models.sizes import sizes_of_batch
-from cifarlab.progress import duration
+from cifarlab.training.progress import duration
 
 # Of each batch size, the fastest counts: what else the machine does can only slow a step down.
 _TIMES = 3

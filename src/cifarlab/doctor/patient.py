@@ -16,8 +16,8 @@ from cifarlab.core.batch import Batch, Output
 from cifarlab.data.splits import Split
 from cifarlab.doctor.planned import Planned
 from cifarlab.engine.batches import dress, view_epoch
-from cifarlab.prepare import Job
 from cifarlab.teachers import examine
+from cifarlab.training.setup import Job
 
 # Pictures of which views are compared.
 COMPARED = 500

@@ -14,9 +14,9 @@ from cifarlab.doctor.planned import Planned, planned
 from cifarlab.engine.batches import num_views
 from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS
-from cifarlab.prepare import low_scale
 from cifarlab.runs.folder import Run
 from cifarlab.teachers.diagnosis import NEARLY_UNIFORM
+from cifarlab.training.setup import low_scale
 
 # What weights lose to decay over a whole run, below which it is as good as none.
 _NO_DECAY = 0.05

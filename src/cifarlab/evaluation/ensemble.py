@@ -19,9 +19,9 @@ from cifarlab.evaluation.members import load_members, optimism
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import MEANS, Augmented, mean_called
 from cifarlab.models.classifier import Classifier
-from cifarlab.prepare import count_macs
 from cifarlab.runs.model import unloaded
 from cifarlab.teachers.teacher import Member
+from cifarlab.training.setup import count_macs
 
 
 @dataclass(frozen=True)

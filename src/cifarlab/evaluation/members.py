@@ -9,10 +9,10 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.data.splits import Splits
 from cifarlab.evaluation.sealed import read_splits
-from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs.model import best_of, load_trained
 from cifarlab.teachers import has_same_pictures, knows_validation
 from cifarlab.teachers.teacher import Member
+from cifarlab.training.progress import OPTIMISTIC
 
 
 def load_members(runs: Sequence[Path | str], device: str, root: str | None) -> tuple[list[Member], Splits]:

@@ -16,10 +16,10 @@ from cifarlab.engine.evaluate import collect, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented
 from cifarlab.models.sizes import check_sizes
-from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings
 from cifarlab.runs.model import Trained, best_of, load_trained
+from cifarlab.training.progress import OPTIMISTIC
 
 # How long a score waits for another process that writes to the same summary.
 SECONDS_TO_WAIT = 10.0

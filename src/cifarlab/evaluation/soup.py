@@ -22,12 +22,12 @@ from cifarlab.evaluation.members import load_members, optimism
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
-from cifarlab.prepare import count_macs
-from cifarlab.resuming import best_state
 from cifarlab.runs.environment import describe_environment
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import best_of, unloaded
 from cifarlab.teachers.teacher import Member
+from cifarlab.training.resume import best_state
+from cifarlab.training.setup import count_macs
 
 Weights = dict[str, Tensor]
 

@@ -21,10 +21,10 @@ from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
 from cifarlab.engine.evaluate import logits_of
 from cifarlab.evaluation.sealed import read_splits
-from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import is_epoch, read_log
 from cifarlab.runs.model import load_trained
+from cifarlab.training.progress import OPTIMISTIC
 
 # Okabe and Ito's palette: told apart by readers who do not see red and green alike.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

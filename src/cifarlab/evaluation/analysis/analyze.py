@@ -17,8 +17,8 @@ from cifarlab.evaluation.analysis import scores
 from cifarlab.evaluation.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifarlab.evaluation.audit.audit import is_among
 from cifarlab.evaluation.sealed import open_split
-from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs.model import Trained, load_trained
+from cifarlab.training.progress import OPTIMISTIC
 
 SHOWN = 24
 

@@ -8,8 +8,8 @@ from cifarlab.config import Config
 from cifarlab.config.recipes import checked
 from cifarlab.evaluation.published.causes import augmentation, causes, pretrained
 from cifarlab.evaluation.published.figures import ANCHORS, Anchor
-from cifarlab.progress import OPTIMISTIC
 from cifarlab.runs.folder import Run
+from cifarlab.training.progress import OPTIMISTIC
 
 SHOWN = 5
 

@@ -16,10 +16,10 @@ import torch
 from cifarlab.config.recipes import checked
 from cifarlab.core.device import pick_device
 from cifarlab.core.errors import ConfigError, Failure
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
 
 # What a process has of a GPU that torch does not count: the driver's context, the kernels of its libraries.
 CONTEXT_BYTES = 1 << 30

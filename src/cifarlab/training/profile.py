@@ -23,8 +23,8 @@ from cifarlab.core.device import Precision, describe_hardware
 from cifarlab.data.splits import Splits
 from cifarlab.engine.graphs import WARM_UP as UNCAPTURED
 from cifarlab.engine.step import Engine, unobserved
-from cifarlab.prepare import prepare
-from cifarlab.saving import Saver, snapshot
+from cifarlab.training.saver import Saver, snapshot
+from cifarlab.training.setup import prepare
 
 # In the order of a step; what a step does beside them is `other`.
 PARTS = ("dress", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")

@@ -28,8 +28,8 @@ from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
 from cifarlab.objectives.classification import least_scale
 from cifarlab.objectives.objective import Objective, build_objective
-from cifarlab.progress import OPTIMISTIC
 from cifarlab.teachers import Replay, Teacher, find_teacher, has_same_pictures, knows_validation, load_teacher
+from cifarlab.training.progress import OPTIMISTIC
 
 # The share of a forward pass from which on it is worth the disk to compute it once.
 WORTH_KEEPING = 0.1

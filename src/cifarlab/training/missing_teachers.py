@@ -12,10 +12,10 @@ from cifarlab.config.recipes import read, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
 from cifarlab.data.readers import kept_size
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.teachers import missing_teachers
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
 
 
 def train_teachers(

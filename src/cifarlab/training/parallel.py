@@ -17,11 +17,11 @@ import torch
 from cifarlab.config import Config
 from cifarlab.core.device import num_cores, pick_device
 from cifarlab.core.errors import ConfigError, Failure
-from cifarlab.progress import TrainingProgress
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted, StopRequest
-from cifarlab.together.child import FAILED, LINE, MISTAKE, ROOM, SAVED, train_alone
-from cifarlab.train import train
+from cifarlab.training.loop import train
+from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.worker import FAILED, LINE, MISTAKE, ROOM, SAVED, train_alone
 
 # A process that is forked has the parent's locks and no device.
 CONTEXT = multiprocessing.get_context("spawn")

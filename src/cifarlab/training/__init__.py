@@ -1,0 +1,1 @@
+"""The loop: from a resolved recipe to a finished run."""
