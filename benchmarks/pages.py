@@ -37,9 +37,9 @@ from whole import ROOT, Line, Result, Results, percent, read_queue, read_results
 from cifarlab.config.recipes import NOT_MEASURED, Recipe, every
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json, write_atomically
+from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, experiments
 from cifarlab.report.plot import COLORS, STYLE
-from cifarlab.statistics import difference
 
 CORES = 2
 QUEUED = "queued"

@@ -17,10 +17,10 @@ from matplotlib.ticker import MaxNLocator
 from cifarlab.config.recipes import resolve
 from cifarlab.core.files import read_json, write_json
 from cifarlab.evaluation.score import evaluate_run
+from cifarlab.experiments.statistics import paired_difference
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import read_log
-from cifarlab.statistics import paired_difference
 from cifarlab.training.loop import train
 from cifarlab.training.progress import TrainingProgress
 

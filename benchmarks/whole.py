@@ -24,9 +24,9 @@ from cifarlab.config import Config
 from cifarlab.config.recipes import resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json, write_json
+from cifarlab.experiments.statistics import Estimate, estimate, optimism
 from cifarlab.runs.folder import Run, changes_since
 from cifarlab.runs.log import read_log
-from cifarlab.statistics import Estimate, estimate, optimism
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("config.yaml", "env.json", "metrics.jsonl", "summary.json")

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from cifarlab.compare import best_epochs_luck, compare, find_arm
 from cifarlab.core.errors import ConfigError
+from cifarlab.experiments.compare import best_epochs_luck, compare, find_arm
+from cifarlab.experiments.statistics import paired_difference
+from cifarlab.experiments.wording import described
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import openings
-from cifarlab.statistics import paired_difference
-from cifarlab.verdicts import described
 from tests.tiny import TINY, once, train_tiny
 
 

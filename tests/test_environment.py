@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.compare import find_arm
 from cifarlab.config.recipes import FOLDER, names, read
 from cifarlab.core.files import read_json
+from cifarlab.experiments.compare import find_arm
 from cifarlab.runs import environment
 from cifarlab.training.loop import train
 from tests.tiny import TINY

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cifarlab.config.merge import differences
 from cifarlab.config.recipes import checked, names, read, resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.ladder import undo
+from cifarlab.experiments.ladder import undo
 from cifarlab.runs.folder import Run
 from tests.tiny import TINY, once, train_tiny
 

@@ -8,17 +8,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
 FLOORS = {
-    "core": 0, "statistics": 0,
-    "augment": 1, "config": 1, "objectives": 1, "verdicts": 1,
+    "core": 0,
+    "augment": 1, "config": 1, "objectives": 1,
     "data": 2, "optim": 2,
     "models": 3,
     "engine": 4,
     "runs": 5,
-    "experiments": 6, "teachers": 6,
+    "teachers": 6,
     "training": 7,
-    "doctor": 8, "evaluation": 8,
-    "compare": 9, "refit": 9, "report": 9,
-    "ladder": 10, "reproduce": 10,
+    "evaluation": 8,
+    "experiments": 9,
+    "doctor": 10, "report": 10,
     "commands": 11,
     "cli": 12,
     "__main__": 13,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarlab.compare import find_arm
 from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.score import evaluate_run
+from cifarlab.experiments.compare import find_arm
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import count_openings, openings, record_opening
 from cifarlab.runs.naming import run_name

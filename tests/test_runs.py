@@ -10,7 +10,7 @@ from PIL import Image
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.refit import refit
+from cifarlab.experiments.refit import refit
 from cifarlab.runs.ledger import openings
 from tests.tiny import train_tiny
 

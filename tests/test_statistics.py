@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cifarlab import statistics
-from cifarlab.statistics import (
+from cifarlab.experiments import statistics
+from cifarlab.experiments.statistics import (
     Difference,
     difference,
     estimate,

@@ -15,9 +15,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from cifarlab import reproduce
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.experiments import reproduce
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted, StopRequest
@@ -411,8 +411,8 @@ def test_an_error_of_the_parent_itself_leaves_the_runs_saved(crew, progress):
     ("words", "where", "at_once"),
     [
         (["train", "demo"], "training.parallel", 2),
-        (["compare", "demo", "resnet18_baseline"], "compare", 3),
-        (["ladder", "ladder/1"], "compare", 3),
+        (["compare", "demo", "resnet18_baseline"], "experiments.compare", 3),
+        (["ladder", "ladder/1"], "experiments.compare", 3),
         (["reproduce", "--only", "resnet18_baseline"], reproduce, 3),
     ],
 )

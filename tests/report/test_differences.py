@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from cifarlab.compare import compare, find_arm
 from cifarlab.core.errors import ConfigError
+from cifarlab.experiments.compare import compare, find_arm
 from cifarlab.report import charts
 from cifarlab.report.collect import collect
 from cifarlab.report.differences import compare_names, ladders, steps

@@ -41,10 +41,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
-    from cifarlab.compare import compare as compare_arms
-    from cifarlab.compare import find_arm, train_missing
     from cifarlab.config.merge import refuse_twice
     from cifarlab.core.errors import ConfigError
+    from cifarlab.experiments.compare import compare as compare_arms
+    from cifarlab.experiments.compare import find_arm, train_missing
 
     overrides = [text for text in what if "=" in text]
     names = [text for text in what if "=" not in text]
@@ -78,7 +78,7 @@ def ladder(
     as_json: AsJson = False,
 ) -> None:
     """Each recipe of a ladder against the one below it; and what its top is worth without each change."""
-    from cifarlab.ladder import climb
+    from cifarlab.experiments.ladder import climb
 
     _refuse_idle_overrides(overrides or [], seeds)
     refuse_idle_at_once(at_once, seeds)
@@ -107,7 +107,7 @@ def refit(
     name: Annotated[str | None, typer.Option(help="The new run's name; default: <run>_refit.")] = None,
 ) -> None:
     """Train a run again on all training pictures, those that validated it too, up to its chosen epoch."""
-    from cifarlab.refit import refit as refit_run
+    from cifarlab.experiments.refit import refit as refit_run
     from cifarlab.training.progress import TrainingProgress
 
     again, _ = refit_run(run, name, TrainingProgress())
@@ -142,7 +142,7 @@ def _print_rows(rows: list[dict[str, Any]], metric: str) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    from cifarlab.verdicts import interval, p_value
+    from cifarlab.experiments.wording import interval, p_value
 
     spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
     difference = row["difference"]

@@ -47,7 +47,7 @@ def reproduce(
     """The tutorial's table again: published, as its code runs, corrected; and what its lessons are worth."""
     from cifarlab.core.device import pick_device
     from cifarlab.core.errors import ConfigError
-    from cifarlab.reproduce import reproduce as reproduce_table
+    from cifarlab.experiments.reproduce import reproduce as reproduce_table
 
     if page is not None and page.suffix != ".md":
         raise ConfigError(f"--page {page}: a Markdown page; end it in .md")
@@ -89,7 +89,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    from cifarlab.verdicts import p_value
+    from cifarlab.experiments.wording import p_value
 
     published = "-" if row["published"] is None else f"{100 * row['published']:.2f}"
     sides = [cell for side in ("as_run", "corrected") for cell in _side_cells(row[side])]
@@ -104,7 +104,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _side_cells(side: dict[str, Any] | None) -> tuple[str, str]:
-    from cifarlab.verdicts import interval
+    from cifarlab.experiments.wording import interval
 
     if side is None:
         return "not measured", "-"
@@ -113,7 +113,7 @@ def _side_cells(side: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def _lesson_cells(lesson: dict[str, Any]) -> tuple[str, ...]:
-    from cifarlab.verdicts import interval
+    from cifarlab.experiments.wording import interval
 
     published = "-" if lesson["published"] is None else f"{100 * lesson['published']:+.2f}"
     cells = []

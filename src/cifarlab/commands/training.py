@@ -45,9 +45,9 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe, or go on where it was left; a finished run says so."""
-    from cifarlab.compare import refuse_another_seed
     from cifarlab.config.recipes import read, resolve
     from cifarlab.doctor import warnings_before
+    from cifarlab.experiments.compare import refuse_another_seed
     from cifarlab.runs.folder import Run
     from cifarlab.runs.naming import run_name
     from cifarlab.training.missing_teachers import train_teachers
@@ -80,8 +80,8 @@ def train(
 
 
 def _print_over_seeds(folder: Path, run: Run, summaries: list[dict[str, Any]]) -> None:
+    from cifarlab.experiments.statistics import estimate
     from cifarlab.runs.ledger import count_openings
-    from cifarlab.statistics import estimate
 
     for key in ("val_top1", "test_top1"):
         values = [summary[key] for summary in summaries if summary[key] is not None]

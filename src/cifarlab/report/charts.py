@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from cifarlab.experiments.wording import interval
 from cifarlab.report.collect import Group
 from cifarlab.report.extra import altair as alt
 from cifarlab.report.plot import COLORS
-from cifarlab.verdicts import interval
 
 # Seen on white and on black: without the palette's black and yellow.
 SEEN = COLORS[:6]

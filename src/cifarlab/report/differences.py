@@ -11,10 +11,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.experiments.statistics import difference
+from cifarlab.experiments.wording import Metric, described, interval, notes, p_value
 from cifarlab.report.collect import Group
 from cifarlab.report.tables import Cell, Table
-from cifarlab.statistics import difference
-from cifarlab.verdicts import Metric, described, interval, notes, p_value
 
 HEAD = ("name", "seeds", "difference, points", "95 % interval", "p (Holm)", "verdict")
 # Fewer rungs than this make no ladder.

@@ -10,8 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cifarlab.core.files import write_atomically
+from cifarlab.experiments.wording import interval
 from cifarlab.report.plot import COLORS, STYLE
-from cifarlab.verdicts import interval
 
 SIDES = {"as_run": "as run", "corrected": "corrected"}
 NOT_MEASURED = "not measured yet"

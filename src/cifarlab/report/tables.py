@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from cifarlab.experiments.statistics import estimate
 from cifarlab.report.collect import Group
-from cifarlab.statistics import estimate
 
 NAMES = (
     "name",

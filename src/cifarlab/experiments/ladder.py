@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifarlab.compare import Arm, compare, find_arm, train_missing, trained_arm
 from cifarlab.config import recipes
 from cifarlab.config.merge import Order, differences
 from cifarlab.config.recipes import Recipe, read, resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.statistics import difference
+from cifarlab.experiments.compare import Arm, compare, find_arm, train_missing, trained_arm
+from cifarlab.experiments.statistics import difference
+from cifarlab.experiments.wording import Metric, described
 from cifarlab.training.progress import TrainingProgress
-from cifarlab.verdicts import Metric, described
 
 # A value that a configuration does not hold.
 ABSENT = object()

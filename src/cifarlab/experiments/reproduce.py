@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cifarlab.compare import APART, Arm, compare, trained_arm
 from cifarlab.config import Config
 from cifarlab.config.recipes import read
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.core.files import read_json
+from cifarlab.experiments.compare import APART, Arm, compare, trained_arm
+from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
+from cifarlab.experiments.wording import described
 from cifarlab.runs.folder import Run
-from cifarlab.statistics import difference
 from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.parallel import Task, train_all
 from cifarlab.training.progress import TrainingProgress
-from cifarlab.verdicts import described
 
 Budget = Literal["short", "whole"]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from cifarlab.statistics import ROUNDING, Difference, holm
+from cifarlab.experiments.statistics import ROUNDING, Difference, holm
 
 Metric = Literal["val", "test"]
 

@@ -13,15 +13,15 @@ from cifarlab.config.recipes import Recipe, read, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.experiments.seeds import refuse_mixed_seeds
+from cifarlab.experiments.statistics import difference, estimate, optimism
+from cifarlab.experiments.wording import Metric, described, notes, plain
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import openings
 from cifarlab.runs.log import read_log
 from cifarlab.runs.naming import run_name, spelled
-from cifarlab.statistics import difference, estimate, optimism
 from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.parallel import Task, train_all
 from cifarlab.training.progress import TrainingProgress
-from cifarlab.verdicts import Metric, described, notes, plain
 
 # Where a run of another configuration has the name: these commands have no --name.
 APART = "keep these runs apart with --runs another_folder"
