@@ -32,7 +32,7 @@ from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import LOSSES
 from cifarlab.doctor import CHECKS
-from cifarlab.doctor.planned import planned
+from cifarlab.doctor.plan_facts import planned
 from cifarlab.models.heads import Margin
 from cifarlab.objectives.classification import arcface, cosface, least_scale, lsoftmax, sphereface
 from cifarlab.objectives.metric_learning import supcon, triplet

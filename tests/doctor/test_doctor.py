@@ -11,10 +11,10 @@ from scipy.stats import entropy
 
 from cifarlab.config.recipes import names, read, resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, patient, warnings_before
+from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, probe, warnings_before
 from cifarlab.doctor import estimate as doctor_estimate
-from cifarlab.doctor.findings import run_checks
-from cifarlab.doctor.planned import planned
+from cifarlab.doctor.check import run_checks
+from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.static import _from_uniform
 from cifarlab.engine.step import Engine
 from cifarlab.training.setup import prepare
@@ -97,7 +97,7 @@ DEEP = [
 @pytest.fixture(autouse=True)
 def in_no_time(monkeypatch, request):
     """Without timing, and with batches as small as tell."""
-    monkeypatch.setattr(patient, "_MACS", 1e9)
+    monkeypatch.setattr(probe, "_MACS", 1e9)
     monkeypatch.setattr(deep, "STEPS", 50)
     if "estimated" not in request.fixturenames:
         monkeypatch.setattr(diagnosis, "estimate", lambda patient: None)
@@ -289,7 +289,7 @@ def test_pictures_are_counted_as_they_are_split(overrides):
 def test_looking_does_not_train_what_is_looked_at():
     job = prepare(faulty())
     before = {name: value.clone() for name, value in job.engine.model.state_dict().items()}
-    case = patient.Patient(planned(faulty()), job, True)
+    case = probe.Patient(planned(faulty()), job, True)
     run_checks("batch", case), run_checks("deep", case)
     assert all(value.equal(before[name]) for name, value in job.engine.model.state_dict().items())
 
@@ -313,8 +313,8 @@ def test_minutes_are_those_of_the_steps(monkeypatch, noise, per_picture):
     times = iter([0.0, 0.8 - noise, 1.6, 0.0])
     monkeypatch.setattr(doctor_estimate, "_seconds", lambda *_: next(times))
     config = faulty("data.batch_size=64", "train.epochs=10")
-    monkeypatch.setattr(patient, "_PICTURES", 32)
-    found = doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True))
+    monkeypatch.setattr(probe, "_PICTURES", 32)
+    found = doctor_estimate.estimate(probe.Patient(planned(config), prepare(config), True))
     fixed = 1.6 - per_picture * 32
     # 200 pictures an epoch, in three steps of 64 and one of 8.
     assert 60 * found.minutes == pytest.approx(10 * (4 * fixed + 200 * per_picture))
@@ -338,9 +338,9 @@ def test_short_steps_are_timed_whole_and_each_size_counts(monkeypatch, sizes, ti
 
     monkeypatch.setattr(Engine, "step", step)
     monkeypatch.setattr(doctor_estimate, "_seconds", seconds)
-    monkeypatch.setattr(patient, "_PICTURES", 32)
+    monkeypatch.setattr(probe, "_PICTURES", 32)
     config = faulty("data.batch_size=100", "train.epochs=10", f"data.multi_scale={sizes}")
-    found = doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True))
+    found = doctor_estimate.estimate(probe.Patient(planned(config), prepare(config), True))
     assert asked == [32, 16, 32, 64, 100]
     slope = 0.4 / 100 / 2
     assert 60 * found.minutes == pytest.approx(10 * (2 * 0.2 + times * 200 * slope))
@@ -351,7 +351,7 @@ def test_a_run_that_stops_early_takes_the_minutes_of_its_own_epochs(monkeypatch)
 
     def minutes(*overrides):
         config = faulty("train.epochs=200", *overrides)
-        return doctor_estimate.estimate(patient.Patient(planned(config), prepare(config), True)).minutes
+        return doctor_estimate.estimate(probe.Patient(planned(config), prepare(config), True)).minutes
 
     # Beside the epochs there is one look at the training pictures.
     assert minutes("train.stop=20") == pytest.approx(minutes() / 10, rel=0.05)

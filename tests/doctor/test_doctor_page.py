@@ -4,8 +4,8 @@ import re
 import textwrap
 from pathlib import Path
 
-from cifarlab.doctor import CHECKS, findings
-from cifarlab.doctor.planned import planned
+from cifarlab.doctor import CHECKS, check
+from cifarlab.doctor.plan_facts import planned
 from tests.tiny import tiny_config
 
 PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
@@ -33,11 +33,11 @@ def test_every_check_says_in_a_line_what_it_found_and_what_to_do():
 
 
 def test_its_example_adds_a_check(monkeypatch):
-    monkeypatch.setattr(findings, "CHECKS", {})
+    monkeypatch.setattr(check, "CHECKS", {})
     code = textwrap.dedent(
         "\n".join(re.findall(r"^    (?!cifarlab)(.*)$|^$", PAGE.split("## ")[0], re.MULTILINE))
     )
     exec(code, {})
-    (found,) = findings.run_checks("static", planned(tiny_config("train.epochs=400")))
+    (found,) = check.run_checks("static", planned(tiny_config("train.epochs=400")))
     assert (found.id, found.severity, found.reason) == ("many_epochs", "note", "400 epochs")
-    assert findings.run_checks("static", planned(tiny_config())) == []
+    assert check.run_checks("static", planned(tiny_config())) == []

@@ -16,8 +16,8 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import RECORD, checksum, digest
 from cifarlab.data.cache import Stopped, locked
 from cifarlab.doctor.estimate import estimate
-from cifarlab.doctor.patient import Patient
-from cifarlab.doctor.planned import planned
+from cifarlab.doctor.plan_facts import planned
+from cifarlab.doctor.probe import Patient
 from cifarlab.engine.frozen import Activations
 from cifarlab.engine.frozen import activations as activations_module
 from cifarlab.evaluation.score import evaluate_run

@@ -4,9 +4,9 @@ import pytest
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, diagnosis
-from cifarlab.doctor.findings import run_checks
-from cifarlab.doctor.patient import Patient
-from cifarlab.doctor.planned import planned
+from cifarlab.doctor.check import run_checks
+from cifarlab.doctor.plan_facts import planned
+from cifarlab.doctor.probe import Patient
 from cifarlab.training.setup import prepare
 from tests.teachers.taught import student
 

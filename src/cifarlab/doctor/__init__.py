@@ -1,8 +1,8 @@
 """The doctor: what is wrong with a recipe, looked for before an hour is spent on it."""
 
-from cifarlab.doctor import batch, deep, idle, static  # noqa: F401  (they register their checks)
+from cifarlab.doctor import batch, deep, no_effect, static  # noqa: F401  (they register their checks)
+from cifarlab.doctor.check import CHECKS, Check, Finding, check
 from cifarlab.doctor.diagnosis import Diagnosis, diagnose
-from cifarlab.doctor.findings import CHECKS, Check, Finding, check
 from cifarlab.doctor.static import warnings_before
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "check", "diagnose", "warnings_before"]

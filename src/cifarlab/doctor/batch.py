@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cifarlab.augment.policies import apply
 from cifarlab.core.random import Draws
 from cifarlab.data.splits import Split, digest_pictures
-from cifarlab.doctor.findings import Reasons, check
-from cifarlab.doctor.patient import Patient
+from cifarlab.doctor.check import Reasons, check
+from cifarlab.doctor.probe import Patient
 from cifarlab.engine.batches import num_views
 from cifarlab.training.setup import without_effect
 

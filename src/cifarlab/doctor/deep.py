@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from cifarlab.config import Config
 from cifarlab.core.registries import SCHEDULES
-from cifarlab.doctor.findings import Reasons, check
-from cifarlab.doctor.patient import Patient, first_pictures
+from cifarlab.doctor.check import Reasons, check
+from cifarlab.doctor.probe import Patient, first_pictures
 from cifarlab.engine.step import Engine
 from cifarlab.teachers import ailments
 

@@ -13,10 +13,10 @@ from cifarlab.config import Config, build
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cifar import CIFAR10, CIFAR100
 from cifarlab.data.download import is_at_hand
+from cifarlab.doctor.check import Finding, by_severity, run_checks
 from cifarlab.doctor.estimate import Estimate, estimate
-from cifarlab.doctor.findings import Finding, by_severity, run_checks
-from cifarlab.doctor.patient import Patient
-from cifarlab.doctor.planned import planned
+from cifarlab.doctor.plan_facts import planned
+from cifarlab.doctor.probe import Patient
 from cifarlab.models.backbones import has_weights
 from cifarlab.teachers import find_teacher
 from cifarlab.training.setup import out_of_memory_explained, prepare

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cifarlab.core.device import peak_memory
-from cifarlab.doctor.patient import Patient, first_pictures
+from cifarlab.doctor.probe import Patient, first_pictures
 from cifarlab.engine.batches import num_views
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.frozen import Activations

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from cifarlab.config import Config, recipes
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
-from cifarlab.doctor.findings import CHECKS, Reasons, check
-from cifarlab.doctor.planned import Planned, planned
+from cifarlab.doctor.check import CHECKS, Reasons, check
+from cifarlab.doctor.plan_facts import Planned, planned
 from cifarlab.engine.batches import num_views
 from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS

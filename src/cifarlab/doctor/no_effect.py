@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cifarlab.config import Config
-from cifarlab.doctor.findings import Reasons, check
-from cifarlab.doctor.planned import Planned
+from cifarlab.doctor.check import Reasons, check
+from cifarlab.doctor.plan_facts import Planned
 
 
 @check("static", "warning", "remove the setting, or change what leaves it idle")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.data.splits import Split
-from cifarlab.doctor.planned import Planned
+from cifarlab.doctor.plan_facts import Planned
 from cifarlab.engine.batches import dress, view_epoch
 from cifarlab.teachers import examine
 from cifarlab.training.setup import Job
