@@ -36,7 +36,7 @@ def audit(
     from cifarlab.core.files import write_json
     from cifarlab.evaluation.audit.audit import audit as audit_data
     from cifarlab.evaluation.audit.audit import data_and_runs
-    from cifarlab.report.sheets import write_audit_sheet
+    from cifarlab.report.contact_sheet import write_audit_sheet
 
     refuse_place(out, "--out")
     data, runs = data_and_runs(what or ["cifar100"], root, device)

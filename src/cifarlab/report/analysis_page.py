@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from cifarlab.data.splits import Split
 from cifarlab.evaluation.analysis.tiles import picture_at
+from cifarlab.report.contact_sheet import COLUMNS, Tile, show_tiles
 from cifarlab.report.plot import COLORS, STYLE, save_figure
-from cifarlab.report.sheets import COLUMNS, Tile, show_tiles
 
 TILES = 2 * COLUMNS
 
