@@ -264,7 +264,7 @@ def test_nobody_says_how_many_at_once(cifarlab, tmp_path, monkeypatch, device, m
     # What these take, their first epoch does not show.
     for words in (("data.val=0", "train.select=last"), ("data.multi_scale={sizes: [16, 24]}",)):
         assert usual_at_once(tiny_config(*words)) == 1
-    monkeypatch.setattr("cifarlab.commands.training._print_over_seeds", lambda *rest: None)
+    monkeypatch.setattr("cifarlab.commands.train._print_over_seeds", lambda *rest: None)
     for words in (("--seeds", 8), ("--seeds", 20), ("--seeds", 20, "--at-once", 3)):
         assert cifarlab("train", "demo", *TINY, "--runs", tmp_path, *words)[0] == 0
     by_memory = [{"by_memory": told} for told in (True, True, False)]

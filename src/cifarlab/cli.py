@@ -10,18 +10,26 @@ from typing import Any, NoReturn
 from cifarlab.commands.shared import app
 
 # isort: off
-# In the order in which `--help` lists what they hold.
+# In the order in which `--help` lists them.
 from cifarlab.commands import (  # noqa: F401
-    training,
-    checking,
-    profiling,
-    comparing,
-    reproducing,
-    reference,
-    trained,
-    inference,
-    reporting,
-    auditing,
+    train,
+    check,
+    profile,
+    compare,
+    ladder,
+    refit,
+    reproduce,
+    list,
+    show,
+    parts,
+    eval,
+    predict,
+    plot,
+    ensemble,
+    soup,
+    report,
+    audit,
+    analyze,
 )
 # isort: on
 

@@ -63,7 +63,7 @@ def test_no_other_command_reaches_them():
         before = set(reaching)
         reaching |= {name for name, imported in imports.items() if imported & reaching}
     commands = {name for name in reaching if name.startswith("cifarlab.commands.")}
-    assert commands == {"cifarlab.commands.reporting"}
+    assert commands == {"cifarlab.commands.report"}
     assert not reaching & {"cifarlab", "cifarlab.training.loop", "cifarlab.report.plot"}
 
 

@@ -1,1 +1,1 @@
-"""The commands, a module for each group. They import torch inside, so that `--help` is instant."""
+"""The commands, a module each. They import torch inside, so that `--help` is instant."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -146,3 +147,62 @@ def print_table(
         # As it is: a run's name may hold what would be markup.
         table.add_row(*map(Text, row))
     (console if console.is_terminal else Console(width=240)).print(table)
+
+
+RunFolders = Annotated[list[Path], typer.Argument(help="Runs' folders: runs/<name>/<seed>, two or more.")]
+
+
+def print_warnings(lines: list[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Seeds 0 to N-1 of each; those that are missing are trained first.")
+]
+
+
+MetricOption = Annotated[
+    Literal["val", "test"], typer.Option(help="Which accuracy; test opens the sealed test set: counted.")
+]
+
+
+def refuse_idle_overrides(overrides: list[str], seeds: int | None) -> None:
+    from cifarlab.core.errors import ConfigError
+
+    if overrides and seeds is None:
+        raise ConfigError(f"{overrides[0]}: overrides say how to train; say how many seeds, e.g. --seeds 3")
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    print_rows(found["arms"], found["metric"])
+    for row in found["arms"]:
+        if apart := row["difference"]:
+            print(f"{row['name']}: {apart['verdict']}" + (f" than {apart['from']}" if apart["shown"] else ""))
+    for note in found["notes"]:
+        print(f"note: {note}")
+    print(
+        "Mean ± standard deviation over seeds; differences in points, p after Holm's correction; luck: the "
+        "points by which the choice of the best epoch flatters."
+    )
+    print(f"The test set has been opened {found['test_opened']:,} x for the runs in this folder.")
+
+
+def print_rows(rows: list[dict[str, Any]], metric: str) -> None:
+    head = ("", "seeds", f"{metric} top-1 %", "95 % interval", "difference", "95 % interval", "p", "luck",
+            "minutes")  # fmt: skip
+    print_table(head, [comparison_cells(row) for row in rows], numbers=head[1:])
+
+
+def comparison_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from cifarlab.experiments.wording import interval, p_value
+
+    spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
+    difference = row["difference"]
+    apart = ("", "", "")
+    if difference:
+        shown = interval(difference, "+.2f")
+        apart = (f"{100 * difference['mean']:+.2f}", shown, p_value(difference["p_holm"]))
+    luck = "-" if row["optimism"] is None else f"{100 * row['optimism']:.2f}"
+    scores = f"{100 * row['mean']:.2f}{spread}", interval(row, ".2f")
+    return (row["name"], str(row["n"]), *scores, *apart, luck, f"{row['minutes']:.1f}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,14 +12,14 @@ from cifarlab.commands.shared import (
     Device,
     MeanName,
     Root,
+    RunFolders,
     Scored,
     Tta,
     app,
     calibration_line,
     print_table,
+    print_warnings,
 )
-
-RunFolders = Annotated[list[Path], typer.Argument(help="Runs' folders: runs/<name>/<seed>, two or more.")]
 
 
 @app.command()
@@ -49,7 +47,7 @@ def ensemble(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    _print_warnings(found["warnings"])
+    print_warnings(found["warnings"])
     _print_ensemble(found)
 
 
@@ -79,49 +77,3 @@ def _print_ensemble(found: dict[str, Any]) -> None:
     if found["chosen_on_val"]:
         also = "; these are the same pictures: optimistic" if split == "val" else ""
         print(f"chosen on val: {' and '.join(found['chosen_on_val'])}{also}")
-
-
-@app.command()
-def soup(
-    ingredients: RunFolders,
-    name: Annotated[str, typer.Option(help="The name of the run that is made.")],
-    runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over: remove what the soup's folder holds.")
-    ] = False,
-    device: Device = "auto",
-    root: Root = None,
-    as_json: AsJson = False,
-) -> None:
-    """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
-    from cifarlab.evaluation.soup import make_soup
-    from cifarlab.runs.folder import Run
-    from cifarlab.runs.naming import run_name
-
-    name = run_name(name)
-    # It has no seed; 0 is where `teacher.run=NAME` looks.
-    made = Run(runs / name / "0", "soup", name)
-    summary = make_soup(ingredients, made, device, root, fresh)
-    if as_json:
-        print(json.dumps({"run": str(made), **summary}, indent=2))
-        return
-    _print_warnings(summary["warnings"])
-    rows = [
-        (
-            entry["run"],
-            f"{entry['val_top1']:.2%}",
-            f"{entry['soup_val_top1']:.2%}",
-            "yes" if entry["kept"] else "no",
-        )
-        for entry in summary["soup"]["ingredients"]
-    ]
-    print_table(("run", "top-1 on val", "soup with it", "kept"), rows)
-    print(
-        f"{made}: val {summary['val_top1']:.2%} (chosen on val: optimistic), the cost of one model; "
-        f"`cifarlab eval {made} --split test` scores it"
-    )
-
-
-def _print_warnings(lines: list[str]) -> None:
-    for line in lines:
-        print(f"warning: {line}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -20,7 +19,6 @@ from cifarlab.commands.shared import (
     app,
     calibration_line,
     refuse_idle_mean,
-    refuse_place,
 )
 
 
@@ -73,45 +71,3 @@ def evaluate(
         )
     if split == "test" and not scores["written"]:
         print(f"not written to a summary: {scores['not_written']}")
-
-
-@app.command()
-def predict(
-    run: RunFolder,
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
-    device: Device = "auto",
-    image_size: ImageSize = None,
-    as_json: AsJson = False,
-) -> None:
-    """The most probable classes of each picture."""
-    from cifarlab.evaluation.predict import predict as predict_pictures
-
-    answers = predict_pictures(run, pictures, top, device, image_size)
-    if as_json:
-        print(json.dumps(answers, indent=2))
-        return
-    for answer in answers:
-        ranked = zip(answer["classes"], answer["probabilities"], strict=True)
-        print(f"{answer['picture']}: " + ", ".join(f"{name} {value:.1%}" for name, value in ranked))
-
-
-@app.command()
-def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Runs' folders; the first one's predictions are shown.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The picture to write (.png or .svg); default: <first run>/plot.png.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="The picture's heading.")] = None,
-    gallery: Annotated[
-        bool, typer.Option(help="Add a grid of validation pictures with the first run's predictions.")
-    ] = True,
-    root: Root = None,
-) -> None:
-    """Curves of runs, and what the first one makes of pictures it has not trained on."""
-    from cifarlab.report.plot import plot_runs
-
-    if out is not None or runs[0].is_dir():
-        refuse_place(runs[0] if out is None else out.parent, "--out")
-    path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery, root)
-    print(path.resolve())

@@ -1,0 +1,94 @@
+"""Commands that look hard at data and at runs: `audit`, `analyze`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cifarlab.commands.shared import AsJson, app, refuse_place
+
+# Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
+WEAK = 0.6
+
+
+@app.command()
+def audit(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help="A data set's name, or runs' folders: of their data. Default: cifar100."),
+    ] = None,
+    root: Annotated[str | None, typer.Option(help="Where the data set lies.")] = None,
+    near: Annotated[
+        bool, typer.Option(help="Look for near duplicates too: a minute for 60,000 pictures.")
+    ] = True,
+    out: Annotated[Path, typer.Option(help="The folder for audit.json and audit.png.")] = Path("audit"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1: for runs.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Duplicates within and across the parts, class balance; with runs, suspect labels; shown.
+
+    With runs, the first one's model looks for near duplicates, too, which opens the sealed test pictures.
+    """
+    from cifarlab.core.files import write_json
+    from cifarlab.evaluation.audit.audit import audit as audit_data
+    from cifarlab.evaluation.audit.audit import data_and_runs
+    from cifarlab.report.contact_sheet import write_audit_sheet
+
+    refuse_place(out, "--out")
+    data, runs = data_and_runs(what or ["cifar100"], root, device)
+    found = audit_data(data, runs, near=near)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "audit.json", found.report)
+    sheet = write_audit_sheet(found, out / "audit.png")
+    if as_json:
+        print(json.dumps({**found.report, "sheet": str(sheet.resolve())}, indent=2))
+        return
+    for pictures in found.parts.values():
+        for line in pictures.warnings:
+            print(f"warning: {line}", file=sys.stderr)
+    for line in _lines(found.report):
+        print(line)
+    print(sheet.resolve())
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    parts = list(report["pictures"])
+    lines = []
+    for part in parts:
+        balance = report["class_balance"][part]
+        (small, least), (large, most) = balance["smallest"], balance["largest"]
+        sizes = f"{least:,} each" if least == most else f"{least:,} ({small}) to {most:,} ({large})"
+        line = f"{part}: {report['pictures'][part]:,} pictures, {len(balance['counts'])} classes of {sizes}; "
+        line += f"{report[f'duplicates_in_{part}']:,} surplus exact duplicates"
+        if f"near_duplicates_in_{part}" in report:
+            line += f", {report[f'near_duplicates_in_{part}']:,} with a near duplicate"
+        lines.append(line)
+    for theirs in parts:
+        for ours in parts[parts.index(theirs) + 1 :]:
+            key = f"{ours}_in_{theirs}"
+            line = f"{ours} in {theirs}: {report[key]:,} pictures exactly "
+            line += f"({report[f'{key}_same_label']:,} with the same label)"
+            lines.append(line + (f", {report[f'near_{key}']:,} nearly" if f"near_{key}" in report else ""))
+    if "near_threshold" in report:
+        lines.append(
+            f"nearly: the pictures' detail correlates by {report['near_threshold']} or more, flipped or "
+            "shifted by one of 32 pixels (by two where the picture is smooth)"
+        )
+    if "suspects" in report:
+        lines.append(
+            f"suspect labels: {len(report['suspects']):,} of {report['suspects_among']:,} training pictures "
+            f"that a run was not trained on; it puts {report['suspects_accuracy']:.0%} of them where "
+            "they are labelled"
+        )
+        if report["suspects_accuracy"] < WEAK:
+            lines.append("  most of these are the runs' errors, not the labels'; name more accurate runs")
+        lines += [
+            f"  train {row['picture'][1]}: {row['label']} ({row['probability_of_label']:.0%}), or "
+            f"{row['suggested']} ({row['probability_of_suggested']:.0%})?"
+            for row in report["suspects"][:10]
+        ]
+    return lines

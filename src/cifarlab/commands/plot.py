@@ -1,0 +1,35 @@
+"""`cifarlab plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarlab.commands.shared import (
+    Root,
+    app,
+    refuse_place,
+)
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Runs' folders; the first one's predictions are shown.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The picture to write (.png or .svg); default: <first run>/plot.png.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="The picture's heading.")] = None,
+    gallery: Annotated[
+        bool, typer.Option(help="Add a grid of validation pictures with the first run's predictions.")
+    ] = True,
+    root: Root = None,
+) -> None:
+    """Curves of runs, and what the first one makes of pictures it has not trained on."""
+    from cifarlab.report.plot import plot_runs
+
+    if out is not None or runs[0].is_dir():
+        refuse_place(runs[0] if out is None else out.parent, "--out")
+    path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery, root)
+    print(path.resolve())

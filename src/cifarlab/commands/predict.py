@@ -1,0 +1,38 @@
+"""`cifarlab predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarlab.commands.shared import (
+    AsJson,
+    Device,
+    ImageSize,
+    RunFolder,
+    app,
+)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
+    device: Device = "auto",
+    image_size: ImageSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """The most probable classes of each picture."""
+    from cifarlab.evaluation.predict import predict as predict_pictures
+
+    answers = predict_pictures(run, pictures, top, device, image_size)
+    if as_json:
+        print(json.dumps(answers, indent=2))
+        return
+    for answer in answers:
+        ranked = zip(answer["classes"], answer["probabilities"], strict=True)
+        print(f"{answer['picture']}: " + ", ".join(f"{name} {value:.1%}" for name, value in ranked))

@@ -1,0 +1,42 @@
+"""`cifarlab show`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app
+
+
+@app.command()
+def show(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Only what differs from the recipe's base.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The resolved recipe: every option of the run, defaults filled in."""
+    import yaml
+
+    from cifarlab.config.merge import differences, shown
+    from cifarlab.config.recipes import checked, read, resolve
+
+    found = read(recipe)
+    plain = resolve(found, overrides or ()).dump()
+    if not diff:
+        print(
+            json.dumps(plain, indent=2) if as_json else yaml.safe_dump(plain, sort_keys=False),
+            end="\n" if as_json else "",
+        )
+        return
+    base = checked(read(found.base, found.path.parent).plain).dump() if found.base else {}
+    changed = differences(base, plain)
+    if as_json:
+        rows = {key: {"base": old, "recipe": new} for key, (old, new) in changed.items()}
+        print(json.dumps({"recipe": found.name, "base": found.base, "changes": rows}, indent=2))
+        return
+    print(f"{recipe} differs from {found.base or 'nothing: it has no base'} in:")
+    for key, (old, new) in changed.items():
+        print(f"  {key}: {shown(old)} -> {shown(new)}" if found.base else f"  {key}: {shown(new)}")

@@ -1,0 +1,60 @@
+"""`cifarlab soup`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarlab.commands.shared import (
+    AsJson,
+    Device,
+    Root,
+    RunFolders,
+    app,
+    print_table,
+    print_warnings,
+)
+
+
+@app.command()
+def soup(
+    ingredients: RunFolders,
+    name: Annotated[str, typer.Option(help="The name of the run that is made.")],
+    runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over: remove what the soup's folder holds.")
+    ] = False,
+    device: Device = "auto",
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
+    from cifarlab.evaluation.soup import make_soup
+    from cifarlab.runs.folder import Run
+    from cifarlab.runs.naming import run_name
+
+    name = run_name(name)
+    # It has no seed; 0 is where `teacher.run=NAME` looks.
+    made = Run(runs / name / "0", "soup", name)
+    summary = make_soup(ingredients, made, device, root, fresh)
+    if as_json:
+        print(json.dumps({"run": str(made), **summary}, indent=2))
+        return
+    print_warnings(summary["warnings"])
+    rows = [
+        (
+            entry["run"],
+            f"{entry['val_top1']:.2%}",
+            f"{entry['soup_val_top1']:.2%}",
+            "yes" if entry["kept"] else "no",
+        )
+        for entry in summary["soup"]["ingredients"]
+    ]
+    print_table(("run", "top-1 on val", "soup with it", "kept"), rows)
+    print(
+        f"{made}: val {summary['val_top1']:.2%} (chosen on val: optimistic), the cost of one model; "
+        f"`cifarlab eval {made} --split test` scores it"
+    )
