@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from cifarlab.augment import pair_draws, partners
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, MIXERS
 from cifarlab.core.registry import Registry
@@ -88,7 +88,7 @@ def main() -> None:
 
     packages = ("torchvision", "albumentations")
     data, overrides, found = begin(options, f"{size} a batch; on one core", packages)
-    config = resolve(read(RECIPE), [*overrides, f"data.batch_size={size}", "train.device=cpu"])
+    config = resolve(read_recipe(RECIPE), [*overrides, f"data.batch_size={size}", "train.device=cpu"])
     job = prepare(config)
     stored = job.splits.train.images[:size].cpu()
     images, draws = stored.float() / 255, Draws(0, 0, torch.arange(size))

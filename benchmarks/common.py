@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from cifarlab.config.recipes import Recipe, read
+from cifarlab.config.recipes import Recipe
+from cifarlab.config.recipes import read_recipe as read_package_recipe
 from cifarlab.core.device import describe_hardware, pick_device
 from cifarlab.core.files import write_json
 from cifarlab.data.cifar import CIFAR100
@@ -70,7 +71,7 @@ def clocks() -> dict[str, list[float]]:
 def read_recipe(name: str) -> Recipe:
     """Read a recipe of benchmarks/recipes/, else one of the package. Raises ConfigError for neither."""
     own = Path(__file__).with_name("recipes") / f"{name}.yaml"
-    return read(str(own) if own.is_file() else name)
+    return read_package_recipe(str(own) if own.is_file() else name)
 
 
 def has_cifar100(root: str | None) -> bool:

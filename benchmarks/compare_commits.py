@@ -50,12 +50,12 @@ def measure(recipe: str, overrides: Sequence[str], steps: int, scored: int, bare
     import torch
     import torch.nn.functional as F
 
-    from cifarlab.config.recipes import read, resolve
+    from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.core.device import peak_memory
     from cifarlab.optim.optimizers import build_optimizer
     from cifarlab.training.setup import prepare
 
-    config = resolve(read(recipe), overrides)
+    config = resolve(read_recipe(recipe), overrides)
     job = prepare(config)
     splits, engine = job.splits, job.engine
     engine.model.train()

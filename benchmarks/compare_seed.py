@@ -33,7 +33,7 @@ from tutorial import TutorialPictures
 from tutorial_training import Contestant, InTurns, Tutorial
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.engine.step import Engine
 from cifarlab.runs.folder import Run
@@ -274,7 +274,10 @@ def case(size: int, pictures: int, overrides: Sequence[str], batch: int, steps: 
     words = [*overrides, f"data.image_size={size}", "data.val=0"]
     timed = [*words, f"data.limit={pictures}", f"data.batch_size={batch}"]
     if tiny:
-        return Case(resolve(read(RECIPE), timed), resolve(read(RECIPE), [*timed, "train.precision=float32"]))
+        return Case(
+            resolve(read_recipe(RECIPE), timed),
+            resolve(read_recipe(RECIPE), [*timed, "train.precision=float32"]),
+        )
     # A hundred steps of large pictures in whole batches would take a processor longer than all the rounds.
     few = min(batch, 16) if size > LARGE else batch
     # Each step on pictures of its own: float32's rounding grows to a percent of a single loss within 60
@@ -282,8 +285,8 @@ def case(size: int, pictures: int, overrides: Sequence[str], batch: int, steps: 
     shown = max(pictures, steps * few)
     exact = [*words, f"data.limit={shown}", f"data.classes={_classes(shown)}", f"data.batch_size={few}"]
     return Case(
-        resolve(read(RECIPE), [*timed, f"data.classes={_classes(pictures)}"]),
-        resolve(read(RECIPE), [*exact, "train.precision=float32"]),
+        resolve(read_recipe(RECIPE), [*timed, f"data.classes={_classes(pictures)}"]),
+        resolve(read_recipe(RECIPE), [*exact, "train.precision=float32"]),
     )
 
 

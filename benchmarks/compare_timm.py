@@ -27,7 +27,7 @@ from common import begin, parser, positive, refuse, spread, write
 from PIL import Image
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.device import pick_device
 from cifarlab.data.splits import Split, load_splits
 
@@ -171,7 +171,7 @@ def main() -> None:
     limit = given.pictures or ("null" if device == "cuda" else 5000)
     overrides += [*SAME, f"train.device={given.device}", f"train.engine={given.engine}"]
     overrides += ["data.batch_size=20"] if given.tiny else [f"data.limit={limit}"]
-    config = resolve(read(RECIPE), overrides)
+    config = resolve(read_recipe(RECIPE), overrides)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         train, val, num_classes = write_folder(config, folder / "pictures")

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import read, resolve
-from cifarlab.engine.batches import dress
+from cifarlab.config.recipes import read_recipe, resolve
+from cifarlab.engine.batches import make_batch
 from cifarlab.training.setup import Job, prepare
 
 RECIPES = {"plain": "resnet18_baseline", "policy": "resnet18_augment"}
@@ -105,7 +105,7 @@ def compare_first_losses(config: Config, job: Job, tutorial: Tutorial) -> dict[s
     """Both sides' losses on one batch from the same weights; raises SystemExit where they do not agree."""
     engine = job.engine
     positions = torch.arange(min(config.data.batch_size, len(engine.train)))
-    batch = dress(engine.train, positions, config.data, config.train.seed, 0, len(job.splits.classes))
+    batch = make_batch(engine.train, positions, config.data, config.train.seed, 0, len(job.splits.classes))
     items = [tutorial.pictures[int(position)] for position in positions]
     images = torch.stack([torch.from_numpy(image) for image, _ in items])
     labels = torch.tensor([int(label) for _, label in items])
@@ -201,7 +201,7 @@ def main() -> None:
     about = f"batch {given.batch_size}, {given.steps} steps a round"
     pictures, overrides, found = begin(given, about, ("albumentations", "opencv-python-headless"))
     overrides += ["train.device=cpu", f"train.seed={given.seed}", f"data.batch_size={given.batch_size}"]
-    configs = {kind: resolve(read(recipe), overrides) for kind, recipe in RECIPES.items()}
+    configs = {kind: resolve(read_recipe(recipe), overrides) for kind, recipe in RECIPES.items()}
     jobs = {kind: prepare(config) for kind, config in configs.items()}
     contestants: dict[str, Callable[[int], float]] = {}
     first_losses = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import begin, parser, positive, spread, write
 
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core import files
 from cifarlab.engine.step import Engine
 from cifarlab.training.setup import prepare
@@ -26,7 +26,7 @@ LIMIT = 1.3
 
 def make_teacher(folder: Path, overrides: Sequence[str]) -> Path:
     """A teacher's checkpoint with random weights: what it says has no bearing on the time."""
-    config = resolve(read(TEACHER), [*overrides, "model.backbone.pretrained=false"])
+    config = resolve(read_recipe(TEACHER), [*overrides, "model.backbone.pretrained=false"])
     job = prepare(config)
     state = {
         "model": job.engine.model.state_dict(),
@@ -36,7 +36,7 @@ def make_teacher(folder: Path, overrides: Sequence[str]) -> Path:
         "store_size": job.splits.train.images.shape[-1],
         "row": {"epoch": 1, "step": 1},
     }
-    files.save(folder / "teacher.pt", state)
+    files.save_checkpoint(folder / "teacher.pt", state)
     return folder / "teacher.pt"
 
 
@@ -66,8 +66,8 @@ def main() -> None:
         os.environ["CIFARLAB_CACHE"] = name  # An empty one: the filling is measured, too.
         teacher = make_teacher(Path(name), [*overrides, *size])
         overrides += ["model.backbone.pretrained=false"]
-        plain = prepare(resolve(read(STUDENT), overrides)).engine
-        taught = prepare(resolve(read(f"{STUDENT}_kd"), [*overrides, f"teacher.run={teacher}"])).engine
+        plain = prepare(resolve(read_recipe(STUDENT), overrides)).engine
+        taught = prepare(resolve(read_recipe(f"{STUDENT}_kd"), [*overrides, f"teacher.run={teacher}"])).engine
         begun = time.perf_counter()
         print(taught.begin(0))
         fill = time.perf_counter() - begun

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.files import read_json
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.report.plot import plot_runs
@@ -39,7 +39,7 @@ def main() -> None:
     runs = {}
     for name in [arguments.only] if arguments.only else RECIPES:
         run = Run(arguments.runs / name / "0", name)
-        train(resolve(read(name), overrides), run, TrainingProgress())
+        train(resolve(read_recipe(name), overrides), run, TrainingProgress())
         runs[name] = run
     if not arguments.only:
         write(runs, arguments.out, arguments.epochs)

@@ -18,7 +18,7 @@ import torch
 from common import begin, exact_float32, parser, positive, write
 from torch import Tensor, nn
 
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.engine.step import Engine
 from cifarlab.training.setup import prepare
 
@@ -62,9 +62,9 @@ def fill_norms(model: nn.Module) -> None:
 @exact_float32()
 def trained(recipe: str, overrides: Sequence[str], steps: int) -> tuple[list[dict[str, Tensor]], list[float]]:
     """(gradients of steps that change nothing, losses of steps that do)."""
-    still = prepare(resolve(read(recipe), [*overrides, STILL])).engine
+    still = prepare(resolve(read_recipe(recipe), [*overrides, STILL])).engine
     fill_norms(still.model)
-    moving = prepare(resolve(read(recipe), overrides)).engine
+    moving = prepare(resolve(read_recipe(recipe), overrides)).engine
     gradients = [gradient for _, gradient in steps_of(still, STILL_STEPS)]
     return gradients, [loss for loss, _ in steps_of(moving, steps)]
 

@@ -17,9 +17,9 @@ import torch
 from matplotlib.figure import Figure
 from study import Arm, figures_of, mean_and_spread, paired, parser, points, stands_on, train_all, write
 
-from cifarlab.config.recipes import names, read
-from cifarlab.data.splits import place
-from cifarlab.engine.evaluate import collect, scores
+from cifarlab.config.recipes import read_recipe, recipe_names
+from cifarlab.data.splits import place_split
+from cifarlab.engine.evaluate import collect_outputs, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented, mean_called, parse
 from cifarlab.report.plot import COLORS, STYLE
@@ -34,10 +34,10 @@ WIDTH = 8
 def rungs() -> list[Arm]:
     """The recipes of the ladder with ResNet-18 made small, and twice as wide where a rung widens."""
     arms = []
-    for name in names():
+    for name in recipe_names():
         if not name.startswith("ladder/"):
             continue
-        backbone = read(name).plain["model"]["backbone"]
+        backbone = read_recipe(name).plain["model"]["backbone"]
         if backbone["name"] == "resnet18":
             small = {"stem": backbone.get("stem", "imagenet"), "width": WIDTH}
         else:
@@ -79,10 +79,10 @@ def beyond(runs: Sequence[Run]) -> dict[str, Any]:
         trained = load_trained(run.folder, "cpu")
         size = trained.config.data.image_size
         model = Augmented(trained.model, parse("flip"), size, trained.config.model.backbone.name)
-        pictures = place(
+        pictures = place_split(
             open_split(run.folder, trained, "test", "ladder study").pictures, torch.device("cpu")
         )
-        logits, labels, _ = collect(model, pictures, trained.precision, size)
+        logits, labels, _ = collect_outputs(model, pictures, trained.precision, size)
         answers.append(logits)
     together = mean_called("probabilities")(torch.stack(answers))
     flipped = [scores(logits, labels)["top1"] for logits in answers]
@@ -113,7 +113,7 @@ def page(arms: Sequence[Arm], figures: Mapping[str, Any], epochs: int) -> list[s
         change = differences.get(arm.name)
         val, test = (mean_and_spread([run[f"{split}_top1"] for run in runs]) for split in ("val", "test"))
         minutes = sum(run["seconds"] for run in runs) / len(runs) / 60
-        what = read(arm.recipe).what.removeprefix("+ ")
+        what = read_recipe(arm.recipe).what.removeprefix("+ ")
         worth = f"{points(change)} | {verdict(change)}" if change else "- | "
         lines.append(f"| `{arm.name}` | {what} | {val} | {test} | {worth} | {minutes:.1f} |")
     top, gained = figures["beyond"], figures["beyond"]["difference"]

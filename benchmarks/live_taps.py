@@ -17,7 +17,7 @@ import torch
 from common import begin, parser, positive, spread, write
 from torch import Tensor, nn
 
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.engine.step import Engine
 from cifarlab.models.cpu_convolutions.live_taps import LiveConv2d, use_live_taps
 from cifarlab.optim.optimizers import build_optimizer
@@ -86,7 +86,7 @@ def main() -> None:
         given.rounds, given.steps = 2, 1
     pictures, overrides, found = begin(given, RECIPE, device=given.device)
     overrides += [f"train.device={given.device}", *(["data.batch_size=20"] if given.tiny else [])]
-    config = resolve(read(RECIPE), overrides)
+    config = resolve(read_recipe(RECIPE), overrides)
     plain, live = without_live_taps(prepare(config).engine), prepare(config).engine
     use_live_taps(live.model)  # A run has them on a CPU alone.
     for engine in (plain, live):

@@ -34,7 +34,7 @@ from rates import Rate, minutes_of, read_rates
 from scipy import stats
 from whole import ROOT, Line, Result, Results, percent, read_queue, read_results
 
-from cifarlab.config.recipes import NOT_MEASURED, Recipe, every
+from cifarlab.config.recipes import NOT_MEASURED_YET, Recipe, every
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json, write_atomically
 from cifarlab.experiments.statistics import difference
@@ -131,9 +131,9 @@ def figure(known: Known, file: str, entry: str, form: str | None) -> str:
         if result is None and not planned:
             raise ConfigError(f"{where}: no result and no line of the queue has this name")
         entries = {
-            "test_top1": lambda: result.summary if result else NOT_MEASURED,
-            "minutes": lambda: _minutes(result, known) if result else NOT_MEASURED,
-            "seeds": lambda: result.seeds if result else NOT_MEASURED,
+            "test_top1": lambda: result.summary if result else NOT_MEASURED_YET,
+            "minutes": lambda: _minutes(result, known) if result else NOT_MEASURED_YET,
+            "seeds": lambda: result.seeds if result else NOT_MEASURED_YET,
         }
         if entry not in entries:
             raise ConfigError(f"{where}: expected one of {', '.join(entries)}")
@@ -189,7 +189,7 @@ def recipe_table(known: Known, page: str) -> list[str]:
         if page == "README.md" and "/" in recipe.name:
             continue
         published = "-" if recipe.published is None else f"{recipe.published:.2f}"
-        shown = text if key == "measured" else f"{NOT_MEASURED}: {text}"
+        shown = text if key == "measured" else f"{NOT_MEASURED_YET}: {text}"
         lines.append(f"| `{recipe.name}` | {recipe.what} | {published} | {shown} |")
     return lines
 
@@ -225,7 +225,7 @@ def whole_table(known: Known, page: str) -> list[str]:
 
 def _minutes(result: Result, known: Known) -> str:
     minutes = minutes_of(result, known.rates)
-    return NOT_MEASURED if minutes is None else f"{minutes:.1f}"
+    return NOT_MEASURED_YET if minutes is None else f"{minutes:.1f}"
 
 
 def reproduce_table(known: Known, page: str) -> list[str]:
@@ -256,7 +256,7 @@ def reproduce_table(known: Known, page: str) -> list[str]:
 
 
 def _side(result: Result | None) -> tuple[str, str]:
-    return (percent(result.test), result.seeds) if result else (NOT_MEASURED, "-")
+    return (percent(result.test), result.seeds) if result else (NOT_MEASURED_YET, "-")
 
 
 def explained(experiment: Experiment, as_run: Result | None) -> str:

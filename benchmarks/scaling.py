@@ -43,7 +43,7 @@ from pathlib import Path
 from rich.console import Console
 from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.training.progress import TrainingProgress
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.runs.folder import Run
 from cifarlab.training.saver import Saver
 from cifarlab.training.loop import train
@@ -63,7 +63,7 @@ def flushed(saver):
 
 Saver.flush = flushed  # The last file is written by a thread; first of all comes the end of the epochs.
 with tempfile.TemporaryDirectory() as folder:
-    train(resolve(read(sys.argv[1]), sys.argv[2:]), Run(Path(folder) / "scaling" / "0"), clock)
+    train(resolve(read_recipe(sys.argv[1]), sys.argv[2:]), Run(Path(folder) / "scaling" / "0"), clock)
 print(json.dumps({"seconds": seconds[0], "peak_memory_bytes": peak_memory(pick_device("auto"))}))
 """
 
@@ -73,11 +73,11 @@ import json, sys, tempfile, time
 from pathlib import Path
 from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.training.progress import TrainingProgress
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.runs.folder import Run
 from cifarlab.training.parallel import Task, train_all
 
-seeds, at_once, recipe = int(sys.argv[1]), int(sys.argv[2]), read(sys.argv[3])
+seeds, at_once, recipe = int(sys.argv[1]), int(sys.argv[2]), read_recipe(sys.argv[3])
 configs = [resolve(recipe, [*sys.argv[4:], f"train.seed={seed}"]) for seed in range(seeds)]
 with tempfile.TemporaryDirectory() as folder:
     runs = [Run(Path(folder) / "scaling" / str(seed)) for seed in range(seeds)]

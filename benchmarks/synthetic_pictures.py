@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.files import read_json
 from cifarlab.data.synthetic import SUPERCLASS_OF, draw
 from cifarlab.evaluation.score import evaluate_run
@@ -39,7 +39,7 @@ def main() -> None:
     results: dict[str, dict] = {}
     for name, changes in RUNS.items():
         run = Run(given.runs / name / "0", "demo", name)
-        config = resolve(read("demo"), [f"train.epochs={given.epochs}", *changes, *given.override])
+        config = resolve(read_recipe("demo"), [f"train.epochs={given.epochs}", *changes, *given.override])
         summary = train(config, run, TrainingProgress())
         env = read_json(run.env_path)
         results[name] = {

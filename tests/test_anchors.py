@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.registries import BACKBONES
-from cifarlab.evaluation.published import place, place_run
+from cifarlab.evaluation.published import place_run, place_score
 from cifarlab.evaluation.published.causes import augmentation
 from cifarlab.evaluation.published.figures import ANCHORS
-from cifarlab.evaluation.published.placing import nearest
+from cifarlab.evaluation.published.placing import nearest_anchor
 from cifarlab.runs.folder import Run
 from tests.settings import documented
 
@@ -17,11 +17,11 @@ VIT = "{name: vit_base_patch16_224.augreg_in21k, pretrained: true}"
 
 
 def config(recipe, *overrides):
-    return resolve(read(recipe), overrides)
+    return resolve(read_recipe(recipe), overrides)
 
 
 def placed(*arguments):
-    found = place(*arguments)
+    found = place_score(*arguments)
     assert found is not None
     return found
 
@@ -65,12 +65,12 @@ def test_backbones_are_registered_or_timms(anchor):
     ],
 )  # fmt: skip
 def test_the_nearest_protocol(recipe, overrides, name):
-    assert nearest(config(recipe, *overrides)).name == name
+    assert nearest_anchor(config(recipe, *overrides)).name == name
 
 
 @pytest.mark.parametrize("override", ["data.dataset=cifar10", "data.classes=10", "model.backbone=resnet20"])
 def test_no_figure_is_known(override):
-    assert place(config("ladder/06_cifar_stem", override), 0.9, "test") is None
+    assert place_score(config("ladder/06_cifar_stem", override), 0.9, "test") is None
 
 
 def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
@@ -156,7 +156,7 @@ def test_a_recipe_with_a_published_figure_is_placed_beside_it(tmp_path):
     recipes = published_recipes(tmp_path)
     assert len(recipes) == 6
     for name in recipes:
-        published = read(name).published
+        published = read_recipe(name).published
         assert published is not None
         assert placed(config(name), published / 100, "test")["verdict"] == "within", name
         below = placed(config(name), 0.61, "test")["causes"]

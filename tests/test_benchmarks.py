@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cifarlab import augment  # noqa: F401  fills the registry
-from cifarlab.config.recipes import checked, read, resolve
+from cifarlab.config.recipes import checked, read_recipe, resolve
 from cifarlab.core.registries import AUGMENTS, MIXERS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -313,7 +313,7 @@ def test_figures_in_the_documentation_are_those_in_the_results(name: str):
 @pytest.mark.parametrize("name", ["cpu_70", "cpu_75"])
 def test_the_time_to_an_accuracy_is_that_of_the_recipe_as_it_is(name: str):
     found = json.loads((BENCHMARKS / "results" / f"speed_{name}.json").read_text())
-    as_it_is = resolve(read(f"speed/{name}")).dump()
+    as_it_is = resolve(read_recipe(f"speed/{name}")).dump()
     # Options that came later stand at their defaults.
     measured = checked(found["config"]).dump()
     for config in (measured, as_it_is):
@@ -323,7 +323,7 @@ def test_the_time_to_an_accuracy_is_that_of_the_recipe_as_it_is(name: str):
     assert measured == as_it_is
     accuracy = statistics.mean(run["test_top1"] for run in found["runs"])
     minutes = statistics.mean(run["seconds"] for run in found["runs"]) / 60
-    told = str(read(f"speed/{name}").about["measured"])
+    told = str(read_recipe(f"speed/{name}").about["measured"])
     assert told == f"{100 * accuracy:.2f} ({len(found['runs'])} seed{'s' * (len(found['runs']) > 1)})"
     assert accuracy >= found["required"]["test_top1"] and 60 * minutes <= found["required"]["seconds"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import cifar
-from cifarlab.data.cifar import read_cifar10, read_cifar100, resize
+from cifarlab.data.cifar import read_cifar10, read_cifar100, resize_pictures
 from cifarlab.data.pickles import read_pickle
 
 
@@ -132,7 +132,7 @@ def test_store_size_keeps_digests(tmp_path: Path) -> None:
     own, larger = (read_cifar100(str(tmp_path), "test", size) for size in (None, 48))
     assert own and larger and larger.images.shape == (200, 3, 48, 48)
     assert (own.digests == larger.digests).all() and own.fingerprint() == larger.fingerprint()
-    assert abs(resize(own.images, 16).mean() - own.images.mean()) < 1
+    assert abs(resize_pictures(own.images, 16).mean() - own.images.mean()) < 1
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from cifarlab.config import ModelConfig
 from cifarlab.core.errors import ConfigError
-from cifarlab.models.classifier import Classifier, build_classifier, resize
+from cifarlab.models.classifier import Classifier, build_classifier, resize_batch
 from cifarlab.models.heads import Linear
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -68,11 +68,11 @@ def test_a_size_may_be_asked_for():
 
 def test_resizing_down_is_antialiased_and_equal_sizes_are_left_alone():
     images = pictures(8).float()
-    assert resize(images, 8) is images
+    assert resize_batch(images, 8) is images
     stripes = torch.zeros(1, 1, 8, 8)
     stripes[..., ::2] = 1
-    assert (resize(stripes, 4)[..., 1:-1] - 0.5).abs().max() < 0.15
-    wide = resize(torch.rand(1, 3, 4, 10), 6)
+    assert (resize_batch(stripes, 4)[..., 1:-1] - 0.5).abs().max() < 0.15
+    wide = resize_batch(torch.rand(1, 3, 4, 10), 6)
     assert wide.shape == (1, 3, 6, 6)
 
 
@@ -80,7 +80,7 @@ def test_resizing_down_is_antialiased_and_equal_sizes_are_left_alone():
 def test_resize_is_torchvisions(side: int):
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     theirs = v2.functional.resize(images, [side, side], antialias=True)
-    torch.testing.assert_close(resize(images, side), theirs)
+    torch.testing.assert_close(resize_batch(images, side), theirs)
 
 
 def test_autocast_does_not_touch_the_input_layer():

@@ -10,7 +10,7 @@ import yaml
 from scipy import stats
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.experiments.compare import best_epochs_luck, compare, find_arm
+from cifarlab.experiments.compare import best_epoch_optimism, compare, find_arm
 from cifarlab.experiments.statistics import paired_difference
 from cifarlab.experiments.wording import described
 from cifarlab.runs.folder import Run
@@ -100,8 +100,8 @@ def test_luck_is_measured_where_the_choice_was_on_test(write_runs):
         {"epoch": i, "val/top1": val, "test/top1": test} for i, (val, test) in enumerate(scores, start=1)
     ]
     runs = write_runs("a", [0.4], "test", curve, test_top1=0.55)
-    assert best_epochs_luck(Run(runs / "a" / "0"), "test") == pytest.approx(0.55 - 0.45)
-    assert best_epochs_luck(Run(runs / "a" / "0"), "val") is None
+    assert best_epoch_optimism(Run(runs / "a" / "0"), "test") == pytest.approx(0.55 - 0.45)
+    assert best_epoch_optimism(Run(runs / "a" / "0"), "val") is None
 
 
 def test_notes_say_what_is_not_alike(write_runs):

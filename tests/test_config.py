@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.config import ROOT, Config
-from cifarlab.config.merge import differences, merge, order, parse_override
+from cifarlab.config.merge import differences, merge_sections, order, parse_override
 from cifarlab.config.recipes import checked
 from cifarlab.config.sections import Section
 from cifarlab.core.errors import ConfigError
@@ -12,15 +12,15 @@ from cifarlab.core.registries import REGISTRIES
 
 
 def resolved(**changes):
-    plain = merge(ROOT, {"objective": {"cross_entropy": {}}})
-    return checked(merge(plain, changes))
+    plain = merge_sections(ROOT, {"objective": {"cross_entropy": {}}})
+    return checked(merge_sections(plain, changes))
 
 
 def fails(*overrides):
-    plain = merge(ROOT, {"objective": {"cross_entropy": {}}})
+    plain = merge_sections(ROOT, {"objective": {"cross_entropy": {}}})
     with pytest.raises(ConfigError) as error:
         for text in overrides:
-            plain = merge(plain, parse_override(text))
+            plain = merge_sections(plain, parse_override(text))
         checked(plain)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -133,12 +133,12 @@ def test_settings_that_contradict_each_other():
 
 def test_a_label_is_added_edited_and_removed():
     base = {"objective": {"cross_entropy": {"smoothing": 0.1}, "arcface": {}}}
-    assert merge(base, {"objective": {"arcface": None}}) == {
+    assert merge_sections(base, {"objective": {"arcface": None}}) == {
         "objective": {"cross_entropy": {"smoothing": 0.1}}
     }
-    edited = merge(base, {"objective": {"cross_entropy": {"weight": 2}}})
+    edited = merge_sections(base, {"objective": {"cross_entropy": {"weight": 2}}})
     assert edited["objective"]["cross_entropy"] == {"smoothing": 0.1, "weight": 2}
-    assert merge(base, {"objective": None}) == {}
+    assert merge_sections(base, {"objective": None}) == {}
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_a_bare_name_is_a_label_without_options(section, label):
     start = ["data.augment={crop: {padding: 2}, one_of: {choices: {flip: {}}}}", *mix]
 
     def under(*overrides):
-        plain = merge(ROOT, {"objective": {"cross_entropy": {"smoothing": 0.1}}})
+        plain = merge_sections(ROOT, {"objective": {"cross_entropy": {"smoothing": 0.1}}})
         for text in (*start, *overrides):
-            plain = merge(plain, parse_override(text))
+            plain = merge_sections(plain, parse_override(text))
         plain = checked(plain).dump()
         inner = plain
         for key in section.split("."):
@@ -169,31 +169,31 @@ def test_a_bare_name_is_a_label_without_options(section, label):
 
 def test_a_bare_name_below_options():
     base = {"objective": "cross_entropy", "data": {"augment": {"one_of": {"choices": "flip"}}}}
-    merged = merge(base, parse_override("objective={cross_entropy: {smoothing: 0.1}, triplet: {}}"))
+    merged = merge_sections(base, parse_override("objective={cross_entropy: {smoothing: 0.1}, triplet: {}}"))
     assert merged["objective"] == {"cross_entropy": {"smoothing": 0.1}, "triplet": {}}
-    merged = merge(base, parse_override("data.augment.one_of.choices.crop.padding=2"))
+    merged = merge_sections(base, parse_override("data.augment.one_of.choices.crop.padding=2"))
     assert merged["data"]["augment"]["one_of"] == {"choices": {"flip": {}, "crop": {"padding": 2}}}
 
 
 def test_a_bare_name_over_another_adds_its_label():
-    merged = merge({"objective": "cross_entropy"}, {"objective": "triplet"})
+    merged = merge_sections({"objective": "cross_entropy"}, {"objective": "triplet"})
     assert merged == {"objective": {"cross_entropy": {}, "triplet": {}}}
-    edited = merge({"data": {"augment": "flip"}}, {"data": {"augment": {"crop": {"padding": 2}}}})
+    edited = merge_sections({"data": {"augment": "flip"}}, {"data": {"augment": {"crop": {"padding": 2}}}})
     assert edited == {"data": {"augment": {"flip": {}, "crop": {"padding": 2}}}}
-    assert merge({"objective": {"cross_entropy": {}}}, {"objective": {"name": "triplet"}}) == {
+    assert merge_sections({"objective": {"cross_entropy": {}}}, {"objective": {"name": "triplet"}}) == {
         "objective": {"cross_entropy": {}, "name": "triplet"}
     }
 
 
 def test_a_new_name_drops_that_parts_options_and_nothing_beside_them():
     base = {"name": "adamw", "lr": 1, "betas": [0, 0], "schedule": {"name": "step", "gamma": 0.5}}
-    merged = merge({"optim": base}, {"optim": {"name": "sgd", "momentum": 0.8}})["optim"]
+    merged = merge_sections({"optim": base}, {"optim": {"name": "sgd", "momentum": 0.8}})["optim"]
     assert merged == {"name": "sgd", "lr": 1, "momentum": 0.8, "schedule": {"name": "step", "gamma": 0.5}}
-    assert merge({"optim": base}, {"optim": {"schedule": "cosine"}})["optim"]["schedule"] == {
+    assert merge_sections({"optim": base}, {"optim": {"schedule": "cosine"}})["optim"]["schedule"] == {
         "name": "cosine"
     }
     loss = {"objective": {"main": {"name": "cross_entropy", "smoothing": 0.1, "weight": 3}}}
-    assert merge(loss, {"objective": {"main": {"name": "arcface"}}})["objective"]["main"] == {
+    assert merge_sections(loss, {"objective": {"main": {"name": "arcface"}}})["objective"]["main"] == {
         "name": "arcface",
         "weight": 3,
     }
@@ -201,7 +201,9 @@ def test_a_new_name_drops_that_parts_options_and_nothing_beside_them():
 
 def test_one_part_to_freeze_needs_no_list():
     def frozen(text):
-        plain = merge(merge(ROOT, {"objective": {"cross_entropy": {}}}), parse_override(text))
+        plain = merge_sections(
+            merge_sections(ROOT, {"objective": {"cross_entropy": {}}}), parse_override(text)
+        )
         return checked(plain).dump()["model"]["freeze"]
 
     assert frozen("model.freeze=backbone.layer1") == ["backbone.layer1"]
@@ -211,24 +213,26 @@ def test_one_part_to_freeze_needs_no_list():
 
 def test_what_stands_around_an_optimizer_stays_when_it_changes():
     plain = resolved(optim={"name": "adamw", "sharpness": "asam", "lookahead": {"steps": 3}}).dump()
-    changed = checked(merge(plain, parse_override("optim={name: muon, rest: {name: sgd, momentum: 0.5}}")))
+    changed = checked(
+        merge_sections(plain, parse_override("optim={name: muon, rest: {name: sgd, momentum: 0.5}}"))
+    )
     assert changed.optim.sharpness.kwargs() == {"rho": 0.5, "eta": 0.01}
     assert changed.optim.lookahead.steps == 3
     assert checked(changed.dump()).dump() == changed.dump()
     assert changed.dump()["optim"]["rest"] == {"name": "sgd", "momentum": 0.5, "nesterov": True}
-    without = checked(merge(plain, parse_override("optim={sharpness: null, lookahead: null}")))
+    without = checked(merge_sections(plain, parse_override("optim={sharpness: null, lookahead: null}")))
     assert without.optim.sharpness is without.optim.lookahead is None
 
 
 def test_layer_decay_stays_when_the_optimizer_changes():
     plain = resolved(optim={"name": "adamw", "layer_decay": 0.7}).dump()
     assert plain["optim"]["layer_decay"] == 0.7
-    assert checked(merge(plain, parse_override("optim.name=sgd"))).optim.layer_decay == 0.7
+    assert checked(merge_sections(plain, parse_override("optim.name=sgd"))).optim.layer_decay == 0.7
 
 
 def test_a_label_is_its_name_until_said_otherwise():
     base = {"objective": {"cross_entropy": {"smoothing": 0.1}}}
-    merged = merge(base, {"objective": {"cross_entropy": {"name": "cross_entropy"}}})
+    merged = merge_sections(base, {"objective": {"cross_entropy": {"name": "cross_entropy"}}})
     assert merged["objective"]["cross_entropy"] == {"smoothing": 0.1, "name": "cross_entropy"}
 
 
@@ -270,7 +274,9 @@ def test_before_sets_the_order():
 
 def test_merge_leaves_its_arguments_alone():
     base = {"data": {"augment": {"crop": {"padding": 4}}}}
-    merge(base, {"data": {"augment": {"crop": {"padding": 2}}}})["data"]["augment"]["crop"]["padding"] = 9
+    merge_sections(base, {"data": {"augment": {"crop": {"padding": 2}}}})["data"]["augment"]["crop"][
+        "padding"
+    ] = 9
     assert base == {"data": {"augment": {"crop": {"padding": 4}}}}
 
 
@@ -281,8 +287,8 @@ dicts = st.dictionaries(keys, trees, max_size=3)
 
 @given(dicts, dicts)
 def test_the_child_wins_and_the_rest_stays(base, child):
-    merged = merge(base, child)
-    for path, (old, new) in differences(merged, merge(merged, child)).items():
+    merged = merge_sections(base, child)
+    for path, (old, new) in differences(merged, merge_sections(merged, child)).items():
         raise AssertionError(f"merging again changes {path}: {old} -> {new}")
     assert set(merged) == set(base) | set(child)
 

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from cifarlab.core.random import Draws, hash_ints, label_key, mix, permutation
+from cifarlab.core.random import Draws, hash_ints, label_key, mix_bits, permutation
 
 SIZE = 40_000
 
@@ -32,7 +32,7 @@ def numbers(seed: int = 0, epoch: int = 0, label: str = "part", skip: int = 0) -
 def test_mix_is_splitmix64() -> None:
     gamma = 0x9E3779B97F4A7C15 - (1 << 64)
     published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    ours = mix(torch.arange(1, 4) * gamma)
+    ours = mix_bits(torch.arange(1, 4) * gamma)
     assert [int(value) % (1 << 64) for value in ours] == published
 
 

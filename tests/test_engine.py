@@ -4,8 +4,8 @@ import pytest
 import torch
 from benchmarks.common import exact_float32
 
-from cifarlab.data.splits import load_splits, place, place_all
-from cifarlab.engine.batches import dress
+from cifarlab.data.splits import load_splits, place_all, place_split
+from cifarlab.engine.batches import make_batch
 from cifarlab.engine.plan import Plan
 from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
@@ -102,18 +102,18 @@ def test_the_same_picture_gets_the_same_view_at_any_batch_size(size, cifar100_ro
 
     def views(batch_size):
         chunks = order.split(batch_size)
-        return torch.cat([dress(engine.train, chunk, config.data, 0, 3, 100).images for chunk in chunks])
+        return torch.cat([make_batch(engine.train, chunk, config.data, 0, 3, 100).images for chunk in chunks])
 
     reference = views(125)
     assert torch.equal(views(size), reference)
-    assert not torch.equal(dress(engine.train, order, config.data, 0, 4, 100).images, reference)
+    assert not torch.equal(make_batch(engine.train, order, config.data, 0, 4, 100).images, reference)
 
 
 def test_views_and_order_do_not_depend_on_the_packaging():
     """Pictures in another order on disk: the same ids, splits and views."""
     from cifarlab.data import splits
 
-    read = splits.read
+    read = splits.read_data
 
     def shuffled(config, part):
         pictures = read(config, part)
@@ -127,10 +127,10 @@ def test_views_and_order_do_not_depend_on_the_packaging():
     config = tiny_config()
     one = prepare(config).engine
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "read", shuffled)
+        patch.setattr(splits, "read_data", shuffled)
         other = prepare(config).engine
     assert torch.equal(one.train.ids, other.train.ids)
-    views = [dress(e.train, e.order(0)[:64], config.data, 0, 0, 100).images for e in (one, other)]
+    views = [make_batch(e.train, e.order(0)[:64], config.data, 0, 0, 100).images for e in (one, other)]
     assert torch.equal(*views)
 
 
@@ -171,8 +171,8 @@ def test_views_agree_between_devices():
     config = tiny_config(POLICY)
     train = prepare(config).engine.train
     positions = torch.arange(200)
-    on_cpu = dress(train, positions, config.data, 0, 0, 100)
-    on_gpu = dress(place(train, torch.device("cuda")), positions.cuda(), config.data, 0, 0, 100)
+    on_cpu = make_batch(train, positions, config.data, 0, 0, 100)
+    on_gpu = make_batch(place_split(train, torch.device("cuda")), positions.cuda(), config.data, 0, 0, 100)
     assert torch.equal(on_cpu.indices, on_gpu.indices.cpu())
     close = (on_cpu.images - on_gpu.images.cpu()).abs() <= 1 / 255
     assert close.float().mean() >= 0.999

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.config.recipes import FOLDER, names, read
+from cifarlab.config.recipes import FOLDER, read_recipe, recipe_names
 from cifarlab.core.files import read_json
 from cifarlab.experiments.compare import find_arm
 from cifarlab.runs import environment
@@ -72,8 +72,10 @@ def test_a_recipe_knows_the_files_that_it_was_read_from(tmp_path):
               *((f"cifarlab/recipes/{name}.yaml", FOLDER / f"{name}.yaml")
                 for name in ("demo", "resnet18_baseline"))]  # fmt: skip
     expected = [{"path": place, "sha256": digest(path)} for place, path in places]
-    assert [*read(str(high)).files] == expected
-    assert all(read(name).files[0]["path"] == f"cifarlab/recipes/{name}.yaml" for name in names())
+    assert [*read_recipe(str(high)).files] == expected
+    assert all(
+        read_recipe(name).files[0]["path"] == f"cifarlab/recipes/{name}.yaml" for name in recipe_names()
+    )
 
 
 def recorded(run: Path) -> list:
@@ -83,7 +85,7 @@ def recorded(run: Path) -> list:
 def test_a_run_records_its_recipes_files_and_so_does_what_goes_on_from_it(tmp_path, cifarlab):
     own, runs = tmp_path / "own.yaml", tmp_path / "runs"
     own.write_text("base: demo\n")
-    files = [*read(str(own)).files]
+    files = [*read_recipe(str(own)).files]
     words = [*TINY, "train.epochs=1", "--runs", runs]
     assert cifarlab("train", own, *words)[0] == 0
     assert recorded(runs / "own" / "0") == files

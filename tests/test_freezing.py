@@ -155,8 +155,8 @@ def frozen_run(tmp_path_factory):
 
 def test_what_is_frozen_is_bit_for_bit_what_it_was(frozen_run):
     began = prepare(tiny_config(*FROZEN)).engine.model.state_dict()
-    last = files.load(frozen_run.last_path, ())["engine"]
-    best = files.load(frozen_run.best_path, ())["model"]
+    last = files.load_checkpoint(frozen_run.last_path, ())["engine"]
+    best = files.load_checkpoint(frozen_run.best_path, ())["model"]
     average = {key.removeprefix("module."): value for key, value in last["average"].items()}
     held = [name for name in began if name.startswith(("backbone.0.", "backbone.1."))]
     assert {"backbone.0.weight", "backbone.1.weight", "backbone.1.running_var"} <= set(held)

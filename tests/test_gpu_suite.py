@@ -18,7 +18,7 @@ import typer
 from benchmarks.gpu_steps import ROWS, Plan, Step
 
 from cifarlab import cli
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.experiments.tutorial import experiments
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -192,7 +192,7 @@ def test_every_command_of_the_package_is_understood(dry: bool):
         command = group.commands[name]
         given = command.make_context(name, words).params
         if "recipe" in given:
-            resolve(read(given["recipe"]), given["overrides"] or ())
+            resolve(read_recipe(given["recipe"]), given["overrides"] or ())
         assert set(given.get("only") or ()) <= known
     names = {words[0] for words in commands}
     assert names == ({"train", "profile"} if dry else {"train", "profile", "ladder", "reproduce"})
@@ -207,7 +207,7 @@ def test_no_two_configurations_share_a_runs_folder():
         command, *words = of_the_package(step) or ("",)
         if command == "train":
             given = group.commands["train"].make_context("train", words).params
-            config = resolve(read(given["recipe"]), given["overrides"] or ()).dump()
+            config = resolve(read_recipe(given["recipe"]), given["overrides"] or ()).dump()
             place = given["runs"], given["name"] or given["recipe"]
             assert trained.setdefault(place, config) == config, place
     # What `reproduce` and `ladder` train is called like its recipe and has overrides of their own.

@@ -17,7 +17,7 @@ from torch import Tensor
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
-from cifarlab.engine.batches import DressedAhead, dress
+from cifarlab.engine.batches import BatchLoader, make_batch
 from cifarlab.engine.evaluate import PICTURES_PER_BATCH
 from cifarlab.engine.graphs import Graphs, copied, copy_into
 from cifarlab.engine.step import Engine
@@ -199,13 +199,15 @@ def test_what_is_dressed_ahead_is_what_is_dressed_batch_by_batch(pixels, mix):
     policy = "data.augment={flip: {p: 0.5}, crop: {padding: 4}}"
     config = tiny_config(policy, *([mix] if mix else []))
     engine = prepare(config).engine
-    ahead = DressedAhead(engine.train, config, engine.model.num_classes, pixels)
+    ahead = BatchLoader(engine.train, config, engine.model.num_classes, pixels)
     for epoch in (0, 1):
         order = engine.order(epoch)
         for step in range(engine.plan.steps_per_epoch):
             [(first, last)] = engine.plan.batches(step, len(order))
             found = ahead.batch(order, epoch, first, last)
-            alone = dress(engine.train, order[first:last], config.data, 0, epoch, engine.model.num_classes)
+            alone = make_batch(
+                engine.train, order[first:last], config.data, 0, epoch, engine.model.num_classes
+            )
             for name in ("images", "labels", "targets", "indices"):
                 assert torch.equal(getattr(found, name), getattr(alone, name)), name
 

@@ -122,7 +122,7 @@ def test_a_file_where_a_folder_should_be_is_named_before_the_work(runs, cifarlab
     Path("file").write_text("mine")
     for work in (
         "evaluation.audit.audit.audit",
-        "report.page.build",
+        "report.page.build_page",
         "report.plot.plot_runs",
         "training.profile.profile",
     ):

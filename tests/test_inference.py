@@ -19,7 +19,7 @@ from cifarlab.data.splits import load_splits, load_test
 from cifarlab.engine.calibration import best_temperature, expected_calibration_error
 from cifarlab.evaluation.ensemble import evaluate_ensemble, forward_selection
 from cifarlab.evaluation.score import evaluate_run
-from cifarlab.evaluation.soup import average, make_soup, mix
+from cifarlab.evaluation.soup import average, average_weights, make_soup
 from cifarlab.evaluation.tta import MEANS, TTA, mean_of_probabilities
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import BEST, load_trained
@@ -233,7 +233,9 @@ def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
 def saved_as(folder, run, weights):
     """The run, with other weights, as a folder of its own."""
     folder.mkdir(parents=True)
-    files.save(folder / "best.pt", {**files.load(run / "best.pt", BEST), "model": weights})
+    files.save_checkpoint(
+        folder / "best.pt", {**files.load_checkpoint(run / "best.pt", BEST), "model": weights}
+    )
     return folder
 
 
@@ -250,7 +252,9 @@ def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
     own = load_trained(runs / "a" / "0")
     train = load_splits(own.config.data, 0).train
     # Statistics of clean pictures, so that those of the soup's are not what changes the score.
-    mix(own.model, [own.model.state_dict(), moved(own.model.state_dict(), 1e-6)], train, 32, own.precision)
+    average_weights(
+        own.model, [own.model.state_dict(), moved(own.model.state_dict(), 1e-6)], train, 32, own.precision
+    )
     first = saved_as(tmp_path / "first", runs / "a" / "0", own.model.state_dict())
     near = saved_as(tmp_path / "near", runs / "a" / "0", moved(own.model.state_dict(), 1e-4))
     soup = Run(tmp_path / "soup" / "0")
@@ -276,7 +280,7 @@ def test_the_mean_of_weights_sees_the_training_pictures(runs):
     one, other = load_trained(runs / "a" / "1"), load_trained(runs / "a" / "2")
     states = [copy.deepcopy(trained.model.state_dict()) for trained in (one, other)]
     train = load_splits(one.config.data, 0).train
-    mix(one.model, states, train, 50, one.precision)
+    average_weights(one.model, states, train, 50, one.precision)
     images = train.gather(torch.arange(len(train)))[0]
     conv, norm = map(one.model.get_submodule, ("backbone.0", "backbone.1"))
     with torch.inference_mode():
@@ -287,7 +291,7 @@ def test_the_mean_of_weights_sees_the_training_pictures(runs):
     # Norms that the run left alone in training are left alone.
     other.model.load_state_dict(states[1])
     other.model.norms_in_eval = ("backbone.1",)
-    mix(other.model, states, train, 50, other.precision)
+    average_weights(other.model, states, train, 50, other.precision)
     kept = torch.stack([state["backbone.1.running_mean"] for state in states]).mean(0)
     torch.testing.assert_close(other.model.get_submodule("backbone.1").running_mean, kept)
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.config.merge import differences
-from cifarlab.config.recipes import checked, names, read, resolve
+from cifarlab.config.recipes import checked, read_recipe, recipe_names, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.ladder import undo
 from cifarlab.runs.folder import Run
 from tests.tiny import TINY, once, train_tiny
 
-LADDER = [name for name in names() if name.startswith("ladder/")]
-DUMPS = {name: resolve(read(name)).dump() for name in LADDER}
+LADDER = [name for name in recipe_names() if name.startswith("ladder/")]
+DUMPS = {name: resolve(read_recipe(name)).dump() for name in LADDER}
 PAIRS = list(itertools.pairwise(LADDER))
 
 

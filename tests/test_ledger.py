@@ -21,14 +21,14 @@ PACKAGE = Path(splits.__file__).parents[1]
 @pytest.fixture
 def sealed(monkeypatch):
     """Reading the test part fails."""
-    read = splits.read
+    read = splits.read_data
 
     def guarded(data, part):
         if part == "test":
             raise AssertionError("the test part was read")
         return read(data, part)
 
-    monkeypatch.setattr(splits, "read", guarded)
+    monkeypatch.setattr(splits, "read_data", guarded)
 
 
 @pytest.mark.parametrize("select", ["val", "last"])
@@ -139,7 +139,7 @@ def test_what_cannot_be_written_down_is_not_read(tmp_path):
 # reads all parts, and writes down whatever shows them to a model.
 READERS = {"evaluation/sealed.py", "training/setup.py", "data/splits.py", "evaluation/audit/audit.py"}
 # What reads parts, by the position of the argument that says which; None: test, without being told so.
-DOORS = {"load_test": None, "read": 1, "load_splits": 2}
+DOORS = {"load_test": None, "read_data": 1, "load_splits": 2}
 SPLITS = "cifarlab.data.splits"
 
 
@@ -188,12 +188,12 @@ def _names_no_test(node: ast.expr) -> bool:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("from cifarlab.data.splits import read\nread(data, 'train')", False),
-        ("from cifarlab.data.splits import read\nread(data, 'test')", True),
-        ("from cifarlab.data.splits import read\nread(data, part='test')", True),
-        ("from cifarlab.data.splits import read\n{part: read(data, part) for part in PARTS}", True),
-        ("from cifarlab.data.splits import read as look\nlook(*given)", True),
-        ("from cifarlab.data.splits import read\nmap(partial(read, data), PARTS)", True),
+        ("from cifarlab.data.splits import read_data\nread_data(data, 'train')", False),
+        ("from cifarlab.data.splits import read_data\nread_data(data, 'test')", True),
+        ("from cifarlab.data.splits import read_data\nread_data(data, part='test')", True),
+        ("from cifarlab.data.splits import read_data\n{part: read_data(data, part) for part in PARTS}", True),
+        ("from cifarlab.data.splits import read_data as look\nlook(*given)", True),
+        ("from cifarlab.data.splits import read_data\nmap(partial(read_data, data), PARTS)", True),
         ("from cifarlab.data.splits import load_splits\nload_splits(data, seed)", False),
         ("from cifarlab.data.splits import load_splits\nload_splits(data, seed, ('train', 'val'))", False),
         ("from cifarlab.data.splits import load_splits\nload_splits(data, seed, parts=PARTS)", True),
@@ -201,7 +201,7 @@ def _names_no_test(node: ast.expr) -> bool:
         ("import cifarlab.data.splits\ncifarlab.data.splits.load_test(data)", True),
         ("from cifarlab.data import splits\nsplits.load_splits(data, seed)", False),
         ("data.dataset.build(data, part)", True),
-        ("from cifarlab.config.recipes import read\nread(name, beside)", False),
+        ("from cifarlab.config.recipes import read_recipe\nread_recipe(name, beside)", False),
         ("import os\nos.read(file, count)", False),
     ],
 )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cifarlab.config import build
+from cifarlab.config import build_config
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import DATASETS, LOSSES, MIXERS
@@ -149,7 +149,7 @@ def test_a_loss_on_hard_labels_is_refused_beside_mixing(monkeypatch: pytest.Monk
         "train": {},
     }
     with pytest.raises(ConfigError, match="no form for mixed targets") as caught:
-        build(recipe)
+        build_config(recipe)
     assert caught.value.path == ("objective", "label")
 
 
@@ -171,9 +171,9 @@ def test_a_loss_is_refused_beside_a_head_without_what_it_needs(
     }
     needed = {"name": "linear", "bias": False} if name in ON_PRODUCTS else "margin"
     with pytest.raises(ConfigError, match=r"say model\.head=") as caught:
-        build(recipe)
+        build_config(recipe)
     assert caught.value.path == ("objective", "label")
-    build({**recipe, "model": {"backbone": "test_resnet", "head": needed}})
+    build_config({**recipe, "model": {"backbone": "test_resnet", "head": needed}})
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])

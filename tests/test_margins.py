@@ -27,7 +27,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from torch import Tensor
 
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import LOSSES
@@ -162,7 +162,7 @@ def learned(recipe: str) -> tuple[float, float]:
     Returns the mean cosine between the directions of two classes, and the share of right answers.
     """
     torch.manual_seed(0)
-    config = resolve(read(recipe), [])
+    config = resolve(read_recipe(recipe), [])
     classes, width, steps = 100, 64, 300
     centers, head = torch.randn(classes, width), config.model.head.build(width, classes)
     ((_, loss),) = config.objective.items()

@@ -61,7 +61,7 @@ def run(
 ) -> tuple[Tensor, Tensor]:
     partner = partners(len(ids))
     specs = SPECS.validate_python(mixes)
-    return augment.mix(images, targets, partner, pair_draws(0, epoch, ids, partner), specs)
+    return augment.mix_batch(images, targets, partner, pair_draws(0, epoch, ids, partner), specs)
 
 
 def test_every_mixer_is_tested_here() -> None:
@@ -225,20 +225,24 @@ def test_p_picks_pairs() -> None:
     images, targets, ids, partner = batch(4000, pixels=8)
     specs = SPECS.validate_python({"mixup": {"alpha": 1.0, "p": 0.3}})
     draws = pair_draws(0, 0, ids, partner)
-    mixed, mixed_targets = augment.mix(images, targets, partner, draws, specs)
+    mixed, mixed_targets = augment.mix_batch(images, targets, partner, draws, specs)
     changed = (mixed != images).flatten(1).any(1)
     assert torch.equal(changed, changed[partner])
     assert stats.binomtest(int(changed[::2].sum()), 2000, 0.3).pvalue > 1e-3
     assert torch.equal(mixed_targets[~changed], targets[~changed])
     # Those it picks are mixed as they would be at p = 1.
-    always, _ = augment.mix(images, targets, partner, draws, SPECS.validate_python({"mixup": {"alpha": 1.0}}))
+    always, _ = augment.mix_batch(
+        images, targets, partner, draws, SPECS.validate_python({"mixup": {"alpha": 1.0}})
+    )
     assert torch.equal(mixed[changed], always[changed])
 
 
 def test_mixers_run_in_order() -> None:
     images, targets, ids, partner = batch(20)
     draws = pair_draws(0, 0, ids, partner)
-    both = augment.mix(images, targets, partner, draws, SPECS.validate_python({"mixup": {}, "cutmix": {}}))
+    both = augment.mix_batch(
+        images, targets, partner, draws, SPECS.validate_python({"mixup": {}, "cutmix": {}})
+    )
     first = mixup(images, targets, partner, draws.at("mixup"))
     second = cutmix(*first, partner, draws.at("cutmix"))
     assert torch.equal(both[0], second[0]) and torch.equal(both[1], second[1])
@@ -315,7 +319,7 @@ def test_one_of_takes_p_as_weights() -> None:
     draws = pair_draws(0, 0, ids, partner)
     choices = {"mixup": {"alpha": 1.0, "p": 0.1}, "cutmix": {"p": 0.3}, "never": {"name": "mixup", "p": 0}}
     specs = SPECS.validate_python({"one_of": {"choices": choices}})
-    ours, _ = augment.mix(images, targets, partner, draws, specs)
+    ours, _ = augment.mix_batch(images, targets, partner, draws, specs)
     below = draws.at("one_of")
     up = (ours == mixup(images, targets, partner, below.at("mixup"), alpha=1.0)[0]).flatten(1).all(1)
     cut = (ours == cutmix(images, targets, partner, below.at("cutmix"))[0]).flatten(1).all(1)

@@ -12,7 +12,7 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from cifarlab.config import ModelConfig
 from cifarlab.core.errors import ConfigError
-from cifarlab.models.classifier import build_classifier, resize
+from cifarlab.models.classifier import build_classifier, resize_batch
 from cifarlab.models.packages import find_package_weights, rename_efficientnet_pytorch
 from cifarlab.models.weights import load_weights, read_weights
 
@@ -36,7 +36,7 @@ def imagenet_top1(model: Any, images: torch.Tensor, wordnet_ids: list[str], size
     """The share of pictures whose class is first among all 1,000."""
     names = ImageNetInfo().label_names()
     labels = torch.tensor([names.index(name) for name in wordnet_ids])
-    shown = (resize(images.float() / 255, size) - 0.5) / 0.5
+    shown = (resize_batch(images.float() / 255, size) - 0.5) / 0.5
     logits = torch.cat([model(part) for part in shown.split(32)])
     return (logits.argmax(1) == labels).float().mean().item()
 

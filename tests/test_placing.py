@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cifarlab.data import splits
-from cifarlab.data.splits import left_on_host, load_splits, place, place_all
+from cifarlab.data.splits import left_on_host, load_splits, place_all, place_split
 from cifarlab.engine import evaluate
 from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.audit.audit import audit
@@ -118,5 +118,5 @@ def test_what_does_not_fit_stays_and_is_said(monkeypatch):
     )
     assert (placed.train.images.device.type, placed.test.images.device.type) == ("meta", "cpu"), "train first"
     set_budget(monkeypatch, 0)
-    alone = place(found.test, META)
+    alone = place_split(found.test, META)
     assert alone.images.device.type == "cpu" and alone.labels.device == META and left_on_host(alone, None)

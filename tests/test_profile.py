@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cifarlab.training.profile import PARTS, Stopwatch, count_flops, profile
+from cifarlab.training.profile import STEP_PARTS, Stopwatch, count_flops, profile
 from cifarlab.training.setup import prepare
 from tests.tiny import TINY, tiny_config, train_tiny
 
@@ -14,7 +14,7 @@ def test_the_parts_of_a_step_are_those_that_the_recipe_has():
     plain = profile(tiny_config("train.grad_clip=null"), steps=1)
     assert [*plain["parts"]] == ["dress", "forward", "loss", "sums", "backward", "optimizer", "other"]
     more = profile(tiny_config("train.grad_clip=5", "train.average=ema"), steps=1)
-    assert [*more["parts"]] == [*(part for part in PARTS if part != "teacher"), "other"]
+    assert [*more["parts"]] == [*(part for part in STEP_PARTS if part != "teacher"), "other"]
     assert all(seconds > 0 for part, seconds in more["parts"].items() if part != "other")
 
 

@@ -12,7 +12,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import DATASETS
 from cifarlab.data import readers, synthetic
 from cifarlab.data.cache import building, cache_folder, locked, progress
-from cifarlab.data.splits import Pictures, read
+from cifarlab.data.splits import Pictures, read_data
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +32,16 @@ def test_registered() -> None:
 
 def test_synthetic() -> None:
     data = config({"name": "synthetic", "train": 200, "test": 100})
-    train, test = (read(data, part) for part in ("train", "test"))
-    assert train and test and read(data, "val") is None
+    train, test = (read_data(data, part) for part in ("train", "test"))
+    assert train and test and read_data(data, "val") is None
     images, labels = synthetic.draw(200)
     assert (train.images == images).all() and (train.labels == labels).all()
     assert (test.images == synthetic.draw(100, split="test")[0]).all()
     assert len(train.classes) == 100 and len(train.superclasses) == 20 and len(train.superclass_of) == 100
     assert not cache_folder("synthetic").exists(), "a few are drawn anew"
-    other = read(config({"name": "synthetic", "train": 200, "test": 100, "seed": 1}), "train")
+    other = read_data(config({"name": "synthetic", "train": 200, "test": 100, "seed": 1}), "train")
     assert other and not (other.images == train.images).all()
-    large = read(config("synthetic", image_size=32, store_size=64).model_copy(
+    large = read_data(config("synthetic", image_size=32, store_size=64).model_copy(
         update={"dataset": DATASETS.spec({"name": "synthetic", "train": 10})}), "train")  # fmt: skip
     assert large and large.images.shape == (10, 3, 64, 64)
     with pytest.raises(ConfigError):
@@ -51,10 +51,10 @@ def test_synthetic() -> None:
 def test_many_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "DRAW_ANEW_BYTES", 0)
     data = config({"name": "synthetic", "train": 120})
-    drawn = read(data, "train")
+    drawn = read_data(data, "train")
     with monkeypatch.context() as patch:
         patch.setattr(readers.drawing, "draw", None)
-        cached = read(data, "train")
+        cached = read_data(data, "train")
     assert (
         drawn
         and cached
@@ -64,7 +64,7 @@ def test_many_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     (target,) = [path for path in cache_folder("synthetic").iterdir() if path.is_dir()]
     for spoil in (b"", (target / "images.npy").read_bytes()[:-5]):
         (target / "images.npy").write_bytes(spoil)
-        again = read(data, "train")
+        again = read_data(data, "train")
         assert again and again.fingerprint() == cached.fingerprint()
 
 
@@ -77,22 +77,22 @@ def test_folder_at_store_size_or_the_largest_that_is_seen(tmp_path: Path) -> Non
              (config("folder", root=root, image_size=24, store_size=40), 40),
              (config("folder", root=root, image_size=24, multi_scale={"sizes": [16, 40]}), 40)]  # fmt: skip
     for data, size in sizes:
-        pictures = read(data, "test")
+        pictures = read_data(data, "test")
         assert pictures and pictures.images.shape == (1, 3, size, size)
     (tmp_path / "train" / "a" / "y.png").write_bytes(b"no")
     with pytest.raises(ConfigError, match=r"y\.png"):
-        read(sizes[0][0], "train")
-    skipped = read(config("folder", root=root, skip_broken=True), "train")
+        read_data(sizes[0][0], "train")
+    skipped = read_data(config("folder", root=root, skip_broken=True), "train")
     assert skipped and len(skipped.labels) == 1 and skipped.notes
     with pytest.raises(ConfigError, match=r"data\.root: missing"):
-        read(config("folder"), "train")
+        read_data(config("folder"), "train")
 
 
 def test_cifar100(cifar100_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFARLAB_DATA", str(cifar100_root))
-    test: Pictures | None = read(config("cifar100"), "test")
+    test: Pictures | None = read_data(config("cifar100"), "test")
     assert test and test.warnings == () and len(test.labels) == 10_000
-    small = read(config("cifar100", store_size=16), "test")
+    small = read_data(config("cifar100", store_size=16), "test")
     assert small and small.images.shape == (10_000, 3, 16, 16) and small.fingerprint() == test.fingerprint()
 
 
@@ -100,7 +100,7 @@ def test_cifar10_is_looked_for(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"")
     with pytest.raises(ConfigError, match="lacks data_batch_1"):
-        read(config("cifar10", root=str(tmp_path)), "train")
+        read_data(config("cifar10", root=str(tmp_path)), "train")
 
 
 def test_building(tmp_path: Path) -> None:

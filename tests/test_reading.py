@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.config.merge import refuse_twice
-from cifarlab.config.recipes import names, read, resolve
+from cifarlab.config.recipes import read_recipe, recipe_names, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
@@ -41,7 +41,7 @@ def test_any_key_twice_is_refused_at_any_depth(content, data):
             parse_yaml(depth.replace("%s", inner), "x")
 
 
-@pytest.mark.parametrize("text", [*[(FOLDER / f"{name}.yaml").read_text() for name in names()],
+@pytest.mark.parametrize("text", [*[(FOLDER / f"{name}.yaml").read_text() for name in recipe_names()],
     "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: [*a, {z: 4}], x: 5}",
     "d: {e: {f: &a {<<: {k: 0, l: 0}, k: 1}}}\nc: {<<: *a, k: 2}",
     "a: {x: 1}\nb: {x: 1}", "[{a: 1}, {a: 1}]", ""])  # fmt: skip
@@ -79,9 +79,9 @@ def test_every_reader_of_a_users_yaml_refuses_it(tmp_path):
     (tmp_path / "upper.yaml").write_text("base: mine.yaml\n")
     for name in ("mine", "upper"):
         with pytest.raises(ConfigError, match=r"mine\.yaml line 4: lr is given twice, first on line 3"):
-            read(str(tmp_path / f"{name}.yaml"))
+            read_recipe(str(tmp_path / f"{name}.yaml"))
     with pytest.raises(ConfigError, match=r"optim: '\{lr: 1, lr: 2\}': lr is given twice"):
-        resolve(read("demo"), ["optim={lr: 1, lr: 2}"])
+        resolve(read_recipe("demo"), ["optim={lr: 1, lr: 2}"])
     with pytest.raises(ConfigError, match=r"tta: .*pixels is given twice"):
         parse("{name: multi_crop, pixels: 1, pixels: 2}")
     (tmp_path / "pipeline.json").write_text('[{"HorizontalFlip":\n {"p": 0.5,\n "p": 1}}]')

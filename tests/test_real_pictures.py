@@ -112,14 +112,14 @@ def camel(name: str) -> str:
 def rand_augment(picture: Tensor, draws: Draws) -> Tensor:
     policy = Policy(v2.RandAugment(), v2.RandAugment._AUGMENTATION_SPACE, 31)
     for row in draws.integers(28, shape=(2,))[0].tolist():
-        picture = policy.run(picture, camel(policies.NAMES[row // 2]), 9, bool(row % 2))
+        picture = policy.run(picture, camel(policies.OPERATION_NAMES[row // 2]), 9, bool(row % 2))
     return picture
 
 
 def trivial_augment_wide(picture: Tensor, draws: Draws) -> Tensor:
     policy = Policy(v2.TrivialAugmentWide(), v2.TrivialAugmentWide._AUGMENTATION_SPACE, 31)
     row = int(draws.integers(14 * 31 * 2))
-    return policy.run(picture, camel(policies.NAMES[row // 62]), row // 2 % 31, bool(row % 2))
+    return policy.run(picture, camel(policies.OPERATION_NAMES[row // 62]), row // 2 % 31, bool(row % 2))
 
 
 def auto_augment(picture: Tensor, draws: Draws) -> Tensor:
@@ -137,7 +137,7 @@ def aug_mix(picture: Tensor, draws: Draws) -> Tensor:
     policy = Policy(v2.AugMix(), v2.AugMix._AUGMENTATION_SPACE, 10)
     own, *numbers = drawn(draws, size=4)
     shares = [-math.log(1 - number) + 2**-25 for number in numbers]
-    names = [name for name in policies.NAMES if name != "identity"]
+    names = [name for name in policies.OPERATION_NAMES if name != "identity"]
     chosen = draws.integers(len(names) * 3 * 2, shape=(3, 3))[0].tolist()
     lengths = draws.integers(4, 1, shape=(3,))[0].tolist()
     mixed = picture * own

@@ -8,7 +8,7 @@ from timm.data.auto_augment import LEVEL_TO_ARG
 
 from cifarlab.augment.searched.tables import NARROW
 from cifarlab.config.merge import differences
-from cifarlab.config.recipes import FOLDER, checked, every, find, names, read, resolve
+from cifarlab.config.recipes import FOLDER, checked, every, find, read_recipe, recipe_names, resolve
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
@@ -34,30 +34,30 @@ class Certain:
         return Output(5 * batch.targets, batch.targets)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", recipe_names())
 class TestEveryRecipe:
     def test_opens_with_its_command_and_says_what_it_is(self, name):
         first = find(name).read_text().partition("\n")[0]
         assert first.split()[:4] == ["#", "cifarlab", "train", name]
-        recipe = read(name)
+        recipe = read_recipe(name)
         assert recipe.what
         assert (recipe.measured is None) == (recipe.waits is not None), "either measured, or why not"
         assert recipe.waits is None or recipe.waits in WAITS
 
     def test_resolves_and_says_only_what_differs(self, name):
-        recipe = read(name)
+        recipe = read_recipe(name)
         plain = resolve(recipe).dump()
         assert checked(plain).dump() == plain
         assert yaml.safe_load(yaml.safe_dump(plain)) == plain
         if recipe.base:
-            assert differences(resolve(read(recipe.base, recipe.path.parent)).dump(), plain), (
+            assert differences(resolve(read_recipe(recipe.base, recipe.path.parent)).dump(), plain), (
                 "differs in nothing"
             )
 
     def test_takes_a_step(self, name):
         """Two steps of the recipe as it stands, but for weights to fetch, the data set and its size."""
         overrides = ["data.batch_size=2", "train.device=cpu", "train.precision=float32", "data.image_size=32"]
-        recipe = read(name)
+        recipe = read_recipe(name)
         options = recipe.plain["model"]["backbone"]
         if options.get("pretrained"):
             overrides += [f"model.backbone={json.dumps({**options, 'pretrained': False})}"]
@@ -81,13 +81,13 @@ class TestEveryRecipe:
 
 
 def plain(name):
-    return resolve(read(name)).dump()
+    return resolve(read_recipe(name)).dump()
 
 
 def test_documented_recipes_start_from_published_weights_as_they_were_trained(tmp_path):
     assert set(documented()) == {"deit_small.yaml", "vit_base.yaml"}
     for name, text in documented().items():
-        recipe = read(write(tmp_path, name, text))
+        recipe = read_recipe(write(tmp_path, name, text))
         model = resolve(recipe).dump()["model"]
         assert timm.is_model_pretrained(model["backbone"]["name"])
         assert (model["backbone"]["pretrained"], model["normalize"]) == (True, "pretrained")
@@ -96,7 +96,7 @@ def test_documented_recipes_start_from_published_weights_as_they_were_trained(tm
 
 def test_the_recipes_of_the_benchmarks_resolve():
     for path in sorted((FOLDER.parents[2] / "benchmarks" / "recipes").glob("*.yaml")):
-        recipe = read(str(path))
+        recipe = read_recipe(str(path))
         command = f"# cifarlab train benchmarks/recipes/{path.name}\n"
         assert recipe.what and path.read_text().startswith(command)
         assert resolve(recipe).dump()
@@ -104,7 +104,7 @@ def test_the_recipes_of_the_benchmarks_resolve():
 
 def test_deit_is_dressed_as_its_model_card_says(tmp_path):
     """rand-m9, of the ten levels by which timm counts; mixup or CutMix, one lambda a batch."""
-    config = resolve(read(write(tmp_path, "deit_small.yaml", documented()["deit_small.yaml"]))).dump()
+    config = resolve(read_recipe(write(tmp_path, "deit_small.yaml", documented()["deit_small.yaml"]))).dump()
     data = config["data"]
     level, place = 9, data["augment"]["rand_augment"]["magnitude"]
     timms = {"ShearX": "shear_x", "TranslateXRel": "translate_x", "Rotate": "rotate"}
@@ -123,7 +123,7 @@ def test_the_strong_wide_network_is_trained_as_sams():
     overrides = ["data.val=0", "optim.decay_norms=true", "optim.sharpness={name: sam, rho: 0.1}"]
     command = " ".join(["cifarlab train ladder/12_wide", *overrides[:2], f'"{overrides[2]}"'])
     assert command in (FOLDER.parents[2] / "docs" / "recipes.md").read_text()
-    told = resolve(read("ladder/12_wide"), overrides).dump()
+    told = resolve(read_recipe("ladder/12_wide"), overrides).dump()
     optim = told["optim"]
     assert (optim["name"], optim["lr"], optim["weight_decay"], optim["nesterov"]) == ("sgd", 0.1, 5e-4, True)
     assert optim["decay_norms"] and optim["sharpness"] == {"name": "sam", "rho": 0.1}
@@ -161,14 +161,14 @@ def write(folder, name, text):
 )
 def test_a_mistake_in_a_recipe_file(tmp_path, text, message):
     with pytest.raises(ConfigError) as error:
-        resolve(read(write(tmp_path, "mine.yaml", text)))
+        resolve(read_recipe(write(tmp_path, "mine.yaml", text)))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_base_is_found_beside_the_recipe(tmp_path):
     write(tmp_path, "lower.yaml", "base: demo\noptim: {lr: 0.5}")
-    recipe = read(write(tmp_path, "upper.yaml", "base: lower.yaml\ntrain: {epochs: 3}"))
+    recipe = read_recipe(write(tmp_path, "upper.yaml", "base: lower.yaml\ntrain: {epochs: 3}"))
     config = resolve(recipe)
     assert (config.optim.lr, config.train.epochs) == (0.5, 3)
 
@@ -181,4 +181,4 @@ def test_the_list_is_short_and_begins_with_what_is_measured():
 
 
 def test_every_file_of_the_folder_is_a_recipe():
-    assert {find(name) for name in names()} == set(FOLDER.rglob("*.yaml"))
+    assert {find(name) for name in recipe_names()} == set(FOLDER.rglob("*.yaml"))

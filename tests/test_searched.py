@@ -78,10 +78,10 @@ def expected_row(name: str, entry: tuple[Tensor | None, bool], index: int, sign:
 @pytest.mark.parametrize("magnitude", [0, 9, 14, 30])
 def test_rand_augment_has_torchvisions_table(magnitude: int, size: tuple[int, int]) -> None:
     library = space(v2.RandAugment, 31, *size)
-    assert [CAMEL[name] for name in policies.NAMES] == list(library)
+    assert [CAMEL[name] for name in policies.OPERATION_NAMES] == list(library)
     expected = [
         expected_row(name, library[CAMEL[name]], magnitude, sign, size)
-        for name in policies.NAMES
+        for name in policies.OPERATION_NAMES
         for sign in (0, 1)
     ]
     torch.testing.assert_close(
@@ -92,10 +92,10 @@ def test_rand_augment_has_torchvisions_table(magnitude: int, size: tuple[int, in
 @pytest.mark.parametrize("size", SIZES)
 def test_trivial_augment_has_torchvisions_table(size: tuple[int, int]) -> None:
     library = space(v2.TrivialAugmentWide, 31, *size)
-    assert [CAMEL[name] for name in policies.NAMES] == list(library)
+    assert [CAMEL[name] for name in policies.OPERATION_NAMES] == list(library)
     expected = [
         expected_row(name, library[CAMEL[name]], index, sign, size)
-        for name in policies.NAMES
+        for name in policies.OPERATION_NAMES
         for index in range(31)
         for sign in (0, 1)
     ]
@@ -189,7 +189,7 @@ def test_rand_augment_draws_operations_and_signs_evenly(monkeypatch: pytest.Monk
     turns = chosen_rows("rand_augment", monkeypatch, num_operations=3, magnitude=9)
     assert len(turns) == 3
     table = policies.rand_rows(9, SIDE, SIDE)
-    signed = torch.tensor([tables.OPERATIONS[name].signed for name in policies.NAMES])
+    signed = torch.tensor([tables.OPERATIONS[name].signed for name in policies.OPERATION_NAMES])
     found = torch.stack([numbers_of(turn, table) for turn in turns])
     for turn in found:
         assert stats.chisquare(torch.bincount(turn // 2, minlength=14).numpy()).pvalue > 1e-3

@@ -62,7 +62,7 @@ def test_fingerprint_and_order_ignore_the_packaging_and_nothing_else():
 def source(monkeypatch):
     """Data sets made of `pictures()`: {part: Pictures}."""
     parts = {"train": pictures(), "test": pictures(20, seed=1)}
-    monkeypatch.setattr(splits, "read", lambda data, part: parts.get(part))
+    monkeypatch.setattr(splits, "read_data", lambda data, part: parts.get(part))
     return parts
 
 
@@ -136,7 +136,7 @@ def test_a_reader_that_returns_nonsense_is_refused(changes, message, monkeypatch
     data = config().model_copy(update={"dataset": spec})
     monkeypatch.setattr(type(spec), "build", lambda *_: replace(pictures(), **changes))
     with pytest.raises(ConfigError, match=message):
-        splits.read(data, "train")
+        splits.read_data(data, "train")
 
 
 def test_channel_statistics_are_numpys(source):

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from cifarlab.config import Config, build
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config import Config, build_config
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.config.sections import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
@@ -69,12 +69,12 @@ def hides_a_number(plain: Any, fields: dict[str, Any]) -> list[str]:
 def test_every_number_of_every_section():
     overrides = [f"{section}.{key}={value!r}".replace("'", "") for section, fields in FILLED.items()
                  for key, value in fields.items()]  # fmt: skip
-    plain = resolve(read("demo"), overrides).dump()
+    plain = resolve(read_recipe("demo"), overrides).dump()
     sections = {name: field.annotation for name, field in Config.model_fields.items()}
     for name in ("data", "model", "optim", "train"):
         assert issubclass(sections[name], Section)
         assert hides_a_number(plain[name], sections[name].model_fields) == []
-    assert refuses_booleans(build, plain) > 40
+    assert refuses_booleans(build_config, plain) > 40
 
 
 def every_part() -> list[tuple[Registry, str, dict[str, Any]]]:

@@ -101,7 +101,7 @@ def test_a_signal_to_all_saves_each_and_a_parent_that_is_killed_leaves_no_orphan
         raise AssertionError(out + process.communicate()[1])
 
     def steps():
-        return [checkpoint.load(run.last_path, ())["step"] for run in runs]
+        return [checkpoint.load_checkpoint(run.last_path, ())["step"] for run in runs]
 
     process, out = started()
     os.killpg(process.pid, signal.SIGTERM)

@@ -34,7 +34,7 @@ STATEFUL = ("train.average={name: ema, decay: 0.9}", "optim.name=adamw", "data.a
 def assert_same_run(one: Run, other: Run):
     """Bit-identical weights, optimizer state, best model and log."""
     for name in ("last.pt", "best.pt"):
-        states = [files.load(run.folder / name, ()) for run in (one, other)]
+        states = [files.load_checkpoint(run.folder / name, ()) for run in (one, other)]
         for state in states:
             for key in ("seconds", "peak_memory_bytes", "config", "log_size"):
                 state.pop(key, None)
@@ -137,7 +137,7 @@ def test_a_long_epoch_saves_in_between(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "step", dies)
     with pytest.raises(OSError, match="went away"):
         train_tiny(tmp_path / "run", *STATEFUL)
-    assert files.load(tmp_path / "run" / "last.pt", ())["step"] == 5
+    assert files.load_checkpoint(tmp_path / "run" / "last.pt", ())["step"] == 5
     monkeypatch.undo()
     run, _ = train_tiny(tmp_path / "run", *STATEFUL)
     assert_same_run(uninterrupted[0], run)
@@ -185,7 +185,9 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
 
 
 def test_a_log_is_cut_back_to_the_checkpoint(uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "save", _fails_at(files.save, 4))  # best, last, best of epoch 2, then last
+    monkeypatch.setattr(
+        files, "save_checkpoint", _fails_at(files.save_checkpoint, 4)
+    )  # best, last, best of epoch 2, then last
     with pytest.raises(OSError, match="disk"):
         train_tiny(tmp_path / "run", *STATEFUL, "train.select=last")
     monkeypatch.undo()
@@ -381,7 +383,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "step", poisoned)
     with pytest.raises(Failure, match="weights were not finite"):
         train_tiny(tmp_path / "run", "train.grad_clip=null")
-    state = files.load(tmp_path / "run" / "last.pt", ())
+    state = files.load_checkpoint(tmp_path / "run" / "last.pt", ())
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 
 
@@ -455,7 +457,7 @@ def test_the_last_good_checkpoint_stays_when_a_loss_is_not_finite(tmp_path, monk
     monkeypatch.setattr(Engine, "step", poisoned)
     with pytest.raises(Failure, match=r"at step 10 \(epoch 2.*last.pt is from before"):
         train_tiny(tmp_path / "run", "data.limit=160")
-    state = files.load(tmp_path / "run" / "last.pt", ())
+    state = files.load_checkpoint(tmp_path / "run" / "last.pt", ())
     assert state["step"] == 5
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 
@@ -533,9 +535,9 @@ def test_an_epoch_chosen_on_test_says_so(tmp_path, capsys):
 def test_training_does_not_read_the_test_pictures(tmp_path, monkeypatch):
     from cifarlab.data import splits
 
-    read = splits.read
+    read = splits.read_data
     asked = []
-    monkeypatch.setattr(splits, "read", lambda data, part: asked.append(part) or read(data, part))
+    monkeypatch.setattr(splits, "read_data", lambda data, part: asked.append(part) or read(data, part))
     train_tiny(tmp_path / "run", "train.epochs=1")
     assert "test" not in asked
 
@@ -545,13 +547,13 @@ def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
 
     def views(*overrides):
         engine = prepare(tiny_config(*overrides)).engine
-        from cifarlab.engine.batches import dress, view_epoch
+        from cifarlab.engine.batches import make_batch, view_epoch
 
         data = engine.config.data
         epochs = [view_epoch(engine.config, epoch) for epoch in (0, 1)]
         orders = [engine.order(epoch)[:32] for epoch in (0, 1)]
         return [
-            dress(engine.train, order, data, 0, epoch, 100).images
+            make_batch(engine.train, order, data, 0, epoch, 100).images
             for order, epoch in zip(orders, epochs, strict=True)
         ]
 

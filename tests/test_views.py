@@ -12,7 +12,7 @@ import yaml
 
 from cifarlab.config import Config
 from cifarlab.core.registries import AUGMENTS, MIXERS
-from cifarlab.engine.batches import dress, view_epoch
+from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.training.setup import prepare
 from tests.test_augment import POLICIES
 from tests.test_mixers import BATCHED, PAIRED
@@ -37,7 +37,7 @@ def views(config: Config, sizes: int, epoch: int = 0) -> tuple[torch.Tensor, tor
     """Pictures and targets of the first 24 samples, dressed in batches of `sizes`."""
     split = prepare(config).splits.train
     batches = [
-        dress(split, positions, config.data, config.train.seed, epoch, 100)
+        make_batch(split, positions, config.data, config.train.seed, epoch, 100)
         for positions in torch.arange(24).split(sizes)
     ]
     return torch.cat([b.images for b in batches]), torch.cat([b.targets for b in batches])

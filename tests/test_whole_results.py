@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cifarlab.config.recipes import every, read, resolve
+from cifarlab.config.recipes import every, read_recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.runs.folder import Run
@@ -39,7 +39,7 @@ def finish(folder, name, seed, test, overrides=(), recipe=None, curve=None):
     recipe = recipe or name
     run = Run(folder / name / str(seed), recipe, name)
     run.folder.mkdir(parents=True)
-    config = resolve(read(recipe), [*overrides, f"train.seed={seed}", "data.root=/some/where"])
+    config = resolve(read_recipe(recipe), [*overrides, f"train.seed={seed}", "data.root=/some/where"])
     run.write_config(config)
     rows = [
         {"epoch": epoch + 1, "step": epoch + 1, ("test/top1" if curve else "val/top1"): score}
@@ -241,11 +241,11 @@ def test_a_header_has_its_result_or_why_not(place):
     text = pages.with_header(own[0], known(place))
     assert "\n  measured: 40.00 (1 of 3 seeds)\n" in text and "waits" not in text
     recipe.path.write_text(text)
-    assert read(str(recipe.path)).measured == "40.00 (1 of 3 seeds)"
+    assert read_recipe(str(recipe.path)).measured == "40.00 (1 of 3 seeds)"
     for seed, score in ((1, 0.41), (2, 0.42)):
         finish(place / "benchmarks" / "results" / "whole", BASE, seed, score)
     recipe.path.write_text(pages.with_header(own[0], known(place)))
-    assert read(str(recipe.path)).measured == known(place).shown[BASE].summary
+    assert read_recipe(str(recipe.path)).measured == known(place).shown[BASE].summary
     table = pages.recipe_table(known(place, recipes=own), "docs/recipes.md")
     assert table[2] == f"| `{BASE}` | words | - | {known(place).shown[BASE].summary} |"
 
@@ -263,7 +263,7 @@ def write_recipe(place, name, line):
     path = place / name
     about = f"about:\n  what: words\n{line}\n"
     path.write_text(f"# words\n{about}\nbase: resnet18_baseline\ntrain: {{epochs: 3}}\n")
-    return read(str(path))
+    return read_recipe(str(path))
 
 
 def test_a_recipe_neither_measured_nor_queued_says_why(place):

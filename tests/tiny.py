@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.runs.folder import Run
 from cifarlab.training.loop import train
 
@@ -21,7 +21,7 @@ TINY = (
 
 
 def tiny_config(*overrides: str, recipe: str = "demo") -> Config:
-    return resolve(read(recipe), [*TINY, *overrides])
+    return resolve(read_recipe(recipe), [*TINY, *overrides])
 
 
 def once(*words: object) -> list[str]:

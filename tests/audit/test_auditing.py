@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.files import file_digest
-from cifarlab.data.splits import Pictures, load_splits, read
+from cifarlab.data.splits import Pictures, load_splits, read_data
 from cifarlab.evaluation.audit import audit as module
 from cifarlab.evaluation.audit.audit import audit, data_and_runs
 from cifarlab.runs.ledger import openings
@@ -98,7 +98,7 @@ def test_planted_wrong_labels_are_those_that_a_sure_model_contradicts(tmp_path, 
     run, _ = train_tiny(tmp_path / "0", "data.dataset={name: synthetic, train: 1500, test: 100}",
                         "data.limit=300", "train.epochs=1")  # fmt: skip
     data, trained = data_and_runs([str(run.folder)])
-    honest = read(data, "train")
+    honest = read_data(data, "train")
     order, labels = honest.order(), honest.labels.copy()
     learned = set(load_splits(data, 0).train.ids.tolist())
     asked = [i for i in range(1500) if i not in learned]

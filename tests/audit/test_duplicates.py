@@ -167,11 +167,11 @@ def test_blocks_change_nothing(monkeypatch):
 
 def test_nearest_embeddings():
     points = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)))
-    pairs = {tuple(p) for p in duplicates.nearest(3 * points, None, 2).tolist()}
+    pairs = {tuple(p) for p in duplicates.nearest_neighbours(3 * points, None, 2).tolist()}
     same = (points @ points.T).fill_diagonal_(-1)
     expected = {tuple(sorted((i, j))) for i in range(40) for j in same[i].topk(2).indices.tolist()}
     assert pairs == expected
-    assert len(duplicates.nearest(points[:3], points, 2)) == 6
+    assert len(duplicates.nearest_neighbours(points[:3], points, 2)) == 6
 
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=30)

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from cifarlab.config.recipes import names, read, resolve
+from cifarlab.config.recipes import read_recipe, recipe_names, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, probe, warnings_before
 from cifarlab.doctor import estimate as doctor_estimate
@@ -160,7 +160,7 @@ def test_every_check_finds_something_in_a_test():
     ],
 )
 def test_nothing_is_found_in_the_strong_settings(name, overrides):
-    found = diagnose(resolve(read(name), [*overrides, "train.device=cpu"])).findings
+    found = diagnose(resolve(read_recipe(name), [*overrides, "train.device=cpu"])).findings
     assert found == ()
 
 
@@ -195,9 +195,11 @@ FIRES = {
 }
 
 
-@pytest.mark.parametrize("name", [*names(), *(name for name in AS_RUN_ROWS if name not in names())])
+@pytest.mark.parametrize(
+    "name", [*recipe_names(), *(name for name in AS_RUN_ROWS if name not in recipe_names())]
+)
 def test_what_is_found_in_the_recipes(name):
-    config = row(name) if name in AS_RUN_ROWS else resolve(read(name))
+    config = row(name) if name in AS_RUN_ROWS else resolve(read_recipe(name))
     assert serious(run_checks("static", planned(config))) == FIRES.get(name, set())
 
 
@@ -212,12 +214,12 @@ def test_decayed_norms_are_usual_with_sgd(name, decay, noted):
 
 def test_the_published_codes_other_defects_are_found():
     """Those that a model or the policy shows, and those that a user may have meant."""
-    found = diagnose(resolve(read("as_run/resnet18_augment"), ["train.device=cpu"])).findings
+    found = diagnose(resolve(read_recipe("as_run/resnet18_augment"), ["train.device=cpu"])).findings
     ids = {finding.id for finding in found}
     assert {"last_map_1x1", "frozen_views", "harsh_augmentation", "norms_decayed", "decay_negligible"} <= ids
     policy = next(finding.reason for finding in found if finding.id == "harsh_augmentation")
     assert all(word in policy for word in ("as it is", "upside down", "45 degrees", "hue"))
-    baseline = run_checks("static", planned(resolve(read("as_run/resnet18_baseline"))))
+    baseline = run_checks("static", planned(resolve(read_recipe("as_run/resnet18_baseline"))))
     assert "no_augmentation" in {finding.id for finding in baseline}
 
 
@@ -226,7 +228,7 @@ def test_the_shortest_run_that_patience_can_end_is_not_warned_of():
 
 
 def test_the_demo_trains_without_a_warning():
-    assert warnings_before(resolve(read("demo"))) == []
+    assert warnings_before(resolve(read_recipe("demo"))) == []
 
 
 def test_weights_of_a_run_want_its_normalization(tmp_path):
@@ -289,7 +291,7 @@ def test_pictures_are_counted_as_they_are_split(overrides):
 def test_looking_does_not_train_what_is_looked_at():
     job = prepare(faulty())
     before = {name: value.clone() for name, value in job.engine.model.state_dict().items()}
-    case = probe.Patient(planned(faulty()), job, True)
+    case = probe.Probe(planned(faulty()), job, True)
     run_checks("batch", case), run_checks("deep", case)
     assert all(value.equal(before[name]) for name, value in job.engine.model.state_dict().items())
 
@@ -314,7 +316,7 @@ def test_minutes_are_those_of_the_steps(monkeypatch, noise, per_picture):
     monkeypatch.setattr(doctor_estimate, "_seconds", lambda *_: next(times))
     config = faulty("data.batch_size=64", "train.epochs=10")
     monkeypatch.setattr(probe, "_PICTURES", 32)
-    found = doctor_estimate.estimate(probe.Patient(planned(config), prepare(config), True))
+    found = doctor_estimate.estimate_cost(probe.Probe(planned(config), prepare(config), True))
     fixed = 1.6 - per_picture * 32
     # 200 pictures an epoch, in three steps of 64 and one of 8.
     assert 60 * found.minutes == pytest.approx(10 * (4 * fixed + 200 * per_picture))
@@ -340,7 +342,7 @@ def test_short_steps_are_timed_whole_and_each_size_counts(monkeypatch, sizes, ti
     monkeypatch.setattr(doctor_estimate, "_seconds", seconds)
     monkeypatch.setattr(probe, "_PICTURES", 32)
     config = faulty("data.batch_size=100", "train.epochs=10", f"data.multi_scale={sizes}")
-    found = doctor_estimate.estimate(probe.Patient(planned(config), prepare(config), True))
+    found = doctor_estimate.estimate_cost(probe.Probe(planned(config), prepare(config), True))
     assert asked == [32, 16, 32, 64, 100]
     slope = 0.4 / 100 / 2
     assert 60 * found.minutes == pytest.approx(10 * (2 * 0.2 + times * 200 * slope))
@@ -351,7 +353,7 @@ def test_a_run_that_stops_early_takes_the_minutes_of_its_own_epochs(monkeypatch)
 
     def minutes(*overrides):
         config = faulty("train.epochs=200", *overrides)
-        return doctor_estimate.estimate(probe.Patient(planned(config), prepare(config), True)).minutes
+        return doctor_estimate.estimate_cost(probe.Probe(planned(config), prepare(config), True)).minutes
 
     # Beside the epochs there is one look at the training pictures.
     assert minutes("train.stop=20") == pytest.approx(minutes() / 10, rel=0.05)

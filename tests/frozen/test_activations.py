@@ -15,9 +15,9 @@ import torch
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import RECORD, checksum, digest
 from cifarlab.data.cache import Stopped, locked
-from cifarlab.doctor.estimate import estimate
+from cifarlab.doctor.estimate import estimate_cost
 from cifarlab.doctor.plan_facts import planned
-from cifarlab.doctor.probe import Patient
+from cifarlab.doctor.probe import Probe
 from cifarlab.engine.frozen import Activations
 from cifarlab.engine.frozen import activations as activations_module
 from cifarlab.evaluation.score import evaluate_run
@@ -96,7 +96,7 @@ def test_pictures_are_not_gathered_and_the_frozen_part_does_not_run(monkeypatch:
     engine.model.train()
     assert len(engine.activations.begin(0)) == 2
     monkeypatch.setattr("cifarlab.data.splits.Split.gather", None)
-    monkeypatch.setattr("cifarlab.engine.batches.dress", None)
+    monkeypatch.setattr("cifarlab.engine.batches.make_batch", None)
     hook = engine.model.backbone.layer1.register_forward_hook(lambda *_: pytest.fail("it runs"))
     engine.step(engine.order(0), 0, 1)
     engine.score(engine.activations.splits.val)
@@ -394,7 +394,7 @@ def test_a_probe_is_scored_on_test_as_its_log_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overrides", [(*RESNET, *VIEWS), (*PROBE, *CLEAN)], ids=["resnet", "probe"])
 def test_an_estimate_computes_a_few_and_keeps_none(cache: Path, overrides: tuple[str, ...]) -> None:
     config = tiny_config(*overrides)
-    found = estimate(Patient(planned(config), prepare(config), data_at_hand=True))
+    found = estimate_cost(Probe(planned(config), prepare(config), data_at_hand=True))
     assert found is not None and found.minutes > 0
     assert not list(cache.rglob("*.npy"))
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from cifarlab.data.splits import Split
 from cifarlab.evaluation.analysis.analyze import analyze
-from cifarlab.evaluation.analysis.tiles import LARGEST, SHOWN, picture_at, read_tiles, write_tiles
+from cifarlab.evaluation.analysis.tiles import LARGEST, TILES_SHOWN, picture_at, read_tiles, write_tiles
 from cifarlab.report import tables
 from cifarlab.report.analyses import read_analysis
 from cifarlab.report.analysis_charts import filling
-from cifarlab.report.collect import collect
-from cifarlab.report.page import build
+from cifarlab.report.collect import collect_runs
+from cifarlab.report.page import build_page
 from tests.report.planted import open_page, plant
 
 QUIET = "<code>cifarlab analyze RUN</code> adds"
@@ -52,7 +52,7 @@ def test_the_pictures_are_the_splits_own(one, analyzed):
     for kind, tiles in zip(
         ("hardest", "confident_errors"), read_tiles(analyzed / "analysis_pictures.png", counts), strict=True
     ):
-        assert len(tiles) == SHOWN
+        assert len(tiles) == TILES_SHOWN
         for tile, row in zip(tiles, found.report[kind], strict=False):
             assert np.array_equal(np.asarray(tile), picture_at(found.pictures, row["position"]))
 
@@ -64,7 +64,7 @@ def test_large_pictures_are_kept_small(tmp_path):
     pictures = Split(images, torch.arange(24), torch.zeros(24, dtype=torch.int64), torch.arange(24))
     rows = [{"position": i} for i in range(24)]
     path = write_tiles({"hardest": rows, "confident_errors": rows[:3]}, pictures, tmp_path / "p.png")
-    assert [len(tiles) for tiles in read_tiles(path, [24, 3])] == [SHOWN, 3]
+    assert [len(tiles) for tiles in read_tiles(path, [24, 3])] == [TILES_SHOWN, 3]
     # The worst case, noise: 30 names of it, as text, beside 2 MB of everything else.
     full = write_tiles({"hardest": rows, "confident_errors": rows}, pictures, tmp_path / "q.png")
     assert read_tiles(full, [24, 24])[0][0].size == (LARGEST, LARGEST)
@@ -74,23 +74,23 @@ def test_large_pictures_are_kept_small(tmp_path):
 def test_the_page_shows_an_analysis_and_opens_nothing(runs, tmp_path, monkeypatch):
     for name in (
         "cifarlab.evaluation.score.load_test",
-        "cifarlab.data.splits.read",
+        "cifarlab.data.splits.read_data",
         "cifarlab.runs.model.load_trained",
     ):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("the report reads files alone"))
-    page, skipped = build(runs, tmp_path / "out")
+    page, skipped = build_page(runs, tmp_path / "out")
     assert not skipped
     text = page.read_text()
     report = json.loads((runs / "a" / "1" / "analysis.json").read_text())
     assert "Seed 1, epoch" in text and f"top-5 {report['top5']:.1%}" in text
     assert QUIET not in text
-    assert text.count("data:image/png;base64,") == 2 * SHOWN
+    assert text.count("data:image/png;base64,") == 2 * TILES_SHOWN
     first = re.findall(r"base64,([^\"]+)", text)[0]
     with Image.open(io.BytesIO(base64.b64decode(first))) as picture:
         assert picture.size == (32, 32)
     assert (page.parent / "analyzed" / "a" / "confusion.svg").exists()
-    row = tables.analyzed(collect(runs)[0]).rows[0]
-    shown = dict(zip(tables.analyzed(collect(runs)[0]).head, [cell.text for cell in row], strict=True))
+    row = tables.analyzed(collect_runs(runs)[0]).rows[0]
+    shown = dict(zip(tables.analyzed(collect_runs(runs)[0]).head, [cell.text for cell in row], strict=True))
     assert shown["seeds"] == "1 of 2" and shown["split"] == "val"
     assert shown["ECE after, %"] == f"{100 * report['after_temperature']['ece']:.2f}"
     assert shown["NLL"] == f"{report['nll']:.3f}"
@@ -116,7 +116,7 @@ def test_rows_of_the_charts_are_the_analysis(runs):
 
 def test_where_nothing_was_analyzed_one_line_says_how(runs, tmp_path):
     shutil.rmtree(runs / "a")
-    text = build(runs, tmp_path / "out")[0].read_text()
+    text = build_page(runs, tmp_path / "out")[0].read_text()
     assert text.count(QUIET) == 1 and "Beyond top-1" not in text
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_analysis_is_named_and_its_run_kept(runs, content):
         "no mean": json.dumps({**report, "corruptions": {"jpeg": [0.5]}}),
     }
     path.write_text(changed.get(content, content))
-    groups, skipped = collect(runs)
+    groups, skipped = collect_runs(runs)
     assert [each.path for each in skipped] == [path] and "\n" not in skipped[0].reason
     assert skipped[0].reason.startswith("cannot be read: ")
     assert [len(group.runs) for group in groups] == [2, 1] and not groups[0].runs[1].analyses
@@ -139,7 +139,7 @@ def test_a_damaged_analysis_is_named_and_its_run_kept(runs, content):
 def test_an_analysis_of_another_model_is_left_out(runs):
     path = runs / "a" / "1" / "analysis.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": 77}))
-    groups, skipped = collect(runs)
+    groups, skipped = collect_runs(runs)
     assert "of epoch 77" in skipped[0].reason and "cifarlab analyze" in skipped[0].reason
     assert not groups[0].runs[1].analyses
 
@@ -148,13 +148,13 @@ def test_damaged_pictures_are_named_and_the_rest_shown(runs, tmp_path):
     path = runs / "a" / "1" / "analysis_pictures.png"
     for content in (path.read_bytes()[:300], b"", b"GIF89a"):
         path.write_bytes(content)
-        groups, skipped = collect(runs)
+        groups, skipped = collect_runs(runs)
         assert [each.path for each in skipped] == [path]
         assert groups[0].runs[1].analyses["val"].tiles == []
     Image.new("RGB", (100, 10)).save(path)
-    assert "not the pictures of" in collect(runs)[1][0].reason
+    assert "not the pictures of" in collect_runs(runs)[1][0].reason
     path.unlink()
-    page, skipped = build(runs, tmp_path / "out")
+    page, skipped = build_page(runs, tmp_path / "out")
     assert not skipped and "No pictures were kept" in page.read_text()
     assert "Calibration" in page.read_text()
 
@@ -163,7 +163,7 @@ def test_an_analysis_in_a_browser(runs, analyzed, tmp_path, browser):
     """Open at once for the first name, drawn when opened for others; each cell of the heat map answers."""
     for file in analyzed.iterdir():
         shutil.copy(file, runs / "b" / "0")
-    path, _ = build(runs, tmp_path / "out")
+    path, _ = build_page(runs, tmp_path / "out")
     page, complaints = open_page(browser, path)
     first, second = page.locator("details[data-analyzed]").all()
     first.locator("[data-kind=confusion] svg").wait_for()
@@ -176,7 +176,7 @@ def test_an_analysis_in_a_browser(runs, analyzed, tmp_path, browser):
     tip.wait_for(state="visible")
     assert "taken for" in tip.inner_text() and "pictures" in tip.inner_text()
     pictures = first.locator(".pictures img")
-    assert pictures.count() == 2 * SHOWN
+    assert pictures.count() == 2 * TILES_SHOWN
     assert pictures.evaluate_all("all => all.every(each => each.naturalWidth === 32)")
     button = page.locator("#analyzed thead button", has_text="name")
     button.click()

@@ -7,9 +7,9 @@ import pytest
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.compare import compare, find_arm
 from cifarlab.report import charts
-from cifarlab.report.collect import collect
+from cifarlab.report.collect import collect_runs
 from cifarlab.report.differences import compare_names, ladders, steps
-from cifarlab.report.page import build
+from cifarlab.report.page import build_page
 from tests.report.planted import open_page, plant
 
 BASE = (0.50, 0.52, 0.51)
@@ -29,14 +29,14 @@ def runs(one, tmp_path):
 def test_the_page_says_what_compare_says(runs, tmp_path):
     names = ["base", "better", "alike", "single"]
     truth = compare([find_arm(name, runs, None) for name in names], "val", "first")["arms"][1:]
-    found = compare_names(collect(runs)[0], "base")
+    found = compare_names(collect_runs(runs)[0], "base")
     assert found.records == {
         row["name"]: {key: value for key, value in row["difference"].items() if key != "from"}
         for row in sorted(truth, key=lambda row: row["name"])
     }
     assert found.records["better"]["verdict"] == "better by 5.00 points"
     assert found.records["single"]["verdict"].startswith("no difference shown (one seed cannot")
-    page, _ = build(runs, tmp_path / "out", against="base")
+    page, _ = build_page(runs, tmp_path / "out", against="base")
     with (page.parent / "differences.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {"alike", "better", "single"}
@@ -46,7 +46,7 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
 
 
 def test_the_first_name_is_the_reference_and_another_can_be(runs, tmp_path, cifarlab):
-    groups, _ = collect(runs)
+    groups, _ = collect_runs(runs)
     assert compare_names(groups).against == "alike"
     with pytest.raises(ConfigError, match=r"--against bettr: unknown; did you mean better\?"):
         compare_names(groups, "bettr")
@@ -57,10 +57,10 @@ def test_the_first_name_is_the_reference_and_another_can_be(runs, tmp_path, cifa
 
 def test_names_without_a_score_are_named_and_not_compared(one, runs):
     plant(one, runs, "refit", 0, None, gap=None)
-    found = compare_names(collect(runs)[0])
+    found = compare_names(collect_runs(runs)[0])
     assert found.without == ["refit"] and "refit" not in found.records
     with pytest.raises(ConfigError, match="no score"):
-        compare_names(collect(runs)[0], "refit")
+        compare_names(collect_runs(runs)[0], "refit")
 
 
 def test_what_is_scored_on_test_alone_is_compared_there(one, tmp_path):
@@ -68,14 +68,14 @@ def test_what_is_scored_on_test_alone_is_compared_there(one, tmp_path):
         for seed in range(2):
             changes = {"gap": None, "test_top1": score + seed / 100, "chosen_on": "test"}
             plant(one, tmp_path, name, seed, None, **changes)
-    found = compare_names(collect(tmp_path)[0])
+    found = compare_names(collect_runs(tmp_path)[0])
     assert found.metric == "test" and found.records["b"]["mean"] == pytest.approx(0.1)
     assert "a chose its epoch on test: optimistic" in found.notes
 
 
 def test_runs_of_other_data_are_told(one, runs, tmp_path):
     plant(one, runs, "elsewhere", 0, 0.9, data_fingerprint="another")
-    text = build(runs, tmp_path / "out")[0].read_text()
+    text = build_page(runs, tmp_path / "out")[0].read_text()
     assert "not all of these runs were given the same pictures" in text
 
 
@@ -94,7 +94,7 @@ def ladder(one, tmp_path):
 
 
 def test_steps_are_gains_and_losses_only_where_they_are_shown(ladder, tmp_path):
-    (folder, rungs), *more = ladders(collect(ladder)[0]).items()
+    (folder, rungs), *more = ladders(collect_runs(ladder)[0]).items()
     assert (folder, more) == ("ladder", [])
     assert [rung.name.split("/")[1] for rung in rungs] == ["00_base", "01_up", "02_down", "03_noise"]
     found = steps(rungs)
@@ -104,12 +104,12 @@ def test_steps_are_gains_and_losses_only_where_they_are_shown(ladder, tmp_path):
     for row, below, step in zip(rows[1:], rows, found, strict=False):
         assert row["from"] == below["to"]
         assert row["high"] - row["low"] == pytest.approx(100 * (step["high"] - step["low"]), abs=1e-3)
-    page, _ = build(ladder, tmp_path / "out")
+    page, _ = build_page(ladder, tmp_path / "out")
     assert (page.parent / "steps.svg").exists() and "Step by step: ladder" in page.read_text()
 
 
 def test_the_differences_sort_and_a_step_answers_the_pointer(ladder, tmp_path, browser):
-    page, complaints = open_page(browser, build(ladder, tmp_path / "out")[0])
+    page, complaints = open_page(browser, build_page(ladder, tmp_path / "out")[0])
     names = "#differences tbody th"
     before = page.locator(names).all_inner_texts()
     button = page.locator("#differences thead button", has_text="difference, points")

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from cifarlab.config.recipes import read
+from cifarlab.config.recipes import read_recipe
 from cifarlab.report.collect import Finished, read_run
-from cifarlab.report.page import build
+from cifarlab.report.page import build_page
 from cifarlab.report.provenance import changes, surroundings
 from tests.report.planted import plant
 
@@ -39,7 +39,7 @@ def keys(run: Finished) -> set[str]:
 
 
 def test_a_file_of_ones_own_is_not_the_packages_recipe_of_its_name(run, own):
-    packaged, mine = (with_env(run, recipes=[*read(name).files]) for name in ("demo", str(own)))
+    packaged, mine = (with_env(run, recipes=[*read_recipe(name).files]) for name in ("demo", str(own)))
     # The base of the package's is resnet18_baseline, on CIFAR-100; that of the user's is the package's.
     assert "data.dataset.name" in keys(packaged) == keys(run)
     assert "data.dataset.name" not in keys(mine) and "model.backbone.name" in keys(mine)
@@ -57,7 +57,7 @@ def test_an_older_run_of_ones_own_file_is_known_by_its_command(run, word, own, m
 
 
 def test_what_has_changed_or_gone_since_is_said(run, own, tmp_path):
-    mine = with_env(run, recipes=[*read(str(own)).files])
+    mine = with_env(run, recipes=[*read_recipe(str(own)).files])
     before = changes(mine)[1]
     own.write_text("base: demo\noptim: {weight_decay: 0.25}\n")
     assert changes(mine) == ("Differs from its recipe's base (files of which have changed since) in:", before)
@@ -68,7 +68,7 @@ def test_what_has_changed_or_gone_since_is_said(run, own, tmp_path):
 
 def test_a_recipe_without_a_base_is_compared_itself(run, own):
     own.write_text("model: {backbone: tiny}\nobjective: {cross_entropy: {}}\n")
-    heading, rows = changes(with_env(run, recipes=[*read(str(own)).files]))
+    heading, rows = changes(with_env(run, recipes=[*read_recipe(str(own)).files]))
     assert heading == "Differs from its recipe in:" and "model.backbone.name" not in {key for key, *_ in rows}
 
 
@@ -80,7 +80,7 @@ def test_a_record_that_is_none_is_as_good_as_no_record(run, recipes):
 def test_the_page_says_which_recipe_it_was(one, own, tmp_path):
     folder = plant(one, tmp_path / "runs", "demo", 0, 0.5)
     env = json.loads((folder / "env.json").read_text())
-    (folder / "env.json").write_text(json.dumps({**env, "recipes": [*read(str(own)).files]}))
-    text = build(tmp_path / "runs", tmp_path / "out")[0].read_text()
+    (folder / "env.json").write_text(json.dumps({**env, "recipes": [*read_recipe(str(own)).files]}))
+    text = build_page(tmp_path / "runs", tmp_path / "out")[0].read_text()
     assert "<code>data.dataset.name</code>" not in text, "it is that of the base"
     assert f"recipe {own}" in text and "Differs from its recipe&#39;s base in:" in text

@@ -10,8 +10,8 @@ from scipy import stats
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.report import tables
-from cifarlab.report.collect import collect
-from cifarlab.report.page import build
+from cifarlab.report.collect import collect_runs
+from cifarlab.report.page import build_page
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import record_opening
 from tests.report.planted import open_page, plant
@@ -27,9 +27,9 @@ def runs(one, tmp_path) -> Path:
 
 
 def test_the_interval_is_students(runs):
-    groups, skipped = collect(runs)
+    groups, skipped = collect_runs(runs)
     assert not skipped and [group.name for group in groups] == ["a/base", "b", "c"]
-    table = tables.names(groups)
+    table = tables.name_groups(groups)
     row = dict(zip(table.head, table.rows[0], strict=True))
     low, high = stats.t.interval(0.95, 2, loc=0.51, scale=stats.sem([0.5, 0.52, 0.51]))
     assert row["val, %"].text == f"51.00 ± {50 * (high - low):.2f}"
@@ -42,19 +42,19 @@ def test_the_interval_is_students(runs):
 def test_the_page_says_how_often_the_test_set_was_opened(runs, tmp_path):
     for seed in (0, 0, 2):
         record_opening(Run(runs / "b" / str(seed)), "eval", "f", 1)
-    page, _ = build(runs, tmp_path / "out")
+    page, _ = build_page(runs, tmp_path / "out")
     assert "opened 3 x" in page.read_text()
-    groups, _ = collect(runs)
+    groups, _ = collect_runs(runs)
     assert [run.opened for run in groups[1].runs] == [2, 0, 1]
-    assert [row[8].text for row in tables.names(groups).rows] == ["0 x", "3 x", "0 x"]
+    assert [row[8].text for row in tables.name_groups(groups).rows] == ["0 x", "3 x", "0 x"]
     # The ledger lies above the folder that is asked for.
     (runs / "b" / "0" / "env.json").write_text(json.dumps({"name": "b"}))
-    page, _ = build(runs / "b", tmp_path / "part")
+    page, _ = build_page(runs / "b", tmp_path / "part")
     assert "opened 3 x" in page.read_text()
 
 
 def test_the_files_beside_the_page(runs, tmp_path):
-    page, _ = build(runs, tmp_path / "out")
+    page, _ = build_page(runs, tmp_path / "out")
     names = {path.name for path in page.parent.iterdir()}
     assert {"report.html", "table.md", "table.csv", "table.tex", "differences.tex"} <= names
     assert {
@@ -86,7 +86,7 @@ def damage(folder: Path, how: str) -> None:
 def test_a_damaged_run_is_named_and_the_rest_kept(runs, name, kind):
     folder = runs / "b" / "1"
     damage(folder, f"{name}: {kind}")
-    groups, skipped = collect(runs)
+    groups, skipped = collect_runs(runs)
     if (name, kind) == ("metrics.jsonl", "truncated"):
         # What stands before the cut is read.
         assert all(each.path == folder for each in skipped)
@@ -99,7 +99,7 @@ def test_a_damaged_run_is_named_and_the_rest_kept(runs, name, kind):
 def test_a_summary_with_a_word_for_a_number_is_skipped(runs):
     path = runs / "b" / "1" / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "val_top1": "much"}))
-    assert "val_top1 is no number" in collect(runs)[1][0].reason
+    assert "val_top1 is no number" in collect_runs(runs)[1][0].reason
 
 
 def test_what_a_reader_must_know_stands_on_the_page(runs, tmp_path):
@@ -107,7 +107,7 @@ def test_what_a_reader_must_know_stands_on_the_page(runs, tmp_path):
     path = runs / "b" / "1" / "config.yaml"
     path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 64"))
     damage(runs / "a/base" / "0", "summary.json: empty")
-    text = build(runs, tmp_path / "out")[0].read_text()
+    text = build_page(runs, tmp_path / "out")[0].read_text()
     assert "its seeds differ in data.batch_size" in text
     assert f"<code>{runs / 'a/base' / '0'}</code>" in text
 
@@ -121,14 +121,14 @@ def test_seeds_in_another_order_are_told_and_those_of_an_older_version_are_not(r
     plain = yaml.safe_load(path.read_text())
     plain["data"]["augment"] = dict(reversed(plain["data"]["augment"].items()))
     path.write_text(yaml.safe_dump(plain, sort_keys=False))
-    warnings = {group.name: group.warnings for group in collect(runs)[0]}
+    warnings = {group.name: group.warnings for group in collect_runs(runs)[0]}
     assert warnings["a/base"] == []
     assert len(warnings["b"]) == 1 and "its seeds differ in data.augment: " in warnings["b"][0]
 
 
 def test_no_runs_is_a_users_mistake(tmp_path, cifarlab):
     with pytest.raises(ConfigError, match="no such folder"):
-        build(tmp_path / "none", tmp_path / "out")
+        build_page(tmp_path / "none", tmp_path / "out")
     (tmp_path / "runs").mkdir()
     status, _, said = cifarlab("report", tmp_path / "runs")
     assert status == 2 and "no runs in it" in said and said.count("\n") == 1
@@ -143,7 +143,7 @@ def test_the_command_names_what_is_left_out_and_ends_on_the_page(runs, tmp_path,
 
 def test_a_name_cannot_break_out_of_the_page(one, tmp_path):
     plant(one, tmp_path / "runs", "<b>bold<", 0, 0.5)
-    page, _ = build(tmp_path / "runs", tmp_path / "out")
+    page, _ = build_page(tmp_path / "runs", tmp_path / "out")
     assert "<b>bold" not in page.read_text()
 
 
@@ -159,7 +159,7 @@ def test_thirty_runs_of_200_epochs_in_a_browser(one, tmp_path, browser):
                 0.2 + 0.05 * ((7 * name) % 10) + 0.01 * seed,
                 200,
             )
-    page_path, _ = build(tmp_path / "runs", tmp_path / "out")
+    page_path, _ = build_page(tmp_path / "runs", tmp_path / "out")
     assert page_path.stat().st_size < 8e6
     page, complaints = open_page(browser, page_path)
     page.wait_for_selector("#validation svg")

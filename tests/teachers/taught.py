@@ -1,6 +1,6 @@
 """Teachers, and students that they teach: what the tests of both share."""
 
-from cifarlab.engine.batches import dress, view_epoch
+from cifarlab.engine.batches import make_batch, view_epoch
 from tests.tiny import tiny_config, train_tiny
 
 MARGIN = (
@@ -30,5 +30,7 @@ def answers(engine, epoch=0, count=64):
     engine.begin(epoch)
     positions = engine.order(epoch)[:count]
     config = engine.config
-    batch = dress(engine.train, positions, config.data, config.train.seed, view_epoch(config, epoch), 100)
+    batch = make_batch(
+        engine.train, positions, config.data, config.train.seed, view_epoch(config, epoch), 100
+    )
     return batch, engine.teacher.answer(batch, positions)

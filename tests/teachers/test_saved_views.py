@@ -51,5 +51,5 @@ def test_a_finished_run_loads_and_a_started_one_resumes(
     assert train(config, whole) == whole.summary()  # Finished: not trained again, nor refused.
     train(config, parts)
     assert logged(parts) == logged(whole)
-    states = [files.load(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)]
+    states = [files.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)]
     assert_equal(*states)

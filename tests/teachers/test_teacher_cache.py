@@ -14,7 +14,7 @@ from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.cache import Stopped, locked
-from cifarlab.engine.batches import dress, view_epoch
+from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
 from cifarlab.teachers import Replay, Teacher
@@ -60,7 +60,8 @@ def test_views_come_back_for_the_student_too_cached_or_not(runs):
         engine = prepare(student(runs, *options)).engine
         data, rows = engine.config.data, torch.arange(50)
         views = [
-            dress(engine.train, rows, data, 0, view_epoch(engine.config, e), 100).images for e in range(4)
+            make_batch(engine.train, rows, data, 0, view_epoch(engine.config, e), 100).images
+            for e in range(4)
         ]
         assert torch.equal(views[0], views[2])
         assert torch.equal(views[1], views[3])
@@ -164,7 +165,9 @@ def test_a_filling_that_is_stopped_leaves_nothing_and_the_run_goes_on(runs, cach
     assert not list(cache.rglob("*.tmp"))
     train(config, parts)
     assert logged(parts) == logged(whole)
-    last = [checkpoint.load(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)]
+    last = [
+        checkpoint.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
+    ]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
 
@@ -251,7 +254,9 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
     monkeypatch.setattr("cifarlab.training.loop.examine", None)
     summary = train(config, parts)
     assert logged(parts) == logged(whole)
-    last = [checkpoint.load(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)]
+    last = [
+        checkpoint.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
+    ]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     assert json.loads(whole.summary_path.read_text())["distillation"]["cache_seconds"] > 0
     assert summary["distillation"]["cache_seconds"] == 0
@@ -276,6 +281,6 @@ def test_a_mix_that_is_part_of_the_view_can_be_kept(runs):
                 engine.begin(epoch)
                 positions = engine.plan.positions(engine.order(epoch), step)
                 config = engine.config
-                batch = dress(engine.train, positions, config.data, 0, view_epoch(config, epoch), 100)
+                batch = make_batch(engine.train, positions, config.data, 0, view_epoch(config, epoch), 100)
                 said.append(engine.teacher.answer(batch, positions).logits)
             torch.testing.assert_close(*said, atol=5e-3, rtol=2e-3)

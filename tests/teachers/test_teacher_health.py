@@ -8,7 +8,7 @@ import torch
 
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.runs.model import load_trained
-from cifarlab.teachers import complaints, examine, has_same_pictures, knows_validation
+from cifarlab.teachers import examine, has_same_pictures, knows_validation, teacher_warnings
 from cifarlab.teachers.diagnosis import gradient_norms
 from cifarlab.training.setup import prepare
 from tests.settings import row
@@ -102,7 +102,7 @@ def test_the_same_pictures_kept_at_another_size_and_place_are_split_alike(tmp_pa
 )
 def test_what_says_next_to_nothing_is_said(runs, overrides, message):
     job = prepare(student(runs, *overrides))
-    found = complaints(examine(job.teacher, job.engine, job.splits), job.engine.config)
+    found = teacher_warnings(examine(job.teacher, job.engine, job.splits), job.engine.config)
     assert any(message in line for line in found), found
 
 

@@ -10,11 +10,11 @@ from benchmarks.common import exact_float32
 
 from cifarlab import cli
 from cifarlab.config.merge import differences
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits
-from cifarlab.engine.batches import dress
+from cifarlab.engine.batches import make_batch
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
 from cifarlab.teachers import find_teacher, missing_teachers
@@ -36,7 +36,7 @@ def test_a_teacher_sees_the_students_view_at_its_own_size_and_normalisation(runs
     assert alone.image_size == 48
     assert not torch.equal(alone.mean, job.engine.model.mean)
     torch.testing.assert_close(said.logits, alone(batch.images).logits.detach(), atol=1e-4, rtol=1e-4)
-    clean = dress(
+    clean = make_batch(
         job.engine.train, job.engine.order(3)[:64], tiny_config("data.augment=null").data, 0, 3, 100
     )
     assert not torch.equal(clean.images, batch.images)
@@ -108,7 +108,7 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
     run, summary = train_tiny(tmp_path / "student" / "0", *short, *hints, "model.backbone=resnet8x4")
     assert summary["distillation"]["terms"]["fitnet"]["gradient_norm"] > 0
     assert summary["parameters"] == 1_233_540
-    saved = checkpoint.load(run.last_path, ("engine",))["engine"]["objective"]
+    saved = checkpoint.load_checkpoint(run.last_path, ("engine",))["engine"]["objective"]
     assert saved["loss_fitnet.regressor.0.weight"].shape == (32, 128, 1, 1)
 
 
@@ -185,7 +185,7 @@ def test_a_teachers_name_is_looked_for_beside_the_run(runs, tmp_path):
 
 def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatch, capsys):
     (tmp_path / "recipes").mkdir()
-    teacher = resolve(read("demo"), [*TINY, "data.dataset={train: 200}", "data.val=50"]).dump()
+    teacher = resolve(read_recipe("demo"), [*TINY, "data.dataset={train: 200}", "data.val=50"]).dump()
     (tmp_path / "recipes" / "small_teacher.yaml").write_text(yaml.safe_dump(teacher))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump(student(tmp_path, "teacher.run=small_teacher", "teacher.seed=3").dump()))
@@ -221,7 +221,7 @@ def teach_and_read(tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()
 
     def read_both(*overrides, teacher=(), seeds=1):
-        plain = resolve(read("demo"), [*TINY, "data.val=50", *teacher]).dump()
+        plain = resolve(read_recipe("demo"), [*TINY, "data.val=50", *teacher]).dump()
         (tmp_path / "recipes" / "small_teacher.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
         own = [[]] + [[f"train.seed={seed}"] for seed in range(1, seeds)]
         configs = [student(tmp_path, "teacher.run=small_teacher", *overrides, *words) for words in own]
@@ -275,7 +275,7 @@ def test_a_teacher_that_is_split_alike_is_a_run_of_its_recipe(teach_and_read, tm
     recipe = tmp_path / "recipes" / "small_teacher.yaml"
     _, config, _ = teach_and_read("data.val=50")
     assert config.data.split_seed is None
-    assert differences(config.identity(), resolve(read(str(recipe))).identity()) == {}
+    assert differences(config.identity(), resolve(read_recipe(str(recipe))).identity()) == {}
     _, config, _ = teach_and_read("train.seed=1", "data.val=0", "train.select=last")
     assert config.data.split_seed is None
 
@@ -372,7 +372,7 @@ def test_what_a_run_started_from_stays_on_record(runs, tmp_path, stop_at):
 def test_train_teacher_looks_at_the_student_first(tmp_path, monkeypatch):
     recipes, runs = tmp_path / "recipes", tmp_path / "runs"
     recipes.mkdir()
-    (recipes / "small_teacher.yaml").write_text(yaml.safe_dump(resolve(read("demo"), TINY).dump()))
+    (recipes / "small_teacher.yaml").write_text(yaml.safe_dump(resolve(read_recipe("demo"), TINY).dump()))
     config, idle = student(tmp_path, "teacher.run=small_teacher"), tiny_config("teacher.run=small_teacher")
     progress = TrainingProgress(quiet=True)
     other, _ = train_tiny(runs / "student" / "0")

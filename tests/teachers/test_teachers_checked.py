@@ -6,7 +6,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, diagnosis
 from cifarlab.doctor.check import run_checks
 from cifarlab.doctor.plan_facts import planned
-from cifarlab.doctor.probe import Patient
+from cifarlab.doctor.probe import Probe
 from cifarlab.training.setup import prepare
 from tests.teachers.taught import student
 
@@ -25,14 +25,14 @@ READABLE = "objective.distill.temperature=0.15"
 def test_what_ails_a_teacher_is_found(runs, monkeypatch, expected, overrides):
     monkeypatch.delitem(CHECKS, "cannot_overfit")
     config = student(runs, READABLE, *overrides)
-    found = run_checks("deep", Patient(planned(config), prepare(config), True))
+    found = run_checks("deep", Probe(planned(config), prepare(config), True))
     assert {finding.id for finding in found} == {expected}, found
 
 
 def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):
     monkeypatch.delitem(CHECKS, "cannot_overfit")
     config = student(runs, READABLE)
-    patient = Patient(planned(config), prepare(config), True)
+    patient = Probe(planned(config), prepare(config), True)
     sound = patient.health
     assert sound is not None and run_checks("deep", patient) == []
     patient.health = {**sound, "teacher_top1": 0.01, "temperatures": [20.0]}
@@ -45,7 +45,7 @@ def test_a_teacher_that_is_there_is_asked(runs):
     ready, _, left_out = diagnosis.without_what_is_missing(config, runs)
     assert ready.lessons and not ready.teacher.cache and not left_out
     job = prepare(ready)
-    found = run_checks("batch", Patient(planned(config), job, True))
+    found = run_checks("batch", Probe(planned(config), job, True))
     assert found == []
 
 

@@ -1,20 +1,20 @@
 """Batched image operations with per-sample draws, policies and mixers, on whatever device the batch is."""
 
 from cifarlab.augment import color, enhance, erase, geometry, pipelines, searched, tones, warps
-from cifarlab.augment.kernels import Kernel, Step, lowers
-from cifarlab.augment.mixers import mix, pair_draws, partners
+from cifarlab.augment.kernels import Kernel, Lowered, lowers
+from cifarlab.augment.mixers import mix_batch, pair_draws, partners
 from cifarlab.augment.policies import apply
 
 __all__ = [
     "Kernel",
-    "Step",
+    "Lowered",
     "apply",
     "color",
     "enhance",
     "erase",
     "geometry",
     "lowers",
-    "mix",
+    "mix_batch",
     "pair_draws",
     "partners",
     "pipelines",

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cifarlab.augment.kernels import Step, column, lowers
+from cifarlab.augment.kernels import Lowered, column, lowers
 from cifarlab.core.random import Draws
 
 Strength = Annotated[float, Field(ge=0)]
@@ -92,7 +92,7 @@ def color_jitter(
     contrast: Strength = 0.2,
     saturation: Strength = 0.2,
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.5,
-) -> Step:
+) -> Lowered:
     """Random brightness, contrast, saturation and hue in random order, as albumentations 2.0.8's ColorJitter.
 
     brightness, contrast, saturation: factors from max(0, 1 - x) to 1 + x. hue: the largest turn either way,
@@ -113,4 +113,4 @@ def color_jitter(
     active = torch.cat([before, after], dim=2)
     own = torch.where(active, factors[:, :, None], 0.0).sum(1) + (~active.any(1)).to(torch.float32)
     rest = torch.where(active, 1 - factors[:, :, None], 0.0)
-    return Step(ColorChain(hue_at=3 if hue else None), (own, rest[:, 2], rest[:, 1], turns))
+    return Lowered(ColorChain(hue_at=3 if hue else None), (own, rest[:, 2], rest[:, 1], turns))

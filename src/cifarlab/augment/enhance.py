@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.augment.color import Strength, blend
-from cifarlab.augment.kernels import Step, column, lowers
+from cifarlab.augment.kernels import Lowered, column, lowers
 from cifarlab.core.random import Draws
 
 
@@ -56,30 +56,30 @@ def _factors(draws: Draws, strength: float) -> Tensor:
 
 
 @lowers
-def brightness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+def brightness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
     """Multiply by a random factor. strength: from max(0, 1 - strength), where 0 is black, to 1 + strength."""
-    return Step(blend_each, (brightness_factors(_factors(draws, strength)),))
+    return Lowered(blend_each, (brightness_factors(_factors(draws, strength)),))
 
 
 @lowers
-def color(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+def color(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
     """Saturate by a random factor. strength: from max(0, 1 - strength), where 0 is gray, to 1 + strength."""
-    return Step(blend_each, (color_factors(_factors(draws, strength)),))
+    return Lowered(blend_each, (color_factors(_factors(draws, strength)),))
 
 
 @lowers
-def contrast(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+def contrast(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
     """Spread about the mean by a random factor.
 
     strength: from max(0, 1 - strength), where 0 is the mean gray, to 1 + strength.
     """
-    return Step(blend_each, (contrast_factors(_factors(draws, strength)),))
+    return Lowered(blend_each, (contrast_factors(_factors(draws, strength)),))
 
 
 @lowers
-def sharpness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Step:
+def sharpness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
     """Sharpen by a random factor.
 
     strength: from max(0, 1 - strength), where 0 is smoothed and 1 the picture itself, to 1 + strength.
     """
-    return Step(sharpen, (_factors(draws, strength),))
+    return Lowered(sharpen, (_factors(draws, strength),))

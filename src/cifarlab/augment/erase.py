@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction
-from cifarlab.augment.kernels import Step, lowers
+from cifarlab.augment.kernels import Lowered, lowers
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 
@@ -56,7 +56,7 @@ def coarse_dropout(
     height: FractionRange = (0.1, 0.2),
     width: FractionRange = (0.1, 0.2),
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Paint random rectangles that lie within the picture, as albumentations 2.0.8's CoarseDropout.
 
     holes: fewest and most rectangles. height, width: fractions of the side, from and to, cut to whole pixels.
@@ -74,13 +74,13 @@ def coarse_dropout(
     left = (place[:, 1] * (columns - wide + 1)).floor()
     painted = torch.arange(most, device=images.device) < count
     boxes = torch.stack([top, left, top + tall * painted, left + wide], dim=2).to(torch.int64)
-    return Step(Erase(most, fill), (boxes,))
+    return Lowered(Erase(most, fill), (boxes,))
 
 
 @lowers
 def cutout(
     images: Tensor, draws: Draws, *, size: Annotated[int, Field(ge=1)] = 8, fill: Fraction = 0.0
-) -> Step:
+) -> Lowered:
     """Paint one square, its centre anywhere in the picture, cut off at the border (DeVries and Taylor, 2017).
 
     size: the square's side, in pixels; the paper takes 16 on CIFAR-10 and 8 on CIFAR-100.
@@ -88,7 +88,7 @@ def cutout(
     numbers = draws.uniform(shape=(1, 2))
     centre = torch.stack([numbers[..., 0] * images.shape[-2], numbers[..., 1] * images.shape[-1]], dim=2)
     start = centre.to(torch.int64) - size // 2
-    return Step(Erase(1, fill), (torch.cat([start, start + size], dim=2),))
+    return Lowered(Erase(1, fill), (torch.cat([start, start + size], dim=2),))
 
 
 # How often a box that does not fit is drawn anew, as in the authors' code's successors.
@@ -103,7 +103,7 @@ def random_erasing(
     area: FractionRange = (0.02, 0.33),
     ratio: RatioRange = (0.3, 3.3),
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Paint one random rectangle that lies within the picture (Zhong et al., 2020), as torchvision's.
 
     area: fractions of the picture, from and to. ratio: height over width, from and to, evenly in its
@@ -125,4 +125,4 @@ def random_erasing(
     boxes = torch.stack([top, left, top + tall, left + wide], dim=2)
     # Of no luck: a box without pixels.
     box = torch.where(first[:, :, None], boxes, 0.0).sum(1, keepdim=True)
-    return Step(Erase(1, fill), (box.to(torch.int64),))
+    return Lowered(Erase(1, fill), (box.to(torch.int64),))

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cifarlab.augment.kernels import Step, lowers, select
+from cifarlab.augment.kernels import Lowered, lowers, select
 from cifarlab.core.random import Draws
 
 # What lies outside the picture. `reflect` leaves the edge pixel out, as in torch's and numpy's pad.
-Border = Literal["constant", "reflect", "replicate"]
+BorderMode = Literal["constant", "reflect", "replicate"]
 Interpolation = Literal["nearest", "bilinear"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -53,7 +53,7 @@ class Warp:
     matrix: (B, 2, 3) float32, (A | b) in pixels, x before y.
     """
 
-    border: Border = "constant"
+    border: BorderMode = "constant"
     fill: float = 0.0
     interpolation: Interpolation = "bilinear"
 
@@ -90,9 +90,9 @@ def crop(
     draws: Draws,
     *,
     padding: Annotated[int, Field(ge=0)] = 4,
-    border: Border = "constant",
+    border: BorderMode = "constant",
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Random crop of the picture's own size after padding by `padding` pixels a side.
 
     fill: the value outside, where `border` is constant.
@@ -105,7 +105,7 @@ def crop(
         # Whole numbers below 2**24 are exact in float32.
         rows = _reflect(rows.to(torch.float32), height).to(torch.int64)
         columns = _reflect(columns.to(torch.float32), width).to(torch.int64)
-    return Step(Reindex(fill if border == "constant" else None), (rows, columns))
+    return Lowered(Reindex(fill if border == "constant" else None), (rows, columns))
 
 
 def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,14 +117,14 @@ def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @lowers
-def flip(images: Tensor, draws: Draws) -> Step:
+def flip(images: Tensor, draws: Draws) -> Lowered:
     """Mirror left and right: every picture, unless `p` says less, as in `flip: {p: 0.5}`."""
     rows, columns = _in_place(images)
-    return Step(Reindex(), (rows, images.shape[-1] - 1 - columns))
+    return Lowered(Reindex(), (rows, images.shape[-1] - 1 - columns))
 
 
 @lowers
-def alternating_flip(images: Tensor, draws: Draws) -> Step:
+def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
     """Mirror left and right every other epoch; which way a picture begins is random (Jordan 2024).
 
     Two epochs in turn show a picture both ways, which independent flips do half of the time only (airbench,
@@ -134,14 +134,14 @@ def alternating_flip(images: Tensor, draws: Draws) -> Step:
     begins_mirrored = draws.of_epoch(0).bernoulli(0.5)
     mirrored = begins_mirrored ^ (draws.epoch % 2 == 1)
     rows, columns = _in_place(images)
-    return Step(Reindex(), (rows, select(mirrored, images.shape[-1] - 1 - columns, columns)))
+    return Lowered(Reindex(), (rows, select(mirrored, images.shape[-1] - 1 - columns, columns)))
 
 
 @lowers
-def vertical_flip(images: Tensor, draws: Draws) -> Step:
+def vertical_flip(images: Tensor, draws: Draws) -> Lowered:
     """Mirror top and bottom: every picture, unless `p` says less, as in `vertical_flip: {p: 0.5}`."""
     rows, columns = _in_place(images)
-    return Step(Reindex(), (images.shape[-2] - 1 - rows, columns))
+    return Lowered(Reindex(), (images.shape[-2] - 1 - rows, columns))
 
 
 def affine_matrix(scale: Tensor, degrees: Tensor, shift: Tensor) -> Tensor:
@@ -166,9 +166,9 @@ def shift_scale_rotate(
     shift: Fraction = 0.0625,
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     rotate: Annotated[float, Field(ge=0, le=180)] = 45.0,
-    border: Border = "constant",
+    border: BorderMode = "constant",
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Random shift, scale and rotation about the centre, as albumentations 2.0.8's ShiftScaleRotate.
 
     shift: the largest, a fraction of each side. scale: factors from 1 - scale to 1 + scale. rotate: the
@@ -179,4 +179,4 @@ def shift_scale_rotate(
     numbers = draws.uniform(-1.0, 1.0, shape=(5,))
     shifts = torch.stack([numbers[:, 0] * (shift * width), numbers[:, 1] * (shift * height)], dim=1).trunc()
     matrix = affine_matrix(1.0 + numbers[:, 2:4] * scale, numbers[:, 4] * rotate, shifts)
-    return Step(Warp(border, fill), (matrix,))
+    return Lowered(Warp(border, fill), (matrix,))

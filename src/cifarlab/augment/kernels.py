@@ -24,7 +24,7 @@ class Kernel(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Lowered:
     """What an augmentation does to one batch: `kernel(images, *parameters)`, each parameter (B, ...)."""
 
     kernel: Kernel
@@ -34,7 +34,7 @@ class Step:
         return self.kernel(images, *self.parameters)
 
 
-def lowers(plan: Callable[..., Step]) -> Callable[..., Tensor]:
+def lowers(plan: Callable[..., Lowered]) -> Callable[..., Tensor]:
     """Register an augmentation written as `plan(images, draws, *, ...) -> Step`.
 
     Called by name it runs the step; policies find the plan as the trait `lower`, and merge steps with equal
@@ -69,14 +69,14 @@ class _Whole:
         return self.spec.build(images, self.draws.take(*parameters))
 
 
-def plan(spec: Spec, images: Tensor, draws: Draws) -> Step:
+def plan(spec: Spec, images: Tensor, draws: Draws) -> Lowered:
     """The step of any augmentation for `images` (B, 3, H, W), with `draws` of its own stream."""
     if "lower" in spec.part.traits:
         return spec.part.traits["lower"](images, draws, **spec.kwargs())
-    return Step(_Whole(spec, draws), (torch.arange(len(images), device=images.device),))
+    return Lowered(_Whole(spec, draws), (torch.arange(len(images), device=images.device),))
 
 
-def merge(members: Sequence[tuple[Tensor, Step]]) -> tuple[Tensor, Step]:
+def merge_lowered(members: Sequence[tuple[Tensor, Lowered]]) -> tuple[Tensor, Lowered]:
     """(The rows that use any of the steps (B,), one step for them all): of equal kernels and disjoint rows.
 
     The step's parameters mean nothing in the other rows.
@@ -89,10 +89,10 @@ def merge(members: Sequence[tuple[Tensor, Step]]) -> tuple[Tensor, Step]:
             select(use, new, old) for new, old in zip(step.parameters, parameters, strict=True)
         )
         used = used | use
-    return used, Step(first.kernel, parameters)
+    return used, Lowered(first.kernel, parameters)
 
 
-def change_(images: Tensor, use: Tensor, step: Step) -> None:
+def change_(images: Tensor, use: Tensor, step: Lowered) -> None:
     """Run a step in place, on the rows where `use` (B,) is true.
 
     On the CPU only these rows are computed. Elsewhere all are: to count them would stall the device, and a

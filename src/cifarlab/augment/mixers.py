@@ -43,7 +43,7 @@ def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
     return Draws(seed, epoch, torch.minimum(ids, ids[partner])).at("mix")
 
 
-def mix(
+def mix_batch(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, specs: Mapping[str, Spec]
 ) -> tuple[Tensor, Tensor]:
     """Run the labelled mixers in order, each on the pairs that its p picks: all or none if it is per batch.

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import Tensor
 
-from cifarlab.augment.kernels import Kernel, Step, change_, merge, plan
+from cifarlab.augment.kernels import Kernel, Lowered, change_, merge_lowered, plan
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, AugmentSpecs
@@ -55,7 +55,7 @@ def one_of(
     number = draws.uniform()
     chosen = {label: spec for label, spec in choices.items() if spec.p}
     total = sum(spec.p for spec in chosen.values())
-    groups: dict[Kernel, list[tuple[Tensor, Step]]] = {}
+    groups: dict[Kernel, list[tuple[Tensor, Lowered]]] = {}
     low = 0.0
     for position, (label, spec) in enumerate(chosen.items(), start=1):
         # The last bound is above every draw, whatever the sum of the weights rounds to.
@@ -66,5 +66,5 @@ def one_of(
         groups.setdefault(step.kernel, []).append((use, step))
     images = images.clone()
     for members in groups.values():
-        change_(images, *merge(members))
+        change_(images, *merge_lowered(members))
     return images

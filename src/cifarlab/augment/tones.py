@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from cifarlab.augment.erase import FractionRange, ascending
-from cifarlab.augment.kernels import Step, column, lowers
+from cifarlab.augment.kernels import Lowered, column, lowers
 from cifarlab.core.random import Draws
 
 Bits = Annotated[int, Field(ge=0, le=8)]
@@ -60,31 +60,31 @@ def equalize_levels(images: Tensor, *parameters: Tensor) -> Tensor:
 
 
 @lowers
-def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Step:
+def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Lowered:
     """Keep the leading bits of each value. bits: how many, from and to, both inclusive."""
     count = draws.integers(bits[1] + 1, bits[0])
-    return Step(cut_levels, ((torch.ones_like(count) << count).to(torch.float32),))
+    return Lowered(cut_levels, ((torch.ones_like(count) << count).to(torch.float32),))
 
 
 @lowers
-def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1.0)) -> Step:
+def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1.0)) -> Lowered:
     """Invert the bright values. threshold: where bright begins, from and to, fractions of full brightness."""
-    return Step(invert_above, (draws.uniform(*threshold),))
+    return Lowered(invert_above, (draws.uniform(*threshold),))
 
 
 @lowers
-def invert(images: Tensor, draws: Draws) -> Step:
+def invert(images: Tensor, draws: Draws) -> Lowered:
     """The negative: every picture, unless `p` says less."""
-    return Step(invert_above, (torch.zeros(len(images), device=images.device),))
+    return Lowered(invert_above, (torch.zeros(len(images), device=images.device),))
 
 
 @lowers
-def auto_contrast(images: Tensor, draws: Draws) -> Step:
+def auto_contrast(images: Tensor, draws: Draws) -> Lowered:
     """Stretch each channel to full contrast: every picture, unless `p` says less."""
-    return Step(stretch, ())
+    return Lowered(stretch, ())
 
 
 @lowers
-def equalize(images: Tensor, draws: Draws) -> Step:
+def equalize(images: Tensor, draws: Draws) -> Lowered:
     """Equalize each channel's histogram: every picture, unless `p` says less."""
-    return Step(equalize_levels, ())
+    return Lowered(equalize_levels, ())

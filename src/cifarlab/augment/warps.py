@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction, Interpolation, Warp
-from cifarlab.augment.kernels import Step, lowers
+from cifarlab.augment.kernels import Lowered, lowers
 from cifarlab.core.random import Draws
 
 Shear = Annotated[float, Field(ge=0, le=10)]
@@ -60,13 +60,13 @@ def shear_x(
     shear: Shear = 0.3,
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Shear to the left or right, the upper edge fixed, as torchvision's policies do.
 
     shear: the largest either way, in pixels a row (the tangent of the angle). fill: the value outside.
     """
     matrix = shear_x_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
-    return Step(Warp("constant", fill, interpolation), (matrix,))
+    return Lowered(Warp("constant", fill, interpolation), (matrix,))
 
 
 @lowers
@@ -77,13 +77,13 @@ def shear_y(
     shear: Shear = 0.3,
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Shear up or down, the left edge fixed, as torchvision's policies do.
 
     shear: the largest either way, in pixels a column (the tangent of the angle). fill: the value outside.
     """
     matrix = shear_y_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
-    return Step(Warp("constant", fill, interpolation), (matrix,))
+    return Lowered(Warp("constant", fill, interpolation), (matrix,))
 
 
 @lowers
@@ -94,7 +94,7 @@ def translate_x(
     shift: Fraction = 0.45,
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Shift to the left or right by whole pixels.
 
     shift: the largest either way, a fraction of the width. fill: the value outside. interpolation: changes
@@ -102,7 +102,7 @@ def translate_x(
     """
     height, width = images.shape[-2:]
     matrix = translate_x_matrix(draws.uniform(-shift * width, shift * width), height, width)
-    return Step(Warp("constant", fill, interpolation), (matrix,))
+    return Lowered(Warp("constant", fill, interpolation), (matrix,))
 
 
 @lowers
@@ -113,7 +113,7 @@ def translate_y(
     shift: Fraction = 0.45,
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Shift up or down by whole pixels.
 
     shift: the largest either way, a fraction of the height. fill: the value outside. interpolation: changes
@@ -121,7 +121,7 @@ def translate_y(
     """
     height, width = images.shape[-2:]
     matrix = translate_y_matrix(draws.uniform(-shift * height, shift * height), height, width)
-    return Step(Warp("constant", fill, interpolation), (matrix,))
+    return Lowered(Warp("constant", fill, interpolation), (matrix,))
 
 
 @lowers
@@ -132,10 +132,10 @@ def rotate(
     degrees: Degrees = 30.0,
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
-) -> Step:
+) -> Lowered:
     """Turn about the centre.
 
     degrees: the largest angle either way. fill: the value outside.
     """
     matrix = rotate_matrix(draws.uniform(-degrees, degrees), *images.shape[-2:])
-    return Step(Warp("constant", fill, interpolation), (matrix,))
+    return Lowered(Warp("constant", fill, interpolation), (matrix,))

@@ -23,10 +23,10 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """What is wrong with a recipe, each with its fix, what it will take; status 1 where there is an error."""
-    from cifarlab.config.recipes import read, resolve
+    from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import diagnose
 
-    found = read(recipe)
+    found = read_recipe(recipe)
     config = resolve(found, overrides or ())
     diagnosis = diagnose(config, deep, runs, say=lambda line: print(line, file=sys.stderr))
     if as_json:

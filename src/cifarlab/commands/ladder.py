@@ -39,12 +39,12 @@ def ladder(
     as_json: AsJson = False,
 ) -> None:
     """Each recipe of a ladder against the one below it; and what its top is worth without each change."""
-    from cifarlab.experiments.ladder import climb
+    from cifarlab.experiments.ladder import run_ladder
 
     refuse_idle_overrides(overrides or [], seeds)
     refuse_idle_at_once(at_once, seeds)
     progress = training_progress(as_json)
-    found = climb(prefix, runs, seeds, overrides or [], metric, drop_one, progress, at_once)
+    found = run_ladder(prefix, runs, seeds, overrides or [], metric, drop_one, progress, at_once)
     if as_json:
         print(json.dumps(found, indent=2))
         return

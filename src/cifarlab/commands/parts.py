@@ -18,7 +18,7 @@ def parts(
     as_json: AsJson = False,
 ) -> None:
     """Every registered part: its options, their defaults, one line of doc."""
-    from cifarlab.config.describe import describe
+    from cifarlab.config.describe import describe_part
     from cifarlab.config.recipes import import_builtin_parts
     from cifarlab.core.errors import ConfigError, unknown
     from cifarlab.core.registries import REGISTRIES
@@ -27,7 +27,7 @@ def parts(
     if kind is not None and kind not in REGISTRIES:
         raise ConfigError(f"{kind}: {unknown(kind, REGISTRIES)}")
     listing = {
-        key: [describe(part) for part in registry.parts()]
+        key: [describe_part(part) for part in registry.parts()]
         for key, registry in REGISTRIES.items()
         if kind in (None, key)
     }

@@ -23,7 +23,7 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Where the time goes: each part of a step, an epoch, and how near the machine's limit it comes."""
-    from cifarlab.config.recipes import read, resolve
+    from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.core.errors import ConfigError
     from cifarlab.training.profile import profile as profile_recipe
 
@@ -31,7 +31,7 @@ def profile(
         raise ConfigError(f"--trace {trace}: the viewers read .json; end it so")
     if trace is not None:
         refuse_place(trace.parent, "--trace")
-    found = read(recipe)
+    found = read_recipe(recipe)
     result = profile_recipe(resolve(found, overrides or ()), steps, trace, runs)
     if as_json:
         print(json.dumps(result, indent=2))

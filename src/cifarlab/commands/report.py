@@ -21,10 +21,10 @@ def report(
     ] = None,
 ) -> None:
     """One self-contained HTML page of all runs; its charts and tables beside it, for a paper."""
-    from cifarlab.report.page import build
+    from cifarlab.report.page import build_page
 
     refuse_place(out, "--out")
-    page, skipped = build(runs, out, title, against)
+    page, skipped = build_page(runs, out, title, against)
     for each in skipped:
         print(f"left out: {each.path}: {each.reason}", file=sys.stderr)
     print(page.resolve())

@@ -21,9 +21,9 @@ def show(
     import yaml
 
     from cifarlab.config.merge import differences, shown
-    from cifarlab.config.recipes import checked, read, resolve
+    from cifarlab.config.recipes import checked, read_recipe, resolve
 
-    found = read(recipe)
+    found = read_recipe(recipe)
     plain = resolve(found, overrides or ()).dump()
     if not diff:
         print(
@@ -31,7 +31,7 @@ def show(
             end="\n" if as_json else "",
         )
         return
-    base = checked(read(found.base, found.path.parent).plain).dump() if found.base else {}
+    base = checked(read_recipe(found.base, found.path.parent).plain).dump() if found.base else {}
     changed = differences(base, plain)
     if as_json:
         rows = {key: {"base": old, "recipe": new} for key, (old, new) in changed.items()}

@@ -45,7 +45,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe, or go on where it was left; a finished run says so."""
-    from cifarlab.config.recipes import read, resolve
+    from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import warnings_before
     from cifarlab.experiments.compare import refuse_another_seed
     from cifarlab.runs.folder import Run
@@ -55,7 +55,7 @@ def train(
     from cifarlab.training.progress import TrainingProgress
 
     refuse_idle_at_once(at_once or 1, seeds)
-    found = read(recipe)
+    found = read_recipe(recipe)
     name = run_name(found.name if name is None else name)
     folder = runs / name
     configs = [resolve(found, overrides or ())]

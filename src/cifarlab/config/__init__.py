@@ -1,6 +1,6 @@
 """Configurations: a run's typed sections, checked one by one and together."""
 
-from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build, keys_at, without_places
+from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build_config, keys_at, without_places
 from cifarlab.config.saved import translate_saved
 from cifarlab.config.sections import DataConfig, ModelConfig, OptimConfig, TeacherConfig
 
@@ -12,7 +12,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "TeacherConfig",
-    "build",
+    "build_config",
     "keys_at",
     "translate_saved",
     "without_places",

@@ -171,7 +171,7 @@ def without_places(plain: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def build(plain: Mapping[str, Any]) -> Config:
+def build_config(plain: Mapping[str, Any]) -> Config:
     """Check merged plain data. Raises ConfigError with the full path of the first key that is wrong."""
     try:
         return Config.model_validate(plain)

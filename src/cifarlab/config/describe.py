@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cifarlab.core.registry import Part, Spec
 
 
-def describe(part: Part) -> dict[str, Any]:
+def describe_part(part: Part) -> dict[str, Any]:
     """Name, doc, and each option's type and default (none where a recipe must give it)."""
     options: dict[str, dict[str, Any]] = {}
     for key, default in part.options.items():

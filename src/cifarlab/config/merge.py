@@ -19,7 +19,9 @@ LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
 LISTED = 4
 
 
-def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+def merge_sections(
+    base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """What `child` says over what `base` says, deeply, as new plain data.
 
     A new `name` drops the base's options of that part and keeps what stands beside them (`weight`, `p`, the
@@ -45,9 +47,9 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ..
         elif value is None and (here in LABELLED or (isinstance(old, Mapping) and _is_labelled(path))):
             merged.pop(key, None)
         elif isinstance(value, Mapping):
-            merged[key] = merge(old if isinstance(old, Mapping) else _named(old), value, here)
+            merged[key] = merge_sections(old if isinstance(old, Mapping) else _named(old), value, here)
         elif isinstance(value, str) and isinstance(old, Mapping):
-            merged[key] = merge(old, {"name": value}, here)
+            merged[key] = merge_sections(old, {"name": value}, here)
         else:
             merged[key] = copy.deepcopy(value)
     return merged

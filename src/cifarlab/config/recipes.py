@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifarlab.config import ROOT, Config, build, keys_at
-from cifarlab.config.merge import merge, order, parse_override
+from cifarlab.config import ROOT, Config, build_config, keys_at
+from cifarlab.config.merge import merge_sections, order, parse_override
 from cifarlab.core.errors import ConfigError, did_you_mean, unknown
 from cifarlab.core.random import label_key
 from cifarlab.core.reading import parse_yaml
@@ -20,7 +20,7 @@ from cifarlab.core.reading import parse_yaml
 FOLDER = Path(__file__).parents[1] / "recipes"
 # Keys of a recipe file that are not part of the run's configuration.
 BESIDE = ("base", "about")
-NOT_MEASURED = "not measured yet"
+NOT_MEASURED_YET = "not measured yet"
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Recipe:
     @property
     def result(self) -> str:
         """`measured` where there is such, else why not."""
-        return self.measured or ": ".join([NOT_MEASURED, *([self.waits] if self.waits else [])])
+        return self.measured or ": ".join([NOT_MEASURED_YET, *([self.waits] if self.waits else [])])
 
     def _said(self, key: str) -> str | None:
         return str(self.about[key]) if key in self.about else None
 
 
-def names() -> list[str]:
+def recipe_names() -> list[str]:
     """The recipes of the package by name, e.g. `resnet18_baseline`, `as_run/resnet18_baseline`."""
     found = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")]
     return sorted(found, key=lambda name: (name.count("/"), name))
@@ -74,7 +74,7 @@ def names() -> list[str]:
 
 def every() -> list[Recipe]:
     """Read the recipes of the package: measured ones first; then sub-folders last, each after its base."""
-    recipes = {name: read(name) for name in names()}
+    recipes = {name: read_recipe(name) for name in recipe_names()}
 
     def descent(recipe: Recipe) -> tuple[str, ...]:
         return (*(descent(recipes[recipe.base]) if recipe.base else ()), recipe.name)
@@ -92,13 +92,13 @@ def find(name: str, beside: Path | None = None) -> Path:
             raise ConfigError(f"{path}: no such recipe file")
         return path
     path = FOLDER / f"{name}.yaml"
-    if name not in names():
-        near = did_you_mean(name, names())
+    if name not in recipe_names():
+        near = did_you_mean(name, recipe_names())
         raise ConfigError(f"no recipe {name!r}{f'; {near}' * bool(near)} (`cifarlab list` shows all)")
     return path
 
 
-def read(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) -> Recipe:
+def read_recipe(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) -> Recipe:
     """Read a recipe and lay it over its bases. Raises ConfigError naming a file that is not a recipe."""
     path = find(name, beside).resolve()
     if path in above:
@@ -112,9 +112,9 @@ def read(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) ->
     if not isinstance(about, Mapping):
         raise ConfigError(f"{path}: about: expected a mapping, got {about!r}")
     imports = [_absolute(entry, path.parent) for entry in _imports(content, path)]
-    below = read(base, path.parent, (*above, path)) if base else None
+    below = read_recipe(base, path.parent, (*above, path)) if base else None
     lower = below.plain if below else ROOT
-    plain = merge(lower, content)
+    plain = merge_sections(lower, content)
     plain["imports"] = list(dict.fromkeys([*lower.get("imports", ()), *imports]))
     package_name = (
         path.relative_to(FOLDER).with_suffix("").as_posix() if path.is_relative_to(FOLDER) else path.stem
@@ -202,7 +202,7 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
         if "imports" in override:
             added = [_absolute(entry, Path.cwd()) for entry in _entries(override["imports"])]
             override["imports"] = list(dict.fromkeys([*plain.get("imports", ()), *added]))
-        plain = merge(plain, override)
+        plain = merge_sections(plain, override)
     return checked(plain)
 
 
@@ -210,4 +210,4 @@ def checked(plain: Mapping[str, Any]) -> Config:
     """Check plain data against every registered part, the recipe's own imports included."""
     import_builtin_parts()
     import_parts(_entries(plain.get("imports")))
-    return build(order(plain))
+    return build_config(order(plain))

@@ -68,12 +68,12 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain containers atomically."""
     write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
 
 
-def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+def load_checkpoint(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """Read a checkpoint to the host; nothing in it can run (`weights_only=True`).
 
     keys: what it must hold. Raises ConfigError naming a file that is not such a checkpoint.

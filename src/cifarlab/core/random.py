@@ -21,7 +21,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def mix(x: Tensor) -> Tensor:
+def mix_bits(x: Tensor) -> Tensor:
     """The finaliser of splitmix64, elementwise on int64: every input bit moves every output bit."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
@@ -53,7 +53,7 @@ def hash_ints(*values: int) -> int:
 
 def hash_each(key: int, values: Tensor) -> Tensor:
     """A hash of each of `values` (any shape, int64) under `key`, as int64."""
-    return mix(mix(values * _GAMMA + key))
+    return mix_bits(mix_bits(values * _GAMMA + key))
 
 
 def permutation(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
@@ -75,14 +75,14 @@ class Draws:
         self.epoch = epoch
         self._seed, self._indices = seed, indices.to(torch.int64)
         self._path: tuple[str, ...] = ()
-        self._keys = mix(self._indices * _GAMMA + hash_ints(seed, epoch, label_key("view")))
+        self._keys = mix_bits(self._indices * _GAMMA + hash_ints(seed, epoch, label_key("view")))
         self._count = 0
 
     def at(self, label: str) -> Draws:
         """The stream of the part `label` below this one."""
         child = copy.copy(self)
         child._path = (*self._path, label)
-        child._keys, child._count = mix(self._keys ^ label_key(label)), 0
+        child._keys, child._count = mix_bits(self._keys ^ label_key(label)), 0
         return child
 
     def of_epoch(self, epoch: int) -> Draws:
@@ -112,7 +112,7 @@ class Draws:
         # cannot trade places.
         counters = (torch.arange(size, device=self.device) + self._count) * _MIX_1
         self._count += size
-        return mix(mix(self._keys[:, None] + counters)).view(-1, *shape)
+        return mix_bits(mix_bits(self._keys[:, None] + counters)).view(-1, *shape)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) float32 in [low, high): 24 random bits, so that they are equal on every device."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.download import Archive, locate, md5_of
 from cifarlab.data.pickles import read_pickle
-from cifarlab.data.splits import Part, Pictures, digest_pictures
+from cifarlab.data.splits import PartName, Pictures, digest_pictures
 
 SIZE = 32
 CIFAR100 = Archive(
@@ -41,7 +41,7 @@ CIFAR10 = Archive(
 )  # fmt: skip
 
 
-def read_cifar100(root: str | None, part: Part, store_size: int | None = None) -> Pictures | None:
+def read_cifar100(root: str | None, part: PartName, store_size: int | None = None) -> Pictures | None:
     """One part of CIFAR-100, found by `locate`; None for "val".
 
     A part that is not the published one gets a warning, whatever the packaging; its digests are of the
@@ -76,7 +76,7 @@ def read_cifar100(root: str | None, part: Part, store_size: int | None = None) -
     return _finish(pictures, store_size, warnings)
 
 
-def read_cifar10(root: str | None, part: Part, store_size: int | None = None) -> Pictures | None:
+def read_cifar10(root: str | None, part: PartName, store_size: int | None = None) -> Pictures | None:
     """One part of CIFAR-10, found by `locate`; None for "val". As `read_cifar100`, but known by its files.
 
     Raises ConfigError, naming the file, for one that cannot be read or holds something else.
@@ -105,11 +105,11 @@ def read_cifar10(root: str | None, part: Part, store_size: int | None = None) ->
 
 
 def _finish(pictures: Pictures, store_size: int | None, warnings: tuple[str, ...]) -> Pictures:
-    images = pictures.images if store_size in (None, SIZE) else resize(pictures.images, store_size)
+    images = pictures.images if store_size in (None, SIZE) else resize_pictures(pictures.images, store_size)
     return replace(pictures, images=images, warnings=warnings)
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
+def resize_pictures(images: np.ndarray, size: int) -> np.ndarray:
     """(N, 3, H, W) uint8 to (N, 3, size, size) uint8: bicubic, antialiased."""
     resized = np.empty((len(images), 3, size, size), np.uint8)
     for start in range(0, len(images), 1000):

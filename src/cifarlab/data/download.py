@@ -21,7 +21,7 @@ from cifarlab.data.cache import building, cache_folder, cannot_write, locked, pr
 MAX_MEMBER_BYTES = 1 << 28
 MAX_ARCHIVE_BYTES = 1 << 30
 TIMEOUT_SECONDS = 30
-CHUNK = 1 << 18
+BYTES_AT_ONCE = 1 << 18
 
 
 class DataUnavailable(ConfigError):
@@ -236,7 +236,7 @@ def _receive(response: Any, part: Path, start: int, report: Callable[[int], None
             out.seek(start)
             while size <= MAX_ARCHIVE_BYTES:
                 try:
-                    block = response.read(CHUNK)
+                    block = response.read(BYTES_AT_ONCE)
                 except (OSError, http.client.HTTPException) as error:
                     return size, error
                 if not block:

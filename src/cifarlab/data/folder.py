@@ -20,11 +20,11 @@ from cifarlab.core.device import num_cores
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cache import building, cache_folder, cannot_write, locked, progress
 from cifarlab.data.decoding import decode_or_raise, reason_of, suffixes
-from cifarlab.data.splits import Part, Pictures, digest_pictures
+from cifarlab.data.splits import PartName, Pictures, digest_pictures
 
 # Raised whenever `decode` makes other pixels of a file, so that older caches are made anew.
-VERSION = 1
-AT_ONCE = 2048
+STORE_VERSION = 1
+FILES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Listing:
     digest: str
 
 
-def read_folder(root: str | None, part: Part, size: int, *, skip_broken: bool = False) -> Pictures | None:
+def read_folder(root: str | None, part: PartName, size: int, *, skip_broken: bool = False) -> Pictures | None:
     """One part of `root`: `train/<class>/*`, and `val/` or `test/` alike, decoded to `size` pixels a side.
 
     "test" is `test/`, else `val/`; "val" is `val/` where there is a `test/` too; None where there is no such
@@ -166,7 +166,7 @@ def _open(target: Path, listing: Listing, size: int) -> Cached | None:
         labels, digests = np.load(target / "labels.npy"), np.load(target / "digests.npy")
         broken = meta["broken"]
         count = len(listing.files) - len(broken)
-        if meta["version"] != VERSION or meta["listing"] != listing.digest:
+        if meta["version"] != STORE_VERSION or meta["listing"] != listing.digest:
             return None
         if images.shape != (count, 3, size, size) or len(labels) != count or len(digests) != count:
             return None
@@ -209,8 +209,8 @@ def _build(folder: Path, listing: Listing, size: int) -> None:
     title = f"decoding {count:,} pictures of {listing.folder} at {size} x {size}, once"
     with progress(title) as report, warnings.catch_warnings(), ThreadPoolExecutor(num_cores()) as pool:
         warnings.simplefilter("ignore")
-        for start in range(0, count, AT_ONCE):
-            rows = range(start, min(start + AT_ONCE, count))
+        for start in range(0, count, FILES_AT_ONCE):
+            rows = range(start, min(start + FILES_AT_ONCE, count))
             for _ in pool.map(work, rows):
                 pass
             report(rows.stop, count)
@@ -226,7 +226,7 @@ def _build(folder: Path, listing: Listing, size: int) -> None:
     np.save(folder / "labels.npy", listing.labels[good])
     np.save(folder / "digests.npy", digests[good])
     broken = [[name, reason] for name, reason in zip(listing.files, reasons, strict=True) if reason]
-    meta = {"version": VERSION, "listing": listing.digest, "broken": broken}
+    meta = {"version": STORE_VERSION, "listing": listing.digest, "broken": broken}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -236,7 +236,7 @@ def _drop(path: Path, rows: np.ndarray) -> None:
     kept: Any = np.lib.format.open_memmap(
         path.with_name("kept.npy"), "w+", np.uint8, (len(rows), *old.shape[1:])
     )
-    for start in range(0, len(rows), AT_ONCE):
-        kept[start : start + AT_ONCE] = old[rows[start : start + AT_ONCE]]
+    for start in range(0, len(rows), FILES_AT_ONCE):
+        kept[start : start + FILES_AT_ONCE] = old[rows[start : start + FILES_AT_ONCE]]
     kept.flush()
     path.with_name("kept.npy").replace(path)

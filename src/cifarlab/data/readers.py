@@ -15,26 +15,26 @@ from cifarlab.data import synthetic as drawing
 from cifarlab.data.cache import building, cache_folder, cannot_write, locked
 from cifarlab.data.cifar import read_cifar10, read_cifar100
 from cifarlab.data.folder import read_folder
-from cifarlab.data.splits import Part, Pictures, digest_pictures
+from cifarlab.data.splits import PartName, Pictures, digest_pictures
 
 # Up to here drawing anew takes less than two seconds on one core.
 DRAW_ANEW_BYTES = 4000 * 3 * 32 * 32
 
 
 @DATASETS.register(split_as_published=True)
-def cifar100(data: DataConfig, part: Part) -> Pictures | None:
+def cifar100(data: DataConfig, part: PartName) -> Pictures | None:
     """CIFAR-100: 50,000 + 10,000 photographs, 100 classes in 20 superclasses; fetched if not found."""
     return read_cifar100(data.root, part, data.store_size)
 
 
 @DATASETS.register(split_as_published=True)
-def cifar10(data: DataConfig, part: Part) -> Pictures | None:
+def cifar10(data: DataConfig, part: PartName) -> Pictures | None:
     """CIFAR-10: 50,000 + 10,000 photographs of 10 classes; fetched where it is not found."""
     return read_cifar10(data.root, part, data.store_size)
 
 
 @DATASETS.register
-def folder(data: DataConfig, part: Part) -> Pictures | None:
+def folder(data: DataConfig, part: PartName) -> Pictures | None:
     """Your own pictures: data.root holds train/<class>/* and val/ or test/ alike; kept at data.store_size."""
     return read_folder(data.root, part, kept_size(data), skip_broken=data.skip_broken)
 
@@ -42,7 +42,7 @@ def folder(data: DataConfig, part: Part) -> Pictures | None:
 @DATASETS.register
 def synthetic(
     data: DataConfig,
-    part: Part,
+    part: PartName,
     *,
     train: Annotated[int, Field(ge=1)] = 10_000,
     test: Annotated[int, Field(ge=1)] = 2_000,

@@ -16,7 +16,7 @@ from cifarlab.core.device import picture_budget
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import hash_each, hash_ints, label_key
 
-Part = Literal["train", "val", "test"]
+PartName = Literal["train", "val", "test"]
 CHANNELS = ("red", "green", "blue")
 # One step of 8 bits. Divided by a lesser deviation, a channel's rounding would outweigh the others' content.
 LEVEL = 1 / 255
@@ -108,7 +108,7 @@ class Splits:
     warnings: tuple[str, ...]
 
 
-def read(data: DataConfig, part: Part) -> Pictures | None:
+def read_data(data: DataConfig, part: PartName) -> Pictures | None:
     """One part as published. None where a data set has no validation part of its own. Raises ConfigError."""
     pictures: Pictures | None = data.dataset.build(data, part)
     if pictures is None:
@@ -125,15 +125,15 @@ def read(data: DataConfig, part: Part) -> Pictures | None:
     return pictures
 
 
-def load_splits(data: DataConfig, seed: int, parts: tuple[Part, ...] = ("train", "val")) -> Splits:
+def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("train", "val")) -> Splits:
     """Read the data set and split it; a part that `parts` does not name is neither read nor kept.
 
     The validation pictures come from the set's own validation part if it has one, else from train, by `seed`.
     Raises ConfigError where `data.val`, `data.limit` or `data.classes` ask for more than there is.
     """
-    source = read(data, "train")
+    source = read_data(data, "train")
     assert source is not None, "every data set has a train part"
-    own_val = read(data, "val") if "val" in parts else None
+    own_val = read_data(data, "val") if "val" in parts else None
     order = source.order()
     labels, digests = source.labels[order], source.digests[order]
     if data.classes is not None and data.classes > len(source.classes):
@@ -158,7 +158,7 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[Part, ...] = ("train",
     train, val = _share(source, order, (ids, held_out))
     if own_val is not None:
         val = _keep(own_val, data)
-    test = read(data, "test") if "test" in parts else None
+    test = read_data(data, "test") if "test" in parts else None
     read_parts = {name: part for name, part in (("train", source), ("val", own_val), ("test", test)) if part}
     return Splits(
         train=train,
@@ -175,7 +175,7 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[Part, ...] = ("train",
 
 def load_test(data: DataConfig) -> tuple[Split, Pictures]:
     """The test part alone, and what it was read from. Raises ConfigError where there is none."""
-    pictures = read(data, "test")
+    pictures = read_data(data, "test")
     if pictures is None:
         raise ConfigError("this data set has no test part", ("data", "dataset"))
     return _keep(pictures, data), pictures
@@ -239,7 +239,7 @@ def _keep(source: Pictures, data: DataConfig) -> Split:
     return _share(source, order, (ids,))[0]
 
 
-def place(split: Split, device: torch.device) -> Split:
+def place_split(split: Split, device: torch.device) -> Split:
     """Move one split to `device`, as `place_all` does."""
     return _mover(device)(split)
 

@@ -16,7 +16,7 @@ from cifarlab.augment.policies import apply
 from cifarlab.core.random import Draws
 from cifarlab.data.splits import Split, digest_pictures
 from cifarlab.doctor.check import Reasons, check
-from cifarlab.doctor.probe import Patient
+from cifarlab.doctor.probe import Probe
 from cifarlab.engine.batches import num_views
 from cifarlab.training.setup import without_effect
 
@@ -29,7 +29,7 @@ _UNCHANGED = 1 / 512
 
 
 @check("batch", "warning", "say model.backbone.stem=cifar, or a larger data.image_size")
-def last_map_1x1(patient: Patient) -> Reasons:
+def last_map_1x1(patient: Probe) -> Reasons:
     """The last convolution sees a map of one pixel: of its kernels only the centre ever learns."""
     size = min(patient.config.data.image_size, *patient.config.data.train_sizes)
     name, side = _last_map(patient.model, size)
@@ -59,7 +59,7 @@ def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
 
 
 @check("batch", "warning", "raise data.batch_size, or say model.batch_norm_eval=backbone")
-def tiny_batch_norm(patient: Patient) -> Reasons:
+def tiny_batch_norm(patient: Probe) -> Reasons:
     """Batch norm takes its statistics from a handful of pictures."""
     if not any(isinstance(module, _BatchNorm) and module.training for module in patient.model.modules()):
         return
@@ -78,7 +78,7 @@ def tiny_batch_norm(patient: Patient) -> Reasons:
 
 
 @check("batch", "warning", "raise the augmentation's strength or p, or remove it")
-def same_views(patient: Patient) -> Reasons:
+def same_views(patient: Probe) -> Reasons:
     """Augmentation is on, and yet a picture looks the same in two epochs."""
     data = patient.config.data
     if not (data.augment or data.mix) or num_views(patient.config) == 1:
@@ -89,7 +89,7 @@ def same_views(patient: Patient) -> Reasons:
 
 
 @check("batch", "warning", "raise its strength, or remove it")
-def augmentation_idle(patient: Patient) -> Reasons:
+def augmentation_idle(patient: Probe) -> Reasons:
     """An augmentation leaves every picture as it is."""
     clean = patient.views(0)
     images = patient.job.splits.train.gather(torch.arange(len(clean.labels)))[0].float() / 255
@@ -105,13 +105,13 @@ def _changed(one: Tensor, other: Tensor) -> Tensor:
 
 
 @check("batch", "warning", "remove the setting, or change what leaves it idle", told=True)
-def no_effect_on_model(patient: Patient) -> Reasons:
+def no_effect_on_model(patient: Probe) -> Reasons:
     """A setting changes nothing for this model and these data."""
     yield from without_effect(patient.config, patient.model)
 
 
 @check("batch", "warning", "look at the head's initial weights, and at model.normalize")
-def initial_loss(patient: Patient) -> Reasons:
+def initial_loss(patient: Probe) -> Reasons:
     """Before training the cross-entropy is far from log(classes), that of a guess."""
     output, batch = patient.first.output, patient.first.batch
     guess = math.log(patient.model.num_classes)
@@ -124,7 +124,7 @@ def initial_loss(patient: Patient) -> Reasons:
 
 
 @check("batch", "error", "try train.precision=float32; else look at the block it names, and at the loss")
-def gradient_not_finite(patient: Patient) -> Reasons:
+def gradient_not_finite(patient: Probe) -> Reasons:
     """The first loss or its gradient is not a number."""
     if not math.isfinite(patient.first.loss):
         yield f"the first loss is {patient.first.loss}"
@@ -135,7 +135,7 @@ def gradient_not_finite(patient: Patient) -> Reasons:
 
 
 @check("batch", "error", "let a loss with weight depend on it, or freeze it by name (model.freeze)")
-def gradient_zero(patient: Patient) -> Reasons:
+def gradient_zero(patient: Probe) -> Reasons:
     """A block that is to be trained gets no gradient at all."""
     still = [name for name, norm in _norms_of_blocks(patient) if norm == 0]
     if still and any(patient.objective.weights.values()):
@@ -143,7 +143,7 @@ def gradient_zero(patient: Patient) -> Reasons:
         yield f"the first gradient is zero in {', '.join(still[:3])}{more}"
 
 
-def _norms_of_blocks(patient: Patient) -> Iterator[tuple[str, float]]:
+def _norms_of_blocks(patient: Probe) -> Iterator[tuple[str, float]]:
     """(block, norm of its gradient). A block: what the first three words of a parameter's name share."""
     # Single layers may rest at first: a residual block whose last scale begins at 0 passes nothing back.
     blocks: dict[str, list[float]] = {}
@@ -154,14 +154,14 @@ def _norms_of_blocks(patient: Patient) -> Iterator[tuple[str, float]]:
 
 
 @check("batch", "warning", "get the published data, or do not compare with published figures", told=True)
-def data_altered(patient: Patient) -> Reasons:
+def data_altered(patient: Probe) -> Reasons:
     """The data are not the published ones, by their fingerprint."""
     if patient.data_at_hand:
         yield from patient.job.splits.warnings
 
 
 @check("batch", "warning", "remove them from one of the two folders (`data.root`)")
-def validation_in_train(patient: Patient) -> Reasons:
+def validation_in_train(patient: Probe) -> Reasons:
     """Pictures that validate the run are among those that it trains on, pixel for pixel."""
     splits = patient.job.splits
     # Pictures taken from train for validation leave with their copies: only a part of its own can overlap.

@@ -12,7 +12,7 @@ Severity = Literal["error", "warning", "note"]
 Stage = Literal["static", "batch", "deep"]
 # What a check yields: a reason, or a reason with a fix of its own in place of the check's.
 Reasons = Iterable[str | tuple[str, str]]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+FINDING_LEVELS: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def run_checks(stage: Stage, subject: Any) -> list[Finding]:
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, notes last; within each in the order given."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted(findings, key=lambda finding: FINDING_LEVELS.index(finding.severity))

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from cifarlab.config import Config
 from cifarlab.core.registries import SCHEDULES
 from cifarlab.doctor.check import Reasons, check
-from cifarlab.doctor.probe import Patient, first_pictures
+from cifarlab.doctor.probe import Probe, first_pictures
 from cifarlab.engine.step import Engine
-from cifarlab.teachers import ailments
+from cifarlab.teachers import teacher_faults
 
 PICTURES, STEPS = 64, 200
 # Shares of them: known by heart, at which it is over; and known after all steps, below which it failed.
@@ -19,7 +19,7 @@ _BY_HEART, _FAILED = 0.9, 0.5
 
 
 @check("deep", "error", "try optim.lr ten times higher, then lower; look at model.freeze and at the loss")
-def cannot_overfit(patient: Patient) -> Reasons:
+def cannot_overfit(patient: Probe) -> Reasons:
     """200 steps on 64 pictures, unaugmented, do not teach half of them: more will not be learned either."""
     engine = Engine(
         overfitting(patient.config),
@@ -59,43 +59,43 @@ def overfitting(config: Config) -> Config:
     )
 
 
-def _ailing(patient: Patient, ailment: str) -> Iterator[tuple[str, str]]:
+def _ailing(patient: Probe, ailment: str) -> Iterator[tuple[str, str]]:
     health = patient.health
-    said = ailments(health, patient.config) if health is not None else []
+    said = teacher_faults(health, patient.config) if health is not None else []
     yield from ((reason, fix) for kind, reason, fix in said if kind == ailment)
 
 
 @check("deep", "warning", "train it longer, or name another teacher.run", told=True)
-def teacher_guesses(patient: Patient) -> Reasons:
+def teacher_guesses(patient: Probe) -> Reasons:
     """The teacher is hardly better than a guess."""
     return _ailing(patient, "guess")
 
 
 @check("deep", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
-def teacher_says_little(patient: Patient) -> Reasons:
+def teacher_says_little(patient: Probe) -> Reasons:
     """The teacher's answers to training pictures are near uniform at the loss's temperature."""
     return _ailing(patient, "near_uniform")
 
 
 @check("deep", "warning", "raise the temperature", told=True)
-def teacher_near_one_hot(patient: Patient) -> Reasons:
+def teacher_near_one_hot(patient: Probe) -> Reasons:
     """The teacher's answers are nearly one-hot: they say little that the labels do not."""
     return _ailing(patient, "near_one_hot")
 
 
 @check("deep", "warning", "raise the weight of its loss, or train what the loss acts on", told=True)
-def teacher_hardly_counts(patient: Patient) -> Reasons:
+def teacher_hardly_counts(patient: Probe) -> Reasons:
     """The teacher's share of the gradient is next to nothing."""
     return _ailing(patient, "idle")
 
 
 @check("deep", "warning", "hold pictures out: data.val=0.1, in its run and in this one", told=True)
-def teacher_not_held_out(patient: Patient) -> Reasons:
+def teacher_not_held_out(patient: Probe) -> Reasons:
     """The teacher is calibrated or scored on pictures that it was trained on."""
     return _ailing(patient, "not_held_out")
 
 
 @check("deep", "warning", "name another teacher.run, or say teacher.calibrate=false", told=True)
-def teacher_not_calibrated(patient: Patient) -> Reasons:
+def teacher_not_calibrated(patient: Probe) -> Reasons:
     """No temperature calibrates the teacher."""
     return _ailing(patient, "not_calibrated")

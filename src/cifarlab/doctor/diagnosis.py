@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from cifarlab.config import Config, build
+from cifarlab.config import Config, build_config
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cifar import CIFAR10, CIFAR100
 from cifarlab.data.download import is_at_hand
 from cifarlab.doctor.check import Finding, by_severity, run_checks
-from cifarlab.doctor.estimate import Estimate, estimate
+from cifarlab.doctor.estimate import CostEstimate, estimate_cost
 from cifarlab.doctor.plan_facts import planned
-from cifarlab.doctor.probe import Patient
+from cifarlab.doctor.probe import Probe
 from cifarlab.models.backbones import has_weights
 from cifarlab.teachers import find_teacher
 from cifarlab.training.setup import out_of_memory_explained, prepare
@@ -31,7 +31,7 @@ class Diagnosis:
     """findings: errors first. left_out: a line for each thing that could not be looked at."""
 
     findings: tuple[Finding, ...]
-    estimate: Estimate | None
+    estimate: CostEstimate | None
     left_out: tuple[str, ...]
 
     @property
@@ -40,7 +40,7 @@ class Diagnosis:
 
     def record(self) -> dict[str, Any]:
         """Plain data: findings, minutes, peak_memory_bytes, device, left_out."""
-        took = self.estimate.record() if self.estimate else dict.fromkeys(Estimate.__dataclass_fields__)
+        took = self.estimate.record() if self.estimate else dict.fromkeys(CostEstimate.__dataclass_fields__)
         return {
             "findings": [asdict(finding) for finding in self.findings], **took, "left_out": [*self.left_out]
         }  # fmt: skip
@@ -69,13 +69,13 @@ def diagnose(
         job = prepare(ready, initial=initial, runs=runs)
         if data_at_hand:
             case = replace(case, num_pictures=len(job.splits.train), num_classes=len(job.splits.classes))
-        patient = Patient(case, job, data_at_hand)
+        patient = Probe(case, job, data_at_hand)
         findings += run_checks("batch", patient)
         if deep:
             say("training on a few pictures, asking the teacher if there is one")
             findings += run_checks("deep", patient)
         # A model whose loss is no number has no pace either.
-        takes = None if any(found.severity == "error" for found in findings) else estimate(patient)
+        takes = None if any(found.severity == "error" for found in findings) else estimate_cost(patient)
     return Diagnosis(tuple(by_severity(findings)), takes, tuple(left_out))
 
 
@@ -113,4 +113,4 @@ def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, l
     if plain["teacher"]:
         # Keeping all its answers would take as long as the run's first epoch.
         plain["teacher"]["cache"] = False
-    return build(plain), data_at_hand, left_out
+    return build_config(plain), data_at_hand, left_out

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cifarlab.core.device import peak_memory
-from cifarlab.doctor.probe import Patient, first_pictures
+from cifarlab.doctor.probe import Probe, first_pictures
 from cifarlab.engine.batches import num_views
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.frozen import Activations
@@ -29,7 +29,7 @@ _STEPS = 1000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """minutes: of training and its evaluations. peak_memory_bytes: the GPU's; on a CPU the process's."""
 
     minutes: float
@@ -44,7 +44,7 @@ class Estimate:
         return f"about {duration(60 * self.minutes)} and {memory}"
 
 
-def estimate(patient: Patient) -> Estimate | None:
+def estimate_cost(patient: Probe) -> CostEstimate | None:
     """Time steps of a few sizes and lay a line through the two largest; None where no steps can be counted.
 
     Trains the job's engine a little: it is of no use for a run after.
@@ -95,10 +95,10 @@ def estimate(patient: Patient) -> Estimate | None:
         views = num_views(config) if config.data.augment else 0
         seconds += whole_look * (plan.samples * (1 + (views or 0)) + scored)
     more = patient.first.saved_bytes / patient.size * max(0, plan.batch_size - large)
-    return Estimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
+    return CostEstimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
 
 
-def _times_the_first_size(patient: Patient) -> float:
+def _times_the_first_size(patient: Probe) -> float:
     """How many times the pixels of the run's first step its steps see, on average, of as many pictures."""
     config, plan, steps = patient.config, patient.case.plan, patient.case.run_steps
     assert plan is not None and steps is not None

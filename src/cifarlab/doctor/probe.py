@@ -15,7 +15,7 @@ from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.data.splits import Split
 from cifarlab.doctor.plan_facts import Planned
-from cifarlab.engine.batches import dress, view_epoch
+from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.teachers import examine
 from cifarlab.training.setup import Job
 
@@ -40,7 +40,7 @@ class Pass:
     saved_bytes: int
 
 
-class Patient:
+class Probe:
     """A job at its initial weights, and what the recipe planned.
 
     data_at_hand: whether its pictures are the recipe's own, not drawn in their place. Looking at it does not
@@ -64,7 +64,7 @@ class Patient:
         config, train = self.config, self.job.splits.train
         positions = torch.arange(min(num, len(train)), device=train.rows.device)
         view = view_epoch(config, epoch)
-        return dress(train, positions, config.data, config.train.seed, view, self.model.num_classes)
+        return make_batch(train, positions, config.data, config.train.seed, view, self.model.num_classes)
 
     @cached_property
     def first(self) -> Pass:

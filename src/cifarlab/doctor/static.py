@@ -181,8 +181,8 @@ def teacher_near_uniform(case: Planned) -> Reasons:
 
 def _config_of(name: str) -> Config | None:
     """The configuration of a recipe, or of a row of the tutorial as published; None for other names."""
-    if name in recipes.names():
-        return recipes.resolve(recipes.read(name))
+    if name in recipes.recipe_names():
+        return recipes.resolve(recipes.read_recipe(name))
     setting = find_setting(name)
     return setting.config() if setting is not None else None
 

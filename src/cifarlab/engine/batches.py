@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifarlab.augment.mixers import mix, pair_draws, partners
+from cifarlab.augment.mixers import mix_batch, pair_draws, partners
 from cifarlab.augment.policies import apply
 from cifarlab.config import Config, DataConfig
 from cifarlab.core.batch import Batch
@@ -32,7 +32,7 @@ def view_epoch(config: Config, epoch: int) -> int:
     return epoch if views is None else epoch % views
 
 
-def dress(
+def make_batch(
     split: Split, positions: Tensor, data: DataConfig, seed: int, epoch: int, num_classes: int
 ) -> Batch:
     """The batch at `positions` (B,) in the views of `epoch`: gathered, scaled to [0, 1], augmented, mixed."""
@@ -44,7 +44,7 @@ def dress(
     if data.mix:
         partner = partners(len(labels), labels.device)
         draws = pair_draws(seed, epoch, ids, partner)
-        images, targets = mix(images, targets, partner, draws, data.mix)
+        images, targets = mix_batch(images, targets, partner, draws, data.mix)
     return Batch(images, labels, targets, ids)
 
 
@@ -75,7 +75,7 @@ def code_digest(*configs: Config) -> str:
     return state.hexdigest()
 
 
-class DressedAhead:
+class BatchLoader:
     """The batches of an epoch's order, of which several at a time are dressed in one go.
 
     A sample's view depends on nothing beside it but its partner in a mix (batches are even), so the views are
@@ -97,7 +97,9 @@ class DressedAhead:
             self._kept = None  # Before the next ones need the memory.
             config = self._config
             samples, view = order[begin : begin + self.size], view_epoch(config, epoch)
-            dressed = dress(self._split, samples, config.data, config.train.seed, view, self._num_classes)
+            dressed = make_batch(
+                self._split, samples, config.data, config.train.seed, view, self._num_classes
+            )
             self._kept = kept = order, epoch, begin, dressed
         dressed, rows = kept[3], slice(first - begin, last - begin)
         return Batch(dressed.images[rows], dressed.labels[rows], dressed.targets[rows], dressed.indices[rows])

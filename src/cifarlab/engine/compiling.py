@@ -12,7 +12,7 @@ from cifarlab.core.errors import ConfigError
 
 # Shapes that a run may show a model: sizes of pictures times full, last and per-size batches. Beyond torch's
 # limit (8) it falls back to the uncompiled model without an error.
-SHAPES = 64
+SHAPES_AT_MOST = 64
 
 
 def compiled(model: nn.Module) -> Any:
@@ -25,7 +25,7 @@ def compiled(model: nn.Module) -> Any:
     _refuse_without_compiler(device)
     # It says on every CPU that there is no GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES_AT_MOST)
     return torch.compile(model, dynamic=False, options={"fallback_random": True})
 
 

@@ -105,7 +105,7 @@ def _answer(model: nn.Module, images: Tensor, precision: Precision, image_size: 
         return model(precision.layout(images) if images.ndim == 4 else images, image_size)
 
 
-def collect(
+def collect_outputs(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> tuple[Tensor, Tensor, float]:
     """(logits (N, C) float32, labels (N,), pictures a second) of the whole split, as `logits_of`."""

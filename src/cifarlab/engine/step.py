@@ -18,7 +18,7 @@ from cifarlab.core.device import Precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import hash_ints, label_key, permutation
 from cifarlab.data.splits import Split
-from cifarlab.engine.batches import DressedAhead, view_epoch
+from cifarlab.engine.batches import BatchLoader, view_epoch
 from cifarlab.engine.compiling import compiled
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.graphs import ENGINE, CudaTape, Graphs, Reseed
@@ -82,7 +82,7 @@ class Engine:
         self._through = compiled(shown) if config.train.engine == "compiled" else shown
         self.device = precision.device
         self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
-        self.views = DressedAhead(train, config, model.num_classes, PIXELS_AHEAD[self.device.type])
+        self.views = BatchLoader(train, config, model.num_classes, PIXELS_AHEAD[self.device.type])
         self.optimizer = build_optimizer(config.optim, [model, objective])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         average = config.train.average

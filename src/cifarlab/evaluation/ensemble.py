@@ -12,10 +12,10 @@ from torch import Tensor
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
-from cifarlab.data.splits import Split, left_on_host, place
+from cifarlab.data.splits import Split, left_on_host, place_split
 from cifarlab.engine.calibration import best_temperature, calibration
-from cifarlab.engine.evaluate import collect, scores
-from cifarlab.evaluation.members import load_members, optimism
+from cifarlab.engine.evaluate import collect_outputs, scores
+from cifarlab.evaluation.members import load_members, optimism_warnings
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import MEANS, Augmented, mean_called
 from cifarlab.models.classifier import Classifier
@@ -63,9 +63,9 @@ def evaluate_ensemble(
         mean_called(name)
     members, splits = load_members(runs, device, root)
     here = members[0].precision.device
-    warnings = optimism(members)
+    warnings = optimism_warnings(members)
     if splits.val is not None:
-        pictures = place(splits.val, here)
+        pictures = place_split(splits.val, here)
         choice, answers = _decide(members, pictures, means, choose, tta)
     elif split == "val" or mean is None or choose:
         fix = "say --split test and --mean, without --choose"
@@ -77,7 +77,7 @@ def evaluate_ensemble(
         asked = [members[i] for i in choice.members]
         # Opened for each of them, though they are the same.
         opened = [open_split(member.path, member.trained, "test", "ensemble") for member in asked]
-        pictures, warnings = place(opened[0].pictures, here), [*opened[0].warnings, *warnings]
+        pictures, warnings = place_split(opened[0].pictures, here), [*opened[0].warnings, *warnings]
         answers = _answers(asked, pictures, tta, [choice.temperatures[i] for i in choice.members])
     together = mean_called(choice.mean)(answers)
     alone = dict(zip(choice.members, (_top1(logits, pictures.labels) for logits in answers), strict=True))
@@ -157,7 +157,7 @@ def _answers(
     said = []
     for member in members:
         model = member.trained.model if tta is None else _augmented(member, member.trained.model, tta)
-        said.append(collect(model, pictures, member.precision, member.image_size)[0])
+        said.append(collect_outputs(model, pictures, member.precision, member.image_size)[0])
     return _divided(torch.stack(said), temperatures)
 
 

@@ -43,7 +43,7 @@ def load_members(runs: Sequence[Path | str], device: str, root: str | None) -> t
     return members, splits
 
 
-def optimism(members: Sequence[Member]) -> list[str]:
+def optimism_warnings(members: Sequence[Member]) -> list[str]:
     """A line for each member whose epoch was chosen on the test pictures."""
     chosen_on_test = [member for member in members if member.trained.config.train.select == "test"]
     return [f"{member.path} was {OPTIMISTIC}" for member in chosen_on_test]

@@ -13,7 +13,7 @@ from cifarlab.core.device import Precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.decoding import decode, suffixes
 from cifarlab.engine.evaluate import pictures_per_batch
-from cifarlab.evaluation.score import _size_asked
+from cifarlab.evaluation.score import asked_image_size
 from cifarlab.runs.model import load_trained
 
 
@@ -50,7 +50,7 @@ def predict(
     """
     files = pictures_in(paths)
     trained = load_trained(run, device)
-    model, size = trained.model, _size_asked(trained, image_size)
+    model, size = trained.model, asked_image_size(trained, image_size)
     here = next(model.parameters()).device
     precision = Precision(here, torch.float32)
     answers = []

@@ -10,9 +10,9 @@ from torch import nn
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.registry import Spec
-from cifarlab.data.splits import left_on_host, place
+from cifarlab.data.splits import left_on_host, place_split
 from cifarlab.engine.calibration import best_temperature, calibration
-from cifarlab.engine.evaluate import collect, scores
+from cifarlab.engine.evaluate import collect_outputs, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented
 from cifarlab.models.sizes import check_sizes
@@ -47,20 +47,27 @@ def evaluate_run(
     """
     trained = load_trained(run, device).at(root)
     own_size, config = trained.config.data.image_size, trained.config
-    size = _size_asked(trained, image_size)
+    size = asked_image_size(trained, image_size)
     models: dict[str, nn.Module] = {"plain": trained.model}
     if tta is not None:
         models["tta"] = Augmented(trained.model, tta, size, config.model.backbone.name, mean)
     here = next(trained.model.parameters()).device
     opened = open_split(run, trained, split, reader, alone=True)
-    pictures, val = place(opened.pictures, here), opened.learned.val if opened.learned is not None else None
-    val = pictures if split == "val" else place(val, here) if val is not None else None
+    pictures, val = (
+        place_split(opened.pictures, here),
+        opened.learned.val if opened.learned is not None else None,
+    )
+    val = pictures if split == "val" else place_split(val, here) if val is not None else None
     found = {}
     for key, model in models.items():
-        logits, labels, pace = collect(model, pictures, trained.precision, size)
+        logits, labels, pace = collect_outputs(model, pictures, trained.precision, size)
         temperature = None
         if val is not None:
-            own = (logits, labels) if split == "val" else collect(model, val, trained.precision, size)[:2]
+            own = (
+                (logits, labels)
+                if split == "val"
+                else collect_outputs(model, val, trained.precision, size)[:2]
+            )
             temperature = best_temperature(*own)
         measured = scores(logits, labels) | calibration(logits, labels, temperature)
         found[key] = {**measured, "forward_passes": getattr(model, "passes", 1), "images_per_second": pace}
@@ -88,7 +95,7 @@ def evaluate_run(
     }
 
 
-def _size_asked(trained: Trained, image_size: int | None) -> int:
+def asked_image_size(trained: Trained, image_size: int | None) -> int:
     """`image_size`, or the run's own. Raises ConfigError for a size that the model cannot take."""
     config = trained.config
     if image_size is None or image_size == config.data.image_size:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError
-from cifarlab.data.splits import Pictures, Split, Splits, load_splits, load_test, read
+from cifarlab.data.splits import Pictures, Split, Splits, load_splits, load_test, read_data
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, refuse_other_classes
@@ -72,7 +72,7 @@ def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[st
 
 def _train_alone(trained: Trained) -> Pictures | None:
     with contextlib.suppress(ConfigError):
-        return read(trained.config.data, "train")
+        return read_data(trained.config.data, "train")
     return None
 
 

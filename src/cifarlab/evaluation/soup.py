@@ -18,7 +18,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split, Splits, left_on_host, place_all
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.plan import Plan
-from cifarlab.evaluation.members import load_members, optimism
+from cifarlab.evaluation.members import load_members, optimism_warnings
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
@@ -97,7 +97,7 @@ def _difference(one: Classifier, other: Classifier) -> str | None:
 
 
 @dataclass(frozen=True)
-class Cooked:
+class SoupResult:
     """A soup.
 
     first: its best ingredient. kept: how many there are. record: what became of each run, best first.
@@ -110,7 +110,7 @@ class Cooked:
     record: list[dict[str, Any]]
 
 
-def _cook(members: Sequence[Member], train: Split, val: Split) -> Cooked:
+def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
     alone = [evaluate(m.trained.model, val, m.precision, m.image_size) for m in members]
     # Of equals the one that was named first.
     ranked = sorted(zip(members, alone, strict=True), key=lambda pair: -pair[1]["top1"])
@@ -123,14 +123,14 @@ def _cook(members: Sequence[Member], train: Split, val: Split) -> Cooked:
     record = [_entry(first, best, best, True)]
     for member, scores in others:
         tried = [*kept, member.trained.model.state_dict()]
-        mix(model, tried, train, config.data.batch_size, first.precision)
+        average_weights(model, tried, train, config.data.batch_size, first.precision)
         found = evaluate(model, val, first.precision, first.image_size)
         is_kept = found["top1"] >= best["top1"]
         if is_kept:
             kept, best, soup = tried, found, copy.deepcopy(model.state_dict())
         record.append(_entry(member, scores, found, is_kept))
     model.load_state_dict(soup)
-    return Cooked(model, first, best, len(kept), record)
+    return SoupResult(model, first, best, len(kept), record)
 
 
 def _entry(
@@ -147,7 +147,7 @@ def _entry(
 
 
 @torch.no_grad()
-def mix(
+def average_weights(
     model: Classifier, ingredients: Sequence[Weights], train: Split, batch_size: int, precision: Precision
 ) -> None:
     """Give the model, in place, the mean of state dicts, and statistics of the clean training pictures.
@@ -183,7 +183,7 @@ def average(states: Sequence[Weights]) -> Weights:
 
 
 def _keep(
-    run: Run, members: Sequence[Member], cooked: Cooked, splits: Splits, begun: float
+    run: Run, members: Sequence[Member], cooked: SoupResult, splits: Splits, begun: float
 ) -> dict[str, Any]:
     """Write the soup's folder; the summary, last, says that it is whole."""
     model, first = cooked.model, cooked.first
@@ -191,7 +191,7 @@ def _keep(
     config, device, size = trained.config, first.precision.device, first.image_size
     train_top1 = evaluate(model, splits.train, first.precision, size)["top1"]
     row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in cooked.scores.items()}}
-    warnings = optimism(members)
+    warnings = optimism_warnings(members)
     env = describe_environment(describe_hardware(device))
     env |= {"precision": str(first.precision), "data_fingerprint": splits.fingerprint, "warnings": warnings}
     env["notes"] = left_on_host(splits.train, splits.val)
@@ -216,7 +216,7 @@ def _keep(
         "warnings": warnings,
         "soup": {"kept": cooked.kept, "ingredients": cooked.record},
     }
-    files.save(run.best_path, best_state(model, config, splits, row))
+    files.save_checkpoint(run.best_path, best_state(model, config, splits, row))
     run.write_config(config)
     run.write_env(env)
     files.write_json(run.summary_path, summary)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cifarlab.config import Config, recipes
 from cifarlab.config.merge import parse_override
-from cifarlab.config.recipes import Recipe, read, resolve
+from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.experiments.seeds import refuse_mixed_seeds
@@ -64,10 +64,10 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
     a name without a recipe or runs, and for one whose finished runs are of several configurations.
     """
     is_file = text.endswith((".yaml", ".yml"))
-    name = read(text).name if is_file else _name(text, runs)
-    is_recipe = is_file or name in recipes.names()
+    name = read_recipe(text).name if is_file else _name(text, runs)
+    is_recipe = is_file or name in recipes.recipe_names()
     if seeds is not None and is_recipe:
-        return trained_arm(name, read(text if is_file else name), runs, seeds, overrides)
+        return trained_arm(name, read_recipe(text if is_file else name), runs, seeds, overrides)
     finished = {seed: Run(runs / name / str(seed), name=name) for seed in _finished_seeds(runs / name)}
     if not finished:
         if (runs / name / "config.yaml").exists():
@@ -76,7 +76,7 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
         if is_recipe:
             raise ConfigError(f"no finished run of {name} in {runs}; say --seeds 3 to train three seeds")
         known = {path.parents[1].relative_to(runs).as_posix() for path in runs.rglob("summary.json")}
-        hint = did_you_mean(name, known | set(recipes.names())) or "`cifarlab list` shows the recipes"
+        hint = did_you_mean(name, known | set(recipes.recipe_names())) or "`cifarlab list` shows the recipes"
         raise ConfigError(f"no recipe and no finished run {name!r} in {runs}; {hint}")
     first = finished[min(finished)]
     summary = first.summary() or {}
@@ -162,7 +162,7 @@ def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any
     summaries = [run.summary() or {} for run in arm.runs.values()]
     found = estimate([*scores.values()])
     chosen_on = sorted({summary["chosen_on"] for summary in summaries})
-    lucks = [best_epochs_luck(run, metric) for run in arm.runs.values()] if chosen_on == [metric] else []
+    lucks = [best_epoch_optimism(run, metric) for run in arm.runs.values()] if chosen_on == [metric] else []
     known = [luck for luck in lucks if luck is not None]
     return {
         "name": arm.name,
@@ -178,7 +178,7 @@ def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any
     }
 
 
-def best_epochs_luck(run: Run, metric: Metric) -> float | None:
+def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
     """By how much the best epoch's score flatters a run that chose its epoch on `metric`.
 
     Chosen on test, with validation pictures beside: what the epoch that they would have chosen scores less.

@@ -9,7 +9,7 @@ from typing import Any
 
 from cifarlab.config import recipes
 from cifarlab.config.merge import Order, differences
-from cifarlab.config.recipes import Recipe, read, resolve
+from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.compare import Arm, compare, find_arm, train_missing, trained_arm
 from cifarlab.experiments.statistics import difference
@@ -20,7 +20,7 @@ from cifarlab.training.progress import TrainingProgress
 ABSENT = object()
 
 
-def climb(
+def run_ladder(
     prefix: str,
     runs: Path,
     seeds: int | None,
@@ -36,7 +36,7 @@ def climb(
     that, train the top again without each rung's change, and compare the top with each of those. at_once: as
     of `train_all`. Raises ConfigError for fewer than two recipes.
     """
-    names = [name for name in recipes.names() if name.startswith(prefix)]
+    names = [name for name in recipes.recipe_names() if name.startswith(prefix)]
     if len(names) < 2:
         raise ConfigError(f"{prefix!r}: a ladder needs two recipes that begin so, found {names or 'none'}")
     rungs = [find_arm(name, runs, seeds, overrides) for name in names]
@@ -65,8 +65,8 @@ def _left_out(
     rungs: Sequence[Arm], runs: Path, seeds: int | None, overrides: Sequence[str]
 ) -> tuple[dict[str, Arm], dict[str, str]]:
     """By rung: the top without its change, as an arm; and why some changes cannot be left out."""
-    plain = [resolve(read(rung.name), overrides).dump() for rung in rungs]
-    top = read(rungs[-1].name)
+    plain = [resolve(read_recipe(rung.name), overrides).dump() for rung in rungs]
+    top = read_recipe(rungs[-1].name)
     arms, kept = {}, {}
     for rung, below, changed in zip(rungs[1:-1], plain, plain[1:], strict=False):
         name = f"{top.name}_without_{Path(rung.name).name}"

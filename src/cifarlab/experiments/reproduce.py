@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import read
+from cifarlab.config.recipes import read_recipe
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.core.files import read_json
 from cifarlab.experiments.compare import APART, Arm, compare, trained_arm
@@ -109,7 +109,7 @@ def _row(
     for side, (name, setting) in sides.items():
         short = SHORT if budget == "short" else ()
         words = [*setting.overrides, *short, *_start_words(setting, start), *overrides]
-        arms[side] = trained_arm(name, read(setting.recipe), runs, seeds, words)
+        arms[side] = trained_arm(name, read_recipe(setting.recipe), runs, seeds, words)
         if budget == "short" and (reason := _too_long(arms[side].configs[0])):
             missing[side] = reason
     return Row(experiment, arms, missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cifarlab.config import build, without_places
+from cifarlab.config import build_config, without_places
 from cifarlab.config.merge import differences, listed, order
 from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.errors import ConfigError
@@ -23,7 +23,7 @@ def seed_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict
         return {}
     import_builtin_parts()
     try:
-        one, two = (build(order(plain)).dump() for plain in (first, other))
+        one, two = (build_config(order(plain)).dump() for plain in (first, other))
     except ConfigError:  # One of their parts is not registered here.
         return found
     return differences(_experiment(one), _experiment(two))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import names, read, resolve
+from cifarlab.config.recipes import read_recipe, recipe_names, resolve
 
 # What the names of runs as published begin with.
 AS_RUN = "as_run/"
@@ -20,7 +20,7 @@ class Setting:
 
     def config(self, *overrides: str) -> Config:
         """Resolve the recipe under its overrides, and then under `overrides`. Raises ConfigError."""
-        return resolve(read(self.recipe), [*self.overrides, *overrides])
+        return resolve(read_recipe(self.recipe), [*self.overrides, *overrides])
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ _TABLE = {
 
 def experiments() -> dict[str, Experiment]:
     """List the tutorial's rows by name, each after the one that it builds on."""
-    packaged = frozenset(names())
+    packaged = frozenset(recipe_names())
     rows: dict[str, Experiment] = {}
     for name, change in _TABLE.items():
         base = rows[change.builds_on] if change.builds_on else None
-        recipe = read(name) if name in packaged else None
+        recipe = read_recipe(name) if name in packaged else None
         rows[name] = Experiment(
             name,
             change.builds_on,

@@ -30,7 +30,7 @@ NORMALIZATIONS: dict[str, Statistics] = {
 }
 
 
-def resize(images: Tensor, size: int) -> Tensor:
+def resize_batch(images: Tensor, size: int) -> Tensor:
     """(B, C, h, w) floats to (B, C, size, size): bilinear, antialiased where it shrinks."""
     height, width = images.shape[-2:]
     if height == width == size:
@@ -106,7 +106,7 @@ class Classifier(nn.Module):
         # Outside autocast: bf16 has 8 bits of mantissa, so it would round the pictures themselves.
         with torch.autocast(images.device.type, enabled=False):
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-            return (resize(images, size or self.image_size) - self.mean) / self.std
+            return (resize_batch(images, size or self.image_size) - self.mean) / self.std
 
     def forward(self, images: Tensor, size: int | None = None, stages: bool = False) -> Output:
         """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1], resized to `size` or `image_size`.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cache import cache_folder
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 HEAD_IS_NEW = "the head is new"
 # A file may hold a little that the module has no place for (a mask token, a counter), never a layer:
 # ResNet-34's file has every name and shape of a ResNet-18, and half of it would be left.
@@ -111,14 +111,19 @@ def _is_state(content: Any) -> bool:
     return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
-def backbone_of(state: State) -> dict[str, Tensor]:
+def backbone_of(state: StateDict) -> dict[str, Tensor]:
     """The backbone's part of a `Classifier`'s state dict, under its own names; any other as it is."""
     own = {name[9:]: value for name, value in state.items() if name.startswith("backbone.")}
     return own or dict(state)
 
 
 def load_weights(
-    module: nn.Module, state: State, *, source: str, sha256: str = "", free: Mapping[str, str] | None = None
+    module: nn.Module,
+    state: StateDict,
+    *,
+    source: str,
+    sha256: str = "",
+    free: Mapping[str, str] | None = None,
 ) -> LoadReport:
     """Copy a state dict into a module, and account for every name of both.
 

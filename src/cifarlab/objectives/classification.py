@@ -26,7 +26,7 @@ _EASE = 1000.0
 _PROBABILITY = 0.99  # what a class can reach at the least scale
 
 Times = Annotated[int, Field(ge=1, le=8)]
-Warmup = Annotated[float, Field(ge=0, le=1, description="share of the run in which the margin grows")]
+MarginWarmup = Annotated[float, Field(ge=0, le=1, description="share of the run in which the margin grows")]
 Softness = Annotated[float, Field(ge=0)]
 
 
@@ -46,7 +46,7 @@ def arcface(
     *,
     margin: Annotated[float, Field(ge=0, le=math.pi / 2)] = 0.5,
     gradient: Literal["exact", "straight_through"] = "exact",
-    warmup: Warmup = 0.0,
+    warmup: MarginWarmup = 0.0,
 ) -> Tensor:
     """Additive angular margin in radians (Deng et al. 2019), on hard labels; needs a head with cosines.
 
@@ -78,7 +78,7 @@ def cosface(
     output: Output,
     *,
     margin: Annotated[float, Field(ge=0, le=2)] = 0.4,
-    warmup: Warmup = 0.0,
+    warmup: MarginWarmup = 0.0,
 ) -> Tensor:
     """Additive cosine margin (Wang et al. 2018), on hard labels; needs a head with cosines.
 

@@ -78,13 +78,13 @@ class Picture(_Part):
     probability_of_label: float
 
 
-class Anchor(_Part):
+class AnchorEntry(_Part):
     """Where the accuracy stands among published ones, in words."""
 
     text: str
 
 
-class Analysis(_Part):
+class AnalysisFile(_Part):
     """The part of analysis.json that the page shows."""
 
     epoch: int
@@ -108,7 +108,7 @@ class Analysis(_Part):
     corruptions: dict[str, list[float] | float] | None = None
     hardest: list[Picture]
     confident_errors: list[Picture]
-    anchor: Anchor | None
+    anchor: AnchorEntry | None
 
     @field_validator("corruptions")
     @classmethod
@@ -145,13 +145,13 @@ class Analysis(_Part):
         }
 
 
-def read_analysis(path: Path, epoch: int) -> Analysis:
+def read_analysis(path: Path, epoch: int) -> AnalysisFile:
     """An analysis of the model of the run's chosen `epoch`.
 
     Raises ConfigError for a file that is damaged, something else, or of another epoch's model.
     """
     try:
-        found = Analysis.model_validate(read_json(path))
+        found = AnalysisFile.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -164,7 +164,7 @@ def read_analysis(path: Path, epoch: int) -> Analysis:
     return found
 
 
-def tiles_of(path: Path, analysis: Analysis) -> list[list[Image.Image]]:
+def tiles_of(path: Path, analysis: AnalysisFile) -> list[list[Image.Image]]:
     """The hardest pictures and the most confident errors; none where the analysis was written without them.
 
     path: of the analysis. Raises ConfigError for a damaged file.

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from cifarlab.report.analyses import Analysis
+from cifarlab.report.analyses import AnalysisFile
 from cifarlab.report.extra import altair as alt
 from cifarlab.report.plot import COLORS
 
-Rows = list[dict[str, Any]]
+ChartRows = list[dict[str, Any]]
 # Pixels: of a row of names, and of a chart without.
 STEP, HEIGHT = 17, 300
 # Of the classes, so many of the lowest and of the highest; and of the commonest errors.
@@ -20,15 +20,15 @@ ROWS = alt.NamedData(name="rows")
 
 def specifications() -> dict[str, dict[str, Any]]:
     """By kind, without rows."""
-    made = {kind: chart() for kind, (_, chart, _) in KINDS.items()}
+    made = {kind: chart() for kind, (_, chart, _) in ANALYSIS_CHARTS.items()}
     # The height is each name's own, whatever stands around it.
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return {kind: chart.properties(width="container", autosize=fit).to_dict() for kind, chart in made.items()}
 
 
-def filling(analysis: Analysis) -> dict[str, dict[str, Any]]:
+def filling(analysis: AnalysisFile) -> dict[str, dict[str, Any]]:
     """By kind, where there is something to show: what its specification lacks."""
-    found = {kind: rows(analysis) for kind, (_, _, rows) in KINDS.items()}
+    found = {kind: rows(analysis) for kind, (_, _, rows) in ANALYSIS_CHARTS.items()}
     return {
         kind: {"height": _height(kind, rows), "datasets": {"rows": rows}}
         for kind, rows in found.items()
@@ -36,7 +36,7 @@ def filling(analysis: Analysis) -> dict[str, dict[str, Any]]:
     }
 
 
-def _height(kind: str, rows: Rows) -> int:
+def _height(kind: str, rows: ChartRows) -> int:
     if kind in ("classes", "errors"):
         return STEP * len(rows)
     return STEP * math.isqrt(len(rows)) if kind == "confusion" else HEIGHT
@@ -58,7 +58,7 @@ def _calibration() -> alt.LayerChart:
     return alt.LayerChart(layer=[ideal, base.mark_line(), points])
 
 
-def _calibration_rows(analysis: Analysis) -> Rows:
+def _calibration_rows(analysis: AnalysisFile) -> ChartRows:
     after = analysis.after_temperature
     temperatures = " and ".join(f"{value:.2f}" for value in analysis.temperatures)
     kinds = {
@@ -93,7 +93,7 @@ def _confusion() -> alt.Chart:
     )
 
 
-def _confusion_rows(analysis: Analysis) -> Rows:
+def _confusion_rows(analysis: AnalysisFile) -> ChartRows:
     if (matrix := analysis.matrix) is None:
         return []
     names = [_said(name) for name in matrix.names]
@@ -113,7 +113,7 @@ def _classes() -> alt.Chart:
     )
 
 
-def _classes_rows(analysis: Analysis) -> Rows:
+def _classes_rows(analysis: AnalysisFile) -> ChartRows:
     found = [(_said(name), value) for name, value in analysis.by_class.items() if value is not None]
     low = min(ENDS, len(found) // 2)
     ends = {"lowest": found[:low], "highest": found[-min(ENDS, len(found) - low) :]}
@@ -128,7 +128,7 @@ def _errors() -> alt.Chart:
     return _bars("pictures", "pictures", [_words("name", "what for what"), _count()])
 
 
-def _errors_rows(analysis: Analysis) -> Rows:
+def _errors_rows(analysis: AnalysisFile) -> ChartRows:
     return [
         {"name": f"{_said(each.label)} for {_said(each.guess)}", "pictures": each.count}
         for each in analysis.most_confused[:COMMONEST]
@@ -148,7 +148,7 @@ def _corruptions() -> alt.LayerChart:
     return alt.LayerChart(layer=[base.mark_line(), points])
 
 
-def _corruptions_rows(analysis: Analysis) -> Rows:
+def _corruptions_rows(analysis: AnalysisFile) -> ChartRows:
     kinds = {
         kind: values for kind, values in (analysis.corruptions or {}).items() if isinstance(values, list)
     }
@@ -196,7 +196,9 @@ def _said(name: str) -> str:
 
 
 # Each with its heading, its specification, and its rows.
-KINDS: dict[str, tuple[str, Callable[[], alt.Chart | alt.LayerChart], Callable[[Analysis], Rows]]] = {
+ANALYSIS_CHARTS: dict[
+    str, tuple[str, Callable[[], alt.Chart | alt.LayerChart], Callable[[AnalysisFile], ChartRows]]
+] = {
     "confusion": ("What each kind is taken for", _confusion, _confusion_rows),
     "calibration": ("Calibration", _calibration, _calibration_rows),
     "classes": ("Accuracy by class", _classes, _classes_rows),

@@ -7,24 +7,24 @@ from statistics import fmean
 from typing import Any
 
 from cifarlab.experiments.wording import interval
-from cifarlab.report.collect import Group
+from cifarlab.report.collect import RunGroup
 from cifarlab.report.extra import altair as alt
 from cifarlab.report.plot import COLORS
 
 # Seen on white and on black: without the palette's black and yellow.
 SEEN = COLORS[:6]
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
-SHAPES = ("circle", "square", "triangle-up", "diamond")
+MARK_SHAPES = ("circle", "square", "triangle-up", "diamond")
 # Points of a curve: more than a screen shows help nobody, and weigh.
 POINTS = 200
 HEIGHT = 300
 # The layer that only answers a pointer: many marks that a picture does not show.
 HOVER = "hover"
 # What a step of a ladder is.
-KINDS = ["first", "gain", "loss", "no difference shown"]
+DIFFERENCE_KINDS = ["first", "gain", "loss", "no difference shown"]
 
 
-def pareto(groups: Sequence[Group]) -> alt.LayerChart:
+def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
     """Accuracy against minutes: a point a name, joined where nothing cheaper is better."""
     rows: list[dict[str, Any]] = []
     for group in groups:
@@ -48,7 +48,7 @@ def pareto(groups: Sequence[Group]) -> alt.LayerChart:
     return _sized(line, points)
 
 
-def curves(groups: Sequence[Group], key: str, title: str) -> alt.LayerChart:
+def curves(groups: Sequence[RunGroup], key: str, title: str) -> alt.LayerChart:
     """`key` of the logs by epoch, in percent: the mean over seeds as a line, all seeds as a band."""
     rows = []
     for group in groups:
@@ -60,7 +60,7 @@ def curves(groups: Sequence[Group], key: str, title: str) -> alt.LayerChart:
     return _banded(groups, rows, title)
 
 
-def gaps(groups: Sequence[Group]) -> alt.LayerChart:
+def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
     """Accuracy on training batches less that on validation, by epoch, in points."""
     rows = []
     for group in groups:
@@ -73,17 +73,19 @@ def gaps(groups: Sequence[Group]) -> alt.LayerChart:
     return _banded(groups, rows, "train - validation, points")
 
 
-def waterfall(rungs: Sequence[Group], steps: Sequence[dict[str, Any]]) -> alt.LayerChart:
+def waterfall(rungs: Sequence[RunGroup], steps: Sequence[dict[str, Any]]) -> alt.LayerChart:
     """What each rung adds to the one before, in points of validation accuracy, first to last.
 
     steps: of each rung but the first, as `verdicts.described` gives them; their intervals stand at the bars'
     ends.
     """
     means = [100 * fmean(rung.values("val_top1")) for rung in rungs]
-    rows: list[dict[str, Any]] = [{"name": rungs[0].name, "to": means[0], "kind": KINDS[0], "verdict": ""}]
+    rows: list[dict[str, Any]] = [
+        {"name": rungs[0].name, "to": means[0], "kind": DIFFERENCE_KINDS[0], "verdict": ""}
+    ]
     for rung, before, mean, step in zip(rungs[1:], means[:-1], means[1:], steps, strict=True):
         row = {"name": rung.name, "from": before, "to": mean, "verdict": step["verdict"],
-               "kind": KINDS[1 + (step["mean"] < 0)] if step["shown"] else KINDS[3],
+               "kind": DIFFERENCE_KINDS[1 + (step["mean"] < 0)] if step["shown"] else DIFFERENCE_KINDS[3],
                "step": f"{100 * step['mean']:+.2f}", "interval": interval(step, "+.2f")}  # fmt: skip
         if step["low"] is not None:
             row |= {"low": before + 100 * step["low"], "high": before + 100 * step["high"]}
@@ -97,7 +99,7 @@ def waterfall(rungs: Sequence[Group], steps: Sequence[dict[str, Any]]) -> alt.La
     base = alt.Chart(_data(rows)).encode(
         x=alt.X("short:N", sort=None, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=120))
     )
-    scale = alt.Scale(domain=KINDS, range=[COLORS[0], COLORS[2], COLORS[1], "#8a939c"])
+    scale = alt.Scale(domain=DIFFERENCE_KINDS, range=[COLORS[0], COLORS[2], COLORS[1], "#8a939c"])
     bars = base.mark_bar(width={"band": 0.7}).encode(
         y=alt.Y("from:Q", title="top-1 % on validation", scale=alt.Scale(zero=False)),
         y2="to:Q",
@@ -123,7 +125,7 @@ def _band(name: str, epoch: int, values: Sequence[float]) -> dict[str, Any]:
     return {"name": name, "epoch": epoch, "mean": fmean(values), "low": min(values), "high": max(values)}
 
 
-def _banded(groups: Sequence[Group], rows: list[dict[str, Any]], title: str) -> alt.LayerChart:
+def _banded(groups: Sequence[RunGroup], rows: list[dict[str, Any]], title: str) -> alt.LayerChart:
     # Press a name in the legend to see it alone.
     chosen = alt.selection_point(fields=["name"], bind="legend")
     base = alt.Chart(_data(rows)).encode(
@@ -164,23 +166,23 @@ def _thinned(epochs: list[int]) -> list[int]:
     return epochs[::-1][::step][::-1]
 
 
-def _color(groups: Sequence[Group], symbol: str | None = "stroke") -> alt.Color:
+def _color(groups: Sequence[RunGroup], symbol: str | None = "stroke") -> alt.Color:
     domain = [group.name for group in groups]
     colors = [SEEN[i % len(SEEN)] for i in range(len(domain))]
     return alt.Color("name:N", scale=alt.Scale(domain=domain, range=colors), legend=_legend(symbol))
 
 
-def _dash(groups: Sequence[Group]) -> alt.StrokeDash:
+def _dash(groups: Sequence[RunGroup]) -> alt.StrokeDash:
     """Names beyond the last color begin again with the first, dashed."""
     return alt.StrokeDash("name:N", scale=_by_round(groups, DASHES), legend=_legend("stroke"))
 
 
-def _shape(groups: Sequence[Group]) -> alt.Shape:
+def _shape(groups: Sequence[RunGroup]) -> alt.Shape:
     """Names beyond the last color begin again with the first, in another shape."""
-    return alt.Shape("name:N", scale=_by_round(groups, SHAPES), legend=_legend(None))
+    return alt.Shape("name:N", scale=_by_round(groups, MARK_SHAPES), legend=_legend(None))
 
 
-def _by_round(groups: Sequence[Group], values: Sequence[Any]) -> alt.Scale:
+def _by_round(groups: Sequence[RunGroup], values: Sequence[Any]) -> alt.Scale:
     """One of `values` for each round through the colors."""
     domain = [group.name for group in groups]
     return alt.Scale(domain=domain, range=[values[i // len(SEEN) % len(values)] for i in range(len(domain))])

@@ -15,7 +15,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json
 from cifarlab.evaluation.analysis.tiles import pictures_path
 from cifarlab.experiments.seeds import seed_differences
-from cifarlab.report.analyses import FILES, Analysis, read_analysis, tiles_of
+from cifarlab.report.analyses import FILES, AnalysisFile, read_analysis, tiles_of
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings
 from cifarlab.runs.log import is_epoch, read_log
@@ -28,7 +28,7 @@ TRACES = ("config.yaml", "summary.json", "metrics.jsonl", "env.json")
 class Analyzed:
     """What `cifarlab analyze` found, and the pictures it kept: the hardest, the most confident errors."""
 
-    analysis: Analysis
+    analysis: AnalysisFile
     tiles: list[list[Image.Image]]
 
 
@@ -54,7 +54,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """The runs of one name: seeds of one experiment."""
 
     name: str
@@ -79,7 +79,7 @@ class Skipped:
     reason: str
 
 
-def collect(folder: Path) -> tuple[list[Group], list[Skipped]]:
+def collect_runs(folder: Path) -> tuple[list[RunGroup], list[Skipped]]:
     """Every run at or below `folder`, by name; a run that cannot be read is named, never an error.
 
     Raises ConfigError where there is no run at all.
@@ -99,7 +99,9 @@ def collect(folder: Path) -> tuple[list[Group], list[Skipped]]:
             skipped += damaged
     if not found and not skipped:
         raise ConfigError(f"{folder}: no runs in it; `cifarlab train RECIPE --runs {folder}` makes one")
-    groups = [Group(name, sorted(runs, key=lambda run: run.seed), _odd(runs)) for name, runs in found.items()]
+    groups = [
+        RunGroup(name, sorted(runs, key=lambda run: run.seed), _odd(runs)) for name, runs in found.items()
+    ]
     return groups, skipped
 
 

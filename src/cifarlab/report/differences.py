@@ -13,7 +13,7 @@ from typing import Any
 from cifarlab.core.errors import ConfigError, unknown
 from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.wording import Metric, described, interval, notes, p_value
-from cifarlab.report.collect import Group
+from cifarlab.report.collect import RunGroup
 from cifarlab.report.tables import Cell, Table
 
 HEAD = ("name", "seeds", "difference, points", "95 % interval", "p (Holm)", "verdict")
@@ -52,7 +52,7 @@ class Comparison:
         return Table(HEAD, rows)
 
 
-def compare_names(groups: Sequence[Group], against: str | None = None) -> Comparison | None:
+def compare_names(groups: Sequence[RunGroup], against: str | None = None) -> Comparison | None:
     """All names against one, by default the first, on validation; on test where too few were validated.
 
     None where there are no two to compare. Raises ConfigError where `against` is no name, or has no score.
@@ -69,7 +69,9 @@ def compare_names(groups: Sequence[Group], against: str | None = None) -> Compar
     return None
 
 
-def _compared(groups: Sequence[Group], scored: Sequence[Group], metric: Metric, against: str) -> Comparison:
+def _compared(
+    groups: Sequence[RunGroup], scored: Sequence[RunGroup], metric: Metric, against: str
+) -> Comparison:
     reference = next(group for group in scored if group.name == against)
     others = [group for group in scored if group is not reference]
     found = described([difference(_scores(other, metric), _scores(reference, metric)) for other in others])
@@ -83,9 +85,9 @@ def _compared(groups: Sequence[Group], scored: Sequence[Group], metric: Metric, 
     )
 
 
-def ladders(groups: Sequence[Group]) -> dict[str, list[Group]]:
+def ladders(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
     """Names of one folder that begin with a number, in order: by folder, where there are three or more."""
-    found: dict[str, dict[str, Group]] = defaultdict(dict)
+    found: dict[str, dict[str, RunGroup]] = defaultdict(dict)
     for group in groups:
         path = PurePosixPath(group.name)
         number = re.match(r"\d+", path.name)
@@ -95,11 +97,11 @@ def ladders(groups: Sequence[Group]) -> dict[str, list[Group]]:
     return {folder: [*rungs.values()] for folder, rungs in found.items() if len(rungs) >= RUNGS}
 
 
-def steps(rungs: Sequence[Group]) -> list[dict[str, Any]]:
+def steps(rungs: Sequence[RunGroup]) -> list[dict[str, Any]]:
     """Each rung but the first less the one before it, on validation, as `described` gives it."""
     scores = [_scores(rung, "val") for rung in rungs]
     return described([difference(ours, below) for below, ours in pairwise(scores)])
 
 
-def _scores(group: Group, metric: Metric) -> dict[int, float]:
+def _scores(group: RunGroup, metric: Metric) -> dict[int, float]:
     return {run.seed: run.summary[f"{metric}_top1"] for run in group.runs}

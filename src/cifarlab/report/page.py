@@ -16,12 +16,12 @@ from markupsafe import Markup, escape
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
 from cifarlab.report import analysis_charts, charts, tables
-from cifarlab.report.collect import Group, Skipped, collect
+from cifarlab.report.collect import RunGroup, Skipped, collect_runs
 from cifarlab.report.differences import Comparison, compare_names, ladders, steps
 from cifarlab.report.extra import altair as alt
 from cifarlab.report.extra import vl_convert
 from cifarlab.report.provenance import changes, surroundings
-from cifarlab.report.sections import Section, sections
+from cifarlab.report.sections import PageSection, sections
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import openings
 
@@ -40,17 +40,17 @@ class Contents:
     opened: how often the test set was opened for these runs, and for all that one ledger counts with them.
     """
 
-    groups: list[Group]
+    groups: list[RunGroup]
     skipped: list[Skipped]
     charts: dict[str, tuple[str, dict[str, Any]]]
     compared: Comparison | None
-    analyzed: list[Section]
+    analyzed: list[PageSection]
     kinds: dict[str, dict[str, Any]]
     opened: int
 
     def tables(self) -> dict[str, tables.Table]:
         """By the name of their files."""
-        found = {"table": tables.names(self.groups)}
+        found = {"table": tables.name_groups(self.groups)}
         if self.compared is not None:
             found["differences"] = self.compared.table()
         if self.analyzed:
@@ -58,7 +58,7 @@ class Contents:
         return found
 
 
-def build(
+def build_page(
     folder: Path, out: Path, title: str | None = None, against: str | None = None
 ) -> tuple[Path, list[Skipped]]:
     """Write `out`/report.html, charts as PNG and SVG, tables as Markdown, CSV and LaTeX.
@@ -84,7 +84,7 @@ def build(
 
 
 def _contents(folder: Path, against: str | None) -> Contents:
-    groups, skipped = collect(folder)
+    groups, skipped = collect_runs(folder)
     if not groups:
         reasons = "; ".join(f"{each.path}: {each.reason}" for each in skipped[:3])
         raise ConfigError(f"{folder}: none of its {len(skipped)} runs can be shown ({reasons})")
@@ -101,14 +101,16 @@ def _contents(folder: Path, against: str | None) -> Contents:
     )
 
 
-def _charts(groups: Sequence[Group]) -> dict[str, tuple[str, dict[str, Any]]]:
+def _charts(groups: Sequence[RunGroup]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Each chart that some run has what it shows for: by the name of its files, with its heading."""
     validated = [group for group in groups if group.values("val_top1")]
     trained = [group for group in groups if all(run.log for run in group.runs)]  # A soup was not.
     both = [group for group in trained if group in validated]
     tested = [group for group in groups if any("test/top1" in row for row in group.runs[0].log)]
 
-    def of(these: Sequence[Group], heading: str, chart: Callable[[Sequence[Group]], alt.LayerChart]) -> Any:
+    def of(
+        these: Sequence[RunGroup], heading: str, chart: Callable[[Sequence[RunGroup]], alt.LayerChart]
+    ) -> Any:
         return (heading, chart(these)) if these else None
 
     found = {
@@ -149,7 +151,7 @@ def _page(title: str, contents: Contents) -> str:
         charts=[(name, heading) for name, (heading, _) in contents.charts.items()],
         compared=contents.compared,
         analyzed=contents.analyzed,
-        headings={kind: heading for kind, (heading, _, _) in analysis_charts.KINDS.items()},
+        headings={kind: heading for kind, (heading, _, _) in analysis_charts.ANALYSIS_CHARTS.items()},
         data=_script(data),
         vega=bundle(vl_version=VEGA_LITE),
         groups=[(group, changes(group.runs[0]), surroundings(group.runs[0])) for group in groups],
@@ -170,7 +172,7 @@ def _script(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _count(groups: Sequence[Group]) -> str:
+def _count(groups: Sequence[RunGroup]) -> str:
     runs = sum(len(group.runs) for group in groups)
     return f"{runs} run{'s' * (runs != 1)} of {len(groups)} name{'s' * (len(groups) != 1)}"
 

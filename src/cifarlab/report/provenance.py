@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cifarlab.config import NOT_IDENTITY
 from cifarlab.config.merge import differences, shown
-from cifarlab.config.recipes import checked, read
+from cifarlab.config.recipes import checked, read_recipe
 from cifarlab.core.errors import ConfigError
 from cifarlab.report.collect import Finished
 from cifarlab.runs.folder import recorded_recipes
@@ -35,8 +35,10 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
     try:
         if name.endswith((".yaml", ".yml")) and not Path(name).is_absolute():
             raise ConfigError(f"{name}: nobody knows in which folder")
-        recipe = read(name)
-        plain = checked(read(recipe.base, recipe.path.parent).plain if recipe.base else recipe.plain).dump()
+        recipe = read_recipe(name)
+        plain = checked(
+            read_recipe(recipe.base, recipe.path.parent).plain if recipe.base else recipe.plain
+        ).dump()
     except ConfigError as error:  # One of the user's own, e.g., that has moved.
         return f"Not compared with its recipe ({error}): {ALL}", []
     found = differences(plain, run.config)

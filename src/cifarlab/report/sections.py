@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifarlab.report.analyses import FILES, Analysis, Picture, data_uri
+from cifarlab.report.analyses import FILES, AnalysisFile, Picture, data_uri
 from cifarlab.report.analysis_charts import filling
-from cifarlab.report.collect import Analyzed, Group
+from cifarlab.report.collect import Analyzed, RunGroup
 
 HEADINGS = ("Hardest: least probability of the label", "Most confidently wrong")
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One seed's analysis of a name.
 
     charts: by kind, what fills them. grids: by heading, (data URI, what is known of the picture).
@@ -22,12 +22,12 @@ class Section:
 
     name: str
     seed: int
-    analysis: Analysis
+    analysis: AnalysisFile
     charts: dict[str, dict[str, Any]]
     grids: dict[str, list[tuple[str, Picture]]]
 
 
-def sections(groups: Sequence[Group]) -> list[Section]:
+def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
     """Of each name its first seed that was analyzed, on validation before test."""
     found = []
     for group in groups:
@@ -35,7 +35,7 @@ def sections(groups: Sequence[Group]) -> list[Section]:
             (run.seed, run.analyses[split]) for split in FILES for run in group.runs if split in run.analyses
         ]
         for seed, one in these[:1]:
-            found.append(Section(group.name, seed, one.analysis, filling(one.analysis), _grids(one)))
+            found.append(PageSection(group.name, seed, one.analysis, filling(one.analysis), _grids(one)))
     return found
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cifarlab.experiments.statistics import estimate
-from cifarlab.report.collect import Group
+from cifarlab.report.collect import RunGroup
 
-NAMES = (
+COLUMN_NAMES = (
     "name",
     "seeds",
     "epochs",
@@ -60,12 +60,12 @@ class Table:
         ]
 
 
-def names(groups: Sequence[Group]) -> Table:
+def name_groups(groups: Sequence[RunGroup]) -> Table:
     """A row a name."""
-    return Table(NAMES, [_row(group) for group in groups])
+    return Table(COLUMN_NAMES, [_row(group) for group in groups])
 
 
-def _row(group: Group) -> list[Cell]:
+def _row(group: RunGroup) -> list[Cell]:
     summary = group.runs[0].summary
     minutes = fmean(group.values("seconds")) / 60
     parameters = summary["parameters"] / 1e6
@@ -83,7 +83,7 @@ def _row(group: Group) -> list[Cell]:
     ]
 
 
-def analyzed(groups: Sequence[Group]) -> Table:
+def analyzed(groups: Sequence[RunGroup]) -> Table:
     """A row a name and split that `cifarlab analyze` has scored."""
     rows = []
     for group in groups:

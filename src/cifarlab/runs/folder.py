@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from cifarlab.config import Config, build, translate_saved, without_places
+from cifarlab.config import Config, build_config, translate_saved, without_places
 from cifarlab.config.merge import differences, listed, order
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import clear_leftovers, read_json, write_atomically, write_json
@@ -212,6 +212,6 @@ def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any,
 def _as_of_now(plain: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the defaults of keys that the version which saved it did not have."""
     try:
-        return build(order(plain)).dump()
+        return build_config(order(plain)).dump()
     except ConfigError:  # A part of it is not registered, or renamed: then it is compared as it stands.
         return plain

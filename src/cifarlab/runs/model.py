@@ -60,7 +60,7 @@ def load_trained(path: Path | str, device: str = "cpu") -> Trained:
     """
     place_on = pick_device(device)
     file = best_of(path)
-    state = files.load(file, BEST)
+    state = files.load_checkpoint(file, BEST)
     config = checked(translate_saved(state["config"]))
     model = unloaded(config, state["classes"])
     try:

@@ -19,14 +19,14 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import Rows, digest, explain_refusal, read_arrays, write_record
 from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split
-from cifarlab.engine.batches import code_digest, dress, num_views
+from cifarlab.engine.batches import code_digest, make_batch, num_views
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Answers, Teacher
 
 # Raised whenever the files hold something else.
-VERSION = 2
+ANSWERS_VERSION = 2
 # The views of so many pictures are kept beside the answers, to be compared when the answers are replayed.
 WITNESSES = 32
-PATH = ("teacher", "cache")
+TEACHER_CACHE = ("teacher", "cache")
 Arrays = dict[str, Tensor]
 
 
@@ -43,7 +43,7 @@ class Replay:
         self.teacher, self.config, self.split, self.num_classes = teacher, config, split, num_classes
         self.key = _key(teacher, config, split, fingerprint, views)
         self.folder = cache_folder("teachers") / digest(self.key)
-        with explain_refusal("the teacher's answers", self.folder, PATH):
+        with explain_refusal("the teacher's answers", self.folder, TEACHER_CACHE):
             # A place that takes no data is better known before the run begins.
             self.folder.mkdir(parents=True, exist_ok=True)
         # Mapped on the host; the current view is where the labels are.
@@ -74,7 +74,7 @@ class Replay:
                         raise ConfigError(
                             "the same view was dressed twice and differs: an augmentation does not take "
                             "its random numbers from `draws`; mend it, or say teacher.cache=false",
-                            PATH,
+                            TEACHER_CACHE,
                         )
             self._views[view] = found
         arrays, scale = self._views[view]
@@ -108,7 +108,7 @@ class Replay:
         title = f"asking the teacher about view {view + 1} of {self.key['views']} ({total:,} pictures)"
         scale: float | None = None
         with (
-            explain_refusal("the teacher's answers", folder, PATH),
+            explain_refusal("the teacher's answers", folder, TEACHER_CACHE),
             building(folder) as fresh,
             progress(title) as report,
             ExitStack() as open_files,
@@ -136,7 +136,7 @@ class Replay:
 
     def _dress(self, positions: Tensor, view: int) -> Batch:
         config = self.config
-        return dress(self.split, positions, config.data, config.train.seed, view, self.num_classes)
+        return make_batch(self.split, positions, config.data, config.train.seed, view, self.num_classes)
 
     def _witnesses(self, view: int) -> np.ndarray:
         """(n, 3, H, W) uint8: the views of the first few samples."""
@@ -149,7 +149,7 @@ def _halved(values: Tensor) -> np.ndarray:
     if not halved.isfinite().all():
         raise ConfigError(
             "the teacher's answers are not finite in float16, in which they are kept; say "
-            "teacher.precision=float32, or teacher.cache=false", PATH)  # fmt: skip
+            "teacher.precision=float32, or teacher.cache=false", TEACHER_CACHE)  # fmt: skip
     return halved.cpu().numpy()
 
 
@@ -160,7 +160,7 @@ def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views
     if not data["mix"]:
         policy.pop("shuffle")  # It says who is mixed with whom, and nothing else of a view.
     return {
-        "version": VERSION,
+        "version": ANSWERS_VERSION,
         "code": code_digest(config, *(member.trained.config for member in teacher.members)),
         "teachers": [member.sha256 for member in teacher.members],
         "image_sizes": [member.image_size for member in teacher.members],

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cifarlab.config import Config
 from cifarlab.core.random import hash_ints, label_key
-from cifarlab.data.splits import Split, Splits, load_splits, place
-from cifarlab.engine.batches import dress, view_epoch
+from cifarlab.data.splits import Split, Splits, load_splits, place_split
+from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.engine.calibration import COLDEST, HOTTEST, best_temperature
 from cifarlab.engine.step import Engine
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Member, Teacher
@@ -70,7 +70,7 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
         data = its.data.model_copy(update={"root": config.data.root, "limit": None})
         val = load_splits(data, its.split_seed).val
         assert val is not None, "a share of the pictures was asked for"
-        return place(val, splits.train.labels.device), "the teacher's val"
+        return place_split(val, splits.train.labels.device), "the teacher's val"
     return splits.train, "train"
 
 
@@ -108,7 +108,7 @@ def _answers(
     raw, labels = [], []
     positions = torch.arange(min(PICTURES, len(split)), device=split.rows.device)
     for chunk in positions.split(PICTURES_PER_PASS):
-        batch = dress(split, chunk, data, config.train.seed, view or 0, num_classes)
+        batch = make_batch(split, chunk, data, config.train.seed, view or 0, num_classes)
         raw.append(teacher.ask(batch.images).logits)
         labels.append(batch.labels)
     return torch.cat(raw), torch.cat(labels)
@@ -141,7 +141,7 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     config, model = engine.config, copy.deepcopy(engine.model).train()  # Batch norm would take note.
     torch.manual_seed(hash_ints(config.train.seed, label_key("health")))  # Of dropout.
     positions = engine.order(0)[: engine.plan.batch_size]
-    batch = dress(
+    batch = make_batch(
         engine.train, positions, config.data, config.train.seed, view_epoch(config, 0), model.num_classes
     )
     batch = replace(batch, teacher=teacher.read(teacher.ask(batch.images)), progress=1.0)
@@ -159,7 +159,7 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     return norms
 
 
-def describe(health: dict[str, Any]) -> list[str]:
+def describe_teacher(health: dict[str, Any]) -> list[str]:
     """Lines for the terminal."""
     first = (
         f"teacher: top-1 {health['teacher_top1']:.1%} on {health['pictures']:,} pictures of "
@@ -181,12 +181,12 @@ def describe(health: dict[str, Any]) -> list[str]:
     return lines
 
 
-def complaints(health: dict[str, Any], config: Config) -> list[str]:
+def teacher_warnings(health: dict[str, Any], config: Config) -> list[str]:
     """A line, with the fix, for each way in which the teacher says next to nothing."""
-    return [f"{reason}; {fix}" for _, reason, fix in ailments(health, config)]
+    return [f"{reason}; {fix}" for _, reason, fix in teacher_faults(health, config)]
 
 
-def ailments(health: dict[str, Any], config: Config) -> list[tuple[str, str, str]]:
+def teacher_faults(health: dict[str, Any], config: Config) -> list[tuple[str, str, str]]:
     """The same as (what ails it, reason, fix).
 
     What ails it: guess, near_uniform, near_one_hot, idle, not_held_out, not_calibrated.

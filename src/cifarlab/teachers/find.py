@@ -16,7 +16,7 @@ from cifarlab.runs.folder import Run
 from cifarlab.runs.model import Trained, best_of, load_trained, refuse_other_classes
 from cifarlab.teachers.teacher import Member, Teacher
 
-PATH = ("teacher", "run")
+TEACHER_RUN = ("teacher", "run")
 
 
 def find_teacher(name: str, seed: int, runs: Path) -> Path:
@@ -33,17 +33,17 @@ def find_teacher(name: str, seed: int, runs: Path) -> Path:
         if run.summary_path.is_file():
             return best_of(folder)
         if run.started:
-            raise ConfigError(f"{run} is not finished; the command that began it goes on", PATH)
+            raise ConfigError(f"{run} is not finished; the command that began it goes on", TEACHER_RUN)
         if run.best_path.is_file():
-            raise ConfigError(f"{folder} is no whole run; name its checkpoint, {run.best_path}", PATH)
+            raise ConfigError(f"{folder} is no whole run; name its checkpoint, {run.best_path}", TEACHER_RUN)
     missing = f"no run {name!r} with seed {seed} in {runs}"
     if fix := _command(name, seed, runs):
-        raise ConfigError(f"{missing}; {fix}", PATH)
+        raise ConfigError(f"{missing}; {fix}", TEACHER_RUN)
     if seeds := sorted(p.parent.name for p in (runs / name).glob("*/summary.json")):
-        raise ConfigError(f"{missing}, but with {', '.join(seeds)}; say teacher.seed={seeds[0]}", PATH)
+        raise ConfigError(f"{missing}, but with {', '.join(seeds)}; say teacher.seed={seeds[0]}", TEACHER_RUN)
     trained = {p.parents[1].relative_to(runs).as_posix() for p in runs.rglob("summary.json")}
-    hint = did_you_mean(name, trained | set(recipes.names())) or "name a run's folder or a checkpoint"
-    raise ConfigError(f"{missing}; {hint}", PATH)
+    hint = did_you_mean(name, trained | set(recipes.recipe_names())) or "name a run's folder or a checkpoint"
+    raise ConfigError(f"{missing}; {hint}", TEACHER_RUN)
 
 
 def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
@@ -53,14 +53,14 @@ def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
         try:
             find_teacher(name, teacher.seed if teacher else 0, runs)
         except ConfigError:
-            if name in recipes.names():
+            if name in recipes.recipe_names():
                 missing.append(name)
     return missing
 
 
 def _command(name: str, seed: int, runs: Path) -> str | None:
     """What trains a recipe of this name; None where there is none."""
-    if name not in recipes.names():
+    if name not in recipes.recipe_names():
         return None
     options = [f"train.seed={seed}"] if seed else []
     options += [] if runs == Path("runs") else [f"--runs {runs}"]
@@ -73,13 +73,15 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
     assert lesson is not None
     paths = [find_teacher(name, lesson.seed, runs) for name in lesson.run]
     if len(set(map(Path.resolve, paths))) < len(paths):
-        raise ConfigError("names a run twice", PATH)
+        raise ConfigError("names a run twice", TEACHER_RUN)
     members = [_load(path, lesson, classes, device) for path in paths]
     if "stages" in config.lessons:
         if len(members) > 1:
-            raise ConfigError("feature maps of several teachers have no mean; name one", PATH)
+            raise ConfigError("feature maps of several teachers have no mean; name one", TEACHER_RUN)
         if not getattr(members[0].trained.model.backbone, "stage_names", ()):
-            raise ConfigError(f"{paths[0]}: its backbone names no stages, so it has no feature maps", PATH)
+            raise ConfigError(
+                f"{paths[0]}: its backbone names no stages, so it has no feature maps", TEACHER_RUN
+            )
     return Teacher(members, config.lessons)
 
 
@@ -88,7 +90,7 @@ def _load(path: Path, lesson: TeacherConfig, classes: Sequence[str], device: tor
         trained = load_trained(path, str(device))
         refuse_other_classes(path, trained.model.classes, classes)
     except ConfigError as error:
-        raise ConfigError(str(error), PATH) from None
+        raise ConfigError(str(error), TEACHER_RUN) from None
     size = lesson.image_size or trained.model.image_size
     if lesson.image_size:
         check_sizes(trained.model, trained.config.model.backbone.name, [size], ("teacher", "image_size"))

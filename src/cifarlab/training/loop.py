@@ -19,7 +19,7 @@ from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.log import RunLog
 from cifarlab.runs.signals import StopRequest
 from cifarlab.runs.summary import summarise
-from cifarlab.teachers import complaints, describe, examine
+from cifarlab.teachers import describe_teacher, examine, teacher_warnings
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.resume import best_state, read_best, resume
 from cifarlab.training.saver import Saver
@@ -154,8 +154,8 @@ class _Training:
                 f"the teacher has changed since {self.run} began; bring the old one back, or start over with "
                 "`--fresh`", ("teacher", "run"))  # fmt: skip
         self.teacher.temperatures = self.distillation["temperatures"]
-        self.notes += tuple(describe(self.distillation))
-        self.warnings += complaints(self.distillation, self.config)
+        self.notes += tuple(describe_teacher(self.distillation))
+        self.warnings += teacher_warnings(self.distillation, self.config)
 
     def begin_epoch(self, epoch: int, asked: StopRequest) -> None:
         """Make ready what is kept: activations of the frozen part, the teacher's answers."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cifarlab.config import Config, DataConfig
 from cifarlab.config.merge import differences
-from cifarlab.config.recipes import read, resolve
+from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
 from cifarlab.data.readers import kept_size
@@ -42,13 +42,13 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
     """waiting: the folders of the runs that wait for these teachers."""
     for name in missing_teachers(config.teacher, runs):
         teacher = _on_same_data(name, config)
-        run = Run(runs / name / str(teacher.train.seed), name, name, read(name).files)
+        run = Run(runs / name / str(teacher.train.seed), name, name, read_recipe(name).files)
         folder = run.folder.resolve()
         if folder in waiting:
             raise ConfigError(f"{run} cannot be its own teacher", ("teacher", "run"))
         if teacher.lessons:
             _train_missing(teacher, runs, progress, waiting | {folder})
-        changed = differences(resolve(read(name)).identity(), teacher.identity())
+        changed = differences(resolve(read_recipe(name)).identity(), teacher.identity())
         words = [f"{key}={json.dumps(value)}" for key, (_, value) in changed.items()]
         data = f", on this run's data ({', '.join(words)})" if words else ""
         progress.note(f"the teacher first: {name}, {teacher.train.epochs} epochs{data}")
@@ -70,7 +70,7 @@ def _on_same_data(name: str, config: Config) -> Config:
 
     Raises ConfigError where the sizes at which pictures are kept do not allow one split.
     """
-    recipe, overrides = read(name), _same_data(config)
+    recipe, overrides = read_recipe(name), _same_data(config)
     teacher = resolve(recipe, overrides)
     # Not where it changes nothing: the teacher is then a run of its recipe as it stands.
     is_drawn = config.data.val or config.data.limit is not None
@@ -95,9 +95,9 @@ def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
         return False
     if (ours.store_size, kept_size(ours)) == (theirs.store_size, kept_size(theirs)):
         return False
-    if splits.read(ours, "val") is not None:  # Nothing is drawn from train.
+    if splits.read_data(ours, "val") is not None:  # Nothing is drawn from train.
         return False
-    one, other = splits.read(ours, "train"), splits.read(theirs, "train")
+    one, other = splits.read_data(ours, "train"), splits.read_data(theirs, "train")
     assert one is not None and other is not None, "every data set has a train part"
     return one.fingerprint() != other.fingerprint()
 

@@ -28,7 +28,7 @@ CONTEXT = multiprocessing.get_context("spawn")
 # What the terminal, or whoever ends a whole group, sends to all processes: the parent alone hears it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How often a request to stop is looked for.
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_POLLS = 0.2
 # A run may come to take this much more than its first epoch showed.
 MARGIN = 1.25
 
@@ -161,7 +161,7 @@ class _Crew:
 
     def listen(self) -> None:
         """Wait a moment for what the processes have to say, and print it or keep it."""
-        ready = wait([child.line for child in self.children], SECONDS_BETWEEN_LOOKS)
+        ready = wait([child.line for child in self.children], SECONDS_BETWEEN_POLLS)
         for child in [*self.children]:
             if child.line in ready:
                 try:

@@ -27,14 +27,14 @@ from cifarlab.training.saver import Saver, snapshot
 from cifarlab.training.setup import prepare
 
 # In the order of a step; what a step does beside them is `other`.
-PARTS = ("dress", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
+STEP_PARTS = ("dress", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
 WARM_UP, LEAST = 2, 3
 # Slow steps are timed less often: after so many seconds no further one begins.
 SECONDS = 60.0
 # Enough steps in the trace to see one beside the next.
 TRACED = 3
 # The side of the square matrices that the floor is measured with: large enough to keep the device busy.
-SIDE = {"cpu": 2048, "cuda": 8192}
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 PRODUCTS = 20
 
 
@@ -91,7 +91,7 @@ def profile(
         "pictures": pictures,
         "steps": len(whole),
         "step": step,
-        "parts": {part: median(parts[part]) for part in (*PARTS, "other") if part in parts},
+        "parts": {part: median(parts[part]) for part in (*STEP_PARTS, "other") if part in parts},
         "images_per_second": pictures / step,
         "flops": flops,
         "peak_flops_per_second": peak,
@@ -197,7 +197,7 @@ def _write_trace(engine: Engine, path: Path) -> None:
 
 def peak_flops(precision: Precision) -> float:
     """FLOP/s at which the device multiplies large square matrices in this precision: the best of PRODUCTS."""
-    device, side = precision.device, SIDE[precision.device.type]
+    device, side = precision.device, MATRIX_SIDE[precision.device.type]
     left, right = (torch.randn(side, side, device=device, dtype=precision.dtype) for _ in range(2))
     watch, times = Stopwatch(device), []
     for _ in range(PRODUCTS):

@@ -72,6 +72,6 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[dict[str, Any], li
 def _read_own(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """A checkpoint that the run itself wrote: one that cannot be read is a reason to start over."""
     try:
-        return files.load(path, keys)
+        return files.load_checkpoint(path, keys)
     except ConfigError as error:
         raise ConfigError(f"{error}; `--fresh` starts over") from None

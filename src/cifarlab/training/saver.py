@@ -16,15 +16,15 @@ from torch import Tensor
 
 from cifarlab.core import files
 
-State = dict[str, Any]
+SavedState = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Job:
     """What a moment of a run wants on the disk. taken: happens when a GPU has made the copies."""
 
-    last: State
-    best: State | None
+    last: SavedState
+    best: SavedState | None
     taken: torch.cuda.Event | None
 
 
@@ -50,7 +50,7 @@ class Saver:
         self._busy = self._leaving = False
         self._error: BaseException | None = None
         # A best that is not on the disk: no `last` that speaks of it may come before it. The thread's own.
-        self._owed: State | None = None
+        self._owed: SavedState | None = None
         # No daemon: what was submitted is written even where the interpreter is about to end.
         self._thread = threading.Thread(target=self._write_all, name="saver")
 
@@ -58,7 +58,7 @@ class Saver:
         self._thread.start()
         return self
 
-    def submit(self, last: State, best: State | None = None) -> None:
+    def submit(self, last: SavedState, best: SavedState | None = None) -> None:
         """Have these states written, as they are now. Raises what went wrong with earlier ones, once.
 
         These are submitted even then: what can yet be written is not lost.
@@ -140,13 +140,13 @@ class Saver:
         last, self._owed = self._on_host(job.last, self._owed, job.taken)
         del job  # The device has its memory back while the disk is written to.
         if self._owed is not None:
-            files.save(self.best, self._owed)
+            files.save_checkpoint(self.best, self._owed)
             self._owed = None
-        files.save(self.last, last)
+        files.save_checkpoint(self.last, last)
 
     def _on_host(
-        self, last: State, best: State | None, taken: torch.cuda.Event | None
-    ) -> tuple[State, State | None]:
+        self, last: SavedState, best: SavedState | None, taken: torch.cuda.Event | None
+    ) -> tuple[SavedState, SavedState | None]:
         """Both states, copied from a GPU in a stream of its own: the training's goes on."""
         if self._stream is None or taken is None:
             return last, best
@@ -160,7 +160,7 @@ class Saver:
         return states
 
 
-def snapshot(last: State, best: State | None) -> tuple[State, State | None]:
+def snapshot(last: SavedState, best: SavedState | None) -> tuple[SavedState, SavedState | None]:
     """Both states as they are now, their tensors copied where they are; a GPU is not waited for.
 
     Where the device has no room for copies they are made on the host at once: slower, but a run whose step
@@ -184,8 +184,8 @@ def _start_copy(tensor: Tensor) -> Tensor:
 
 
 def _copies(
-    change: Callable[[Tensor], Tensor], last: State, best: State | None
-) -> tuple[State, State | None]:
+    change: Callable[[Tensor], Tensor], last: SavedState, best: SavedState | None
+) -> tuple[SavedState, SavedState | None]:
     """Both states with their tensors changed; what lies in one place, such as a model in both, once."""
     known: dict[object, Tensor] = {}
     return _copied(last, change, known), _copied(best, change, known)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifarlab.config import Config, build
-from cifarlab.config.merge import merge, parse_override
+from cifarlab.config import Config, build_config
+from cifarlab.config.merge import merge_sections, parse_override
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision, pick_device, pick_precision, use_deterministic
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.splits import Split, Splits, channel_statistics, left_on_host, load_splits, place_all
-from cifarlab.engine.batches import dress, num_views, view_epoch
+from cifarlab.engine.batches import make_batch, num_views, view_epoch
 from cifarlab.engine.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
 from cifarlab.engine.step import Engine, Source
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
@@ -161,7 +161,7 @@ def _small_batch(config: Config, model: Classifier, split: Split, teacher: Sourc
     """A few training pictures as the first epoch shows them."""
     positions = torch.arange(min(16, config.data.batch_size, len(split)), device=split.rows.device)
     view = view_epoch(config, 0)
-    batch = dress(split, positions, config.data, config.train.seed, view, model.num_classes)
+    batch = make_batch(split, positions, config.data, config.train.seed, view, model.num_classes)
     if isinstance(teacher, Replay):
         live = teacher.teacher
         batch = replace(batch, teacher=live.read(live.ask(batch.images)))
@@ -290,7 +290,7 @@ def smaller(config: Config) -> str:
         found = [f"data.batch_size={size} train.accumulate={2 * accumulate}", f"data.batch_size={size}"]
     for words in found:
         with contextlib.suppress(ConfigError):
-            build(reduce(merge, map(parse_override, words.split()), config.dump()))
+            build_config(reduce(merge_sections, map(parse_override, words.split()), config.dump()))
             return words
     return "a smaller model.backbone"
 

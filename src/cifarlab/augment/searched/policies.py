@@ -17,17 +17,19 @@ from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
 
 # The operations of RandAugment and TrivialAugment: all but `invert`.
-NAMES = tuple(name for name in OPERATIONS if name != "invert")
-BINS = 31
+OPERATION_NAMES = tuple(name for name in OPERATIONS if name != "invert")
+MAGNITUDE_BINS = 31
 # Operations in a chain of AugMix, at most.
 _LONGEST = 3
 # Those of AugMix, without the four that its authors leave out of its training because the test of robustness
 # has them.
 MIXED_NAMES = tuple(
-    name for name in NAMES if name not in ("identity", "brightness", "color", "contrast", "sharpness")
+    name
+    for name in OPERATION_NAMES
+    if name not in ("identity", "brightness", "color", "contrast", "sharpness")
 )
 # (operation, its probability, its bin of ten), twice for each policy: Table 7 of Cubuk et al., 2019.
-CIFAR10 = (
+CIFAR10_POLICY = (
     (("invert", 0.1, 0), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
     (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
@@ -58,12 +60,12 @@ CIFAR10 = (
 
 def rand_rows(magnitude: int, height: int, width: int) -> Tensor:
     """(28, COLUMNS): RandAugment's 14 operations at one magnitude, each with both signs."""
-    return rows(NARROW, NAMES, [magnitude], BINS, height, width)
+    return rows(NARROW, OPERATION_NAMES, [magnitude], MAGNITUDE_BINS, height, width)
 
 
 def trivial_rows(height: int, width: int) -> Tensor:
     """(868, COLUMNS): TrivialAugment's 14 operations at 31 magnitudes, each with both signs."""
-    return rows(WIDE, NAMES, range(BINS), BINS, height, width)
+    return rows(WIDE, OPERATION_NAMES, range(MAGNITUDE_BINS), MAGNITUDE_BINS, height, width)
 
 
 def auto_rows(height: int, width: int) -> Tensor:
@@ -72,7 +74,7 @@ def auto_rows(height: int, width: int) -> Tensor:
     The last column is the operation's probability.
     """
     found = []
-    for name, probability, position in (entry for policy in CIFAR10 for entry in policy):
+    for name, probability, position in (entry for policy in CIFAR10_POLICY for entry in policy):
         magnitude = NARROW.magnitudes(name, 10, height, width)[position].item()
         for negative in (False, True):
             numbers = row(name, magnitude, negative, height, width)
@@ -82,7 +84,7 @@ def auto_rows(height: int, width: int) -> Tensor:
 
 def mixed_rows(severity: int, every: bool, height: int, width: int) -> Tensor:
     """(operations x severity x 2, COLUMNS): AugMix's 9 or 13 operations at the lowest of 10 magnitudes."""
-    names = [name for name in NAMES if name != "identity"] if every else MIXED_NAMES
+    names = [name for name in OPERATION_NAMES if name != "identity"] if every else MIXED_NAMES
     return rows(MIXED, names, range(severity), 10, height, width)
 
 
@@ -118,7 +120,7 @@ def rand_augment(
     draws: Draws,
     *,
     num_operations: Annotated[int, Field(ge=1, le=14)] = 2,
-    magnitude: Annotated[int, Field(ge=0, lt=BINS)] = 9,
+    magnitude: Annotated[int, Field(ge=0, lt=MAGNITUDE_BINS)] = 9,
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
 ) -> Tensor:
@@ -166,7 +168,7 @@ def auto_augment(
     """
     height, width = images.shape[-2:]
     table = _auto_table(height, width, images.device)
-    policy = draws.integers(len(CIFAR10))
+    policy = draws.integers(len(CIFAR10_POLICY))
     signs, numbers = draws.integers(2, shape=(2,)), draws.uniform(shape=(2,))
     images = images.clone()
     for turn in range(2):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cifarlab.augment import enhance, tones, warps
 from cifarlab.augment.geometry import Interpolation, Warp
-from cifarlab.augment.kernels import Kernel, Step, change_
+from cifarlab.augment.kernels import Kernel, Lowered, change_
 
 # What a row of a table holds: the number of the kernel (0: none) and that kernel's parameters, filled up with
 # zeros.
@@ -137,4 +137,4 @@ def run_(images: Tensor, chosen: Tensor, interpolation: Interpolation, fill: flo
         if shape is not None:
             values = chosen[:, 1 : 1 + torch.Size(shape).numel()]
             parameters = (values.reshape(-1, *shape),)
-        change_(images, chosen[:, 0] == number, Step(kernel, parameters))
+        change_(images, chosen[:, 0] == number, Lowered(kernel, parameters))

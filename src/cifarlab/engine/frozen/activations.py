@@ -21,16 +21,16 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import Rows, digest, explain_refusal, is_sealed, read_arrays, write_record
 from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split, Splits
-from cifarlab.engine.batches import dress, num_views, view_epoch
+from cifarlab.engine.batches import make_batch, num_views, view_epoch
 from cifarlab.engine.evaluate import pictures_per_batch
 from cifarlab.engine.frozen.keys import frozen_digest, split_key
 from cifarlab.engine.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.models.classifier import Classifier
 
-PATH = ("train", "keep_activations")
+KEEP_ACTIVATIONS = ("train", "keep_activations")
 # Activations that are computed again, to be compared, may differ by so much of the largest: another number of
 # threads sums in another order.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+ACTIVATION_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 # And so many of a thousand may differ by more: rounding can tip a value over a step of its arithmetic.
 STRAYS = 1
 
@@ -82,7 +82,7 @@ class Activations:
         To be called when the model has its frozen weights. Raises ConfigError where the place takes no data
         or has too little room.
         """
-        with explain_refusal("activations", self.folder, PATH):
+        with explain_refusal("activations", self.folder, KEEP_ACTIVATIONS):
             # A place that takes no data is better known before the run begins.
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
@@ -96,7 +96,7 @@ class Activations:
             raise ConfigError(
                 f"{what} would take {_shown(missing)} in {self.folder}, and {_shown(free)} are free; "
                 "free some, name another place by CIFARLAB_CACHE, lower data.views, freeze more of the "
-                "network, or say train.keep_activations=false", PATH)  # fmt: skip
+                "network, or say train.keep_activations=false", KEEP_ACTIVATIONS)  # fmt: skip
         if not missing:
             return f"{what} are replayed from {self.folder}"
         return f"{what} are computed once and kept in {self.folder}: {_shown(missing)} are to be written"
@@ -233,7 +233,8 @@ class Activations:
                     if found is None:
                         raise ConfigError(
                             "the same view was computed twice and differs: an augmentation does not take its "
-                            "random numbers from `draws`; mend it, or say train.keep_activations=false", PATH
+                            "random numbers from `draws`; mend it, or say train.keep_activations=false",
+                            KEEP_ACTIVATIONS,
                         )  # fmt: skip
             self._opened[folder] = found
         return self._opened[folder]
@@ -260,14 +261,16 @@ class Activations:
         first = next(self._chunks(split))
         now, then = self._compute(split, first, view), self._take(rows, first)
         gap = (now.float() - then.float()).abs()
-        strays = (gap > TOLERANCE[self.border.dtype] * now.float().abs().max()).float().mean().item()
+        strays = (
+            (gap > ACTIVATION_TOLERANCE[self.border.dtype] * now.float().abs().max()).float().mean().item()
+        )
         return rows if now.isfinite().all() and strays * 1000 <= STRAYS else None
 
     def _fill(self, folder: Path, split: Split, view: int | None, stop: Callable[[], bool]) -> None:
         total = len(split)
         title = f"computing the frozen part for {self._title(split, view)}"
         with (
-            explain_refusal("activations", folder, PATH),
+            explain_refusal("activations", folder, KEEP_ACTIVATIONS),
             building(folder) as fresh,
             progress(title) as report,
         ):
@@ -299,7 +302,7 @@ class Activations:
             images = split.gather(positions)[0]
         else:
             num_classes = self.model.num_classes
-            images = dress(split, positions, config.data, config.train.seed, view, num_classes).images
+            images = make_batch(split, positions, config.data, config.train.seed, view, num_classes).images
         return activations_at(self.model, self.border, images, self.precision, config.data.image_size)
 
 

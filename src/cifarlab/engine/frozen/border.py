@@ -21,7 +21,7 @@ from cifarlab.objectives.objective import Objective
 # How many ends of the frozen part are tried, from the last one backwards.
 TRIES = 8
 # By how much logits and gradients may differ, as a share of the largest: kernels may round in another order.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+BORDER_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
 class NoBorder(Exception):
@@ -162,7 +162,7 @@ def _proven(
         reason = str(error).strip().partition("\n")[0][:100] or type(error).__name__
         raise NoBorder(f"the network cannot begin behind {last} ({reason})") from None
     for what, ones, others in zip(("logits", "losses", "gradients"), whole, tail, strict=True):
-        if not _alike(ones, others, TOLERANCE[precision.dtype]):
+        if not _alike(ones, others, BORDER_TOLERANCE[precision.dtype]):
             raise NoBorder(f"from the activations of {last} on, {what} are not those of the whole network")
     return border
 

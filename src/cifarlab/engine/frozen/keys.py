@@ -16,7 +16,7 @@ from cifarlab.engine.frozen.tail import Border
 from cifarlab.models.classifier import Classifier
 
 # Raised whenever the files hold something else.
-VERSION = 1
+KEY_VERSION = 1
 
 
 def split_key(
@@ -28,7 +28,7 @@ def split_key(
     """
     name = "test" if split is splits.test else "val" if split is splits.val else "train"
     return {
-        "version": VERSION,
+        "version": KEY_VERSION,
         "code": code_digest(config),
         "packages": {package: metadata.version(package) for package in ("torch", "timm")},
         "backbone": config.model.backbone.dump(),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlab.data.splits import Split, Splits, left_on_host, place
+from cifarlab.data.splits import Split, Splits, left_on_host, place_split
 from cifarlab.engine import evaluate
 from cifarlab.evaluation import published
 from cifarlab.evaluation.analysis import scores
@@ -20,7 +20,7 @@ from cifarlab.evaluation.sealed import open_split
 from cifarlab.runs.model import Trained, load_trained
 from cifarlab.training.progress import OPTIMISTIC
 
-SHOWN = 24
+PICTURES_SHOWN = 24
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def analyze(
     if corruptions:
         report["corruptions"] = _corrupted(trained, pictures)
     report |= _worth_a_look(pictures, probabilities, guesses, truth, learned.classes)
-    report["anchor"] = published.place(trained.config, report["top1"], split)
+    report["anchor"] = published.place_score(trained.config, report["top1"], split)
     return Analysis(report, pictures)
 
 
-class Answers(NamedTuple):
+class SplitAnswers(NamedTuple):
     """Of a model: logits (N, C), labels and guesses (N,) on the CPU. top1 and top5: as `eval` has them.
 
     left: a line where the pictures did not fit on the device.
@@ -99,12 +99,12 @@ class Answers(NamedTuple):
     left: list[str]
 
 
-def _answers(trained: Trained, split: Split) -> Answers:
-    here, size = place(split, trained.precision.device), trained.config.data.image_size
-    logits, labels, _ = evaluate.collect(trained.model, here, trained.precision, size)
+def _answers(trained: Trained, split: Split) -> SplitAnswers:
+    here, size = place_split(split, trained.precision.device), trained.config.data.image_size
+    logits, labels, _ = evaluate.collect_outputs(trained.model, here, trained.precision, size)
     found, guesses = evaluate.scores(logits, labels), evaluate.ranked(logits)[:, 0]
     on_cpu = logits.cpu(), labels.cpu(), guesses.cpu()
-    return Answers(*on_cpu, found["top1"], found["top5"], left_on_host(here))
+    return SplitAnswers(*on_cpu, found["top1"], found["top5"], left_on_host(here))
 
 
 def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _corrupted(trained: Trained, split: Split) -> dict[str, Any]:
 def _worth_a_look(
     split: Split, probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    hardest, confident = scores.rows_worth_a_look(probabilities, guesses, labels, SHOWN)
+    hardest, confident = scores.rows_worth_a_look(probabilities, guesses, labels, PICTURES_SHOWN)
 
     def described(rows: np.ndarray) -> list[dict[str, Any]]:
         return [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cifarlab.engine.calibration import best_temperature, expected_calibration_error
 
-BINS = 15
+CALIBRATION_BINS = 15
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -19,12 +19,12 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     own = probabilities[np.arange(len(labels)), labels]
     return {
         "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
-        "ece": expected_calibration_error(_logits(probabilities), torch.from_numpy(labels), BINS),
+        "ece": expected_calibration_error(_logits(probabilities), torch.from_numpy(labels), CALIBRATION_BINS),
     }
 
 
 def reliability(
-    probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, bins: int = BINS
+    probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS
 ) -> list[dict[str, float]]:
     """{count, confidence, accuracy} of the pictures in each of equal bins of the guess's probability."""
     confidence = probabilities.max(1)

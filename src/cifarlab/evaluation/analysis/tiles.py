@@ -14,7 +14,7 @@ from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
 
 # Of each kind; and pixels a side: larger pictures are made smaller. Thirty runs' must fit one page.
-SHOWN = 12
+TILES_SHOWN = 12
 LARGEST = 40
 
 
@@ -30,7 +30,7 @@ def picture_at(pictures: Split, position: int) -> np.ndarray:
 
 def write_tiles(report: dict[str, Any], pictures: Split, path: Path) -> Path:
     """Write a PNG of two rows of squares: of the hardest pictures, and of the most confident errors."""
-    rows = [report[kind][:SHOWN] for kind in ("hardest", "confident_errors")]
+    rows = [report[kind][:TILES_SHOWN] for kind in ("hardest", "confident_errors")]
     side = min(LARGEST, *pictures.images.shape[-2:])
     sheet = Image.new("RGB", (side * max(map(len, rows)), side * len(rows)))
     for i, row in enumerate(rows):
@@ -48,7 +48,7 @@ def read_tiles(path: Path, counts: Sequence[int]) -> list[list[Image.Image]]:
 
     Raises ConfigError for a file that is not such a picture.
     """
-    counts = [min(count, SHOWN) for count in counts]
+    counts = [min(count, TILES_SHOWN) for count in counts]
     try:
         with Image.open(path, formats=["PNG"]) as file:
             sheet = file.convert("RGB")

@@ -17,7 +17,15 @@ from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
-from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
+from cifarlab.data.splits import (
+    PartName,
+    Pictures,
+    Split,
+    digest_pictures,
+    load_splits,
+    place_split,
+    read_data,
+)
 from cifarlab.engine.evaluate import outputs_of
 from cifarlab.evaluation.audit.duplicates import (
     NEAR,
@@ -27,7 +35,7 @@ from cifarlab.evaluation.audit.duplicates import (
     exact_pairs,
     exact_pairs_across,
     near_pairs,
-    nearest,
+    nearest_neighbours,
     surplus,
 )
 from cifarlab.evaluation.audit.labels import suspects
@@ -35,7 +43,7 @@ from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, load_trained
 
-PARTS: tuple[Part, ...] = ("train", "val", "test")
+AUDITED_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ def audit(data: DataConfig, runs: Sequence[Trained] = (), *, near: bool = True) 
 
     Raises ConfigError for runs of another data set.
     """
-    read_parts = {part: read(data, part) for part in PARTS}
+    read_parts = {part: read_data(data, part) for part in AUDITED_PARTS}
     parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
     for trained in runs:
         _refuse_other(trained, parts["train"])
@@ -126,7 +134,7 @@ def _near(
         within = ours == theirs
         candidates = alike(coarse[ours], None if within else coarse[theirs])
         if embedded:
-            more = nearest(embedded[ours], None if within else embedded[theirs])
+            more = nearest_neighbours(embedded[ours], None if within else embedded[theirs])
             candidates = torch.cat([candidates, more]).unique(dim=0)
         pairs, values = near_pairs(fine[ours], None if within else fine[theirs], candidates)
         digests = parts[ours].digests[orders[ours]], parts[theirs].digests[orders[theirs]]
@@ -186,7 +194,9 @@ def embeddings(trained: Trained, split: Split) -> Tensor:
 
 def _outputs(trained: Trained, split: Split):
     device = next(trained.model.parameters()).device
-    return outputs_of(trained.model, place(split, device), trained.precision, trained.config.data.image_size)
+    return outputs_of(
+        trained.model, place_split(split, device), trained.precision, trained.config.data.image_size
+    )
 
 
 def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:

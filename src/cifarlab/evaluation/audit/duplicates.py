@@ -21,7 +21,7 @@ CANDIDATE = 0.85
 # are near duplicates. Looked at on CIFAR-100: above it a pair is one photograph twice; from 0.8 to 0.9 mostly
 # so, or two of one series (bottles, cans).
 NEAR, SHIFT = 0.9, 2
-NEIGHBOURS = 5
+NEIGHBOURS_COMPARED = 5
 ROWS, PAIRS = 1000, 500
 
 
@@ -93,7 +93,7 @@ def alike(ours: Tensor, theirs: Tensor | None, least: float = CANDIDATE) -> Tens
     return torch.cat(found)
 
 
-def nearest(ours: Tensor, theirs: Tensor | None, count: int = NEIGHBOURS) -> Tensor:
+def nearest_neighbours(ours: Tensor, theirs: Tensor | None, count: int = NEIGHBOURS_COMPARED) -> Tensor:
     """(P, 2) int64: each of `ours` (N, D), and the `count` embeddings most like it by cosine; as `alike`."""
     ours = F.normalize(ours)
     columns = ours if theirs is None else F.normalize(theirs)

@@ -11,17 +11,17 @@ from cifarlab.evaluation.published.figures import ANCHORS, Anchor
 from cifarlab.runs.folder import Run
 from cifarlab.training.progress import OPTIMISTIC
 
-SHOWN = 5
+ANCHORS_SHOWN = 5
 
 
-def place(config: Config, top1: float, split: str) -> dict[str, Any] | None:
+def place_score(config: Config, top1: float, split: str) -> dict[str, Any] | None:
     """The published figures nearest to a configuration, and where `top1` (a fraction) stands among them.
 
     split: what it was measured on; the figures are of test. Holds `anchor` (its name), `band`, `figures`,
     `difference` (points outside the band, 0 within), `verdict` (below, within, above), `causes` (where below,
     the costliest first) and `text`. None where no figure is known for the backbone or the data set.
     """
-    anchor = nearest(config)
+    anchor = nearest_anchor(config)
     if anchor is None:
         return None
     accuracy, (low, high) = 100 * top1, anchor.band
@@ -48,10 +48,10 @@ def place_run(run: Run) -> dict[str, Any] | None:
         return None
     split = "test" if summary["test_top1"] is not None else "val"
     score = summary[f"{split}_top1"]
-    return None if score is None else place(checked(run.plain_config()), score, split)
+    return None if score is None else place_score(checked(run.plain_config()), score, split)
 
 
-def nearest(config: Config) -> Anchor | None:
+def nearest_anchor(config: Config) -> Anchor | None:
     """The anchor of the configuration's backbone whose protocol differs in least from it."""
     if config.data.dataset.name != "cifar100" or config.data.classes is not None:
         return None
@@ -87,7 +87,7 @@ def _text(anchor: Anchor, difference: float, verdict: str, found: list[str], rem
     text = f"{where} the band of {anchor.name}, [{low:.1f}, {high:.1f}] ({anchor.sources})"
     text += f"; {remark}" if remark else ""
     if found:
-        text += f"; likely causes, in order: {'; '.join(found[:SHOWN])}"
+        text += f"; likely causes, in order: {'; '.join(found[:ANCHORS_SHOWN])}"
     elif verdict == "below":
         text += "; nothing in its configuration says why"
     return text

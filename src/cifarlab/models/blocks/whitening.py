@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Patches of 2x2 pixels in 3 channels have 12 numbers, and as many principal directions.
-SIDE = 2
-NUM_DIRECTIONS = 3 * SIDE**2
+PATCH_SIDE = 2
+NUM_DIRECTIONS = 3 * PATCH_SIDE**2
 # Added to each variance, of pictures of variance 1: the least directions are mostly the file format's noise.
 EPSILON = 5e-4
 # Pictures in memory as patches at once.
@@ -27,9 +27,9 @@ class Whitening(nn.Conv2d):
     bias: nn.Parameter  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self):
-        super().__init__(3, 2 * NUM_DIRECTIONS, SIDE)
+        super().__init__(3, 2 * NUM_DIRECTIONS, PATCH_SIDE)
         del self.weight
-        self.register_buffer("weight", torch.empty(2 * NUM_DIRECTIONS, 3, SIDE, SIDE))
+        self.register_buffer("weight", torch.empty(2 * NUM_DIRECTIONS, 3, PATCH_SIDE, PATCH_SIDE))
         self._set(torch.eye(NUM_DIRECTIONS), torch.zeros(NUM_DIRECTIONS))
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ def patch_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     products = images.new_zeros(NUM_DIRECTIONS, NUM_DIRECTIONS, dtype=torch.float64)
     count = 0
     for chunk in images.split(CHUNK):
-        patches = F.unfold(chunk.double(), SIDE).transpose(0, 1).flatten(1)
+        patches = F.unfold(chunk.double(), PATCH_SIDE).transpose(0, 1).flatten(1)
         total += patches.sum(1)
         products += patches @ patches.t()
         count += patches.shape[1]

@@ -32,7 +32,7 @@ class ShiftNorm(nn.BatchNorm2d):
         self.register_buffer("weight", torch.ones(num_features))
 
 
-class Group(nn.Sequential):
+class ConvGroup(nn.Sequential):
     """A convolution, 2x2 max pooling, then two convolutions beside a shortcut: (B, I, H, W) to half the side.
 
     Pooling after the convolution, not a stride, and before batch norm, which then sees a quarter of the map.
@@ -109,7 +109,7 @@ def speed_resnet(
         first = nn.Sequential(*_conv(3, STEM_CHANNELS, 3), ShiftNorm(STEM_CHANNELS), act())
     groups, inputs = [], STEM_CHANNELS
     for width, hidden, kernels in zip(widths, _hidden(widths, layout), _kernels(layout), strict=True):
-        groups.append(Group(inputs, width, hidden, kernels, act))
+        groups.append(ConvGroup(inputs, width, hidden, kernels, act))
         inputs = width
     if dirac:
         for part in nn.ModuleList(groups).modules():
