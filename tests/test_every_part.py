@@ -15,8 +15,8 @@ from cifarlab.core.registries import (
     SHARPNESS,
 )
 from cifarlab.core.registry import Registry
-from tests.test_train import assert_same_run
 from tests.tiny import train_tiny
+from tests.training.test_loop import assert_same_run
 
 # What a part cannot do without.
 NEEDED = {

@@ -14,8 +14,8 @@ from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
 from cifarlab.training.loop import train
 from tests.teachers.taught import student
-from tests.test_train import assert_equal
 from tests.tiny import logged
+from tests.training.test_loop import assert_equal
 
 
 def as_saved_before(plain: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from cifarlab.runs.model import load_trained
 from cifarlab.teachers import examine, has_same_pictures, knows_validation, teacher_warnings
 from cifarlab.teachers.diagnosis import gradient_norms
 from cifarlab.training.setup import prepare
+from tests.data.test_cifar import write_cifar100
 from tests.settings import row
 from tests.teachers.taught import DISTILL, answers, student
-from tests.test_cifar import write_cifar100
 from tests.tiny import tiny_config, train_tiny
 
 

@@ -21,9 +21,9 @@ from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.training.missing_teachers import train_teachers as teach
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.setup import prepare
+from tests.data.test_cifar import write_cifar100
+from tests.data.test_folder import make as write_folder
 from tests.teachers.taught import DISTILL, MARGIN, answers, student
-from tests.test_cifar import write_cifar100
-from tests.test_folder import make as write_folder
 from tests.tiny import TINY, tiny_config, train_tiny
 
 KEPT = ("teacher.run=linear", "data.views=2")
