@@ -1,43 +1,37 @@
-"""Imports run downward only: every module stands on a floor and imports from floors below its own."""
+"""The architecture: folders in layers, small modules, one public name for one thing."""
 
 import ast
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
-FLOORS = {
-    "core": 0,
-    "augment": 1, "config": 1, "objectives": 1,
-    "data": 2, "optim": 2,
-    "models": 3,
-    "engine": 4,
-    "runs": 5,
-    "teachers": 6,
-    "training": 7,
-    "evaluation": 8,
-    "experiments": 9,
-    "doctor": 10, "report": 10,
-    "commands": 11,
-    "cli": 12,
-    "__main__": 13,
-}  # fmt: skip
-# Nothing in the package imports these from it; they may name any floor.
-FACES = {"__init__"}
+# The lowest first: a folder imports from itself and from those before it.
+LAYERS = [
+    "core", "config", "data", "augment", "models", "optim", "objectives", "engine", "runs", "teachers",
+    "training", "evaluation", "experiments", "doctor", "report", "commands", "cli", "__main__",
+]  # fmt: skip
+# Modules beside the folders. `__init__` may name any layer: nothing in the package imports from it.
+BESIDE = {"__init__", "__main__", "cli"}
+MOST_LINES = 300
+# Public names that two modules define, each with its reason.
+SHARED_NAMES: dict[str, str] = {}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
 
 
-def room(path: Path) -> str:
-    """The module or sub-package, directly below the package, that a file belongs to."""
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0].removesuffix(".py")
+def layer(path: Path) -> str:
+    """Return the folder or module, directly below the package, that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> set[str]:
+def imported_layers(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -51,23 +45,56 @@ def imported_rooms(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_only_from_floors_below(path):
-    own = room(path)
-    if own in FACES:
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imports_run_downward(path):
+    own = layer(path)
+    if own == "__init__":
         return
-    for other in imported_rooms(path):
-        assert other in FLOORS, f"{other} stands on no floor: add it to FLOORS"
-        if other != own:
-            assert FLOORS[other] < FLOORS[own], (
-                f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+    for other in imported_layers(path):
+        assert other in LAYERS, f"{other} is in no layer: add it to LAYERS"
+        assert LAYERS.index(other) <= LAYERS.index(own), f"{own} imports {other}, which lies above it"
+
+
+def test_the_package_is_made_of_these_folders():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and [*path.glob("*.py")]}
+    assert folders == set(LAYERS) - BESIDE
+    assert {path.stem for path in PACKAGE.glob("*.py")} == BESIDE
+    assert not [path for path in PACKAGE.rglob("*/") if path.is_dir() and len([*path.glob("*.py")]) == 1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_a_module_is_small_and_says_what_it_holds(path):
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), "say in one sentence what it holds"
+    assert text.count("\n") <= MOST_LINES
+
+
+def public_names(path: Path) -> set[str]:
+    """Return what a module defines for others; parts and commands have names of their own registries."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            registered = any(
+                word in ast.unparse(decorator)
+                for decorator in node.decorator_list
+                for word in (".register", "app.command")
             )
+            found |= set() if registered else {node.name}
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return {name for name in found if not name.startswith("_")}
 
 
-def test_every_module_has_a_floor_and_a_docstring():
-    for path in modules():
-        assert room(path) in FLOORS.keys() | FACES, path
-        assert ast.get_docstring(ast.parse(path.read_text())), f"{path}: says in one sentence what it holds"
+def test_a_public_name_has_one_meaning():
+    homes = defaultdict(list)
+    for path in MODULES:
+        for public in public_names(path):
+            homes[public].append(name(path))
+    shared = {public: places for public, places in homes.items() if len(places) > 1}
+    assert len(SHARED_NAMES) <= 10
+    assert shared.keys() == SHARED_NAMES.keys(), shared
 
 
 COMMANDS = sorted((PACKAGE / "commands").glob("*.py"))
@@ -83,14 +110,5 @@ def test_the_command_line_imports_torch_in_commands_only(path):
             [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
         )
     }
-    known = {
-        "__future__",
-        "cifarlab.commands",
-        "cifarlab.commands.shared",
-        "typer",
-        "io",
-        "json",
-        "pathlib",
-        "sys",
-    }
-    assert top <= known | {"traceback", "typing"}
+    known = {"__future__", "cifarlab.commands", "cifarlab.commands.shared", "typer", "io", "json", "pathlib"}
+    assert top <= known | {"sys", "traceback", "typing"}
