@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from study import Arm, figures_of, mean_and_spread, paired, parser, points, stands_on, train_all, write
 
 from cifarlab.config.recipes import read_recipe, recipe_names
-from cifarlab.data.splits import place_split
+from cifarlab.data.placement import place_split
 from cifarlab.engine.evaluate import collect_outputs, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented, mean_called, parse

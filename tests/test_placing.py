@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from cifarlab.data import splits
-from cifarlab.data.splits import left_on_host, load_splits, place_all, place_split
+from cifarlab.data.placement import left_on_host, place_all, place_split
+from cifarlab.data.splits import load_splits
 from cifarlab.engine import evaluate
 from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.audit.audit import audit

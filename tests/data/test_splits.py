@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
-from cifarlab.data.splits import Pictures, channel_statistics, choose, digest_pictures, load_splits
+from cifarlab.data.channels import channel_statistics
+from cifarlab.data.splits import Pictures, choose, digest_pictures, load_splits
 from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from benchmarks.common import exact_float32
 
-from cifarlab.data.splits import load_splits, place_all, place_split
+from cifarlab.data.placement import place_all, place_split
+from cifarlab.data.splits import load_splits
 from cifarlab.engine.batches import make_batch
 from cifarlab.engine.plan import Plan
 from cifarlab.training.setup import prepare

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,14 +11,10 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import DataConfig
-from cifarlab.core.device import picture_budget
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import hash_each, hash_ints, label_key
 
 PartName = Literal["train", "val", "test"]
-CHANNELS = ("red", "green", "blue")
-# One step of 8 bits. Divided by a lesser deviation, a channel's rounding would outweigh the others' content.
-LEVEL = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -237,70 +232,3 @@ def _keep(source: Pictures, data: DataConfig) -> Split:
     order = source.order()
     ids = np.flatnonzero(source.labels[order] < (data.classes or len(source.classes)))
     return _share(source, order, (ids,))[0]
-
-
-def place_split(split: Split, device: torch.device) -> Split:
-    """Move one split to `device`, as `place_all` does."""
-    return _mover(device)(split)
-
-
-def place_all(splits: Splits, device: torch.device) -> Splits:
-    """Move all splits to `device`; pictures that splits share move once.
-
-    Pictures beyond the device's `picture_budget` stay on the host: a batch is gathered where they lie and
-    arrives where the labels are.
-    """
-    move = _mover(device)
-    train = move(splits.train)  # First: no other part is read so often.
-    val, test = (split if split is None else move(split) for split in (splits.val, splits.test))
-    return replace(splits, train=train, val=val, test=test)
-
-
-def _mover(device: torch.device) -> Callable[[Split], Split]:
-    moved: dict[int, Tensor] = {}
-    left = picture_budget(device)
-
-    def move(split: Split) -> Split:
-        nonlocal left
-        images = split.images
-        if images.data_ptr() not in moved:
-            fits = left is None or images.nbytes <= left
-            moved[images.data_ptr()] = images.to(device) if fits else images
-            left = left - images.nbytes if left is not None and fits else left
-        images = moved[images.data_ptr()]
-        return Split(images, split.rows.to(images.device), split.labels.to(device), split.ids.to(device))
-
-    return move
-
-
-def left_on_host(*splits: Split | None) -> list[str]:
-    """A line where pictures of placed splits did not fit on the device."""
-    away = [split for split in splits if split is not None and split.rows.device != split.labels.device]
-    if not away:
-        return []
-    size = sum({split.images.data_ptr(): split.images.nbytes for split in away}.values()) / 2**30
-    return [f"{size:.1f} GiB of pictures do not fit on {away[0].labels.device}: they stay on the host"]
-
-
-def channel_statistics(split: Split) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], tuple[str, ...]]:
-    """(mean, standard deviation) of each colour channel over the split's pictures, in [0, 1]; warnings.
-
-    A channel whose deviation is below LEVEL is given 1, which leaves it undivided, and a warning.
-    """
-    total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    for positions in torch.arange(len(split)).split(1000):
-        chunk = split.images[split.rows[positions.to(split.rows.device)]].to("cpu", torch.float64) / 255
-        total += chunk.sum((0, 2, 3))
-        squares += chunk.square().sum((0, 2, 3))
-        count += chunk.numel() // 3
-    mean = total / count
-    # Rounding may leave a constant channel a variance below 0, whose root is no number.
-    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    warnings = tuple(
-        f"the {name} channel is constant in the training pictures: normalisation takes off its mean only; "
-        "check the pictures"
-        for name, value in zip(CHANNELS, deviation, strict=True)
-        if value < LEVEL
-    )
-    deviation[deviation < LEVEL] = 1.0
-    return (tuple(mean.tolist()), tuple(deviation.tolist())), warnings

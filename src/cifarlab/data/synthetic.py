@@ -1,126 +1,10 @@
 """The embedded synthetic data set: 100 classes of shape, texture and colour, drawn by arithmetic alone."""
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-# Every pixel comes from + - * / sqrt, floor and comparisons, which IEEE 754 rounds in one way only, and from
-# PCG64's raw words, whose stream NumPy promises to keep. No sin, exp, matmul or sum: their last bits differ
-# between processors.
-Floats = NDArray[np.floating]  # float32 throughout
-Points = tuple[tuple[float, float], ...]
+from cifarlab.data.synthetic_shapes import SHAPES, Floats, segment_distance, shape_distance
 
-
-class Disc(NamedTuple):
-    """A disc to add to a shape, or to cut out of it."""
-
-    x: float
-    y: float
-    radius: float
-    cut: bool = False
-
-
-class Polygon(NamedTuple):
-    """A simple polygon to add to a shape, or to cut out of it."""
-
-    points: Points
-    cut: bool = False
-
-
-def _ngon(num: int, radius: float, *, inner: float | None = None, x: float = 0.0, y: float = 0.0) -> Polygon:
-    """A regular polygon with a corner at the top; with `inner`, the star between those two radii."""
-    radii = [radius] * num if inner is None else [radius, inner] * num
-    turn = 2 * math.pi / len(radii)
-    # Four digits, so that the platform's libm has no say.
-    return Polygon(
-        tuple(
-            (round(x + r * math.sin(i * turn), 4), round(y + r * math.cos(i * turn), 4))
-            for i, r in enumerate(radii)
-        )
-    )
-
-
-def _bar(x: float, y: float, *, cut: bool = False, dx: float = 0.0, dy: float = 0.0) -> Polygon:
-    """An upright rectangle of half-sides x and y centred at (dx, dy)."""
-    return Polygon(((dx - x, dy - y), (dx + x, dy - y), (dx + x, dy + y), (dx - x, dy + y)), cut)
-
-
-# Shapes live in a frame with y up and a radius of about one; later parts act on what earlier ones left.
-# They are drawn mirrored or not at random and turned by at most 18 degrees, so a square stays no diamond.
-_SHAPES: dict[str, tuple[Disc | Polygon, ...]] = {
-    "disc": (Disc(0, 0, 0.85),),
-    "ring": (Disc(0, 0, 0.98), Disc(0, 0, 0.48, cut=True)),
-    "triangle": (_ngon(3, 1.15, y=-0.2),),
-    "square": (_bar(0.78, 0.78),),
-    "diamond": (Polygon(((0, 1.1), (0.72, 0), (0, -1.1), (-0.72, 0))),),
-    "hexagon": (_ngon(6, 0.98),),
-    "star": (_ngon(5, 1.15, inner=0.5, y=-0.05),),
-    "heart": (
-        Disc(-0.45, 0.38, 0.52),
-        Disc(0.45, 0.38, 0.52),
-        Polygon(((-0.85, 0.05), (0, -1), (0.85, 0.05), (0, 0.6))),
-    ),
-    "moon": (Disc(-0.1, 0, 1.0), Disc(0.42, 0.12, 0.78, cut=True)),
-    "plus": (_bar(0.98, 0.34), _bar(0.34, 0.98)),
-    "saltire": (
-        Polygon(((-0.95, 0.55), (-0.55, 0.95), (0.95, -0.55), (0.55, -0.95))),
-        Polygon(((0.95, 0.55), (0.55, 0.95), (-0.95, -0.55), (-0.55, -0.95))),
-    ),
-    "arrow": (
-        Polygon(((-1.05, 0.32), (0, 0.32), (0, 0.85), (1.1, 0), (0, -0.85), (0, -0.32), (-1.05, -0.32))),
-    ),
-    "house": (
-        _bar(0.17, 0.4, dx=0.5, dy=0.5),
-        Polygon(((-0.72, -0.95), (0.72, -0.95), (0.72, 0), (1.05, 0), (0, 1), (-1.05, 0), (-0.72, 0))),
-    ),
-    "drop": (Disc(0, -0.35, 0.66), Polygon(((-0.59, -0.05), (0, 1.15), (0.59, -0.05), (0, -0.95)))),
-    "bolt": (
-        Polygon(
-            ((-0.1, 1.15), (0.75, 1.15), (0.25, 0.3), (0.8, 0.3), (-0.45, -1.2), (-0.1, -0.1), (-0.7, -0.1))
-        ),
-    ),
-    "fish": (
-        Polygon(
-            (
-                (-0.6, 0),
-                (-0.25, 0.4),
-                (0.2, 0.6),
-                (0.65, 0.5),
-                (0.95, 0.25),
-                (1.1, 0),
-                (0.95, -0.25),
-                (0.65, -0.5),
-                (0.2, -0.6),
-                (-0.25, -0.4),
-            )
-        ),
-        Polygon(((-0.35, 0), (-1.1, 0.65), (-0.95, 0), (-1.1, -0.65))),
-    ),
-    "tree": (
-        Polygon(
-            (
-                (0, 1.2),
-                (0.7, 0.3),
-                (0.35, 0.3),
-                (0.95, -0.6),
-                (0.22, -0.6),
-                (0.22, -1.15),
-                (-0.22, -1.15),
-                (-0.22, -0.6),
-                (-0.95, -0.6),
-                (-0.35, 0.3),
-                (-0.7, 0.3),
-            )
-        ),
-    ),
-    "mushroom": (Disc(0, 0.05, 0.98), _bar(1.2, 0.6, dy=-0.65, cut=True), _bar(0.3, 0.5, dy=-0.5)),
-    "flower": (Disc(0, 0, 0.4), *(Disc(x, y, 0.42) for x, y in _ngon(5, 0.62).points)),
-    "crown": (
-        Polygon(((-0.95, -0.75), (0.95, -0.75), (1.05, 0.8), (0.45, 0), (0, 0.95), (-0.45, 0), (-1.05, 0.8))),
-    ),
-}
 _TEXTURES = ("plain", "striped", "dotted", "checkered", "rimmed")
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.36, "blue": 0.6, "purple": 0.8}
 # Each superclass has these five, turned by its own offset: one colour with two textures, another with two,
@@ -128,12 +12,12 @@ _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.36, "blue": 0.6, "purple": 0.8}
 _MEMBERS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 0))
 _LOOKS = tuple(
     (shape, _TEXTURES[(t + 2 * s + s // 5) % 5], tuple(_HUES)[(c + s) % 5])
-    for s, shape in enumerate(_SHAPES)
+    for s, shape in enumerate(SHAPES)
     for c, t in _MEMBERS
 )
 
 CLASSES: tuple[str, ...] = tuple(f"{colour} {texture} {shape}" for shape, texture, colour in _LOOKS)
-SUPERCLASSES: tuple[str, ...] = tuple(_SHAPES)
+SUPERCLASSES: tuple[str, ...] = tuple(SHAPES)
 SUPERCLASS_OF: tuple[int, ...] = tuple(SUPERCLASSES.index(shape) for shape, _, _ in _LOOKS)
 
 _SPLITS = {"train": 0, "test": 1}
@@ -161,42 +45,11 @@ def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
     return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(ramp, 4 - ramp), 0, 1))
 
 
-def _shape_distance(shape: str, x: Floats, y: Floats) -> Floats:
-    """Signed distance to the shape's outline, negative inside; exact near the outline only."""
-    distance = np.full_like(x, np.inf)
-    for part in _SHAPES[shape]:
-        if isinstance(part, Disc):
-            own = np.sqrt(np.square(x - part.x) + np.square(y - part.y)) - part.radius
-        else:
-            own = _polygon_distance(part.points, x, y)
-        distance = np.maximum(distance, -own) if part.cut else np.minimum(distance, own)
-    return distance
-
-
-def _segment_distance(x: Floats, y: Floats, edge_x: Floats | float, edge_y: Floats | float) -> Floats:
-    """Distance to the segment from the origin to (edge_x, edge_y)."""
-    length = edge_x * edge_x + edge_y * edge_y + 1e-6
-    along = np.clip((x * edge_x + y * edge_y) / length, 0, 1)
-    return np.sqrt(np.square(x - along * edge_x) + np.square(y - along * edge_y))
-
-
-def _polygon_distance(points: Points, x: Floats, y: Floats) -> Floats:
-    nearest = np.full_like(x, np.inf)
-    inside = np.zeros(x.shape, bool)
-    for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
-        edge_x, edge_y = x1 - x0, y1 - y0
-        from_x, from_y = x - x0, y - y0
-        nearest = np.minimum(nearest, _segment_distance(from_x, from_y, edge_x, edge_y))
-        if edge_y:  # a ray to the right crosses this edge: odd crossings are inside
-            inside ^= ((y >= y0) != (y >= y1)) & (from_x < from_y * (edge_x / edge_y))
-    return np.where(inside, -nearest, nearest)
-
-
 def _capsule_distance(dice: _Dice, x: Floats, y: Floats, reach: float, thick: tuple[float, float]) -> Floats:
     """Signed distance to a thick line with round ends, anywhere: clutter, or what is in front."""
     from_x, from_y = x - dice(-1.1, 1.1), y - dice(-1.1, 1.1)
     edge_x, edge_y = dice(-reach, reach), dice(-reach, reach)
-    return _segment_distance(from_x, from_y, edge_x, edge_y) - dice(*thick)
+    return segment_distance(from_x, from_y, edge_x, edge_y) - dice(*thick)
 
 
 def _texture(name: str, dice: _Dice, distance: Floats, x: Floats, y: Floats, blur: Floats) -> Floats:
@@ -252,7 +105,7 @@ def _paint(label: int, uniforms: Floats, size: int) -> Floats:
     own_y = (away_y * cos - away_x * sin) * stretch
     own_x = (away_x * cos + away_y * sin) / stretch + own_y * lean
     own_x = np.where(dice() < 0.5, own_x, -own_x)
-    distance, blur = _shape_distance(shape, own_x, own_y), pixel / scale
+    distance, blur = shape_distance(shape, own_x, own_y), pixel / scale
 
     first = _rgb(_HUES[colour] + dice(-0.06, 0.06), dice(0.5, 1), dice(0.55, 1))
     second = _rgb(dice(), dice(0, 0.25), np.where(dice() < 0.5, dice(0.05, 0.25), dice(0.85, 1)))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
-from cifarlab.data.splits import Split, left_on_host, place_split
+from cifarlab.data.placement import left_on_host, place_split
+from cifarlab.data.splits import Split
 from cifarlab.engine.calibration import best_temperature, calibration
 from cifarlab.engine.evaluate import collect_outputs, scores
 from cifarlab.evaluation.members import load_members, optimism_warnings

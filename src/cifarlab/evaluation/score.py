@@ -10,7 +10,7 @@ from torch import nn
 from cifarlab.core import files as checkpoint
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.registry import Spec
-from cifarlab.data.splits import left_on_host, place_split
+from cifarlab.data.placement import left_on_host, place_split
 from cifarlab.engine.calibration import best_temperature, calibration
 from cifarlab.engine.evaluate import collect_outputs, scores
 from cifarlab.evaluation.sealed import open_split

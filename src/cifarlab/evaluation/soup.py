@@ -15,7 +15,8 @@ from torch import Tensor
 from cifarlab.core import files
 from cifarlab.core.device import Precision, describe_hardware, peak_memory
 from cifarlab.core.errors import ConfigError
-from cifarlab.data.splits import Split, Splits, left_on_host, place_all
+from cifarlab.data.placement import left_on_host, place_all
+from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.plan import Plan
 from cifarlab.evaluation.members import load_members, optimism_warnings

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cifarlab.config import Config
 from cifarlab.core.random import hash_ints, label_key
-from cifarlab.data.splits import Split, Splits, load_splits, place_split
+from cifarlab.data.placement import place_split
+from cifarlab.data.splits import Split, Splits, load_splits
 from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.engine.calibration import COLDEST, HOTTEST, best_temperature
 from cifarlab.engine.step import Engine

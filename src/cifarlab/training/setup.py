@@ -19,7 +19,9 @@ from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision, pick_device, pick_precision, use_deterministic
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.random import hash_ints, label_key
-from cifarlab.data.splits import Split, Splits, channel_statistics, left_on_host, load_splits, place_all
+from cifarlab.data.channels import channel_statistics
+from cifarlab.data.placement import left_on_host, place_all
+from cifarlab.data.splits import Split, Splits, load_splits
 from cifarlab.engine.batches import make_batch, num_views, view_epoch
 from cifarlab.engine.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
 from cifarlab.engine.step import Engine, Source

@@ -23,35 +23,16 @@ from cifarlab.data.cache import Stopped, building, cache_folder, locked, progres
 from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.batches import make_batch, num_views, view_epoch
 from cifarlab.engine.evaluate import pictures_per_batch
+from cifarlab.engine.frozen.eligibility import KEEP_ACTIVATIONS
 from cifarlab.engine.frozen.keys import frozen_digest, split_key
 from cifarlab.engine.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.models.classifier import Classifier
 
-KEEP_ACTIVATIONS = ("train", "keep_activations")
 # Activations that are computed again, to be compared, may differ by so much of the largest: another number of
 # threads sums in another order.
 ACTIVATION_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 # And so many of a thousand may differ by more: rounding can tip a value over a step of its arithmetic.
 STRAYS = 1
-
-
-def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
-    """Why a configuration has no use for kept activations; None where it has.
-
-    teacher_is_kept: whether the teacher, if any, answers from its cache.
-    """
-    data, views, epochs = config.data, num_views(config), config.train.last_epoch
-    if data.mix:
-        return "data.mix mixes pictures, and a kept activation is that of one"
-    if views is None:
-        return "each epoch shows other views; say data.views=10, or remove data.augment"
-    if data.multi_scale is not None:
-        return "data.multi_scale shows pictures at several sizes; say data.multi_scale=null"
-    if config.lessons and not teacher_is_kept:
-        return "the teacher is asked about the pictures of each step"
-    if epochs <= views:
-        return f"{epochs} epochs show each of {views} views once"
-    return None
 
 
 class Activations:

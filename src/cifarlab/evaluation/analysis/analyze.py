@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlab.data.splits import Split, Splits, left_on_host, place_split
+from cifarlab.data.placement import left_on_host, place_split
+from cifarlab.data.splits import Split, Splits
 from cifarlab.engine import evaluate
 from cifarlab.evaluation import published
 from cifarlab.evaluation.analysis import scores

@@ -17,15 +17,8 @@ from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
-from cifarlab.data.splits import (
-    PartName,
-    Pictures,
-    Split,
-    digest_pictures,
-    load_splits,
-    place_split,
-    read_data,
-)
+from cifarlab.data.placement import place_split
+from cifarlab.data.splits import PartName, Pictures, Split, digest_pictures, load_splits, read_data
 from cifarlab.engine.evaluate import outputs_of
 from cifarlab.evaluation.audit.duplicates import (
     NEAR,
