@@ -24,7 +24,7 @@ from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
 from cifarlab.training import loop as train_module
 from cifarlab.training import setup as prepare_module
-from cifarlab.training.setup import smaller
+from cifarlab.training.memory import smaller
 from tests.tiny import TINY, logged, tiny_config, train_tiny
 
 # Everything that has state: momentum, an average, dropout, a schedule, views.

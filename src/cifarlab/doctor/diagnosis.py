@@ -19,7 +19,8 @@ from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.probe import Probe
 from cifarlab.models.backbones import has_weights
 from cifarlab.teachers import find_teacher
-from cifarlab.training.setup import out_of_memory_explained, prepare
+from cifarlab.training.memory import out_of_memory_explained
+from cifarlab.training.setup import prepare
 
 _ARCHIVES = {"cifar100": CIFAR100, "cifar10": CIFAR10}
 # In place of data that are not at hand: as many as two compared views and a GPU's batch need.

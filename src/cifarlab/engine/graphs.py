@@ -12,7 +12,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
+from cifarlab.core.device import Precision
 from cifarlab.core.errors import ConfigError
 
 # Where a recipe says how its steps run.
@@ -158,3 +160,17 @@ def copy_into(place: Any, given: Any, name: str = "what was given") -> None:
         place.copy_(given, non_blocking=True)
     else:
         assert place == given, f"{name} changes from one time to the next, but is no tensor"
+
+
+def refuse_graphs(config: Config, precision: Precision) -> None:
+    """Raise ConfigError where steps cannot be captured: a CPU, a loss scale, lookahead."""
+    kind = precision.device.type
+    if kind != "cuda":
+        raise ConfigError(
+            f"graph captures the steps of a GPU, and this run is on the {kind}; leave train.engine=auto",
+            ENGINE,
+        )
+    if precision.scaled:
+        raise ConfigError("graph needs bfloat16 or float32: a loss scale is adjusted on the host", ENGINE)
+    if config.optim.lookahead is not None:
+        raise ConfigError("optim.lookahead counts its steps on the host; say train.engine=eager", ENGINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -67,3 +68,8 @@ class Means:
 def batch_accuracy(batch: Batch, output: Output) -> Tensor:
     """Share of pictures whose largest logit is the label's, as a scalar on the device."""
     return (output.logits.argmax(-1) == batch.labels).float().mean()
+
+
+def is_finite(scores: dict[str, float]) -> bool:
+    """Whether every score is a number."""
+    return all(math.isfinite(value) for value in scores.values())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from cifarlab.models.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,32 @@ class Clock:
 
     step: int | Tensor
     progress: float | Tensor
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one training step does, but for its pictures.
+
+    Attributes:
+        bounds: Where each batch begins and ends in the epoch's order.
+        sizes: The sizes at which the pictures of each batch are seen.
+        seeds: One for each forward pass, in order.
+        clock: When it happens.
+    """
+
+    bounds: tuple[tuple[int, int], ...]
+    sizes: tuple[Sizes, ...]
+    seeds: tuple[int, ...]
+    clock: Clock
+
+    @property
+    def counts(self) -> list[int]:
+        """How many samples each batch trains on."""
+        return [sum(len(rows) for _, parts in sizes for rows in parts) for sizes in self.sizes]
+
+    @property
+    def kind(self) -> Hashable:
+        """What it has in common with the steps that a captured one can be replayed as."""
+        return tuple(
+            (last - first, sizes) for (first, last), sizes in zip(self.bounds, self.sizes, strict=True)
+        )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +14,15 @@ from torch import Tensor
 from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
-from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import hash_ints, label_key, permutation
 from cifarlab.data.splits import Split
 from cifarlab.engine.batches import BatchLoader, view_epoch
 from cifarlab.engine.compiling import compiled
 from cifarlab.engine.evaluate import evaluate
-from cifarlab.engine.graphs import ENGINE, CudaTape, Graphs, Reseed
+from cifarlab.engine.graphs import CudaTape, Graphs, Reseed, refuse_graphs
 from cifarlab.engine.means import Means, batch_accuracy
-from cifarlab.engine.plan import Clock, Plan
+from cifarlab.engine.plan import Clock, Plan, StepPlan
+from cifarlab.engine.sources import Kept, Source, unobserved
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
@@ -35,31 +34,6 @@ from cifarlab.optim.schedules import learning_rate
 
 # How many pixels are dressed at a time. A GPU is kept busy by many; a CPU's caches hold a batch at best.
 PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}
-
-
-class Source(Protocol):
-    """Whoever gives a teacher's output for the views of a batch."""
-
-    def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None: ...
-
-    def answer(self, batch: Batch, positions: Tensor) -> Output: ...
-
-
-class Kept(Protocol):
-    """Whoever gives the activations of a frozen part in place of pictures."""
-
-    def batch(self, positions: Tensor, epoch: int) -> Batch: ...
-
-    def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None: ...
-
-    def tail(self, model: torch.nn.Module) -> torch.nn.Module: ...
-
-    def knows(self, model: torch.nn.Module) -> bool: ...
-
-
-def unobserved(part: str) -> AbstractContextManager[object]:
-    """The span of a part of a step that nobody takes the time of."""
-    return nullcontext()
 
 
 class Engine:
@@ -97,7 +71,7 @@ class Engine:
         self._clock = self._device_clock() if self.device.type == "cuda" else None
         self.graphs: Graphs | None = None
         if config.train.engine == "graph":
-            self._refuse_graphs()
+            refuse_graphs(config, precision)
             self.use_graphs(Graphs(CudaTape(self.device)))
 
     @property
@@ -121,40 +95,32 @@ class Engine:
         self.graphs = graphs
         self._clock = self._clock or self._device_clock()
 
-    def _refuse_graphs(self) -> None:
-        if self.device.type != "cuda":
-            raise ConfigError(
-                f"graph captures the steps of a GPU, and this run is on the {self.device.type}; "
-                "leave train.engine=auto", ENGINE)  # fmt: skip
-        if self.precision.scaled:
-            raise ConfigError("graph needs bfloat16 or float32: a loss scale is adjusted on the host", ENGINE)
-        if self.config.optim.lookahead is not None:
-            raise ConfigError("optim.lookahead counts its steps on the host; say train.engine=eager", ENGINE)
-
     def learning_rate(self, step: int) -> float:
         """The learning rate of the `step`-th step of the run; the head's, where layers have their own."""
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
     def step(self, order: Tensor, epoch: int, step: int) -> None:
         """Train on the samples of one step. order: the epoch's. step: counted from the start of the run."""
-        plan, now = self.plan, self._set_clock(step)
+        plan = self._plan_step(len(order), epoch, step)
         self._behind_border(self.model)  # Brings it to the model's mode.
-        bounds = plan.batches(step, len(order))
-        batches = (self._batch(order, epoch, first, last, now) for first, last in bounds)
-        sizes = [self._sizes(last - first, epoch, step, first) for first, last in bounds]
-        passes = 1 if self.config.optim.sharpness is None else 2
-        seeds = [self._seed_of(step, number) for number in range(len(bounds)) for _ in range(passes)]
+        batches = (self._batch(order, epoch, first, last, plan.clock) for first, last in plan.bounds)
         if self.graphs is None:
-            self._learn(batches, sizes, torch.manual_seed, seeds, now)
+            self._learn(plan, batches, torch.manual_seed)
         else:
-            kind = tuple((last - first, at) for (first, last), at in zip(bounds, sizes, strict=True))
-            self.graphs.run(
-                kind, [*batches], seeds, lambda places, seed: self._learn(places, sizes, seed, seeds, now)
-            )
+            work = partial(self._learn, plan)
+            self.graphs.run(plan.kind, [*batches], plan.seeds, work)
         average = self.average
-        if average is not None and average.is_due(step + 1, plan.steps_per_epoch, plan.total_steps):
+        if average is not None and average.is_due(step + 1, self.plan.steps_per_epoch, self.plan.total_steps):
             with self.span("average"):
                 average.update_parameters(self.model)
+
+    def _plan_step(self, samples: int, epoch: int, step: int) -> StepPlan:
+        """Plan a step of an epoch whose order has so many samples; bring the clock to it."""
+        bounds = tuple(self.plan.batches(step, samples))
+        sizes = tuple(self._sizes(last - first, epoch, step, first) for first, last in bounds)
+        passes = 1 if self.config.optim.sharpness is None else 2
+        seeds = tuple(self._seed_of(step, number) for number in range(len(bounds)) for _ in range(passes))
+        return StepPlan(bounds, sizes, seeds, self._set_clock(step))
 
     def _batch(self, order: Tensor, epoch: int, first: int, last: int, now: Clock) -> Batch:
         """The samples from `first` to before `last` of the epoch's order, as they are learned from."""
@@ -180,43 +146,45 @@ class Engine:
             tail.train(model.training)
         return tail
 
-    def _learn(
-        self,
-        batches: Iterable[Batch],
-        sizes: Sequence[Sizes],
-        reseed: Reseed,
-        seeds: Sequence[int],
-        now: Clock,
-    ) -> None:
-        """The part of a step that may be captured: it reads nothing from the host that changes with it.
+    def _learn(self, plan: StepPlan, batches: Iterable[Batch], reseed: Reseed) -> None:
+        """Take the step: the part that may be captured.
 
-        sizes: of each batch. seeds: of each forward pass; nothing is asked of the device before the first.
+        It reads nothing from the host that changes from step to step, and asks nothing of the device before
+        the first pass.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        watch: list[Tensor] = []
-        counts, coming = [sum(len(rows) for _, parts in at for rows in parts) for at in sizes], iter(seeds)
-        for batch, at, count in zip(batches, sizes, counts, strict=True):
-            reseed(next(coming))
-            losses, output = self._backward(batch, at, count / sum(counts))
+        watched: list[Tensor] = []
+        seeds, counts = iter(plan.seeds), plan.counts
+        for batch, sizes, count in zip(batches, plan.sizes, counts, strict=True):
+            reseed(next(seeds))
+            losses, output = self._backward(batch, sizes, count / sum(counts))
             means = {f"loss/{label}": loss for label, loss in losses.items()}
             with self.span("sums"):
-                self.means.add({**means, "top1": batch_accuracy(batch, output)}, count, now.step)
-            if (sharpness := self.config.optim.sharpness) is not None:
-                # The second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
-                with uphill(sharpness.bind(), self._parameters), statistics_kept(self.model, self.objective):
-                    self.optimizer.zero_grad(set_to_none=True)
-                    reseed(next(coming))
-                    watch.append(self._backward(batch, at)[0]["total"])
+                self.means.add({**means, "top1": batch_accuracy(batch, output)}, count, plan.clock.step)
+            if self.config.optim.sharpness is not None:
+                watched.append(self._backward_uphill(batch, sizes, lambda: reseed(next(seeds))))
         if (largest := self.config.train.grad_clip) is not None:
             with self.span("clip"):
                 self.scaler.unscale_(self.optimizer)
-                watch.append(torch.nn.utils.clip_grad_norm_(self._parameters, largest, foreach=True))
+                watched.append(torch.nn.utils.clip_grad_norm_(self._parameters, largest, foreach=True))
         with self.span("optimizer"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
         # With a loss scale an overflow is ordinary: the scaler skips that step.
-        if watch and not self.precision.scaled:
-            self.means.watch(watch, now.step)
+        if watched and not self.precision.scaled:
+            self.means.watch(watched, plan.clock.step)
+
+    def _backward_uphill(self, batch: Batch, sizes: Sizes, reseed: Callable[[], object]) -> Tensor:
+        """Replace the gradients by those of a sharpness-aware step; return the loss there.
+
+        This second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
+        """
+        assert self.config.optim.sharpness is not None
+        ascent = self.config.optim.sharpness.bind()
+        with uphill(ascent, self._parameters), statistics_kept(self.model, self.objective):
+            self.optimizer.zero_grad(set_to_none=True)
+            reseed()
+            return self._backward(batch, sizes)[0]["total"]
 
     def _device_clock(self) -> Clock:
         """Tensors for what changes from step to step; such are the learning rates of the groups, too."""
@@ -255,6 +223,8 @@ class Engine:
         if batch.activations is not None:
             return model(batch.activations)
         images = self.precision.layout(batch.images)
+        if len(sizes) == 1:
+            return model(images, sizes[0][0], stages=self._stages)
         return forward_at_sizes(partial(model, stages=self._stages), images, sizes)
 
     def _backward(self, batch: Batch, sizes: Sizes, share: float = 1.0) -> tuple[dict[str, Tensor], Output]:
@@ -328,8 +298,3 @@ class Engine:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.means.load_state_dict(state["means"])
-
-
-def is_finite(scores: dict[str, float]) -> bool:
-    """Whether every score is a number."""
-    return all(math.isfinite(value) for value in scores.values())

@@ -45,9 +45,6 @@ def forward_at_sizes(model: Callable[..., Output], images: Tensor, sizes: Sizes)
     its own, so its statistics are those of one size, and its running ones see the sizes in turn. A
     configuration refuses losses that read feature maps there: those of several sizes have no common shape.
     """
-    if len(sizes) == 1:
-        [(size, _)] = sizes
-        return model(images, size)
     device = images.device
     rows = [
         torch.cat([torch.arange(part.start, part.stop, part.step, device=device) for part in parts])

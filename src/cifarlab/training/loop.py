@@ -12,7 +12,7 @@ from cifarlab.core import files
 from cifarlab.core.device import describe_hardware, peak_memory, pick_device, reset_peak_memory
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.data.cache import Stopped
-from cifarlab.engine.step import is_finite
+from cifarlab.engine.means import is_finite
 from cifarlab.runs.environment import describe_environment
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import record_opening
@@ -20,10 +20,11 @@ from cifarlab.runs.log import RunLog
 from cifarlab.runs.signals import StopRequest
 from cifarlab.runs.summary import summarise
 from cifarlab.teachers import describe_teacher, examine, teacher_warnings
+from cifarlab.training.memory import out_of_memory_explained
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.resume import best_state, read_best, resume
 from cifarlab.training.saver import Saver
-from cifarlab.training.setup import Job, out_of_memory_explained, prepare, refuse_to_remove_a_source
+from cifarlab.training.setup import Job, prepare, refuse_to_remove_a_source
 
 # An epoch that takes longer than this saves in between, too.
 SECONDS_BETWEEN_SAVES = 600.0

@@ -22,7 +22,8 @@ from cifarlab.config import Config
 from cifarlab.core.device import Precision, describe_hardware
 from cifarlab.data.splits import Splits
 from cifarlab.engine.graphs import WARM_UP as UNCAPTURED
-from cifarlab.engine.step import Engine, unobserved
+from cifarlab.engine.sources import unobserved
+from cifarlab.engine.step import Engine
 from cifarlab.training.saver import Saver, snapshot
 from cifarlab.training.setup import prepare
 

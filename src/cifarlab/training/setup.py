@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifarlab.config import Config, build_config
-from cifarlab.config.merge import merge_sections, parse_override
+from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision, pick_device, pick_precision, use_deterministic
-from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.channels import channel_statistics
 from cifarlab.data.placement import left_on_host, place_all
 from cifarlab.data.splits import Split, Splits, load_splits
 from cifarlab.engine.batches import make_batch, num_views, view_epoch
 from cifarlab.engine.frozen import Activations, NoBorder, find_border, frozen_share, reason_against
-from cifarlab.engine.step import Engine, Source
+from cifarlab.engine.sources import Source
+from cifarlab.engine.step import Engine
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
@@ -258,43 +255,6 @@ def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | N
         path = Path(source).expanduser().resolve()
         if folder.resolve() in (path, path.parent):
             raise ConfigError(f"--fresh would remove {source}, from which this run starts; use --name")
-
-
-@contextlib.contextmanager
-def out_of_memory_explained(config: Config) -> Iterator[None]:
-    """Turn an allocator's failure into one line that says what to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a bare RuntimeError.
-        is_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
-        if not is_memory and "can't allocate memory" not in str(error):
-            raise
-        data = config.data
-        sizes = f", data.multi_scale.sizes={[*data.train_sizes]}" if data.multi_scale is not None else ""
-        raise Failure(
-            f"out of memory at data.batch_size={data.batch_size}, data.image_size={data.image_size}{sizes}; "
-            f"try {smaller(config)} (with another --name, or --fresh)"
-        ) from error
-
-
-def smaller(config: Config) -> str:
-    """What takes less memory: overrides that the configuration accepts, or in words where none is left.
-
-    Half the pictures at once, in steps of twice as many batches where the losses and the optimizer allow.
-    """
-    data, accumulate = config.data, config.train.accumulate
-    size = max(2, data.batch_size // 4 * 2)  # Even, for mixing.
-    if size == data.batch_size:
-        side = max(8, data.image_size // 2)
-        found = [f"data.image_size={side}"] if data.multi_scale is None and side < data.image_size else []
-    else:
-        found = [f"data.batch_size={size} train.accumulate={2 * accumulate}", f"data.batch_size={size}"]
-    for words in found:
-        with contextlib.suppress(ConfigError):
-            build_config(reduce(merge_sections, map(parse_override, words.split()), config.dump()))
-            return words
-    return "a smaller model.backbone"
 
 
 def count_macs(model: nn.Module, image_size: int) -> int:
