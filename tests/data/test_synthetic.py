@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab.data import synthetic
+from cifarlab.data import synthetic, synthetic_shapes
 from cifarlab.data.synthetic import CLASSES, SUPERCLASS_OF, SUPERCLASSES, draw
 
 
@@ -73,7 +73,7 @@ def test_golden_pictures() -> None:
 def test_no_shape_is_another_or_its_mirror_image() -> None:
     at = np.linspace(-1.3, 1.3, 64, dtype=np.float32)
     x, y = np.meshgrid(at, -at)
-    masks = np.stack([synthetic._shape_distance(shape, x, y) < 0 for shape in SUPERCLASSES])
+    masks = np.stack([synthetic_shapes.shape_distance(shape, x, y) < 0 for shape in SUPERCLASSES])
     assert (masks.mean((1, 2)) > 0.1).all()
     for others in (masks, masks[..., ::-1]):
         shared = (masks[:, None] & others).sum((2, 3)) / (masks[:, None] | others).sum((2, 3))

@@ -156,7 +156,7 @@ def test_pictures_that_do_not_fit_stay_on_the_host_and_give_the_same_batches(mon
     splits = load_splits(tiny_config().data, 0)
     cuda = torch.device("cuda")
     moved = place_all(splits, cuda)
-    monkeypatch.setattr("cifarlab.data.splits.picture_budget", lambda device: 0)
+    monkeypatch.setattr("cifarlab.data.placement.picture_budget", lambda device: 0)
     kept = place_all(splits, cuda)
     assert moved.train.images.data_ptr() == moved.val.images.data_ptr(), "shared pictures move once"
     assert (kept.train.images.device.type, moved.train.images.device.type) == ("cpu", "cuda")

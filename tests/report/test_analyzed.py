@@ -73,7 +73,7 @@ def test_large_pictures_are_kept_small(tmp_path):
 
 def test_the_page_shows_an_analysis_and_opens_nothing(runs, tmp_path, monkeypatch):
     for name in (
-        "cifarlab.evaluation.score.load_test",
+        "cifarlab.evaluation.sealed.load_test",
         "cifarlab.data.splits.read_data",
         "cifarlab.runs.model.load_trained",
     ):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cifarlab.core import files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine.step import Engine
-from cifarlab.evaluation import score
+from cifarlab.evaluation import score, sealed
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
 from cifarlab.training import loop as train_module
@@ -345,7 +345,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
         train_tiny(tmp_path / "run")
     monkeypatch.undo()
     train_tiny(tmp_path / "run")
-    monkeypatch.setattr(score, "load_splits", changed)
+    monkeypatch.setattr(sealed, "load_splits", changed)
     with pytest.raises(ConfigError, match=r"not what .* was trained on"):
         score.evaluate_run(tmp_path / "run", "val", "cpu")
 

@@ -27,7 +27,7 @@ def scores_epoch(run):
 
 def test_a_run_on_validation(run, cifarlab, monkeypatch):
     monkeypatch.setattr(
-        "cifarlab.evaluation.score.load_test", lambda data: pytest.fail("the test pictures are sealed")
+        "cifarlab.evaluation.sealed.load_test", lambda data: pytest.fail("the test pictures are sealed")
     )
     status, out, _ = cifarlab("analyze", run, "--corruptions")
     assert status == 0

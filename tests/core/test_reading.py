@@ -15,7 +15,7 @@ from cifarlab.core.registries import AUGMENTS
 from cifarlab.evaluation.tta import parse
 from cifarlab.runs.folder import Run
 
-FOLDER = Path(__file__).parents[1] / "src" / "cifarlab" / "recipes"
+FOLDER = Path(__file__).parents[2] / "src" / "cifarlab" / "recipes"
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 plain_data = st.recursive(

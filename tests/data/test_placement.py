@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cifarlab.data import splits
+from cifarlab.data import placement
 from cifarlab.data.placement import left_on_host, place_all, place_split
 from cifarlab.data.splits import load_splits
 from cifarlab.engine import evaluate
@@ -28,7 +28,7 @@ META = torch.device("meta")
 
 
 def set_budget(patch: pytest.MonkeyPatch, budget: int | None) -> None:
-    patch.setattr(splits, "picture_budget", lambda device: budget)
+    patch.setattr(placement, "picture_budget", lambda device: budget)
 
 
 @pytest.fixture(scope="module")
