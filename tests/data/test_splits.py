@@ -12,6 +12,8 @@ from cifarlab.data.splits import Pictures, channel_statistics, choose, digest_pi
 from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 
 def pictures(count=60, classes=5, seed=0):
     rng = np.random.default_rng(seed)
