@@ -23,6 +23,8 @@ from cifarlab.core.registries import MIXERS, MixSpecs
 from cifarlab.core.registry import Spec
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 SPECS: TypeAdapter[dict[str, Spec]] = TypeAdapter(MixSpecs, config={"arbitrary_types_allowed": True})
 
 PAIRED: dict[str, dict[str, Any]] = {

@@ -10,6 +10,8 @@ from cifarlab.config.sections import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
 
+pytestmark = pytest.mark.quick
+
 
 def resolved(**changes):
     plain = merge_sections(ROOT, {"objective": {"cross_entropy": {}}})

@@ -4,6 +4,8 @@ from pydantic import BaseModel
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Registry, Spec
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def registry():

@@ -10,6 +10,8 @@ from PIL import Image
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.decoding import decode
 
+pytestmark = pytest.mark.quick
+
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 

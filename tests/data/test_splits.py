@@ -13,6 +13,8 @@ from cifarlab.data.splits import Pictures, choose, digest_pictures, load_splits
 from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 
 def pictures(count=60, classes=5, seed=0):
     rng = np.random.default_rng(seed)

@@ -9,6 +9,8 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
 from cifarlab.engine.evaluate import evaluate
 
+pytestmark = pytest.mark.quick
+
 PRECISION = Precision(torch.device("cpu"), torch.float32)
 # Two equal bytes would be a tie, which `argmax` and `topk` may break either way.
 TIES = torch.arange(7) / 10

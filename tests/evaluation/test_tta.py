@@ -17,6 +17,8 @@ from cifarlab.models.classifier import Classifier
 from cifarlab.runs.model import unloaded
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 
 class Head(nn.Module):
     """A linear layer for pictures of 32 px."""

@@ -8,6 +8,8 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import HEADS
 from cifarlab.models.heads import Linear, Margin
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("name", list(HEADS))
 @pytest.mark.parametrize("autocast", [False, True])

@@ -24,6 +24,8 @@ from cifarlab.models.sizes import (
 from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 SIZES = st.lists(st.integers(8, 300), min_size=1, max_size=6, unique=True)
 
 

@@ -20,6 +20,8 @@ from cifarlab.core.registries import LOSSES
 from cifarlab.objectives.distillation import FitNet, distill, dkd, readable_logits, rkd
 from cifarlab.objectives.objective import build_objective
 
+pytestmark = pytest.mark.quick
+
 FROM_TEACHERS = [name for name in LOSSES if LOSSES[name].traits.get("needs_teacher")]
 ON_LOGITS = [name for name in FROM_TEACHERS if LOSSES[name].traits["needs_teacher"] == "logits"]
 SEEDS = st.integers(0, 2**31)

@@ -12,6 +12,8 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import LOSSES
 from cifarlab.objectives.objective import build_objective
 
+pytestmark = pytest.mark.quick
+
 
 class Centers(nn.Module):
     """A loss with parameters: the squared distance to a learned centre of each class."""

@@ -17,6 +17,8 @@ from cifarlab.optim.optimizers import build_optimizer, parameter_groups
 from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 
 class Network(nn.Module):
     def __init__(self):

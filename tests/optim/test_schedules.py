@@ -17,6 +17,8 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import SCHEDULES
 from cifarlab.optim.schedules import cosine, cosine_restarts, learning_rate, linear, one_cycle, step
 
+pytestmark = pytest.mark.quick
+
 TOTAL = 200
 
 

@@ -11,6 +11,8 @@ from cifarlab.engine.means import Means, batch_accuracy
 from cifarlab.runs.log import RunLog, read_log
 from cifarlab.training.progress import duration
 
+pytestmark = pytest.mark.quick
+
 CPU = torch.device("cpu")
 
 

@@ -25,7 +25,7 @@ from cifarlab.runs.signals import Interrupted
 from cifarlab.training import loop as train_module
 from cifarlab.training import setup as prepare_module
 from cifarlab.training.memory import smaller
-from tests.tiny import TINY, logged, tiny_config, train_tiny
+from tests.tiny import TINY, logged, once, tiny_config, train_tiny
 
 # Everything that has state: momentum, an average, dropout, a schedule, views.
 STATEFUL = ("train.average={name: ema, decay: 0.9}", "optim.name=adamw", "data.augment.color_jitter={p: 0.5}")
@@ -66,6 +66,7 @@ def uninterrupted(tmp_path_factory):
     return train_tiny(tmp_path_factory.mktemp("runs") / "whole" / "0", *STATEFUL)
 
 
+@pytest.mark.quick
 def test_a_run_leaves_what_it_promises(uninterrupted):
     run, summary = uninterrupted
     found = " ".join(sorted(path.name for path in run.folder.iterdir()))
@@ -145,7 +146,7 @@ def test_a_long_epoch_saves_in_between(uninterrupted, tmp_path, monkeypatch):
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     """SIGKILL at random moments, at least five times; an uninterrupted process gives the same bits."""
-    longer = [*TINY, *STATEFUL, "train.epochs=40"]
+    longer = once(*TINY, *STATEFUL, "train.epochs=40")
 
     def start(folder):
         command = [

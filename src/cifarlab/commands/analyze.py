@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, RunFolder, Scored, app, refuse_place
+from cifarlab.commands.shared import AsJson, Imports, RunFolder, Scored, app, refuse_place
 
 
 @app.command()
@@ -25,6 +25,7 @@ def analyze(
     root: Annotated[
         str | None, typer.Option(help="Where the data set lies, if not where the run found it.")
     ] = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """A run beyond top-1: calibration, classes, confusion, hard pictures, its place among published figures.
@@ -40,7 +41,9 @@ def analyze(
 
     file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
     refuse_place(file.parent, str(run))
-    found = analyze_run(run, split, corruptions=corruptions, near=near, device=device, root=root)
+    found = analyze_run(
+        run, split, corruptions=corruptions, near=near, device=device, root=root, imports=imports or ()
+    )
     write_tiles(found.report, found.pictures, pictures_path(file))
     write_json(file, found.report)
     page = write_analysis_page(found.report, found.pictures, file.with_suffix(".png"))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, app, refuse_place
+from cifarlab.commands.shared import AsJson, Imports, app, refuse_place
 
 # Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
 WEAK = 0.6
@@ -27,6 +27,7 @@ def audit(
     ] = True,
     out: Annotated[Path, typer.Option(help="The folder for audit.json and audit.png.")] = Path("audit"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1: for runs.")] = "auto",
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Duplicates within and across the parts, class balance; with runs, suspect labels; shown.
@@ -39,7 +40,7 @@ def audit(
     from cifarlab.report.contact_sheet import write_audit_sheet
 
     refuse_place(out, "--out")
-    data, runs = data_and_runs(what or ["cifar100"], root, device)
+    data, runs = data_and_runs(what or ["cifar100"], root, device, imports or ())
     found = audit_data(data, runs, near=near)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", found.report)

@@ -12,6 +12,7 @@ from cifarlab.commands.shared import (
     AT_ONCE,
     AsJson,
     AtOnce,
+    Imports,
     MetricOption,
     RunsFolder,
     Seeds,
@@ -32,6 +33,7 @@ def compare(
     metric: MetricOption = "val",
     at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
@@ -47,7 +49,7 @@ def compare(
     refuse_twice(overrides)
     refuse_idle_overrides(overrides, seeds)
     refuse_idle_at_once(at_once, seeds)
-    arms = [find_arm(name, runs, seeds, overrides) for name in names]
+    arms = [find_arm(name, runs, seeds, overrides, imports or ()) for name in names]
     if len({arm.name for arm in arms}) < len(arms):
         raise ConfigError("compare was given a name twice")
     train_missing(arms, runs, training_progress(as_json), at_once)

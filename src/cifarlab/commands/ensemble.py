@@ -10,6 +10,7 @@ import typer
 from cifarlab.commands.shared import (
     AsJson,
     Device,
+    Imports,
     MeanName,
     Root,
     RunFolders,
@@ -36,6 +37,7 @@ def ensemble(
     tta: Tta = None,
     device: Device = "auto",
     root: Root = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the mean of what several runs say, beside each of them and its cost."""
@@ -43,7 +45,7 @@ def ensemble(
     from cifarlab.evaluation.tta import parse
 
     augmented = parse(tta) if tta is not None else None
-    found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented)
+    found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented, imports or ())
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -12,6 +12,7 @@ from cifarlab.commands.shared import (
     AsJson,
     Device,
     ImageSize,
+    Imports,
     MeanName,
     Root,
     RunFolder,
@@ -36,6 +37,7 @@ def evaluate(
         MeanName | None,
         typer.Option(help="Of --tta's views: of their logits (the default) or probabilities."),
     ] = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run's chosen model on a split; the test score goes into the run's summary."""
@@ -44,7 +46,9 @@ def evaluate(
 
     refuse_idle_mean(mean, tta)
     augmented = parse(tta) if tta is not None else None
-    scores = evaluate_run(run, split, device, root, image_size, augmented, mean or "logits")
+    scores = evaluate_run(
+        run, split, device, root, image_size, augmented, mean or "logits", imports=imports or ()
+    )
     if as_json:
         print(json.dumps(scores, indent=2))
         return

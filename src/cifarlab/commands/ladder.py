@@ -12,6 +12,7 @@ from cifarlab.commands.shared import (
     AT_ONCE,
     AsJson,
     AtOnce,
+    Imports,
     MetricOption,
     Overrides,
     RunsFolder,
@@ -36,6 +37,7 @@ def ladder(
     metric: MetricOption = "val",
     at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Each recipe of a ladder against the one below it; and what its top is worth without each change."""
@@ -44,7 +46,8 @@ def ladder(
     refuse_idle_overrides(overrides or [], seeds)
     refuse_idle_at_once(at_once, seeds)
     progress = training_progress(as_json)
-    found = run_ladder(prefix, runs, seeds, overrides or [], metric, drop_one, progress, at_once)
+    words = overrides or []
+    found = run_ladder(prefix, runs, seeds, words, metric, drop_one, progress, at_once, imports or ())
     if as_json:
         print(json.dumps(found, indent=2))
         return

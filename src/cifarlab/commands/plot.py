@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cifarlab.commands.shared import (
+    Imports,
     Root,
     app,
     refuse_place,
@@ -25,11 +26,12 @@ def plot(
         bool, typer.Option(help="Add a grid of validation pictures with the first run's predictions.")
     ] = True,
     root: Root = None,
+    imports: Imports = None,
 ) -> None:
     """Curves of runs, and what the first one makes of pictures it has not trained on."""
     from cifarlab.report.plot import plot_runs
 
     if out is not None or runs[0].is_dir():
         refuse_place(runs[0] if out is None else out.parent, "--out")
-    path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery, root)
+    path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery, root, imports or ())
     print(path.resolve())

@@ -12,6 +12,7 @@ from cifarlab.commands.shared import (
     AsJson,
     Device,
     ImageSize,
+    Imports,
     RunFolder,
     app,
 )
@@ -24,12 +25,13 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
     device: Device = "auto",
     image_size: ImageSize = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """The most probable classes of each picture."""
     from cifarlab.evaluation.predict import predict as predict_pictures
 
-    answers = predict_pictures(run, pictures, top, device, image_size)
+    answers = predict_pictures(run, pictures, top, device, image_size, imports or ())
     if as_json:
         print(json.dumps(answers, indent=2))
         return

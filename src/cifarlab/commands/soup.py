@@ -11,6 +11,7 @@ import typer
 from cifarlab.commands.shared import (
     AsJson,
     Device,
+    Imports,
     Root,
     RunFolders,
     app,
@@ -29,6 +30,7 @@ def soup(
     ] = False,
     device: Device = "auto",
     root: Root = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
@@ -39,7 +41,7 @@ def soup(
     name = run_name(name)
     # It has no seed; 0 is where `teacher.run=NAME` looks.
     made = Run(runs / name / "0", "soup", name)
-    summary = make_soup(ingredients, made, device, root, fresh)
+    summary = make_soup(ingredients, made, device, root, fresh, imports or ())
     if as_json:
         print(json.dumps({"run": str(made), **summary}, indent=2))
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,15 @@ def predict(
     top: int = 5,
     device: str = "auto",
     image_size: int | None = None,
+    imports: Sequence[Path | str] = (),
 ) -> list[dict[str, Any]]:
     """The `top` most probable classes of each picture, in order: {picture, classes, probabilities}.
 
-    image_size: pixels a side that the model sees, if not the run's own. Raises ConfigError as `load` does,
-    for paths without pictures, and for a size that the model cannot take.
+    image_size: pixels a side that the model sees, if not the run's own. imports: as of `load`. Raises
+    ConfigError as `load` does, for paths without pictures, and for a size that the model cannot take.
     """
     files = pictures_in(paths)
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, imports)
     model, size = trained.model, asked_image_size(trained, image_size)
     here = next(model.parameters()).device
     precision = Precision(here, torch.float32)

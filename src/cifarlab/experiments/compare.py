@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cifarlab.config import Config, recipes
 from cifarlab.config.merge import parse_override
-from cifarlab.config.recipes import Recipe, read_recipe, resolve
+from cifarlab.config.recipes import Recipe, import_named, read_recipe, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.experiments.seeds import refuse_mixed_seeds
@@ -18,6 +18,7 @@ from cifarlab.experiments.wording import Metric, described, notes, plain
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import openings
 from cifarlab.runs.log import read_log
+from cifarlab.runs.model import saved_recipe
 from cifarlab.runs.naming import run_name, spelled
 from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.parallel import Task, train_all
@@ -56,13 +57,21 @@ def refuse_another_seed(seeds: int, overrides: Sequence[str]) -> None:
             raise ConfigError(f"--seeds {seeds} and train.seed contradict each other; give one of them")
 
 
-def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] = ()) -> Arm:
+def find_arm(
+    text: str,
+    runs: Path,
+    seeds: int | None,
+    overrides: Sequence[str] = (),
+    imports: Sequence[Path | str] = (),
+) -> Arm:
     """The arm that a recipe's name, a recipe's file or the name of runs stands for.
 
     seeds: how many to train, where they are missing; None: the finished runs of that name as they are. A
-    name of runs that is no recipe's is trained at further seeds as its first one was. Raises ConfigError for
+    name of runs that is no recipe's is trained at further seeds as its first one was. imports: as of `load`,
+    for runs with parts of their own, which are then scored too. Raises ConfigError for
     a name without a recipe or runs, and for one whose finished runs are of several configurations.
     """
+    import_named(imports)
     is_file = text.endswith((".yaml", ".yml"))
     name = read_recipe(text).name if is_file else _name(text, runs)
     is_recipe = is_file or name in recipes.recipe_names()
@@ -88,9 +97,7 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
         raise ConfigError(
             f"{name} is a soup, which has no seeds to train; train the others first, then leave out --seeds"
         )
-    files = recorded_run(first.folder).recipe_files
-    saved = Recipe(recipe, first.config_path, None, {}, first.plain_config(), files)
-    return trained_arm(name, saved, runs, seeds, overrides)
+    return trained_arm(name, saved_recipe(recorded_run(first.folder), imports), runs, seeds, overrides)
 
 
 def _name(text: str, runs: Path) -> str:
@@ -154,8 +161,10 @@ def _score(run: Run, metric: Metric, config: Config | None) -> float:
     score = summary[f"{metric}_top1"]
     if score is None and metric == "val":
         raise ConfigError(f"{run} has no validation score; --metric test opens the test set")
+    if score is not None:
+        return score
     root = config.data.root if config else None
-    return evaluate_run(run.folder, "test", root=root, reader="compare")["top1"] if score is None else score
+    return evaluate_run(run.folder, "test", root=root, reader="compare")["top1"]
 
 
 def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any]:

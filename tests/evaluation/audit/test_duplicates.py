@@ -15,6 +15,8 @@ from cifarlab.evaluation.audit import duplicates
 from cifarlab.evaluation.audit.audit import audit, is_among, whole
 from tests.evaluation.audit.conftest import noise, pictures
 
+pytestmark = pytest.mark.quick
+
 
 def jpeg(picture, quality):
     buffer = io.BytesIO()

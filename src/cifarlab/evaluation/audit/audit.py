@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import DataConfig
-from cifarlab.config.recipes import import_builtin_parts
+from cifarlab.config.recipes import import_named
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
@@ -241,14 +241,17 @@ def _refuse_other(trained: Trained, train: Pictures) -> None:
 
 
 def data_and_runs(
-    what: Sequence[str], root: str | None = None, device: str = "auto"
+    what: Sequence[str],
+    root: str | None = None,
+    device: str = "auto",
+    imports: Sequence[Path | str] = (),
 ) -> tuple[DataConfig, list[Trained]]:
     """The data set that is named, or runs (their folders) and the first one's data.
 
-    root: where the data set lies, if not where it is looked for, or where a run found it. Raises ConfigError
-    for what is neither.
+    root: where the data set lies, if not where it is looked for, or where a run found it. imports: as of
+    `load`. Raises ConfigError for what is neither.
     """
-    import_builtin_parts()
+    import_named(imports)
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")
