@@ -251,7 +251,7 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
     with pytest.raises(Interrupted):
         train(config, parts, StopAfterAnEpoch(quiet=True))
     # What the first sitting found of the teacher stands: the second does not ask again.
-    monkeypatch.setattr("cifarlab.training.loop.examine", None)
+    monkeypatch.setattr("cifarlab.training.start.examine", None)
     summary = train(config, parts)
     assert logged(parts) == logged(whole)
     last = [

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cifarlab.core import files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine.step import Engine
 from cifarlab.evaluation import score, sealed
+from cifarlab.models.classifier import Classifier
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
 from cifarlab.training import loop as train_module
@@ -581,3 +583,21 @@ def test_a_runs_memory_on_a_gpu_is_not_that_of_the_run_before(tmp_path):
     _, large = train_tiny(tmp_path / "large", *words, "data.image_size=256", "data.batch_size=100")
     _, small = train_tiny(tmp_path / "small", *words, "data.image_size=16")
     assert small["peak_memory_bytes"] < large["peak_memory_bytes"] / 2
+
+
+def test_four_frames_lie_between_the_loop_and_the_model(tmp_path, monkeypatch):
+    """From the frame of the loop to that of the network: what a reader of a traceback steps through."""
+    depths = []
+
+    def forward(self, *arguments, **options):
+        frames = [frame.f_code for frame, _ in traceback.walk_stack(None)]
+        names = [code.co_name for code in frames]
+        if "train_epoch" in names:
+            own = [code for code in frames[: names.index("train_epoch")] if "cifarlab" in code.co_filename]
+            depths.append(len(own))
+        return plain(self, *arguments, **options)
+
+    plain = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", forward)
+    train_tiny(tmp_path / "run", "train.epochs=1")
+    assert {*depths} == {4}

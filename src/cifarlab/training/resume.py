@@ -14,6 +14,7 @@ from cifarlab.data.splits import Splits
 from cifarlab.engine.step import Engine
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import BEST
+from cifarlab.training.state import LoopState
 
 # What last.pt holds: all that the rest of the run depends on.
 LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
@@ -36,36 +37,38 @@ def read_best(run: Run) -> dict[str, Any]:
     return _read_own(run.best_path, BEST)
 
 
-def resume(run: Run, engine: Engine, splits: Splits) -> tuple[dict[str, Any], list[str]]:
-    """Bring the engine to where `last.pt` was written: (the rest of what it holds, warnings).
+def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, list[str]]:
+    """Bring the engine to where `last.pt` was written: (the loop's state there, warnings).
 
-    The rest is empty where the run has no such file. `best` in it is the row of the best epoch so far; a kill
-    may leave best.pt some epochs ahead of last.pt, and then it is that file's: what is trained again on the
-    way there is compared with it, and is no better. Raises ConfigError for a file that is damaged, and where
-    the data have changed.
+    The state is None where the run has no such file. Its `best` is the row of the best epoch so far. A kill
+    may leave best.pt some epochs ahead of last.pt: then `best` is that file's, and what is trained again on
+    the way there is compared with it, and is no better. Raises ConfigError for a file that is damaged, and
+    where the data have changed.
     """
     if not run.last_path.exists():
         gone = f"{run.last_path} is gone: the run begins again at epoch 1"
-        return {}, [gone] if run.best_path.exists() else []
-    state = _read_own(run.last_path, LAST)
-    if state["fingerprint"] != splits.fingerprint:
+        return None, [gone] if run.best_path.exists() else []
+    saved = _read_own(run.last_path, LAST)
+    if saved["fingerprint"] != splits.fingerprint:
         raise ConfigError(
             f"the data have changed since {run} began (another fingerprint): its validation "
             "pictures may have been trained on; bring back the old data, or start over with `--fresh`"
         )
     warnings = []
-    if state["precision"] != str(engine.precision):
-        warnings.append(f"the run began in {state['precision']} and goes on in {engine.precision}")
+    if saved["precision"] != str(engine.precision):
+        warnings.append(f"the run began in {saved['precision']} and goes on in {engine.precision}")
     try:
-        engine.load_state_dict(state.pop("engine"))
+        engine.load_state_dict(saved["engine"])
     except (RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:150]
         raise ConfigError(
             f"{run.last_path}: does not fit its configuration ({reason}); `--fresh` starts over"
         ) from None
-    if state["best"] is not None or run.best_path.exists():
+    # The first runs without a teacher saved no `distillation`.
+    state = LoopState(**{key: saved[key] for key in vars(LoopState()) if key in saved})
+    if state.best is not None or run.best_path.exists():
         row = read_best(run)["row"]
-        state["best"] = row if row["step"] > state["step"] else state["best"]
+        state.best = row if row["step"] > state.step else state.best
     return state, warnings
 
 

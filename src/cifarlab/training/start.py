@@ -1,0 +1,86 @@
+"""What comes before the first step: resuming, the teacher's examination, the record of the environment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from cifarlab.config import Config
+from cifarlab.core.device import describe_hardware
+from cifarlab.core.errors import ConfigError
+from cifarlab.engine.step import Engine
+from cifarlab.runs.environment import describe_environment
+from cifarlab.runs.folder import Run
+from cifarlab.teachers import Teacher, describe_teacher, examine, teacher_warnings
+from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.resume import resume
+from cifarlab.training.setup import Job
+from cifarlab.training.state import LoopState
+
+
+def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> tuple[Job, LoopState]:
+    """Resume the run and examine its teacher; print and record what is known of it.
+
+    Returns the job with all notes and warnings, and the state to train on from. Raises ConfigError if the
+    data or the teacher have changed since the run began.
+    """
+    state, warnings = resume(run, job.engine, job.splits)
+    if state is not None:
+        _print_place(config, run, job.engine, state, progress)
+    state = state or LoopState()
+    notes, warnings = [*job.notes], [*job.warnings, *warnings]
+    if job.teacher is not None:
+        state.distillation = _examined(run, job, job.teacher, state.distillation, progress)
+        job.teacher.temperatures = state.distillation["temperatures"]
+        notes += describe_teacher(state.distillation)
+        warnings += teacher_warnings(state.distillation, config)
+    if job.activations is not None:
+        notes.append(job.activations.announce())
+    for line in notes:
+        progress.note(line)
+    for line in warnings:
+        progress.warn(line)
+    job = replace(job, notes=tuple(notes), warnings=tuple(warnings))
+    run.write_config(config)
+    run.write_env(_environment(run, job))
+    return job, state
+
+
+def _print_place(
+    config: Config, run: Run, engine: Engine, state: LoopState, progress: TrainingProgress
+) -> None:
+    """Print where the run resumes, unless nothing is left to train."""
+    epochs, steps = divmod(state.step, engine.plan.steps_per_epoch)
+    where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
+    if epochs < config.train.last_epoch and not state.is_out_of_patience(config.train.patience, epochs):
+        progress.note(f"{run}: goes on at {where}")
+
+
+def _examined(
+    run: Run, job: Job, teacher: Teacher, known: dict[str, Any] | None, progress: TrainingProgress
+) -> dict[str, Any]:
+    """Calibrate and examine the teacher, once a run: later calls return what was found then."""
+    if known is None:
+        progress.note("asking the teacher what it has to say")
+        known = {**examine(teacher, job.engine, job.splits), "cache_seconds": 0.0}
+    if [each["sha256"] for each in known["teachers"]] != [member.sha256 for member in teacher.members]:
+        raise ConfigError(
+            f"the teacher has changed since {run} began; bring the old one back, or start over with "
+            "`--fresh`",
+            ("teacher", "run"),
+        )
+    return known
+
+
+def _environment(run: Run, job: Job) -> dict[str, Any]:
+    """Describe what the run is trained by, on and from, for `env.json`."""
+    engine = job.engine
+    return describe_environment(describe_hardware(engine.device)) | {
+        "name": run.name,
+        "recipes": [*run.recipe_files],
+        "precision": str(engine.precision),
+        "data_fingerprint": job.splits.fingerprint,
+        "weights": [report.record() for report in engine.model.loaded],
+        "notes": [*job.notes],
+        "warnings": [*job.warnings],
+    }
