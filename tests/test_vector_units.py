@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.augment.policies import apply
-from cifarlab.config.recipes import import_builtin_parts
+from cifarlab.config.imports import import_builtin_parts
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
 

@@ -1,4 +1,5 @@
 import json
+import textwrap
 
 import pytest
 import timm
@@ -11,7 +12,9 @@ from cifarlab.config.merge import differences
 from cifarlab.config.recipes import FOLDER, checked, every, find, read_recipe, recipe_names, resolve
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BACKBONES, LOSSES
 from cifarlab.data.splits import Split
+from cifarlab.doctor.check import CHECKS
 from cifarlab.engine.step import Engine
 from cifarlab.models.classifier import build_classifier
 from cifarlab.objectives.objective import build_objective
@@ -182,3 +185,54 @@ def test_the_list_is_short_and_begins_with_what_is_measured():
 
 def test_every_file_of_the_folder_is_a_recipe():
     assert {find(name) for name in recipe_names()} == set(FOLDER.rglob("*.yaml"))
+
+
+PART = """
+from textwrap import dedent, indent
+
+from cifarlab import BACKBONES, LOSSES
+from cifarlab.doctor import check
+
+@BACKBONES.register(name="mine")
+def {function}(image_size, *, width: int = {width}): ...
+
+LOSSES.register({foreign}, name="foreign")
+
+@check("static", "note", "fix")
+def check_{function}(case):
+    yield from ()
+"""
+
+
+def test_an_edited_file_of_parts_is_read_again(tmp_path):
+    path = tmp_path / "parts.py"
+    path.write_text(PART.format(function="first", width=8, foreign="dedent"))
+    words = [f"imports=[{path}]", "model.backbone=mine"]
+
+    def width() -> int:
+        return resolve(read_recipe("demo"), words).model.backbone.kwargs()["width"]
+
+    assert width() == 8
+    first = BACKBONES["mine"].call
+    assert width() == 8 and BACKBONES["mine"].call is first, "it runs once"
+    # Of the same size and within the same second, and with other code under a name that stays.
+    for function, number, foreign in (("first", 9, "dedent"), ("other", 7, "dedent"), ("third", 6, "indent")):
+        path.write_text(PART.format(function=function, width=number, foreign=foreign))
+        assert width() == number
+        assert LOSSES["foreign"].call is getattr(textwrap, foreign)
+        checks = [name for name, each in CHECKS.items() if each.look.__module__ == first.__module__]
+        assert checks == [f"check_{function}"]
+    path.write_text("import nothing_of_the_kind")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"imports: cannot import .*parts\.py: ModuleNotFoundError"):
+            width()
+    path.write_text("")
+    with pytest.raises(ConfigError, match="unknown backbone 'mine'"):
+        width()
+
+
+def test_a_file_of_parts_has_its_own_future(tmp_path):
+    """Whether annotations are text is for the file to say."""
+    path = tmp_path / "parts.py"
+    path.write_text("def f(x: int): ...\nassert f.__annotations__ == {'x': int}")
+    resolve(read_recipe("demo"), [f"imports={path}"])

@@ -19,7 +19,7 @@ def parts(
 ) -> None:
     """Every registered part: its options, their defaults, one line of doc."""
     from cifarlab.config.describe import describe_part
-    from cifarlab.config.recipes import import_builtin_parts
+    from cifarlab.config.imports import import_builtin_parts
     from cifarlab.core.errors import ConfigError, unknown
     from cifarlab.core.registries import REGISTRIES
 

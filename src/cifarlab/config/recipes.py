@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab.config import ROOT, Config, build_config, keys_at
+from cifarlab.config.imports import (
+    absolute_entry,
+    import_builtin_parts,
+    import_named,
+    import_parts,
+    module_of,
+    read_entries,
+)
 from cifarlab.config.merge import merge_sections, order, parse_override
 from cifarlab.core.errors import ConfigError, did_you_mean, unknown
-from cifarlab.core.random import label_key
 from cifarlab.core.reading import parse_yaml
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -113,7 +118,7 @@ def read_recipe(name: str, beside: Path | None = None, above: tuple[Path, ...] =
         raise ConfigError(f"{path}: base: expected a recipe's name, got {base!r}")
     if not isinstance(about, Mapping):
         raise ConfigError(f"{path}: about: expected a mapping, got {about!r}")
-    imports = [_absolute(entry, path.parent) for entry in _imports(content, path)]
+    imports = [absolute_entry(entry, path.parent) for entry in _imports(content, path)]
     below = read_recipe(base, path.parent, (*above, path)) if base else None
     lower = below.plain if below else ROOT
     plain = merge_sections(lower, content)
@@ -148,55 +153,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
 
 def _imports(content: dict[str, Any], path: Path) -> list[str]:
     try:
-        return _entries(content.pop("imports", None))
+        return read_entries(content.pop("imports", None))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def _entries(value: Any) -> list[str]:
-    entries = [value] if isinstance(value, str) else value or []
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise ConfigError("expected a list of Python files or modules", ("imports",))
-    return entries
-
-
-def _absolute(entry: str, folder: Path) -> str:
-    return str((folder / Path(entry).expanduser()).resolve()) if entry.endswith(".py") else entry
-
-
-def _module(entry: str) -> str:
-    """Return the name under which a file or module is imported."""
-    if not entry.endswith(".py"):
-        return entry
-    return f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & (1 << 64) - 1:016x}"
-
-
-def import_parts(entries: Iterable[str]) -> None:
-    """Import what registers a recipe's own parts. Raises ConfigError naming a file or module that fails."""
-    for entry in entries:
-        module = _module(entry)
-        if module in sys.modules:
-            continue
-        try:
-            if not entry.endswith(".py"):
-                importlib.import_module(entry)
-                continue
-            spec = importlib.util.spec_from_file_location(module, entry)
-            assert spec is not None and spec.loader is not None
-            loaded = importlib.util.module_from_spec(spec)
-            sys.modules[module] = loaded
-            spec.loader.exec_module(loaded)
-        except (Exception, SystemExit) as error:
-            sys.modules.pop(module, None)
-            raise ConfigError(
-                f"cannot import {entry}: {type(error).__name__}: {error}", ("imports",)
-            ) from error
-
-
-def import_builtin_parts() -> None:
-    """Fill the registries: importing a part's module registers it."""
-    for module in ("data.readers", "augment", "models", "objectives", "optim"):
-        importlib.import_module(f"cifarlab.{module}")
 
 
 def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
@@ -205,7 +164,7 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
     for text in overrides:
         override = parse_override(text)
         if "imports" in override:
-            added = [_absolute(entry, Path.cwd()) for entry in _entries(override["imports"])]
+            added = [absolute_entry(entry, Path.cwd()) for entry in read_entries(override["imports"])]
             override["imports"] = list(dict.fromkeys([*plain.get("imports", ()), *added]))
         plain = merge_sections(plain, override)
     return checked(plain)
@@ -214,17 +173,8 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
 def checked(plain: Mapping[str, Any]) -> Config:
     """Check plain data against every registered part, the recipe's own imports included."""
     import_builtin_parts()
-    import_parts(_entries(plain.get("imports")))
+    import_parts(read_entries(plain.get("imports")))
     return build_config(order(plain))
-
-
-def import_named(imports: Sequence[Path | str]) -> list[str]:
-    """Import the package's parts and what a caller names; return its entries."""
-    import_builtin_parts()
-    named = [imports] if isinstance(imports, str | Path) else imports
-    entries = [_absolute(str(entry), Path.cwd()) for entry in named]
-    import_parts(entries)
-    return entries
 
 
 def saved_config(
@@ -239,7 +189,7 @@ def saved_config(
     """
     given, own = import_named(imports), plain.get("imports")
     own = [str(entry) for entry in own] if isinstance(own, list | tuple) else []
-    known = [entry for entry in own if _module(entry) in sys.modules]
+    known = [entry for entry in own if module_of(entry) in sys.modules]
     unasked = [entry for entry in own if entry not in (*given, *known)]
     try:
         return build_config(order({**plain, "imports": list(dict.fromkeys([*given, *known]))}))

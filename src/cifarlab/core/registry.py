@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from pydantic import (
 from cifarlab.core.errors import ConfigError, did_you_mean, explain
 from cifarlab.core.strict import Strict, refuse_boolean
 
+# Each takes the name of a module that is about to be read anew, and forgets what it registered.
+FORGETTERS: list[Callable[[str], None]] = []
 # Keys beside a part's own options; a callable that takes one of them as an option cannot be registered.
 RESERVED = ("name", "weight", "p", "before")
 
@@ -62,13 +65,17 @@ def _named_like_a_field(name: str, option: str) -> TypeError:
 
 @dataclass(frozen=True)
 class Part:
-    """A registered callable: its name, its options' schema, the first line of its docstring, its traits."""
+    """A registered callable: its name, its options' schema, the first line of its docstring, its traits.
+
+    module: the module that registered it, which need not be the callable's own.
+    """
 
     name: str
     call: Callable[..., Any]
     schema: type[BaseModel]
     doc: str
     traits: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -126,6 +133,11 @@ class Registry:
         self._parts: dict[str, Part] = {}
         self._fields_beside: frozenset[str] = frozenset()
         self._open: tuple[Part, Callable[[str], bool], Callable[[], Iterable[str]]] | None = None
+        FORGETTERS.append(self._forget)
+
+    def _forget(self, module: str) -> None:
+        for name in [name for name, part in self._parts.items() if part.module == module]:
+            del self._parts[name]
 
     def reserve(self, fields: Iterable[str]) -> None:
         """Keep the names of fields that share one mapping with the options of a part of this kind.
@@ -150,9 +162,10 @@ class Registry:
             return partial(self.register, name=name, **traits)
         name = name or str(call.__name__)
         doc = (inspect.getdoc(call) or "").partition("\n")[0]
-        part = Part(name, call, _schema(call, name, self._fields_beside), doc, traits)
+        module = sys._getframe(1).f_globals.get("__name__", "")
+        part = Part(name, call, _schema(call, name, self._fields_beside), doc, traits, module)
         old = self._parts.get(name)
-        # The same file imported again (a recipe's `imports:`, twice in one process) replaces its own parts.
+        # A module that is reloaded replaces its own parts.
         if old and (old.call.__module__, old.call.__qualname__) != (call.__module__, call.__qualname__):
             raise ValueError(f"{self.kind} {name!r} is registered already, by {old.call.__module__}")
         self._parts[name] = part

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cifarlab.core.registry import FORGETTERS
+
 Severity = Literal["error", "warning", "note"]
 # static: from the configuration alone. batch: data, a model and one small batch. deep: more than that.
 Stage = Literal["static", "batch", "deep"]
@@ -48,6 +50,14 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {}
+
+
+def _forget(module: str) -> None:
+    for name in [name for name, each in CHECKS.items() if each.look.__module__ == module]:
+        del CHECKS[name]
+
+
+FORGETTERS.append(_forget)
 
 
 def check(

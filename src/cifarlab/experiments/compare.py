@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifarlab.config import Config, recipes
+from cifarlab.config.imports import import_named
 from cifarlab.config.merge import parse_override
-from cifarlab.config.recipes import Recipe, import_named, read_recipe, resolve
+from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.experiments.seeds import refuse_mixed_seeds

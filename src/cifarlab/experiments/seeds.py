@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cifarlab.config import build_config, without_places
+from cifarlab.config.imports import import_builtin_parts
 from cifarlab.config.merge import differences, listed, order
-from cifarlab.config.recipes import import_builtin_parts
 from cifarlab.core.errors import ConfigError
 from cifarlab.runs.folder import Run
 

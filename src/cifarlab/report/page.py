@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from cifarlab.config.recipes import import_named
+from cifarlab.config.imports import import_named
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
 from cifarlab.report import analysis_charts, charts, tables

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifarlab.config.recipes import import_named
+from cifarlab.config.imports import import_named
 from cifarlab.core.device import pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically

@@ -118,7 +118,11 @@ class Run:
         lock = FileLock(self.lock_path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=wait)
+            try:
+                lock.acquire(timeout=wait)
+            except FileNotFoundError:  # Another process, whose run never started, has removed the folder.
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=wait)
         except Timeout:
             raise ConfigError(
                 f"{self.folder} is in use by another process; wait for it (or train beside it, with --name)"
@@ -129,9 +133,15 @@ class Run:
             clear_leftovers(self.folder)
             yield
         finally:
+            # A run that never started leaves nothing.
+            made = [] if self.started else made
+            if made:  # While it is held: once it is released it may be another's.
+                with contextlib.suppress(OSError):
+                    self.lock_path.unlink()
             lock.release()
-            if made and not self.started:
-                self._leave_nothing(made)
+            with contextlib.suppress(OSError):  # What is not empty stays.
+                for path in made:
+                    path.rmdir()
 
     def _refuse_nesting(self) -> None:
         """Raise ConfigError where the folder would lie in, or around, a run."""
@@ -140,13 +150,6 @@ class Run:
         runs += [path.parent for path in self.folder.rglob("config.yaml")]
         if runs:
             raise ConfigError(f"{self.folder} and the run {runs[0]} would share a folder; use another --name")
-
-    def _leave_nothing(self, made: list[Path]) -> None:
-        """Remove the lock and the folders that only a run that never started had need of."""
-        self.lock_path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # What is not empty stays.
-            for path in made:
-                path.rmdir()
 
     def start_over(self) -> None:
         """Remove what a run wrote, and nothing else.

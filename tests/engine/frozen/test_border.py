@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
-from cifarlab.config.recipes import import_builtin_parts
+from cifarlab.config.imports import import_builtin_parts
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import pick_precision
 from cifarlab.core.registries import LOSSES

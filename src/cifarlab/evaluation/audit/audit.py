@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import DataConfig
-from cifarlab.config.recipes import import_named
+from cifarlab.config.imports import import_named
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
