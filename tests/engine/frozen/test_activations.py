@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cifarlab.core.device import has_bfloat16
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import RECORD, checksum, digest
 from cifarlab.data.cache import Stopped, locked
@@ -190,8 +191,9 @@ def test_they_are_found_again_and_those_of_anything_else_are_not(cache: Path, tm
     assert computed(epoch=1) == 1 and computed(epoch=1) == 0
     # What differs in the views alone leaves the validation pictures as they are.
     assert computed("data.augment.crop.padding=2") == 1
+    other_precision = "float32" if has_bfloat16(torch.device("cpu")) else "bfloat16"
     others = [
-        ("train.seed=1",), ("data.val=50",), ("data.limit=150",), ("train.precision=float32",),
+        ("train.seed=1",), ("data.val=50",), ("data.limit=150",), (f"train.precision={other_precision}",),
         ("data.image_size=40",), ("data.store_size=40",), ("data.dataset={train: 310}",),
         ("model.normalize=imagenet",), ("model.freeze=[backbone.conv1, backbone.bn1]",),
     ]  # fmt: skip
