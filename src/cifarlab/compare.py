@@ -15,13 +15,14 @@ from cifarlab.merging import parse_override
 from cifarlab.metrics import read_log
 from cifarlab.naming import run_name, spelled
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import Recipe, read, resolve
+from cifarlab.recipes import Recipe, import_named, read, resolve
 from cifarlab.registry import ConfigError, did_you_mean
 from cifarlab.run import Run, recorded_run
 from cifarlab.runs import evaluate_run
 from cifarlab.statistics import difference, estimate, optimism
 from cifarlab.teaching import train_teachers
 from cifarlab.together import Task, train_all
+from cifarlab.trained import saved_recipe
 from cifarlab.verdicts import Metric, described, notes, plain
 
 # Where a run of another configuration has the name: these commands have no --name.
@@ -57,13 +58,21 @@ def refuse_another_seed(seeds: int, overrides: Sequence[str]) -> None:
             raise ConfigError(f"--seeds {seeds} and train.seed contradict each other; give one of them")
 
 
-def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] = ()) -> Arm:
+def find_arm(
+    text: str,
+    runs: Path,
+    seeds: int | None,
+    overrides: Sequence[str] = (),
+    imports: Sequence[Path | str] = (),
+) -> Arm:
     """The arm that a recipe's name, a recipe's file or the name of runs stands for.
 
     seeds: how many to train, where they are missing; None: the finished runs of that name as they are. A
-    name of runs that is no recipe's is trained at further seeds as its first one was. Raises ConfigError for
+    name of runs that is no recipe's is trained at further seeds as its first one was. imports: as of `load`,
+    for runs with parts of their own, which are then scored too. Raises ConfigError for
     a name without a recipe or runs, and for one whose finished runs are of several configurations.
     """
+    import_named(imports)
     is_file = text.endswith((".yaml", ".yml"))
     name = read(text).name if is_file else _name(text, runs)
     is_recipe = is_file or name in recipes.names()
@@ -89,9 +98,7 @@ def find_arm(text: str, runs: Path, seeds: int | None, overrides: Sequence[str] 
         raise ConfigError(
             f"{name} is a soup, which has no seeds to train; train the others first, then leave out --seeds"
         )
-    files = recorded_run(first.folder).recipe_files
-    saved = Recipe(recipe, first.config_path, None, {}, first.plain_config(), files)
-    return trained_arm(name, saved, runs, seeds, overrides)
+    return trained_arm(name, saved_recipe(recorded_run(first.folder), imports), runs, seeds, overrides)
 
 
 def _name(text: str, runs: Path) -> str:
@@ -155,8 +162,10 @@ def _score(run: Run, metric: Metric, config: Config | None) -> float:
     score = summary[f"{metric}_top1"]
     if score is None and metric == "val":
         raise ConfigError(f"{run} has no validation score; --metric test opens the test set")
+    if score is not None:
+        return score
     root = config.data.root if config else None
-    return evaluate_run(run.folder, "test", root=root, reader="compare")["top1"] if score is None else score
+    return evaluate_run(run.folder, "test", root=root, reader="compare")["top1"]
 
 
 def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any]:

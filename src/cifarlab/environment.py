@@ -18,7 +18,7 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 def describe_environment(hardware: dict[str, object]) -> dict[str, Any]:
-    """Versions, hardware, command, git states and time: what a result stands on.
+    """Describe what a result stands on: versions, hardware, command, repositories, time.
 
     `git` is the state of the package's own repository, None where it is installed without one;
     `git_of_working_directory` that of the repository from which the command was given.
@@ -38,7 +38,10 @@ def describe_environment(hardware: dict[str, object]) -> dict[str, Any]:
 
 
 def _git_state(path: Path) -> dict[str, Any] | None:
-    """Commit and cleanliness of the repository of a folder, or of that in which a file is tracked, if any."""
+    """Return commit and cleanliness of a folder's repository; None without one.
+
+    Of a file it is the repository that tracks it.
+    """
     env = {key: value for key, value in os.environ.items() if key not in GIT_PLACES}
     git = partial(
         subprocess.run, cwd=path if path.is_dir() else path.parent, env=env,

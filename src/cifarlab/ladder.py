@@ -29,17 +29,18 @@ def climb(
     drop_one: bool,
     progress: TrainingProgress,
     at_once: int,
+    imports: Sequence[Path | str] = (),
 ) -> dict[str, Any]:
     """Train the recipes whose names begin with `prefix`, in order, and compare each with the one below it.
 
     seeds: how many to train where they are missing; None: the finished runs as they are. drop_one: beside
     that, train the top again without each rung's change, and compare the top with each of those. at_once: as
-    of `train_all`. Raises ConfigError for fewer than two recipes.
+    of `train_all`. imports: as of `load`. Raises ConfigError for fewer than two recipes.
     """
     names = [name for name in recipes.names() if name.startswith(prefix)]
     if len(names) < 2:
         raise ConfigError(f"{prefix!r}: a ladder needs two recipes that begin so, found {names or 'none'}")
-    rungs = [find_arm(name, runs, seeds, overrides) for name in names]
+    rungs = [find_arm(name, runs, seeds, overrides, imports) for name in names]
     left_out, kept = _left_out(rungs, runs, seeds, overrides) if drop_one else ({}, {})
     train_missing([*rungs, *left_out.values()], runs, progress, at_once)
     scored = compare([rungs[-1], *left_out.values()], metric, "first")["arms"] if left_out else []

@@ -13,12 +13,15 @@ LEDGER_FILES = (LEDGER, "ledger.lock")
 
 
 def spelled(name: str) -> str:
-    """The one spelling of a name: `a/b` for `./a//b/`."""
+    """Return the one spelling of a name: `a/b` for `./a//b/`."""
     return posixpath.normpath(name)
 
 
 def run_name(name: str) -> str:
-    """`spelled` for the name of a run. Raises ConfigError for what cannot be one."""
+    """Return the spelling of a run's name.
+
+    Raises ConfigError for what cannot be one.
+    """
     found = spelled(name)
     path = PurePosixPath(found)
     reason = None

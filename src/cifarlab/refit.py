@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cifarlab.naming import run_name
 from cifarlab.progress import TrainingProgress
-from cifarlab.recipes import Recipe, resolve
+from cifarlab.recipes import resolve
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run, read_json, recorded_run
 from cifarlab.runs import read_splits
 from cifarlab.train import train
-from cifarlab.trained import load_trained
+from cifarlab.trained import load_trained, saved_recipe
 
 
 def refit(
-    folder: Path | str, name: str | None = None, progress: TrainingProgress | None = None
+    folder: Path | str,
+    name: str | None = None,
+    progress: TrainingProgress | None = None,
+    imports: Sequence[Path | str] = (),
 ) -> tuple[Run, dict[str, Any]]:
     """Train a finished run's configuration on all training pictures up to its chosen epoch: (run, summary).
 
     The schedule still spans the run's whole length and is cut at that epoch, as it was where the epoch was
     chosen: a learning rate that had further to fall is one that was validated so. name: of the new run;
     default: the old one's and `_refit`. Nothing is left to validate on: only the test set can tell what came
-    of it. Raises ConfigError for a run that is not finished, chose on test, or held no training pictures out,
-    and where its data are others by now.
+    of it. imports: as of `load`. Raises ConfigError for a run that is not finished, chose on test, or held no
+    training pictures out, and where its data are others by now.
     """
     run = recorded_run(folder)
     new_name = run_name(f"{run.name}_refit" if name is None else name)
@@ -39,8 +43,9 @@ def refit(
         raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
-    read_splits(run.folder, load_trained(run.folder))  # Raises where they are not what it was trained on.
-    recipe = Recipe(str(summary["recipe"]), run.config_path, None, {}, plain, run.recipe_files)
+    # Raises where they are not what it was trained on.
+    read_splits(run.folder, load_trained(run.folder, imports=imports))
+    recipe = saved_recipe(run, imports)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
     again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name, recipe.files)
     return again, train(resolve(recipe, kept), again, progress)

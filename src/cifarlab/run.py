@@ -174,7 +174,7 @@ class Run:
                 self._leave_nothing(made)
 
     def _refuse_nesting(self) -> None:
-        """Raise ConfigError where the folder lies in another run's, or would be around one."""
+        """Raise ConfigError where the folder would lie in, or around, a run."""
         above = self.folder.absolute().parents[: len(Path(self.name).parts)]
         runs = [path for path in above if (path / "config.yaml").exists()]
         runs += [path.parent for path in self.folder.rglob("config.yaml")]
@@ -221,7 +221,10 @@ class Run:
 
 
 def recorded_run(folder: Path | str) -> Run:
-    """The run in a folder as its record has it: its recipe's files, its name, of several parts perhaps."""
+    """Return the run in a folder with its recorded name and recipe's files.
+
+    Names may have several parts.
+    """
     run = Run(folder)
     with contextlib.suppress(ConfigError):
         env = read_json(run.env_path)
@@ -234,10 +237,14 @@ def recorded_run(folder: Path | str) -> Run:
 
 
 def recorded_recipes(env: dict[str, Any]) -> tuple[dict[str, str], ...]:
-    """The recipe files that an env.json names, as `Recipe.files`; none in one of before they were."""
+    """Return the recipe files that an env.json names, as `Recipe.files`.
+
+    Older ones name none.
+    """
     files = env.get("recipes")
-    each = files if isinstance(files, list) else [None]
-    return tuple(each) if all(isinstance(f, dict) and {"path", "sha256"} <= f.keys() for f in each) else ()
+    if not isinstance(files, list):
+        return ()
+    return tuple(each for each in files if isinstance(each, dict) and {"path", "sha256"} <= each.keys())
 
 
 def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:

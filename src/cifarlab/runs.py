@@ -51,6 +51,7 @@ def evaluate_run(
     tta: Spec | None = None,
     mean: str = "logits",
     reader: str = "eval",
+    imports: Sequence[Path | str] = (),
 ) -> dict[str, Any]:
     """Score the chosen model of a run on `train`, `val` or `test`; a test score goes into `summary.json`.
 
@@ -59,10 +60,11 @@ def evaluate_run(
     is false where there is no summary to write to. image_size: pixels a side that the model sees, if not the
     run's own; a test score at another size stands under `by_image_size`. tta: score it with test-time
     augmentation, too, its views averaged as `mean` says (MEANS); the same scores then stand under `tta`.
-    The temperature is fitted on validation. Raises ConfigError as `open_split` does, and for a size that the
-    model cannot take; on test a train part that cannot be read is a warning.
+    The temperature is fitted on validation. imports: as of `load`. Raises ConfigError as `load` and
+    `open_split` do, and for a size that the model cannot take; on test a train part that cannot be read is a
+    warning.
     """
-    trained = load_trained(run, device).at(root)
+    trained = load_trained(run, device, imports).at(root)
     own_size, config = trained.config.data.image_size, trained.config
     size = _size_asked(trained, image_size)
     models: dict[str, nn.Module] = {"plain": trained.model}
@@ -234,14 +236,15 @@ def predict(
     top: int = 5,
     device: str = "auto",
     image_size: int | None = None,
+    imports: Sequence[Path | str] = (),
 ) -> list[dict[str, Any]]:
     """The `top` most probable classes of each picture, in order: {picture, classes, probabilities}.
 
-    image_size: pixels a side that the model sees, if not the run's own. Raises ConfigError as `load` does,
-    for paths without pictures, and for a size that the model cannot take.
+    image_size: pixels a side that the model sees, if not the run's own. imports: as of `load`. Raises
+    ConfigError as `load` does, for paths without pictures, and for a size that the model cannot take.
     """
     files = pictures_in(paths)
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, imports)
     model, size = trained.model, _size_asked(trained, image_size)
     here = next(model.parameters()).device
     precision = Precision(here, torch.float32)

@@ -12,7 +12,7 @@ from cifarlab import checkpoint
 from cifarlab.config import Config, translate_saved
 from cifarlab.device import Precision, pick_device, pick_precision
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
-from cifarlab.recipes import checked
+from cifarlab.recipes import NAME_THEM, Recipe, saved_config
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 
@@ -44,24 +44,29 @@ class Trained:
         return replace(self, config=self.config.model_copy(update={"data": data}))
 
 
-def load(run: Path | str, device: str = "cpu") -> Classifier:
+def load(run: Path | str, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
     """The chosen model of a run, in evaluation mode.
 
     It takes pictures (B, 3, H, W) of any size, uint8 or floats in [0, 1], and answers with an `Output`;
-    `classes` holds the labels' names. Raises ConfigError where the folder holds no finished epoch.
+    `classes` holds the labels' names. imports: the Python files or modules that register the run's own parts,
+    where it has such; what a checkpoint itself names is never run. Raises ConfigError where the folder holds
+    no finished epoch, and where a part is registered by nobody.
     """
-    return load_trained(run, device).model
+    return load_trained(run, device, imports).model
 
 
-def load_trained(path: Path | str, device: str = "cpu") -> Trained:
+def load_trained(
+    path: Path | str, device: str = "cpu", imports: Sequence[Path | str] = (), fix: str = NAME_THEM
+) -> Trained:
     """The chosen model of a run (its folder, or its best.pt), and what it was trained on.
 
-    Raises ConfigError as `load` does, and for a file that is cut off or something else.
+    imports, fix: as of `saved_config`. Raises ConfigError as `load` does, and for a file that is cut off or
+    something else.
     """
     place_on = pick_device(device)
     file = best_of(path)
     state = checkpoint.load(file, BEST)
-    config = checked(translate_saved(state["config"]))
+    config = saved_config(translate_saved(state["config"]), file, imports, fix)
     model = unloaded(config, state["classes"])
     try:
         model.load_state_dict(state["model"])
@@ -72,6 +77,14 @@ def load_trained(path: Path | str, device: str = "cpu") -> Trained:
     precision = _own_precision(config, place_on)
     epoch = state["row"]["epoch"]
     return Trained(model, config, precision, state["store_size"], state["fingerprint"], epoch, file)
+
+
+def saved_recipe(run: Run, imports: Sequence[Path | str] = ()) -> Recipe:
+    """Return a run's configuration as a recipe. imports: as of `saved_config`."""
+    plain, summary = run.plain_config(), run.summary() or {}
+    known = saved_config(plain, run.folder, imports).imports
+    name = str(summary.get("recipe", run.name))
+    return Recipe(name, run.config_path, None, {}, {**plain, "imports": [*known]}, run.recipe_files)
 
 
 def refuse_other_classes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ def analyze(
     near: bool = True,
     device: str = "auto",
     root: str | None = None,
+    imports: Sequence[Path | str] = (),
 ) -> Analysis:
     """Score a run's chosen model on `val` or `test`.
 
@@ -46,9 +48,9 @@ def analyze(
     nearly among the training pictures (near); accuracy on corrupted pictures (corruptions); pictures worth a
     look; where the accuracy stands among published ones. Opening test is written to the ledger.
 
-    Raises ConfigError as `open_split` does.
+    imports: as of `load`. Raises ConfigError as `load` and `open_split` do.
     """
-    trained = load_trained(run, device).at(root)
+    trained = load_trained(run, device, imports).at(root)
     opened = open_split(run, trained, split, "analyze")
     pictures, learned = opened.pictures, opened.learned
     assert learned is not None, "without it nothing is opened"

@@ -8,7 +8,7 @@ from cifarlab.anchors.causes import augmentation, causes, pretrained
 from cifarlab.anchors.figures import ANCHORS, Anchor
 from cifarlab.config import Config
 from cifarlab.progress import OPTIMISTIC
-from cifarlab.recipes import checked
+from cifarlab.recipes import saved_config
 from cifarlab.run import Run
 
 SHOWN = 5
@@ -48,7 +48,7 @@ def place_run(run: Run) -> dict[str, Any] | None:
         return None
     split = "test" if summary["test_top1"] is not None else "val"
     score = summary[f"{split}_top1"]
-    return None if score is None else place(checked(run.plain_config()), score, split)
+    return None if score is None else place(saved_config(run.plain_config(), run.folder), score, split)
 
 
 def nearest(config: Config) -> Anchor | None:

@@ -29,7 +29,7 @@ from cifarlab.config import DataConfig
 from cifarlab.data.splits import Part, Pictures, Split, digest_pictures, load_splits, place, read
 from cifarlab.evaluate import outputs_of
 from cifarlab.ledger import record_opening
-from cifarlab.recipes import import_builtin_parts
+from cifarlab.recipes import import_named
 from cifarlab.registry import DATASETS, ConfigError
 from cifarlab.run import recorded_run
 from cifarlab.trained import Trained, load_trained
@@ -237,14 +237,17 @@ def _refuse_other(trained: Trained, train: Pictures) -> None:
 
 
 def data_and_runs(
-    what: Sequence[str], root: str | None = None, device: str = "auto"
+    what: Sequence[str],
+    root: str | None = None,
+    device: str = "auto",
+    imports: Sequence[Path | str] = (),
 ) -> tuple[DataConfig, list[Trained]]:
     """The data set that is named, or runs (their folders) and the first one's data.
 
-    root: where the data set lies, if not where it is looked for, or where a run found it. Raises ConfigError
-    for what is neither.
+    root: where the data set lies, if not where it is looked for, or where a run found it. imports: as of
+    `load`. Raises ConfigError for what is neither.
     """
-    import_builtin_parts()
+    import_named(imports)
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, RunFolder, Scored, app, refuse_place
+from cifarlab.commands.shared import AsJson, Imports, RunFolder, Scored, app, refuse_place
 
 # Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
 WEAK = 0.6
@@ -27,6 +27,7 @@ def audit(
     ] = True,
     out: Annotated[Path, typer.Option(help="The folder for audit.json and audit.png.")] = Path("audit"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1: for runs.")] = "auto",
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Duplicates within and across the parts, class balance; with runs, suspect labels; shown.
@@ -39,7 +40,7 @@ def audit(
     from cifarlab.report.sheets import write_audit_sheet
 
     refuse_place(out, "--out")
-    data, runs = data_and_runs(what or ["cifar100"], root, device)
+    data, runs = data_and_runs(what or ["cifar100"], root, device, imports or ())
     found = audit_data(data, runs, near=near)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", found.report)
@@ -108,6 +109,7 @@ def analyze(
     root: Annotated[
         str | None, typer.Option(help="Where the data set lies, if not where the run found it.")
     ] = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """A run beyond top-1: calibration, classes, confusion, hard pictures, its place among published figures.
@@ -123,7 +125,9 @@ def analyze(
 
     file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
     refuse_place(file.parent, str(run))
-    found = analyze_run(run, split, corruptions=corruptions, near=near, device=device, root=root)
+    found = analyze_run(
+        run, split, corruptions=corruptions, near=near, device=device, root=root, imports=imports or ()
+    )
     write_tiles(found.report, found.pictures, pictures_path(file))
     write_json(file, found.report)
     page = write_analysis_page(found.report, found.pictures, file.with_suffix(".png"))

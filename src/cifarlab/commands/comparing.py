@@ -12,6 +12,7 @@ from cifarlab.commands.shared import (
     AT_ONCE,
     AsJson,
     AtOnce,
+    Imports,
     Overrides,
     RunFolder,
     RunsFolder,
@@ -38,6 +39,7 @@ def compare(
     metric: MetricOption = "val",
     at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
@@ -53,7 +55,7 @@ def compare(
     refuse_twice(overrides)
     _refuse_idle_overrides(overrides, seeds)
     refuse_idle_at_once(at_once, seeds)
-    arms = [find_arm(name, runs, seeds, overrides) for name in names]
+    arms = [find_arm(name, runs, seeds, overrides, imports or ()) for name in names]
     if len({arm.name for arm in arms}) < len(arms):
         raise ConfigError("compare was given a name twice")
     train_missing(arms, runs, training_progress(as_json), at_once)
@@ -75,6 +77,7 @@ def ladder(
     metric: MetricOption = "val",
     at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Each recipe of a ladder against the one below it; and what its top is worth without each change."""
@@ -83,7 +86,8 @@ def ladder(
     _refuse_idle_overrides(overrides or [], seeds)
     refuse_idle_at_once(at_once, seeds)
     progress = training_progress(as_json)
-    found = climb(prefix, runs, seeds, overrides or [], metric, drop_one, progress, at_once)
+    words = overrides or []
+    found = climb(prefix, runs, seeds, words, metric, drop_one, progress, at_once, imports or ())
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -105,12 +109,13 @@ def ladder(
 def refit(
     run: RunFolder,
     name: Annotated[str | None, typer.Option(help="The new run's name; default: <run>_refit.")] = None,
+    imports: Imports = None,
 ) -> None:
     """Train a run again on all training pictures, those that validated it too, up to its chosen epoch."""
     from cifarlab.progress import TrainingProgress
     from cifarlab.refit import refit as refit_run
 
-    again, _ = refit_run(run, name, TrainingProgress())
+    again, _ = refit_run(run, name, TrainingProgress(), imports or ())
     print(f"nothing was held out to score it on; the test set: cifarlab eval {again} --split test")
 
 

@@ -12,6 +12,7 @@ import typer
 from cifarlab.commands.shared import (
     AsJson,
     Device,
+    Imports,
     MeanName,
     Root,
     Scored,
@@ -38,6 +39,7 @@ def ensemble(
     tta: Tta = None,
     device: Device = "auto",
     root: Root = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the mean of what several runs say, beside each of them and its cost."""
@@ -45,7 +47,7 @@ def ensemble(
     from cifarlab.tta import parse
 
     augmented = parse(tta) if tta is not None else None
-    found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented)
+    found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented, imports or ())
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -91,6 +93,7 @@ def soup(
     ] = False,
     device: Device = "auto",
     root: Root = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
@@ -101,7 +104,7 @@ def soup(
     name = run_name(name)
     # It has no seed; 0 is where `teacher.run=NAME` looks.
     made = Run(runs / name / "0", "soup", name)
-    summary = make_soup(ingredients, made, device, root, fresh)
+    summary = make_soup(ingredients, made, device, root, fresh, imports or ())
     if as_json:
         print(json.dumps({"run": str(made), **summary}, indent=2))
         return

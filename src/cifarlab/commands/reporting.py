@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.commands.shared import app, refuse_place
+from cifarlab.commands.shared import Imports, app, refuse_place
 
 
 @app.command()
@@ -19,12 +19,13 @@ def report(
     against: Annotated[
         str | None, typer.Option(help="The name that all others are compared with; default: the first.")
     ] = None,
+    imports: Imports = None,
 ) -> None:
     """One self-contained HTML page of all runs; its charts and tables beside it, for a paper."""
     from cifarlab.report.page import build
 
     refuse_place(out, "--out")
-    page, skipped = build(runs, out, title, against)
+    page, skipped = build(runs, out, title, against, imports or ())
     for each in skipped:
         print(f"left out: {each.path}: {each.reason}", file=sys.stderr)
     print(page.resolve())

@@ -56,6 +56,10 @@ AtOnce = Annotated[
         min=1, help="Train so many runs at the same time, each in a process with its share of the cores."
     ),
 ]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(help="A Python file that registers a run's own parts; again for more. None other is run."),
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
 RunsFolder = Annotated[Path, typer.Option(help="The folder of all runs.")]
 

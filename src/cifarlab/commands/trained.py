@@ -13,6 +13,7 @@ from cifarlab.commands.shared import (
     AsJson,
     Device,
     ImageSize,
+    Imports,
     MeanName,
     Root,
     RunFolder,
@@ -38,6 +39,7 @@ def evaluate(
         MeanName | None,
         typer.Option(help="Of --tta's views: of their logits (the default) or probabilities."),
     ] = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run's chosen model on a split; the test score goes into the run's summary."""
@@ -46,7 +48,9 @@ def evaluate(
 
     refuse_idle_mean(mean, tta)
     augmented = parse(tta) if tta is not None else None
-    scores = evaluate_run(run, split, device, root, image_size, augmented, mean or "logits")
+    scores = evaluate_run(
+        run, split, device, root, image_size, augmented, mean or "logits", imports=imports or ()
+    )
     if as_json:
         print(json.dumps(scores, indent=2))
         return
@@ -82,12 +86,13 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
     device: Device = "auto",
     image_size: ImageSize = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """The most probable classes of each picture."""
     from cifarlab.runs import predict as predict_pictures
 
-    answers = predict_pictures(run, pictures, top, device, image_size)
+    answers = predict_pictures(run, pictures, top, device, image_size, imports or ())
     if as_json:
         print(json.dumps(answers, indent=2))
         return
@@ -107,11 +112,12 @@ def plot(
         bool, typer.Option(help="Add a grid of validation pictures with the first run's predictions.")
     ] = True,
     root: Root = None,
+    imports: Imports = None,
 ) -> None:
     """Curves of runs, and what the first one makes of pictures it has not trained on."""
     from cifarlab.report.plot import plot_runs
 
     if out is not None or runs[0].is_dir():
         refuse_place(runs[0] if out is None else out.parent, "--out")
-    path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery, root)
+    path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery, root, imports or ())
     print(path.resolve())

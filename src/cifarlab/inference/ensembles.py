@@ -48,19 +48,20 @@ def evaluate_ensemble(
     mean: str | None = None,
     choose: bool = False,
     tta: Spec | None = None,
+    imports: Sequence[Path | str] = (),
 ) -> dict[str, Any]:
     """Score the mean of several runs' answers on `val` or `test`, beside its members and its cost.
 
     Each run's logits are first divided by the temperature that fits them to validation: their scales may
     differ. mean: one of MEANS; None: the better one on validation. choose: the members, too, by
     `forward_selection`. tta: each member answers with the mean of its logits for several views. The gain is
-    over the run that is best on validation. Raises ConfigError for runs that do not fit together, and where
-    there are no validation pictures and something is to be chosen.
+    over the run that is best on validation. imports: as of `load`. Raises ConfigError for runs
+    that do not fit together, and where there are no validation pictures and something is to be chosen.
     """
     means = list(MEANS) if mean is None else [mean]
     for name in means:
         mean_called(name)
-    members, splits = load_members(runs, device, root)
+    members, splits = load_members(runs, device, root, imports)
     here = members[0].precision.device
     warnings = optimism(members)
     if splits.val is not None:

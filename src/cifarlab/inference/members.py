@@ -15,16 +15,18 @@ from cifarlab.teachers.teacher import Member
 from cifarlab.trained import best_of, load_trained
 
 
-def load_members(runs: Sequence[Path | str], device: str, root: str | None) -> tuple[list[Member], Splits]:
+def load_members(
+    runs: Sequence[Path | str], device: str, root: str | None, imports: Sequence[Path | str] = ()
+) -> tuple[list[Member], Splits]:
     """The chosen models of runs, each with its own size and arithmetic, and their common pictures.
 
     Sizes, normalisations and precisions may differ. root: where the data set lies, if not where each run
-    found it. Raises ConfigError where the data sets differ, and where what validates one was trained on by
-    another.
+    found it. imports: as of `load`. Raises ConfigError where the data sets differ, and where what validates
+    one was trained on by another.
     """
     members = []
     for run in runs:
-        trained = load_trained(run, device).at(root)
+        trained = load_trained(run, device, imports).at(root)
         digest, size = file_digest(best_of(run)), trained.config.data.image_size
         members.append(Member(trained, str(run), digest, size, trained.precision))
     first = members[0]

@@ -33,21 +33,26 @@ Weights = dict[str, Tensor]
 
 
 def make_soup(
-    runs: Sequence[Path | str], soup: Run, device: str = "auto", root: str | None = None, fresh: bool = False
+    runs: Sequence[Path | str],
+    soup: Run,
+    device: str = "auto",
+    root: str | None = None,
+    fresh: bool = False,
+    imports: Sequence[Path | str] = (),
 ) -> dict[str, Any]:
     """Average the weights of runs greedily, keep what comes of it as a run, and return its summary.
 
     In order of their validation accuracy, each run is kept in the average if it does not lower it (the greedy
     soup of Wortsman et al. 2022). Batch norms' statistics are estimated anew for each average, from the clean
     training pictures. The soup has the configuration of its best run. fresh: remove what the folder of `soup`
-    holds. Raises ConfigError for a folder that holds something, for runs of different architectures, and
-    where one knows another's validation pictures or there are none.
+    holds. imports: as of `load`. Raises ConfigError for a folder that holds something, for runs of different
+    architectures, and where one knows another's validation pictures or there are none.
     """
     begun = time.monotonic()
     _refuse_to_overwrite(runs, soup, fresh)
     with soup.locked():
         _refuse_to_overwrite(runs, soup, fresh)  # Another process may have made it.
-        members, splits = load_members(runs, device, root)
+        members, splits = load_members(runs, device, root, imports)
         _refuse_other_architectures(members)
         if splits.val is None:
             raise ConfigError(f"{runs[0]} has no validation pictures to choose on", ("data", "val"))

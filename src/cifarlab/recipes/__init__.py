@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ FOLDER = Path(__file__).resolve().parent  # As the files in it are called.
 # Keys of a recipe file that are not part of the run's configuration.
 BESIDE = ("base", "about")
 NOT_MEASURED = "not measured yet"
+# What to do where a run has parts of its own, and nobody said from where.
+NAME_THEM = "name each with --imports (in Python: imports=[...])"
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,13 @@ def read(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) ->
 
 
 def _place(path: Path) -> str:
-    """A recipe file's path: in the package the same on every machine, else absolute."""
+    """Return a recipe file's path; in the package it is the same everywhere."""
     is_packaged = path.is_relative_to(FOLDER)
     return f"cifarlab/recipes/{path.relative_to(FOLDER)}" if is_packaged else str(path)
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
-    """What a file holds, and its sha256."""
+    """Return what a file holds, and its sha256."""
     try:
         data = path.read_bytes()
         content = parse_yaml(data.decode(), str(path)) or {}
@@ -162,14 +164,17 @@ def _absolute(entry: str, folder: Path) -> str:
     return str((folder / Path(entry).expanduser()).resolve()) if entry.endswith(".py") else entry
 
 
+def _module(entry: str) -> str:
+    """Return the name under which a file or module is imported."""
+    if not entry.endswith(".py"):
+        return entry
+    return f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & (1 << 64) - 1:016x}"
+
+
 def import_parts(entries: Iterable[str]) -> None:
     """Import what registers a recipe's own parts. Raises ConfigError naming a file or module that fails."""
     for entry in entries:
-        module = (
-            f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & 0xFFFFFFFF:08x}"
-            if entry.endswith(".py")
-            else entry
-        )
+        module = _module(entry)
         if module in sys.modules:
             continue
         try:
@@ -211,3 +216,38 @@ def checked(plain: Mapping[str, Any]) -> Config:
     import_builtin_parts()
     import_parts(_entries(plain.get("imports")))
     return build(order(plain))
+
+
+def import_named(imports: Sequence[Path | str]) -> list[str]:
+    """Import the package's parts and what a caller names; return its entries."""
+    import_builtin_parts()
+    named = [imports] if isinstance(imports, str | Path) else imports
+    entries = [_absolute(str(entry), Path.cwd()) for entry in named]
+    import_parts(entries)
+    return entries
+
+
+def saved_config(
+    plain: Mapping[str, Any], where: Path, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
+) -> Config:
+    """Check a configuration that lies with a run; import nothing that it names.
+
+    imports: Python files or modules that the caller names, which register the run's own parts: `imports` of
+    the result. What the configuration names, which may be of anybody's making, stands there only if this
+    process has imported it before. where, fix: for the message. Raises ConfigError where a part is not
+    registered.
+    """
+    given, own = import_named(imports), plain.get("imports")
+    own = [str(entry) for entry in own] if isinstance(own, list | tuple) else []
+    known = [entry for entry in own if _module(entry) in sys.modules]
+    unasked = [entry for entry in own if entry not in (*given, *known)]
+    try:
+        return build(order({**plain, "imports": list(dict.fromkeys([*given, *known]))}))
+    except ConfigError as error:
+        if not unasked:
+            raise ConfigError(f"{where}: {error}") from None
+        files = ", ".join(unasked)
+        raise ConfigError(
+            f"{where} has parts of its own, from {files}, which are not run unasked; if you trust them, {fix}"
+            f" ({error})"
+        ) from None

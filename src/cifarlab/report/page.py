@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from cifarlab.checkpoint import write_atomically
 from cifarlab.ledger import openings
+from cifarlab.recipes import import_named
 from cifarlab.registry import ConfigError
 from cifarlab.report import analysis_charts, charts, tables
 from cifarlab.report.collect import Group, Skipped, collect
@@ -59,14 +60,20 @@ class Contents:
 
 
 def build(
-    folder: Path, out: Path, title: str | None = None, against: str | None = None
+    folder: Path,
+    out: Path,
+    title: str | None = None,
+    against: str | None = None,
+    imports: Sequence[Path | str] = (),
 ) -> tuple[Path, list[Skipped]]:
     """Write `out`/report.html, charts as PNG and SVG, tables as Markdown, CSV and LaTeX.
 
-    against: the name that all others are compared with; default: the first. Returns the page's path, and what
-    was left out, each with the reason. Raises ConfigError where no run below `folder` can be read, and where
+    against: the name that all others are compared with; default: the first. imports: as of `load`, to compare
+    runs with parts of their own with their recipes. Returns the page's path, and what was left out, each with
+    the reason. Raises ConfigError where no run below `folder` can be read, and where
     `against` is none of them.
     """
+    import_named(imports)
     contents = _contents(folder, against)
     out.mkdir(parents=True, exist_ok=True)
     for name, (_, spec) in contents.charts.items():

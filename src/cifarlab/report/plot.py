@@ -21,6 +21,7 @@ from cifarlab.device import pick_precision
 from cifarlab.evaluate import logits_of
 from cifarlab.metrics import is_epoch, read_log
 from cifarlab.progress import OPTIMISTIC
+from cifarlab.recipes import import_named
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.runs import read_splits
@@ -45,16 +46,18 @@ def plot_runs(
     title: str | None = None,
     gallery: bool = True,
     root: str | None = None,
+    imports: Sequence[Path | str] = (),
 ) -> Path:
     """Write a picture (.png, .svg or .pdf by the ending) and return its path.
 
     Above: accuracy on held-out pictures and on train, and the training loss, by epoch. Below, with
     `gallery`: pictures that the first run's chosen model has not trained on, with what it takes them for.
-    root: where those lie, if not where the run found them. Raises ConfigError for what is no run, and as
-    `read_splits` does.
+    root: where those lie, if not where the run found them. imports: as of `load`, for the gallery. Raises
+    ConfigError for what is no run, and as `load` and `read_splits` do.
     """
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{out}: cannot write that kind of file; end it in .png, .svg or .pdf")
+    import_named(imports)
     runs = [Run(folder) for folder in folders]
     logs = [_log(run) for run in runs]
     names = _names(runs)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cifarlab.config import NOT_IDENTITY
 from cifarlab.merging import differences, shown
-from cifarlab.recipes import checked, read
+from cifarlab.recipes import read, saved_config
 from cifarlab.registry import ConfigError
 from cifarlab.report.collect import Finished
 from cifarlab.run import recorded_recipes
@@ -15,7 +15,7 @@ ALL = "config.yaml in the run's folder holds every option."
 
 
 def recipe_of(run: Finished) -> str:
-    """The name of a recipe in the package, or the path of a file of the user's own."""
+    """Return the name of a packaged recipe, or the path of another."""
     name = str(run.summary.get("recipe", ""))
     if files := recorded_recipes(run.env):
         path = str(files[0]["path"])
@@ -27,16 +27,18 @@ def recipe_of(run: Finished) -> str:
 
 
 def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
-    """What a run's configuration changes in the base of its recipe, or in the recipe if that has none.
+    """Compare a run's configuration with its recipe's base, or its recipe without one.
 
-    A heading, and (key, there, here) for each change.
+    Returns a heading, and (key, there, here) for each change.
     """
     name = recipe_of(run)
     try:
         if name.endswith((".yaml", ".yml")) and not Path(name).is_absolute():
             raise ConfigError(f"{name}: nobody knows in which folder")
         recipe = read(name)
-        plain = checked(read(recipe.base, recipe.path.parent).plain if recipe.base else recipe.plain).dump()
+        below = read(recipe.base, recipe.path.parent) if recipe.base else recipe
+        # The record may be of anybody's making, and with it the choice of the recipe.
+        plain = saved_config(below.plain, below.path).dump()
     except ConfigError as error:  # One of the user's own, e.g., that has moved.
         return f"Not compared with its recipe ({error}): {ALL}", []
     found = differences(plain, run.config)

@@ -75,7 +75,7 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
     paths = [find_teacher(name, lesson.seed, runs) for name in lesson.run]
     if len(set(map(Path.resolve, paths))) < len(paths):
         raise ConfigError("names a run twice", PATH)
-    members = [_load(path, lesson, classes, device) for path in paths]
+    members = [_load(path, lesson, classes, device, config.imports) for path in paths]
     if "stages" in config.lessons:
         if len(members) > 1:
             raise ConfigError("feature maps of several teachers have no mean; name one", PATH)
@@ -84,9 +84,11 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
     return Teacher(members, config.lessons)
 
 
-def _load(path: Path, lesson: TeacherConfig, classes: Sequence[str], device: torch.device) -> Member:
+def _load(
+    path: Path, lesson: TeacherConfig, classes: Sequence[str], device: torch.device, imports: Sequence[str]
+) -> Member:
     try:
-        trained = load_trained(path, str(device))
+        trained = load_trained(path, str(device), imports, "name each under the recipe's imports")
         refuse_other_classes(path, trained.model.classes, classes)
     except ConfigError as error:
         raise ConfigError(str(error), PATH) from None

@@ -1,0 +1,170 @@
+"""Code that lies with a run, or is named by it, is never run unless the caller names it."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import cifarlab as package
+from cifarlab import BACKBONES
+from cifarlab.anchors import place_run
+from cifarlab.compare import find_arm
+from cifarlab.prepare import prepare
+from cifarlab.recipes import read
+from cifarlab.registry import ConfigError
+from cifarlab.run import Run
+from tests.tiny import PARTS, tiny_config, train_tiny
+
+# The tiny backbone under another name; a file beside it tells that it was run.
+CODE = f"""
+from pathlib import Path
+
+Path(__file__).with_suffix(".run").touch()
+source = Path({str(PARTS)!r}).read_text()
+exec(source.replace("def tiny(", "def strange("))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two seeds that share their validation pictures."""
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    for seed in (0, 1):
+        train_tiny(runs / "a" / str(seed), "data.split_seed=0", f"train.seed={seed}", "train.epochs=1")
+    return runs
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A file that registers a part of its own; what it has registered is forgotten after."""
+    monkeypatch.setattr(BACKBONES, "_parts", dict(BACKBONES._parts))
+    modules = set(sys.modules)
+    path = tmp_path / "strange_parts.py"
+    path.write_text(CODE)
+    yield path
+    for name in {*sys.modules} - modules:
+        if name.startswith("cifarlab_imports.strange_parts"):
+            del sys.modules[name]
+
+
+def was_run(code: Path) -> bool:
+    return code.with_suffix(".run").exists()
+
+
+def renamed(trained: Path, runs: Path, code: Path, backbone: str) -> Path:
+    """Runs that name a file of code: as somebody else may have made them."""
+    shutil.copytree(trained, runs)
+    for folder in sorted((runs / "a").iterdir()):
+        run = Run(folder)
+        config = run.plain_config()
+        config["imports"] = [str(code)]
+        config["model"]["backbone"]["name"] = backbone
+        run.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
+        torch.save({**torch.load(run.best_path, weights_only=True), "config": config}, run.best_path)
+    return runs
+
+
+@pytest.fixture
+def runs(trained, tmp_path, code, monkeypatch):
+    """Runs whose backbone nobody but the file registers; the working folder is the one that holds them."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("a.png")
+    shutil.copytree(renamed(trained, tmp_path / "runs", code, "strange") / "a", tmp_path / "runs" / "b")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def harmless(trained, tmp_path, code):
+    """Runs that name the file and have no need of it."""
+    return renamed(trained, tmp_path / "runs", code, "tiny")
+
+
+COMMANDS = [
+    ["eval", "runs/a/0"],
+    ["predict", "runs/a/0", "a.png"],
+    ["plot", "runs/a/0"],
+    ["analyze", "runs/a/0", "--no-near"],
+    ["audit", "runs/a/0", "--no-near"],
+    ["ensemble", "runs/a/0", "runs/a/1"],
+    ["soup", "runs/a/0", "runs/a/1", "--name", "c"],
+    ["refit", "runs/a/0"],
+    ["compare", "a", "b", "--metric", "test"],
+    ["compare", "a", "b", "--seeds", "2"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words))
+def test_a_command_runs_no_code_but_what_it_is_told_to(runs, code, cifarlab, words):
+    status, _, err = cifarlab(*words)
+    assert status == 2 and len(err.splitlines()) == 1, err
+    assert f"from {code}, which are not run unasked; if you trust them, name each with --imports" in err
+    assert not was_run(code)
+    status, _, err = cifarlab(*words, "--imports", code.name)
+    assert status == 0, err
+    assert was_run(code)
+
+
+def test_code_that_is_named_and_not_needed_is_not_run(harmless, tmp_path, code, cifarlab, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["eval", "runs/a/0", "--split", "test"], ["refit", "runs/a/0"], ["report", "runs"]):
+        status, _, err = cifarlab(*words)
+        assert status == 0, err
+    place_run(Run(harmless / "a" / "0"))
+    # What is trained from it, in processes of their own perhaps, does not name it any more.
+    assert str(code) in Run(harmless / "a" / "0").plain_config()["imports"]
+    assert str(code) not in Run(harmless / "a_refit" / "0").plain_config()["imports"]
+    assert not any(str(code) in config.imports for config in find_arm("a", harmless, 3).configs.values())
+    assert not was_run(code)
+
+
+def test_a_run_is_loaded_with_what_the_caller_names(runs, code):
+    folder = runs / "a" / "0"
+    with pytest.raises(ConfigError, match=r"best\.pt has parts of its own, .*in Python: imports="):
+        package.load(folder)
+    moved = code.rename(code.with_name("strange_parts_moved.py"))
+    model = package.load(folder, imports=[moved])
+    assert model(torch.zeros(2, 3, 32, 32)).logits.shape == (2, 100)
+    assert was_run(moved)
+    # The same process knows it now.
+    package.load(folder)
+
+
+def test_runs_of_ones_own_are_trained_on_with_the_file_that_is_named(runs, code):
+    arm = find_arm("a", runs, 3, imports=str(code))
+    assert [config.imports for config in arm.configs.values()] == [(str(code),)] * 3
+
+
+def test_a_teachers_code_is_the_recipes_to_name(runs, code):
+    words = ("objective={distill: {}}", f"teacher.run={runs / 'a' / '0'}", "data.split_seed=0")
+    with pytest.raises(ConfigError, match=r"^teacher\.run: .*name each under the recipe's imports "):
+        prepare(tiny_config(*words))
+    assert not was_run(code)
+    assert prepare(tiny_config(*words, f"imports=[{code}]")).teacher is not None
+
+
+def test_the_report_runs_no_recipe_that_a_run_names(trained, tmp_path, code, cifarlab):
+    own, runs = tmp_path / "own.yaml", tmp_path / "runs"
+    own.write_text(
+        f"imports: [{code.name}]\nmodel: {{backbone: strange}}\nobjective: {{cross_entropy: {{}}}}\n"
+    )
+    shutil.copytree(trained, runs)
+    env = json.loads((runs / "a" / "0" / "env.json").read_text())
+    (runs / "a" / "0" / "env.json").write_text(json.dumps({**env, "recipes": [*read(str(own)).files]}))
+    words = ["report", runs, "--out", tmp_path / "out"]
+    assert cifarlab(*words)[0] == 0
+    page = tmp_path / "out" / "report.html"
+    assert f"from {code}, which are not run unasked" in page.read_text() and not was_run(code)
+    assert cifarlab(*words, "--imports", code)[0] == 0
+    assert "Differs from its recipe in:" in page.read_text() and was_run(code)
+
+
+@pytest.mark.parametrize("words", [["plot", "runs/a/0", "--no-gallery"], ["audit", "synthetic"], ["report"]])
+def test_a_file_that_is_named_is_run_or_missed_at_once(runs, code, cifarlab, words):
+    status, _, err = cifarlab(*words, "--imports", "none.py")
+    assert status == 2 and "none.py: FileNotFoundError" in err
