@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from cifarlab import checkpoint
 from cifarlab.registry import ConfigError, Failure
 
+pytestmark = pytest.mark.quick
+
 
 def test_a_checkpoint_comes_back(tmp_path):
     checkpoint.save(tmp_path / "a.pt", {"x": torch.arange(3), "n": [1, {"y": 2.5}], "none": None})
