@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 
 from cifarlab import cli
@@ -23,6 +24,10 @@ from cifarlab.run import Interrupted
 
 # cuBLAS repeats itself if it is told to before its first use, by whichever test that is.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# How long an example takes is the machine's affair, and decides no test.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

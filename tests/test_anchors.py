@@ -12,6 +12,8 @@ from cifarlab.registry import BACKBONES
 from cifarlab.run import Run
 from tests.settings import documented
 
+pytestmark = pytest.mark.quick
+
 OWN = Path(__file__).parents[1] / "benchmarks" / "recipes"
 VIT = "{name: vit_base_patch16_224.augreg_in21k, pretrained: true}"
 

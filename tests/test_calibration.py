@@ -12,6 +12,8 @@ from scipy.special import log_softmax, softmax
 
 from cifarlab.calibration import best_temperature, calibration, expected_calibration_error
 
+pytestmark = pytest.mark.quick
+
 
 def answers(seed, scale, classes, count=300):
     rng = np.random.default_rng(seed)

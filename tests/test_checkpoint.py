@@ -6,11 +6,13 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cifarlab import checkpoint
 from cifarlab.registry import ConfigError, Failure
+
+pytestmark = pytest.mark.quick
 
 
 def test_a_checkpoint_comes_back(tmp_path):
@@ -64,6 +66,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
 
 
 @given(cut=st.floats(0, 0.999), flip=st.booleans(), value=st.integers(0, 255))
+@example(cut=0.994140625, flip=True, value=1)  # A zip archive of several volumes.
 @settings(max_examples=60, deadline=None)
 def test_a_damaged_file_is_a_config_error_or_still_a_checkpoint(tmp_path_factory, cut, flip, value):
     path = tmp_path_factory.mktemp("damaged") / "a.pt"

@@ -15,6 +15,8 @@ from cifarlab.data.cifar import read_cifar10, read_cifar100, resize
 from cifarlab.data.pickles import read_pickle
 from cifarlab.registry import ConfigError
 
+pytestmark = pytest.mark.quick
+
 
 def dump2(content: Any) -> bytes:
     """A pickle as Python 2 wrote it: byte strings, protocol 2, numpy's globals by their old names."""

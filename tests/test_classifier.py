@@ -12,6 +12,8 @@ from cifarlab.models.classifier import Classifier, build_classifier, resize
 from cifarlab.models.heads import Linear
 from cifarlab.registry import ConfigError
 
+pytestmark = pytest.mark.quick
+
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 

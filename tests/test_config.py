@@ -9,6 +9,8 @@ from cifarlab.merging import differences, merge, order, parse_override
 from cifarlab.recipes import checked
 from cifarlab.registry import REGISTRIES, ConfigError
 
+pytestmark = pytest.mark.quick
+
 
 def resolved(**changes):
     plain = merge(ROOT, {"objective": {"cross_entropy": {}}})

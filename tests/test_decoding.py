@@ -10,6 +10,8 @@ from PIL import Image
 from cifarlab.data.decoding import decode
 from cifarlab.registry import ConfigError
 
+pytestmark = pytest.mark.quick
+
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 

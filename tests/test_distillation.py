@@ -19,6 +19,8 @@ from cifarlab.objectives.objective import build_objective
 from cifarlab.records import Batch, Output
 from cifarlab.registry import LOSSES, ConfigError
 
+pytestmark = pytest.mark.quick
+
 FROM_TEACHERS = [name for name in LOSSES if LOSSES[name].traits.get("needs_teacher")]
 ON_LOGITS = [name for name in FROM_TEACHERS if LOSSES[name].traits["needs_teacher"] == "logits"]
 SEEDS = st.integers(0, 2**31)

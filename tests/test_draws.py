@@ -12,6 +12,8 @@ from torch import Tensor
 
 from cifarlab.draws import Draws, hash_ints, label_key, mix, permutation
 
+pytestmark = pytest.mark.quick
+
 SIZE = 40_000
 
 

@@ -9,6 +9,8 @@ from cifarlab.evaluate import evaluate
 from cifarlab.records import Output
 from cifarlab.registry import ConfigError
 
+pytestmark = pytest.mark.quick
+
 PRECISION = Precision(torch.device("cpu"), torch.float32)
 # Two equal bytes would be a tie, which `argmax` and `topk` may break either way.
 TIES = torch.arange(7) / 10

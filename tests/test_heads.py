@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from cifarlab.models.heads import Linear, Margin
 from cifarlab.registry import HEADS, ConfigError
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("name", list(HEADS))
 @pytest.mark.parametrize("autocast", [False, True])

@@ -19,6 +19,8 @@ from cifarlab.records import Output
 from cifarlab.registry import DATASETS, LOSSES, MIXERS, ConfigError
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, random_batch
 
+pytestmark = pytest.mark.quick
+
 HARD_ONLY = [name for name in LOSSES if not LOSSES[name].traits.get("soft_targets", True)]
 ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines")]
 ON_PRODUCTS = [name for name in LOSSES if LOSSES[name].traits.get("needs_products")]

@@ -10,6 +10,8 @@ from cifarlab.progress import duration
 from cifarlab.records import Batch, Output
 from cifarlab.registry import Failure
 
+pytestmark = pytest.mark.quick
+
 CPU = torch.device("cpu")
 
 

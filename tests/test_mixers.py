@@ -21,6 +21,8 @@ from cifarlab.draws import Draws
 from cifarlab.registry import MIXERS, ConfigError, MixSpecs, Spec
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 SPECS: TypeAdapter[dict[str, Spec]] = TypeAdapter(MixSpecs, config={"arbitrary_types_allowed": True})
 
 PAIRED: dict[str, dict[str, Any]] = {

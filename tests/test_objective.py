@@ -11,6 +11,8 @@ from cifarlab.objectives.objective import build_objective
 from cifarlab.records import Batch, Output
 from cifarlab.registry import LOSSES, ConfigError
 
+pytestmark = pytest.mark.quick
+
 
 class Centers(nn.Module):
     """A loss with parameters: the squared distance to a learned centre of each class."""

@@ -19,6 +19,8 @@ from cifarlab.augment.geometry import Warp
 from cifarlab.draws import Draws
 from cifarlab.registry import AUGMENTS, ConfigError
 
+pytestmark = pytest.mark.quick
+
 MODES = {"nearest": TF.InterpolationMode.NEAREST, "bilinear": TF.InterpolationMode.BILINEAR}
 STILL: dict[str, Any] = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
 

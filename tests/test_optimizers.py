@@ -16,6 +16,8 @@ from cifarlab.prepare import prepare
 from cifarlab.registry import OPTIMIZERS, ConfigError
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 
 class Network(nn.Module):
     def __init__(self):

@@ -3,6 +3,8 @@ from pydantic import BaseModel
 
 from cifarlab.registry import ConfigError, Registry, Spec
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def registry():

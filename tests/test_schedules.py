@@ -16,6 +16,8 @@ from cifarlab.config import OptimConfig
 from cifarlab.optim.schedules import cosine, cosine_restarts, learning_rate, linear, one_cycle, step
 from cifarlab.registry import SCHEDULES, ConfigError
 
+pytestmark = pytest.mark.quick
+
 TOTAL = 200
 
 

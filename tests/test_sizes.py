@@ -23,6 +23,8 @@ from cifarlab.registry import LOSSES, ConfigError
 from tests.gpu import sync_is_an_error
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 SIZES = st.lists(st.integers(8, 300), min_size=1, max_size=6, unique=True)
 
 

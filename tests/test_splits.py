@@ -12,6 +12,8 @@ from cifarlab.prepare import prepare
 from cifarlab.registry import ConfigError
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 
 def pictures(count=60, classes=5, seed=0):
     rng = np.random.default_rng(seed)

@@ -21,6 +21,8 @@ from cifarlab.statistics import (
     unpaired_difference,
 )
 
+pytestmark = pytest.mark.quick
+
 SIMULATIONS = 10_000
 # Simulated shares lie within 4 standard errors of the truth.
 TOLERANCE = 4 / math.sqrt(SIMULATIONS)

@@ -64,6 +64,7 @@ def uninterrupted(tmp_path_factory):
     return train_tiny(tmp_path_factory.mktemp("runs") / "whole" / "0", *STATEFUL)
 
 
+@pytest.mark.quick
 def test_a_run_leaves_what_it_promises(uninterrupted):
     run, summary = uninterrupted
     found = " ".join(sorted(path.name for path in run.folder.iterdir()))

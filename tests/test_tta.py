@@ -17,6 +17,8 @@ from cifarlab.trained import unloaded
 from cifarlab.tta import MEANS, TTA, Augmented, parse, shift
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.quick
+
 
 class Head(nn.Module):
     """A linear layer for pictures of 32 px."""

@@ -96,7 +96,11 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return error.strerror or str(error)
     if not path.stat().st_size:
         return "it is empty"
-    if not zipfile.is_zipfile(path):
+    try:
+        is_archive = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # Its end speaks of further files.
+        is_archive = False
+    if not is_archive:
         return "it is cut off, or of another kind"
     if isinstance(error, pickle.UnpicklingError):
         return "it holds more than tensors and plain values"

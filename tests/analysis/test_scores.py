@@ -10,6 +10,8 @@ from scipy import optimize
 
 from cifarlab.analysis import scores
 
+pytestmark = pytest.mark.quick
+
 
 def answers(seed, count=400, classes=7, sharpness=3.0):
     generator = np.random.default_rng(seed)

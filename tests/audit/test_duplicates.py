@@ -15,6 +15,8 @@ from cifarlab.config import DataConfig
 from cifarlab.data.splits import digest_pictures
 from tests.audit.conftest import noise, pictures
 
+pytestmark = pytest.mark.quick
+
 
 def jpeg(picture, quality):
     buffer = io.BytesIO()

@@ -1,8 +1,11 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.audit.labels import confident_labels, suspects
+
+pytestmark = pytest.mark.quick
 
 
 @given(st.integers(0, 1000), st.integers(2, 5), st.integers(1, 40))
