@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tiny import TINY
+from tests.tiny import TINY, once
 
 MARGIN = ("model.head=margin", "objective={cross_entropy: null, arcface: {}}")
 SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100", "train.device=cpu")
@@ -93,7 +93,7 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
 )
 def test_it_is_one_line_and_status_2(cifarlab, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    status, out, err = cifarlab("train", "demo", *words)
+    status, out, err = cifarlab("train", "demo", *once(*words))
     assert status == 2, err
     assert err.startswith(f"error: {message}") and len(err.splitlines()) == 1, err
     assert "Traceback" not in out + err

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cifarlab import cli
 from cifarlab.commands.shared import app
-from tests.tiny import TINY
+from tests.tiny import TINY, once
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +182,8 @@ def test_debug_shows_the_traceback(cifarlab):
 
 
 def test_a_failure_is_status_1(cifarlab, tmp_path):
-    status, _, err = cifarlab(
-        "train", "demo", *TINY, "optim.lr=1e30", "train.grad_clip=null", "--runs", tmp_path
-    )
+    words = once(*TINY, "optim.lr=1e30", "train.grad_clip=null")
+    status, _, err = cifarlab("train", "demo", *words, "--runs", tmp_path)
     assert status == 1
     assert err.startswith("error: the loss was not finite")
 

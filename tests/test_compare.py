@@ -15,7 +15,7 @@ from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.statistics import paired_difference
 from cifarlab.verdicts import described
-from tests.tiny import TINY, train_tiny
+from tests.tiny import TINY, once, train_tiny
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_the_command_trains_what_is_missing_and_no_more(tmp_path, cifarlab):
         assert status == 0 and "test top-1 %" in out and "opened 6 x" in out
     assert {entry["reader"] for entry in openings(runs)} == {"compare"}
     # Another configuration under the same name is refused before anything is trained.
-    status, _, err = cifarlab(*words, "--seeds", 4, "optim.lr=0.5")
+    status, _, err = cifarlab(*once(*words, "--seeds", 4, "optim.lr=0.5"))
     assert status == 2 and err.rstrip().endswith("; keep these runs apart with --runs another_folder")
     assert not (runs / "demo" / "3").exists()
 

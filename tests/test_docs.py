@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cifarlab import cli
-from tests.tiny import PARTS, TINY
+from tests.tiny import PARTS, TINY, once
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -82,7 +82,7 @@ def run(place, monkeypatch, line: str) -> int:
         ]
         # The user's own overrides come last: they win.
         words[3:3] = [text for text in short if text.split("=")[0] not in line]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "argv", once(*words))
     with pytest.raises(SystemExit) as stop:
         cli.main()
     return int(stop.value.code or 0)

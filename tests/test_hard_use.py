@@ -12,7 +12,7 @@ from filelock import FileLock
 from PIL import Image
 
 from cifarlab import cli
-from tests.tiny import TINY
+from tests.tiny import TINY, once
 
 ODD = "x[/x] :fire: $1_{y} & 100% 猫"
 
@@ -25,7 +25,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for words in (
             ["train", "demo", *TINY, "data.split_seed=0", "--seeds", "2", "--name", "a"],
-            ["train", "demo", *TINY, "train.epochs=1", "--name", ODD],
+            ["train", "demo", *once(*TINY, "train.epochs=1"), "--name", ODD],
             ["soup", *paths, "--name", "broth"],
         ):
             patch.setattr(sys, "argv", ["cifarlab", *words, "--runs", str(runs)])
@@ -76,7 +76,7 @@ def test_a_name_is_shown_as_it_is_in_every_table(runs, cifarlab):
     status, out, err = cifarlab("compare", "a", ODD)
     assert status == 0, err
     assert any(line.startswith(ODD) for line in out.splitlines()), out
-    status, out, err = cifarlab("train", "demo", *TINY, "train.epochs=1", "--name", ODD)
+    status, out, err = cifarlab("train", "demo", *once(*TINY, "train.epochs=1"), "--name", ODD)
     assert status == 0 and f"runs/{ODD}/0 is finished" in out
     status, out, err = cifarlab("report", "runs", "--out", "page")
     assert (status, err) == (0, "")

@@ -12,7 +12,7 @@ from cifarlab.merging import differences
 from cifarlab.recipes import checked, names, read, resolve
 from cifarlab.registry import ConfigError
 from cifarlab.run import Run
-from tests.tiny import TINY, train_tiny
+from tests.tiny import TINY, once, train_tiny
 
 LADDER = [name for name in names() if name.startswith("ladder/")]
 DUMPS = {name: resolve(read(name)).dump() for name in LADDER}
@@ -103,7 +103,7 @@ def test_undo_is_exact_whatever_a_rung_moves_adds_and_removes(one, other, m, n, 
 
 def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_path, cifarlab):
     runs = tmp_path / "runs"
-    tiny = [*TINY, "train.epochs=1"]
+    tiny = once(*TINY, "train.epochs=1")
     words = ("ladder", "ladder/1", *tiny, "--runs", runs, "--seeds", 2)
     status, out, err = cifarlab(*words, "--drop-one", "--json")
     assert status == 0, err

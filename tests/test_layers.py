@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 FLOORS = {
     "registry": 0, "draws": 0, "records": 0, "statistics": 0, "steps": 0,
     "config": 1, "device": 1, "compiling": 1, "graphs": 1, "listing": 1, "calibration": 1, "verdicts": 1,
+    "reading": 1,
     "merging": 2,
     "data": 2,
     "augment": 3, "models": 3, "optim": 3, "metrics": 3, "progress": 3,

@@ -12,7 +12,7 @@ from cifarlab.registry import ConfigError
 from cifarlab.run import Run
 from cifarlab.train import _Training
 from tests.test_train import assert_same_run
-from tests.tiny import TINY, logged, tiny_config, train_tiny
+from tests.tiny import TINY, logged, once, tiny_config, train_tiny
 
 # Best at epoch 2; its equal at epoch 4 is no better.
 SCORES = (0.1, 0.3, 0.2, 0.3, 0.25, 0.9, 0.1, 0.1)
@@ -122,7 +122,7 @@ def test_the_command_line_says_why_it_ended_and_that_it_is_finished(tmp_path, sc
 
 
 def tiny_words(*more: str) -> list[str]:
-    return [*TINY, *WAITS, *more]
+    return once(*TINY, *WAITS, *more)
 
 
 def test_without_a_score_there_is_nothing_to_wait_for():

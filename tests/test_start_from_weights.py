@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from cifarlab import checkpoint
 from cifarlab.engine import Engine
-from tests.tiny import TINY
+from tests.tiny import TINY, once
 
 SMALL = [*TINY, "model.backbone={name: test_resnet}", "train.epochs=1"]
 CUTS = 3
@@ -25,7 +25,7 @@ CUTS = 3
 def train(cifarlab, tmp_path, monkeypatch):
     """Train by the command line in an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    return lambda *words, recipe="demo": cifarlab("train", recipe, *SMALL, *words)
+    return lambda *words, recipe="demo": cifarlab("train", recipe, *once(*SMALL, *words))
 
 
 @pytest.fixture(scope="module")

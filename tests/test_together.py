@@ -23,7 +23,7 @@ from cifarlab.run import Interrupted, Run, StopRequest
 from cifarlab.together import Task, child, train_all, usual_at_once
 from cifarlab.together import crew as crews
 from tests.test_train import STATEFUL, assert_same_run
-from tests.tiny import PARTS, TINY, tiny_config, train_tiny
+from tests.tiny import PARTS, TINY, once, tiny_config, train_tiny
 
 
 def lines_of(progress: TrainingProgress) -> list[str]:
@@ -78,7 +78,7 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
 
 
 def test_a_signal_to_all_saves_each_and_a_parent_that_is_killed_leaves_no_orphans(tmp_path):
-    words = ["train", "demo", *TINY, "train.epochs=5000", "--seeds", "2", "--at-once", "2"]
+    words = ["train", "demo", *once(*TINY, "train.epochs=5000"), "--seeds", "2", "--at-once", "2"]
     runs = [Run(tmp_path / "demo" / str(seed)) for seed in (0, 1)]
 
     def started():

@@ -111,7 +111,8 @@ def test_a_shift_is_torchs_reflection(pictures, down, right):
         ("{name: multi_crop, pixel: 2}", "tta.pixel: unknown; did you mean pixels?"),
         ("{name: multi_crop, pixels: 0}", "tta.pixels: "),
         ("{name: sizes, scales: []}", "tta.scales: "),
-        ("{name: ", "is not YAML"),
+        ("{name: ", "tta: '{name: ': not YAML"),
+        ("{name: flip, name: flip}", "tta: '{name: flip, name: flip}': name is given twice"),
     ],
 )
 def test_a_mistake_is_named(text, message):

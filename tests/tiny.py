@@ -24,6 +24,12 @@ def tiny_config(*overrides: str, recipe: str = "demo") -> Config:
     return resolve(read(recipe), [*TINY, *overrides])
 
 
+def once(*words: object) -> list[str]:
+    """The words of a command line; of several overrides of a key, which it refuses, the last."""
+    keys = [str(word).partition("=")[0] if "=" in str(word) else place for place, word in enumerate(words)]
+    return [str(word) for place, word in enumerate(words) if keys[place] not in keys[place + 1 :]]
+
+
 def train_tiny(folder: Path, *overrides: str, recipe: str = "demo", **options):
     """Train and return (run, summary)."""
     run = Run(folder, recipe)

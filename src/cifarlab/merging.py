@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from cifarlab.config import OptimConfig
+from cifarlab.reading import parse_yaml
 from cifarlab.registry import RESERVED, ConfigError, unknown
 
 # Where `{label: options}` stands: there, and below, `label: null` removes an entry.
@@ -111,14 +110,32 @@ def parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{text!r} is not an override; write key=value, e.g. optim.lr=3e-4")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"cannot read the value {value!r} as YAML", tuple(key.split("."))) from None
-    nested: Any = parsed
-    for part in reversed(key.split(".")):
+    path = tuple(key.split("."))
+    nested: Any = parse_yaml(value, repr(value), path)
+    for part in reversed(path):
         nested = {part: nested}
     return nested
+
+
+def refuse_twice(overrides: Iterable[str]) -> None:
+    """Raise ConfigError where two overrides of one command line set the same key."""
+    setters: dict[str, str] = {}
+    for text in overrides:
+        for key in _keys_set(parse_override(text)):
+            if key in setters:
+                raise ConfigError(f"{key}: given twice, by {setters[key]!r} and {text!r}; leave one out")
+            setters[key] = text
+
+
+def _keys_set(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The dotted keys to which an override gives a value."""
+    if path == ("imports",) or (isinstance(value, str) and _holds_labels(path)):
+        return  # These add to what is there.
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _keys_set(inner, (*path, str(key)))
+    else:
+        yield ".".join(path).removesuffix(".name")  # A bare name is short for `{name: ...}`.
 
 
 class Order(tuple[str, ...]):

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from cifarlab.checkpoint import clear_leftovers, write_atomically, write_json
 from cifarlab.config import Config, build, translate_saved, without_places
 from cifarlab.merging import differences, listed, order
+from cifarlab.reading import parse_yaml
 from cifarlab.registry import ConfigError
 
 PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow", "albumentations")
@@ -110,7 +111,8 @@ class Run:
     def plain_config(self) -> dict[str, Any]:
         """Read the resolved configuration, in today's names. Raises ConfigError where this is no run."""
         try:
-            plain = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+            text = self.config_path.read_text(encoding="utf-8")
+            plain = parse_yaml(text, str(self.config_path))
         except FileNotFoundError:
             if not self.folder.is_dir():
                 raise ConfigError(f"{self.folder}: no such run") from None
@@ -119,11 +121,10 @@ class Run:
             raise ConfigError(f"{self.folder} is not a run: it has no config.yaml{hint}") from None
         except OSError as error:
             raise ConfigError(f"{self.config_path}: cannot be read: {error.strerror or error}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"{self.config_path}: cannot be read: {reason}; `--fresh` starts over"
-            ) from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.config_path}: cannot be read: {error}; `--fresh` starts over") from None
+        except ConfigError as error:
+            raise ConfigError(f"{error}; `--fresh` starts over") from None
         sections = ("data", "model", "objective", "optim", "train")
         if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in sections):
             raise ConfigError(f"{self.config_path}: damaged: a section is missing; `--fresh` starts over")

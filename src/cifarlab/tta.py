@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
-import yaml
 from pydantic import Field
 from torch import Tensor, nn
 
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import check_sizes
+from cifarlab.reading import parse_yaml
 from cifarlab.records import Output
 from cifarlab.registry import ConfigError, Registry, Spec, unknown
 
@@ -79,10 +79,7 @@ def parse(text: str) -> Spec:
     Raises ConfigError with the nearest right name.
     """
     try:
-        return TTA.spec(yaml.safe_load(text))
-    except yaml.YAMLError:
-        message = f"{text!r} is not YAML; write e.g. {{name: multi_crop, pixels: 2}}"
-        raise ConfigError(message, ("tta",)) from None
+        return TTA.spec(parse_yaml(text, repr(text)))
     except ConfigError as error:
         raise ConfigError(error.message, ("tta", *error.path)) from None
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import yaml
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from torch import Tensor
 
 from cifarlab.draws import Draws
+from cifarlab.reading import parse_yaml
 from cifarlab.registry import AUGMENTS, ConfigError, did_you_mean, explain, unknown
 
 # Bases of classes, and what takes functions or gives more than a picture.
@@ -56,8 +56,8 @@ def _read(value: Any) -> Any:
         return value
     path = Path(value).expanduser().absolute()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"cannot read {path}: {reason}") from None
     # What `albumentations.save` writes is one composition.

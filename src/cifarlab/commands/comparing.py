@@ -44,12 +44,14 @@ def compare(
     """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
     from cifarlab.compare import compare as compare_arms
     from cifarlab.compare import find_arm, train_missing
+    from cifarlab.merging import refuse_twice
     from cifarlab.registry import ConfigError
 
     overrides = [text for text in what if "=" in text]
     names = [text for text in what if "=" not in text]
     if len(names) < 2:
         raise ConfigError("compare needs two recipes or names of runs, or more")
+    refuse_twice(overrides)
     _refuse_idle_overrides(overrides, seeds)
     refuse_idle_at_once(at_once, seeds)
     arms = [find_arm(name, runs, seeds, overrides) for name in names]

@@ -18,7 +18,20 @@ app = typer.Typer(
 RecipeName = Annotated[
     str, typer.Argument(help="A recipe's name (see `cifarlab list`), or a path to a YAML file.")
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, laid over the recipe: optim.lr=3e-4")]
+
+
+def _each_once(overrides: list[str] | None) -> list[str] | None:
+    """The overrides of a command line. Raises ConfigError where two set the same key."""
+    from cifarlab.merging import refuse_twice
+
+    refuse_twice(overrides or ())
+    return overrides
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value, laid over the recipe: optim.lr=3e-4", callback=_each_once),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ImageSize = Annotated[
     int | None, typer.Option(min=8, help="Pixels a side that the model sees, if not the run's own.")

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cifarlab.config import ROOT, Config, build, keys_at
 from cifarlab.draws import label_key
 from cifarlab.merging import merge, order, parse_override
+from cifarlab.reading import parse_yaml
 from cifarlab.registry import ConfigError, did_you_mean, unknown
 
 FOLDER = Path(__file__).parent
@@ -118,11 +117,8 @@ def read(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) ->
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        where = f" line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        raise ConfigError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    except (UnicodeDecodeError, OSError, RecursionError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
