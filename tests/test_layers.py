@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
 FLOORS = {
+    "strict": -1,
     "registry": 0, "draws": 0, "records": 0, "statistics": 0, "steps": 0,
     "config": 1, "device": 1, "compiling": 1, "graphs": 1, "listing": 1, "calibration": 1, "verdicts": 1,
     "reading": 1,

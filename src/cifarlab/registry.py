@@ -22,6 +22,8 @@ from pydantic import (
     create_model,
 )
 
+from cifarlab.strict import Strict, refuse_boolean
+
 # Keys beside a part's own options; a callable that takes one of them as an option cannot be registered.
 RESERVED = ("name", "weight", "p", "before")
 
@@ -79,6 +81,14 @@ def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[
     return ConfigError(message[:1].lower() + message[1:] + shown, path)
 
 
+class _Options(Strict):
+    """The options of a part."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
 def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -> type[BaseModel]:
     """A pydantic model of the keyword-only half of a signature. fields_beside: names that it must not use."""
     target = call.__init__ if inspect.isclass(call) else call
@@ -98,10 +108,7 @@ def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -
         else:
             default = Field(default_factory=partial(copy.deepcopy, parameter.default))
         fields[parameter.name] = (hints[parameter.name], default)
-    config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
-    )
-    return create_model(name, __config__=config, **fields)
+    return create_model(name, __base__=_Options, **fields)
 
 
 def _named_like_a_field(name: str, option: str) -> TypeError:
@@ -292,7 +299,7 @@ class Registry:
 
 def _number(key: str, value: Any) -> float:
     try:
-        number = float(value)
+        number = float(refuse_boolean(value))
     except (TypeError, ValueError):
         raise ConfigError(f"expected a number, got {value!r}", (key,)) from None
     if not math.isfinite(number):

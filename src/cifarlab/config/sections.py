@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from cifarlab.registry import (
     OPTIMIZERS,
@@ -21,9 +21,10 @@ from cifarlab.registry import (
     SharpnessSpec,
     unknown,
 )
+from cifarlab.strict import Strict
 
 
-class Section(BaseModel):
+class Section(Strict):
     """One frozen section of a configuration; unknown keys are errors, defaults are checked and saved."""
 
     model_config = ConfigDict(
