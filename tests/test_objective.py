@@ -73,13 +73,6 @@ def test_parameters_of_a_loss_are_the_objectives():
     assert not list(objective(cross_entropy="cross_entropy").state_dict())
 
 
-@pytest.mark.parametrize("label", ["total", "with.dot"])
-def test_labels_that_are_no_metric_are_refused(label: str):
-    with pytest.raises(ConfigError) as caught:
-        objective(**{label: "cross_entropy"})
-    assert caught.value.path == ("objective", label)
-
-
 def test_a_loss_that_is_no_number_is_refused():
     with pytest.raises(ConfigError, match=r"objective\.per_sample: gave shape \[6\]"):
         objective(per_sample="per_sample")(*example())

@@ -46,9 +46,14 @@ class Config(Section):
 
     @field_validator("objective")
     @classmethod
-    def _some_loss(cls, value: dict[str, Spec]) -> dict[str, Spec]:
+    def _named_losses(cls, value: dict[str, Spec]) -> dict[str, Spec]:
         if not value:
             raise ConfigError("needs at least one loss, e.g. {cross_entropy: {}}")
+        for label in value:
+            if label == "total":
+                raise ConfigError("total names the weighted sum; choose another label", (label,))
+            if "." in label:
+                raise ConfigError("a label holds no dots: it becomes a metric's name", (label,))
         return value
 
     @model_validator(mode="after")

@@ -21,10 +21,6 @@ class Objective(nn.Module):
         self.weights = dict(weights)
         self._losses: dict[str, Loss] = {}
         for label, loss in losses.items():
-            if label == "total":
-                raise ConfigError("total names the weighted sum; choose another label", ("objective", label))
-            if "." in label:
-                raise ConfigError("a label holds no dots: it becomes a metric's name", ("objective", label))
             if isinstance(loss, nn.Module):
                 self.add_module(f"loss_{label}", loss)
             else:
@@ -57,7 +53,7 @@ def build_objective(
     """The objective of a recipe. num_features: of the embedding, for losses with parameters.
 
     student, teacher: what the two say of one picture, for losses with parameters between them (registered
-    with `needs_teacher`). Raises ConfigError for a label that cannot be a metric's name.
+    with `needs_teacher`). Raises ConfigError where the two do not fit together.
     """
     losses: dict[str, Loss] = {}
     for label, spec in specs.items():
