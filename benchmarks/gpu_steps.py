@@ -140,13 +140,13 @@ class Plan:
 
     def _run(self, name: str, recipe: str, *overrides: str) -> Step:
         """A training run, whose result is its summary."""
-        words = ("train", recipe, *overrides, *self._short(), "--name", name, *self._runs())
+        words = ("train", recipe, *self._short(*overrides), "--name", name, *self._runs())
         return Step(name, ("-m", "cifarlab", *words), self.out / "runs" / name / "0")
 
     def _seeds(self, at_once: int, *overrides: str, name: str = "") -> Step:
         name = f"eight_seeds_{at_once}_at_once{name}"
         how = ("--seeds", "8", "--at-once", str(at_once), "--name", name, *self._runs())
-        return self._cifarlab(name, "train", "resnet18_baseline", *overrides, *self._short(), *how)
+        return self._cifarlab(name, "train", "resnet18_baseline", *self._short(*overrides), *how)
 
     def _overlapping(self, *overrides: str) -> list[Step]:
         """Eight seeds whose kernels may run at the same time; without that, processes take turns on a GPU."""
@@ -172,5 +172,7 @@ class Plan:
     def _runs(self) -> tuple[str, ...]:
         return ("--runs", str(self.out / "runs"))
 
-    def _short(self) -> tuple[str, ...]:
-        return DRY if self.dry else ()
+    def _short(self, *overrides: str) -> tuple[str, ...]:
+        """The overrides of a run; in a rehearsal DRY, and of the others those of another key."""
+        short = {text.partition("=")[0]: text for text in (*overrides, *(DRY if self.dry else ()))}
+        return tuple(short.values())

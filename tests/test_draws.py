@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
@@ -56,6 +58,37 @@ def test_uniform() -> None:
     whole = (values * 2**24).astype(np.int64)
     ones = [int(((whole >> bit) & 1).sum()) for bit in range(24)]
     assert min(stats.binomtest(count, SIZE).pvalue for count in ones) > 1e-4
+
+
+def spread(number: int, low: float, high: float) -> float:
+    """What `uniform` makes of its 24 random bits."""
+    stream: Any = Draws(0, 0, torch.tensor([0]))
+    stream.bits = lambda shape: torch.tensor([number << 40])  # Its upper bits; as int64 it wraps around.
+    return stream.uniform(low, high).item()
+
+
+@given(st.floats(-1e6, 1e6, width=32), st.floats(-1e6, 1e6, width=32), st.integers(-(2**23), 2**23 - 1))
+@example(0.0, 1.0, -1)
+@example(1.0, 2.0, -1)
+@example(-0.5, 1.5, -1)
+@example(0.5, 1.5, -1)
+@example(2.0, 1.0, -1)
+@example(1e6, 1e6 + 1, -4)
+@example(0.5, 0.5, -1)
+def test_a_uniform_number_never_reaches_its_upper_bound(low: float, high: float, number: int) -> None:
+    value = spread(number, low, high)
+    low, high = (float(np.float32(bound)) for bound in (low, high))
+    assert min(low, high) <= value <= max(low, high) and (value != high or low == high)
+    # Nothing else about it changes: recorded views are made of it.
+    plain = (torch.tensor(float(number % 2**24)) * (2.0**-24 * (high - low)) + low).item()
+    assert value == plain or plain == high or (plain > high) == (low < high)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.8, -1.7), (-1.7, -1.9), (-1.3, -0.8), (-2.0, -1.9)])
+def test_bounds_that_float32_does_not_hold(low: float, high: float) -> None:
+    for number in (-1, -2, -3):
+        value = spread(number, low, high)
+        assert value != np.float32(high) and (value < high) == (low < high)
 
 
 def test_uniform_range_and_shape() -> None:

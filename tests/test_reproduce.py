@@ -11,10 +11,10 @@ from cifarlab.metrics import read_log
 from cifarlab.report.reproduction import write_page
 from cifarlab.run import Run
 from tests import settings as tutorial
-from tests.tiny import TINY, train_tiny
+from tests.tiny import TINY, once, train_tiny
 
 ROOT = Path(__file__).parents[1]
-SMALL = [*(word for word in TINY if "data.val" not in word), "train.epochs=2", "data.limit=150"]
+SMALL = [*(word for word in TINY if "data.val" not in word), "data.limit=150"]
 BASE, SMOOTH, LARGE = "resnet18_baseline", "resnet18_baseline_lbsmooth", "resnet18_pretrained_arcface_224x224"
 
 
@@ -141,10 +141,10 @@ def test_runs_of_another_configuration_are_refused_before_anything_is_trained(sm
 def test_weights_of_ones_own_stand_in_for_imagenets(tmp_path, cifarlab):
     words = ["model.backbone=resnet18", "train.epochs=1"]
     start, _ = train_tiny(tmp_path / "start" / "0", *words)
-    small = [word for word in SMALL if "backbone" not in word]
+    small = [word for word in once(*SMALL, "train.epochs=1") if "backbone" not in word]
     runs, page = tmp_path / "runs", tmp_path / "page.md"
     status, _, err = cifarlab(
-        "reproduce", *small, "train.epochs=1", "--runs", runs, "--seeds", 1, "--budget", "short",
+        "reproduce", *small, "--runs", runs, "--seeds", 1, "--budget", "short",
         *only(BASE, "resnet18_pretrained"), "--start", start.folder, "--page", page,
     )  # fmt: skip
     assert status == 0, err
@@ -166,7 +166,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
 
     train = crew.train
     monkeypatch.setattr(crew, "train", no_weights)
-    small = [*SMALL, "train.epochs=1", "--runs", tmp_path, "--seeds", 1, "--budget", "short"]
+    small = [*once(*SMALL, "train.epochs=1"), "--runs", tmp_path, "--seeds", 1, "--budget", "short"]
     status, out, err = cifarlab("reproduce", *small, *only(BASE, "resnet18_pretrained"), "--json")
     assert status == 0, err
     base, pretrained = json.loads(out)["rows"]

@@ -23,7 +23,7 @@ from cifarlab.engine import Engine
 from cifarlab.prepare import smaller
 from cifarlab.registry import ConfigError, Failure
 from cifarlab.run import Interrupted, Run
-from tests.tiny import TINY, logged, tiny_config, train_tiny
+from tests.tiny import TINY, logged, once, tiny_config, train_tiny
 
 # Everything that has state: momentum, an average, dropout, a schedule, views.
 STATEFUL = ("train.average={name: ema, decay: 0.9}", "optim.name=adamw", "data.augment.color_jitter={p: 0.5}")
@@ -144,7 +144,7 @@ def test_a_long_epoch_saves_in_between(uninterrupted, tmp_path, monkeypatch):
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     """SIGKILL at random moments, at least five times; an uninterrupted process gives the same bits."""
-    longer = [*TINY, *STATEFUL, "train.epochs=40"]
+    longer = once(*TINY, *STATEFUL, "train.epochs=40")
 
     def start(folder):
         command = [

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,7 +117,12 @@ class Draws:
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) float32 in [low, high): 24 random bits, so that they are equal on every device."""
-        return _shift(self.bits(shape), 40).to(torch.float32) * (2.0**-24 * (high - low)) + low
+        values = _shift(self.bits(shape), 40).to(torch.float32) * (2.0**-24 * (high - low)) + low
+        if low == high:
+            return values
+        # The sum is rounded, and may come out as `high` or beyond.
+        last = float(np.nextafter(np.float32(high), np.float32(low)))
+        return values.clamp(max=last) if low < high else values.clamp(min=last)
 
     def integers(self, high: int, low: int = 0, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) int64 in low to high - 1."""
