@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 
 class ConfigError(ValueError):

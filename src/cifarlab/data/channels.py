@@ -7,8 +7,6 @@ import torch
 from cifarlab.data.splits import Split
 
 CHANNELS = ("red", "green", "blue")
-
-
 # One step of 8 bits. Divided by a lesser deviation, a channel's rounding would outweigh the others' content.
 LEVEL = 1 / 255
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 # PCG64's raw words, whose stream NumPy promises to keep. No sin, exp, matmul or sum: their last bits differ
 # between processors.
 Floats = NDArray[np.floating]  # float32 throughout
-
-
 Points = tuple[tuple[float, float], ...]
 
 

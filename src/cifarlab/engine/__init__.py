@@ -1,1 +1,1 @@
-"""TODO engine"""
+"""One training step, one scoring pass, and what they are made of."""
