@@ -13,7 +13,7 @@ from cifarlab.config.recipes import read_recipe, recipe_names, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, probe, warnings_before
 from cifarlab.doctor import estimate as doctor_estimate
-from cifarlab.doctor.check import run_checks
+from cifarlab.doctor.checks import run_checks
 from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.static import _from_uniform
 from cifarlab.engine.step import Engine

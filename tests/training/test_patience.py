@@ -24,10 +24,10 @@ def scored(monkeypatch):
     """Let the epochs of a run have `SCORES`, whatever the model is; by the step that closes them."""
     close = _Training.close_epoch
 
-    def closed(self, epoch):
+    def closed(self, epoch, pictures):
         with monkeypatch.context() as patch:
             patch.setattr(Engine, "score", lambda *_: {"top1": SCORES[epoch]})
-            close(self, epoch)
+            close(self, epoch, pictures)
 
     monkeypatch.setattr(_Training, "close_epoch", closed)
 

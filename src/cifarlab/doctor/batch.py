@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cifarlab.augment.policies import apply
 from cifarlab.core.random import Draws
 from cifarlab.data.splits import Split, digest_pictures
-from cifarlab.doctor.check import Reasons, check
+from cifarlab.doctor.checks import Reasons, check
 from cifarlab.doctor.probe import Probe
 from cifarlab.engine.batches import num_views
 from cifarlab.training.setup import without_effect

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cifarlab.config import Config
-from cifarlab.doctor.check import Reasons, check
+from cifarlab.doctor.checks import Reasons, check
 from cifarlab.doctor.plan_facts import Planned
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from cifarlab.config import Config, recipes
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
-from cifarlab.doctor.check import CHECKS, Reasons, check
+from cifarlab.doctor.checks import CHECKS, Reasons, check
 from cifarlab.doctor.plan_facts import Planned, planned
 from cifarlab.engine.batches import num_views
 from cifarlab.experiments.tutorial import find_setting
