@@ -21,7 +21,8 @@ REACHED = 77
 # `cifarlab` itself, but a process that ends with its first training step.
 UNTIL_FIRST_STEP = f"""
 import os
-from cifarlab import cli, engine
+from cifarlab import cli
+from cifarlab.engine import step as engine
 
 step = engine.Engine.step
 
