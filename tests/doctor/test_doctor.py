@@ -100,7 +100,7 @@ def in_no_time(monkeypatch, request):
     monkeypatch.setattr(probe, "_MACS", 1e9)
     monkeypatch.setattr(deep, "STEPS", 50)
     if "estimated" not in request.fixturenames:
-        monkeypatch.setattr(diagnosis, "estimate_cost", lambda patient: None)
+        monkeypatch.setattr(diagnosis, "estimate_cost", lambda probe: None)
 
 
 @pytest.fixture

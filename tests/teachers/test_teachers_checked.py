@@ -32,11 +32,11 @@ def test_what_ails_a_teacher_is_found(runs, monkeypatch, expected, overrides):
 def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):
     monkeypatch.delitem(CHECKS, "cannot_overfit")
     config = student(runs, READABLE)
-    patient = Probe(planned(config), prepare(config), True)
-    sound = patient.health
-    assert sound is not None and run_checks("deep", patient) == []
-    patient.health = {**sound, "teacher_top1": 0.01, "temperatures": [20.0]}
-    ids = [finding.id for finding in run_checks("deep", patient)]
+    probe = Probe(planned(config), prepare(config), True)
+    sound = probe.health
+    assert sound is not None and run_checks("deep", probe) == []
+    probe.health = {**sound, "teacher_top1": 0.01, "temperatures": [20.0]}
+    ids = [finding.id for finding in run_checks("deep", probe)]
     assert ids == ["teacher_guesses", "teacher_not_calibrated"]
 
 

@@ -1,4 +1,4 @@
-"""Commands that look hard at data and at runs: `audit`, `analyze`."""
+"""`cifarlab audit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that judge over seeds, `compare` and `ladder`, and what comes after: `refit`."""
+"""`cifarlab compare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that make one answer of several runs: `ensemble`, `soup`."""
+"""`cifarlab ensemble`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that ask a trained run: `eval`, `predict`, `plot`."""
+"""`cifarlab eval`."""
 
 from __future__ import annotations
 

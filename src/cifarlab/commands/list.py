@@ -1,4 +1,4 @@
-"""Commands that say what there is: `list`, `show`, `parts`."""
+"""`cifarlab list`."""
 
 from __future__ import annotations
 

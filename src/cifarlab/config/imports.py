@@ -18,6 +18,7 @@ _SOURCES: dict[str, bytes] = {}
 
 
 def read_entries(value: Any) -> list[str]:
+    """Return the entries of `imports`: one text, or a list. Raises ConfigError for anything else."""
     entries = [value] if isinstance(value, str) else value or []
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ConfigError("expected a list of Python files or modules", ("imports",))
@@ -25,6 +26,7 @@ def read_entries(value: Any) -> list[str]:
 
 
 def absolute_entry(entry: str, folder: Path) -> str:
+    """Return a file's absolute path, seen from `folder`; a module's name as it is."""
     return str((folder / Path(entry).expanduser()).resolve()) if entry.endswith(".py") else entry
 
 

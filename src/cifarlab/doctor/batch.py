@@ -29,10 +29,10 @@ _UNCHANGED = 1 / 512
 
 
 @check("batch", "warning", "say model.backbone.stem=cifar, or a larger data.image_size")
-def last_map_1x1(patient: Probe) -> Reasons:
+def last_map_1x1(probe: Probe) -> Reasons:
     """The last convolution sees a map of one pixel: of its kernels only the centre ever learns."""
-    size = min(patient.config.data.image_size, *patient.config.data.train_sizes)
-    name, side = _last_map(patient.model, size)
+    size = min(probe.config.data.image_size, *probe.config.data.train_sizes)
+    name, side = _last_map(probe.model, size)
     if side == 1:
         yield f"at {size} px the map is 1 x 1 by {name}: nothing is left of where things are"
 
@@ -59,11 +59,11 @@ def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
 
 
 @check("batch", "warning", "raise data.batch_size, or say model.batch_norm_eval=backbone")
-def tiny_batch_norm(patient: Probe) -> Reasons:
+def tiny_batch_norm(probe: Probe) -> Reasons:
     """Batch norm takes its statistics from a handful of pictures."""
-    if not any(isinstance(module, _BatchNorm) and module.training for module in patient.model.modules()):
+    if not any(isinstance(module, _BatchNorm) and module.training for module in probe.model.modules()):
         return
-    data, plan = patient.config.data, patient.case.plan
+    data, plan = probe.config.data, probe.case.plan
     scale = data.multi_scale
     parts = len(scale.sizes) if scale is not None and scale.per == "sample" else 1
     if data.batch_size // parts < _TINY:
@@ -78,23 +78,23 @@ def tiny_batch_norm(patient: Probe) -> Reasons:
 
 
 @check("batch", "warning", "raise the augmentation's strength or p, or remove it")
-def same_views(patient: Probe) -> Reasons:
+def same_views(probe: Probe) -> Reasons:
     """Augmentation is on, and yet a picture looks the same in two epochs."""
-    data = patient.config.data
-    if not (data.augment or data.mix) or num_views(patient.config) == 1:
+    data = probe.config.data
+    if not (data.augment or data.mix) or num_views(probe.config) == 1:
         return
-    one, other = patient.views(0).images, patient.views(1).images
+    one, other = probe.views(0).images, probe.views(1).images
     if not _changed(one, other).any():
         yield f"{len(one)} pictures look the same in epochs 1 and 2, for all data.augment and data.mix say"
 
 
 @check("batch", "warning", "raise its strength, or remove it")
-def augmentation_idle(patient: Probe) -> Reasons:
+def augmentation_idle(probe: Probe) -> Reasons:
     """An augmentation leaves every picture as it is."""
-    clean = patient.views(0)
-    images = patient.job.splits.train.gather(torch.arange(len(clean.labels)))[0].float() / 255
-    for label, spec in patient.config.data.augment.items():
-        draws = Draws(patient.config.train.seed, 0, clean.indices).at("augment")
+    clean = probe.views(0)
+    images = probe.job.splits.train.gather(torch.arange(len(clean.labels)))[0].float() / 255
+    for label, spec in probe.config.data.augment.items():
+        draws = Draws(probe.config.train.seed, 0, clean.indices).at("augment")
         if spec.p and not _changed(images, apply(images, draws, {label: replace(spec, p=1.0)})).any():
             yield f"data.augment.{label} changes none of {len(images)} pictures"
 
@@ -105,18 +105,18 @@ def _changed(one: Tensor, other: Tensor) -> Tensor:
 
 
 @check("batch", "warning", "remove the setting, or change what leaves it idle", told=True)
-def no_effect_on_model(patient: Probe) -> Reasons:
+def no_effect_on_model(probe: Probe) -> Reasons:
     """A setting changes nothing for this model and these data."""
-    yield from without_effect(patient.config, patient.model)
+    yield from without_effect(probe.config, probe.model)
 
 
 @check("batch", "warning", "look at the head's initial weights, and at model.normalize")
-def initial_loss(patient: Probe) -> Reasons:
+def initial_loss(probe: Probe) -> Reasons:
     """Before training the cross-entropy is far from log(classes), that of a guess."""
-    output, batch = patient.first.output, patient.first.batch
-    guess = math.log(patient.model.num_classes)
+    output, batch = probe.first.output, probe.first.batch
+    guess = math.log(probe.model.num_classes)
     # Cosines x 64 are far from a guess by design; a model.init may know the classes.
-    if output.cosines is not None or patient.config.model.init:
+    if output.cosines is not None or probe.config.model.init:
         return
     loss = F.cross_entropy(output.logits.float(), batch.targets).item()
     if math.isfinite(loss) and abs(loss - guess) > _FAR * guess:
@@ -124,48 +124,48 @@ def initial_loss(patient: Probe) -> Reasons:
 
 
 @check("batch", "error", "try train.precision=float32; else look at the block it names, and at the loss")
-def gradient_not_finite(patient: Probe) -> Reasons:
+def gradient_not_finite(probe: Probe) -> Reasons:
     """The first loss or its gradient is not a number."""
-    if not math.isfinite(patient.first.loss):
-        yield f"the first loss is {patient.first.loss}"
+    if not math.isfinite(probe.first.loss):
+        yield f"the first loss is {probe.first.loss}"
         return
-    broken = [name for name, norm in _norms_of_blocks(patient) if not math.isfinite(norm)]
+    broken = [name for name, norm in _norms_of_blocks(probe) if not math.isfinite(norm)]
     if broken:
         yield f"the first gradient is not finite in {', '.join(broken[:3])}"
 
 
 @check("batch", "error", "let a loss with weight depend on it, or freeze it by name (model.freeze)")
-def gradient_zero(patient: Probe) -> Reasons:
+def gradient_zero(probe: Probe) -> Reasons:
     """A block that is to be trained gets no gradient at all."""
-    still = [name for name, norm in _norms_of_blocks(patient) if norm == 0]
-    if still and any(patient.objective.weights.values()):
+    still = [name for name, norm in _norms_of_blocks(probe) if norm == 0]
+    if still and any(probe.objective.weights.values()):
         more = f" and {len(still) - 3} more" if len(still) > 3 else ""
         yield f"the first gradient is zero in {', '.join(still[:3])}{more}"
 
 
-def _norms_of_blocks(patient: Probe) -> Iterator[tuple[str, float]]:
+def _norms_of_blocks(probe: Probe) -> Iterator[tuple[str, float]]:
     """(block, norm of its gradient). A block: what the first three words of a parameter's name share."""
     # Single layers may rest at first: a residual block whose last scale begins at 0 passes nothing back.
     blocks: dict[str, list[float]] = {}
-    for name, gradient in zip(patient.first.names, patient.first.gradients, strict=True):
+    for name, gradient in zip(probe.first.names, probe.first.gradients, strict=True):
         block = ".".join(name.split(".")[:-1][:3]) or name
         blocks.setdefault(block, []).append(0.0 if gradient is None else gradient.float().norm().item())
     return ((name, math.hypot(*norms)) for name, norms in blocks.items())
 
 
 @check("batch", "warning", "get the published data, or do not compare with published figures", told=True)
-def data_altered(patient: Probe) -> Reasons:
+def data_altered(probe: Probe) -> Reasons:
     """The data are not the published ones, by their fingerprint."""
-    if patient.data_at_hand:
-        yield from patient.job.splits.warnings
+    if probe.data_at_hand:
+        yield from probe.job.splits.warnings
 
 
 @check("batch", "warning", "remove them from one of the two folders (`data.root`)")
-def validation_in_train(patient: Probe) -> Reasons:
+def validation_in_train(probe: Probe) -> Reasons:
     """Pictures that validate the run are among those that it trains on, pixel for pixel."""
-    splits = patient.job.splits
+    splits = probe.job.splits
     # Pictures taken from train for validation leave with their copies: only a part of its own can overlap.
-    if patient.data_at_hand and splits.val is not None and "val" in splits.fingerprint:
+    if probe.data_at_hand and splits.val is not None and "val" in splits.fingerprint:
         found = int(np.isin(_digests(splits.val), _digests(splits.train)).sum())
         if found:
             yield f"{found} of {len(splits.val)} validation pictures are also in train"

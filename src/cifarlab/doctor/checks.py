@@ -44,7 +44,7 @@ class Check:
     told: bool
 
     def findings(self, subject: Any) -> list[Finding]:
-        """Look at a `Planned` (static) or a `Patient` (batch, deep)."""
+        """Look at a `Planned` (static) or a `Probe` (batch, deep)."""
         pairs = [(said, self.fix) if isinstance(said, str) else said for said in self.look(subject)]
         return [Finding(self.id, self.severity, reason, fix) for reason, fix in pairs]
 

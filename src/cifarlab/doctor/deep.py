@@ -19,15 +19,15 @@ _BY_HEART, _FAILED = 0.9, 0.5
 
 
 @check("deep", "error", "try optim.lr ten times higher, then lower; look at model.freeze and at the loss")
-def cannot_overfit(patient: Probe) -> Reasons:
+def cannot_overfit(probe: Probe) -> Reasons:
     """200 steps on 64 pictures, unaugmented, do not teach half of them: more will not be learned either."""
     engine = Engine(
-        overfitting(patient.config),
-        copy.deepcopy(patient.model),
-        copy.deepcopy(patient.objective),
-        first_pictures(patient.job.splits.train, PICTURES),
-        patient.job.engine.precision,
-        patient.job.teacher,
+        overfitting(probe.config),
+        copy.deepcopy(probe.model),
+        copy.deepcopy(probe.objective),
+        first_pictures(probe.job.splits.train, PICTURES),
+        probe.job.engine.precision,
+        probe.job.teacher,
     )
     engine.model.train()
     best = 0.0
@@ -59,43 +59,43 @@ def overfitting(config: Config) -> Config:
     )
 
 
-def _ailing(patient: Probe, ailment: str) -> Iterator[tuple[str, str]]:
-    health = patient.health
-    said = teacher_faults(health, patient.config) if health is not None else []
-    yield from ((reason, fix) for kind, reason, fix in said if kind == ailment)
+def _teacher_fault(probe: Probe, wanted: str) -> Iterator[tuple[str, str]]:
+    health = probe.health
+    said = teacher_faults(health, probe.config) if health is not None else []
+    yield from ((reason, fix) for kind, reason, fix in said if kind == wanted)
 
 
 @check("deep", "warning", "train it longer, or name another teacher.run", told=True)
-def teacher_guesses(patient: Probe) -> Reasons:
+def teacher_guesses(probe: Probe) -> Reasons:
     """The teacher is hardly better than a guess."""
-    return _ailing(patient, "guess")
+    return _teacher_fault(probe, "guess")
 
 
 @check("deep", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
-def teacher_says_little(patient: Probe) -> Reasons:
+def teacher_says_little(probe: Probe) -> Reasons:
     """The teacher's answers to training pictures are near uniform at the loss's temperature."""
-    return _ailing(patient, "near_uniform")
+    return _teacher_fault(probe, "near_uniform")
 
 
 @check("deep", "warning", "raise the temperature", told=True)
-def teacher_near_one_hot(patient: Probe) -> Reasons:
+def teacher_near_one_hot(probe: Probe) -> Reasons:
     """The teacher's answers are nearly one-hot: they say little that the labels do not."""
-    return _ailing(patient, "near_one_hot")
+    return _teacher_fault(probe, "near_one_hot")
 
 
 @check("deep", "warning", "raise the weight of its loss, or train what the loss acts on", told=True)
-def teacher_hardly_counts(patient: Probe) -> Reasons:
+def teacher_hardly_counts(probe: Probe) -> Reasons:
     """The teacher's share of the gradient is next to nothing."""
-    return _ailing(patient, "idle")
+    return _teacher_fault(probe, "idle")
 
 
 @check("deep", "warning", "hold pictures out: data.val=0.1, in its run and in this one", told=True)
-def teacher_not_held_out(patient: Probe) -> Reasons:
+def teacher_not_held_out(probe: Probe) -> Reasons:
     """The teacher is calibrated or scored on pictures that it was trained on."""
-    return _ailing(patient, "not_held_out")
+    return _teacher_fault(probe, "not_held_out")
 
 
 @check("deep", "warning", "name another teacher.run, or say teacher.calibrate=false", told=True)
-def teacher_not_calibrated(patient: Probe) -> Reasons:
+def teacher_not_calibrated(probe: Probe) -> Reasons:
     """No temperature calibrates the teacher."""
-    return _ailing(patient, "not_calibrated")
+    return _teacher_fault(probe, "not_calibrated")

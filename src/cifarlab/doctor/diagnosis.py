@@ -70,13 +70,13 @@ def diagnose(
         job = prepare(ready, initial=initial, runs=runs)
         if data_at_hand:
             case = replace(case, num_pictures=len(job.splits.train), num_classes=len(job.splits.classes))
-        patient = Probe(case, job, data_at_hand)
-        findings += run_checks("batch", patient)
+        probe = Probe(case, job, data_at_hand)
+        findings += run_checks("batch", probe)
         if deep:
             say("training on a few pictures, asking the teacher if there is one")
-            findings += run_checks("deep", patient)
+            findings += run_checks("deep", probe)
         # A model whose loss is no number has no pace either.
-        takes = None if any(found.severity == "error" for found in findings) else estimate_cost(patient)
+        takes = None if any(found.severity == "error" for found in findings) else estimate_cost(probe)
     return Diagnosis(tuple(by_severity(findings)), takes, tuple(left_out))
 
 

@@ -44,23 +44,23 @@ class CostEstimate:
         return f"about {duration(60 * self.minutes)} and {memory}"
 
 
-def estimate_cost(patient: Probe) -> CostEstimate | None:
+def estimate_cost(probe: Probe) -> CostEstimate | None:
     """Time steps of a few sizes and lay a line through the two largest; None where no steps can be counted.
 
     Trains the job's engine a little: it is of no use for a run after.
     """
-    engine, plan, config = patient.job.engine, patient.case.plan, patient.config
-    steps = patient.case.run_steps
+    engine, plan, config = probe.job.engine, probe.case.plan, probe.config
+    steps = probe.case.run_steps
     if plan is None or steps is None:
         return None
     whole = max(4, min(plan.batch_size, len(engine.train)) // 2 * 2)
     # On a GPU a step's time is that of its kernels' launches up to some size.
-    large = whole if engine.device.type == "cuda" else max(4, patient.size)
+    large = whole if engine.device.type == "cuda" else max(4, probe.size)
     engine.model.train()
     order, kept = engine.order(0), engine.activations
     if isinstance(kept, Activations):
-        engine.activations = kept = kept.of_first(patient.size)
-        order = order % patient.size
+        engine.activations = kept = kept.of_first(probe.size)
+        order = order % probe.size
 
     def timed(size: int, times: int = _TIMES) -> float:
         return _seconds(lambda: engine.step(order[:size], 0, 0), engine.device, times)
@@ -77,7 +77,7 @@ def estimate_cost(patient: Probe) -> CostEstimate | None:
     most = greater / large
     slope = min(most, max(most / 2, (greater - lesser) / (large - small)))
     shown = plan.samples_per_epoch * config.train.last_epoch
-    training = steps * (greater - slope * large) + slope * _times_the_first_size(patient) * shown
+    training = steps * (greater - slope * large) + slope * _times_the_first_size(probe) * shown
     split = first_pictures(engine.train, large)
     whole_look = look = _seconds(
         lambda: evaluate(engine.model, split, engine.precision, config.data.image_size), engine.device, _TIMES
@@ -85,22 +85,22 @@ def estimate_cost(patient: Probe) -> CostEstimate | None:
     if isinstance(kept, Activations):
         few = kept.splits.train
         look = _seconds(lambda: engine.score(few), engine.device, _TIMES) / len(few)
-    splits = patient.job.splits
+    splits = probe.job.splits
     scored = sum(len(split) for split in (splits.val, splits.test) if split is not None)
-    if not patient.data_at_hand:
+    if not probe.data_at_hand:
         scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
     seconds = training + look * (config.train.last_epoch * scored + plan.samples)
     if kept is not None:
         # The frozen part for each view, and for the clean pictures that are scored.
         views = num_views(config) if config.data.augment else 0
         seconds += whole_look * (plan.samples * (1 + (views or 0)) + scored)
-    more = patient.first.saved_bytes / patient.size * max(0, plan.batch_size - large)
+    more = probe.first.saved_bytes / probe.size * max(0, plan.batch_size - large)
     return CostEstimate(seconds / 60, round(peak_memory(engine.device) + more), str(engine.device))
 
 
-def _times_the_first_size(patient: Probe) -> float:
+def _times_the_first_size(probe: Probe) -> float:
     """How many times the pixels of the run's first step its steps see, on average, of as many pictures."""
-    config, plan, steps = patient.config, patient.case.plan, patient.case.run_steps
+    config, plan, steps = probe.config, probe.case.plan, probe.case.run_steps
     assert plan is not None and steps is not None
 
     def pixels(step: int) -> int:

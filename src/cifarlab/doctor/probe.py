@@ -1,4 +1,4 @@
-"""`Patient`: a run made ready to be looked at, with one small batch forward and back."""
+"""`Probe`: a run made ready to be looked at, with one small batch forward and back."""
 
 from __future__ import annotations
 

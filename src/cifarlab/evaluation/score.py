@@ -1,4 +1,4 @@
-"""Reading runs: the scores of one, its answers for a picture."""
+"""The scores of a run on a split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from cifarlab.core import files as checkpoint
+from cifarlab.core import files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.registry import Spec
 from cifarlab.data.placement import left_on_host, place_split
@@ -125,7 +125,7 @@ def _write_test_score(file: Path, top1: float, epoch: int, other_size: int | Non
             if other_size is not None:
                 by_size = summary.get("by_image_size", {})
                 found = {"by_image_size": {**by_size, str(other_size): found}}
-            checkpoint.write_json(run.summary_path, {**summary, **found})
+            files.write_json(run.summary_path, {**summary, **found})
     except (ConfigError, Failure) as error:
         return str(error)
     return None

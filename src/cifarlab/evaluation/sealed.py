@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifarlab.core import files as checkpoint
+from cifarlab.core import files
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Pictures, Split, Splits, load_splits, load_test, read_data
 from cifarlab.runs.folder import recorded_run
@@ -40,7 +40,7 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         pictures, source = load_test(trained.config.data)
         fingerprint = source.fingerprint()
         _refuse_other_data(run, trained, {"test": fingerprint}, source.classes)
-        digest = checkpoint.file_digest(trained.file)
+        digest = files.file_digest(trained.file)
         record_opening(recorded_run(trained.file.parent), reader, fingerprint, trained.epoch, digest)
         return Opened(pictures, learned, (*source.warnings, *warnings))
     learned = read_splits(run, trained)

@@ -59,10 +59,10 @@ def make_soup(
             raise ConfigError(f"{runs[0]} has no validation pictures to choose on", ("data", "val"))
         splits = place_all(splits, members[0].precision.device)
         assert splits.val is not None
-        cooked = _cook(members, splits.train, splits.val)
+        result = _cook(members, splits.train, splits.val)
         if fresh:
             soup.start_over()
-        return _keep(soup, members, cooked, splits, begun)
+        return _keep(soup, members, result, splits, begun)
 
 
 def _refuse_to_overwrite(runs: Sequence[Path | str], soup: Run, fresh: bool) -> None:
@@ -189,14 +189,14 @@ def average(states: Sequence[Weights]) -> Weights:
 
 
 def _keep(
-    run: Run, members: Sequence[Member], cooked: SoupResult, splits: Splits, begun: float
+    run: Run, members: Sequence[Member], result: SoupResult, splits: Splits, begun: float
 ) -> dict[str, Any]:
     """Write the soup's folder; the summary, last, says that it is whole."""
-    model, first = cooked.model, cooked.first
+    model, first = result.model, result.first
     trained = first.trained
     config, device, size = trained.config, first.precision.device, first.image_size
     train_top1 = evaluate(model, splits.train, first.precision, size)["top1"]
-    row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in cooked.scores.items()}}
+    row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in result.scores.items()}}
     warnings = optimism_warnings(members)
     env = describe_environment(describe_hardware(device))
     env |= {"precision": str(first.precision), "data_fingerprint": splits.fingerprint, "warnings": warnings}
@@ -209,18 +209,18 @@ def _keep(
         "chosen_on": "val",
         "chosen_epoch": trained.epoch,
         "train_top1": train_top1,
-        "val_top1": cooked.scores["top1"],
+        "val_top1": result.scores["top1"],
         "test_top1": None,
-        "gap": train_top1 - cooked.scores["top1"],
+        "gap": train_top1 - result.scores["top1"],
         # What it took to have it: its ingredients were trained.
-        "seconds": own + sum(entry["seconds"] or 0 for entry in cooked.record),
+        "seconds": own + sum(entry["seconds"] or 0 for entry in result.record),
         "images_per_second": len(splits.train) / own,
         "parameters": sum(p.numel() for p in model.parameters()),
         "macs": count_macs(unloaded(config, model.classes), size),
         "peak_memory_bytes": peak_memory(device),
         "data_fingerprint": splits.fingerprint["train"],
         "warnings": warnings,
-        "soup": {"kept": cooked.kept, "ingredients": cooked.record},
+        "soup": {"kept": result.kept, "ingredients": result.record},
     }
     files.save_checkpoint(run.best_path, best_state(model, config, splits, row))
     run.write_config(config)

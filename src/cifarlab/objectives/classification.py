@@ -1,6 +1,6 @@
-"""Losses that ask for a margin between classes: on angles, and between the embeddings of a batch.
+"""Losses over classes: cross-entropy, and those that ask for a margin between classes.
 
-All are of hard labels: none has a form for mixed targets, and a recipe that mixes is refused beside them.
+The margin losses are of hard labels: none has a form for mixed targets, and a recipe that mixes is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses on distances between the pictures of a batch."""
+"""Losses on distances between the embeddings of a batch; of hard labels alone, as the margin losses."""
 
 from __future__ import annotations
 

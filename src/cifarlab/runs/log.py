@@ -1,4 +1,4 @@
-"""Running means kept on the device, and the log of a run: `metrics.jsonl` and TensorBoard."""
+"""The log of a run: `metrics.jsonl` and TensorBoard."""
 
 from __future__ import annotations
 
