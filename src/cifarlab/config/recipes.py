@@ -22,7 +22,7 @@ from cifarlab.config.merge import merge_sections, order, parse_override
 from cifarlab.core.errors import ConfigError, did_you_mean, unknown
 from cifarlab.core.reading import parse_yaml
 
-FOLDER = Path(__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).resolve().parents[1] / "recipes"  # As the files in it are called.
 # Keys of a recipe file that are not part of the run's configuration.
 BESIDE = ("base", "about")
 NOT_MEASURED_YET = "not measured yet"
