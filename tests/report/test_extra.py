@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cifarlab
-from tests.tiny import TINY
+from tests.tiny import TINY, once
 
 # Runs each of some commands, and prints their exit statuses and which of the modules were imported.
 SCRIPT = """
@@ -49,7 +49,7 @@ def test_without_its_libraries_the_report_says_how_to_get_them(absent, one):
 
 
 def test_the_demo_does_not_import_them(tmp_path):
-    commands = [["train", "demo", *TINY, "train.epochs=1"], ["plot", "runs/demo/0"]]
+    commands = [["train", "demo", *once(*TINY, "train.epochs=1")], ["plot", "runs/demo/0"]]
     statuses, imported, said = run(tmp_path, [], *commands)
     assert statuses == [0, 0], said
     assert not imported

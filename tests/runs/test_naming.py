@@ -14,7 +14,7 @@ from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import count_openings, openings, record_opening
 from cifarlab.runs.naming import run_name
 from cifarlab.training.loop import train
-from tests.tiny import TINY, tiny_config, train_tiny
+from tests.tiny import TINY, once, tiny_config, train_tiny
 
 PARTS = st.lists(st.sampled_from(["", ".", "..", "a", "b", "c d"]), min_size=1, max_size=6)
 
@@ -42,7 +42,7 @@ def test_a_name_has_one_spelling_or_none(parts):
 def test_openings_are_counted_under_one_spelling(tmp_path, cifarlab):
     """Whatever the run was called at first, or in a comparison."""
     runs = tmp_path / "runs"
-    words = ["demo", *TINY, "train.epochs=1", "--name", "./a", "--runs", runs]
+    words = ["demo", *once(*TINY, "train.epochs=1"), "--name", "./a", "--runs", runs]
     assert cifarlab("train", *words)[0] == 0
     folder = runs / "a" / "0"
     assert json.loads((folder / "env.json").read_text())["name"] == "a"
