@@ -15,7 +15,7 @@ from pathlib import Path
 from common import begin, parser, positive, spread, write
 
 from cifarlab.config.recipes import read_recipe, resolve
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.engine.step import Engine
 from cifarlab.training.setup import prepare
 
@@ -36,7 +36,7 @@ def make_teacher(folder: Path, overrides: Sequence[str]) -> Path:
         "store_size": job.splits.train.images.shape[-1],
         "row": {"epoch": 1, "step": 1},
     }
-    files.save_checkpoint(folder / "teacher.pt", state)
+    checkpoints.save_checkpoint(folder / "teacher.pt", state)
     return folder / "teacher.pt"
 
 

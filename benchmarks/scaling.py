@@ -75,7 +75,7 @@ from cifarlab.core.device import peak_memory, pick_device
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.runs.folder import Run
-from cifarlab.training.parallel import Task, train_all
+from cifarlab.training.several_runs import Task, train_all
 
 seeds, at_once, recipe = int(sys.argv[1]), int(sys.argv[2]), read_recipe(sys.argv[3])
 configs = [resolve(recipe, [*sys.argv[4:], f"train.seed={seed}"]) for seed in range(seeds)]

@@ -417,4 +417,5 @@ def test_tests_that_need_a_gpu_are_counted_by_how_they_ended(tmp_path: Path):
     subprocess.run(words, check=True, capture_output=True)
     result = json.loads((tmp_path / "found.json").read_text())
     assert result["counts"]["failed"] == 0 and result["counts"]["passed"] + result["counts"]["skipped"] > 10
-    assert "tests/engine/test_graphs.py" in result["files"] and "tests/runs/test_naming.py" not in result["files"]
+    assert "tests/engine/test_graphs.py" in result["files"]
+    assert "tests/runs/test_naming.py" not in result["files"]

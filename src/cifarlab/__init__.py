@@ -24,26 +24,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_REGISTRIES = (
-    "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "SHARPNESS",
-)  # fmt: skip
-# Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch.
-_HOMES = {
-    **dict.fromkeys(_REGISTRIES, "core.registries"),
-    "ConfigError": "core.errors",
-    "load": "runs.model",
-    "Batch": "core.batch",
-    "Output": "core.batch",
-}
-
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
     "SHARPNESS", "Batch", "ConfigError", "Output", "load",
 ]  # fmt: skip
+# Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch. All else is a registry.
+_HOMES = {"Batch": "core.batch", "ConfigError": "core.errors", "Output": "core.batch", "load": "runs.model"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"cifarlab.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'cifarlab' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'cifarlab' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cifarlab.{_HOMES.get(name, 'core.registries')}"), name)

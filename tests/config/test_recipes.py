@@ -14,7 +14,7 @@ from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES, LOSSES
 from cifarlab.data.splits import Split
-from cifarlab.doctor.checks import CHECKS
+from cifarlab.doctor.check_registry import CHECKS
 from cifarlab.engine.step import Engine
 from cifarlab.models.classifier import build_classifier
 from cifarlab.objectives.objective import build_objective

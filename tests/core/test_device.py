@@ -5,16 +5,17 @@ import sys
 
 import pytest
 
-# Page faults of allocating and writing 64 MiB ten times, after the first few times.
+# Page faults of allocating and writing 40 MiB forty times, after the first few times. By itself glibc keeps
+# blocks of at most 32 MiB.
 SCRIPT = """
 import platform, resource, sys, torch
 from cifarlab.core.device import keep_freed_memory
 took = keep_freed_memory() if sys.argv[1] == "kept" else True
 for _ in range(5):
-    torch.ones(1 << 24)
+    torch.ones(10 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.ones(1 << 24)
+for _ in range(40):
+    torch.ones(10 << 20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, took, platform.libc_ver()[0])
 """
 
@@ -33,12 +34,13 @@ def test_freed_memory_is_not_faulted_in_again():
         pytest.skip(f"the C library is {libc or 'unknown'}, not glibc: there is nothing to set")
     assert took
     given_back, *_ = faults("as it is")
-    assert given_back > 10 * 1000  # 64 MiB are 16,384 pages of 4 KiB; huge pages fault less often.
-    assert kept < given_back / 20
+    assert given_back > 40 * 1000  # 40 MiB are 10,240 pages of 4 KiB; huge pages fault less often.
+    # Now and then a small block lands where a large one was, and the next large one needs new pages.
+    assert kept < given_back / 4
 
 
 def test_what_the_user_set_stays():
     kept, _, libc = faults("kept", MALLOC_MMAP_THRESHOLD_="131072")
     if libc != "glibc":
         pytest.skip(f"the C library is {libc or 'unknown'}, not glibc: there is nothing to set")
-    assert kept > 10 * 1000
+    assert kept > 40 * 1000

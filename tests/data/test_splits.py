@@ -158,7 +158,7 @@ def test_a_constant_channel_is_named_and_its_pictures_stay_finite(source, values
         images[:, channel] = value
     source["train"] = replace(source["train"], images=images, digests=digest_pictures(images))
     job = prepare(tiny_config("data.val=10", "model.normalize=dataset"))
-    told = [line for line in job.warnings if "is constant in the training pictures" in line]
+    told = [line for line in job.remarks.warnings if "is constant in the training pictures" in line]
     assert [line.split()[1] for line in told] == [("red", "green", "blue")[channel] for channel in values]
     seen = job.engine.model.dress(job.splits.train.gather(torch.arange(50))[0])
     assert seen.isfinite().all() and seen.abs().max() < 10

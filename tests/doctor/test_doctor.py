@@ -13,7 +13,7 @@ from cifarlab.config.recipes import read_recipe, recipe_names, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, deep, diagnose, diagnosis, probe, warnings_before
 from cifarlab.doctor import estimate as doctor_estimate
-from cifarlab.doctor.checks import run_checks
+from cifarlab.doctor.check_registry import run_checks
 from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.static import _from_uniform
 from cifarlab.engine.step import Engine
@@ -245,7 +245,7 @@ def test_weights_of_a_run_want_its_normalization(tmp_path):
 def test_training_does_not_repeat_what_it_says_anyway():
     scale = (MARGIN, ARCFACE, "model.head.scale=8")
     config = faulty("train.select=test", "data.shuffle=false", "data.skip_broken=true", *scale)
-    lines = [*prepare(config).warnings, *warnings_before(config)]
+    lines = [*prepare(config).remarks.warnings, *warnings_before(config)]
     for word in ("optimistic", "same batches", "skip_broken", "probability 0.99"):
         assert sum(word in line for line in lines) == 1, lines
 

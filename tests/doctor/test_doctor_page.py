@@ -4,7 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from cifarlab.doctor import CHECKS, checks
+from cifarlab.doctor import CHECKS, check_registry
 from cifarlab.doctor.plan_facts import planned
 from tests.tiny import tiny_config
 
@@ -33,11 +33,11 @@ def test_every_check_says_in_a_line_what_it_found_and_what_to_do():
 
 
 def test_its_example_adds_a_check(monkeypatch):
-    monkeypatch.setattr(checks, "CHECKS", {})
+    monkeypatch.setattr(check_registry, "CHECKS", {})
     code = textwrap.dedent(
         "\n".join(re.findall(r"^    (?!cifarlab)(.*)$|^$", PAGE.split("## ")[0], re.MULTILINE))
     )
     exec(code, {})
-    (found,) = checks.run_checks("static", planned(tiny_config("train.epochs=400")))
+    (found,) = check_registry.run_checks("static", planned(tiny_config("train.epochs=400")))
     assert (found.id, found.severity, found.reason) == ("many_epochs", "note", "400 epochs")
-    assert checks.run_checks("static", planned(tiny_config())) == []
+    assert check_registry.run_checks("static", planned(tiny_config())) == []

@@ -180,7 +180,7 @@ def test_a_size_that_the_backbone_cannot_take(tmp_path, command):
 
 def test_a_multi_scale_without_effect_is_named():
     def warnings(scale):
-        return [line for line in prepare(tiny_config(scale)).warnings if "multi_scale" in line]
+        return [line for line in prepare(tiny_config(scale)).remarks.warnings if "multi_scale" in line]
 
     assert warnings("data.multi_scale={sizes: [32]}") == ["data.multi_scale has no effect here"]
     assert warnings("data.multi_scale={sizes: [24]}") == []

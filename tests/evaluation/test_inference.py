@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 import cifarlab
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits, load_test
 from cifarlab.engine.calibration import best_temperature, expected_calibration_error
@@ -233,8 +233,8 @@ def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
 def saved_as(folder, run, weights):
     """The run, with other weights, as a folder of its own."""
     folder.mkdir(parents=True)
-    files.save_checkpoint(
-        folder / "best.pt", {**files.load_checkpoint(run / "best.pt", BEST), "model": weights}
+    checkpoints.save_checkpoint(
+        folder / "best.pt", {**checkpoints.load_checkpoint(run / "best.pt", BEST), "model": weights}
     )
     return folder
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.experiments.refit import refit
@@ -179,9 +179,9 @@ def test_other_pictures_are_not_refitted(copied, trained):
     run, root = copied
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(trained / "pictures"), str(root)))
-    best = files.load_checkpoint(run / "best.pt", ())
+    best = checkpoints.load_checkpoint(run / "best.pt", ())
     best["config"]["data"]["root"] = str(root)
-    files.save_checkpoint(run / "best.pt", best)
+    checkpoints.save_checkpoint(run / "best.pt", best)
     with_a_train_picture_less(root)
     with pytest.raises(ConfigError, match=r"train of the data set .* is not what"):
         refit(run)

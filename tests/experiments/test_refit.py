@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json
 from cifarlab.runs.folder import Run
@@ -52,7 +52,7 @@ def test_a_refit_trains_on_all_pictures_up_to_the_chosen_epoch(tmp_path, cifarla
         "train.select=last", f"train.stop={summary['chosen_epoch']}",
     )  # fmt: skip
     assert logged(again) == logged(by_hand)
-    ours, others = (files.load_checkpoint(r.best_path, ("model",))["model"] for r in (again, by_hand))
+    ours, others = (checkpoints.load_checkpoint(r.best_path, ("model",))["model"] for r in (again, by_hand))
     assert all(torch.equal(ours[key], others[key]) for key in others)
     assert read_json(again.env_path)["name"] == f"{name}_refit"
     assert cifarlab("refit", again.folder)[0] == 2

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import cifarlab
 from cifarlab.config import ModelConfig
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import AVERAGES
 from cifarlab.engine.evaluate import logits_of
@@ -155,8 +155,8 @@ def frozen_run(tmp_path_factory):
 
 def test_what_is_frozen_is_bit_for_bit_what_it_was(frozen_run):
     began = prepare(tiny_config(*FROZEN)).engine.model.state_dict()
-    last = files.load_checkpoint(frozen_run.last_path, ())["engine"]
-    best = files.load_checkpoint(frozen_run.best_path, ())["model"]
+    last = checkpoints.load_checkpoint(frozen_run.last_path, ())["engine"]
+    best = checkpoints.load_checkpoint(frozen_run.best_path, ())["model"]
     average = {key.removeprefix("module."): value for key, value in last["average"].items()}
     held = [name for name in began if name.startswith(("backbone.0.", "backbone.1."))]
     assert {"backbone.0.weight", "backbone.1.weight", "backbone.1.running_var"} <= set(held)
@@ -204,4 +204,4 @@ def test_all_frozen_is_nothing_to_train(tmp_path):
     ],
 )
 def test_choices_without_effect_are_named(overrides, idle):
-    assert list(prepare(tiny_config(*overrides)).warnings) == [f"{key} has no effect here" for key in idle]
+    assert prepare(tiny_config(*overrides)).remarks.warnings == [f"{key} has no effect here" for key in idle]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cifarlab import load
 from cifarlab.config import ModelConfig
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES
 from cifarlab.models.blocks.whitening import EPSILON, Whitening, patch_statistics
@@ -195,7 +195,7 @@ def test_a_run_resumes_exactly_and_is_loaded_without_its_data(tmp_path, stop_at)
         train_tiny(tmp_path / "halved", *given)
     halved, _ = train_tiny(tmp_path / "halved", *given)
     assert_same_run(whole, halved)
-    kept = files.load_checkpoint(whole.best_path, ("model",))["model"]["backbone.stem.0.weight"]
+    kept = checkpoints.load_checkpoint(whole.best_path, ("model",))["model"]["backbone.stem.0.weight"]
     model: Any = load(whole.folder)
     assert torch.equal(model.backbone.stem[0].weight, kept)
     assert not torch.equal(kept, Whitening().weight)
@@ -203,7 +203,7 @@ def test_a_run_resumes_exactly_and_is_loaded_without_its_data(tmp_path, stop_at)
 
 def test_another_runs_whitening_is_taken_over(tmp_path):
     first, _ = train_tiny(tmp_path / "first", SMALL)
-    kept = files.load_checkpoint(first.best_path, ("model",))["model"]
+    kept = checkpoints.load_checkpoint(first.best_path, ("model",))["model"]
     job = prepare(tiny_config(SMALL, f"model.init={first.folder}", "data.dataset.seed=1"))
     backbone: Any = job.engine.model.backbone
     assert torch.equal(backbone.stem[0].weight, kept["backbone.stem.0.weight"])

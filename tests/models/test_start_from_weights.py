@@ -13,7 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from cifarlab.core import files as checkpoint
+from cifarlab.core import checkpoints
 from cifarlab.engine.step import Engine
 from tests.tiny import TINY, once
 
@@ -126,7 +126,7 @@ def test_a_run_that_has_not_finished_an_epoch(train, monkeypatch):
     answer = train("model.init=earlier/first/0")
     assert_refused(answer, "has not finished an epoch", "did you mean earlier/first/0/last.pt?")
     assert train("model.init=earlier/first/0/last.pt")[0] == 0
-    began = checkpoint.load_checkpoint(Path("earlier/first/0/last.pt"), ())["engine"]["model"]
+    began = checkpoints.load_checkpoint(Path("earlier/first/0/last.pt"), ())["engine"]["model"]
     (report,) = weights_of("runs/demo/0")
     assert report["loaded"] + len(report["fresh"]) == len(began)
 
@@ -145,7 +145,7 @@ def test_pretrained_weights_are_not_needed_where_a_run_replaces_them(train, fini
     env = json.loads(Path("runs/resnet18_pretrained/0/env.json").read_text())
     assert any(note.startswith("model.backbone.pretrained is passed over") for note in env["notes"])
     (report,) = env["weights"]
-    state = checkpoint.load_checkpoint(finished / "best.pt", ())["model"]
+    state = checkpoints.load_checkpoint(finished / "best.pt", ())["model"]
     assert report["loaded"] == len(state) - 2
     assert set(report["fresh"]) == {"mean", "std"} and not report["left"]
     assert len(report["sha256"]) == 64

@@ -320,7 +320,7 @@ def test_init_errors(tmp_path: Path):
         ("plain.pt", "model.backbone.pretrained="),
         ("empty", "has no best.pt"),
         ("seeds", "did you mean .*/seeds/0"),
-        ("unfinished", "has not finished an epoch.*did you mean .*/unfinished/last.pt"),
+        ("unfinished", "has not finished an epoch"),
         ("nowhere", "no such file"),
     ):
         with pytest.raises(ConfigError, match=words) as caught:

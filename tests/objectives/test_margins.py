@@ -425,7 +425,7 @@ HEAD = "model.head={name: margin, dim: 16, scale: 64}"
 def test_a_scale_below_the_bound_is_warned_of(scale: float, loss: str, warned: bool):
     objective = f"objective={{cross_entropy: null, label: {{name: {loss}}}}}"
     config = tiny_config(f"model.head={{name: margin, dim: 16, scale: {scale}}}", objective)
-    found = [line for line in prepare(config).warnings if "scale" in line]
+    found = [line for line in prepare(config).remarks.warnings if "scale" in line]
     said = f"at model.head.scale={scale} no class of 100 can reach probability 0.99: that takes 9.1"
     assert found == ([said] if warned else [])
     assert bool([*CHECKS["margin_scale_low"].findings(planned(config))]) == warned
@@ -466,7 +466,7 @@ def test_dropout_before_logits_that_no_loss_reads_is_named(tmp_path):
     head = "model.head={name: linear, bias: false, dropout: 0.5}"
 
     def warnings(*objective: str):
-        return [line for line in prepare(tiny_config(head, *objective)).warnings if "dropout" in line]
+        return [line for line in prepare(tiny_config(head, *objective)).remarks.warnings if "dropout" in line]
 
     idle = ["model.head.dropout has no effect here"]
     alone = "objective={cross_entropy: null, lsoftmax: {}}"

@@ -15,7 +15,7 @@ from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.analysis.tiles import LARGEST, TILES_SHOWN, picture_at, read_tiles, write_tiles
 from cifarlab.report import tables
 from cifarlab.report.analyses import read_analysis
-from cifarlab.report.analysis_charts import filling
+from cifarlab.report.analysis_charts import filling, still_charts
 from cifarlab.report.collect import collect_runs
 from cifarlab.report.page import build_page
 from tests.report.planted import open_page, plant
@@ -55,6 +55,13 @@ def test_the_pictures_are_the_splits_own(one, analyzed):
         assert len(tiles) == TILES_SHOWN
         for tile, row in zip(tiles, found.report[kind], strict=False):
             assert np.array_equal(np.asarray(tile), picture_at(found.pictures, row["position"]))
+
+
+def test_the_line_of_perfect_calibration_stays_where_rows_are_filled_in(analyzed):
+    path = analyzed / "analysis.json"
+    found = read_analysis(path, json.loads(path.read_text())["epoch"])
+    ideal, *_ = still_charts(found, 400)["calibration"]["layer"]
+    assert ideal["data"]["values"] == [{"at": 0}, {"at": 100}]
 
 
 def test_large_pictures_are_kept_small(tmp_path):

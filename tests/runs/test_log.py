@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import Failure
-from cifarlab.engine.means import Means, batch_accuracy
+from cifarlab.engine.running_means import Means, batch_accuracy
 from cifarlab.runs.log import RunLog, read_log
 from cifarlab.training.progress import duration
 

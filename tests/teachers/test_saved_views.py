@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.report.collect import read_run
 from cifarlab.runs.folder import Run
@@ -51,5 +51,7 @@ def test_a_finished_run_loads_and_a_started_one_resumes(
     assert train(config, whole) == whole.summary()  # Finished: not trained again, nor refused.
     train(config, parts)
     assert logged(parts) == logged(whole)
-    states = [files.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)]
+    states = [
+        checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
+    ]
     assert_equal(*states)

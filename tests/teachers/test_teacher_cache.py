@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlab.core import files as checkpoint
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.arrays import checksum, digest
 from cifarlab.data.cache import Stopped, locked
@@ -166,7 +166,7 @@ def test_a_filling_that_is_stopped_leaves_nothing_and_the_run_goes_on(runs, cach
     train(config, parts)
     assert logged(parts) == logged(whole)
     last = [
-        checkpoint.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
+        checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
     ]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
@@ -255,7 +255,7 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
     summary = train(config, parts)
     assert logged(parts) == logged(whole)
     last = [
-        checkpoint.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
+        checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
     ]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     assert json.loads(whole.summary_path.read_text())["distillation"]["cache_seconds"] > 0

@@ -11,7 +11,7 @@ from benchmarks.common import exact_float32
 from cifarlab import cli
 from cifarlab.config.merge import differences
 from cifarlab.config.recipes import read_recipe, resolve
-from cifarlab.core import files as checkpoint
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits
 from cifarlab.engine.batches import make_batch
@@ -108,7 +108,7 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
     run, summary = train_tiny(tmp_path / "student" / "0", *short, *hints, "model.backbone=resnet8x4")
     assert summary["distillation"]["terms"]["fitnet"]["gradient_norm"] > 0
     assert summary["parameters"] == 1_233_540
-    saved = checkpoint.load_checkpoint(run.last_path, ("engine",))["engine"]["objective"]
+    saved = checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["objective"]
     assert saved["loss_fitnet.regressor.0.weight"].shape == (32, 128, 1, 1)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.doctor import CHECKS, diagnosis
-from cifarlab.doctor.checks import run_checks
+from cifarlab.doctor.check_registry import run_checks
 from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.probe import Probe
 from cifarlab.training.setup import prepare

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab.core import files
+from cifarlab.core import checkpoints, files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine.step import Engine
 from cifarlab.evaluation import score, sealed
@@ -36,7 +36,7 @@ STATEFUL = ("train.average={name: ema, decay: 0.9}", "optim.name=adamw", "data.a
 def assert_same_run(one: Run, other: Run):
     """Bit-identical weights, optimizer state, best model and log."""
     for name in ("last.pt", "best.pt"):
-        states = [files.load_checkpoint(run.folder / name, ()) for run in (one, other)]
+        states = [checkpoints.load_checkpoint(run.folder / name, ()) for run in (one, other)]
         for state in states:
             for key in ("seconds", "peak_memory_bytes", "config", "log_size"):
                 state.pop(key, None)
@@ -140,7 +140,7 @@ def test_a_long_epoch_saves_in_between(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "step", dies)
     with pytest.raises(OSError, match="went away"):
         train_tiny(tmp_path / "run", *STATEFUL)
-    assert files.load_checkpoint(tmp_path / "run" / "last.pt", ())["step"] == 5
+    assert checkpoints.load_checkpoint(tmp_path / "run" / "last.pt", ())["step"] == 5
     monkeypatch.undo()
     run, _ = train_tiny(tmp_path / "run", *STATEFUL)
     assert_same_run(uninterrupted[0], run)
@@ -189,7 +189,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
 
 def test_a_log_is_cut_back_to_the_checkpoint(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        files, "save_checkpoint", _fails_at(files.save_checkpoint, 4)
+        checkpoints, "save_checkpoint", _fails_at(checkpoints.save_checkpoint, 4)
     )  # best, last, best of epoch 2, then last
     with pytest.raises(OSError, match="disk"):
         train_tiny(tmp_path / "run", *STATEFUL, "train.select=last")
@@ -386,7 +386,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "step", poisoned)
     with pytest.raises(Failure, match="weights were not finite"):
         train_tiny(tmp_path / "run", "train.grad_clip=null")
-    state = files.load_checkpoint(tmp_path / "run" / "last.pt", ())
+    state = checkpoints.load_checkpoint(tmp_path / "run" / "last.pt", ())
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 
 
@@ -460,7 +460,7 @@ def test_the_last_good_checkpoint_stays_when_a_loss_is_not_finite(tmp_path, monk
     monkeypatch.setattr(Engine, "step", poisoned)
     with pytest.raises(Failure, match=r"at step 10 \(epoch 2.*last.pt is from before"):
         train_tiny(tmp_path / "run", "data.limit=160")
-    state = files.load_checkpoint(tmp_path / "run" / "last.pt", ())
+    state = checkpoints.load_checkpoint(tmp_path / "run" / "last.pt", ())
     assert state["step"] == 5
     assert all(value.isfinite().all() for value in state["engine"]["model"].values())
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab.core import files as checkpoint
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import Failure
 from cifarlab.engine.step import Engine
 from cifarlab.runs.signals import Interrupted
@@ -34,8 +34,8 @@ class Gate:
 
     def __init__(self, patch):
         self.open, self.reached, self.written = threading.Event(), threading.Event(), []
-        self.save = checkpoint.save_checkpoint
-        patch.setattr(checkpoint, "save_checkpoint", self._held)
+        self.save = checkpoints.save_checkpoint
+        patch.setattr(checkpoints, "save_checkpoint", self._held)
 
     def _held(self, path, state):
         self.reached.set()
@@ -55,7 +55,7 @@ def saver(tmp_path):
 
 
 def on_disk(saver):
-    return [checkpoint.load_checkpoint(path, ()) for path in (saver.best, saver.last)]
+    return [checkpoints.load_checkpoint(path, ()) for path in (saver.best, saver.last)]
 
 
 def test_a_file_holds_what_was_submitted_though_the_run_trained_on(gate, saver):
@@ -126,7 +126,7 @@ def test_a_kill_at_any_moment_leaves_a_best_that_is_at_least_as_new_as_last_says
             heard.append(error)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as opened:
-        patch.setattr(checkpoint, "save_checkpoint", save)
+        patch.setattr(checkpoints, "save_checkpoint", save)
         saver = opened.enter_context(Saver("best", "last", CPU))
         opened.callback(permits.release, 100)
         for epoch, (is_better, files) in enumerate(moments, 1):
@@ -154,7 +154,7 @@ def test_an_error_reaches_the_training_once_and_names_the_file(tmp_path, gate):
         assert "\n" not in str(error.value)
         saver.wait()
         # It was taken all the same: its best is on the disk, and its own error is the next.
-        assert checkpoint.load_checkpoint(saver.best, ())["row"] == 2
+        assert checkpoints.load_checkpoint(saver.best, ())["row"] == 2
         with pytest.raises(Failure, match="cannot be written"):
             saver.flush()
         saver.flush()
@@ -184,7 +184,7 @@ def test_whoever_leaves_without_a_flush_hears_of_errors_too(saver, monkeypatch):
     def fails(path, state):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", fails)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", fails)
     with pytest.raises(OSError, match="disk full"), saver:
         saver.submit({"step": 1})
 
@@ -206,7 +206,7 @@ def test_leaving_by_an_error_writes_what_was_submitted_and_keeps_the_error(saver
         leave()
     assert not saver._thread.is_alive()
     if not is_full:
-        assert checkpoint.load_checkpoint(saver.last, ())["step"] == 2
+        assert checkpoints.load_checkpoint(saver.last, ())["step"] == 2
 
 
 def test_an_impatient_user_does_not_leave_before_the_thread(saver, gate, monkeypatch):
@@ -223,7 +223,7 @@ def test_an_impatient_user_does_not_leave_before_the_thread(saver, gate, monkeyp
     monkeypatch.setattr(saver._thread, "join", interrupted)
     with pytest.raises(KeyboardInterrupt), saver:
         saver.submit({"step": 1})
-    assert len(hits) == 3 and checkpoint.load_checkpoint(saver.last, ())["step"] == 1
+    assert len(hits) == 3 and checkpoints.load_checkpoint(saver.last, ())["step"] == 1
 
 
 def test_a_snapshot_is_the_state_in_memory_of_its_own():
@@ -249,7 +249,7 @@ def test_a_snapshot_is_the_state_in_memory_of_its_own():
 def test_a_snapshot_is_gone_when_it_is_written_and_waits_for_no_collection_of_garbage(
     saver, monkeypatch, is_full
 ):
-    clone, save, copies = saving._clone, checkpoint.save_checkpoint, []
+    clone, save, copies = saving._clone, checkpoints.save_checkpoint, []
 
     def watched(tensor):
         copies.append(weakref.ref(copy := clone(tensor)))
@@ -261,7 +261,7 @@ def test_a_snapshot_is_gone_when_it_is_written_and_waits_for_no_collection_of_ga
         save(path, state)
 
     monkeypatch.setattr(saving, "_clone", watched)
-    monkeypatch.setattr(checkpoint, "save_checkpoint", saves)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", saves)
     weight = torch.zeros(3)
     failures = 0
     gc.collect()
@@ -291,7 +291,7 @@ def test_where_the_device_is_full_the_copy_is_the_hosts(saver, gate, monkeypatch
         saver.submit({"weight": weight})
         weight += 1
         gate.open.set()
-    assert torch.equal(checkpoint.load_checkpoint(saver.last, ())["weight"], torch.zeros(3))
+    assert torch.equal(checkpoints.load_checkpoint(saver.last, ())["weight"], torch.zeros(3))
 
 
 def test_where_the_device_is_full_its_copies_are_gone_before_the_hosts_are_made(monkeypatch):
@@ -331,8 +331,8 @@ def test_a_run_that_is_stopped_while_the_thread_is_busy_is_saved_whole(tmp_path,
     with stop_at(23):
         train_tiny(tmp_path / "run", "train.epochs=5", "train.select=last")
     # Seven steps an epoch: 24 were done.
-    assert checkpoint.load_checkpoint(tmp_path / "run" / "last.pt", ())["step"] == 24
-    assert checkpoint.load_checkpoint(tmp_path / "run" / "best.pt", ())["row"]["epoch"] == 3
+    assert checkpoints.load_checkpoint(tmp_path / "run" / "last.pt", ())["step"] == 24
+    assert checkpoints.load_checkpoint(tmp_path / "run" / "best.pt", ())["row"]["epoch"] == 3
     assert gate.written == ["best.pt", "last.pt"] * 2
     monkeypatch.undo()
     run, _ = train_tiny(tmp_path / "run", "train.epochs=5", "train.select=last")
@@ -341,7 +341,7 @@ def test_a_run_that_is_stopped_while_the_thread_is_busy_is_saved_whole(tmp_path,
 
 
 def test_a_run_that_could_not_be_saved_does_not_say_that_it_was(tmp_path, monkeypatch):
-    step, save = Engine.step, checkpoint.save_checkpoint
+    step, save = Engine.step, checkpoints.save_checkpoint
 
     def stopped(self, positions, epoch, number):
         step(self, positions, epoch, number)
@@ -354,14 +354,14 @@ def test_a_run_that_could_not_be_saved_does_not_say_that_it_was(tmp_path, monkey
         save(path, state)
 
     monkeypatch.setattr(Engine, "step", stopped)
-    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", full)
     with pytest.raises(Failure, match=r"last\.pt: cannot be written"):
         train_tiny(tmp_path / "run")
 
 
 @pytest.mark.parametrize("stop", [OSError, signal.SIGTERM])
 def test_the_run_is_locked_until_the_last_file_is_written(tmp_path, monkeypatch, stop):
-    step, save, locked = Engine.step, checkpoint.save_checkpoint, []
+    step, save, locked = Engine.step, checkpoints.save_checkpoint, []
 
     def stopped(self, positions, epoch, number):
         step(self, positions, epoch, number)
@@ -380,7 +380,7 @@ def test_the_run_is_locked_until_the_last_file_is_written(tmp_path, monkeypatch,
         save(path, state)
 
     monkeypatch.setattr(Engine, "step", stopped)
-    monkeypatch.setattr(checkpoint, "save_checkpoint", slow)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", slow)
     with pytest.raises((OSError, Interrupted)):
         train_tiny(tmp_path / "run")
     assert len(locked) >= 2 and all(locked)

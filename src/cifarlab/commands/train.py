@@ -51,8 +51,8 @@ def train(
     from cifarlab.runs.folder import Run
     from cifarlab.runs.naming import run_name
     from cifarlab.training.missing_teachers import train_teachers
-    from cifarlab.training.parallel import Task, train_all, usual_at_once
     from cifarlab.training.progress import TrainingProgress
+    from cifarlab.training.several_runs import Task, train_all, usual_at_once
 
     refuse_idle_at_once(at_once or 1, seeds)
     found = read_recipe(recipe)

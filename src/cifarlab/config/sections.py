@@ -20,7 +20,7 @@ from cifarlab.core.registries import (
     ScheduleSpec,
     SharpnessSpec,
 )
-from cifarlab.core.strict import Strict
+from cifarlab.core.strict_numbers import Strict
 
 
 class Section(Strict):

@@ -6,18 +6,12 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from cifarlab.core.errors import ConfigError, Failure
-
-FORMAT = 1
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -66,45 +60,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain containers atomically."""
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
-
-
-def load_checkpoint(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Read a checkpoint to the host; nothing in it can run (`weights_only=True`).
-
-    keys: what it must hold. Raises ConfigError naming a file that is not such a checkpoint.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # A damaged file raises whatever its reader ran into.
-        reason = why_unreadable(path, error)
-        raise ConfigError(f"{path}: not a checkpoint that can be read ({reason})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(keys) <= state.keys():
-        raise ConfigError(f"{path}: not a checkpoint of this version of cifarlab")
-    return state
-
-
-def why_unreadable(path: Path, error: Exception) -> str:
-    """What is the matter with a file that torch could not read; its own words advise to run what is in it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if not path.stat().st_size:
-        return "it is empty"
-    try:
-        is_archive = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # Its end speaks of further files.
-        is_archive = False
-    if not is_archive:
-        return "it is cut off, or of another kind"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it holds more than tensors and plain values"
-    return str(error).strip().partition("\n")[0][:120] or type(error).__name__
 
 
 def file_digest(path: Path) -> str:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from cifarlab.core.errors import ConfigError, did_you_mean, explain
-from cifarlab.core.strict import Strict, refuse_boolean
+from cifarlab.core.strict_numbers import Strict, refuse_boolean
 
 # Each takes the name of a module that is about to be read anew, and forgets what it registered.
 FORGETTERS: list[Callable[[str], None]] = []

@@ -1,7 +1,7 @@
 """The doctor: what is wrong with a recipe, looked for before an hour is spent on it."""
 
-from cifarlab.doctor import batch, deep, no_effect, static  # noqa: F401  (they register their checks)
-from cifarlab.doctor.checks import CHECKS, Check, Finding, check
+from cifarlab.doctor import batch, deep, static  # noqa: F401  (they register their checks)
+from cifarlab.doctor.check_registry import CHECKS, Check, Finding, check
 from cifarlab.doctor.diagnosis import Diagnosis, diagnose
 from cifarlab.doctor.static import warnings_before
 

@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cifarlab.augment.policies import apply
 from cifarlab.core.random import Draws
 from cifarlab.data.splits import Split, digest_pictures
-from cifarlab.doctor.checks import Reasons, check
+from cifarlab.doctor.check_registry import Reasons, check
 from cifarlab.doctor.probe import Probe
 from cifarlab.engine.batches import num_views
-from cifarlab.training.setup import without_effect
+from cifarlab.training.no_effect import without_effect_on
 
 # Pictures below which batch norm's statistics are mostly noise (Wu and He 2018, figure 1).
 _TINY = 8
@@ -107,7 +107,7 @@ def _changed(one: Tensor, other: Tensor) -> Tensor:
 @check("batch", "warning", "remove the setting, or change what leaves it idle", told=True)
 def no_effect_on_model(probe: Probe) -> Reasons:
     """A setting changes nothing for this model and these data."""
-    yield from without_effect(probe.config, probe.model)
+    yield from without_effect_on(probe.config, probe.model)
 
 
 @check("batch", "warning", "look at the head's initial weights, and at model.normalize")

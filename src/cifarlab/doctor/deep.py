@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from cifarlab.config import Config
 from cifarlab.core.registries import SCHEDULES
-from cifarlab.doctor.checks import Reasons, check
+from cifarlab.doctor.check_registry import Reasons, check
 from cifarlab.doctor.probe import Probe, first_pictures
 from cifarlab.engine.step import Engine
 from cifarlab.teachers import teacher_faults

@@ -13,7 +13,7 @@ from cifarlab.config import Config, build_config
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cifar import CIFAR10, CIFAR100
 from cifarlab.data.download import is_at_hand
-from cifarlab.doctor.checks import Finding, by_severity, run_checks
+from cifarlab.doctor.check_registry import Finding, by_severity, run_checks
 from cifarlab.doctor.estimate import CostEstimate, estimate_cost
 from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.probe import Probe

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from cifarlab.config import Config, recipes
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registry import Spec
-from cifarlab.doctor.checks import CHECKS, Reasons, check
+from cifarlab.doctor.check_registry import CHECKS, Reasons, check
 from cifarlab.doctor.plan_facts import Planned, planned
 from cifarlab.engine.batches import num_views
 from cifarlab.experiments.tutorial import find_setting
 from cifarlab.models.classifier import NORMALIZATIONS
 from cifarlab.runs.folder import Run
 from cifarlab.teachers.diagnosis import NEARLY_UNIFORM
-from cifarlab.training.setup import low_scale
+from cifarlab.training.no_effect import low_scale, without_effect_as_planned
 
 # What weights lose to decay over a whole run, below which it is as good as none.
 _NO_DECAY = 0.05
@@ -258,3 +258,9 @@ def warnings_before(config: Config) -> list[str]:
         if each.stage == "static" and each.severity != "note" and not each.told
         for finding in each.findings(case)
     ]
+
+
+@check("static", "warning", "remove the setting, or change what leaves it idle")
+def no_effect(case: Planned) -> Reasons:
+    """A setting changes nothing as the rest stands, by the configuration alone."""
+    yield from without_effect_as_planned(case.config, case.plan, case.run_steps)

@@ -20,8 +20,8 @@ from cifarlab.engine.batches import BatchLoader, view_epoch
 from cifarlab.engine.compiling import compiled
 from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.graphs import CudaTape, Graphs, Reseed, refuse_graphs
-from cifarlab.engine.means import Means, batch_accuracy
 from cifarlab.engine.plan import Clock, Plan, StepPlan
+from cifarlab.engine.running_means import Means, batch_accuracy
 from cifarlab.engine.sources import Kept, Source, unobserved
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.models.classifier import Classifier

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarlab.core import files
+from cifarlab.core import checkpoints, files
 from cifarlab.core.device import Precision, describe_hardware, peak_memory
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.placement import left_on_host, place_all
@@ -222,7 +222,7 @@ def _keep(
         "warnings": warnings,
         "soup": {"kept": result.kept, "ingredients": result.record},
     }
-    files.save_checkpoint(run.best_path, best_state(model, config, splits, row))
+    checkpoints.save_checkpoint(run.best_path, best_state(model, config, splits, row))
     run.write_config(config)
     run.write_env(env)
     files.write_json(run.summary_path, summary)

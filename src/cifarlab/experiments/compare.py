@@ -22,8 +22,8 @@ from cifarlab.runs.log import read_log
 from cifarlab.runs.model import saved_recipe
 from cifarlab.runs.naming import run_name, spelled
 from cifarlab.training.missing_teachers import train_teachers
-from cifarlab.training.parallel import Task, train_all
 from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.several_runs import Task, train_all
 
 # Where a run of another configuration has the name: these commands have no --name.
 APART = "keep these runs apart with --runs another_folder"

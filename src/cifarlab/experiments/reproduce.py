@@ -17,8 +17,8 @@ from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experimen
 from cifarlab.experiments.wording import described
 from cifarlab.runs.folder import Run
 from cifarlab.training.missing_teachers import train_teachers
-from cifarlab.training.parallel import Task, train_all
 from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.several_runs import Task, train_all
 
 Budget = Literal["short", "whole"]
 

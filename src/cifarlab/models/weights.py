@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cifarlab.core.checkpoints import best_in
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cache import cache_folder
 
@@ -181,7 +182,7 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
             raise ConfigError(
                 f"{path}: no such file; name a run's folder, runs/<name>/<seed>, or a checkpoint"
             )
-        path = _best_of(path) if path.is_dir() else path
+        path = best_in(path) if path.is_dir() else path
         content, sha256 = _read(path)
         state = _state_of(content, path)
         if not any(name.startswith("backbone.") for name in state):
@@ -200,14 +201,6 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
         return load_weights(classifier, state, source=str(path), sha256=sha256, free=free)
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "init")) from None
-
-
-def _best_of(folder: Path) -> Path:
-    if (folder / "best.pt").is_file():
-        return folder / "best.pt"
-    near = [*sorted(path.parent for path in folder.glob("*/best.pt")), *folder.glob("last.pt")]
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"{folder} has no best.pt: it has not finished an epoch, or is not a run{hint}")
 
 
 def weights_folder() -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cifarlab.report.analyses import AnalysisFile
-from cifarlab.report.extra import altair as alt
+from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.plot import COLORS
 
 ChartRows = list[dict[str, Any]]
@@ -36,6 +36,16 @@ def filling(analysis: AnalysisFile) -> dict[str, dict[str, Any]]:
     }
 
 
+def still_charts(analysis: AnalysisFile, width: int) -> dict[str, dict[str, Any]]:
+    """By kind, where there is something to show: a specification that stands alone, `width` pixels wide."""
+    empty = specifications()
+    titles = {kind: heading for kind, (heading, _, _) in ANALYSIS_CHARTS.items()}
+    return {
+        kind: {**empty[kind], **rows, "width": width, "title": titles[kind]}
+        for kind, rows in filling(analysis).items()
+    }
+
+
 def _height(kind: str, rows: ChartRows) -> int:
     if kind in ("classes", "errors"):
         return STEP * len(rows)
@@ -50,7 +60,8 @@ def _calibration() -> alt.LayerChart:
         y=alt.Y("accuracy:Q", title="accuracy, %", scale=unit),
         color=alt.Color("kind:N", scale=colors, sort=None, legend=_legend()),
     )
-    ends = alt.InlineData(values=[{"at": 0}, {"at": 100}])
+    # Without a name altair would put them among the datasets, which the rows replace.
+    ends = alt.InlineData(name="ideal", values=[{"at": 0}, {"at": 100}])
     ideal = alt.Chart(ends).mark_line(color="#888888", strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
     points = base.mark_circle(size=60, opacity=1).encode(
         tooltip=[_words("kind"), _number("confidence"), _number("accuracy"), _count()]

@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from cifarlab.experiments.wording import interval
+from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.collect import RunGroup
-from cifarlab.report.extra import altair as alt
 from cifarlab.report.plot import COLORS
 
 # Seen on white and on black: without the palette's black and yellow.

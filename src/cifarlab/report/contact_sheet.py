@@ -10,9 +10,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
+from cifarlab.core.files import write_atomically
 from cifarlab.evaluation.audit.audit import Audit
-from cifarlab.report.plot import STYLE, save_figure
+from cifarlab.report.plot import STYLE, drawn
 
 COLUMNS, SHOWN = 8, 24
 Tile = tuple[np.ndarray, str]  # (H, W, 3) uint8, and what to write above
@@ -32,7 +34,9 @@ def write_audit_sheet(audit: Audit, out: Path) -> Path:
         rows = audit.report["suspects"]
         title = f"Suspect labels: {len(rows):,} of {audit.report['suspects_among']:,} pictures"
         sections.append((title, [_suspect(audit, row) for row in rows[:SHOWN]]))
-    return write_sheet(sections, out, f"Audit of {audit.report['dataset']}")
+    sheet = draw_sheet(sections, f"Audit of {audit.report['dataset']}")
+    write_atomically(out, lambda file: sheet.save(file, "PNG"))
+    return out
 
 
 def _pair(audit: Audit, row: dict[str, Any]) -> Tile:
@@ -48,22 +52,21 @@ def _suspect(audit: Audit, row: dict[str, Any]) -> Tile:
     return audit.picture(*row["picture"]), said + f"{row['probability_of_suggested']:.0%}"
 
 
-def write_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], out: Path, title: str) -> Path:
-    """Write titled sections of tiles, COLUMNS a row, and return the path."""
+def draw_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:
+    """Draw titled sections of tiles, COLUMNS a row."""
     # A heading without pictures needs a third of a row.
     lines = [_num_lines(tiles) if tiles else 1 / 3 for _, tiles in sections]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(14, 0.6 + sum(1.5 * n + 0.5 for n in lines)), layout="constrained", dpi=110)
+        height = 0.6 + 0.25 * title.count("\n") + sum(1.5 * n + 0.5 for n in lines)
+        figure = Figure(figsize=(14, height), layout="constrained", dpi=110)
         figure.suptitle(title, fontsize=13)
         parts = np.atleast_1d(np.asarray(figure.subfigures(len(sections), 1, height_ratios=lines)))
         for part, (heading, tiles) in zip(parts, sections, strict=True):
-            show_tiles(part, heading, tiles)
-        save_figure(figure, out)
-    return out
+            _show_tiles(part, heading, tiles)
+        return drawn(figure)
 
 
-def show_tiles(figure: Any, heading: str, tiles: Sequence[Tile]) -> None:
-    """Fill a (sub)figure with tiles under a heading."""
+def _show_tiles(figure: Any, heading: str, tiles: Sequence[Tile]) -> None:
     figure.suptitle(heading, fontsize=11, fontweight="bold")
     for i, axis in enumerate(figure.subplots(_num_lines(tiles), COLUMNS, squeeze=False).flat):
         axis.set_axis_off()

@@ -17,10 +17,10 @@ from cifarlab.config.imports import import_named
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
 from cifarlab.report import analysis_charts, charts, tables
+from cifarlab.report.chart_libraries import altair as alt
+from cifarlab.report.chart_libraries import vl_convert
 from cifarlab.report.collect import RunGroup, Skipped, collect_runs
 from cifarlab.report.differences import Comparison, compare_names, ladders, steps
-from cifarlab.report.extra import altair as alt
-from cifarlab.report.extra import vl_convert
 from cifarlab.report.provenance import changes, surroundings
 from cifarlab.report.sections import PageSection, sections
 from cifarlab.runs.folder import recorded_run

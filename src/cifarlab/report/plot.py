@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from cifarlab.config.imports import import_named
 from cifarlab.core.device import pick_precision
@@ -76,10 +79,24 @@ def plot_runs(
 def save_figure(figure: Figure, out: Path) -> None:
     """Write a picture whole or not at all, in the format of its ending; its folder is made."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        # A letter that the font lacks is a box in the picture; names are the user's, in any script.
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
+    with _letters_in_boxes():
         write_atomically(out, lambda file: figure.savefig(file, format=out.suffix[1:].lower()))
+
+
+def drawn(figure: Figure) -> Image.Image:
+    """Draw a figure as pixels."""
+    file = io.BytesIO()
+    with _letters_in_boxes():
+        figure.savefig(file, format="png")
+    return Image.open(file).convert("RGB")
+
+
+@contextlib.contextmanager
+def _letters_in_boxes() -> Iterator[None]:
+    """A letter that the font lacks is a box in the picture; names are the user's, in any script."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def _log(run: Run) -> list[dict[str, Any]]:

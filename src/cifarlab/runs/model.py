@@ -10,7 +10,7 @@ import torch
 
 from cifarlab.config import Config, translate_saved
 from cifarlab.config.recipes import NAME_THEM, Recipe, saved_config
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
@@ -65,7 +65,7 @@ def load_trained(
     """
     place_on = pick_device(device)
     file = best_of(path)
-    state = files.load_checkpoint(file, BEST)
+    state = checkpoints.load_checkpoint(file, BEST)
     config = saved_config(translate_saved(state["config"]), file, imports, fix)
     model = unloaded(config, state["classes"])
     try:
@@ -121,8 +121,4 @@ def best_of(path: Path | str) -> Path:
     run = Run(path)
     if not run.folder.is_dir():
         raise ConfigError(f"{run}: no such run")
-    if not run.best_path.exists():
-        seeds = sorted(found.parent for found in run.folder.glob("*/best.pt"))
-        hint = f"; did you mean {seeds[0]}?" if seeds else ""
-        raise ConfigError(f"{run} has no best.pt: it has not finished an epoch, or is not a run{hint}")
-    return run.best_path
+    return checkpoints.best_in(run.folder)

@@ -12,7 +12,7 @@ from cifarlab.core import files
 from cifarlab.core.device import peak_memory, pick_device, reset_peak_memory
 from cifarlab.core.errors import Failure
 from cifarlab.data.cache import Stopped
-from cifarlab.engine.means import is_finite
+from cifarlab.engine.running_means import is_finite
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.log import RunLog
@@ -58,11 +58,11 @@ def train(
         reset_peak_memory(pick_device(config.train.device))
         # What a checkpoint holds need not be fetched a second time.
         job = prepare(config, initial=fresh or not run.last_path.exists(), runs=run.runs)
-        job = replace(job, warnings=(*job.warnings, *warnings))
+        job.remarks.warn(*warnings)
         if fresh:
             refuse_to_remove_a_source(config, run.folder, job.teacher)
             run.start_over()
-        job, state = start(config, run, job, progress)
+        state = start(config, run, job, progress)
         return _Training(config, run, job, state, progress).run_to_the_end()
 
 
@@ -261,7 +261,7 @@ class _Training:
             "images_per_second": epochs_run * engine.plan.samples_per_epoch / seconds,
             "macs": self.job.macs,
             "peak_memory_bytes": self.peak_memory(),
-            "warnings": [*self.job.warnings],
+            "warnings": [*self.job.remarks.warnings],
         }
         if self.state.distillation:
             summary["distillation"] = self.state.distillation

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from cifarlab.config import Config
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
 from cifarlab.engine.step import Engine
@@ -75,6 +75,6 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
 def _read_own(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """A checkpoint that the run itself wrote: one that cannot be read is a reason to start over."""
     try:
-        return files.load_checkpoint(path, keys)
+        return checkpoints.load_checkpoint(path, keys)
     except ConfigError as error:
         raise ConfigError(f"{error}; `--fresh` starts over") from None

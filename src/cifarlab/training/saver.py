@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarlab.core import files
+from cifarlab.core import checkpoints
 
 SavedState = dict[str, Any]
 
@@ -140,9 +140,9 @@ class Saver:
         last, self._owed = self._on_host(job.last, self._owed, job.taken)
         del job  # The device has its memory back while the disk is written to.
         if self._owed is not None:
-            files.save_checkpoint(self.best, self._owed)
+            checkpoints.save_checkpoint(self.best, self._owed)
             self._owed = None
-        files.save_checkpoint(self.last, last)
+        checkpoints.save_checkpoint(self.last, last)
 
     def _on_host(
         self, last: SavedState, best: SavedState | None, taken: torch.cuda.Event | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,10 +24,11 @@ from cifarlab.engine.step import Engine
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import describe_frozen, freeze
 from cifarlab.models.sizes import check_sizes
-from cifarlab.objectives.classification import least_scale
 from cifarlab.objectives.objective import Objective, build_objective
 from cifarlab.teachers import Replay, Teacher, find_teacher, has_same_pictures, knows_validation, load_teacher
+from cifarlab.training.no_effect import low_scale, without_effect_on
 from cifarlab.training.progress import OPTIMISTIC
+from cifarlab.training.remarks import Remarks
 
 # The share of a forward pass from which on it is worth the disk to compute it once.
 WORTH_KEEPING = 0.1
@@ -39,8 +39,7 @@ class Job:
     """What a user's mistake can no longer spoil.
 
     teacher: live, whether or not the engine hears it through a cache. activations: of the model's frozen
-    part, where they are kept. macs: of the model as written, for one picture. notes, warnings: a line each,
-    for the record.
+    part, where they are kept. macs: of the model as written, for one picture.
     """
 
     splits: Splits
@@ -48,8 +47,7 @@ class Job:
     teacher: Teacher | None
     activations: Activations | None
     macs: int
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    remarks: Remarks
 
 
 def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> Job:
@@ -61,9 +59,36 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     if config.lessons and config.teacher:
         for name in config.teacher.run:  # Before data are fetched for a run that cannot begin.
             find_teacher(name, config.teacher.seed, runs)
+    remarks = Remarks()
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     use_deterministic(device, config.train.deterministic)
+    splits = load_data(config, device, remarks)
+    num_classes = len(splits.classes)
+    # Head, objective and whatever else draws initial weights do so in this order, from one stream.
+    torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
+    model = build_model(config, splits, initial, remarks)
+    macs = count_macs(model, config.data.image_size)
+    model = to_device(model, device)
+    teacher = build_teacher(config, splits, device, runs, remarks)
+    examples = _examples(model, teacher, splits.train)
+    objective = build_objective(config.objective, num_classes, model.num_features, *examples).to(device)
+    if config.train.select == "test":
+        remarks.warn(f"the epoch is {OPTIMISTIC}")
+    remarks.warn(*without_effect_on(config, model), *low_scale(config, num_classes))
+    source = teacher
+    if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
+        source = Replay(teacher, config, splits.train, num_classes, splits.fingerprint["train"])
+    activations = keep_activations(config, model, objective, splits, precision, source, remarks)
+    engine = Engine(config, model, objective, splits.train, precision, source, activations)
+    return Job(splits, engine, teacher, activations, macs, remarks)
+
+
+def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
+    """Read the pictures that the run trains and is scored on, to the device where they fit.
+
+    Raises ConfigError where there is nothing to train on, or to choose the epoch on.
+    """
     select = config.train.select
     parts = ("train", "val", "test") if select == "test" else ("train", "val")
     splits = load_splits(config.data, config.split_seed, parts)
@@ -76,64 +101,67 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
             f"there are no {select} pictures to choose the epoch on; say {fix}", ("train", "select")
         )
     splits = place_all(splits, device)
-    notes = [*splits.notes, *left_on_host(splits.train, splits.val, splits.test)]
-    warnings = [*splits.warnings]
-    torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
-    classes = splits.classes
+    remarks.note(*splits.notes, *left_on_host(splits.train, splits.val, splits.test))
+    remarks.warn(*splits.warnings)
+    return splits
+
+
+def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks) -> Classifier:
+    """Build the classifier on the host, its parts frozen that are to be.
+
+    initial: with initial weights, from files and from training pictures, as far as it has such. Raises
+    ConfigError.
+    """
     statistics = None
     if config.model.normalize == "dataset":
         statistics, constant = channel_statistics(splits.train)
-        warnings += constant
-    model = build_classifier(
-        config.model, config.data.image_size, len(classes), statistics, classes=classes, initial=initial
-    )
+        remarks.warn(*constant)
+    size, classes = config.data.image_size, splits.classes
+    model = build_classifier(config.model, size, len(classes), statistics, classes=classes, initial=initial)
     if initial and not config.model.init:
         model.fit(some_pictures(splits.train))
     freeze(model, config.model.freeze, config.model.batch_norm_eval)
-    notes += weight_notes(config, model)
+    remarks.note(*weight_notes(config, model))
     if (scale := config.data.multi_scale) is not None:
         check_sizes(model, config.model.backbone.name, scale.sizes, ("data", "multi_scale", "sizes"))
-    macs = count_macs(model, config.data.image_size)
-    model = to_device(model, device)
-    teacher = load_teacher(config, classes, device, runs) if config.lessons else None
-    if teacher:
-        notes += [f"teacher: {teacher}", *teacher_notes(config, teacher, splits)]
-        warnings += [
+    return model
+
+
+def build_teacher(
+    config: Config, splits: Splits, device: torch.device, runs: Path, remarks: Remarks
+) -> Teacher | None:
+    """Load the teacher on the device, if a loss reads one. Raises ConfigError."""
+    if not config.lessons:
+        return None
+    teacher = load_teacher(config, splits.classes, device, runs)
+    remarks.note(f"teacher: {teacher}", *teacher_notes(config, teacher, splits))
+    remarks.warn(
+        *(
             f"the teacher {member.path} was {OPTIMISTIC}, and so is what it teaches"
             for member in teacher.members
             if member.trained.config.train.select == "test"
-        ]
-    objective = build_objective(
-        config.objective, len(classes), model.num_features, *_examples(model, teacher, splits.train)
-    ).to(device)
-    if select == "test":
-        warnings.append(f"the epoch is {OPTIMISTIC}")
-    warnings += [*without_effect(config, model), *low_scale(config, len(classes))]
-    source = teacher
-    if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
-        source = Replay(teacher, config, splits.train, len(classes), splits.fingerprint["train"])
-    activations, why_not = kept_activations(config, model, objective, splits, precision, source)
-    notes += [f"activations of the frozen part are not kept: {why_not}"] if why_not else []
-    engine = Engine(config, model, objective, splits.train, precision, source, activations)
-    return Job(splits, engine, teacher, activations, macs, tuple(notes), tuple(warnings))
+        )
+    )
+    return teacher
 
 
-def kept_activations(
+def keep_activations(
     config: Config,
     model: Classifier,
     objective: Objective,
     splits: Splits,
     precision: Precision,
     teacher: Source | None,
-) -> tuple[Activations | None, str | None]:
-    """The activations of the model's frozen first part, if they can be kept, else why they are not.
+    remarks: Remarks,
+) -> Activations | None:
+    """Make ready to keep the activations of the model's frozen first part, if they can be kept.
 
-    No reason is given where no part of the backbone is frozen, or train.keep_activations=false. Raises
-    ConfigError where it is true and they cannot be kept.
+    Why they cannot be is noted where a part of the backbone is frozen, unless train.keep_activations=false.
+    Raises ConfigError where it is true and they cannot be kept.
     """
     wanted, has_frozen = config.train.keep_activations, any(map(_is_of_backbone, config.model.freeze))
     if wanted is False or (wanted == "auto" and not has_frozen):
-        return None, None
+        return None
     reason = reason_against(config, teacher is None or isinstance(teacher, Replay))
     if not has_frozen:
         reason = "no part of the backbone is frozen; say model.freeze=backbone"
@@ -143,13 +171,14 @@ def kept_activations(
             border = find_border(model, objective, batch, precision)
             share = frozen_share(model, border)
             if wanted is True or share >= WORTH_KEEPING:
-                return Activations(config, model, border, splits, precision), None
+                return Activations(config, model, border, splits, precision)
             reason = f"up to {border.name} they save {share:.1%} of a forward pass (train.keep_activations)"
         except NoBorder as error:
             reason = str(error)
     if wanted is True:
         raise ConfigError(f"activations cannot be kept: {reason}", ("train", "keep_activations"))
-    return None, reason
+    remarks.note(f"activations of the frozen part are not kept: {reason}")
+    return None
 
 
 def _is_of_backbone(part: str) -> bool:
@@ -211,40 +240,6 @@ def weight_notes(config: Config, model: Classifier) -> list[str]:
     if notes and config.model.init and getattr(config.model.backbone.options, "pretrained", False):
         notes.append("model.backbone.pretrained is passed over: model.init replaces all of the backbone")
     return notes + describe_frozen(model)
-
-
-def without_effect(config: Config, model: Classifier) -> list[str]:
-    """A line for each setting that changes nothing as the rest stands."""
-    data, name = config.data, config.data.dataset.name
-    norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
-    scale = data.multi_scale
-    head, losses = config.model.head, config.objective.values()
-    reads_logits = any(loss.weight and loss.part.traits.get("reads_logits", True) for loss in losses)
-    found = {
-        "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
-        "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per != "batch",
-        "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
-        "data.views": data.views is not None and num_views(config) != data.views,
-        "data.skip_broken": data.skip_broken and name != "folder",
-        "data.root": data.root is not None and name == "synthetic",
-        "teacher.run": config.teacher is not None and not config.lessons,
-        # Behind it are the logits alone: an embedding is taken before it.
-        "model.head.dropout": head.name == "linear" and head.kwargs()["dropout"] > 0 and not reads_logits,
-        "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],
-        "optim.layer_decay": config.optim.layer_decay < 1
-        and not any(parameter.requires_grad for parameter in model.backbone.parameters()),
-    }
-    return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
-
-
-def low_scale(config: Config, num_classes: int) -> list[str]:
-    """A line where a margin loss multiplies cosines by too little for any class to be sure."""
-    scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
-    reads_it = any(s.weight and s.part.traits.get("reads_scale") for s in config.objective.values())
-    if not reads_it or scale is None or scale >= least:
-        return []
-    takes = f"that takes {math.ceil(10 * least) / 10}"
-    return [f"at model.head.scale={scale:g} no class of {num_classes} can reach probability 0.99: {takes}"]
 
 
 def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from cifarlab.config import Config
@@ -18,32 +17,32 @@ from cifarlab.training.setup import Job
 from cifarlab.training.state import LoopState
 
 
-def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> tuple[Job, LoopState]:
+def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> LoopState:
     """Resume the run and examine its teacher; print and record what is known of it.
 
-    Returns the job with all notes and warnings, and the state to train on from. Raises ConfigError if the
-    data or the teacher have changed since the run began.
+    Returns the state to train on from. Raises ConfigError if the data or the teacher have changed since the
+    run began.
     """
+    remarks = job.remarks
     state, warnings = resume(run, job.engine, job.splits)
+    remarks.warn(*warnings)
     if state is not None:
         _print_place(config, run, job.engine, state, progress)
     state = state or LoopState()
-    notes, warnings = [*job.notes], [*job.warnings, *warnings]
     if job.teacher is not None:
         state.distillation = _examined(run, job, job.teacher, state.distillation, progress)
         job.teacher.temperatures = state.distillation["temperatures"]
-        notes += describe_teacher(state.distillation)
-        warnings += teacher_warnings(state.distillation, config)
+        remarks.note(*describe_teacher(state.distillation))
+        remarks.warn(*teacher_warnings(state.distillation, config))
     if job.activations is not None:
-        notes.append(job.activations.announce())
-    for line in notes:
+        remarks.note(job.activations.announce())
+    for line in remarks.notes:
         progress.note(line)
-    for line in warnings:
+    for line in remarks.warnings:
         progress.warn(line)
-    job = replace(job, notes=tuple(notes), warnings=tuple(warnings))
     run.write_config(config)
     run.write_env(_environment(run, job))
-    return job, state
+    return state
 
 
 def _print_place(
@@ -81,6 +80,6 @@ def _environment(run: Run, job: Job) -> dict[str, Any]:
         "precision": str(engine.precision),
         "data_fingerprint": job.splits.fingerprint,
         "weights": [report.record() for report in engine.model.loaded],
-        "notes": [*job.notes],
-        "warnings": [*job.warnings],
+        "notes": [*job.remarks.notes],
+        "warnings": [*job.remarks.warnings],
     }

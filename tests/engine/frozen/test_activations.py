@@ -49,7 +49,7 @@ def without(*overrides: str) -> tuple[str, ...]:
 def kept(*overrides: str) -> Activations:
     """The activations of a job; the test fails where they are not kept."""
     job = prepare(tiny_config(*VIEWS, *overrides))
-    assert job.activations is not None, job.notes
+    assert job.activations is not None, job.remarks.notes
     return job.activations
 
 
@@ -120,7 +120,8 @@ def test_a_taught_student(tmp_path: Path) -> None:
     theirs, _ = train_tiny(tmp_path / "live" / "0", *without(*taught))
     assert logged(ours) == logged(theirs)
     assert any(
-        "the teacher is asked" in note for note in prepare(tiny_config(*taught, "teacher.cache=false")).notes
+        "the teacher is asked" in note
+        for note in prepare(tiny_config(*taught, "teacher.cache=false")).remarks.notes
     )
 
 
@@ -301,7 +302,7 @@ def test_where_they_cannot_be_kept_a_note_says_why(overrides: tuple[str, ...], r
     """And an error, where they were asked for."""
     job = prepare(tiny_config(*overrides))
     assert job.activations is None
-    (note,) = (note for note in job.notes if "activations" in note)
+    (note,) = (note for note in job.remarks.notes if "activations" in note)
     assert note.startswith("activations of the frozen part are not kept: ") and reason in note
     if "they save" in reason:
         assert prepare(tiny_config(*overrides, "train.keep_activations=true")).activations is not None
@@ -313,7 +314,7 @@ def test_where_they_cannot_be_kept_a_note_says_why(overrides: tuple[str, ...], r
 
 def test_nothing_is_said_where_nothing_is_frozen() -> None:
     job = prepare(tiny_config("data.augment={}"))
-    assert job.activations is None and not any("activations" in note for note in job.notes)
+    assert job.activations is None and not any("activations" in note for note in job.remarks.notes)
     with pytest.raises(ConfigError, match=r"no part of the backbone is frozen; say model\.freeze=backbone"):
         prepare(tiny_config("train.keep_activations=true"))
     assert prepare(tiny_config(*without(*PROBE))).activations is None
@@ -406,5 +407,5 @@ def test_a_part_that_saves_little_is_not_kept_unless_asked(monkeypatch: pytest.M
     part = ("model.backbone=test_vit", "model.freeze=backbone.patch_embed", *CLEAN)
     job = prepare(tiny_config(*part))
     assert job.activations is None
-    assert any("up to backbone.patch_embed they save 1" in note for note in job.notes)
+    assert any("up to backbone.patch_embed they save 1" in note for note in job.remarks.notes)
     assert prepare(tiny_config(*part, "train.keep_activations=true")).activations is not None

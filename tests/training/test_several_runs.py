@@ -15,16 +15,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from cifarlab.core import files as checkpoint
+from cifarlab.core import checkpoints, files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.experiments import reproduce
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted, StopRequest
-from cifarlab.training import parallel as crews
-from cifarlab.training import worker
-from cifarlab.training.parallel import Task, train_all, usual_at_once
+from cifarlab.training import several_runs, worker
 from cifarlab.training.progress import TrainingProgress
+from cifarlab.training.several_runs import Task, train_all, usual_at_once
 from tests.tiny import PARTS, TINY, once, tiny_config, train_tiny
 from tests.training.test_loop import STATEFUL, assert_same_run
 
@@ -101,7 +100,7 @@ def test_a_signal_to_all_saves_each_and_a_parent_that_is_killed_leaves_no_orphan
         raise AssertionError(out + process.communicate()[1])
 
     def steps():
-        return [checkpoint.load_checkpoint(run.last_path, ())["step"] for run in runs]
+        return [checkpoints.load_checkpoint(run.last_path, ())["step"] for run in runs]
 
     process, out = started()
     os.killpg(process.pid, signal.SIGTERM)
@@ -168,9 +167,9 @@ class Crew:
 
 @pytest.fixture
 def crew(tmp_path, monkeypatch):
-    monkeypatch.setattr(crews, "CONTEXT", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(several_runs, "CONTEXT", multiprocessing.get_context("fork"))
     crew = Crew(tmp_path)
-    for module in (crews, worker):
+    for module in (several_runs, worker):
         monkeypatch.setattr(module, "train", crew.train)
     return crew
 
@@ -254,11 +253,11 @@ def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, f
 
 @pytest.mark.parametrize(("device", "most"), [("cpu", 1), ("cuda", 16)])
 def test_nobody_says_how_many_at_once(cifarlab, tmp_path, monkeypatch, device, most):
-    monkeypatch.setattr(crews, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(several_runs, "pick_device", lambda name: torch.device(device))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
     asked = []
     monkeypatch.setattr(
-        "cifarlab.training.parallel.train_all", lambda *rest, **more: asked.append((rest[1], more))
+        "cifarlab.training.several_runs.train_all", lambda *rest, **more: asked.append((rest[1], more))
     )
     assert usual_at_once(tiny_config()) == most
     # What these take, their first epoch does not show.
@@ -295,7 +294,7 @@ def test_a_run_is_trained_once_and_what_is_finished_needs_no_process(crew, progr
     finished.run.folder.mkdir(parents=True)
     finished.run.write_config(finished.config)
     summary = dict.fromkeys(("chosen_on", "chosen_epoch", "train_top1", "val_top1", "test_top1"))
-    checkpoint.write_json(finished.run.summary_path, summary)
+    files.write_json(finished.run.summary_path, summary)
     again = first._replace(run=Run(tmp_path / "demo" / ".." / "demo" / "0"))
     train_all([first, second, finished, again, first], 2, progress, fresh=False)
     assert sorted(crew.starts()) == ["start 0", "start 1", "start 2"]
@@ -410,7 +409,7 @@ def test_an_error_of_the_parent_itself_leaves_the_runs_saved(crew, progress):
 @pytest.mark.parametrize(
     ("words", "where", "at_once"),
     [
-        (["train", "demo"], "training.parallel", 2),
+        (["train", "demo"], "training.several_runs", 2),
         (["compare", "demo", "resnet18_baseline"], "experiments.compare", 3),
         (["ladder", "ladder/1"], "experiments.compare", 3),
         (["reproduce", "--only", "resnet18_baseline"], reproduce, 3),

@@ -1,0 +1,95 @@
+"""Settings that change nothing, or too little, as the rest of the configuration stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from cifarlab.config import Config
+from cifarlab.engine.batches import num_views
+from cifarlab.engine.plan import Plan
+from cifarlab.models.classifier import Classifier
+from cifarlab.objectives.classification import least_scale
+
+
+def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | None) -> Iterator[str]:
+    """Yield a line for each setting that changes nothing, by the configuration alone.
+
+    plan: how the steps fall into epochs, where the number of pictures is known. steps: those that the run
+    takes.
+    """
+    for section, specs in (("augment", config.data.augment), ("mix", config.data.mix)):
+        yield from (
+            f"data.{section}.{label} has p 0: it meets no picture" for label, s in specs.items() if s.p == 0
+        )
+    weights = {label: spec.weight for label, spec in config.objective.items()}
+    if any(weights.values()):
+        yield from (f"objective.{label} has weight 0" for label, weight in weights.items() if weight == 0)
+    if (patience := config.train.patience) is not None and patience >= config.train.last_epoch - 1:
+        yield f"train.patience={patience} is never lost in {config.train.last_epoch} epochs"
+    if config.optim.decay_norms and not config.optim.weight_decay:
+        yield "optim.decay_norms has no effect: optim.weight_decay is 0"
+    if plan is not None and steps is not None:
+        yield from _too_long(config, plan.total_steps, steps)
+
+
+def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
+    """What needs more steps than the run has.
+
+    total_steps: those that schedules span. steps: those that the run takes.
+    """
+    warmup = config.optim.schedule.kwargs().get("warmup", 0)
+    if 0 < warmup * total_steps < 1:
+        yield f"optim.schedule.warmup={warmup:g} is less than a step of {total_steps}"
+    lookahead = config.optim.lookahead
+    if lookahead is not None and lookahead.steps >= steps:
+        yield f"optim.lookahead.steps={lookahead.steps} is never reached in {steps} steps"
+    average = config.train.average
+    options = average.kwargs() if average else {}
+    if options.get("warmup") and options.get("decay", 0) > 1 - 1 / steps:
+        decay = options["decay"]
+        yield f"train.average.decay={decay:g} looks back over more than all {steps} steps"
+    if average is not None and average.name == "swa":
+        epochs, last = config.train.epochs, config.train.last_epoch
+        counted = sum(epoch / epochs >= options["start"] for epoch in range(1, last + 1))
+        if counted < 2:
+            found = (
+                "one epoch only: the last one"
+                if counted
+                else f"nothing: train.stop={last} is before its start"
+            )
+            yield f"train.average=swa averages {found}"
+
+
+def without_effect_on(config: Config, model: Classifier) -> list[str]:
+    """A line for each setting that changes nothing as the rest stands."""
+    data, name = config.data, config.data.dataset.name
+    norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
+    scale = data.multi_scale
+    head, losses = config.model.head, config.objective.values()
+    reads_logits = any(loss.weight and loss.part.traits.get("reads_logits", True) for loss in losses)
+    found = {
+        "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
+        "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per != "batch",
+        "data.freeze_views": data.freeze_views and not (data.augment or data.mix),
+        "data.views": data.views is not None and num_views(config) != data.views,
+        "data.skip_broken": data.skip_broken and name != "folder",
+        "data.root": data.root is not None and name == "synthetic",
+        "teacher.run": config.teacher is not None and not config.lessons,
+        # Behind it are the logits alone: an embedding is taken before it.
+        "model.head.dropout": head.name == "linear" and head.kwargs()["dropout"] > 0 and not reads_logits,
+        "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],
+        "optim.layer_decay": config.optim.layer_decay < 1
+        and not any(parameter.requires_grad for parameter in model.backbone.parameters()),
+    }
+    return [f"{key} has no effect here" for key, is_idle in found.items() if is_idle]
+
+
+def low_scale(config: Config, num_classes: int) -> list[str]:
+    """A line where a margin loss multiplies cosines by too little for any class to be sure."""
+    scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
+    reads_it = any(s.weight and s.part.traits.get("reads_scale") for s in config.objective.values())
+    if not reads_it or scale is None or scale >= least:
+        return []
+    takes = f"that takes {math.ceil(10 * least) / 10}"
+    return [f"at model.head.scale={scale:g} no class of {num_classes} can reach probability 0.99: {takes}"]
