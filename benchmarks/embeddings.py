@@ -119,12 +119,12 @@ class Points:
 def points_of(run: Run) -> Points:
     """The embeddings of the validation pictures under the run's chosen model."""
     trained = load_trained(run.folder)
-    splits = load_splits(trained.config.data, trained.config.split_seed)
+    splits = load_splits(trained.saved.data, trained.saved.split_seed)
     assert splits.val is not None
     head = trained.model.head.state_dict()
     with torch.inference_mode():
         images, labels, _ = splits.val.gather(torch.arange(len(splits.val)))
-        output = trained.model.forward(images, trained.config.data.image_size)
+        output = trained.model.forward(images, trained.saved.image_size)
     return Points(
         output.embedding.numpy(),
         labels.numpy(),

@@ -77,8 +77,8 @@ def beyond(runs: Sequence[Run]) -> dict[str, Any]:
     answers, labels = [], torch.empty(0)
     for run in runs:
         trained = load_trained(run.folder, "cpu")
-        size = trained.config.data.image_size
-        model = Augmented(trained.model, parse("flip"), size, trained.config.model.backbone.name)
+        size = trained.saved.image_size
+        model = Augmented(trained.model, parse("flip"), size, trained.saved.model.backbone.name)
         pictures = place_split(
             open_split(run.folder, trained, "test", "ladder study").pictures, torch.device("cpu")
         )

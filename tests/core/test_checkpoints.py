@@ -46,7 +46,13 @@ def test_nothing_in_a_checkpoint_runs(tmp_path):
 
 def test_what_is_not_ours_is_refused(tmp_path):
     torch.save({"model": {}}, tmp_path / "a.pt")
-    with pytest.raises(ConfigError, match="not a checkpoint of this version"):
+    with pytest.raises(ConfigError, match="not a checkpoint of cifarlab"):
         checkpoints.load_checkpoint(tmp_path / "a.pt", ("x",))
     with pytest.raises(ConfigError, match="no such checkpoint"):
         checkpoints.load_checkpoint(tmp_path / "b.pt", ("x",))
+
+
+def test_a_format_of_a_later_version_is_refused_by_its_number(tmp_path):
+    torch.save({"format": 2, "x": 1}, tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match=r"a checkpoint of format 2; this version of cifarlab reads 1$"):
+        checkpoints.load_checkpoint(tmp_path / "a.pt", ("x",))

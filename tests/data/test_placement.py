@@ -61,7 +61,7 @@ def moved(monkeypatch) -> list[int]:
 
 def audited(run: Path) -> None:
     trained = load_trained(run)
-    audit(trained.config.data, [trained])
+    audit(trained.saved.data, [trained])
 
 
 COMMANDS = {

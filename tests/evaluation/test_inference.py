@@ -55,7 +55,7 @@ def runs(tmp_path_factory):
 def logits_of(run, split):
     """(N, C) of a run's model, asked for all pictures at once, and their labels."""
     trained = load_trained(run)
-    config = trained.config
+    config = trained.saved
     pictures = (
         load_test(config.data)[0] if split == "test" else load_splits(config.data, config.split_seed).val
     )
@@ -97,7 +97,7 @@ def test_eval_with_views(runs, cifarlab):
     assert status == 0
     assert found["top1"] == own["top1"] and own["tta"] is None
     trained = load_trained(run)
-    images, labels, _ = load_test(trained.config.data)[0].gather(torch.arange(found["pictures"]))
+    images, labels, _ = load_test(trained.saved.data)[0].gather(torch.arange(found["pictures"]))
     with torch.inference_mode():
         both = [trained.model(view).logits for view in (images, images.flip(-1))]
     assert found["tta"]["top1"] == pytest.approx(top1(sum(both), labels), abs=0.003)
@@ -250,7 +250,7 @@ def moved(weights, by):
 
 def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
     own = load_trained(runs / "a" / "0")
-    train = load_splits(own.config.data, 0).train
+    train = load_splits(own.saved.data, 0).train
     # Statistics of clean pictures, so that those of the soup's are not what changes the score.
     average_weights(
         own.model, [own.model.state_dict(), moved(own.model.state_dict(), 1e-6)], train, 32, own.precision
@@ -279,7 +279,7 @@ def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
 def test_the_mean_of_weights_sees_the_training_pictures(runs):
     one, other = load_trained(runs / "a" / "1"), load_trained(runs / "a" / "2")
     states = [copy.deepcopy(trained.model.state_dict()) for trained in (one, other)]
-    train = load_splits(one.config.data, 0).train
+    train = load_splits(one.saved.data, 0).train
     average_weights(one.model, states, train, 50, one.precision)
     images = train.gather(torch.arange(len(train)))[0]
     conv, norm = map(one.model.get_submodule, ("backbone.0", "backbone.1"))

@@ -34,7 +34,7 @@ class Head(nn.Module):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return unloaded(tiny_config(), [*"abcdefg"]).eval()
+    return unloaded(tiny_config().model, 32, [*"abcdefg"]).eval()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from PIL import Image
 
 import cifarlab as package
 from cifarlab import BACKBONES
+from cifarlab.config.imports import _forget, module_of
 from cifarlab.config.recipes import read_recipe
 from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.published import place_run
@@ -162,6 +163,64 @@ def test_the_report_runs_no_recipe_that_a_run_names(trained, tmp_path, code, cif
     assert f"from {code}, which are not run unasked" in page.read_text() and not was_run(code)
     assert cifarlab(*words, "--imports", code)[0] == 0
     assert "Differs from its recipe in:" in page.read_text() and was_run(code)
+
+
+LOSS = """
+from cifarlab import LOSSES
+
+@LOSSES.register()
+def own_loss(batch, output):
+    return output.logits.square().mean()
+"""
+
+
+@pytest.fixture
+def gone(tmp_path, monkeypatch):
+    """A run whose loss, average and mixer are registered no more, as if its file had been lost."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own_loss.py"
+    path.write_text(LOSS)
+    words = (f"imports=[{path}]", "objective={cross_entropy: {}, own_loss: {}}", "train.epochs=1")
+    run, _ = train_tiny(tmp_path / "runs" / "a" / "0", *words)
+    path.unlink()
+    _forget(module_of(str(path)))
+    plain = run.plain_config()
+    plain["data"]["mix"] = {"own_mixer": {}}
+    plain["train"]["average"] = {"name": "own_average"}
+    run.config_path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    torch.save({**torch.load(run.best_path, weights_only=True), "config": plain}, run.best_path)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("a.png")
+    return run.folder
+
+
+def test_a_model_needs_nothing_of_the_experiment_but_its_own_section(gone, cifarlab):
+    images = torch.zeros(2, 3, 32, 32)
+    model = package.load(gone)
+    assert model(images).logits.shape == (2, 100)
+    kept = torch.load(gone / "best.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    for words in (["predict", gone, "a.png"], ["eval", gone], ["eval", gone, "--split", "test"],
+                  ["analyze", gone, "--no-near"], ["plot", gone]):  # fmt: skip
+        status, _, err = cifarlab(*words)
+        assert status == 0, err
+    student = tiny_config("objective={distill: {}}", f"teacher.run={gone}")
+    assert prepare(student).teacher is not None
+
+
+def test_what_needs_the_whole_experiment_says_what_is_gone(gone, cifarlab):
+    status, _, err = cifarlab("refit", gone)
+    assert status == 2 and len(err.splitlines()) == 1 and "own_" in err, err
+
+
+@pytest.mark.parametrize("section", ["model", "data", "train"])
+@pytest.mark.parametrize("value", [None, 3, {}, {"backbone": 3, "image_size": "a"}])
+def test_a_damaged_section_is_a_mistake_in_a_line(trained, tmp_path, section, value):
+    run = Run(shutil.copytree(trained / "a" / "0", tmp_path / "0"))
+    state = torch.load(run.best_path, weights_only=True)
+    torch.save({**state, "config": {**state["config"], section: value}}, run.best_path)
+    with pytest.raises(ConfigError, match=rf"best\.pt: {section}") as caught:
+        package.load(run.folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("words", [["plot", "runs/a/0", "--no-gallery"], ["audit", "synthetic"], ["report"]])

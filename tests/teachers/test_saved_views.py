@@ -45,7 +45,7 @@ def test_a_finished_run_loads_and_a_started_one_resumes(
     for run in (whole, parts):
         save_as_before(run)
         assert yaml.safe_load(run.config_path.read_text())["teacher"]["views"] == config.data.views
-    assert load_trained(whole.folder).config.data.views == config.data.views
+    assert load_trained(whole.folder).saved.data.views == config.data.views
     assert evaluate_run(whole.folder, "val")["top1"] == score
     assert read_run(whole.folder, "whole").config["data"].get("views") == config.data.views
     assert train(config, whole) == whole.summary()  # Finished: not trained again, nor refused.

@@ -26,8 +26,8 @@ def others(tmp_path_factory):
         ("last.pt", "cut off", "not a checkpoint that can be read"),
         ("best.pt", "cut off", "not a checkpoint that can be read"),
         ("best.pt", "gone", "no such checkpoint"),
-        ("last.pt", "best.pt", "not a checkpoint of this version"),
-        ("best.pt", "last.pt", "not a checkpoint of this version"),
+        ("last.pt", "best.pt", "not a checkpoint of cifarlab"),
+        ("best.pt", "last.pt", "not a checkpoint of cifarlab"),
         ("last.pt", "smaller", "does not fit its configuration"),
     ],
 )

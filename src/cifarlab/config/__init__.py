@@ -1,7 +1,6 @@
 """Configurations: a run's typed sections, checked one by one and together."""
 
 from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build_config, keys_at, without_places
-from cifarlab.config.saved import translate_saved
 from cifarlab.config.sections import DataConfig, ModelConfig, OptimConfig, TeacherConfig
 
 __all__ = [
@@ -14,6 +13,5 @@ __all__ = [
     "TeacherConfig",
     "build_config",
     "keys_at",
-    "translate_saved",
     "without_places",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from cifarlab.config import ROOT, Config, build_config, keys_at
 from cifarlab.config.imports import (
     absolute_entry,
     import_builtin_parts,
-    import_named,
     import_parts,
-    module_of,
     read_entries,
 )
 from cifarlab.config.merge import merge_sections, order, parse_override
@@ -26,8 +23,6 @@ FOLDER = Path(__file__).resolve().parents[1] / "recipes"  # As the files in it a
 # Keys of a recipe file that are not part of the run's configuration.
 BESIDE = ("base", "about")
 NOT_MEASURED_YET = "not measured yet"
-# What to do where a run has parts of its own, and nobody said from where.
-NAME_THEM = "name each with --imports (in Python: imports=[...])"
 
 
 @dataclass(frozen=True)
@@ -175,29 +170,3 @@ def checked(plain: Mapping[str, Any]) -> Config:
     import_builtin_parts()
     import_parts(read_entries(plain.get("imports")))
     return build_config(order(plain))
-
-
-def saved_config(
-    plain: Mapping[str, Any], where: Path, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
-) -> Config:
-    """Check a configuration that lies with a run; import nothing that it names.
-
-    imports: Python files or modules that the caller names, which register the run's own parts: `imports` of
-    the result. What the configuration names, which may be of anybody's making, stands there only if this
-    process has imported it before. where, fix: for the message. Raises ConfigError where a part is not
-    registered.
-    """
-    given, own = import_named(imports), plain.get("imports")
-    own = [str(entry) for entry in own] if isinstance(own, list | tuple) else []
-    known = [entry for entry in own if module_of(entry) in sys.modules]
-    unasked = [entry for entry in own if entry not in (*given, *known)]
-    try:
-        return build_config(order({**plain, "imports": list(dict.fromkeys([*given, *known]))}))
-    except ConfigError as error:
-        if not unasked:
-            raise ConfigError(f"{where}: {error}") from None
-        files = ", ".join(unasked)
-        raise ConfigError(
-            f"{where} has parts of its own, from {files}, which are not run unasked; if you trust them, {fix}"
-            f" ({error})"
-        ) from None

@@ -1,10 +1,168 @@
-"""Configurations that earlier versions saved, in the words of this one."""
+"""Configurations that lie with a run: read section by section, without running what they name."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, PositiveInt, ValidationError
+
+from cifarlab.config.config import Config, build_config, keys_at
+from cifarlab.config.imports import import_named, module_of
+from cifarlab.config.merge import order
+from cifarlab.config.sections import DataConfig, ModelConfig, Section
+from cifarlab.core.errors import ConfigError, explain
+
+# What to do where a run has parts of its own, and nobody said from where.
+NAME_THEM = "name each with --imports (in Python: imports=[...])"
+
+
+class _Model(Section):
+    model: ModelConfig
+
+
+class _Data(Section):
+    data: DataConfig
+
+
+class _DataFacts(BaseModel):
+    image_size: PositiveInt
+    split_seed: int | None = None
+
+
+class _TrainFacts(BaseModel):
+    seed: int
+    precision: str
+    select: str
+
+
+class _Facts(BaseModel):
+    """Plain values of a saved configuration that need no part to be registered."""
+
+    data: _DataFacts
+    train: _TrainFacts
+
+
+_Section = TypeVar("_Section", bound=BaseModel)
+
+
+class SavedConfig:
+    """The configuration that a checkpoint or a run's folder holds.
+
+    Reading it validates the model's section alone: a model loads where the experiment's losses, optimizer or
+    augmentations are registered no more. The data section is validated when it is first asked for, without
+    augmentation and mixing. Nothing that the configuration names is imported.
+
+    Args:
+        plain: The configuration as it was saved.
+        where: The file or folder that holds it, for messages.
+        imports: Python files or modules that register the run's own parts, as the caller names them.
+        fix: What a message tells the user to do if a part is missing.
+
+    Raises:
+        ConfigError: If the section of the model is malformed, or names a part that is not registered.
+    """
+
+    def __init__(
+        self,
+        plain: Mapping[str, Any],
+        where: Path,
+        imports: Sequence[Path | str] = (),
+        fix: str = NAME_THEM,
+    ):
+        self.plain, self.where, self._fix = translate_saved(plain), where, fix
+        self._named = import_named(imports)
+        self.model = self._section(_Model, {"model": self.plain.get("model")}).model
+        facts = self._section(_Facts, self.plain)
+        self.image_size, self.precision = facts.data.image_size, facts.train.precision
+        self.seed, self.select = facts.train.seed, facts.train.select
+        self.split_seed = self.seed if facts.data.split_seed is None else facts.data.split_seed
+
+    @property
+    def imports(self) -> list[str]:
+        """What registered its own parts: files and modules that the caller named or this process knows."""
+        return _known(self.plain, self._named)
+
+    @cached_property
+    def data(self) -> DataConfig:
+        """Its pictures, without augmentation and mixing. Raises ConfigError if they are not registered."""
+        data = self.plain.get("data")
+        plain = {**data, "augment": {}, "mix": {}} if isinstance(data, dict) else data
+        return self._section(_Data, {"data": plain}).data
+
+    @cached_property
+    def whole(self) -> Config:
+        """The experiment, every part of it checked. Raises ConfigError if a part is not registered."""
+        return checked_unimported(self.plain, self.where, self._named, self._fix)
+
+    def at(self, root: str | None) -> SavedConfig:
+        """Return the same with its data set at `root`; None leaves it where the run found it."""
+        if root is None:
+            return self
+        moved = copy.copy(self)
+        moved.plain = copy.deepcopy(self.plain)
+        moved.plain["data"]["root"] = str(Path(root).expanduser().absolute())
+        for kept in ("data", "whole"):
+            moved.__dict__.pop(kept, None)
+        return moved
+
+    def _section(self, kind: type[_Section], plain: Mapping[str, Any]) -> _Section:
+        try:
+            return kind.model_validate(plain)
+        except ValidationError as error:
+            found = explain(error, keys_at)
+            raise _explained(found, self.plain, self.where, self._named, self._fix) from None
+
+
+def checked_unimported(
+    plain: Mapping[str, Any], where: Path, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
+) -> Config:
+    """Check a whole configuration without importing what it names.
+
+    Args:
+        plain: The configuration, as a run saved it or as a recipe gives it.
+        where: The file or folder that holds it, for messages.
+        imports: Python files or modules that register its own parts, as the caller names them. They are the
+            `imports` of the result, with those that the configuration names and this process knows.
+        fix: What a message tells the user to do if a part is missing.
+
+    Raises:
+        ConfigError: If a part is not registered, or a value is wrong.
+    """
+    named = import_named(imports)
+    try:
+        return build_config(order({**plain, "imports": _known(plain, named)}))
+    except ConfigError as error:
+        raise _explained(error, plain, where, named, fix) from None
+
+
+def _own_imports(plain: Mapping[str, Any]) -> list[str]:
+    own = plain.get("imports")
+    return [str(entry) for entry in own] if isinstance(own, list | tuple) else []
+
+
+def _known(plain: Mapping[str, Any], named: Sequence[str]) -> list[str]:
+    """`named`, and what the configuration names and this process has imported before."""
+    own = _own_imports(plain)
+    return list(dict.fromkeys([*named, *(entry for entry in own if module_of(entry) in sys.modules)]))
+
+
+def _explained(
+    error: ConfigError, plain: Mapping[str, Any], where: Path, named: Sequence[str], fix: str
+) -> ConfigError:
+    """The error with the place of the configuration, and with what would register its parts."""
+    known = _known(plain, named)
+    if unasked := [entry for entry in _own_imports(plain) if entry not in known]:
+        files = ", ".join(unasked)
+        return ConfigError(
+            f"{where} has parts of its own, from {files}, which are not run unasked; if you trust them, {fix}"
+            f" ({error})"
+        )
+    return ConfigError(f"{where}: {error}")
 
 
 def translate_saved(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,11 @@ def load_checkpoint(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     except Exception as error:  # A damaged file raises whatever its reader ran into.
         reason = _why_unreadable(path, error)
         raise ConfigError(f"{path}: not a checkpoint that can be read ({reason})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(keys) <= state.keys():
-        raise ConfigError(f"{path}: not a checkpoint of this version of cifarlab")
+    known = isinstance(state, dict) and state.get("format")
+    if isinstance(known, int) and not isinstance(known, bool) and known != FORMAT:
+        raise ConfigError(f"{path}: a checkpoint of format {known}; this version of cifarlab reads {FORMAT}")
+    if not isinstance(state, dict) or known != FORMAT or not set(keys) <= state.keys():
+        raise ConfigError(f"{path}: not a checkpoint of cifarlab")
     return state
 
 

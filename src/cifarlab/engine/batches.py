@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -58,15 +59,15 @@ _SOURCES = (
 )
 
 
-def code_digest(*configs: Config) -> str:
-    """Return 32 hex digits of the source that makes views and models, the imports of `configs` included."""
+def code_digest(*imports: Sequence[str]) -> str:
+    """Return 32 hex digits of the source that makes views and models, with files and modules of `imports`."""
     files: list[Path] = []
     for name in _SOURCES:
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.origin is not None, name
         origin = Path(spec.origin)
         files += sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-    for entry in dict.fromkeys(entry for config in configs for entry in config.imports):
+    for entry in dict.fromkeys(entry for entries in imports for entry in entries):
         module = sys.modules.get(entry)
         files.append(Path(entry if entry.endswith(".py") else getattr(module, "__file__", None) or entry))
     state = hashlib.blake2b(digest_size=16)

@@ -184,7 +184,7 @@ def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec |
 def _cost(member: Member, tta: Spec | None) -> dict[str, int]:
     """Forward passes and multiply-adds a picture, of the model as written."""
     trained, size = member.trained, member.image_size
-    written = unloaded(trained.config, trained.model.classes)
+    written = unloaded(trained.saved.model, trained.saved.image_size, trained.model.classes)
     if tta is None:
         return {"forward_passes": 1, "macs": count_macs(written, size)}
     augmented = _augmented(member, written, tta)
@@ -192,4 +192,4 @@ def _cost(member: Member, tta: Spec | None) -> dict[str, int]:
 
 
 def _augmented(member: Member, model: Classifier, tta: Spec) -> Augmented:
-    return Augmented(model, tta, member.image_size, member.trained.config.model.backbone.name)
+    return Augmented(model, tta, member.image_size, member.trained.saved.model.backbone.name)

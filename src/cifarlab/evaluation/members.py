@@ -27,16 +27,16 @@ def load_members(
     members = []
     for run in runs:
         trained = load_trained(run, device, imports).at(root)
-        digest, size = file_digest(best_of(run)), trained.config.data.image_size
+        digest, size = file_digest(best_of(run)), trained.saved.image_size
         members.append(Member(trained, str(run), digest, size, trained.precision))
     first = members[0]
     splits = read_splits(first.path, first.trained)
     for member in members[1:]:
-        if not has_same_pictures(member, first.trained.config, splits):
+        if not has_same_pictures(member, first.trained.saved, splits):
             raise ConfigError(
                 f"{member.path} was trained on another data set than {first.path} (another fingerprint)"
             )
-        if knows_validation(member, first.trained.config, splits):
+        if knows_validation(member, first.trained.saved, splits):
             raise ConfigError(
                 f"{member.path} was trained on pictures that validate {first.path} (data.split_seed, "
                 "data.val, data.classes or the size at which pictures are kept differ), so nothing could be "
@@ -47,5 +47,5 @@ def load_members(
 
 def optimism_warnings(members: Sequence[Member]) -> list[str]:
     """A line for each member whose epoch was chosen on the test pictures."""
-    chosen_on_test = [member for member in members if member.trained.config.train.select == "test"]
+    chosen_on_test = [member for member in members if member.trained.saved.select == "test"]
     return [f"{member.path} was {OPTIMISTIC}" for member in chosen_on_test]

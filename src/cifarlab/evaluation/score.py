@@ -49,11 +49,11 @@ def evaluate_run(
     warning.
     """
     trained = load_trained(run, device, imports).at(root)
-    own_size, config = trained.config.data.image_size, trained.config
+    own_size, saved = trained.saved.image_size, trained.saved
     size = asked_image_size(trained, image_size)
     models: dict[str, nn.Module] = {"plain": trained.model}
     if tta is not None:
-        models["tta"] = Augmented(trained.model, tta, size, config.model.backbone.name, mean)
+        models["tta"] = Augmented(trained.model, tta, size, saved.model.backbone.name, mean)
     here = next(trained.model.parameters()).device
     opened = open_split(run, trained, split, reader, alone=True)
     pictures, val = (
@@ -79,7 +79,7 @@ def evaluate_run(
     if split == "test":
         kept_out = _write_test_score(best_of(run), found["plain"]["top1"], trained.epoch, other_size)
     written = split == "test" and kept_out is None
-    remark = f"; {OPTIMISTIC}" if split == config.train.select == "test" else ""
+    remark = f"; {OPTIMISTIC}" if split == saved.select == "test" else ""
     if other_size is not None:
         remark = f" at {size} px, the run's own size is {own_size}{remark}"
         remark += "; in the summary under by_image_size, apart from test_top1" if written else ""
@@ -100,10 +100,10 @@ def evaluate_run(
 
 def asked_image_size(trained: Trained, image_size: int | None) -> int:
     """`image_size`, or the run's own. Raises ConfigError for a size that the model cannot take."""
-    config = trained.config
-    if image_size is None or image_size == config.data.image_size:
-        return config.data.image_size
-    check_sizes(trained.model, config.model.backbone.name, (image_size,), ("image_size",))
+    saved = trained.saved
+    if image_size is None or image_size == saved.image_size:
+        return saved.image_size
+    check_sizes(trained.model, saved.model.backbone.name, (image_size,), ("image_size",))
     return image_size
 
 

@@ -37,7 +37,7 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
     """
     if split == "test":
         learned, warnings = _at_hand(run, trained) if alone else (read_splits(run, trained), ())
-        pictures, source = load_test(trained.config.data)
+        pictures, source = load_test(trained.saved.data)
         fingerprint = source.fingerprint()
         _refuse_other_data(run, trained, {"test": fingerprint}, source.classes)
         digest = files.file_digest(trained.file)
@@ -52,7 +52,7 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
 
 def read_splits(run: Path | str, trained: Trained) -> Splits:
     """What a run was trained and validated on. Raises ConfigError where it is there no more."""
-    splits = load_splits(trained.config.data, trained.config.split_seed)
+    splits = load_splits(trained.saved.data, trained.saved.split_seed)
     _refuse_other_splits(run, trained, splits)
     return splits
 
@@ -60,7 +60,7 @@ def read_splits(run: Path | str, trained: Trained) -> Splits:
 def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:
     """As `read_splits`; None, and a warning, where there is nothing that can be read."""
     try:
-        splits = load_splits(trained.config.data, trained.config.split_seed)
+        splits = load_splits(trained.saved.data, trained.saved.split_seed)
     except ConfigError as error:
         # What is there and cannot be split as it was has changed.
         if (train := _train_alone(trained)) is not None:
@@ -72,7 +72,7 @@ def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[st
 
 def _train_alone(trained: Trained) -> Pictures | None:
     with contextlib.suppress(ConfigError):
-        return read_data(trained.config.data, "train")
+        return read_data(trained.saved.data, "train")
     return None
 
 
@@ -86,7 +86,7 @@ def _refuse_other_splits(run: Path | str, trained: Trained, splits: Splits) -> N
 def _refuse_other_data(
     run: Path | str, trained: Trained, fingerprint: dict[str, str], classes: Sequence[str]
 ) -> None:
-    data, fix = trained.config.data, "; name the data that it was trained on with --root"
+    data, fix = trained.saved.data, "; name the data that it was trained on with --root"
     here = f"the data set {data.root or data.dataset.name}"
     refuse_other_classes(run, trained.model.classes, classes[: data.classes], here, fix)
     # Few runs have read test.

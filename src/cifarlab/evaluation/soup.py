@@ -76,7 +76,7 @@ def _refuse_other_architectures(members: Sequence[Member]) -> None:
     first = members[0]
     for other in members[1:]:
         reason = _difference(first.trained.model, other.trained.model)
-        ours, theirs = first.trained.config.model, other.trained.config.model
+        ours, theirs = first.trained.saved.model, other.trained.saved.model
         if ours.backbone.name != theirs.backbone.name:
             reason = f"{ours.backbone.name} there, {theirs.backbone.name} here"
         elif ours.head.dump() != theirs.head.dump():
@@ -121,7 +121,7 @@ def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
     # Of equals the one that was named first.
     ranked = sorted(zip(members, alone, strict=True), key=lambda pair: -pair[1]["top1"])
     (first, best), others = ranked[0], ranked[1:]
-    config = first.trained.config
+    config = first.trained.saved
     model = copy.deepcopy(first.trained.model)
     freeze(model, config.model.freeze, config.model.batch_norm_eval)
     kept = [first.trained.model.state_dict()]
@@ -194,7 +194,7 @@ def _keep(
     """Write the soup's folder; the summary, last, says that it is whole."""
     model, first = result.model, result.first
     trained = first.trained
-    config, device, size = trained.config, first.precision.device, first.image_size
+    config, device, size = trained.saved.whole, first.precision.device, first.image_size
     train_top1 = evaluate(model, splits.train, first.precision, size)["top1"]
     row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in result.scores.items()}}
     warnings = optimism_warnings(members)
@@ -216,7 +216,7 @@ def _keep(
         "seconds": own + sum(entry["seconds"] or 0 for entry in result.record),
         "images_per_second": len(splits.train) / own,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "macs": count_macs(unloaded(config, model.classes), size),
+        "macs": count_macs(unloaded(config.model, size, model.classes), size),
         "peak_memory_bytes": peak_memory(device),
         "data_fingerprint": splits.fingerprint["train"],
         "warnings": warnings,

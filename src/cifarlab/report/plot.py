@@ -176,7 +176,7 @@ def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
     few = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
     precision = pick_precision("float32", torch.device("cpu"))
     logits = torch.cat(
-        [logits for logits, _ in logits_of(trained.model, few, precision, trained.config.data.image_size)]
+        [logits for logits, _ in logits_of(trained.model, few, precision, trained.saved.image_size)]
     )
     probabilities, guesses = logits.softmax(-1).max(-1)
     images, labels, _ = few.gather(torch.arange(count))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cifarlab.config import NOT_IDENTITY
 from cifarlab.config.merge import differences, shown
-from cifarlab.config.recipes import read_recipe, saved_config
+from cifarlab.config.recipes import read_recipe
+from cifarlab.config.saved import checked_unimported
 from cifarlab.core.errors import ConfigError
 from cifarlab.report.collect import Finished
 from cifarlab.runs.folder import recorded_recipes
@@ -38,7 +39,7 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
         recipe = read_recipe(name)
         below = read_recipe(recipe.base, recipe.path.parent) if recipe.base else recipe
         # The record may be of anybody's making, and with it the choice of the recipe.
-        plain = saved_config(below.plain, below.path).dump()
+        plain = checked_unimported(below.plain, below.path).dump()
     except ConfigError as error:  # One of the user's own, e.g., that has moved.
         return f"Not compared with its recipe ({error}): {ALL}", []
     found = differences(plain, run.config)

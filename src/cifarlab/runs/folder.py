@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from cifarlab.config import Config, build_config, translate_saved, without_places
+from cifarlab.config import Config, build_config, without_places
 from cifarlab.config.merge import differences, listed, order
+from cifarlab.config.saved import translate_saved
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import clear_leftovers, read_json, write_atomically, write_json
 from cifarlab.core.reading import parse_yaml

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from cifarlab.config import Config, translate_saved
-from cifarlab.config.recipes import NAME_THEM, Recipe, saved_config
+from cifarlab.config import ModelConfig
+from cifarlab.config.recipes import Recipe
+from cifarlab.config.saved import NAME_THEM, SavedConfig, checked_unimported
 from cifarlab.core import checkpoints
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.core.errors import ConfigError
@@ -22,14 +23,14 @@ BEST = ("model", "config", "classes", "store_size", "fingerprint", "row")
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's chosen model and its configuration.
+    """A run's chosen model and what its checkpoint says of the experiment.
 
     precision: the arithmetic that it was trained in, where the device has it. store_size: pixels a side of
     the pictures it was given. fingerprint: of its data, by part. epoch: the chosen one. file: the checkpoint.
     """
 
     model: Classifier
-    config: Config
+    saved: SavedConfig
     precision: Precision
     store_size: int
     fingerprint: dict[str, str]
@@ -38,10 +39,7 @@ class Trained:
 
     def at(self, root: str | None) -> Trained:
         """The same, with its data set at `root`; None: where the run found it."""
-        if root is None:
-            return self
-        data = self.config.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
-        return replace(self, config=self.config.model_copy(update={"data": data}))
+        return replace(self, saved=self.saved.at(root))
 
 
 def load(run: Path | str, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
@@ -60,29 +58,29 @@ def load_trained(
 ) -> Trained:
     """The chosen model of a run (its folder, or its best.pt), and what it was trained on.
 
-    imports, fix: as of `saved_config`. Raises ConfigError as `load` does, and for a file that is cut off or
+    imports, fix: as of `SavedConfig`. Raises ConfigError as `load` does, and for a file that is cut off or
     something else.
     """
     place_on = pick_device(device)
     file = best_of(path)
     state = checkpoints.load_checkpoint(file, BEST)
-    config = saved_config(translate_saved(state["config"]), file, imports, fix)
-    model = unloaded(config, state["classes"])
+    saved = SavedConfig(state["config"], file, imports, fix)
+    model = unloaded(saved.model, saved.image_size, state["classes"])
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
-    precision = _own_precision(config, place_on)
+    precision = _own_precision(saved.precision, place_on)
     epoch = state["row"]["epoch"]
-    return Trained(model, config, precision, state["store_size"], state["fingerprint"], epoch, file)
+    return Trained(model, saved, precision, state["store_size"], state["fingerprint"], epoch, file)
 
 
 def saved_recipe(run: Run, imports: Sequence[Path | str] = ()) -> Recipe:
-    """Return a run's configuration as a recipe. imports: as of `saved_config`."""
+    """Return a run's configuration as a recipe. imports: as of `checked_unimported`."""
     plain, summary = run.plain_config(), run.summary() or {}
-    known = saved_config(plain, run.folder, imports).imports
+    known = checked_unimported(plain, run.folder, imports).imports
     name = str(summary.get("recipe", run.name))
     return Recipe(name, run.config_path, None, {}, {**plain, "imports": [*known]}, run.recipe_files)
 
@@ -98,16 +96,14 @@ def refuse_other_classes(
             raise ConfigError(f"{path} calls class {label} {there!r}, {here} {ours!r}: other classes{fix}")
 
 
-def unloaded(config: Config, classes: Sequence[str]) -> Classifier:
-    """The classifier of a configuration on the CPU, as written, with random weights and no statistics."""
+def unloaded(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
+    """Build a classifier on the CPU, as written, with random weights and no statistics."""
     statistics = ((0.0,) * 3, (1.0,) * 3)  # A checkpoint holds its own.
-    size = config.data.image_size
-    return build_classifier(config.model, size, len(classes), statistics, classes=classes, initial=False)
+    return build_classifier(config, image_size, len(classes), statistics, classes=classes, initial=False)
 
 
-def _own_precision(config: Config, device: torch.device) -> Precision:
+def _own_precision(own: str, device: torch.device) -> Precision:
     """The arithmetic in which a run was trained; float16 needs a GPU, so elsewhere `auto`'s is used."""
-    own = config.train.precision
     return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
 
 

@@ -161,7 +161,7 @@ def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views
         policy.pop("shuffle")  # It says who is mixed with whom, and nothing else of a view.
     return {
         "version": ANSWERS_VERSION,
-        "code": code_digest(config, *(member.trained.config for member in teacher.members)),
+        "code": code_digest(config.imports, *(member.trained.saved.imports for member in teacher.members)),
         "teachers": [member.sha256 for member in teacher.members],
         "image_sizes": [member.image_size for member in teacher.members],
         "precisions": [f"{member.precision} on {member.precision.device.type}" for member in teacher.members],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.config import Config
+from cifarlab.config.saved import SavedConfig
 from cifarlab.core.random import hash_ints, label_key
 from cifarlab.data.placement import place_split
 from cifarlab.data.splits import Split, Splits, load_splits
@@ -67,7 +68,7 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
     strangers = [member for member in teacher.members if knows_validation(member, config, splits)]
     if not strangers and splits.val is not None:
         return splits.val, "val"
-    if len(teacher.members) == len(strangers) == 1 and (its := strangers[0].trained.config).data.val:
+    if len(teacher.members) == len(strangers) == 1 and (its := strangers[0].trained.saved).data.val:
         data = its.data.model_copy(update={"root": config.data.root, "limit": None})
         val = load_splits(data, its.split_seed).val
         assert val is not None, "a share of the pictures was asked for"
@@ -75,7 +76,7 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
     return splits.train, "train"
 
 
-def has_same_pictures(member: Member, config: Config, splits: Splits) -> bool:
+def has_same_pictures(member: Member, config: Config | SavedConfig, splits: Splits) -> bool:
     """Whether a teacher was trained on this run's data set."""
     trained = member.trained
     if trained.fingerprint["train"] == splits.fingerprint["train"]:
@@ -83,15 +84,15 @@ def has_same_pictures(member: Member, config: Config, splits: Splits) -> bool:
     if trained.store_size == splits.train.images.shape[-1]:
         return False
     # An image folder's pictures have other fingerprints where they are kept at another size.
-    ours, theirs = config.data, trained.config.data
+    ours, theirs = config.data, trained.saved.data
     return (ours.dataset.name, ours.root) == (theirs.dataset.name, theirs.root)
 
 
-def knows_validation(member: Member, config: Config, splits: Splits) -> bool:
+def knows_validation(member: Member, config: Config | SavedConfig, splits: Splits) -> bool:
     """Whether a teacher was trained on pictures that validate this run: the same ones, split another way."""
     if splits.val is None or "val" in splits.fingerprint or not has_same_pictures(member, config, splits):
         return False
-    its = member.trained.config
+    its = member.trained.saved
     return (
         # A split goes by the pictures' content.
         member.trained.fingerprint["train"] != splits.fingerprint["train"]

@@ -95,7 +95,7 @@ def _load(
         raise ConfigError(str(error), TEACHER_RUN) from None
     size = lesson.image_size or trained.model.image_size
     if lesson.image_size:
-        check_sizes(trained.model, trained.config.model.backbone.name, [size], ("teacher", "image_size"))
+        check_sizes(trained.model, trained.saved.model.backbone.name, [size], ("teacher", "image_size"))
     precision = _precision(lesson.precision, trained, device)
     return Member(trained, str(path), file_digest(path), size, precision)
 

@@ -29,7 +29,7 @@ class Member:
     precision: Precision
 
     def __str__(self) -> str:
-        name = self.trained.config.model.backbone.name
+        name = self.trained.saved.model.backbone.name
         return f"{self.path} ({name} at {self.image_size} px, {self.precision}, sha256 {self.sha256[:12]})"
 
 

@@ -139,7 +139,7 @@ def build_teacher(
         *(
             f"the teacher {member.path} was {OPTIMISTIC}, and so is what it teaches"
             for member in teacher.members
-            if member.trained.config.train.select == "test"
+            if member.trained.saved.select == "test"
         )
     )
     return teacher

@@ -80,7 +80,7 @@ def test_starting_over_leaves_no_analysis_of_the_old_model(tmp_path):
 
 def test_hard_pictures_are_named_as_the_split_names_them(run):
     found = analyze(run, near=False)
-    split = load_splits(load_trained(run).config.data, 0).val
+    split = load_splits(load_trained(run).saved.data, 0).val
     model = load_trained(run).model
     for row in found.report["confident_errors"][:5]:
         images, labels, ids = split.gather(torch.tensor([row["position"]]))
@@ -97,7 +97,7 @@ def test_the_test_pictures_are_opened_only_when_asked_and_it_is_written_down(run
     assert count_openings(Run(run))["run"] == 1
     assert (run / "analysis_test.png").exists()
     assert len(report["temperatures"]) == 1, "fitted on the validation pictures"
-    assert report["pictures"] == len(load_test(load_trained(run).config.data)[0])
+    assert report["pictures"] == len(load_test(load_trained(run).saved.data)[0])
     status, _, err = cifarlab("analyze", run, "--split", "train")
     assert status == 2 and "val" in err
 

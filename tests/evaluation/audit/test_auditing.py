@@ -62,7 +62,7 @@ def test_runs_tell_suspect_labels_of_what_they_were_not_trained_on(runs, cifarla
     status, out, _ = cifarlab("audit", *runs, "--json", "--out", tmp_path)
     assert status == 0
     report = json.loads(out)
-    held = [set(load_splits(t.config.data, t.config.split_seed).val.ids.tolist())
+    held = [set(load_splits(t.saved.data, t.saved.split_seed).val.ids.tolist())
             for t in map(load_trained, runs)]  # fmt: skip
     assert report["suspects_among"] == len(held[0] | held[1])
     assert {row["picture"][1] for row in report["suspects"]} <= held[0] | held[1]

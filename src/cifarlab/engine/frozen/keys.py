@@ -29,7 +29,7 @@ def split_key(
     name = "test" if split is splits.test else "val" if split is splits.val else "train"
     return {
         "version": KEY_VERSION,
-        "code": code_digest(config),
+        "code": code_digest(config.imports),
         "packages": {package: metadata.version(package) for package in ("torch", "timm")},
         "backbone": config.model.backbone.dump(),
         "weights": weights,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifarlab.core.errors import ConfigError
 from cifarlab.data.placement import left_on_host, place_split
 from cifarlab.data.splits import Split, Splits
 from cifarlab.engine import evaluate
@@ -65,7 +66,7 @@ def analyze(
         "epoch": trained.epoch,
         "split": split,
         "pictures": len(truth),
-        "remark": OPTIMISTIC if split == trained.config.train.select == "test" else "",
+        "remark": OPTIMISTIC if split == trained.saved.select == "test" else "",
         "warnings": [*opened.warnings, *said.left],
         "top1": said.top1,
         "top5": said.top5,
@@ -84,7 +85,11 @@ def analyze(
     if corruptions:
         report["corruptions"] = _corrupted(trained, pictures)
     report |= _worth_a_look(pictures, probabilities, guesses, truth, learned.classes)
-    report["anchor"] = published.place_score(trained.config, report["top1"], split)
+    try:
+        report["anchor"] = published.place_score(trained.saved.whole, report["top1"], split)
+    except ConfigError as error:  # The experiment has a part that is gone; its model was scored.
+        report["anchor"] = None
+        report["warnings"].append(f"not placed among published figures: {error}")
     return Analysis(report, pictures)
 
 
@@ -103,7 +108,7 @@ class SplitAnswers(NamedTuple):
 
 
 def _answers(trained: Trained, split: Split) -> SplitAnswers:
-    here, size = place_split(split, trained.precision.device), trained.config.data.image_size
+    here, size = place_split(split, trained.precision.device), trained.saved.image_size
     logits, labels, _ = evaluate.collect_outputs(trained.model, here, trained.precision, size)
     found, guesses = evaluate.scores(logits, labels), evaluate.ranked(logits)[:, 0]
     on_cpu = logits.cpu(), labels.cpu(), guesses.cpu()

@@ -187,9 +187,7 @@ def embeddings(trained: Trained, split: Split) -> Tensor:
 
 def _outputs(trained: Trained, split: Split):
     device = next(trained.model.parameters()).device
-    return outputs_of(
-        trained.model, place_split(split, device), trained.precision, trained.config.data.image_size
-    )
+    return outputs_of(trained.model, place_split(split, device), trained.precision, trained.saved.image_size)
 
 
 def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
@@ -203,8 +201,7 @@ def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
     total = np.zeros((len(train.labels), len(train.classes)))
     times = np.zeros(len(train.labels), dtype=np.int64)
     for trained in runs:
-        config = trained.config
-        learned = load_splits(config.data, config.split_seed).train.ids.numpy()
+        learned = load_splits(trained.saved.data, trained.saved.split_seed).train.ids.numpy()
         ids = np.setdiff1d(np.arange(len(train.labels)), learned)
         if not len(ids):
             continue
@@ -234,7 +231,7 @@ def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
 
 
 def _refuse_other(trained: Trained, train: Pictures) -> None:
-    if trained.config.data.classes is not None and trained.config.data.classes < len(train.classes):
+    if (known := trained.saved.data.classes) is not None and known < len(train.classes):
         raise ConfigError("a run of some classes only cannot tell of the others; name one of all classes")
     if trained.fingerprint.get("train") != train.fingerprint():
         raise ConfigError("a run was trained on another data set than the first one; audit it by itself")
@@ -256,5 +253,5 @@ def data_and_runs(
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")
         runs = [load_trained(path, device).at(root) for path in what]
-        return runs[0].config.data, runs
+        return runs[0].saved.data, runs
     return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []

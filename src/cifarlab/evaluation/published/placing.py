@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import saved_config
+from cifarlab.config.saved import checked_unimported
 from cifarlab.evaluation.published.causes import augmentation, causes, pretrained
 from cifarlab.evaluation.published.figures import ANCHORS, Anchor
 from cifarlab.runs.folder import Run
@@ -47,8 +47,9 @@ def place_run(run: Run) -> dict[str, Any] | None:
     if summary is None:
         return None
     split = "test" if summary["test_top1"] is not None else "val"
-    score = summary[f"{split}_top1"]
-    return None if score is None else place_score(saved_config(run.plain_config(), run.folder), score, split)
+    if (score := summary[f"{split}_top1"]) is None:
+        return None
+    return place_score(checked_unimported(run.plain_config(), run.folder), score, split)
 
 
 def nearest_anchor(config: Config) -> Anchor | None:
