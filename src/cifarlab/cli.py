@@ -22,6 +22,7 @@ from cifarlab.commands import (  # noqa: F401
     list,
     show,
     parts,
+    options,
     eval,
     predict,
     plot,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from cifarlab.config import ROOT, Config
 from cifarlab.config.merge import differences, merge_sections, order, parse_override
 from cifarlab.config.recipes import checked
-from cifarlab.config.sections import Section
+from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
 

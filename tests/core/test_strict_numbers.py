@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cifarlab.config import Config, build_config
 from cifarlab.config.recipes import read_recipe, resolve
-from cifarlab.config.sections import Section
+from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
 from cifarlab.core.registry import Registry

@@ -3,42 +3,62 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cifarlab.commands.shared import AsJson, app
+from cifarlab.commands.shared import AsJson, app, print_options
 
 
 @app.command()
 def parts(
-    kind: Annotated[
-        str | None, typer.Argument(help="Only one kind, by its key in a recipe: objective, data.augment")
+    name: Annotated[
+        str | None, typer.Argument(help="A part (muon), or a kind by its key in a recipe (data.augment).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every registered part: its options, their defaults, one line of doc."""
+    """List the registered parts, or explain one with its options."""
     from cifarlab.config.describe import describe_part
     from cifarlab.config.imports import import_builtin_parts
     from cifarlab.core.errors import ConfigError, unknown
     from cifarlab.core.registries import REGISTRIES
 
     import_builtin_parts()
-    if kind is not None and kind not in REGISTRIES:
-        raise ConfigError(f"{kind}: {unknown(kind, REGISTRIES)}")
-    listing = {
-        key: [describe_part(part) for part in registry.parts()]
-        for key, registry in REGISTRIES.items()
-        if kind in (None, key)
-    }
+    kinds = {name: REGISTRIES[name]} if name in REGISTRIES else REGISTRIES
+    listing = {key: [describe_part(part) for part in kind.parts()] for key, kind in kinds.items()}
+    if name is not None and name not in REGISTRIES:
+        listing = {key: [part for part in found if part["name"] == name] for key, found in listing.items()}
+        listing = {key: found for key, found in listing.items() if found}
+        if not listing:
+            names = [*REGISTRIES, *(part.name for kind in REGISTRIES.values() for part in kind.parts())]
+            raise ConfigError(f"{name}: {unknown(name, names)}")
     if as_json:
         print(json.dumps(listing, indent=2))
         return
-    for key, members in listing.items():
+    for key, found in listing.items():
         beside = REGISTRIES[key].beside
-        print(key + (f" (each also takes {', '.join(beside)})" if beside else ""))
-        for part in members:
-            print(f"  {part['name']}: {part['doc']}")
-            for option, about in part["options"].items():
-                default = f"default {json.dumps(about['default'])}" if "default" in about else "required"
-                print(f"      {option}: {about['type']}, {default}")
+        also = f" (each also takes {', '.join(beside)})" if beside else ""
+        if name is None or name in REGISTRIES:
+            _print_names(f"{key}{also}", found)
+        else:
+            for part in found:
+                _print_part(f"{part['name']}, of {key}{also}", part)
+    if name is None or name in REGISTRIES:
+        print("`cifarlab parts NAME` explains a part and its options.")
+
+
+def _print_names(heading: str, found: list[dict[str, Any]]) -> None:
+    print(heading)
+    for part in found:
+        options = f" ({', '.join(part['options'])})" if part["options"] else ""
+        print(f"  {part['name']}{options}: {part['doc']}")
+
+
+def _print_part(heading: str, part: dict[str, Any]) -> None:
+    print(heading)
+    print(f"  {part['doc']}")
+    for paragraph in part["about"]:
+        print(f"\n  {paragraph}")
+    if part["options"]:
+        print()
+        print_options(part["options"])

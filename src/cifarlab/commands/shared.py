@@ -123,6 +123,19 @@ def training_progress(as_json: bool) -> Any:
     return TrainingProgress(Console(stderr=True, highlight=False, emoji=False) if as_json else None)
 
 
+def print_options(options: dict[str, dict[str, Any]]) -> None:
+    """Print options with their types, defaults and meanings, wrapped to the terminal."""
+    import json
+    import shutil
+    import textwrap
+
+    width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
+    for name, option in options.items():
+        default = f"default {json.dumps(option['default'])}" if "default" in option else "required"
+        print(f"  {name}: {option['type']}, {default}")
+        print(textwrap.indent(textwrap.fill(option["doc"], width - 6), " " * 6))
+
+
 def print_table(
     head: tuple[str, ...], rows: list[tuple[str, ...]], numbers: tuple[str, ...] = ("published",)
 ) -> None:

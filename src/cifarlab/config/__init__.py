@@ -1,7 +1,10 @@
 """Configurations: a run's typed sections, checked one by one and together."""
 
 from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build_config, keys_at, without_places
-from cifarlab.config.sections import DataConfig, ModelConfig, OptimConfig, TeacherConfig
+from cifarlab.config.sections.data import DataConfig
+from cifarlab.config.sections.model import ModelConfig
+from cifarlab.config.sections.optim import OptimConfig
+from cifarlab.config.sections.train import TeacherConfig
 
 __all__ = [
     "NOT_IDENTITY",

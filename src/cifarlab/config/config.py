@@ -8,16 +8,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from cifarlab.config.sections import (
-    DataConfig,
-    Lookahead,
-    ModelConfig,
-    MultiScale,
-    OptimConfig,
-    Section,
-    TeacherConfig,
-    TrainConfig,
-)
+from cifarlab.config.sections.data import DataConfig, MultiScale
+from cifarlab.config.sections.model import ModelConfig
+from cifarlab.config.sections.optim import Lookahead, OptimConfig
+from cifarlab.config.sections.section import Section
+from cifarlab.config.sections.train import TeacherConfig, TrainConfig
 from cifarlab.core.errors import ConfigError, explain
 from cifarlab.core.registries import LossSpecs
 from cifarlab.core.registry import Spec
@@ -40,11 +35,15 @@ class Config(Section):
 
     data: DataConfig
     model: ModelConfig
-    objective: LossSpecs
+    objective: LossSpecs = Field(
+        description="Losses, {label: options}; the objective is their sum, each times its weight."
+    )
     teacher: TeacherConfig | None = None
     optim: OptimConfig
     train: TrainConfig
-    imports: tuple[str, ...] = Field((), description="Python files or modules that register parts")
+    imports: tuple[str, ...] = Field(
+        (), description="Python files or modules that register parts of your own."
+    )
 
     @field_validator("objective")
     @classmethod

@@ -1,24 +1,95 @@
-"""Registered parts as plain data: names, docs, and the types and defaults of their options."""
+"""Parts and sections as plain data: what they are, and the type, default and meaning of each option."""
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from collections.abc import Iterable
 from typing import Annotated, Any
 
+from docstring_parser import DocstringStyle, parse
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from cifarlab.config.config import Config
 from cifarlab.core.registry import Part, Spec
 
 
 def describe_part(part: Part) -> dict[str, Any]:
-    """Name, doc, and each option's type and default (none where a recipe must give it)."""
-    options: dict[str, dict[str, Any]] = {}
+    """Describe a registered part.
+
+    Returns:
+        `name`; `doc`, the first line of its docstring; `about`, the paragraphs after it; `options`, by name,
+        each with `type`, `doc` and, unless a recipe must give it, `default`.
+    """
+    told = parse(inspect.getdoc(part.call) or "", DocstringStyle.GOOGLE)
+    # A line that ends inside an entry goes on: the docstring is wrapped, its meaning is not.
+    docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in told.params}
+    options = {}
     for key, default in part.options.items():
         field = part.schema.model_fields[key]
-        options[key] = {"type": type_name(field.annotation) + _limits(field.metadata)}
-        if default is not ...:
-            options[key]["default"] = list(default) if isinstance(default, tuple) else default
-    return {"name": part.name, "doc": part.doc, "options": options}
+        meaning = docs.get(key) or field.description or _annotated(field)
+        options[key] = _option(field, default, meaning)
+    about = [" ".join(paragraph.split()) for paragraph in (told.long_description or "").split("\n\n")]
+    return {"name": part.name, "doc": part.doc, "about": [each for each in about if each], "options": options}
+
+
+def describe_sections() -> dict[str, dict[str, Any]]:
+    """Describe the sections of a configuration by their keys: `doc`, and `options` as of `describe_part`.
+
+    A section that lies in another, such as `data.multi_scale`, follows it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    alone: dict[str, FieldInfo] = {}
+    for key, field in Config.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            alone[key] = field
+        else:
+            found |= _described(key, section)
+    return {"": {"doc": "The sections of a recipe.", "options": _fields(alone)}, **found}
+
+
+def _described(path: str, section: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    fields = {key: field for key, field in section.model_fields.items() if not field.exclude}
+    inner = {f"{path}.{key}": each for key, f in fields.items() if (each := _section_of(f.annotation))}
+    doc = (inspect.getdoc(section) or "").partition("\n")[0]
+    found = {path: {"doc": doc, "options": _fields(fields)}}
+    for key, each in inner.items():
+        found |= _described(key, each)
+    return found
+
+
+def _fields(fields: dict[str, FieldInfo]) -> dict[str, dict[str, Any]]:
+    return {key: _option(field, _default(field), field.description or "") for key, field in fields.items()}
+
+
+def _default(field: FieldInfo) -> Any:
+    default = field.get_default(call_default_factory=True)
+    return ... if default is PydanticUndefined else default
+
+
+def _option(field: FieldInfo, default: Any, meaning: str) -> dict[str, Any]:
+    option: dict[str, Any] = {"type": type_name(field.annotation) + _limits(field.metadata), "doc": meaning}
+    if default is not ...:
+        option["default"] = list(default) if isinstance(default, tuple) else default
+    return option
+
+
+def _annotated(field: FieldInfo) -> str:
+    """The description that stands in the type: `Annotated[float, Field(description=...)]`."""
+    inner = (getattr(item, "description", None) for item in field.metadata)
+    return next((text for text in inner if text), "")
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, optional or not."""
+    for each in (annotation, *typing.get_args(annotation)):
+        if inspect.isclass(each) and issubclass(each, BaseModel):
+            return each
+    return None
 
 
 def type_name(annotation: Any) -> str:
@@ -35,6 +106,8 @@ def type_name(annotation: Any) -> str:
     if origin in (tuple, list):
         inner = ", ".join("..." if argument is ... else type_name(argument) for argument in arguments)
         return f"({inner})" if origin is tuple else f"[{inner}, ...]"
+    if (section := _section_of(annotation)) is not None:
+        return f"{{{', '.join(section.model_fields)}}}"
     words = {type(None): "null", str: "text", Spec: "name or {name, options}"}
     return words.get(annotation) or getattr(annotation, "__name__", str(annotation))
 

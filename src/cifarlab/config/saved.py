@@ -14,7 +14,9 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 from cifarlab.config.config import Config, build_config, keys_at
 from cifarlab.config.imports import import_named, module_of
 from cifarlab.config.merge import order
-from cifarlab.config.sections import DataConfig, ModelConfig, Section
+from cifarlab.config.sections.data import DataConfig
+from cifarlab.config.sections.model import ModelConfig
+from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError, explain
 
 # What to do where a run has parts of its own, and nobody said from where.

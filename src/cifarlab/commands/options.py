@@ -1,0 +1,49 @@
+"""`cifarlab options`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from cifarlab.commands.shared import AsJson, app, print_options
+
+
+@app.command()
+def options(
+    section: Annotated[
+        str | None, typer.Argument(help="A section or an option: train, optim.lookahead, train.select.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain the options of a recipe's sections."""
+    from cifarlab.config.describe import describe_sections
+    from cifarlab.core.errors import ConfigError, unknown
+    from cifarlab.core.registries import REGISTRIES
+
+    sections = describe_sections()
+    if section is not None:
+        above, _, key = section.rpartition(".")
+        if section in sections:
+            sections = {section: sections[section]}
+        elif key in sections.get(above, {"options": {}})["options"]:
+            found = sections[above]
+            sections = {above: {**found, "options": {key: found["options"][key]}}}
+        else:
+            keys = [
+                f"{name}.{key}".strip(".") for name, found in sections.items() for key in found["options"]
+            ]
+            raise ConfigError(f"{section}: {unknown(section, [*filter(None, sections), *keys])}")
+    if as_json:
+        print(json.dumps(sections, indent=2))
+        return
+    for name, found in sections.items():
+        print(f"{name or 'A recipe'}: {found['doc']}" if name else found["doc"])
+        print_options(found["options"])
+        for key in found["options"]:
+            path = f"{name}.{key}".strip(".")
+            if path in REGISTRIES:
+                print(f"  For {path}: `cifarlab parts {path}`.")
+        if name in REGISTRIES and len(found["options"]) > 1:
+            print(f"  Beside these stand the options of the part that `name` names: `cifarlab parts {name}`.")

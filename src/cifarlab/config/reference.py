@@ -1,0 +1,101 @@
+"""The reference pages, made from the registries and sections: `python -m cifarlab.config.reference`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cifarlab.config.describe import describe_part, describe_sections
+from cifarlab.config.imports import import_builtin_parts
+from cifarlab.core.files import write_atomically
+from cifarlab.core.registries import REGISTRIES
+
+PAGES = Path("docs/reference")
+_MADE = "<!-- Made by `python -m cifarlab.config.reference`; edit the docstrings and fields instead. -->"
+_HEADINGS = {
+    "data.dataset": "Data sets",
+    "data.augment": "Augmentations",
+    "data.mix": "Mixers",
+    "model.backbone": "Backbones",
+    "model.head": "Heads",
+    "objective": "Losses",
+    "optim": "Optimizers",
+    "optim.schedule": "Schedules",
+    "optim.sharpness": "Sharpness-aware steps",
+    "train.average": "Weight averages",
+}
+
+
+def reference_pages() -> dict[str, str]:
+    """Write the pages of the reference, by the name of their files."""
+    import_builtin_parts()
+    return {"options.md": _options_page(), "parts.md": _parts_page()}
+
+
+def _options_page() -> str:
+    lines = [
+        "# Options of a recipe",
+        _MADE,
+        "A recipe is a YAML file of sections. Each option has a default unless it says *required*. On the "
+        "command line an option is `section.option=value`. `cifarlab options SECTION` prints the same.",
+    ]
+    for name, section in describe_sections().items():
+        lines += [f"## `{name}`" if name else "## Beside the sections", section["doc"]]
+        lines.append(_table(section["options"], name))
+        if name in REGISTRIES:
+            lines.append(f"Beside these stand the options of the part: [{_HEADINGS[name]}]({_link(name)}).")
+    return "\n\n".join(lines) + "\n"
+
+
+def _parts_page() -> str:
+    lines = [
+        "# Parts",
+        _MADE,
+        "What a recipe can name, by kind, with the options of each. `cifarlab parts NAME` prints the same.",
+        "\n".join(f"- [{heading}]({_link(key)}): `{key}`" for key, heading in _HEADINGS.items()),
+    ]
+    for key, heading in _HEADINGS.items():
+        registry = REGISTRIES[key]
+        lines.append(f"## {heading}")
+        also = f" Each also takes {' and '.join(f'`{word}`' for word in registry.beside)}."
+        lines.append(f"In a recipe under `{key}`.{also if registry.beside else ''}")
+        for part in map(describe_part, registry.parts()):
+            lines += [f"### `{part['name']}`", part["doc"], *part["about"]]
+            if part["options"]:
+                lines.append(_table(part["options"]))
+    return "\n\n".join(map(_escaped, lines)) + "\n"
+
+
+def _table(options: dict[str, dict[str, Any]], section: str = "") -> str:
+    rows = ["| option | type | default | meaning |", "|---|---|---|---|"]
+    for key, option in options.items():
+        default = f"`{json.dumps(option['default'])}`" if "default" in option else "*required*"
+        path = f"{section}.{key}".strip(".")
+        meaning = option["doc"] + (f" See [{_HEADINGS[path]}]({_link(path)})." if path in _HEADINGS else "")
+        rows.append(f"| `{key}` | {_cell(option['type'])} | {_cell(default)} | {_cell(meaning)} |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """`text` with `<class>` and the like as letters, not as elements of HTML; comments stay."""
+    return text if text.startswith("<!--") else text.replace("<", "&lt;")
+
+
+def _link(key: str) -> str:
+    return f"parts.md#{_HEADINGS[key].lower().replace(' ', '-')}"
+
+
+def main() -> None:
+    """Write the pages to `docs/reference` of the working folder."""
+    PAGES.mkdir(parents=True, exist_ok=True)
+    for name, text in reference_pages().items():
+        write_atomically(PAGES / name, lambda file, text=text: file.write(text.encode()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""`data`: the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cifarlab.config.sections.section import Section
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import (
+    AugmentSpecs,
+    DatasetSpec,
+    MixSpecs,
+)
+
+
+class MultiScale(Section):
+    """Training at several sizes."""
+
+    sizes: tuple[Annotated[int, Field(ge=8)], ...] = Field(
+        description="Side lengths in pixels that the model is trained on, in place of image_size."
+    )
+    per: Literal["batch", "sample", "stage"] = Field(
+        "batch",
+        description=(
+            "What shares a size: all pictures of a batch, each sample by itself, or a stage of the run. "
+            "With stage, the sizes follow one another in their order; small ones first is progressive "
+            "resizing."
+        ),
+    )
+    shares: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None,
+        description=(
+            "With per: stage, the share of the run's steps that each size gets; they sum to 1. Default: "
+            "equal shares."
+        ),
+    )
+
+    @field_validator("sizes")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ConfigError(f"at least one size, and each once; got {[*value]}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_share_a_stage(self) -> MultiScale:
+        if self.shares is None:
+            return self
+        if self.per != "stage":
+            raise ConfigError(f"shares are of stages, and this is per: {self.per}", ("shares",))
+        if len(self.shares) != len(self.sizes) or abs(sum(self.shares) - 1) > 1e-6:
+            raise ConfigError(
+                f"one for each of {len(self.sizes)} sizes, 1 in total; got {[*self.shares]}", ("shares",)
+            )
+        return self
+
+
+class DataConfig(Section):
+    """The pictures: data set, split, sizes, augmentation."""
+
+    dataset: DatasetSpec = Field(
+        description="The data set: a registered reader, see `cifarlab parts data.dataset`."
+    )
+    root: str | None = Field(
+        None,
+        description=(
+            "Folder of the data set. Default: the environment variable CIFARLAB_DATA, then the user cache."
+        ),
+    )
+    image_size: Annotated[int, Field(ge=8)] = Field(
+        32,
+        description="Side length in pixels at which the model sees pictures, in training and in evaluation.",
+    )
+    multi_scale: MultiScale | None = Field(
+        None,
+        description="Train at several sizes; evaluation stays at image_size. Null: train at image_size.",
+    )
+    store_size: Annotated[int, Field(ge=8)] | None = Field(
+        None,
+        description=(
+            "Side length in pixels at which pictures are kept in memory. Default: the data set's own, or "
+            "the largest size that the model sees."
+        ),
+    )
+    batch_size: Annotated[int, Field(ge=2)] = Field(
+        250, description="Pictures in a forward pass. An optimizer step uses train.accumulate batches."
+    )
+    val: Annotated[float, Field(ge=0)] = Field(
+        0.1,
+        description=(
+            "Validation pictures held out of the training part, the same share of every class: a "
+            "fraction below 1, or a count."
+        ),
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Train on this many pictures only, the same share of every class. Null: on all."
+    )
+    split_seed: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description=(
+            "Seed that draws the validation pictures and those of `limit`. Default: train.seed, so that "
+            "seeds differ in their pictures, too."
+        ),
+    )
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="Keep the first so many classes only. Null: all."
+    )
+    shuffle: bool = Field(True, description="Draw a new order of the training pictures every epoch.")
+    views: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description=(
+            "Number of different augmented views of each picture; epoch e shows view e modulo this "
+            "number. Default: a new view every epoch."
+        ),
+    )
+    freeze_views: bool = Field(
+        False,
+        description=(
+            "Show the augmented pictures of the first epoch in every epoch. A known defect of some "
+            "pipelines, kept to measure its cost."
+        ),
+    )
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        # The run is read from other folders later.
+        return str(Path(value).expanduser().absolute()) if value is not None else None
+
+    skip_broken: bool = Field(
+        False,
+        description=(
+            "Leave out files that cannot be read, and count them in a note. False: the first one is an error."
+        ),
+    )
+    augment: AugmentSpecs = Field(
+        default_factory=dict,
+        description="Augmentations of training pictures, {label: options}, applied in order.",
+    )
+    mix: MixSpecs = Field(
+        default_factory=dict,
+        description="Mixers of pairs of training pictures, {label: options}, applied in order.",
+    )
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Pixels a side of the pictures that the model is trained on."""
+        return (self.image_size,) if self.multi_scale is None else self.multi_scale.sizes
