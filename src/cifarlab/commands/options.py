@@ -31,10 +31,9 @@ def options(
             found = sections[above]
             sections = {above: {**found, "options": {key: found["options"][key]}}}
         else:
-            keys = [
-                f"{name}.{key}".strip(".") for name, found in sections.items() for key in found["options"]
-            ]
-            raise ConfigError(f"{section}: {unknown(section, [*filter(None, sections), *keys])}")
+            paths = [f"{name}.{key}" for name, found in sections.items() for key in found["options"]]
+            known = [*filter(None, sections), *(path.strip(".") for path in paths)]
+            raise ConfigError(f"{section}: {unknown(section, known)}")
     if as_json:
         print(json.dumps(sections, indent=2))
         return

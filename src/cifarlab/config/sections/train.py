@@ -27,7 +27,7 @@ class TrainConfig(Section):
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Seed of weights, order and augmentation, and of the split unless data.split_seed is set.",
+        description="Seed of weights, order and augmentation, and of the split if data.split_seed is null.",
     )
     device: str = Field(
         "auto", description="Device to train on: auto, cpu, cuda, cuda:1. auto: a GPU where there is one."
