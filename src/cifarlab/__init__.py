@@ -20,16 +20,25 @@ if TYPE_CHECKING:
         SCHEDULES,
         SHARPNESS,
     )
+    from cifarlab.evaluation.predict import predict
+    from cifarlab.models.prediction import Prediction
     from cifarlab.runs.model import load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "SHARPNESS", "Batch", "ConfigError", "Output", "load",
+    "SHARPNESS", "Batch", "ConfigError", "Output", "Prediction", "load", "predict",
 ]  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch. All else is a registry.
-_HOMES = {"Batch": "core.batch", "ConfigError": "core.errors", "Output": "core.batch", "load": "runs.model"}
+_HOMES = {
+    "Batch": "core.batch",
+    "ConfigError": "core.errors",
+    "Output": "core.batch",
+    "Prediction": "models.prediction",
+    "load": "runs.model",
+    "predict": "evaluation.predict",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,8 @@ from cifarlab.evaluation.ensemble import evaluate_ensemble
 from cifarlab.evaluation.predict import predict
 from cifarlab.evaluation.score import evaluate_run
 from cifarlab.evaluation.soup import make_soup
+from cifarlab.models import prediction
+from cifarlab.models.classifier import Classifier
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
 from cifarlab.training.setup import prepare
@@ -84,13 +86,21 @@ def test_whole_sets_are_placed_only_where_there_is_room(
     assert bool(SETS & set(moved)) == has_room
 
 
-def test_predict_takes_a_batch_at_a_time_at_any_size(runs, moved, monkeypatch):
+def test_predict_takes_a_batch_at_a_time_at_any_size(runs, monkeypatch):
+    seen, forward = [], Classifier.forward
+
+    def watched(self, images, *given):
+        seen.append(len(images))
+        return forward(self, images, *given)
+
+    monkeypatch.setattr(Classifier, "forward", watched)
+    monkeypatch.setattr(prediction, "PICTURES_AT_ONCE", BATCH)
     answers = predict(runs / "a" / "0", [runs / "pictures"], device="cpu")
-    assert len(answers) == 2 * BATCH and max(moved) == BATCH
-    moved.clear()
-    monkeypatch.setitem(evaluate.PIXELS_PER_BATCH, "cpu", 4 * 64 * 64)
+    assert len(answers) == 2 * BATCH and seen == [BATCH, BATCH]
+    seen.clear()
+    monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 4 * 64 * 64)
     predict(runs / "a" / "0", [runs / "pictures"], device="cpu", image_size=64)
-    assert max(moved) == 4
+    assert max(seen) == 4
 
 
 def test_what_does_not_fit_stays_and_is_said(monkeypatch):

@@ -31,10 +31,12 @@ def predict(
     """The most probable classes of each picture."""
     from cifarlab.evaluation.predict import predict as predict_pictures
 
-    answers = predict_pictures(run, pictures, top, device, image_size, imports or ())
+    answers = predict_pictures(
+        run, pictures, top=top, device=device, image_size=image_size, imports=imports or ()
+    )
     if as_json:
-        print(json.dumps(answers, indent=2))
+        print(json.dumps([answer.to_json() for answer in answers], indent=2))
         return
     for answer in answers:
-        ranked = zip(answer["classes"], answer["probabilities"], strict=True)
-        print(f"{answer['picture']}: " + ", ".join(f"{name} {value:.1%}" for name, value in ranked))
+        ranked = zip(answer.classes, answer.probabilities, strict=True)
+        print(f"{answer.picture}: " + ", ".join(f"{name} {value:.1%}" for name, value in ranked))

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from cifarlab.core.device import Precision
 from cifarlab.core.errors import ConfigError
-from cifarlab.data.decoding import decode, suffixes
-from cifarlab.engine.evaluate import pictures_per_batch
+from cifarlab.data.decoding import suffixes
 from cifarlab.evaluation.score import asked_image_size
+from cifarlab.models.prediction import Picture, Prediction, as_pictures
 from cifarlab.runs.model import load_trained
 
 
@@ -35,33 +30,36 @@ def pictures_in(paths: Iterable[Path | str]) -> list[Path]:
     return found
 
 
-@torch.inference_mode()
 def predict(
     run: Path | str,
-    paths: Iterable[Path | str],
+    pictures: Picture | Iterable[Picture],
+    *,
     top: int = 5,
     device: str = "auto",
     image_size: int | None = None,
     imports: Sequence[Path | str] = (),
-) -> list[dict[str, Any]]:
-    """The `top` most probable classes of each picture, in order: {picture, classes, probabilities}.
+) -> list[Prediction]:
+    """Return the most probable classes of pictures, by the chosen model of a run.
 
-    image_size: pixels a side that the model sees, if not the run's own. imports: as of `load`. Raises
-    ConfigError as `load` does, for paths without pictures, and for a size that the model cannot take.
+    Args:
+        run: The run's folder, or its best.pt.
+        pictures: As of `Classifier.predict`; a folder stands for all pictures below it.
+        top: How many classes of each picture.
+        device: auto, cpu, cuda or cuda:1.
+        image_size: Pixels a side at which the model sees them; None: the run's own.
+        imports: Python files or modules that register the run's own parts, where it has such.
+
+    Raises:
+        ConfigError: If the run cannot be loaded, a picture cannot be read, a folder holds none, or the model
+            cannot take the size.
+
+    Example:
+        >>> for found in cifarlab.predict("runs/demo/0", ["cat.jpg", "holiday/"]):
+        ...     print(found.picture, found.label, found.probabilities[0])
     """
-    files = pictures_in(paths)
+    given = as_pictures(pictures)
+    found: list[Picture] = []
+    for picture in given:
+        found += pictures_in([picture]) if isinstance(picture, str | Path) else [picture]
     trained = load_trained(run, device, imports)
-    model, size = trained.model, asked_image_size(trained, image_size)
-    here = next(model.parameters()).device
-    precision = Precision(here, torch.float32)
-    answers = []
-    count = min(64, pictures_per_batch(here.type, size))
-    for start in range(0, len(files), count):
-        chunk = files[start : start + count]
-        images = torch.from_numpy(np.stack([decode(path, trained.store_size) for path in chunk])).to(here)
-        probabilities = model(precision.layout(images), size).logits.float().softmax(-1)
-        best = probabilities.topk(min(top, probabilities.shape[1]))
-        for path, values, labels in zip(chunk, best.values.tolist(), best.indices.tolist(), strict=True):
-            names = [model.classes[label] for label in labels]
-            answers.append({"picture": str(path), "classes": names, "probabilities": values})
-    return answers
+    return trained.model.predict(found, top=top, image_size=asked_image_size(trained, image_size))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -20,6 +21,7 @@ from cifarlab.models.cpu_convolutions.depthwise import use_depthwise
 from cifarlab.models.cpu_convolutions.live_taps import use_live_taps
 from cifarlab.models.cpu_convolutions.strided_taps import use_strided_taps
 from cifarlab.models.layers import hidden_matrices, layer_depths
+from cifarlab.models.prediction import Picture, Prediction, as_pictures, in_batches
 from cifarlab.models.weights import LoadReport, init_from
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel, in [0, 1]
@@ -69,6 +71,8 @@ class Classifier(nn.Module):
         self.loaded: tuple[LoadReport, ...] = ()
         # Names, not modules: a copy keeps its own in evaluation mode.
         self.norms_in_eval: tuple[str, ...] = ()
+        # Pixels a side at which its training pictures were kept, before they were resized to image_size.
+        self.store_size = image_size
 
     @property
     def num_classes(self) -> int:
@@ -107,6 +111,47 @@ class Classifier(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
             return (resize_batch(images, size or self.image_size) - self.mean) / self.std
+
+    @torch.inference_mode()
+    def predict(
+        self, pictures: Picture | Iterable[Picture], *, top: int = 5, image_size: int | None = None
+    ) -> list[Prediction]:
+        """Return the most probable classes of pictures.
+
+        Args:
+            pictures: One picture or several: a file's path, a PIL image, a numpy array (H, W, 3) of uint8, or
+                a tensor (3, H, W) of uint8 or of floats in [0, 1]; also a batch in one array or tensor.
+            top: How many classes of each picture.
+            image_size: Pixels a side at which the model sees them; None: as it was trained.
+
+        Raises:
+            ConfigError: If a picture cannot be read, or has another shape or range of values.
+
+        Example:
+            >>> model = cifarlab.load("runs/demo/0")
+            >>> model.predict("cat.jpg")[0].label
+            'tabby'
+        """
+        size, given = image_size or self.image_size, as_pictures(pictures)
+        most, was_training = min(top, self.num_classes), self.training
+        self.eval()
+        try:
+            found = [
+                self(batch.to(self.mean.device), size).logits.float().softmax(-1).topk(most)
+                for batch in in_batches(given, self.store_size, size)
+            ]
+        finally:
+            self.train(was_training)
+        values = [row for best in found for row in best.values.tolist()]
+        labels = [row for best in found for row in best.indices.tolist()]
+        return [
+            Prediction(
+                str(picture) if isinstance(picture, str | Path) else None,
+                tuple(self.classes[label] for label in row),
+                tuple(probabilities),
+            )
+            for picture, row, probabilities in zip(given, labels, values, strict=True)
+        ]
 
     def forward(self, images: Tensor, size: int | None = None, stages: bool = False) -> Output:
         """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1], resized to `size` or `image_size`.

@@ -72,6 +72,7 @@ def load_trained(
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
+    model.store_size = state["store_size"]
     precision = _own_precision(saved.precision, place_on)
     epoch = state["row"]["epoch"]
     return Trained(model, saved, precision, state["store_size"], state["fingerprint"], epoch, file)

@@ -1,0 +1,124 @@
+"""The most probable classes of pictures, given in any of the usual forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from cifarlab.core.errors import ConfigError
+from cifarlab.data.decoding import decode
+
+# A file, a PIL image, a numpy array (H, W, 3) of uint8, or a tensor (3, H, W).
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+_FORMS = (
+    "a file's path, a PIL image, a numpy array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of "
+    "floats in [0, 1]"
+)
+# Pictures in a forward pass, as far as their pixels fit.
+PICTURES_AT_ONCE, PIXELS_AT_ONCE = 64, 64 * 224 * 224
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of a picture.
+
+    Attributes:
+        picture: The file's path; None for a picture that was given as an object.
+        classes: Names of the classes, the most probable first.
+        probabilities: Their probabilities in the same order.
+    """
+
+    picture: str | None
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """Name of the most probable class."""
+        return self.classes[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def as_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
+    """Return the pictures that a caller gave: one, several, or a batch in one array or tensor."""
+    if isinstance(pictures, np.ndarray | Tensor) and pictures.ndim == 4:
+        return [*pictures]
+    if isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor):
+        return [pictures]
+    if not isinstance(pictures, Iterable):
+        raise ConfigError(f"expected {_FORMS}, or several of them; got {type(pictures).__name__}")
+    return [*pictures]
+
+
+def read_picture(picture: Picture, size: int) -> Tensor:
+    """Return a picture as (3, size, size) floats in [0, 1]: its middle square, resized.
+
+    Files, PIL images and arrays or tensors of uint8 are resized by Pillow (bicubic, antialiased), tensors of
+    floats by torch (bilinear, antialiased).
+
+    Raises:
+        ConfigError: If the picture has another form, shape or range of values; the message says which is
+            expected.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+            raise _unexpected("a numpy array (H, W, 3) of uint8", picture.dtype, picture.shape)
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    elif isinstance(picture, Tensor):
+        _refuse_other_tensor(picture)
+        if picture.dtype != torch.uint8:
+            return _middle_square(picture.detach().float().cpu(), size)
+        picture = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+    elif not isinstance(picture, str | Path | Image.Image):
+        raise ConfigError(f"expected {_FORMS}; got {type(picture).__name__}")
+    return torch.from_numpy(decode(picture, size)).float() / 255
+
+
+def in_batches(pictures: Sequence[Picture], size: int, seen_at: int) -> Iterator[Tensor]:
+    """Yield the pictures as batches (B, 3, size, size) that are read as they are needed.
+
+    seen_at: Pixels a side at which the model sees them, which bounds the batch.
+    """
+    count = max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // seen_at**2))
+    for start in range(0, len(pictures), count):
+        yield torch.stack([read_picture(picture, size) for picture in pictures[start : start + count]])
+
+
+def _refuse_other_tensor(picture: Tensor) -> None:
+    expected = "a tensor (3, H, W) of uint8 or of floats in [0, 1]"
+    is_known = picture.dtype == torch.uint8 or picture.is_floating_point()
+    if picture.ndim != 3 or picture.shape[0] != 3 or 0 in picture.shape or not is_known:
+        raise _unexpected(expected, picture.dtype, picture.shape)
+    if picture.is_floating_point():
+        low, high = picture.min().item(), picture.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ConfigError(
+                f"expected {expected}, got values from {low:g} to {high:g}; the model normalises by itself"
+            )
+
+
+def _unexpected(expected: str, dtype: object, shape: Sequence[int]) -> ConfigError:
+    kind = str(dtype).removeprefix("torch.")
+    return ConfigError(f"expected {expected}, got {kind} of shape {tuple(shape)}")
+
+
+def _middle_square(picture: Tensor, size: int) -> Tensor:
+    side = min(picture.shape[1:])
+    top, left = ((length - side) // 2 for length in picture.shape[1:])
+    square = picture[None, :, top : top + side, left : left + side]
+    if side != size:
+        square = F.interpolate(
+            square, (size, size), mode="bilinear", align_corners=False, antialias=size < side
+        ).clamp(0, 1)
+    return square[0]
