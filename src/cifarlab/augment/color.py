@@ -93,10 +93,20 @@ def color_jitter(
     saturation: Strength = 0.2,
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.5,
 ) -> Lowered:
-    """Random brightness, contrast, saturation and hue in random order, as albumentations 2.0.8's ColorJitter.
+    """Change brightness, contrast, saturation and hue at random (albumentations 2.0.8's ColorJitter).
 
-    brightness, contrast, saturation: factors from max(0, 1 - x) to 1 + x. hue: the largest turn either way,
-    in circles. Computed in float32; albumentations rounds to 8 bits after each of the four.
+    Each picture gets its own factors, and its own order of the four changes. They are computed in float32;
+    albumentations rounds to 8 bits after each of the four.
+
+    Args:
+        brightness: The picture is multiplied by a random factor between max(0, 1 - brightness) and 1 +
+            brightness. 0 turns it off.
+        contrast: Each value's distance from the mean of the gray picture is multiplied by a random factor
+            between max(0, 1 - contrast) and 1 + contrast. 0 turns it off.
+        saturation: Each pixel's distance from its gray value is multiplied by a random factor between max(0,
+            1 - saturation) and 1 + saturation. 0 turns it off.
+        hue: Largest turn of the hue in either direction, as a share of the color circle: 0.5 reaches every
+            hue. 0 turns it off.
     """
     # All numbers in one call: on a GPU each call costs some thirty kernels.
     numbers = draws.uniform(shape=(8,))

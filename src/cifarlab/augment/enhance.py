@@ -57,29 +57,47 @@ def _factors(draws: Draws, strength: float) -> Tensor:
 
 @lowers
 def brightness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
-    """Multiply by a random factor. strength: from max(0, 1 - strength), where 0 is black, to 1 + strength."""
+    """Multiply the picture by a random factor.
+
+    Args:
+        strength: The factor is drawn between max(0, 1 - strength) and 1 + strength. A factor of 0 gives
+            black, and 1 the picture itself. A strength of 0 turns it off.
+    """
     return Lowered(blend_each, (brightness_factors(_factors(draws, strength)),))
 
 
 @lowers
 def color(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
-    """Saturate by a random factor. strength: from max(0, 1 - strength), where 0 is gray, to 1 + strength."""
+    """Change the saturation by a random factor.
+
+    Args:
+        strength: The factor is drawn between max(0, 1 - strength) and 1 + strength. A factor of 0 gives the
+            gray picture, and 1 the picture itself. A strength of 0 turns it off.
+    """
     return Lowered(blend_each, (color_factors(_factors(draws, strength)),))
 
 
 @lowers
 def contrast(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
-    """Spread about the mean by a random factor.
+    """Change the contrast by a random factor.
 
-    strength: from max(0, 1 - strength), where 0 is the mean gray, to 1 + strength.
+    Each value's distance from the mean of the gray picture is multiplied by the factor.
+
+    Args:
+        strength: The factor is drawn between max(0, 1 - strength) and 1 + strength. A factor of 0 gives the
+            mean gray, and 1 the picture itself. A strength of 0 turns it off.
     """
     return Lowered(blend_each, (contrast_factors(_factors(draws, strength)),))
 
 
 @lowers
 def sharpness(images: Tensor, draws: Draws, *, strength: Strength = 0.9) -> Lowered:
-    """Sharpen by a random factor.
+    """Sharpen or smooth by a random factor.
 
-    strength: from max(0, 1 - strength), where 0 is smoothed and 1 the picture itself, to 1 + strength.
+    The pixels at the border stay as they are.
+
+    Args:
+        strength: The factor is drawn between max(0, 1 - strength) and 1 + strength. A factor of 0 gives the
+            smoothed picture, 1 the picture itself, and more sharpens. A strength of 0 turns it off.
     """
     return Lowered(sharpen, (_factors(draws, strength),))

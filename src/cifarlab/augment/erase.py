@@ -57,9 +57,17 @@ def coarse_dropout(
     width: FractionRange = (0.1, 0.2),
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Paint random rectangles that lie within the picture, as albumentations 2.0.8's CoarseDropout.
+    """Paint random rectangles that lie within the picture (albumentations 2.0.8's CoarseDropout).
 
-    holes: fewest and most rectangles. height, width: fractions of the side, from and to, cut to whole pixels.
+    The rectangles are drawn anew for each picture; they may overlap.
+
+    Args:
+        holes: How many rectangles, from and to, both inclusive.
+        height: Height of a rectangle as a share of the picture's, from and to. It is rounded down to whole
+            pixels.
+        width: Width of a rectangle as a share of the picture's, from and to. It is rounded down to whole
+            pixels.
+        fill: Value that is painted: 0 is black, 1 is white.
     """
     most = holes[1]
     rows, columns = images.shape[-2:]
@@ -81,9 +89,13 @@ def coarse_dropout(
 def cutout(
     images: Tensor, draws: Draws, *, size: Annotated[int, Field(ge=1)] = 8, fill: Fraction = 0.0
 ) -> Lowered:
-    """Paint one square, its centre anywhere in the picture, cut off at the border (DeVries and Taylor, 2017).
+    """Paint one square with its centre anywhere in the picture (DeVries and Taylor, 2017).
 
-    size: the square's side, in pixels; the paper takes 16 on CIFAR-10 and 8 on CIFAR-100.
+    What lies outside the picture is cut off, so that less than the whole square may be painted.
+
+    Args:
+        size: Side of the square in pixels. The paper takes 16 on CIFAR-10 and 8 on CIFAR-100.
+        fill: Value that is painted: 0 is black, 1 is white.
     """
     numbers = draws.uniform(shape=(1, 2))
     centre = torch.stack([numbers[..., 0] * images.shape[-2], numbers[..., 1] * images.shape[-1]], dim=2)
@@ -104,12 +116,19 @@ def random_erasing(
     ratio: RatioRange = (0.3, 3.3),
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Paint one random rectangle that lies within the picture (Zhong et al., 2020), as torchvision's.
+    """Paint one random rectangle that lies within the picture (Zhong et al., 2020).
 
-    area: fractions of the picture, from and to. ratio: height over width, from and to, evenly in its
-    logarithm. A rectangle that is not smaller than the picture on both sides is drawn anew, up to ten times
-    in all; a picture without luck stays whole. Every picture is erased unless `p` says less; the paper takes
-    0.5.
+    The rectangle is drawn as torchvision's RandomErasing draws it. It must be smaller than the picture in
+    both height and width; otherwise it is drawn anew, up to ten times in all. If none of the ten fits, the
+    picture stays whole.
+
+    Every picture is erased unless `p` says less; the paper takes 0.5.
+
+    Args:
+        area: Area of the rectangle as a share of the picture's area, from and to.
+        ratio: Height of the rectangle divided by its width, from and to. Its logarithm is drawn evenly, so
+            that flat and tall rectangles are equally likely where the limits are r and 1 / r.
+        fill: Value that is painted: 0 is black, 1 is white.
     """
     rows, columns = images.shape[-2:]
     # All numbers in one call: on a GPU each call costs some thirty kernels.

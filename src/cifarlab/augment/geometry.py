@@ -93,9 +93,15 @@ def crop(
     border: BorderMode = "constant",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Random crop of the picture's own size after padding by `padding` pixels a side.
+    """Pad the picture, then crop it at random to its own size.
 
-    fill: the value outside, where `border` is constant.
+    Args:
+        padding: Pixels that are added on each side, and so the largest shift in each direction. 0 turns it
+            off.
+        border: What lies outside the picture: constant is the value `fill`, reflect the mirror image without
+            a second copy of the edge pixel, replicate the edge pixel repeated.
+        fill: Value outside the picture where `border` is constant: 0 is black, 1 is white. Other borders do
+            not use it.
     """
     height, width = images.shape[-2:]
     offsets = draws.integers(padding + 1, -padding, shape=(2,))
@@ -125,11 +131,13 @@ def flip(images: Tensor, draws: Draws) -> Lowered:
 
 @lowers
 def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
-    """Mirror left and right every other epoch; which way a picture begins is random (Jordan 2024).
+    """Mirror left and right every other epoch (Jordan 2024).
 
-    Two epochs in turn show a picture both ways, which independent flips do half of the time only (airbench,
-    arXiv:2404.00498, section 3.6). Epochs are those of the views: of an odd number of views (`data.views`)
-    that come back in turn, the last and the first show a picture the same way, as their views always do.
+    Whether a picture begins mirrored is random. Two epochs in a row then show every picture both ways, which
+    independent flips do only half of the time (airbench, arXiv:2404.00498, section 3.6).
+
+    The epochs that count are those of the views. With `data.views`, each view always shows a picture the same
+    way. If the number of views is odd, the last view and the first, which follows it, show it the same way.
     """
     begins_mirrored = draws.of_epoch(0).bernoulli(0.5)
     mirrored = begins_mirrored ^ (draws.epoch % 2 == 1)
@@ -169,11 +177,20 @@ def shift_scale_rotate(
     border: BorderMode = "constant",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Random shift, scale and rotation about the centre, as albumentations 2.0.8's ShiftScaleRotate.
+    """Shift, scale and rotate at random about the centre (albumentations 2.0.8's ShiftScaleRotate).
 
-    shift: the largest, a fraction of each side. scale: factors from 1 - scale to 1 + scale. rotate: the
-    largest angle, degrees. As there, the axes scale independently and shifts are cut to whole pixels towards
-    zero: at 32 pixels the default is -1, 0 or 1, with probabilities 1/4, 1/2, 1/4.
+    As in albumentations, the two axes scale independently. Values between pixels are read bilinearly.
+
+    Args:
+        shift: Largest shift in either direction, as a share of the picture's side. Shifts are cut to whole
+            pixels towards zero: at 32 pixels the default shifts by -1, 0 or 1, with probabilities 1/4, 1/2
+            and 1/4. 0 turns it off.
+        scale: Factors are drawn between 1 - scale and 1 + scale. 0 turns it off.
+        rotate: Largest angle in either direction, in degrees. 0 turns it off.
+        border: What lies outside the picture: constant is the value `fill`, reflect the mirror image without
+            a second copy of the edge pixel, replicate the edge pixel repeated.
+        fill: Value outside the picture where `border` is constant: 0 is black, 1 is white. Other borders do
+            not use it.
     """
     height, width = images.shape[-2:]
     numbers = draws.uniform(-1.0, 1.0, shape=(5,))

@@ -112,11 +112,17 @@ def beta(draws: Draws, alpha: float) -> Tensor:
 def mixup(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 0.2, per: Per = "pair"
 ) -> tuple[Tensor, Tensor]:
-    """mixup: a weighted mean of two pictures, and of their targets (Zhang et al., 2018).
+    """Weighted mean of two pictures and of their targets (mixup, Zhang et al., 2018).
 
-    alpha: lambda is drawn from Beta(alpha, alpha), once for a pair (a, b): the first becomes lambda a +
-    (1 - lambda) b and the second lambda b + (1 - lambda) a, so that each picture counts once in all. per:
-    pair; or batch, one lambda for all, which depends on what else is in the batch.
+    Of a pair (a, b), with a random weight lambda, the first becomes lambda a + (1 - lambda) b, and the second
+    lambda b + (1 - lambda) a. Over the two, each picture has the weight 1.
+
+    Args:
+        alpha: Lambda is drawn from Beta(alpha, alpha). Small values give lambdas near 0 and 1, that is,
+            little mixing. 1 makes all lambdas equally likely.
+        per: How often a lambda is drawn: pair draws one for each pair, batch draws one for all pairs, as the
+            papers' own code does. With batch, a pair's mix depends on what else is in the batch, and `p`
+            picks all pairs or none.
     """
     weight = beta(_shared(draws, per), alpha)
     return _mean(images, images[partner], weight), _mean(targets, targets[partner], weight)
@@ -126,12 +132,21 @@ def mixup(
 def cutmix(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 1.0, per: Per = "pair"
 ) -> tuple[Tensor, Tensor]:
-    """CutMix: a box of the other picture, and as much of its target as the box covers (Yun et al., 2019).
+    """Paste a box of the other picture, and mix the targets alike (CutMix, Yun et al., 2019).
 
-    alpha: lambda is drawn from Beta(alpha, alpha). The box has the picture's proportions, the area 1 - lambda
-    and its centre anywhere; lambda is then corrected for what the border cuts off. A pair shares the box:
-    each of the two gets the other's pixels there, so that each pixel counts once in all. per: pair; or batch,
-    one box for all, which depends on what else is in the batch.
+    The box has the picture's proportions, the area 1 - lambda as a share of the picture's, and its centre
+    anywhere. The part that the border cuts off is not counted: the other's target gets the share of the
+    picture that the box really covers.
+
+    The two pictures of a pair share the box: each gets the other's pixels there. Over the two, each pixel is
+    shown once.
+
+    Args:
+        alpha: Lambda is drawn from Beta(alpha, alpha). Small values give boxes that cover nearly nothing or
+            nearly all. 1 makes all lambdas equally likely.
+        per: How often a box is drawn: pair draws one for each pair, batch draws one for all pairs, as the
+            papers' own code does. With batch, a pair's mix depends on what else is in the batch, and `p`
+            picks all pairs or none.
     """
     draws = _shared(draws, per)
     height, width = images.shape[-2:]
@@ -152,10 +167,14 @@ def one_of(
     choices: Annotated[MixSpecs, AfterValidator(some_weight)],
     per: Per = "pair",
 ) -> tuple[Tensor, Tensor]:
-    """Exactly one of several mixers for each pair, by their p as weights.
+    """Exactly one of several mixers for each pair.
 
-    choices: {label: options}, e.g. {mixup: {p: 0.5}, cutmix: {p: 0.5}}. per: pair; or batch, one choice for
-    all, which depends on what else is in the batch. What shares a lambda is each choice's own `per`.
+    Args:
+        choices: The mixers, {label: options}, such as {mixup: {p: 0.5}, cutmix: {p: 0.5}}. The `p` of each is
+            its weight; the weights need not sum to 1.
+        per: How often a choice is made: pair makes one for each pair, batch makes one for all pairs. With
+            batch, a pair's mix depends on what else is in the batch, and `p` picks all pairs or none. The
+            `per` of each choice says what shares a lambda.
     """
     number = _shared(draws, per).uniform()
     total = sum(spec.p for spec in choices.values())

@@ -159,16 +159,21 @@ def _views(pictures: np.ndarray, pipeline: Any, seeds: list[int]) -> Iterator[np
 def albumentations(images: Tensor, draws: Draws, *, transforms: Transforms) -> Tensor:
     """Any pipeline of the library albumentations (Buslaev et al., 2020).
 
-    Needs `pip install 'cifarlab[albumentations]'`.
+    It needs `pip install 'cifarlab[albumentations]'`. Pictures are rounded to 8 bits. Each picture has a seed
+    of its own, so that its view depends neither on the batch nor on what ran before.
 
-    transforms: in order, the library's names and options, `[{HorizontalFlip: {p: 0.5}}, {OneOf: {transforms:
-    [...]}}]`; or the name of a YAML file that holds such a list or that `albumentations.save` wrote, whose
-    content the run keeps. The library's own p of most transforms is 0.5. Pictures are cut to 8 bits; each
-    has a seed of its own, so its view depends neither on the batch nor on what ran before.
+    A pipeline is costly beside this package's own parts. On the processor, one picture is changed after the
+    other, in the training process. From a GPU, every batch comes over and goes back. `benchmarks/augment.py`
+    measures the cost.
 
-    Costly beside this package's own parts: on the processor, one picture after the other in the training
-    process; from a GPU every batch comes over and goes back. `benchmarks/augment.py` measures it. Raises
-    ConfigError for a pipeline that changes a picture's size or type.
+    Args:
+        transforms: List of the library's transforms in order, each by name with its options, such as
+            `[{HorizontalFlip: {p: 0.5}}, {OneOf: {transforms: [...]}}]`. It may also be the name of a YAML
+            file that holds such a list or that `albumentations.save` wrote; the run keeps the file's content.
+            Most transforms of the library have a `p` of 0.5 unless their options say otherwise.
+
+    Raises:
+        ConfigError: If the pipeline changes the size or the type of a picture.
     """
     seeds = (draws.bits() & (2**63 - 1)).tolist()
     pictures = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

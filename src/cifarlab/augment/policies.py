@@ -48,9 +48,14 @@ def some_weight(choices: dict[str, Spec]) -> dict[str, Spec]:
 def one_of(
     images: Tensor, draws: Draws, *, choices: Annotated[AugmentSpecs, AfterValidator(some_weight)]
 ) -> Tensor:
-    """Exactly one of several augmentations per picture, by their p as weights, as albumentations' OneOf.
+    """Exactly one of several augmentations for each picture (albumentations' OneOf).
 
-    choices: {label: options}. Those that lower to equal kernels share one pass with per-sample parameters.
+    Choices that do the same operation, such as two warps of equal fill and interpolation, are computed in one
+    pass.
+
+    Args:
+        choices: The augmentations, {label: options}. The `p` of each is its weight; the weights need not sum
+            to 1.
     """
     number = draws.uniform()
     chosen = {label: spec for label, spec in choices.items() if spec.p}

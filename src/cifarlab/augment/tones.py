@@ -61,30 +61,48 @@ def equalize_levels(images: Tensor, *parameters: Tensor) -> Tensor:
 
 @lowers
 def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Lowered:
-    """Keep the leading bits of each value. bits: how many, from and to, both inclusive."""
+    """Keep only the leading bits of each value.
+
+    With b bits, values in [0, 1] are cut down to multiples of 2**-b below 1, as torchvision does with floats.
+
+    Args:
+        bits: How many bits are kept, from and to, both inclusive. 0 leaves the picture black.
+    """
     count = draws.integers(bits[1] + 1, bits[0])
     return Lowered(cut_levels, ((torch.ones_like(count) << count).to(torch.float32),))
 
 
 @lowers
 def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1.0)) -> Lowered:
-    """Invert the bright values. threshold: where bright begins, from and to, fractions of full brightness."""
+    """Invert the bright values.
+
+    Args:
+        threshold: Where bright begins, from and to, as a share of full brightness. Values at the threshold or
+            above are inverted: 0 inverts all.
+    """
     return Lowered(invert_above, (draws.uniform(*threshold),))
 
 
 @lowers
 def invert(images: Tensor, draws: Draws) -> Lowered:
-    """The negative: every picture, unless `p` says less."""
+    """Turn the picture into its negative: every picture, unless `p` says less."""
     return Lowered(invert_above, (torch.zeros(len(images), device=images.device),))
 
 
 @lowers
 def auto_contrast(images: Tensor, draws: Draws) -> Lowered:
-    """Stretch each channel to full contrast: every picture, unless `p` says less."""
+    """Stretch each channel to full contrast: every picture, unless `p` says less.
+
+    A channel of a single value stays as it is.
+    """
     return Lowered(stretch, ())
 
 
 @lowers
 def equalize(images: Tensor, draws: Draws) -> Lowered:
-    """Equalize each channel's histogram: every picture, unless `p` says less."""
+    """Equalize the histogram of each channel: every picture, unless `p` says less.
+
+    Values are cut to 256 levels first. A channel keeps its levels where fewer than 255 of its pixels are
+    darker than its brightest level.
+    """
     return Lowered(equalize_levels, ())

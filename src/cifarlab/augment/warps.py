@@ -61,9 +61,16 @@ def shear_x(
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Shear to the left or right, the upper edge fixed, as torchvision's policies do.
+    """Shear to the left or right, with the upper edge fixed.
 
-    shear: the largest either way, in pixels a row (the tangent of the angle). fill: the value outside.
+    This is how torchvision's policies shear.
+
+    Args:
+        shear: Largest shear in either direction, in pixels per row (the tangent of the angle). 0 turns it
+            off.
+        interpolation: How a value between pixels is read: nearest takes the nearest pixel, bilinear a
+            weighted mean of the four around it.
+        fill: Value of what lies outside the picture: 0 is black, 1 is white.
     """
     matrix = shear_x_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
     return Lowered(Warp("constant", fill, interpolation), (matrix,))
@@ -78,9 +85,16 @@ def shear_y(
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Shear up or down, the left edge fixed, as torchvision's policies do.
+    """Shear up or down, with the left edge fixed.
 
-    shear: the largest either way, in pixels a column (the tangent of the angle). fill: the value outside.
+    This is how torchvision's policies shear.
+
+    Args:
+        shear: Largest shear in either direction, in pixels per column (the tangent of the angle). 0 turns it
+            off.
+        interpolation: How a value between pixels is read: nearest takes the nearest pixel, bilinear a
+            weighted mean of the four around it.
+        fill: Value of what lies outside the picture: 0 is black, 1 is white.
     """
     matrix = shear_y_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
     return Lowered(Warp("constant", fill, interpolation), (matrix,))
@@ -97,8 +111,12 @@ def translate_x(
 ) -> Lowered:
     """Shift to the left or right by whole pixels.
 
-    shift: the largest either way, a fraction of the width. fill: the value outside. interpolation: changes
-    nothing but which other warps share the pass.
+    Args:
+        shift: Largest shift in either direction, as a share of the picture's width. Shifts are cut to whole
+            pixels towards zero. 0 turns it off.
+        interpolation: Makes no visible difference, since shifts are whole pixels. In `one_of`, warps of equal
+            interpolation and fill are computed in one pass.
+        fill: Value of what lies outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
     matrix = translate_x_matrix(draws.uniform(-shift * width, shift * width), height, width)
@@ -116,8 +134,12 @@ def translate_y(
 ) -> Lowered:
     """Shift up or down by whole pixels.
 
-    shift: the largest either way, a fraction of the height. fill: the value outside. interpolation: changes
-    nothing but which other warps share the pass.
+    Args:
+        shift: Largest shift in either direction, as a share of the picture's height. Shifts are cut to whole
+            pixels towards zero. 0 turns it off.
+        interpolation: Makes no visible difference, since shifts are whole pixels. In `one_of`, warps of equal
+            interpolation and fill are computed in one pass.
+        fill: Value of what lies outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
     matrix = translate_y_matrix(draws.uniform(-shift * height, shift * height), height, width)
@@ -133,9 +155,13 @@ def rotate(
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Turn about the centre.
+    """Turn the picture about its centre.
 
-    degrees: the largest angle either way. fill: the value outside.
+    Args:
+        degrees: Largest angle in either direction, in degrees. 0 turns it off.
+        interpolation: How a value between pixels is read: nearest takes the nearest pixel, bilinear a
+            weighted mean of the four around it.
+        fill: Value of what lies outside the picture: 0 is black, 1 is white.
     """
     matrix = rotate_matrix(draws.uniform(-degrees, degrees), *images.shape[-2:])
     return Lowered(Warp("constant", fill, interpolation), (matrix,))

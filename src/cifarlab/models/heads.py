@@ -15,14 +15,20 @@ from cifarlab.core.registries import HEADS
 
 @HEADS.register(name="linear", products=True)
 class Linear(nn.Module):
-    """One affine layer; the embedding is the backbone's features.
+    """One linear layer from the features to the logits.
 
-    norm: batch standardises the features first, each to mean 0 and deviation 1 over the batch (a batch norm
-    without scale and shift, which the layer has): then one learning rate suits all of them, which a linear
-    probe needs; the embedding is what comes out. dropout: the share of the features that the layer does not
-    see, other ones each time, in training (Srivastava et al. 2014). bias: without it logits are products of
-    embedding and class weight alone, as lsoftmax needs them. scale: factor of the logits; one below 1 keeps a
-    network that learns fast from being sure too early (Page 2018).
+    The embedding is the backbone's features, standardised where `norm` is batch.
+
+    Args:
+        norm: What happens to the features first. none: nothing. batch: each feature is standardised to mean 0
+            and standard deviation 1 over the batch, by a batch norm without scale and shift, since the
+            layer has its own. One learning rate then suits all features, which a linear probe needs.
+        dropout: Share of the features that the layer does not see, drawn anew for each picture and step, in
+            training (Srivastava et al. 2014). 0: none.
+        bias: Whether the layer adds a number to each logit. Without it logits are products of the embedding
+            and the class's weight alone, as lsoftmax needs them.
+        scale: Factor of the logits. One below 1 keeps a network that learns fast from being sure too early
+            (Page 2018).
     """
 
     def __init__(
@@ -49,11 +55,17 @@ class Linear(nn.Module):
 
 @HEADS.register(name="margin", cosines=True)
 class Margin(nn.Module):
-    """Linear, BatchNorm, then cosines to one direction a class: what ArcFace and CosFace add their margin to.
+    """Cosines between the embedding and a direction for each class.
 
-    dim: numbers in the embedding. scale: logits = scale x cosines. centers: directions of each class, of
-    which the nearest counts (sub-center ArcFace, Deng et al. 2020): a class may have several looks, and wrong
-    labels a direction of their own. The margin itself belongs to the loss.
+    ArcFace, CosFace and SphereFace put their margin on these cosines. The margin itself is an option of the
+    loss. The embedding is the features after a linear layer and a batch norm.
+
+    Args:
+        dim: Length of the embedding.
+        scale: Factor of the cosines: logits = scale x cosines.
+        centers: Number of directions of each class, of which the nearest counts (sub-center ArcFace, Deng et
+            al. 2020). With several, a class may have several looks, and pictures with a wrong label may
+            gather at a direction of their own.
     """
 
     def __init__(

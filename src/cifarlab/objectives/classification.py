@@ -25,9 +25,22 @@ _INSIDE = 1e-6
 _EASE = 1000.0
 _PROBABILITY = 0.99  # what a class can reach at the least scale
 
-Times = Annotated[int, Field(ge=1, le=8)]
-MarginWarmup = Annotated[float, Field(ge=0, le=1, description="share of the run in which the margin grows")]
-Softness = Annotated[float, Field(ge=0)]
+Times = Annotated[
+    int,
+    Field(ge=1, le=8, description="Factor of the angle to the class of the label. 1: no margin."),
+]
+MarginWarmup = Annotated[float, Field(ge=0, le=1)]
+Softness = Annotated[
+    float,
+    Field(
+        ge=0,
+        description=(
+            "Parts of cos(theta) that are mixed with one part of cos(margin x theta) in the end. There are "
+            "1,000 parts at the start, as in the papers' annealing, and a tenth as many after each tenth of "
+            "the run, down to this number. 0: cos(margin x theta) alone, from the start."
+        ),
+    ),
+]
 
 
 def least_scale(num_classes: int) -> float:
@@ -48,17 +61,27 @@ def arcface(
     gradient: Literal["exact", "straight_through"] = "exact",
     warmup: MarginWarmup = 0.0,
 ) -> Tensor:
-    """Additive angular margin in radians (Deng et al. 2019), on hard labels; needs a head with cosines.
+    """Additive angular margin (Deng et al. 2019).
 
-    exact: differentiates cos(theta + margin); where theta + margin passes pi it goes on as cos(theta) -
-    margin x sin(margin), so that a larger angle never costs less. straight_through: InsightFace's form, the
-    value cos(theta + margin) with the gradient of cos(theta), which has the right sign at every angle.
-    warmup: the share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023).
+    Theta is the angle between a picture's embedding and the direction of its class. The loss is cross-entropy
+    with cos(theta + margin) in place of cos(theta). It needs hard labels and a head with cosines.
 
     The exact gradient pulls a picture to its class sin(theta + margin) / sin(theta) times as strongly as it
-    pushes the picture from the other classes. At 90 degrees, where training begins, that is less than 1: a
-    push that all pictures share, and that can drive all of them to the side opposite to all classes
+    pushes the picture from the other classes. At 90 degrees, where training begins, that is less than 1. What
+    remains is a push that all pictures share. It can drive all of them to the side opposite to all classes
     (docs/results/reproduce.md). The straight-through gradient has no such push.
+
+    Args:
+        margin: Angle in radians that is added to theta.
+        gradient: How the label's logit is differentiated. exact: the derivative of cos(theta + margin). Where
+            theta + margin passes pi, the value goes on as cos(theta) - margin x sin(margin), so that a larger
+            angle never costs less. straight_through: InsightFace's form, with the value cos(theta + margin)
+            and the gradient of cos(theta), which has the right sign at every angle.
+        warmup: Share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023). 0:
+            the whole margin from the start.
+
+    Raises:
+        ConfigError: If the head gives no cosines.
     """
     cosines = _cosines(output, "arcface")
     grown = _grown(margin, warmup, batch.progress)
@@ -80,9 +103,19 @@ def cosface(
     margin: Annotated[float, Field(ge=0, le=2)] = 0.4,
     warmup: MarginWarmup = 0.0,
 ) -> Tensor:
-    """Additive cosine margin (Wang et al. 2018), on hard labels; needs a head with cosines.
+    """Additive cosine margin (Wang et al. 2018).
 
-    warmup: the share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023).
+    The loss is cross-entropy with cos(theta) - margin in place of cos(theta), where theta is the angle
+    between a picture's embedding and the direction of its class. It needs hard labels and a head with
+    cosines.
+
+    Args:
+        margin: Number that is taken from the cosine of the label's class.
+        warmup: Share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023). 0:
+            the whole margin from the start.
+
+    Raises:
+        ConfigError: If the head gives no cosines.
     """
     cosines = _cosines(output, "cosface")
     shifted = cosines.gather(1, batch.labels[:, None]) - _grown(margin, warmup, batch.progress)
@@ -91,12 +124,15 @@ def cosface(
 
 @LOSSES.register(soft_targets=False, needs_cosines=True)
 def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
-    """Multiplied angle (Liu et al. 2017), on hard labels; needs a head with cosines.
+    """Multiplied angle (Liu et al. 2017).
 
-    The label's cos(theta) becomes cos(margin x theta), continued so that it falls from 0 to pi. Logits are
-    the embedding's length x cosine: the head's scale is for evaluation only. softness: how many parts of
-    cos(theta) are mixed with one of the margin in the end; 1,000 at the start, the papers' annealing as a
-    function of the run's progress. 0: the margin alone, from the start.
+    Theta is the angle between a picture's embedding and the direction of its class. The loss is cross-entropy
+    with cos(margin x theta) in place of cos(theta), continued so that it falls all the way from 0 to pi. It
+    needs hard labels and a head with cosines. Logits are the embedding's length x cosine: the head's scale is
+    for evaluation only.
+
+    Raises:
+        ConfigError: If the head gives no cosines.
     """
     cosines = _cosines(output, "sphereface")
     length = output.embedding.float().norm(dim=1, keepdim=True)
@@ -107,10 +143,16 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
 
 @LOSSES.register(soft_targets=False, needs_products=True, reads_logits=False)
 def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
-    """Large-margin softmax (Liu et al. 2016), on hard labels; needs `model.head={name: linear, bias: false}`.
+    """Large-margin softmax: a multiplied angle (Liu et al. 2016).
 
-    sphereface with the length of the class's weight in the logits, too: the margin head would forget that
-    length when it classifies, so the loss wants the linear one, whose logits are these products.
+    It is sphereface with the length of the class's weight in the logits, too. Theta is the angle between a
+    picture's embedding and that weight. The loss needs hard labels and
+    `model.head={name: linear, bias: false}`, whose logits are these products. The margin head does not suit
+    it, since that head ignores the weight's length when it classifies. The head's dropout has no effect on
+    this loss.
+
+    Raises:
+        ConfigError: If the head's logits have a bias or are cosines.
     """
     if output.weight is None or output.cosines is not None:
         raise ConfigError("lsoftmax needs logits without bias; say model.head={name: linear, bias: false}",
@@ -168,5 +210,9 @@ def _cosines(output: Output, loss: str) -> Tensor:
 def cross_entropy(
     batch: Batch, output: Output, *, smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 ) -> Tensor:
-    """Cross-entropy; smoothing: the share of each target spread over all classes (Szegedy et al. 2016)."""
+    """Cross-entropy.
+
+    Args:
+        smoothing: Share of each target that is spread over all classes alike (Szegedy et al. 2016). 0: none.
+    """
     return F.cross_entropy(output.logits.float(), batch.targets, label_smoothing=smoothing)

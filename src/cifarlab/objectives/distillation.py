@@ -28,11 +28,26 @@ _COINCIDENT = 1e-5
 
 @LOSSES.register(needs_teacher="logits")
 def distill(batch: Batch, output: Output, *, temperature: Temperature = 4.0) -> Tensor:
-    """The teacher's class probabilities at a temperature T (Hinton, Vinyals, Dean 2015).
+    """The teacher's class probabilities at a temperature (Hinton, Vinyals, Dean 2015).
 
-    T^2 x KL(teacher || student), mean over the batch. T^2 keeps the gradient's size as T grows: towards the
-    squared distance of the centred logits over 2 C (their eq. 4). Cosines are read at a calibrated scale: see
-    `readable_logits`. Published weights at T = 4 (CRD benchmark): 0.9, and 0.1 for cross_entropy.
+    The loss is T^2 x KL(teacher || student) at temperature T, mean over the batch. T^2 keeps the gradient's
+    size as T grows: the loss tends to the squared distance of the centred logits over 2 C, for C classes
+    (their eq. 4). The teacher's logits are calibrated first: they are divided by the temperature that
+    minimises its validation loss.
+
+    The scale of a head with cosines is chosen for training with a margin and says nothing of confidence. So
+    the cosines of a student are multiplied by the teacher's own, calibrated scale where the teacher has
+    cosines, too. Otherwise they are multiplied by the least scale at which a class can reach probability
+    0.99, which is 9.1 for 100 classes.
+
+    The published weights at T = 4 (CRD benchmark) are 0.9 for this loss and 0.1 for cross_entropy.
+
+    Args:
+        temperature: Number T that both models' logits are divided by. A larger one brings out the
+            probabilities of the classes that the teacher does not choose.
+
+    Raises:
+        ConfigError: If there is no teacher.
     """
     teacher = _taught(batch.teacher, "distill")
     student = readable_logits(output, teacher) / temperature
@@ -49,12 +64,24 @@ def dkd(
     beta: Weight = 8.0,
     warmup: Share = 0.0,
 ) -> Tensor:
-    """Decoupled distillation: the label against the rest, and the rest among itself (Zhao et al. 2022).
+    """Decoupled distillation (Zhao et al. 2022).
 
-    T^2 x (alpha x TCKD + beta x NCKD), mean over the batch, on hard labels; `distill` is alpha = 1 with the
-    teacher's 1 - p(label) in place of beta, picture by picture. warmup: the share of the run over which the
-    term rises linearly from 0. Published, beside cross_entropy at weight 1: T = 4, alpha 1, beta 8 (6 for
-    VGGs and wide ResNets, 2 for ResNets 20 to 110), warmup 20 of 240 epochs.
+    TCKD compares the probability of the label with that of all other classes together. NCKD compares the
+    probabilities of the other classes among themselves. The loss is T^2 x (alpha x TCKD + beta x NCKD) at
+    temperature T, mean over the batch. It needs hard labels. Both models' logits are scaled as by distill.
+    With alpha = 1, and the teacher's 1 - p(label) of each picture in place of beta, it is distill.
+
+    The published settings, beside cross_entropy at weight 1, are T = 4, alpha 1, beta 8 (6 for VGGs and wide
+    ResNets, 2 for ResNets 20 to 110) and a warmup of 20 of 240 epochs.
+
+    Args:
+        temperature: Number T that both models' logits are divided by.
+        alpha: Weight of TCKD, the label against the rest.
+        beta: Weight of NCKD, the rest among itself.
+        warmup: Share of the run over which the loss rises linearly from 0 to its weight. 0: none.
+
+    Raises:
+        ConfigError: If there is no teacher.
     """
     teacher = _taught(batch.teacher, "dkd")
     student_pair, student_rest = _decoupled(readable_logits(output, teacher) / temperature, batch.labels)
@@ -70,14 +97,23 @@ def dkd(
 
 @LOSSES.register(name="fitnet", needs_teacher="stages", reads_logits=False)
 class FitNet(nn.Module):
-    """Hints: the mean squared distance of a stage's maps to the teacher's (Romero et al. 2015).
+    """Hints: squared distance of a stage's maps to the teacher's (Romero et al. 2015).
 
-    The student's maps go through a learned 1x1 convolution to the teacher's channels, BatchNorm and ReLU, as
-    in the CRD benchmark's regressor; relu=False ends at BatchNorm, for a teacher whose stages go below zero
-    (pre-activation ResNets, linear bottlenecks). Where sizes differ both are average-pooled to the smaller
-    (the benchmark's convolution has strides instead). stage: the index into both models' stages. Published
-    weight: 100 beside cross_entropy at 1, with the stage before the last of a CIFAR ResNet. Raises
-    ConfigError for a stage that one of the two does not have.
+    The loss is the mean of the squared differences over all values of the maps. The student's maps first go
+    through a regressor that is trained with the student: a 1x1 convolution to the teacher's channels, batch
+    norm and ReLU, as in the CRD benchmark. Where the maps differ in size, the larger are average-pooled to
+    the size of the smaller. The benchmark's regressor has a convolution with strides instead.
+
+    The published weight is 100, beside cross_entropy at weight 1, with the stage before the last of a ResNet
+    for CIFAR.
+
+    Args:
+        stage: Index into the stages of both models. 0 is the first stage, -1 the last.
+        relu: Whether the regressor ends in ReLU. False: it ends in batch norm, for a teacher whose stages go
+            below zero (pre-activation ResNets, linear bottlenecks).
+
+    Raises:
+        ConfigError: If there is no teacher, or one of the two models does not have this stage.
     """
 
     def __init__(self, student: Output, teacher: Output | None, *, stage: int = -2, relu: bool = True):
@@ -118,13 +154,23 @@ def rkd(
 ) -> Tensor:
     """Relations among the embeddings of a batch: distances and angles (Park et al. 2019).
 
-    distance x Huber(distances, in units of their mean) + angle x Huber(cosines of the angles in all
-    triangles), means over all pairs and triples of pictures. As in the published code these include each
-    picture with itself, which adds zeros. The two embeddings may differ in width.
+    The loss is distance x Huber(distances between two pictures, in units of their mean) + angle x
+    Huber(cosines of the angles in all triangles of pictures). Each is a mean over all pairs or triples. As in
+    the published code these include each picture with itself, which adds zeros. The embeddings of student and
+    teacher may differ in width. A batch of one picture has no distances, and one of two has no angles: these
+    terms are 0.
 
-    Triples cost O(B^3): they are taken within groups of `group` neighbours in the batch, the last of which
-    may be smaller. 64, the published benchmarks' batch, makes one group of their batches. One picture has no
-    distances and two have no angles: 0. Published, beside cross_entropy at weight 1: 25 and 50.
+    The published weights, beside cross_entropy at weight 1, are 25 and 50.
+
+    Args:
+        distance: Weight of the distances.
+        angle: Weight of the angles.
+        group: Number of pictures in a group. Triples are taken among neighbours in the batch, group by group,
+            since those of B pictures cost O(B^3). The last group may be smaller. 64, the batch of the
+            published benchmarks, makes one group of their batches.
+
+    Raises:
+        ConfigError: If there is no teacher.
     """
     # Sums of inner products cancel the more the nearer two pictures are: float64 has digits to spare.
     # Differences pair by pair, (B, B, D), would need none, and take several times as long.

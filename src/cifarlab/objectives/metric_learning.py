@@ -15,11 +15,18 @@ from cifarlab.core.registries import LOSSES
 
 @LOSSES.register(soft_targets=False, compares=True, reads_logits=False)
 def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0)] = 0.2) -> Tensor:
-    """Batch-hard triplets (Hermans et al. 2017), on hard labels; beside a loss that classifies.
+    """Batch-hard triplets (Hermans et al. 2017).
 
-    Each picture's farthest neighbour of its class in the batch should be nearer, by `margin`, than the
-    nearest of another class. Distances are between embeddings scaled to length 1, and run to 2. The mean is
-    over the pictures that have both neighbours; without any the loss is 0.
+    For each picture, the loss takes the farthest picture of its class in the batch and the nearest picture of
+    another class. The first should be nearer than the second, by `margin` at least. Distances are between
+    embeddings scaled to length 1, and are at most 2. The loss is the mean over the pictures that have both
+    neighbours. Without any it is 0.
+
+    The loss needs hard labels. It is meant for use beside a loss that classifies.
+
+    Args:
+        margin: Distance by which the farthest picture of the class should be nearer than the nearest of
+            another.
     """
     embedding = F.normalize(output.embedding.float())
     same, others = _pairs(batch.labels)
@@ -34,11 +41,18 @@ def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0
 
 @LOSSES.register(soft_targets=False, compares=True, reads_logits=False)
 def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(gt=0)] = 0.1) -> Tensor:
-    """Supervised contrastive loss (Khosla et al. 2020, L_out), on hard labels; beside a loss that classifies.
+    """Supervised contrastive loss (Khosla et al. 2020, L_out).
 
-    A picture's positives are the others of its class in the batch: 2.5 of 250 with 100 classes, so the batch
-    should be large. Logits are cosines of embeddings over the temperature, without the paper's projection
-    head and second view. The mean is over the pictures that have a positive; without any the loss is 0.
+    A picture's positives are the others of its class in the batch: about 2.5 of 250 pictures with 100
+    classes, so the batch should be large. The loss draws a picture to them and away from all others. Logits
+    are cosines of embeddings over the temperature, without the paper's projection head and second view. The
+    loss is the mean over the pictures that have a positive. Without any it is 0.
+
+    The loss needs hard labels. It is meant for use beside a loss that classifies.
+
+    Args:
+        temperature: Number that the cosines are divided by. The smaller it is, the more the most similar
+            pictures of other classes count.
     """
     same, others = _pairs(batch.labels)
     itself = ~(same | others)

@@ -99,7 +99,17 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 def ema(
     model: nn.Module, *, decay: Annotated[float, Field(ge=0, lt=1)] = 0.999, warmup: bool = True
 ) -> ExponentialAverage:
-    """Exponential moving average; warmup: a smaller decay in the first steps, which forgets the start."""
+    """Exponential moving average of the weights.
+
+    The average moves after every optimizer step. The running statistics of batch norms are averaged as the
+    weights are.
+
+    Args:
+        decay: Share of the average that a step keeps; the rest comes from the model's weights. The average
+            looks back over about 1 / (1 - decay) steps.
+        warmup: Whether decay is smaller in the first steps, so that the average forgets the start: after n
+            updates it is at most (1 + n) / (10 + n).
+    """
     return ExponentialAverage(model, decay, warmup)
 
 
@@ -109,10 +119,15 @@ def swa(
     *,
     start: Annotated[float, Field(ge=0, lt=1, description="share of the run")] = 0.75,
 ) -> EqualAverage:
-    """Equal average of the weights at each epoch's end, from `start` on (SWA, Izmailov et al. 2018).
+    """Equal average of the weights at the end of each epoch (SWA, Izmailov et al. 2018).
 
-    Before, the model itself is scored. Batch norms' statistics of the average are estimated anew before each
-    scoring, from one look at the epoch's training pictures: a third of an epoch's time, about. It wants a
-    learning rate that stays high, such as the schedule `linear` with a floor.
+    Before the first of these epochs, the model itself is scored. Before each scoring of the average, the
+    statistics of its batch norms are estimated anew, from one look at the epoch's training pictures. That
+    takes about a third of an epoch's time.
+
+    SWA wants a learning rate that stays high, such as that of the schedule `linear` with a floor.
+
+    Args:
+        start: Share of the run. An epoch counts if it ends there or later.
     """
     return EqualAverage(model, start)

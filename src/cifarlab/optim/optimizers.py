@@ -35,7 +35,15 @@ Rest = Annotated[Spec, BeforeValidator(_rest), PlainSerializer(Spec.dump)]
 def sgd(
     groups: list[dict[str, Any]], lr: float, *, momentum: Momentum = 0.9, nesterov: bool = True
 ) -> Optimizer:
-    """Stochastic gradient descent with Nesterov's momentum."""
+    """Stochastic gradient descent with momentum, Nesterov's by default.
+
+    Weight decay is added to the gradient.
+
+    Args:
+        momentum: Share of the running sum of gradients that a step keeps. 0 turns momentum off.
+        nesterov: True: a step follows the gradient plus momentum times the updated running sum. False: a step
+            follows the updated running sum itself.
+    """
     # torch refuses nesterov without momentum; there the two are the same.
     return torch.optim.SGD(
         groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=_fused(groups)
@@ -50,7 +58,14 @@ def adamw(
     betas: tuple[Momentum, Momentum] = (0.9, 0.999),
     eps: Annotated[float, Field(gt=0)] = 1e-8,
 ) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Decoupled means that weight decay shrinks the weights directly and is not part of the gradient.
+
+    Args:
+        betas: Shares that the running means keep at each step: of the gradient, and of its square.
+        eps: What is added to the root of the mean square before the division by it.
+    """
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_fused(groups))
 
 
@@ -58,10 +73,14 @@ def adamw(
 def lion(
     groups: list[dict[str, Any]], lr: float, *, betas: tuple[Momentum, Momentum] = (0.9, 0.99)
 ) -> Optimizer:
-    """The sign of a momentum, with decoupled weight decay (Lion, Chen et al. 2023), as timm has it.
+    """Sign of a momentum, with decoupled weight decay (Lion, Chen et al. 2023).
 
-    Every weight moves by lr a step: the paper takes a third to a tenth of AdamW's rate, and as many times
-    its decay.
+    The implementation is timm's. Every weight moves by the learning rate at each step. The paper takes a
+    third to a tenth of AdamW's rate, and three to ten times its weight decay.
+
+    Args:
+        betas: The first is the share of the running mean in the direction of a step; the gradient has the
+            rest. The second is the share of itself that the running mean keeps at each step.
     """
     from timm.optim import Lion  # pyright: ignore[reportPrivateImportUsage]
 
@@ -81,17 +100,29 @@ def muon(
     rest: Rest = "adamw",  # pyright: ignore[reportArgumentType]
     rest_rate: Annotated[float, Field(gt=0)] = 1.0,
 ) -> Optimizer:
-    """Orthogonalised momentum for hidden matrices (Muon, Jordan et al. 2024), as timm has it.
+    """Orthogonalized momentum for hidden matrices (Muon, Jordan et al. 2024).
 
-    A convolution's kernel is a matrix, (outputs, inputs x height x width). iterations: of Newton and Schulz.
-    scale: match_rms_adamw moves weights about as far as AdamW does at the same rate, 0.2 sqrt(max(outputs,
-    inputs)) times an orthogonal matrix (Liu et al. 2025); original, sqrt(max(1, outputs / inputs)) times,
-    wants a rate about ten times as high. renormalize: bring each matrix to the norm sqrt(outputs) before each
-    step, for networks in which a batch norm follows each: the rate then says by which share a step changes
-    it (airbench, Jordan 2024). rest: the optimizer of the first layer, norms, biases, the head and
-    losses. rest_rate: its learning rate over that of the matrices. The iteration is in bfloat16; where the
-    device would emulate that, in float32.
-    Raises ConfigError where no hidden matrix is trained.
+    The implementation is timm's. Hidden matrices are the weights of the backbone's linear layers and
+    convolutions, without the first layer and depthwise convolutions. A convolution's kernel counts as a
+    matrix of one row per output and inputs x height x width columns. The iteration runs in bfloat16, or in
+    float32 where the device would emulate bfloat16.
+
+    Args:
+        momentum: Share of the running mean of gradients that a step keeps. 0 turns momentum off.
+        nesterov: Whether the gradient is mixed once more into the running mean before that is orthogonalized.
+        iterations: Iterations of Newton and Schulz that orthogonalize a matrix.
+        scale: What an orthogonal matrix is multiplied by. match_rms_adamw takes 0.2 sqrt(max(rows, columns)),
+            which moves weights about as far as AdamW does at the same rate (Liu et al. 2025). original takes
+            sqrt(max(1, rows / columns)) and wants a rate about ten times as high.
+        renormalize: Bring each matrix to the norm sqrt(rows) before each step. This is for networks in which
+            a batch norm follows each matrix: the rate then says by which share a step changes it (airbench,
+            Jordan 2024).
+        rest: Optimizer of all else (the first layer, depthwise convolutions, norms, biases, the head,
+            losses): sgd, adamw or lion.
+        rest_rate: Learning rate of `rest` as a multiple of that of the matrices.
+
+    Raises:
+        ConfigError: If no hidden matrix is trained.
     """
     from timm.optim import Muon  # pyright: ignore[reportPrivateImportUsage]
 

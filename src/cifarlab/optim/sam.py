@@ -19,9 +19,14 @@ TINY = 1e-12
 
 @SHARPNESS.register
 def sam(weights: list[Tensor], gradients: list[Tensor], *, rho: Radius = 0.05) -> list[Tensor]:
-    """Along the gradient, to the distance rho from the weights (SAM, Foret et al. 2021).
+    """Take the gradient at the distance rho uphill (SAM, Foret et al. 2021).
 
-    rho: 0.05 suits CIFAR-10; on CIFAR-100 the code of ASAM's authors takes 0.1 for SAM.
+    The weights are first moved along their gradient, to the distance rho. A second gradient is taken there.
+    With it the optimizer steps from the old weights.
+
+    Args:
+        rho: Distance from the weights at which the gradient is taken. 0.05 suits CIFAR-10; on CIFAR-100 the
+            code of ASAM's authors takes 0.1 for SAM.
     """
     return _scale(gradients, rho / (_norm(gradients) + TINY))
 
@@ -34,10 +39,16 @@ def asam(
     rho: Radius = 0.5,
     eta: Annotated[float, Field(ge=0)] = 0.01,
 ) -> list[Tensor]:
-    """The same with distances in units of |w| + eta, weight by weight (ASAM, Kwon et al. 2021).
+    """SAM with distances relative to each weight's size (ASAM, Kwon et al. 2021).
 
-    As their algorithm 1, so of biases, too: the authors' code gives those the unit 1, and more of the way.
-    rho: that code takes 0.5 on CIFAR-10 and 1 on CIFAR-100.
+    The distance of a weight w is measured in units of |w| + eta. The units hold for biases, too, as in the
+    paper's algorithm 1. The authors' code gives biases the unit 1 instead, so that biases move farther
+    uphill.
+
+    Args:
+        rho: Distance from the weights, in these units, at which the gradient is taken. The authors' code
+            takes 0.5 on CIFAR-10 and 1 on CIFAR-100.
+        eta: What is added to each weight's size, so that weights near 0 move, too.
     """
     units = [weight.abs() + eta for weight in weights]
     relative = [gradient * unit for gradient, unit in zip(gradients, units, strict=True)]

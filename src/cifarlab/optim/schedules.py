@@ -20,15 +20,31 @@ def _ascending(milestones: tuple[float, ...]) -> tuple[float, ...]:
 
 
 # Warm-up and milestones are shares of the run, so that a recipe keeps its shape when train.epochs changes.
-Warmup = Annotated[float, Field(ge=0, lt=1, description="share of the run that rises to the peak")]
-Floor = Annotated[float, Field(ge=0, le=1, description="share of the peak that the rate falls to")]
+Warmup = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description="Share of the run with a linear rise from 0 to the peak. 0 starts at the peak.",
+    ),
+]
+Floor = Annotated[
+    float, Field(ge=0, le=1, description="Lowest rate after the warm-up, as a share of the peak.")
+]
 Milestones = Annotated[
     tuple[Annotated[float, Field(gt=0, lt=1, description="share of the run")], ...],
     AfterValidator(_ascending),
 ]
 Factor = Annotated[float, Field(ge=0, le=1)]
-Cycles = Annotated[int, Field(ge=1, le=100, description="how often the rate falls from its peak")]
-Growth = Annotated[float, Field(ge=1, le=10, description="length of a cycle over that of the cycle before")]
+Cycles = Annotated[int, Field(ge=1, le=100, description="How often the rate falls from its peak.")]
+Growth = Annotated[
+    float,
+    Field(
+        ge=1,
+        le=10,
+        description="Length of each cycle divided by that of the cycle before. 1 makes all equally long.",
+    ),
+]
 
 
 def _fall(progress: float, warmup: float, floor: float, shape: Callable[[float], float]) -> float:
@@ -48,7 +64,7 @@ def _half_cosine(progress: float) -> float:
 
 @SCHEDULES.register
 def constant(progress: float, *, warmup: Warmup = 0.0) -> float:
-    """The peak throughout: it falls to no floor."""
+    """Stay at the peak after the warm-up."""
     return _fall(progress, warmup, 1.0, lambda rest: 0.0)
 
 
@@ -61,7 +77,15 @@ def step(
     milestones: Milestones = (0.3, 0.6, 0.8),
     gamma: Factor = 0.2,
 ) -> float:
-    """Multiplied by gamma at each milestone, a share of the run; never below floor x peak once warm."""
+    """Multiply the rate by gamma at each milestone.
+
+    Args:
+        warmup: Share of the run in which the rate rises linearly from 0 to the peak. 0 starts at the peak. A
+            milestone within the warm-up lowers the rate from there on.
+        floor: Lowest rate after the warm-up, as a share of the peak.
+        milestones: When the rate is multiplied, as ascending shares of the run.
+        gamma: Factor of the rate at each milestone.
+    """
     left = gamma ** sum(progress >= milestone for milestone in milestones)
     # The floor is a bound here: every stage above it keeps its rate. A milestone in the warm-up counts there.
     return progress / warmup * left if progress < warmup else max(floor, left)
@@ -69,7 +93,7 @@ def step(
 
 @SCHEDULES.register
 def cosine(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> float:
-    """Half a cosine from the peak to floor x peak (Loshchilov and Hutter 2017)."""
+    """Fall from the peak to floor x peak along half a cosine (Loshchilov and Hutter 2017)."""
     return _fall(progress, warmup, floor, _half_cosine)
 
 
@@ -77,10 +101,9 @@ def cosine(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> floa
 def cosine_restarts(
     progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0, cycles: Cycles = 4, growth: Growth = 1.0
 ) -> float:
-    """Half a cosine from the peak to floor x peak, `cycles` times (SGDR, Loshchilov and Hutter 2017).
+    """Fall along half a cosine to floor x peak, repeatedly (SGDR, Loshchilov and Hutter 2017).
 
-    growth: each cycle is so many times as long as the one before; together they fill what follows the
-    warm-up.
+    Each cycle starts again at the peak. Together, the cycles fill what follows the warm-up.
     """
     lengths = [growth**cycle for cycle in range(cycles)]
 
@@ -96,7 +119,7 @@ def cosine_restarts(
 
 @SCHEDULES.register
 def linear(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> float:
-    """A straight line from the peak to floor x peak."""
+    """Fall from the peak to floor x peak in a straight line."""
     return _fall(progress, warmup, floor, lambda rest: 1 - rest)
 
 
@@ -104,9 +127,15 @@ def linear(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> floa
 def one_cycle(
     progress: float, *, warmup: Warmup = 0.3, start: Factor = 1 / 25, floor: Floor = 1e-4 / 25
 ) -> float:
-    """Half a cosine up from start x peak, then half a cosine down to floor x peak (Smith and Topin 2018).
+    """Rise to the peak along half a cosine, then fall (Smith and Topin 2018).
 
-    Torch's OneCycleLR, whose first and last step are numbered 0 and total, over progress instead of steps.
+    The fall is half a cosine, too. The rate is that of torch's OneCycleLR, with the first step as number 0
+    and the last as number total. Here it depends on the share of the run that is over instead of the step.
+
+    Args:
+        warmup: Share of the run in which the rate rises. 0 starts at the peak.
+        start: Rate at the start, as a share of the peak.
+        floor: Rate at the end, as a share of the peak.
     """
     if progress < warmup:
         return 1 + (start - 1) * _half_cosine(progress / warmup)

@@ -124,11 +124,19 @@ def rand_augment(
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
 ) -> Tensor:
-    """RandAugment: operations of one magnitude, drawn from 14, one after the other (Cubuk et al., 2020).
+    """RandAugment: random operations of one magnitude, one after the other (Cubuk et al., 2020).
 
-    num_operations: how many for each picture; one may come twice, and `identity` counts. magnitude: of 0 to
-    30, where 30 is a shear by 0.3, a shift by 45 % of the side, 30 degrees, factors 0.1 and 1.9, 4 bits and
-    all values inverted. interpolation, fill: of the warps, and the value outside. As torchvision's.
+    The operations are drawn from 14, as in torchvision.
+
+    Args:
+        num_operations: How many operations for each picture. One may come twice, and `identity`, which
+            changes nothing, is one of the 14.
+        magnitude: Strength of all operations. 30, the largest, is a shear by 0.3, a shift by 45 % of the
+            side, a rotation by 30 degrees, factors 0.1 and 1.9 of brightness, color, contrast and sharpness,
+            4 bits kept, and all values inverted.
+        interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
+            pixel, bilinear a weighted mean of the four around it.
+        fill: Value that shears, shifts and rotations put outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
     table = _rand_table(magnitude, height, width, images.device)
@@ -143,11 +151,16 @@ def rand_augment(
 def trivial_augment_wide(
     images: Tensor, draws: Draws, *, interpolation: Interpolation = "nearest", fill: Fraction = 0.0
 ) -> Tensor:
-    """TrivialAugment, wide: one operation of 14, at any of 31 magnitudes (Müller and Hutter, 2021).
+    """TrivialAugment, wide: one random operation at a random magnitude (Müller and Hutter, 2021).
 
-    The largest are a shear by 0.99, a shift by 32 pixels at any size of picture, 135 degrees, factors 0.01
-    and 1.99, 2 bits and all values inverted. interpolation, fill: of the warps, and the value outside. As
-    torchvision's.
+    The operation is drawn from 14 and its magnitude from 31, as in torchvision. The largest magnitudes are a
+    shear by 0.99, a shift by 32 pixels at any size of picture, a rotation by 135 degrees, factors 0.01 and
+    1.99 of brightness, color, contrast and sharpness, 2 bits kept, and all values inverted.
+
+    Args:
+        interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
+            pixel, bilinear a weighted mean of the four around it.
+        fill: Value that shears, shifts and rotations put outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
     table = _trivial_table(height, width, images.device)
@@ -163,8 +176,14 @@ def auto_augment(
 ) -> Tensor:
     """AutoAugment's policy for CIFAR-10: one of 25 pairs of operations (Cubuk et al., 2019).
 
-    Each of the two has its own probability and magnitude; signs are drawn. interpolation, fill: of the warps,
-    and the value outside; the paper fills with gray, 0.5. As torchvision's.
+    Each of the two operations has its own probability and magnitude. The signs of the magnitudes are drawn.
+    The policy is torchvision's.
+
+    Args:
+        interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
+            pixel, bilinear a weighted mean of the four around it.
+        fill: Value that shears, shifts and rotations put outside the picture: 0 is black, 1 is white. The
+            paper fills with gray, 0.5.
     """
     height, width = images.shape[-2:]
     table = _auto_table(height, width, images.device)
@@ -190,13 +209,20 @@ def aug_mix(
     interpolation: Interpolation = "bilinear",
     fill: Fraction = 0.0,
 ) -> Tensor:
-    """AugMix: a random mean of a picture and of chains of operations on it (Hendrycks et al., 2020).
+    """AugMix: random mean of a picture and of its altered copies (Hendrycks et al., 2020).
 
-    severity: magnitudes are drawn from the lowest so many of ten. num_chains: each has one to three
-    operations; the chains' shares come from Dirichlet(1, ..., 1), and the picture's own share is uniform in
-    [0, 1]. all_operations: False leaves out brightness, color, contrast and sharpness, which the benchmark of
-    robustness CIFAR-C also has, as the authors do. interpolation, fill: of the warps, and the value outside.
-    As torchvision's with alpha 1; the paper's consistency loss is not part of it.
+    Each altered copy is made by a chain of one to three operations. The shares of the copies come from
+    Dirichlet(1, ..., 1), and the picture's own share is uniform in [0, 1]. This is torchvision's AugMix with
+    alpha 1. The paper's consistency loss is not part of it.
+
+    Args:
+        severity: Magnitudes are drawn from the lowest so many of ten.
+        num_chains: How many altered copies.
+        all_operations: Whether brightness, color, contrast and sharpness are among the operations. False
+            leaves them out, as the authors do, because CIFAR-C, the benchmark of robustness, has them too.
+        interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
+            pixel, bilinear a weighted mean of the four around it.
+        fill: Value that shears, shifts and rotations put outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
     table = _mixed_table(severity, all_operations, height, width, images.device)

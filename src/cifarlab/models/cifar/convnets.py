@@ -42,9 +42,11 @@ def _vgg(image_size: int, widths: Sequence[Sequence[int]]) -> Staged:
 def cifar_vgg8(image_size: int) -> Staged:
     """VGG-8 for CIFAR with batch norm: 3,965,028 parameters with 100 classes (Simonyan and Zisserman 2015).
 
-    One convolution a stage where VGG-11 has up to two (CRD, Tian et al. 2020), then the mean in place of the
-    last pooling and of two of the three linear layers. The fourth pooling is left out below 64 px, so that
-    32 px leave 4x4. The published code has it at 64 px and nowhere else, larger pictures included.
+    Each of its five stages has one convolution, where VGG-11 has up to two (CRD, Tian et al. 2020). The mean
+    over the last map takes the place of VGG's last pooling and of two of its three linear layers.
+
+    The fourth pooling is left out for pictures below 64 px, so that the last map of a picture of 32 px has
+    4x4 pixels. The published code pools there for pictures of exactly 64 px only, and not for larger ones.
     """
     return _vgg(image_size, ((64,), (128,), (256,), (512,), (512,)))
 
@@ -53,7 +55,8 @@ def cifar_vgg8(image_size: int) -> Staged:
 def cifar_vgg13(image_size: int) -> Staged:
     """VGG-13 for CIFAR with batch norm: 9,462,180 parameters with 100 classes (Simonyan and Zisserman 2015).
 
-    Column B of their table 1, with the end and the poolings of cifar_vgg8.
+    Its convolutions are those of column B of the paper's table 1. Its poolings and what follows the last
+    stage are those of cifar_vgg8.
     """
     return _vgg(image_size, ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)))
 
@@ -87,9 +90,9 @@ class ShuffleUnit(nn.Module):
 def cifar_shufflenet_v2(image_size: int) -> Staged:
     """ShuffleNetV2 1x for CIFAR: 1,355,528 parameters with 100 classes (Ma et al. 2018, table 5).
 
-    The stem is a 1x1 convolution of stride 1 without pooling, as in RepDistiller and mdistiller; other CIFAR
-    versions take 3x3 there. The stages lie at 1/2, 1/4 and 1/8 of the picture's size. The weights are torch's
-    default, as theirs.
+    The stem is a 1x1 convolution of stride 1 without pooling, as in RepDistiller and mdistiller. Other
+    versions for CIFAR have a 3x3 convolution there. The stages lie at 1/2, 1/4 and 1/8 of the picture's side.
+    Initial weights are torch's default, as in those two projects.
     """
     stages, inputs = [], 24
     for outputs, blocks in ((116, 4), (232, 8), (464, 4)):
@@ -121,9 +124,11 @@ class InvertedResidual(nn.Module):
 def cifar_mobilenet_v2(image_size: int) -> Staged:
     """MobileNetV2 for CIFAR, half as wide: 812,836 parameters with 100 classes (Sandler et al. 2018).
 
-    As in RepDistiller and mdistiller, and unlike the paper's table 2: the layer of 24 channels (here 12) has
-    stride 1, ReLU has no bound at 6, and the first block too expands by a 1x1 convolution, though to no more
-    channels. The stages lie at 1/2, 1/4, 1/8 and 1/16 of the picture's size.
+    It is the network of RepDistiller and mdistiller, which differs from the paper's table 2 in three ways.
+    The layer of 24 channels (here 12) has stride 1. ReLU has no bound at 6. The first block too has a 1x1
+    convolution that expands, though to no more channels than it sees.
+
+    The stages lie at 1/2, 1/4, 1/8 and 1/16 of the picture's side.
     """
     # For each stage its layers: expansion, channels, blocks, stride of the first.
     table = (

@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from cifarlab.core.registries import BACKBONES
 from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
 
-Disturbance = Annotated[float, Field(ge=0, lt=1)]
+Disturbance = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description=(
+            "Share of pictures for which ShakeDrop multiplies the last block's branch by a random number "
+            "from -1 to 1, in training. The share grows linearly from the first block to the last. 0: none. "
+            "Yamada et al. (2019) take 0.5."
+        ),
+    ),
+]
 
 
 class ShakeDrop(nn.Module):
@@ -88,8 +99,7 @@ def _pyramidnet(image_size: int, alpha: int, shake_drop: float) -> Staged:
 def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
     """PyramidNet-110, alpha = 84: 3,913,536 parameters with 100 classes (Han et al. 2017).
 
-    The 54 blocks add alpha channels to the stem's 16. shake_drop: the share of pictures for which ShakeDrop
-    disturbs the last block; it grows linearly from the first. Yamada et al. (2019) take 0.5.
+    The stem has 16 channels. The 54 blocks add alpha channels to these, each block an equal share, rounded.
     """
     return _pyramidnet(image_size, 84, shake_drop)
 
@@ -98,6 +108,6 @@ def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Stag
 def pyramidnet110_a270(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
     """PyramidNet-110, alpha = 270: 28,511,307 parameters with 100 classes (Han et al. 2017).
 
-    shake_drop: as pyramidnet110_a84's.
+    It has more channels than pyramidnet110_a84, and the same blocks.
     """
     return _pyramidnet(image_size, 270, shake_drop)

@@ -16,7 +16,17 @@ from cifarlab.core.registries import BACKBONES
 from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)  # channels of the stem and the three stages
-Dropout = Annotated[float, Field(ge=0, lt=1)]
+Dropout = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description=(
+            "Share of the inputs of each block's second convolution that dropout sets to 0, in training. "
+            "0: none. The paper's, where it uses dropout on CIFAR, is 0.3."
+        ),
+    ),
+]
 
 
 class BasicBlock(nn.Module):
@@ -93,7 +103,8 @@ def _wide_resnet(image_size: int, depth: int, factor: int, dropout: float) -> St
 def resnet8x4(image_size: int) -> Staged:
     """ResNet-8 for CIFAR, 4 times as wide: 1,233,540 parameters with 100 classes (He et al. 2016).
 
-    The stages have 64, 128 and 256 channels where ResNet-20 has 16, 32 and 64; the stem has 32, not 64.
+    The stages have 64, 128 and 256 channels, where those of ResNet-20 have 16, 32 and 64. The stem has 32,
+    which is twice, not 4 times, that of ResNet-20.
     """
     return _resnet(image_size, 8, WIDE)
 
@@ -114,7 +125,7 @@ def resnet32(image_size: int) -> Staged:
 def resnet32x4(image_size: int) -> Staged:
     """ResNet-32 for CIFAR, 4 times as wide: 7,433,860 parameters with 100 classes (He et al. 2016).
 
-    The widths are resnet8x4's.
+    The stem and the stages are as wide as those of resnet8x4.
     """
     return _resnet(image_size, 32, WIDE)
 
@@ -151,8 +162,5 @@ def wrn_40_2(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
 
 @BACKBONES.register
 def wrn_28_10(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
-    """Wide ResNet 28-10: 36,536,884 parameters with 100 classes (Zagoruyko and Komodakis 2016).
-
-    Their dropout on CIFAR, where they use it, is 0.3.
-    """
+    """Wide ResNet 28-10: 36,536,884 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
     return _wide_resnet(image_size, 28, 10, dropout)

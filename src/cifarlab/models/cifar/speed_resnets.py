@@ -91,16 +91,29 @@ def speed_resnet(
     activation: Literal["relu", "gelu", "silu"] = "silu",
     dirac: bool = True,
 ) -> SpeedResNet:
-    """For training in minutes: three groups of a convolution, max pooling and a residual pair (Page 2018).
+    """A residual network for training in minutes (Page 2018).
 
-    widths: channels of the groups, at 1/2, 1/4 and 1/8 of the picture's side. layout: full, every convolution
-    3x3 (airbench); lean, half the arithmetic: the first pair is 1x1, the second goes through 3/4 of the
-    channels and back by 1x1, the third through 2/3, and the third group begins with a 2x2 convolution.
-    stem: 24 channels, of a 2x2 convolution fixed to whiten the training pictures' patches, or of a 3x3
-    convolution that is trained. dirac: each convolution begins as the identity on as many channels as it
-    has in common, in place of noise (airbench). Batch norms train no scale.
-    The last map is pooled to its maximum plus its mean; logits are meant to be scaled down
-    (`model.head.scale`). Pictures of 16 to 48 px suit it.
+    After the stem come three groups. Each is a convolution, max pooling, and a pair of convolutions beside a
+    shortcut. Batch norms train their shift and no scale. Each channel of the last map is pooled to its
+    maximum plus its mean.
+
+    The logits are meant to be scaled down by `model.head.scale`. Pictures of 16 to 48 px suit the network.
+
+    Args:
+        widths: Channels of the three groups, at 1/2, 1/4 and 1/8 of the picture's side.
+        layout: Kernels of the convolutions. full: all are 3x3 (airbench, Jordan 2024). lean: half the
+            arithmetic. Both convolutions of the first pair are 1x1. Those of the second pair are 3x3 to 3/4
+            of the channels and 1x1 back. Those of the third pair are 3x3 to 2/3 of the channels and 3x3 back.
+            The third group begins with a 2x2 convolution. The channels in the middle of a pair are rounded to
+            multiples of 32.
+        stem: First layer, of 24 channels. whitening: a 2x2 convolution whose weights are fixed so that they
+            whiten the patches of the training pictures. conv: a 3x3 convolution that is trained.
+        activation: Activation function of the whole network.
+        dirac: Whether each convolution of the groups begins as the identity on the channels that its input
+            and output have in common (airbench). False: all its weights begin random.
+
+    Raises:
+        ConfigError: If pictures have fewer than 8 px a side, or fewer than 9 with the whitening stem.
     """
     act = ACTIVATIONS[activation]
     if stem == "whitening":

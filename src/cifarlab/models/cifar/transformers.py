@@ -86,11 +86,17 @@ class CompactTransformer(nn.Module):
 def vit_lite_7_4(
     image_size: int, *, drop_path: Rate = 0.0, attention_dropout: Rate = 0.0
 ) -> CompactTransformer:
-    """ViT-Lite-7/4: 3.74 million parameters with 100 classes, a ViT on patches of 4 px (Hassani et al. 2021).
+    """ViT-Lite-7/4: 3.74 million parameters with 100 classes (Hassani et al. 2021).
 
-    drop_path: the share of pictures for which stochastic depth skips the last block's halves; it grows
-    linearly from 0 at the first. attention_dropout: of the attention's weights. Theirs are 0.1 and 0.1.
-    Raises ConfigError where image_size is not a multiple of 4.
+    It is a ViT of 7 blocks on patches of 4 px. The picture's side must be a multiple of 4.
+
+    Args:
+        drop_path: Share of pictures for which stochastic depth skips a half of the last block, its attention
+            or its MLP, in training. The share grows linearly from 0 at the first block. The paper's is 0.1.
+        attention_dropout: Share of the attention's weights that training sets to 0. The paper's is 0.1.
+
+    Raises:
+        ConfigError: If image_size is not a multiple of 4.
     """
     if image_size % 4:
         message = f"vit_lite_7_4 cuts patches of 4 px, and {image_size} is not a multiple of it"
@@ -101,10 +107,16 @@ def vit_lite_7_4(
 
 @BACKBONES.register
 def cct_7_3x1(image_size: int, *, drop_path: Rate = 0.0, attention_dropout: Rate = 0.0) -> CompactTransformer:
-    """CCT-7/3x1: 3.78 million parameters with 100 classes, on one convolution's map (Hassani et al. 2021).
+    """CCT-7/3x1: 3.78 million parameters with 100 classes (Hassani et al. 2021).
 
-    A 3x3 convolution, ReLU and max pooling of stride 2 make the tokens, 256 of a picture of 32 px; their
-    weighted mean is the features. drop_path, attention_dropout: as vit_lite_7_4's; theirs are 0.1 and 0.1.
+    It is a transformer of 7 blocks. A 3x3 convolution, ReLU and max pooling of stride 2 make its tokens: 256
+    of a picture of 32 px. The features are a weighted mean of the tokens after the last block. Each token's
+    weight comes from a learnt score.
+
+    Args:
+        drop_path: Share of pictures for which stochastic depth skips a half of the last block, its attention
+            or its MLP, in training. The share grows linearly from 0 at the first block. The paper's is 0.1.
+        attention_dropout: Share of the attention's weights that training sets to 0. The paper's is 0.1.
     """
     stem = nn.Sequential(
         nn.Conv2d(3, FEATURES, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
