@@ -90,7 +90,7 @@ def _link(key: str) -> str:
     return f"parts.md#{_HEADINGS[key].lower().replace(' ', '-')}"
 
 
-def main() -> None:
+def write_reference() -> None:
     """Write the pages to `docs/reference` of the working folder."""
     PAGES.mkdir(parents=True, exist_ok=True)
     for name, text in reference_pages().items():
@@ -98,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_reference()

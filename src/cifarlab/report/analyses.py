@@ -69,7 +69,7 @@ class Error(_Part):
     count: int
 
 
-class Picture(_Part):
+class PictureRow(_Part):
     """A picture worth a look."""
 
     label: str
@@ -106,8 +106,8 @@ class AnalysisFile(_Part):
     confusion: list[list[int]]
     without_near_duplicates: Unseen | None = None
     corruptions: dict[str, list[float] | float] | None = None
-    hardest: list[Picture]
-    confident_errors: list[Picture]
+    hardest: list[PictureRow]
+    confident_errors: list[PictureRow]
     anchor: AnchorEntry | None
 
     @field_validator("corruptions")
@@ -118,7 +118,7 @@ class AnalysisFile(_Part):
         return worse
 
     @property
-    def worth_a_look(self) -> tuple[list[Picture], list[Picture]]:
+    def worth_a_look(self) -> tuple[list[PictureRow], list[PictureRow]]:
         return self.hardest, self.confident_errors
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifarlab.report.analyses import FILES, AnalysisFile, Picture, data_uri
+from cifarlab.report.analyses import FILES, AnalysisFile, PictureRow, data_uri
 from cifarlab.report.analysis_charts import filling
 from cifarlab.report.collect import Analyzed, RunGroup
 
@@ -24,7 +24,7 @@ class PageSection:
     seed: int
     analysis: AnalysisFile
     charts: dict[str, dict[str, Any]]
-    grids: dict[str, list[tuple[str, Picture]]]
+    grids: dict[str, list[tuple[str, PictureRow]]]
 
 
 def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
@@ -39,7 +39,7 @@ def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
     return found
 
 
-def _grids(analyzed: Analyzed) -> dict[str, list[tuple[str, Picture]]]:
+def _grids(analyzed: Analyzed) -> dict[str, list[tuple[str, PictureRow]]]:
     # The analysis names more pictures than it keeps.
     rows = zip(HEADINGS, analyzed.tiles, analyzed.analysis.worth_a_look, strict=False)
     return {
