@@ -304,7 +304,7 @@ def main() -> None:
     device = on.type
     workers = [(0, 0), (2, 2)] if device == "cpu" else [(16, 8)]
     if given.tiny:
-        given.rounds, given.steps, given.sizes, given.batch_size, given.pictures = 2, 3, [32], 20, [100]
+        given.rounds, given.steps, given.sizes, given.batch_size, given.pictures = 1, 3, [32], 20, [60]
         workers = [(1, 1)]
     pictures = given.pictures or [PICTURES[device][size > LARGE] for size in given.sizes]
     if len(pictures) != len(given.sizes):
@@ -318,7 +318,8 @@ def main() -> None:
         # Large pictures in large batches do not fit a small machine's memory.
         fits = max(1, 2_560_000 // size**2) if device == "cpu" else given.batch_size
         # Files are written beside the next epoch; one epoch waits for its own, little beside large pictures.
-        words = [*overrides, f"train.epochs={1 if size > LARGE and device == 'cpu' else 4}"]
+        epochs = 1 if size > LARGE and device == "cpu" else 2 if given.tiny else 4
+        words = [*overrides, f"train.epochs={epochs}"]
         cases[size] = case(size, count, words, min(given.batch_size, fits), given.steps, given.tiny)
     equality = {size: check_equality(it.exact, given.steps) for size, it in cases.items()}
     results = {}

@@ -170,7 +170,7 @@ def main() -> None:
     pictures, overrides, environment = begin(given, packages=("timm",), device=given.device)
     limit = given.pictures or ("null" if device == "cuda" else 5000)
     overrides += [*SAME, f"train.device={given.device}", f"train.engine={given.engine}"]
-    overrides += ["data.batch_size=20"] if given.tiny else [f"data.limit={limit}"]
+    overrides += ["data.batch_size=20", "data.limit=40"] if given.tiny else [f"data.limit={limit}"]
     config = resolve(read_recipe(RECIPE), overrides)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -55,15 +55,17 @@ def run(arguments: list[str], expected: int = 0) -> tuple[float, int]:
     return seconds, used.ru_maxrss if sys.platform == "darwin" else used.ru_maxrss * 1024
 
 
-def measure_help(repeats: int) -> list[float]:
-    """Seconds of `cifarlab --help`, the first call (which may write bytecode) left out."""
-    return [run([*command(), "--help"])[0] for _ in range(repeats + 1)][1:]
+def measure_help(repeats: int, left_out: int) -> list[float]:
+    """Seconds of `cifarlab --help`; the first calls may write bytecode, and are left out."""
+    return [run([*command(), "--help"])[0] for _ in range(left_out + repeats)][left_out:]
 
 
-def measure_first_step(recipe: str, overrides: list[str], repeats: int, folder: Path) -> list[float]:
+def measure_first_step(
+    recipe: str, overrides: list[str], repeats: int, left_out: int, folder: Path
+) -> list[float]:
     """Seconds from the start of `cifarlab train` to the end of its first step; the data are cached."""
     arguments = [sys.executable, "-c", UNTIL_FIRST_STEP, "train", recipe, *overrides, "--runs", str(folder)]
-    return [run([*arguments, "--fresh"], REACHED)[0] for _ in range(repeats + 1)][1:]
+    return [run([*arguments, "--fresh"], REACHED)[0] for _ in range(left_out + repeats)][left_out:]
 
 
 def measure_memory(recipe: str, overrides: list[str], folder: Path) -> int:
@@ -85,17 +87,18 @@ def main() -> None:
     given = options.parse_args()
     if not hasattr(os, "wait4"):
         raise SystemExit("this system does not tell a child's peak memory; run it on Linux or macOS")
+    left_out = 1
     if given.tiny:
-        given.repeats, given.recipes = 1, given.recipes[:1]
+        given.repeats, left_out, given.recipes = 1, 0, given.recipes[:1]
     pictures, overrides, found = begin(given, f"median and worst of {given.repeats}")
-    overrides = [*overrides, "train.device=cpu"]
+    overrides = [*overrides, "train.device=cpu", *(["data.limit=20"] if given.tiny else [])]
     print("\n| figure | median | worst | at most |\n|---|---|---|---|")
-    seconds = spread(measure_help(given.repeats), digits=3, best=min)
+    seconds = spread(measure_help(given.repeats, left_out), digits=3, best=min)
     show("`cifarlab --help`", seconds, LIMITS["help_seconds"])
     figures: dict[str, Any] = {"help_seconds": seconds}
     for recipe in given.recipes:
         with tempfile.TemporaryDirectory() as folder:
-            times = measure_first_step(recipe, overrides, given.repeats, Path(folder))
+            times = measure_first_step(recipe, overrides, given.repeats, left_out, Path(folder))
             seconds = spread(times, digits=3, best=min)
             show(f"start to first step, {recipe}", seconds, LIMITS["first_step_seconds"])
             peak = measure_memory(recipe, overrides, Path(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pickle
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from hypothesis import settings
 from PIL import Image
 
 from cifarlab import cli
+from cifarlab.data import synthetic
 from cifarlab.engine.step import Engine
 from cifarlab.runs.signals import Interrupted
 
@@ -38,6 +41,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CIFARLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("CIFARLAB_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drawn_once() -> Iterator[None]:
+    """Draw equal sets of synthetic pictures once in a process: a tiny run draws longer than it trains."""
+    drawn = functools.lru_cache(maxsize=64)(synthetic.draw)
+
+    def draw(num: int, **options: Any) -> tuple[np.ndarray, ...]:
+        return tuple(array.copy() for array in drawn(num, **options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw", draw)
         yield
 
 

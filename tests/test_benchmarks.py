@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import torch
 from cifarlab import augment  # noqa: F401  fills the registry
 from cifarlab.config.recipes import checked, read_recipe, resolve
 from cifarlab.core.registries import AUGMENTS, MIXERS
+from cifarlab.training.saver import Saver
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
@@ -137,18 +141,32 @@ def test_compare_seed_runs_whole_epochs_of_each_side(run_tiny: Tiny):
     seconds = found["seconds"]
     assert list(seconds) == ["A, 1 and 1 workers", "A', 1 and 1 workers", "B"]
     for figures in seconds.values():
-        check_spread(figures, 2, min)
+        check_spread(figures, 1, min)
     for side in ("A", "A'"):
         ratio = found["ratios"][f"B over {side}"]
         counted = seconds[ratio["counted"]]["median"]
-        assert ratio["counted"].startswith(f"{side},") and len(ratio["rounds"]) == 2
+        assert ratio["counted"].startswith(f"{side},") and len(ratio["rounds"]) == 1
         assert ratio["of_medians"] == pytest.approx(counted / seconds["B"]["median"], rel=0.01)
     assert found["ratios"]["B over A"]["required"] == 1.7
     assert all(0 < share < 1 for share in found["outside"]["rounds"])
     assert printed.index("gradients of the first step") < printed.index("round 1")
 
 
-def test_scaling_varies_one_thing_at_a_time(run_tiny: Tiny):
+def test_scaling_varies_one_thing_at_a_time(run_tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    scaling = importlib.import_module("scaling")
+    in_a_process = scaling.measured_by
+
+    def measured(script: str, words: list[str]) -> dict[str, float]:
+        """As the benchmark does, but that runs one after the other share this process."""
+        if script != scaling.SCRIPT:
+            return in_a_process(script, words)
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+            patch.setattr(sys, "argv", ["-c", *words])
+            patch.setattr(Saver, "flush", Saver.flush)  # The script puts another in its place.
+            exec(script, {"__name__": "__main__"})
+        return json.loads(said.getvalue().splitlines()[-1])
+
+    monkeypatch.setattr(scaling, "measured_by", measured)
     printed, result = run_tiny("scaling")
     (key,) = result["varied"]
     rows = result["varied"][key]["rows"]
@@ -333,26 +351,42 @@ STAND_IN = """
 import sys, time
 from pathlib import Path
 given = dict(zip(sys.argv[1:], sys.argv[2:]))
-for part, count in (("train", 200), ("validation", 100)):
+for part, count in (("train", 40), ("validation", 100)):
     folders = sorted(path.name for path in Path(given["--data-dir"], part).iterdir())
     assert folders == [f"{label:03d}" for label in range(100)] and given["--num-classes"] == "100"
     assert len(list(Path(given["--data-dir"], part).rglob("*.png"))) == count
 assert given["--model"] == "resnet18" and given["--batch-size"] == "20" and given["--seed"] == "0"
 slow = 1 + ("--torchcompile" in sys.argv) + 2 * ("--amp" not in sys.argv)
-time.sleep(0.1 * int(given["--epochs"]) * slow)
+time.sleep(0.05 * int(given["--epochs"]) * slow)
 """
 
 
-def test_compare_timm_tells_what_an_epoch_costs(run_tiny: Tiny, tmp_path: Path):
+def test_compare_timm_tells_what_an_epoch_costs(
+    run_tiny: Tiny, tmp_path: Path, cifarlab: Any, monkeypatch: pytest.MonkeyPatch
+):
     script = tmp_path / "train.py"
     script.write_text(STAND_IN)
     options = ("--timm-train", str(script), "--rounds", "1", "--device", "cpu")
+    compare_timm = importlib.import_module("compare_timm")
+    seconds_of, ours = compare_timm.seconds_of, []
+
+    def measured(command: Sequence[str]) -> float:
+        """As the benchmark does, but of our three processes the later two are calls."""
+        if command[1] == "-m":
+            ours.append(command)
+            if len(ours) > 1:
+                begun = time.perf_counter()
+                assert cifarlab(*command[3:])[0] == 0
+                return time.perf_counter() - begun
+        return seconds_of(command)
+
+    monkeypatch.setattr(compare_timm, "seconds_of", measured)
     printed, result = run_tiny("compare_timm", *options)
     for figures in result["seconds"].values():
         assert len(figures["epoch"]["rounds"]) == len(figures["rest"]["rounds"]) == 1 and figures["first"] > 0
     others = ["timm, float32", "timm", "timm, compiled"]
     assert list(result["seconds"]) == [*others, "ours"]
-    assert (result["train"], result["val"]) == (200, 100) and result["epochs"]["ours"] == [1, 3]
+    assert (result["train"], result["val"]) == (40, 100) and result["epochs"]["ours"] == [1, 3]
     for name in others:
         medians = [result["seconds"][who]["epoch"]["median"] for who in (name, "ours")]
         ratio = result["ratios"][f"ours over {name}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -299,6 +301,17 @@ def test_a_policy_is_its_rows_one_after_the_other() -> None:
         for row in table[places]:
             tables.run_(view, row[None], "nearest", 0.5)
         assert torch.equal(found[i], view[0])
+
+
+def test_a_table_is_marked_as_torch_marks_it_and_no_command_imports_the_compiler() -> None:
+    def table() -> torch.Tensor:
+        return torch.zeros(1)
+
+    marked = vars(torch.compiler.assume_constant_result(table)).copy()
+    assert marked and marked.items() <= vars(policies._auto_table).items()
+    code = "import sys, cifarlab.training.loop; print('torch._dynamo' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 def test_a_compiled_policy_makes_the_same_views() -> None:

@@ -48,6 +48,15 @@ def lowers(plan: Callable[..., Lowered]) -> Callable[..., Tensor]:
     return AUGMENTS.register(augment, lower=plan)
 
 
+def held_constant(table: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a compiled step hold what `table` gives: Dynamo looks through `lru_cache`, and would trace numpy.
+
+    As `torch.compiler.assume_constant_result`, which imports the compiler: seconds of every command.
+    """
+    table._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return table
+
+
 def column(values: Tensor) -> Tensor:
     """(B,) to (B, 1, 1, 1), to broadcast over pictures."""
     return values.view(-1, 1, 1, 1)

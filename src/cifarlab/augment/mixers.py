@@ -17,7 +17,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from cifarlab.augment.kernels import select
+from cifarlab.augment.kernels import held_constant, select
 from cifarlab.augment.policies import PROBABILITY, some_weight
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import MIXERS, MixSpecs
@@ -86,8 +86,7 @@ def _quantiles(alpha: float, device: torch.device) -> Tensor:
     return torch.from_numpy((1 / (1 + np.exp(-at))).astype(np.float32)).to(device)
 
 
-# Dynamo looks through `lru_cache` and would trace numpy; this makes a compiled step hold the finished table.
-@torch.compiler.assume_constant_result
+@held_constant
 def _table(alpha: float, device: torch.device) -> Tensor:
     return _quantiles(alpha, device)
 

@@ -47,7 +47,6 @@ def train(
     """Train a recipe, or go on where it was left; a finished run says so."""
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import warnings_before
-    from cifarlab.experiments.compare import refuse_another_seed
     from cifarlab.runs.folder import Run
     from cifarlab.runs.naming import run_name
     from cifarlab.training.missing_teachers import train_teachers
@@ -60,6 +59,9 @@ def train(
     folder = runs / name
     configs = [resolve(found, overrides or ())]
     if seeds is not None:
+        # Brings scipy's distributions along: a second, which a single run need not wait for.
+        from cifarlab.experiments.compare import refuse_another_seed
+
         refuse_another_seed(seeds, overrides or ())
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cifarlab.augment.geometry import Fraction, Interpolation
-from cifarlab.augment.kernels import column
+from cifarlab.augment.kernels import column, held_constant
 from cifarlab.augment.searched.tables import MIXED, NARROW, OPERATIONS, WIDE, row, rows, run_
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
@@ -93,23 +93,22 @@ def _cached(make: Callable[..., Tensor], arguments: tuple[int, ...], device: tor
     return make(*arguments).to(device)
 
 
-# Dynamo looks through `lru_cache`; this makes a compiled step hold the finished table.
-@torch.compiler.assume_constant_result
+@held_constant
 def _rand_table(magnitude: int, height: int, width: int, device: torch.device) -> Tensor:
     return _cached(rand_rows, (magnitude, height, width), device)
 
 
-@torch.compiler.assume_constant_result
+@held_constant
 def _trivial_table(height: int, width: int, device: torch.device) -> Tensor:
     return _cached(trivial_rows, (height, width), device)
 
 
-@torch.compiler.assume_constant_result
+@held_constant
 def _auto_table(height: int, width: int, device: torch.device) -> Tensor:
     return _cached(auto_rows, (height, width), device)
 
 
-@torch.compiler.assume_constant_result
+@held_constant
 def _mixed_table(severity: int, every: bool, height: int, width: int, device: torch.device) -> Tensor:
     return _cached(mixed_rows, (severity, every, height, width), device)
 
