@@ -12,11 +12,11 @@ from pathlib import Path
 
 from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.files import read_json
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.report.plot import plot_runs
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import read_log
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def main() -> None:
     runs = {}
     for name in [arguments.only] if arguments.only else RECIPES:
         run = Run(arguments.runs / name / "0", name)
-        train(resolve(read_recipe(name), overrides), run, TrainingProgress())
+        train_run(resolve(read_recipe(name), overrides), run, TrainingProgress())
         runs[name] = run
     if not arguments.only:
         write(runs, arguments.out, arguments.epochs)
@@ -54,7 +54,7 @@ def write(runs: dict[str, Run], out: Path, epochs: int) -> None:
         # The test set is read once, for the epoch that validation chose; as run, training itself reads it.
         test = summary["test_top1"]
         if test is None:
-            test = evaluate_run(run.folder, "test")["top1"]
+            test = evaluate(run.folder, split="test")["top1"]
         results[name] = {
             "epochs": [{k: v for k, v in row.items() if k.endswith("top1") or k == "epoch"} for row in rows],
             "chosen_on": summary["chosen_on"], "chosen_epoch": summary["chosen_epoch"], "test_top1": test,

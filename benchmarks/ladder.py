@@ -19,7 +19,7 @@ from study import Arm, figures_of, mean_and_spread, paired, parser, points, stan
 
 from cifarlab.config.recipes import read_recipe, recipe_names
 from cifarlab.data.placement import place_split
-from cifarlab.engine.evaluate import collect_outputs, scores
+from cifarlab.engine.scoring import collect_outputs, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented, mean_called, parse
 from cifarlab.report.plot import COLORS, STYLE

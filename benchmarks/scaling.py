@@ -46,7 +46,7 @@ from cifarlab.training.progress import TrainingProgress
 from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.runs.folder import Run
 from cifarlab.training.saver import Saver
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 
 class Clock(TrainingProgress):
     def __init__(self):
@@ -63,7 +63,7 @@ def flushed(saver):
 
 Saver.flush = flushed  # The last file is written by a thread; first of all comes the end of the epochs.
 with tempfile.TemporaryDirectory() as folder:
-    train(resolve(read_recipe(sys.argv[1]), sys.argv[2:]), Run(Path(folder) / "scaling" / "0"), clock)
+    train_run(resolve(read_recipe(sys.argv[1]), sys.argv[2:]), Run(Path(folder) / "scaling" / "0"), clock)
 print(json.dumps({"seconds": seconds[0], "peak_memory_bytes": peak_memory(pick_device("auto"))}))
 """
 

@@ -23,10 +23,10 @@ from common import begin, parser, positive, read_recipe, when_saved, write
 
 from cifarlab.config import Config
 from cifarlab.config.recipes import resolve
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import read_log
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.setup import prepare
 
@@ -59,7 +59,7 @@ def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
     ended: list[float] = []
     begun = time.perf_counter()
     with when_saved(lambda: ended.append(time.perf_counter())):
-        summary = train(config, run, TrainingProgress())
+        summary = train_run(config, run, TrainingProgress())
     seconds = ended[0] - begun
     rows = read_log(run.metrics_path)
     found: dict[str, Any] = {
@@ -71,7 +71,7 @@ def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
         found["val_top1"] = summary["val_top1"]
     else:
         begun = time.perf_counter()
-        found["test_top1"] = evaluate_run(folder, "test", config.train.device)["top1"]
+        found["test_top1"] = evaluate(folder, split="test", device=config.train.device)["top1"]
         found["test_seconds"] = round(time.perf_counter() - begun, 2)
     kept = ("epoch", "step", "lr", "train/loss/total", "train/top1", "val/top1", "images_per_second")
     found["curve"] = [{key: row[key] for key in kept if key in row} for row in rows]

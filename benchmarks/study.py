@@ -16,12 +16,12 @@ from matplotlib.ticker import MaxNLocator
 
 from cifarlab.config.recipes import resolve
 from cifarlab.core.files import read_json, write_json
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.experiments.statistics import paired_difference
 from cifarlab.report.plot import COLORS, STYLE
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import read_log
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +66,9 @@ def train_all(arms: Sequence[Arm], options: argparse.Namespace) -> dict[str, lis
             own = [text.replace("SEED", str(seed)) for text in arm.overrides]
             overrides = [f"train.epochs={options.epochs}", f"train.seed={seed}", *root, *own]
             run = Run(options.runs / arm.folder / str(seed), arm.recipe, arm.folder)
-            train(resolve(read_recipe(arm.recipe), [*overrides, *options.override]), run, TrainingProgress())
+            train_run(
+                resolve(read_recipe(arm.recipe), [*overrides, *options.override]), run, TrainingProgress()
+            )
             found[arm.name].append(run)
     return found
 
@@ -76,7 +78,7 @@ def figures_of(run: Run) -> dict[str, Any]:
     summary, env = read_json(run.summary_path), read_json(run.env_path)
     test = summary["test_top1"]
     if test is None:
-        test = evaluate_run(run.folder, "test")["top1"]
+        test = evaluate(run.folder, split="test")["top1"]
     kept = ("recipe", "seed", "chosen_on", "chosen_epoch", "train_top1", "val_top1", "seconds")
     # Files by their content: where they lay is nobody's business.
     health = dict(summary.get("distillation") or {})

@@ -17,10 +17,10 @@ from PIL import Image
 from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.files import read_json
 from cifarlab.data.synthetic import SUPERCLASS_OF, draw
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.report.plot import plot_runs
 from cifarlab.runs.folder import Run
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
 ROOT = Path(__file__).parents[1]
@@ -40,10 +40,10 @@ def main() -> None:
     for name, changes in RUNS.items():
         run = Run(given.runs / name / "0", "demo", name)
         config = resolve(read_recipe("demo"), [f"train.epochs={given.epochs}", *changes, *given.override])
-        summary = train(config, run, TrainingProgress())
+        summary = train_run(config, run, TrainingProgress())
         env = read_json(run.env_path)
         results[name] = {
-            "summary": {**summary, "test_top1": evaluate_run(run.folder, "test")["top1"]},
+            "summary": {**summary, "test_top1": evaluate(run.folder, split="test")["top1"]},
             "hardware": env["hardware"],
             "versions": env["versions"],
             "git": env["git"],

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 # The lowest first: a folder imports from itself and from those before it.
 LAYERS = [
     "core", "config", "data", "augment", "models", "optim", "objectives", "engine", "runs", "teachers",
-    "training", "evaluation", "experiments", "doctor", "report", "commands", "cli", "__main__",
+    "training", "evaluation", "experiments", "doctor", "report", "api", "commands", "cli", "__main__",
 ]  # fmt: skip
 # Modules beside the folders. `__init__` may name any layer: nothing in the package imports from it.
 BESIDE = {"__init__", "__main__", "cli"}

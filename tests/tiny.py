@@ -5,7 +5,7 @@ from pathlib import Path
 from cifarlab.config import Config
 from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.runs.folder import Run
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 
 PARTS = Path(__file__).with_name("tiny_parts.py")
 TINY = (
@@ -33,7 +33,7 @@ def once(*words: object) -> list[str]:
 def train_tiny(folder: Path, *overrides: str, recipe: str = "demo", **options):
     """Train and return (run, summary)."""
     run = Run(folder, recipe)
-    return run, train(tiny_config(*overrides, recipe=recipe), run, **options)
+    return run, train_run(tiny_config(*overrides, recipe=recipe), run, **options)
 
 
 def logged(run: Run) -> list[dict]:

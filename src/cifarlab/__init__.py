@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cifarlab.api.train import train
     from cifarlab.core.batch import Batch, Output
     from cifarlab.core.errors import ConfigError
     from cifarlab.core.registries import (
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     )
     from cifarlab.evaluation.predict import predict
     from cifarlab.models.prediction import Prediction
+    from cifarlab.runs.folder import Run
     from cifarlab.runs.model import load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "SHARPNESS", "Batch", "ConfigError", "Output", "Prediction", "load", "predict",
+    "SHARPNESS", "Batch", "ConfigError", "Output", "Prediction", "Run", "load", "predict", "train",
 ]  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch. All else is a registry.
 _HOMES = {
@@ -36,8 +38,10 @@ _HOMES = {
     "ConfigError": "core.errors",
     "Output": "core.batch",
     "Prediction": "models.prediction",
+    "Run": "runs.folder",
     "load": "runs.model",
     "predict": "evaluation.predict",
+    "train": "api.train",
 }
 
 

@@ -10,12 +10,12 @@ from PIL import Image
 from cifarlab.data import placement
 from cifarlab.data.placement import left_on_host, place_all, place_split
 from cifarlab.data.splits import load_splits
-from cifarlab.engine import evaluate
+from cifarlab.engine import scoring
 from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.audit.audit import audit
 from cifarlab.evaluation.ensemble import evaluate_ensemble
 from cifarlab.evaluation.predict import predict
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.evaluation.soup import make_soup
 from cifarlab.models import prediction
 from cifarlab.models.classifier import Classifier
@@ -57,7 +57,7 @@ def moved(monkeypatch) -> list[int]:
         return to(self, *arguments, **options)
 
     monkeypatch.setattr(torch.Tensor, "to", watched)
-    monkeypatch.setitem(evaluate.PICTURES_PER_BATCH, "cpu", BATCH)
+    monkeypatch.setitem(scoring.PICTURES_PER_BATCH, "cpu", BATCH)
     return counts
 
 
@@ -68,7 +68,7 @@ def audited(run: Path) -> None:
 
 COMMANDS = {
     "train": lambda runs, _: prepare(tiny_config()),
-    "eval": lambda runs, _: evaluate_run(runs / "a" / "0", "test", "cpu"),
+    "eval": lambda runs, _: evaluate(runs / "a" / "0", split="test", device="cpu"),
     "ensemble": lambda runs, _: evaluate_ensemble([runs / "a" / "0", runs / "a" / "1"], "test", "cpu"),
     "soup": lambda runs, out: make_soup([runs / "a" / "0", runs / "a" / "1"], Run(out / "soup" / "0"), "cpu"),
     "analyze": lambda runs, _: analyze(runs / "a" / "0", "test", corruptions=True, device="cpu"),

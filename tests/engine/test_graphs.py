@@ -18,8 +18,8 @@ from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
 from cifarlab.engine.batches import BatchLoader, make_batch
-from cifarlab.engine.evaluate import PICTURES_PER_BATCH
 from cifarlab.engine.graphs import Graphs, copied, copy_into
+from cifarlab.engine.scoring import PICTURES_PER_BATCH
 from cifarlab.engine.step import Engine
 from cifarlab.training.setup import prepare
 from tests.gpu import sync_is_an_error
@@ -274,7 +274,7 @@ def test_a_gpu_is_not_waited_for_within_an_evaluation(engine, monkeypatch):
     job = prepare(tiny_config("train.device=cuda", f"train.engine={engine}"))
     expected = [job.engine.score(job.splits.val) for _ in range(5)][-1]  # Captured by now.
     # The sums are read once, at the very end.
-    monkeypatch.setattr("cifarlab.engine.evaluate._means", lambda sums, count: sums / count)
+    monkeypatch.setattr("cifarlab.engine.scoring._means", lambda sums, count: sums / count)
     with sync_is_an_error():
         sums: Any = job.engine.score(job.splits.val)
     assert sums.tolist() == [*expected.values()]

@@ -14,10 +14,10 @@ from cifarlab import cli, load
 from cifarlab.core.errors import ConfigError
 from cifarlab.engine.step import Engine
 from cifarlab.evaluation.predict import predict
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.setup import prepare
 from tests.settings import row
@@ -102,7 +102,9 @@ def test_the_summary_scores_each_size(trained):
     assert by_size["32"] == summary["val_top1"]
     assert list(trained["batch"][1]["val_top1_by_image_size"]) == ["24", "32", "40"], "image_size is there"
     for size, top1 in by_size.items():
-        assert evaluate_run(run.folder, "val", "cpu", image_size=int(size))["top1"] == pytest.approx(top1)
+        assert evaluate(run.folder, split="val", device="cpu", image_size=int(size))["top1"] == pytest.approx(
+            top1
+        )
 
 
 def test_the_last_lines_say_the_scores(trained, capsys):
@@ -143,7 +145,7 @@ def test_eval_at_a_size_is_the_model_asked_at_it(trained):
     with torch.inference_mode():
         images, labels, _ = val.gather(torch.arange(len(val)))
         right = torch.cat([model(image[None], size=16).logits for image in images]).argmax(-1) == labels
-    top1 = evaluate_run(run.folder, "val", "cpu", image_size=16)["top1"]
+    top1 = evaluate(run.folder, split="val", device="cpu", image_size=16)["top1"]
     # In the run's own precision, which may be bfloat16: a picture in a hundred may change sides.
     assert top1 == pytest.approx(right.float().mean().item(), abs=0.02)
 
@@ -201,7 +203,7 @@ def test_the_tutorials_row_trains_on_real_pictures(name, cifar100_root, tmp_path
         "train.device=cpu",
     ]  # fmt: skip
     run = Run(tmp_path / "run")
-    summary = train(row(name, *options), run)
+    summary = train_run(row(name, *options), run)
     assert list(summary["val_top1_by_image_size"]) == ["32", "64"]
     with torch.inference_mode():
         assert load(run.folder)(torch.rand(2, 3, 32, 32), size=64).logits.shape == (2, 100)

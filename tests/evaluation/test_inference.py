@@ -18,7 +18,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import load_splits, load_test
 from cifarlab.engine.calibration import best_temperature, expected_calibration_error
 from cifarlab.evaluation.ensemble import evaluate_ensemble, forward_selection
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.evaluation.soup import average, average_weights, make_soup
 from cifarlab.evaluation.tta import MEANS, TTA, mean_of_probabilities
 from cifarlab.runs.folder import Run
@@ -78,7 +78,7 @@ def test_eval_says_what_it_is_calibrated_to(runs):
     run = runs / "a" / "0"
     temperature = best_temperature(*logits_of(run, "val"))
     logits, labels = logits_of(run, "test")
-    found = evaluate_run(run, "test", "cpu")
+    found = evaluate(run, split="test", device="cpu")
     assert found["temperature"] == pytest.approx(temperature, rel=1e-3)
     assert found["ece"] == pytest.approx(expected_calibration_error(logits, labels), abs=1e-4)
     truth = -log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean()
@@ -86,7 +86,7 @@ def test_eval_says_what_it_is_calibrated_to(runs):
     assert found["nll"] == pytest.approx(found["loss"], abs=1e-4)
     after = expected_calibration_error(logits / temperature, labels)
     assert found["ece_calibrated"] == pytest.approx(after, abs=2e-3)
-    assert evaluate_run(runs / "all" / "0", "test", "cpu")["temperature"] is None
+    assert evaluate(runs / "all" / "0", split="test", device="cpu")["temperature"] is None
 
 
 def test_eval_with_views(runs, cifarlab):
@@ -144,7 +144,7 @@ def test_what_an_ensemble_costs(runs):
 
 def test_an_ensemble_of_one_is_its_member(runs):
     run = runs / "a" / "0"
-    found, alone = evaluate_ensemble([run], "test", "cpu"), evaluate_run(run, "test", "cpu")
+    found, alone = evaluate_ensemble([run], "test", "cpu"), evaluate(run, split="test", device="cpu")
     assert (found["top1"], found["gain"]) == (alone["top1"], 0)
     assert found["nll"] == pytest.approx(alone["nll_calibrated"], abs=1e-5)
 
@@ -197,7 +197,7 @@ def test_forward_selection_stops_where_no_member_improves(seed, count):
 def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs):
     run = runs / "all" / "0"
     found = evaluate_ensemble([run, run], "test", "cpu", mean="logits")
-    assert found["top1"] == evaluate_run(run, "test", "cpu")["top1"]
+    assert found["top1"] == evaluate(run, split="test", device="cpu")["top1"]
     assert found["temperature"] is found["gain"] is None
     for split, options in (
         ("test", {}),
@@ -227,7 +227,10 @@ def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
     assert all(torch.equal(value, made[name]) for name, value in state.items())
     assert summary["soup"]["kept"] == 3
     for split in ("val", "test"):
-        assert evaluate_run(soup.folder, split, "cpu")["top1"] == evaluate_run(run, split, "cpu")["top1"]
+        assert (
+            evaluate(soup.folder, split=split, device="cpu")["top1"]
+            == evaluate(run, split=split, device="cpu")["top1"]
+        )
 
 
 def saved_as(folder, run, weights):
@@ -266,7 +269,7 @@ def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
     for entry in entries:
         assert entry["kept"] == (entry["soup_val_top1"] >= best)
         best = max(best, entry["soup_val_top1"])
-    assert summary["val_top1"] == best == evaluate_run(soup.folder, "val", "cpu")["top1"]
+    assert summary["val_top1"] == best == evaluate(soup.folder, split="val", device="cpu")["top1"]
     kept = [load_trained(entry["run"]).model for entry in entries if entry["kept"]]
     assert {entry["run"] for entry in entries if entry["kept"]} >= {str(first), str(near)}
     assert 2 <= len(kept) < 4

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.experiments.refit import refit
 from cifarlab.runs.ledger import openings
 from tests.tiny import train_tiny
@@ -85,7 +85,7 @@ def test_the_test_part_of_other_data_stays_sealed(copied, change, message, reade
     run, root = copied
     change(root)
     with pytest.raises(ConfigError, match=message):
-        evaluate_run(run, "test", "cpu", str(root), reader=reader)
+        evaluate(run, split="test", device="cpu", root=str(root), reader=reader)
     assert openings(run.parents[1]) == []
 
 
@@ -105,7 +105,7 @@ def test_other_classes_are_refused_where_test_came_alone(copied):
     for picture in (root / "train").rglob("*.png"):
         picture.unlink()
     with pytest.raises(ConfigError, match="tells 3 classes apart"):
-        evaluate_run(run, "test", "cpu", str(root))
+        evaluate(run, split="test", device="cpu", root=str(root))
     assert openings(run.parents[1]) == []
 
 
@@ -113,7 +113,7 @@ def test_a_run_is_scored_where_only_test_can_be_read(copied, cifarlab):
     run, root = copied
     for picture in (root / "train").rglob("*.png"):
         picture.unlink()
-    found = evaluate_run(run, "test", "cpu", str(root))
+    found = evaluate(run, split="test", device="cpu", root=str(root))
     assert found["pictures"] == 12 and found["temperature"] is None
     assert "no temperature is fitted" in found["warnings"][0]
     # An analysis needs the training pictures: without them it opens nothing.
@@ -126,8 +126,8 @@ def test_a_run_is_scored_where_only_test_can_be_read(copied, cifarlab):
 def test_a_run_is_scored_on_its_data_wherever_they_lie(copied, trained, name):
     """At the size at which it kept them, and of its classes only."""
     run, root = copied[0].parents[1] / name / "0", copied[1]
-    there = evaluate_run(run, "test", "cpu", str(trained / "pictures"))
-    here = evaluate_run(run, "test", "cpu", str(root.rename(root.with_name("moved"))))
+    there = evaluate(run, split="test", device="cpu", root=str(trained / "pictures"))
+    here = evaluate(run, split="test", device="cpu", root=str(root.rename(root.with_name("moved"))))
     assert here["temperature"] is not None and here["warnings"] == []
     assert {**here, "images_per_second": 0, "test_opened": 0} == {
         **there, "images_per_second": 0, "test_opened": 0
@@ -147,11 +147,11 @@ def test_a_validation_part_is_not_taken_for_test_when_test_is_gone(trained, tmp_
         "data.val=6",
         "train.epochs=1",
     )
-    assert evaluate_run(run.folder, split, "cpu")["pictures"] == (11 if split == "val" else 12)
+    assert evaluate(run.folder, split=split, device="cpu")["pictures"] == (11 if split == "val" else 12)
     before = openings(tmp_path / "runs")
     shutil.rmtree(root / "test")
     with pytest.raises(ConfigError, match=r"val of the data set .* is not what .* was trained on"):
-        evaluate_run(run.folder, split, "cpu")
+        evaluate(run.folder, split=split, device="cpu")
     assert openings(tmp_path / "runs") == before
 
 
@@ -172,7 +172,7 @@ def test_pictures_that_came_later_are_not_taken_for_those_that_were_held_out(cop
     run, root = copied
     with_a_validation_part(root)
     with pytest.raises(ConfigError, match=r"val of the data set .* is not what"):
-        evaluate_run(run, split, "cpu", str(root))
+        evaluate(run, split=split, device="cpu", root=str(root))
 
 
 def test_other_pictures_are_not_refitted(copied, trained):
@@ -193,7 +193,10 @@ def test_a_path_with_dots_is_the_folder_that_it_means(copied, monkeypatch):
     elsewhere = run.parents[1] / "b" / "1"
     elsewhere.mkdir(parents=True)
     monkeypatch.chdir(elsewhere)
-    evaluate_run("../../a/0", "test", "cpu", str(root))
+    evaluate("../../a/0", split="test", device="cpu", root=str(root))
     assert [entry["run"] for entry in openings(run.parents[1])] == ["a/0"]
     monkeypatch.chdir(run.with_name("1").mkdir() or run.with_name("1"))
-    assert evaluate_run("../0", "test", "cpu", str(root))["test_opened"] == {"run": 2, "runs": 2}
+    assert evaluate("../0", split="test", device="cpu", root=str(root))["test_opened"] == {
+        "run": 2,
+        "runs": 2,
+    }

@@ -10,7 +10,7 @@ import yaml
 from scipy import stats
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.experiments.compare import best_epoch_optimism, compare, find_arm
+from cifarlab.experiments.compare import best_epoch_optimism, compare_arms, find_arm
 from cifarlab.experiments.statistics import paired_difference
 from cifarlab.experiments.wording import described
 from cifarlab.runs.folder import Run
@@ -45,7 +45,7 @@ def test_a_comparison_is_scipys_over_seeds(write_runs):
     write_runs("a", a)
     write_runs("b", b)
     runs = write_runs("c", c)
-    found = compare([find_arm(name, runs, None) for name in "abc"], "val", "first")
+    found = compare_arms([find_arm(name, runs, None) for name in "abc"], "val", "first")
     first, better, other = found["arms"]
     assert first["mean"] == pytest.approx(np.mean(a)) and first["sd"] == pytest.approx(np.std(a, ddof=1))
     assert first["difference"] is None and first["minutes"] == pytest.approx(2)
@@ -57,14 +57,14 @@ def test_a_comparison_is_scipys_over_seeds(write_runs):
     assert record["verdict"] == f"better by {100 * (np.mean(b) - np.mean(a)):.2f} points"
     assert other["difference"]["verdict"].startswith("no difference shown (smallest difference that 4 seeds")
     assert found["test_opened"] == 0
-    below = compare([find_arm(name, runs, None) for name in "abc"], "val", "previous")["arms"][2]
+    below = compare_arms([find_arm(name, runs, None) for name in "abc"], "val", "previous")["arms"][2]
     assert below["difference"]["from"] == "b" and below["difference"]["verdict"].startswith("worse by")
 
 
 def test_one_seed_is_never_better(write_runs):
     write_runs("a", [0.1])
     runs = write_runs("b", [0.9])
-    found = compare([find_arm(name, runs, None) for name in "ab"], "val", "first")["arms"][1]
+    found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first")["arms"][1]
     assert found["difference"]["verdict"].startswith("no difference shown (one seed cannot")
     assert found is not None and found["sd"] is None and found["difference"]["p_holm"] is None
     json.dumps(found, allow_nan=False)
@@ -109,7 +109,7 @@ def test_notes_say_what_is_not_alike(write_runs):
     runs = write_runs("b", [0.5, 0.6], "test", data_fingerprint="g", test_top1=0.5)
     for path in (runs / "b").glob("*/config.yaml"):
         path.write_text(path.read_text().replace("100", "200"))
-    found = compare([find_arm(name, runs, None) for name in "ab"], "val", "first")
+    found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first")
     assert any("same pictures" in note for note in found["notes"])
     assert any("same share" in note for note in found["notes"])
 
@@ -259,7 +259,7 @@ def test_a_run_without_validation_says_how_to_compare_it(write_runs):
     write_runs("a", [None, None], "test", test_top1=0.5)
     runs = write_runs("b", [0.5, 0.6])
     with pytest.raises(ConfigError, match="--metric test"):
-        compare([find_arm(name, runs, None) for name in "ab"], "val", "first")
+        compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first")
 
 
 def test_runs_are_found_by_name_and_by_folder(write_runs):

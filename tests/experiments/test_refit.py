@@ -7,7 +7,7 @@ from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json
 from cifarlab.runs.folder import Run
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from tests.tiny import logged, tiny_config, train_tiny
 
 COSINE = "optim.schedule={name: cosine, warmup: 0.1}"
@@ -37,7 +37,7 @@ def test_a_refit_trains_on_all_pictures_up_to_the_chosen_epoch(tmp_path, cifarla
     name = "as_run/small"
     config = tiny_config(COSINE, "train.epochs=5", "train.seed=3", "optim.lr=3e-2")
     run = Run(tmp_path / "runs" / name / "3", "demo", name)
-    summary = train(config, run)
+    summary = train_run(config, run)
     status, out, err = cifarlab("refit", run.folder)
     assert status == 0, err
     again = Run(tmp_path / "runs" / "as_run" / "small_refit" / "3")

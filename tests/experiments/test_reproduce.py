@@ -165,7 +165,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
         return train(config, *arguments)
 
     train = parallel.train
-    monkeypatch.setattr(parallel, "train", no_weights)
+    monkeypatch.setattr(parallel, "train_run", no_weights)
     small = [*once(*SMALL, "train.epochs=1"), "--runs", tmp_path, "--seeds", 1, "--budget", "short"]
     status, out, err = cifarlab("reproduce", *small, *only(BASE, "resnet18_pretrained"), "--json")
     assert status == 0, err

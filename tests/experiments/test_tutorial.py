@@ -6,7 +6,7 @@ import torch
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from tests.settings import row
 
 
@@ -37,7 +37,7 @@ def trained(cifar100_root, weights, runs):
         if backbone["pretrained"]:
             overrides.append(f"model.backbone.pretrained={weights / backbone['name']}.pt")
         run = Run(runs / name / "0", name, name)
-        return run, train(row(name, *overrides), run)
+        return run, train_run(row(name, *overrides), run)
 
     return trained
 

@@ -15,7 +15,7 @@ from cifarlab.config import ModelConfig
 from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import AVERAGES
-from cifarlab.engine.evaluate import logits_of
+from cifarlab.engine.scoring import logits_of
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.training.setup import prepare

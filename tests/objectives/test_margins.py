@@ -37,7 +37,7 @@ from cifarlab.models.heads import Margin
 from cifarlab.objectives.classification import arcface, cosface, least_scale, lsoftmax, sphereface
 from cifarlab.objectives.metric_learning import supcon, triplet
 from cifarlab.runs.folder import Run
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.setup import prepare
 from tests.batches import CLASSES, ROWS, WIDTH, batch_of, cosine_output, product_output, random_batch
 from tests.settings import row
@@ -437,7 +437,7 @@ def test_a_scale_below_the_bound_is_warned_of(scale: float, loss: str, warned: b
 )
 def test_the_tutorials_scale_is_warned_of(tmp_path, name: str, warned: bool):
     short = (*TINY, "train.epochs=1", "train.select=val", "model.normalize=none")
-    summary = train(row(name, *short), Run(tmp_path / "run"))
+    summary = train_run(row(name, *short), Run(tmp_path / "run"))
     assert any("model.head.scale=8 " in line for line in summary["warnings"]) == warned
 
 

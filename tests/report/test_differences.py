@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.experiments.compare import compare, find_arm
+from cifarlab.experiments.compare import compare_arms, find_arm
 from cifarlab.report import charts
 from cifarlab.report.collect import collect_runs
 from cifarlab.report.differences import compare_names, ladders, steps
@@ -28,7 +28,7 @@ def runs(one, tmp_path):
 
 def test_the_page_says_what_compare_says(runs, tmp_path):
     names = ["base", "better", "alike", "single"]
-    truth = compare([find_arm(name, runs, None) for name in names], "val", "first")["arms"][1:]
+    truth = compare_arms([find_arm(name, runs, None) for name in names], "val", "first")["arms"][1:]
     found = compare_names(collect_runs(runs)[0], "base")
     assert found.records == {
         row["name"]: {key: value for key, value in row["difference"].items() if key != "from"}

@@ -10,7 +10,7 @@ from cifarlab.config.recipes import FOLDER, read_recipe, recipe_names
 from cifarlab.core.files import read_json
 from cifarlab.experiments.compare import find_arm
 from cifarlab.runs import environment
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from tests.tiny import TINY, once
 
 
@@ -93,5 +93,5 @@ def test_a_run_records_its_recipes_files_and_so_does_what_goes_on_from_it(tmp_pa
     assert recorded(runs / "own_refit" / "0") == files
     own.unlink()  # Further seeds are trained as the first one was.
     arm = find_arm("own", runs, 2)
-    train(arm.configs[1], arm.runs[1])
+    train_run(arm.configs[1], arm.runs[1])
     assert recorded(runs / "own" / "1") == files

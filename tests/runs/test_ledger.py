@@ -10,7 +10,7 @@ import pytest
 
 from cifarlab.core.errors import Failure
 from cifarlab.data import splits
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings, openings, record_opening
 from tests.tiny import tiny_config, train_tiny
@@ -35,10 +35,10 @@ def sealed(monkeypatch):
 def test_training_and_choosing_never_read_the_test_part(sealed, tmp_path, select):
     run, summary = train_tiny(tmp_path / "runs" / "a" / "0", f"train.select={select}")
     assert summary["test_top1"] is None
-    assert evaluate_run(run.folder, "val")["top1"] is not None
+    assert evaluate(run.folder, split="val")["top1"] is not None
     assert openings(tmp_path / "runs") == []
     with pytest.raises(AssertionError, match="test part was read"):
-        evaluate_run(run.folder, "test")
+        evaluate(run.folder, split="test")
 
 
 def test_every_evaluation_of_a_run_that_chooses_on_test_is_an_opening(tmp_path):
@@ -54,13 +54,13 @@ def test_every_evaluation_of_a_run_that_chooses_on_test_is_an_opening(tmp_path):
 def test_eval_on_test_is_an_opening_and_says_how_many(tmp_path, cifarlab):
     name = "as_run/small"
     run = Run(tmp_path / "runs" / name / "0", "demo", name)
-    from cifarlab.training.loop import train
+    from cifarlab.training.loop import train_run
 
-    train(tiny_config(), run)
+    train_run(tiny_config(), run)
     other, _ = train_tiny(tmp_path / "runs" / "b" / "0")
     assert cifarlab("eval", run.folder)[0] == 0
     assert openings(tmp_path / "runs") == []
-    evaluate_run(other.folder, "test")
+    evaluate(other.folder, split="test")
     status, out, _ = cifarlab("eval", run.folder, "--split", "test")
     assert status == 0
     assert "opened 1 x for this run, 2 x for all runs beside it" in out
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_stands_alone_has_its_ledger_beside_it(tmp_path, cifar
     assert status == 0 and "opened 1 x for this run, 1 x for all" in out
     assert [entry["run"] for entry in openings(home)] == ["home/me"]
     # A run's own checkpoint is the run's.
-    evaluate_run(run.best_path, "test", "cpu")
+    evaluate(run.best_path, split="test", device="cpu")
     assert [entry["run"] for entry in openings(tmp_path / "runs")] == ["a/0"]
 
 

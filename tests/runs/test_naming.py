@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.experiments.compare import find_arm
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import count_openings, openings, record_opening
 from cifarlab.runs.naming import run_name
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from tests.tiny import TINY, once, tiny_config, train_tiny
 
 PARTS = st.lists(st.sampled_from(["", ".", "..", "a", "b", "c d"]), min_size=1, max_size=6)
@@ -50,7 +50,7 @@ def test_openings_are_counted_under_one_spelling(tmp_path, cifarlab):
         arm = find_arm(spelling, runs, None)
         assert (arm.name, arm.runs[0].runs) == ("a", runs)
         record_opening(arm.runs[0], "eval", "f", 1)
-    assert evaluate_run(folder, "test", "cpu")["test_opened"] == {"run": 5, "runs": 5}
+    assert evaluate(folder, split="test", device="cpu")["test_opened"] == {"run": 5, "runs": 5}
     assert {entry["run"] for entry in openings(runs)} == {"a/0"}
 
 
@@ -67,7 +67,7 @@ def test_a_run_is_known_from_within_its_folder(tmp_path, monkeypatch):
     run, _ = train_tiny(tmp_path / "runs" / "a" / "0", "train.epochs=1")
     run.env_path.unlink()
     monkeypatch.chdir(run.folder)
-    evaluate_run(".", "test", "cpu")
+    evaluate(".", split="test", device="cpu")
     assert [entry["run"] for entry in openings(tmp_path / "runs")] == ["a/0"]
 
 
@@ -121,7 +121,7 @@ def test_a_run_is_not_made_within_another_nor_around_it(tmp_path):
     ):
         run = Run(runs / name / str(seed), "demo", name)
         with pytest.raises(ConfigError, match=f"the run {other} would share a folder"):
-            train(tiny_config(f"train.seed={seed}"), run)
+            train_run(tiny_config(f"train.seed={seed}"), run)
         assert not run.started
     assert not (runs / "a/0/0").exists() and not (runs / "a/0/lock").exists()
     # Names beside each other are nobody's.

@@ -8,11 +8,11 @@ import torch
 import yaml
 
 from cifarlab.core import checkpoints
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.report.collect import read_run
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from tests.teachers.taught import student
 from tests.tiny import logged
 from tests.training.test_loop import assert_equal
@@ -38,18 +38,18 @@ def test_a_finished_run_loads_and_a_started_one_resumes(
 ) -> None:
     config = student(runs, "data.augment={crop: {}}", f"data.views={views}", "train.epochs=3")
     whole, parts = Run(tmp_path / "whole" / "0"), Run(tmp_path / "parts" / "0")
-    train(config, whole)
-    score = evaluate_run(whole.folder, "val")["top1"]
+    train_run(config, whole)
+    score = evaluate(whole.folder, split="val")["top1"]
     with stop_at(9):
-        train(config, parts)
+        train_run(config, parts)
     for run in (whole, parts):
         save_as_before(run)
         assert yaml.safe_load(run.config_path.read_text())["teacher"]["views"] == config.data.views
     assert load_trained(whole.folder).saved.data.views == config.data.views
-    assert evaluate_run(whole.folder, "val")["top1"] == score
+    assert evaluate(whole.folder, split="val")["top1"] == score
     assert read_run(whole.folder, "whole").config["data"].get("views") == config.data.views
-    assert train(config, whole) == whole.summary()  # Finished: not trained again, nor refused.
-    train(config, parts)
+    assert train_run(config, whole) == whole.summary()  # Finished: not trained again, nor refused.
+    train_run(config, parts)
     assert logged(parts) == logged(whole)
     states = [
         checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)

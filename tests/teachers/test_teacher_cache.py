@@ -18,7 +18,7 @@ from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
 from cifarlab.teachers import Replay, Teacher
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.setup import prepare
 from tests.teachers.taught import answers, student
@@ -31,7 +31,7 @@ def test_the_same_losses_with_and_without_the_cache(runs, tmp_path):
     for name, cached in (("kept", "true"), ("live", "false")):
         config = student(runs, *overrides, f"teacher.cache={cached}")
         run = Run(tmp_path / name / "0")
-        train(config, run)
+        train_run(config, run)
         rows[name] = logged(run)
     for kept, live in zip(rows["kept"], rows["live"], strict=True):
         assert kept["train/loss/distill"] == pytest.approx(live["train/loss/distill"], rel=2e-3)
@@ -148,7 +148,7 @@ def test_a_filling_that_is_stopped_leaves_nothing_and_the_run_goes_on(runs, cach
     config = student(runs, "data.augment={crop: {}}", "data.views=2", "train.epochs=2")
     monkeypatch.setattr("cifarlab.teachers.cache.PICTURES_PER_PASS", 50)
     whole, parts = Run(tmp_path / "whole" / "0"), Run(tmp_path / "parts" / "0")
-    train(config, whole)
+    train_run(config, whole)
     shutil.rmtree(cache)
     ask, asked = Teacher.ask, []
 
@@ -160,10 +160,10 @@ def test_a_filling_that_is_stopped_leaves_nothing_and_the_run_goes_on(runs, cach
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="the beginning of epoch 2"):
         patch.setattr(Teacher, "ask", interrupted)
-        train(config, parts)
+        train_run(config, parts)
     assert [path.parent.name for path in cache.rglob("logits.npy")] == ["view_0"]
     assert not list(cache.rglob("*.tmp"))
-    train(config, parts)
+    train_run(config, parts)
     assert logged(parts) == logged(whole)
     last = [
         checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)
@@ -193,7 +193,7 @@ def test_a_cache_that_takes_no_data_is_known_before_the_run_begins(runs, tmp_pat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot keep the teacher's answers"):
-        train(student(runs, "data.views=1"), Run(tmp_path / "run" / "0"))
+        train_run(student(runs, "data.views=1"), Run(tmp_path / "run" / "0"))
     assert not (tmp_path / "run").exists()
 
 
@@ -240,7 +240,7 @@ def test_random_numbers_of_its_own_make_an_augmentation_unfit_for_a_cache(runs, 
 def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypatch):
     config = student(runs, "data.augment={crop: {}}", "data.views=2", "train.epochs=3")
     whole = Run(tmp_path / "whole" / "0")
-    train(config, whole)
+    train_run(config, whole)
 
     class StopAfterAnEpoch(TrainingProgress):
         def epoch(self, row, best):
@@ -249,10 +249,10 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
 
     parts = Run(tmp_path / "parts" / "0")
     with pytest.raises(Interrupted):
-        train(config, parts, StopAfterAnEpoch(quiet=True))
+        train_run(config, parts, StopAfterAnEpoch(quiet=True))
     # What the first sitting found of the teacher stands: the second does not ask again.
     monkeypatch.setattr("cifarlab.training.start.examine", None)
-    summary = train(config, parts)
+    summary = train_run(config, parts)
     assert logged(parts) == logged(whole)
     last = [
         checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["model"] for run in (whole, parts)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlab.engine.evaluate import evaluate
+from cifarlab.engine.scoring import score_split
 from cifarlab.runs.model import load_trained
 from cifarlab.teachers import examine, has_same_pictures, knows_validation, teacher_warnings
 from cifarlab.teachers.diagnosis import gradient_norms
@@ -21,7 +21,7 @@ def test_health_is_what_it_says(runs):
     job = prepare(student(runs, "data.augment=null", "objective.distill.temperature=2", run="margin"))
     health = examine(job.teacher, job.engine, job.splits)
     model, val = load_trained(runs / "margin" / "0").model, job.splits.val
-    scores = evaluate(model, val, job.engine.precision, 32)
+    scores = score_split(model, val, job.engine.precision, 32)
     assert health["teacher_top1"] == pytest.approx(scores["top1"])
     assert health["pictures"] == 100
     (temperature,) = health["temperatures"]

@@ -95,7 +95,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
 def test_the_same_command_again_says_that_it_is_finished(uninterrupted, capsys):
     run, summary = uninterrupted
     before = run.last_path.stat().st_mtime_ns
-    assert train_module.train(tiny_config(*STATEFUL), run) == summary
+    assert train_module.train_run(tiny_config(*STATEFUL), run) == summary
     assert run.last_path.stat().st_mtime_ns == before
 
 
@@ -175,6 +175,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
         forks.stdin.write(shlex.join(words) + "\n")
         forks.stdin.flush()
         output, process = "", None
+        assert forks.stdout is not None
         for line in forks.stdout:
             output += line
             what, _, number = line.partition(" ")
@@ -235,7 +236,7 @@ def _fails_at(call, count):
 def test_another_configuration_under_the_same_name_is_refused(uninterrupted):
     run, _ = uninterrupted
     with pytest.raises(ConfigError, match=r"optim.lr: 0.001 there, 0.01 now.*--name whole-2"):
-        train_module.train(tiny_config(*STATEFUL, "optim.lr=0.01"), run)
+        train_module.train_run(tiny_config(*STATEFUL, "optim.lr=0.01"), run)
 
 
 IN_ORDER = {
@@ -297,21 +298,20 @@ def test_a_run_of_an_older_version_is_the_same_run(uninterrupted, tmp_path):
         del plain[section][key]
     del plain["data"]["augment"]["crop"]["padding"]
     older.config_path.write_text(yaml.safe_dump(plain, sort_keys=False))
-    assert train_module.train(tiny_config(*STATEFUL), older) == summary
+    assert train_module.train_run(tiny_config(*STATEFUL), older) == summary
     with pytest.raises(ConfigError, match=r"\(optim\.decay_norms: False there, True now\)"):
-        train_module.train(tiny_config(*STATEFUL, "optim.decay_norms=true"), older)
+        train_module.train_run(tiny_config(*STATEFUL, "optim.decay_norms=true"), older)
     # What cannot be read by this version is compared as it stands.
     plain["optim"]["momentun"] = 0.9
     older.config_path.write_text(yaml.safe_dump(plain))
     with pytest.raises(ConfigError, match=r"optim\.momentun: 0\.9 there, None now"):
-        train_module.train(tiny_config(*STATEFUL), older)
+        train_module.train_run(tiny_config(*STATEFUL), older)
 
 
 def test_another_device_or_root_is_the_same_run(uninterrupted):
     run, summary = uninterrupted
-    assert (
-        train_module.train(tiny_config(*STATEFUL, "train.device=auto", "data.root=elsewhere"), run) == summary
-    )
+    elsewhere = tiny_config(*STATEFUL, "train.device=auto", "data.root=elsewhere")
+    assert train_module.train_run(elsewhere, run) == summary
 
 
 def test_fresh_starts_over(tmp_path):
@@ -368,7 +368,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     train_tiny(tmp_path / "run")
     monkeypatch.setattr(sealed, "load_splits", changed)
     with pytest.raises(ConfigError, match=r"not what .* was trained on"):
-        score.evaluate_run(tmp_path / "run", "val", "cpu")
+        score.evaluate(tmp_path / "run", split="val", device="cpu")
 
 
 @pytest.mark.parametrize("at", ["last step", "conclusion"])

@@ -170,7 +170,7 @@ def crew(tmp_path, monkeypatch):
     monkeypatch.setattr(several_runs, "CONTEXT", multiprocessing.get_context("fork"))
     crew = Crew(tmp_path)
     for module in (several_runs, worker):
-        monkeypatch.setattr(module, "train", crew.train)
+        monkeypatch.setattr(module, "train_run", crew.train)
     return crew
 
 

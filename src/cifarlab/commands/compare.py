@@ -39,8 +39,7 @@ def compare(
     """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
     from cifarlab.config.merge import refuse_twice
     from cifarlab.core.errors import ConfigError
-    from cifarlab.experiments.compare import compare as compare_arms
-    from cifarlab.experiments.compare import find_arm, train_missing
+    from cifarlab.experiments.compare import compare_arms, find_arm, train_missing
 
     overrides = [text for text in what if "=" in text]
     names = [text for text in what if "=" not in text]

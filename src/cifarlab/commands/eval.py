@@ -41,13 +41,20 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run's chosen model on a split; the test score goes into the run's summary."""
-    from cifarlab.evaluation.score import evaluate_run
+    from cifarlab.evaluation.score import evaluate
     from cifarlab.evaluation.tta import parse
 
     refuse_idle_mean(mean, tta)
     augmented = parse(tta) if tta is not None else None
-    scores = evaluate_run(
-        run, split, device, root, image_size, augmented, mean or "logits", imports=imports or ()
+    scores = evaluate(
+        run,
+        split=split,
+        device=device,
+        root=root,
+        image_size=image_size,
+        tta=augmented,
+        mean=mean or "logits",
+        imports=imports or (),
     )
     if as_json:
         print(json.dumps(scores, indent=2))

@@ -13,8 +13,8 @@ import torch
 from cifarlab.core.device import peak_memory
 from cifarlab.doctor.probe import Probe, first_pictures
 from cifarlab.engine.batches import num_views
-from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.frozen import Activations
+from cifarlab.engine.scoring import score_split
 from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.training.progress import duration
 
@@ -80,7 +80,9 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
     training = steps * (greater - slope * large) + slope * _times_the_first_size(probe) * shown
     split = first_pictures(engine.train, large)
     whole_look = look = _seconds(
-        lambda: evaluate(engine.model, split, engine.precision, config.data.image_size), engine.device, _TIMES
+        lambda: score_split(engine.model, split, engine.precision, config.data.image_size),
+        engine.device,
+        _TIMES,
     ) / len(split)
     if isinstance(kept, Activations):
         few = kept.splits.train

@@ -18,10 +18,10 @@ from cifarlab.core.random import hash_ints, label_key, permutation
 from cifarlab.data.splits import Split
 from cifarlab.engine.batches import BatchLoader, view_epoch
 from cifarlab.engine.compiling import compiled
-from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.graphs import CudaTape, Graphs, Reseed, refuse_graphs
 from cifarlab.engine.plan import Clock, Plan, StepPlan
 from cifarlab.engine.running_means import Means, batch_accuracy
+from cifarlab.engine.scoring import score_split
 from cifarlab.engine.sources import Kept, Source, unobserved
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.models.classifier import Classifier
@@ -266,7 +266,7 @@ class Engine:
         if self.activations is not None and image_size in (None, own) and self.activations.knows(model):
             kept = self.activations.clean(split)
         model = model if kept is None else self._behind_border(model)
-        return evaluate(model, split, self.precision, image_size or own, self.graphs, kept)
+        return score_split(model, split, self.precision, image_size or own, self.graphs, kept)
 
     def has_finite_weights(self) -> bool:
         """Whether every weight and buffer is a number; synchronises with the device."""

@@ -15,7 +15,7 @@ from cifarlab.core.registry import Spec
 from cifarlab.data.placement import left_on_host, place_split
 from cifarlab.data.splits import Split
 from cifarlab.engine.calibration import best_temperature, calibration
-from cifarlab.engine.evaluate import collect_outputs, scores
+from cifarlab.engine.scoring import collect_outputs, scores
 from cifarlab.evaluation.members import load_members, optimism_warnings
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import MEANS, Augmented, mean_called

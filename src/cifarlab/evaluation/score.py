@@ -13,7 +13,7 @@ from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.registry import Spec
 from cifarlab.data.placement import left_on_host, place_split
 from cifarlab.engine.calibration import best_temperature, calibration
-from cifarlab.engine.evaluate import collect_outputs, scores
+from cifarlab.engine.scoring import collect_outputs, scores
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import Augmented
 from cifarlab.models.sizes import check_sizes
@@ -26,9 +26,10 @@ from cifarlab.training.progress import OPTIMISTIC
 SECONDS_TO_WAIT = 10.0
 
 
-def evaluate_run(
+def evaluate(
     run: Path | str,
-    split: str,
+    *,
+    split: str = "val",
     device: str = "auto",
     root: str | None = None,
     image_size: int | None = None,

@@ -17,8 +17,8 @@ from cifarlab.core.device import Precision, describe_hardware, peak_memory
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.placement import left_on_host, place_all
 from cifarlab.data.splits import Split, Splits
-from cifarlab.engine.evaluate import evaluate
 from cifarlab.engine.plan import Plan
+from cifarlab.engine.scoring import score_split
 from cifarlab.evaluation.members import load_members, optimism_warnings
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew
 from cifarlab.models.classifier import Classifier
@@ -117,7 +117,7 @@ class SoupResult:
 
 
 def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
-    alone = [evaluate(m.trained.model, val, m.precision, m.image_size) for m in members]
+    alone = [score_split(m.trained.model, val, m.precision, m.image_size) for m in members]
     # Of equals the one that was named first.
     ranked = sorted(zip(members, alone, strict=True), key=lambda pair: -pair[1]["top1"])
     (first, best), others = ranked[0], ranked[1:]
@@ -130,7 +130,7 @@ def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
     for member, scores in others:
         tried = [*kept, member.trained.model.state_dict()]
         average_weights(model, tried, train, config.data.batch_size, first.precision)
-        found = evaluate(model, val, first.precision, first.image_size)
+        found = score_split(model, val, first.precision, first.image_size)
         is_kept = found["top1"] >= best["top1"]
         if is_kept:
             kept, best, soup = tried, found, copy.deepcopy(model.state_dict())
@@ -195,7 +195,7 @@ def _keep(
     model, first = result.model, result.first
     trained = first.trained
     config, device, size = trained.saved.whole, first.precision.device, first.image_size
-    train_top1 = evaluate(model, splits.train, first.precision, size)["top1"]
+    train_top1 = score_split(model, splits.train, first.precision, size)["top1"]
     row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in result.scores.items()}}
     warnings = optimism_warnings(members)
     env = describe_environment(describe_hardware(device))

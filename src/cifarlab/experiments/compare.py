@@ -12,7 +12,7 @@ from cifarlab.config.imports import import_named
 from cifarlab.config.merge import parse_override
 from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.experiments.statistics import difference, estimate, optimism
 from cifarlab.experiments.wording import Metric, described, notes, plain
@@ -133,7 +133,9 @@ def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, a
     train_all(tasks, at_once, progress)
 
 
-def compare(arms: Sequence[Arm], metric: Metric, against: Literal["first", "previous"]) -> dict[str, Any]:
+def compare_arms(
+    arms: Sequence[Arm], metric: Metric, against: Literal["first", "previous"]
+) -> dict[str, Any]:
     """Every arm over its seeds, and its difference from the first arm, or from the one before it.
 
     Accuracies are fractions, their differences corrected for one another by Holm's method. `test` opens the
@@ -165,7 +167,7 @@ def _score(run: Run, metric: Metric, config: Config | None) -> float:
     if score is not None:
         return score
     root = config.data.root if config else None
-    return evaluate_run(run.folder, "test", root=root, reader="compare")["top1"]
+    return evaluate(run.folder, split="test", root=root, reader="compare")["top1"]
 
 
 def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from cifarlab.config import recipes
 from cifarlab.config.merge import Order, differences
 from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.experiments.compare import Arm, compare, find_arm, train_missing, trained_arm
+from cifarlab.experiments.compare import Arm, compare_arms, find_arm, train_missing, trained_arm
 from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.wording import Metric, described
 from cifarlab.training.progress import TrainingProgress
@@ -43,8 +43,8 @@ def run_ladder(
     rungs = [find_arm(name, runs, seeds, overrides, imports) for name in names]
     left_out, kept = _left_out(rungs, runs, seeds, overrides) if drop_one else ({}, {})
     train_missing([*rungs, *left_out.values()], runs, progress, at_once)
-    scored = compare([rungs[-1], *left_out.values()], metric, "first")["arms"] if left_out else []
-    found = compare(rungs, metric, "previous")
+    scored = compare_arms([rungs[-1], *left_out.values()], metric, "first")["arms"] if left_out else []
+    found = compare_arms(rungs, metric, "previous")
     if not drop_one:
         return found
     dropped = dict(zip(left_out, _worth(scored), strict=True))

@@ -13,7 +13,7 @@ from cifarlab.evaluation.sealed import read_splits
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.model import load_trained, saved_recipe
 from cifarlab.runs.naming import run_name
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
 
@@ -49,4 +49,4 @@ def refit(
     recipe = saved_recipe(run, imports)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
     again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name, recipe.files)
-    return again, train(resolve(recipe, kept), again, progress)
+    return again, train_run(resolve(recipe, kept), again, progress)

@@ -11,7 +11,7 @@ from cifarlab.config import Config
 from cifarlab.config.recipes import read_recipe
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.core.files import read_json
-from cifarlab.experiments.compare import APART, Arm, compare, trained_arm
+from cifarlab.experiments.compare import APART, Arm, compare_arms, trained_arm
 from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
 from cifarlab.experiments.wording import described
@@ -66,7 +66,7 @@ def reproduce(
     if not arms:
         reasons = "; ".join(dict.fromkeys(reason for row in rows for reason in row.missing.values()))
         raise ConfigError(f"nothing to show: {reasons}")
-    scored = {found["name"]: found for found in compare(arms, "test", "first")["arms"]}
+    scored = {found["name"]: found for found in compare_arms(arms, "test", "first")["arms"]}
     table = [_figures(row, scored) for row in rows]
     first = next(iter(arms[0].runs.values()))
     return {

@@ -23,7 +23,7 @@ from cifarlab.core.device import pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
-from cifarlab.engine.evaluate import logits_of
+from cifarlab.engine.scoring import logits_of
 from cifarlab.evaluation.sealed import read_splits
 from cifarlab.runs.folder import Run
 from cifarlab.runs.log import is_epoch, read_log

@@ -46,6 +46,12 @@ class Run:
     def __str__(self) -> str:
         return str(self.folder)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
     @property
     def runs(self) -> Path:
         """The folder of all runs."""

@@ -1,4 +1,4 @@
-"""`train(config, run)`: the loop. There is one."""
+"""`train_run(config, run)`: the loop. There is one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS_BETWEEN_SAVES = 600.0
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def train(
+def train_run(
     config: Config,
     run: Run,
     progress: TrainingProgress | None = None,

@@ -14,7 +14,7 @@ from cifarlab.data import splits
 from cifarlab.data.readers import kept_size
 from cifarlab.runs.folder import Run
 from cifarlab.teachers import missing_teachers
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
 
@@ -52,7 +52,7 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
         words = [f"{key}={json.dumps(value)}" for key, (_, value) in changed.items()]
         data = f", on this run's data ({', '.join(words)})" if words else ""
         progress.note(f"the teacher first: {name}, {teacher.train.epochs} epochs{data}")
-        train(teacher, run, progress)
+        train_run(teacher, run, progress)
 
 
 def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -> None:

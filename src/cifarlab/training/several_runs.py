@@ -19,7 +19,7 @@ from cifarlab.core.device import num_cores, pick_device
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted, StopRequest
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.worker import FAILED, LINE, MISTAKE, ROOM, SAVED, train_alone
 
@@ -76,7 +76,7 @@ def train_all(
         return
     for task in tasks:
         try:
-            train(task.config, task.run, progress, fresh, task.warnings)
+            train_run(task.config, task.run, progress, fresh, task.warnings)
         except ConfigError as error:
             if left_out is None:
                 raise
@@ -152,7 +152,7 @@ class _Crew:
             if not self.fresh:
                 task.run.refuse_other(task.config)
                 if task.run.summary() is not None:
-                    train(task.config, task.run, self.progress)
+                    train_run(task.config, task.run, self.progress)
                     return
         except ConfigError as error:
             self.fail(task, error)

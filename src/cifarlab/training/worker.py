@@ -18,7 +18,7 @@ from cifarlab.core.device import pick_device
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.runs.folder import Run
 from cifarlab.runs.signals import Interrupted
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
 # What a process has of a GPU that torch does not count: the driver's context, the kernels of its libraries.
@@ -79,7 +79,7 @@ def train_alone(
         try:
             config = checked(plain)
             reporter = _Reporter(line, pick_device(config.train.device))
-            train(config, Run(folder, recipe, name, recipe_files), reporter, fresh, warnings)
+            train_run(config, Run(folder, recipe, name, recipe_files), reporter, fresh, warnings)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         word = DONE, "", None

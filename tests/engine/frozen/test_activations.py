@@ -21,11 +21,11 @@ from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.probe import Probe
 from cifarlab.engine.frozen import Activations
 from cifarlab.engine.frozen import activations as activations_module
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import openings
 from cifarlab.runs.signals import Interrupted
-from cifarlab.training.loop import train
+from cifarlab.training.loop import train_run
 from cifarlab.training.setup import prepare
 from tests.teachers.taught import DISTILL
 from tests.tiny import logged, tiny_config, train_tiny
@@ -384,14 +384,14 @@ def test_test_pictures_are_looked_at_after_the_ledger_knows(tmp_path: Path) -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Activations, "_fill", watched)
-        train(tiny_config(*PROBE, *CLEAN, "train.select=test"), run)
+        train_run(tiny_config(*PROBE, *CLEAN, "train.select=test"), run)
     assert seen == [1]
 
 
 def test_a_probe_is_scored_on_test_as_its_log_says(tmp_path: Path) -> None:
     run, summary = train_tiny(tmp_path / "run" / "0", *PROBE, *CLEAN, "train.epochs=4")
-    assert evaluate_run(run.folder, "val")["top1"] == pytest.approx(summary["val_top1"], abs=1e-6)
-    assert evaluate_run(run.folder, "train")["top1"] == pytest.approx(summary["train_top1"], abs=1e-6)
+    assert evaluate(run.folder, split="val")["top1"] == pytest.approx(summary["val_top1"], abs=1e-6)
+    assert evaluate(run.folder, split="train")["top1"] == pytest.approx(summary["train_top1"], abs=1e-6)
 
 
 @pytest.mark.parametrize("overrides", [(*RESNET, *VIEWS), (*PROBE, *CLEAN)], ids=["resnet", "probe"])

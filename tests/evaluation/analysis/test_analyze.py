@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from cifarlab.data.splits import load_splits, load_test
-from cifarlab.engine import evaluate
+from cifarlab.engine import scoring
 from cifarlab.evaluation.analysis.analyze import analyze
-from cifarlab.evaluation.score import evaluate_run
+from cifarlab.evaluation.score import evaluate
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import count_openings
 from cifarlab.runs.model import load_trained
@@ -36,7 +36,7 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
         assert page.width > 1000
     assert (run / "analysis_pictures.png").exists()
     report = json.loads((run / "analysis.json").read_text())
-    scores = evaluate_run(run, "val")
+    scores = evaluate(run, split="val")
     assert (report["top1"], report["top5"]) == (scores["top1"], scores["top5"])
     assert report["nll"] == pytest.approx(scores["loss"], rel=1e-5)
     assert np.trace(report["confusion"]) == round(100 * report["top1"])
@@ -53,14 +53,14 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
 
 def test_ties_are_no_gift(run, monkeypatch):
     """Logits of bfloat16 are equal now and then; here most are: `eval` and `analyze` say the same of them."""
-    answer = evaluate._answer
+    answer = scoring._answer
 
     def coarse(*given):
         output = answer(*given)
         return replace(output, logits=output.logits.round())
 
-    monkeypatch.setattr(evaluate, "_answer", coarse)
-    report, scores = analyze(run, near=False).report, evaluate_run(run, "val")
+    monkeypatch.setattr(scoring, "_answer", coarse)
+    report, scores = analyze(run, near=False).report, evaluate(run, split="val")
     assert (report["top1"], report["top5"]) == (scores["top1"], scores["top5"])
     assert report["top1"] < 0.5, "a first place that is shared is not the label's"
     assert np.trace(report["confusion"]) == round(100 * report["top1"])

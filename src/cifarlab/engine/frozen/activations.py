@@ -22,10 +22,10 @@ from cifarlab.data.arrays import Rows, digest, explain_refusal, is_sealed, read_
 from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.batches import make_batch, num_views, view_epoch
-from cifarlab.engine.evaluate import pictures_per_batch
 from cifarlab.engine.frozen.eligibility import KEEP_ACTIVATIONS
 from cifarlab.engine.frozen.keys import frozen_digest, split_key
 from cifarlab.engine.frozen.tail import Border, Tail, activations_at, no_images
+from cifarlab.engine.scoring import pictures_per_batch
 from cifarlab.models.classifier import Classifier
 
 # Activations that are computed again, to be compared, may differ by so much of the largest: another number of

@@ -14,7 +14,7 @@ from torch import Tensor
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.placement import left_on_host, place_split
 from cifarlab.data.splits import Split, Splits
-from cifarlab.engine import evaluate
+from cifarlab.engine import scoring
 from cifarlab.evaluation import published
 from cifarlab.evaluation.analysis import scores
 from cifarlab.evaluation.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -109,8 +109,8 @@ class SplitAnswers(NamedTuple):
 
 def _answers(trained: Trained, split: Split) -> SplitAnswers:
     here, size = place_split(split, trained.precision.device), trained.saved.image_size
-    logits, labels, _ = evaluate.collect_outputs(trained.model, here, trained.precision, size)
-    found, guesses = evaluate.scores(logits, labels), evaluate.ranked(logits)[:, 0]
+    logits, labels, _ = scoring.collect_outputs(trained.model, here, trained.precision, size)
+    found, guesses = scoring.scores(logits, labels), scoring.ranked(logits)[:, 0]
     on_cpu = logits.cpu(), labels.cpu(), guesses.cpu()
     return SplitAnswers(*on_cpu, found["top1"], found["top5"], left_on_host(here))
 

@@ -19,7 +19,7 @@ from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
 from cifarlab.data.placement import place_split
 from cifarlab.data.splits import PartName, Pictures, Split, digest_pictures, load_splits, read_data
-from cifarlab.engine.evaluate import outputs_of
+from cifarlab.engine.scoring import outputs_of
 from cifarlab.evaluation.audit.duplicates import (
     NEAR,
     alike,

@@ -43,7 +43,7 @@ def outputs_of(
 # Not in inference mode: older versions of torch made tensors in a process's first capture, and if that was in
 # this mode no later capture outside might write to them.
 @torch.no_grad()
-def evaluate(
+def score_split(
     model: nn.Module,
     split: Split,
     precision: Precision,

@@ -7,7 +7,7 @@ from cifarlab.core.batch import Output
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Split
-from cifarlab.engine.evaluate import evaluate
+from cifarlab.engine.scoring import score_split
 
 pytestmark = pytest.mark.quick
 
@@ -36,7 +36,7 @@ def split(count):
 @pytest.mark.parametrize("count", [1, 499, 1201])
 def test_scores_are_those_of_one_big_batch(count):
     data, model = split(count), Fixed().train()
-    scores = evaluate(model, data, PRECISION, 32)
+    scores = score_split(model, data, PRECISION, 32)
     logits = data.images[:, 0, 0, :7].float() + TIES
     assert model.training, "the mode is restored"
     assert scores["loss"] == pytest.approx(F.cross_entropy(logits, data.labels).item(), rel=1e-5)

@@ -1,0 +1,1 @@
+"""What is done from Python as from the command line."""

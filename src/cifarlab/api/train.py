@@ -1,0 +1,78 @@
+"""`cifarlab.train`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cifarlab.config.merge import refuse_twice
+from cifarlab.config.recipes import read_recipe, resolve
+from cifarlab.core.errors import ConfigError
+from cifarlab.doctor import warnings_before
+from cifarlab.runs.folder import Run
+from cifarlab.runs.naming import run_name
+from cifarlab.training.loop import train_run
+from cifarlab.training.missing_teachers import train_teachers
+from cifarlab.training.progress import TrainingProgress
+
+
+def train(
+    recipe: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    runs: str | Path = "runs",
+    fresh: bool = False,
+    train_teacher: bool = False,
+    show_progress: bool = False,
+) -> Run:
+    """Train a recipe, or resume it where it was stopped; a finished run is not trained again.
+
+    Args:
+        recipe: Name of a recipe (`cifarlab list` shows them), or path of a YAML file.
+        overrides: Options that differ from the recipe, by their paths: {"train.epochs": 20, "optim.lr": 0.1}.
+        name: Name of the run. None: the recipe's.
+        runs: Folder of all runs. The run lies in `runs`/`name`/`train.seed`.
+        fresh: Start over: remove what the run's folder holds.
+        train_teacher: Train the teacher of a distillation first, if there is no finished run of it.
+        show_progress: Print what the command line prints.
+
+    Returns:
+        The finished run. `load`, `predict` and `evaluate` take it as they take a folder.
+
+    Raises:
+        ConfigError: If an option is wrong, or the folder holds a run of another configuration.
+        Interrupted: If SIGINT or SIGTERM stopped the run. It is saved, and the same call resumes it.
+
+    Example:
+        >>> run = cifarlab.train("demo", {"train.epochs": 2})
+        >>> run.summary()["epochs"]
+        2
+    """
+    texts = [_text(key, value) for key, value in (overrides or {}).items()]
+    refuse_twice(texts)
+    found = read_recipe(str(recipe))
+    config = resolve(found, texts)
+    name = run_name(found.name if name is None else name)
+    run = Run(Path(runs) / name / str(config.train.seed), found.name, name, found.files)
+    progress = TrainingProgress(quiet=not show_progress)
+    if train_teacher:
+        train_teachers([(config, run)], Path(runs), progress, fresh)
+    train_run(config, run, progress, fresh, tuple(warnings_before(config)))
+    return run
+
+
+def _text(key: str, value: Any) -> str:
+    """An override as the command line takes it; JSON is YAML, too."""
+    try:
+        return f"{key}={json.dumps(value, default=_path)}"
+    except TypeError:
+        raise ConfigError(f"expected plain data, got {type(value).__name__}", tuple(key.split("."))) from None
+
+
+def _path(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError

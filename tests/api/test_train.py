@@ -1,0 +1,82 @@
+"""A run from Python is the run of the command line."""
+
+import doctest
+import json
+
+import numpy as np
+import pytest
+
+import cifarlab as package
+from cifarlab.core.errors import ConfigError
+from tests.tiny import PARTS, TINY, once
+from tests.training.test_loop import assert_same_run
+
+OPTIONS = {
+    "imports": [PARTS],
+    "data.dataset": {"name": "synthetic", "train": 300, "test": 100},
+    "data.val": 100,
+    "data.batch_size": 32,
+    "model.backbone": "tiny",
+    "optim.lr": 1e-3,
+    "train.epochs": 1,
+    "train.device": "cpu",
+}
+
+
+def test_it_trains_what_the_command_line_trains(tmp_path, cifarlab):
+    run = package.train("demo", OPTIONS, runs=tmp_path / "ours")
+    words = ["train", "demo", *once(*TINY, "train.epochs=1"), "--runs", tmp_path / "theirs"]
+    assert cifarlab(*words)[0] == 0
+    assert_same_run(run, package.Run(tmp_path / "theirs" / "demo" / "0"))
+
+
+def test_a_run_is_given_to_what_reads_runs(tmp_path, capsys):
+    run = package.train("demo", OPTIONS, runs=tmp_path, name="mine")
+    assert run.folder == tmp_path / "mine" / "0" and repr(run) == f"Run('{tmp_path / 'mine' / '0'}')"
+    picture = np.zeros((32, 32, 3), np.uint8)
+    assert package.predict(run, picture) == package.load(run).predict(picture)
+    assert not capsys.readouterr().out, "silent, unless progress is asked for"
+    before = (run.folder / "best.pt").stat().st_mtime_ns
+    assert package.train("demo", OPTIONS, runs=tmp_path, name="mine", show_progress=True).summary()
+    assert "is finished" in capsys.readouterr().out
+    assert (run.folder / "best.pt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.epochz": 1}, "train.epochz: unknown; did you mean epochs?"),
+        ({"train.epochs": object()}, "train.epochs: expected plain data, got object"),
+        ({"train": {"epochs": 1}, "train.epochs": 2}, "train.epochs: given twice"),
+        ({"optim.lr": 1e-5, "optim.momentum": 0.9}, "optim.momentum: "),
+    ],
+)
+def test_a_mistake_is_named_by_its_path(tmp_path, overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        package.train(
+            "demo", {**OPTIONS, **overrides} if "train" not in overrides else overrides, runs=tmp_path
+        )
+    assert message in str(caught.value)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_small_numbers_stay_numbers(tmp_path):
+    run = package.train("demo", {**OPTIONS, "optim.lr": 1e-5}, runs=tmp_path)
+    assert json.loads(json.dumps(run.plain_config()))["optim"]["lr"] == 1e-5
+
+
+def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package.train("demo", OPTIONS)
+    found = doctest.DocTestFinder(recurse=False).find(package.train, "train", globs={"cifarlab": Quick})
+    assert doctest.DocTestRunner().run(found[0]).failed == 0
+
+
+class Quick:
+    """cifarlab, with few pictures and a tiny network."""
+
+    @staticmethod
+    def train(recipe, overrides):
+        return package.train(
+            recipe, {**OPTIONS, "data.dataset": {"train": 1000}, **overrides}, name="example"
+        )
