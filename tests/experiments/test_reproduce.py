@@ -157,7 +157,7 @@ def test_weights_of_ones_own_stand_in_for_imagenets(tmp_path, cifarlab):
 
 def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cifarlab, monkeypatch):
     from cifarlab.core.errors import ConfigError
-    from cifarlab.training import parallel
+    from cifarlab.training import several_runs
 
     def no_weights(config, *arguments):
         if config.model.normalize == "imagenet":
@@ -165,7 +165,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
         return train(config, *arguments)
 
     train = parallel.train
-    monkeypatch.setattr(parallel, "train_run", no_weights)
+    monkeypatch.setattr(several_runs, "train_run", no_weights)
     small = [*once(*SMALL, "train.epochs=1"), "--runs", tmp_path, "--seeds", 1, "--budget", "short"]
     status, out, err = cifarlab("reproduce", *small, *only(BASE, "resnet18_pretrained"), "--json")
     assert status == 0, err
