@@ -164,7 +164,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
             raise ConfigError("no weights here; put them there")
         return train(config, *arguments)
 
-    train = parallel.train
+    train = several_runs.train_run
     monkeypatch.setattr(several_runs, "train_run", no_weights)
     small = [*once(*SMALL, "train.epochs=1"), "--runs", tmp_path, "--seeds", 1, "--budget", "short"]
     status, out, err = cifarlab("reproduce", *small, *only(BASE, "resnet18_pretrained"), "--json")
