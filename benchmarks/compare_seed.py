@@ -142,7 +142,7 @@ def _first_step(config: Config) -> tuple[float, float]:
     order = engine.order(0)
     ((first, last),) = engine.plan.batches(0, len(order))
     batch = engine.views.batch(order, 0, first, last)
-    seen = engine.model.dress(batch.images)
+    seen = engine.model.preprocess(batch.images)
     ((theirs, _),) = _in_batches(pictures, [order[first:last].tolist()])
     levels = 255 * (seen.cpu() - theirs).abs().max().item()
     engine.step(order, 0, 0)

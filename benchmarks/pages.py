@@ -231,7 +231,7 @@ def _minutes(result: Result, known: Known) -> str:
 def reproduce_table(known: Known, page: str) -> list[str]:
     """The tutorial's four rows from scratch at whole length: published, as run and corrected."""
     lines = [
-        "| experiment | published | as run: best of 200 on test, % | seeds | luck, points "
+        "| experiment | published | as run: best of 200 on test, % | seeds | optimism, points "
         "| as run less published | corrected: chosen on validation, % | seeds | correction, points "
         "| minutes: as run, corrected |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -240,12 +240,12 @@ def reproduce_table(known: Known, page: str) -> list[str]:
         experiment = experiments()[name]
         sides = [known.shown.get(AS_RUN + name), known.shown.get(name)]
         as_run, corrected = sides
-        lucks = [run.luck for run in as_run.runs if run.luck is not None] if as_run else []
+        all_optimism = [run.optimism for run in as_run.runs if run.optimism is not None] if as_run else []
         cells = [
             f"`{name}`",
             f"{experiment.published:.2f}",
             *_side(as_run),
-            f"{100 * sum(lucks) / len(lucks):.2f}" if lucks else "-",
+            f"{100 * sum(all_optimism) / len(all_optimism):.2f}" if all_optimism else "-",
             explained(experiment, as_run),
             *_side(corrected),
             _correction(as_run, corrected),

@@ -58,8 +58,8 @@ class Finished:
     Attributes:
         chosen_on: What chose the epoch: `val`, `test` or `last`.
         epochs: Epochs that were run.
-        luck: By how much the choice on test flatters (see `statistics.optimism`); None where val or the end
-            chose, and where the curve is too short.
+        optimism: By how much the choice on test flatters (see `statistics.optimism`). None where val or the
+            end chose, and where the curve is too short.
         pictures: Training pictures shown in all epochs, repeats counted.
         evaluations: Epochs after which validation or test pictures were scored.
         minutes: Measured on a quiet machine; None where the run's own seconds mean nothing.
@@ -72,7 +72,7 @@ class Finished:
     train: float | None
     chosen_on: str
     epochs: int
-    luck: float | None
+    optimism: float | None
     pictures: int
     evaluations: int
     minutes: float | None
@@ -234,7 +234,7 @@ def _read_run(folder: Path, line: Line) -> Finished:
         train=summary["train_top1"],
         chosen_on=chosen_on,
         epochs=int(summary["epochs_run"]),
-        luck=optimism(curve) if chosen_on == "test" else None,
+        optimism=optimism(curve) if chosen_on == "test" else None,
         # The summary has their number over the run's seconds, which alone mean nothing here.
         pictures=round(summary["images_per_second"] * summary["seconds"]),
         evaluations=sum(any(f"{split}/top1" in row for split in ("val", "test")) for row in rows),
@@ -268,7 +268,7 @@ def _read_timed(path: Path) -> Result:
             train=run.get("train_top1"),
             chosen_on="last",
             epochs=int(content["config"]["train"]["epochs"]),
-            luck=None,
+            optimism=None,
             pictures=0,
             evaluations=0,
             minutes=run["seconds"] / 60,

@@ -177,8 +177,8 @@ def test_the_best_epoch_on_test_is_called_so_and_has_to_be_the_logs(place):
     run = finish(place / "benchmarks" / "results" / "whole", AS_RUN, 0, 0.44, curve=curve)
     result = known(place).shown[AS_RUN]
     assert result.summary == "44.00 (best of 200 epochs on test, 1 seed)"
-    # The last of a straight line but for its own luck.
-    assert result.runs[0].luck == pytest.approx(0.44 - (0.38 + 0.18 / 198), abs=1e-6)
+    # The last of a straight line but for its own optimism.
+    assert result.runs[0].optimism == pytest.approx(0.44 - (0.38 + 0.18 / 198), abs=1e-6)
     damage(run, test_top1=0.45)
     (line,) = known(place).results.left_out
     assert "the best epoch of metrics.jsonl is not the test score" in line

@@ -160,7 +160,7 @@ def test_a_constant_channel_is_named_and_its_pictures_stay_finite(source, values
     job = prepare(tiny_config("data.val=10", "model.normalize=dataset"))
     told = [line for line in job.remarks.warnings if "is constant in the training pictures" in line]
     assert [line.split()[1] for line in told] == [("red", "green", "blue")[channel] for channel in values]
-    seen = job.engine.model.dress(job.splits.train.gather(torch.arange(50))[0])
+    seen = job.engine.model.preprocess(job.splits.train.gather(torch.arange(50))[0])
     assert seen.isfinite().all() and seen.abs().max() < 10
     assert all(seen[:, channel].abs().max() < 1e-6 for channel in values)
     assert job.engine.model(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).logits.isfinite().all()

@@ -34,7 +34,7 @@ def overrides(mix: dict[str, Any], augment: dict[str, Any] = AUGMENT) -> tuple[s
 
 
 def views(config: Config, sizes: int, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures and targets of the first 24 samples, dressed in batches of `sizes`."""
+    """Pictures and targets of the first 24 samples, augmented in batches of `sizes`."""
     split = prepare(config).splits.train
     batches = [
         make_batch(split, positions, config.data, config.train.seed, epoch, 100)

@@ -72,7 +72,7 @@ def test_a_run_goes_on_with_the_sizes_it_would_have_had(trained, tmp_path, monke
 
 
 def test_the_engine_shows_each_picture_at_the_size_of_its_place():
-    """The sizes of the dressed pictures of two epochs, by the sample's position in the split."""
+    """The sizes of the augmented pictures of two epochs, by the sample's position in the split."""
     engine = prepare(tiny_config("data.multi_scale={sizes: [16, 24], per: sample}")).engine
     plan, seen = engine.plan, []
     engine.model.backbone.register_forward_hook(lambda module, given, _: seen.append(given[0].shape))

@@ -287,7 +287,7 @@ def test_the_mean_of_weights_sees_the_training_pictures(runs):
     images = train.gather(torch.arange(len(train)))[0]
     conv, norm = map(one.model.get_submodule, ("backbone.0", "backbone.1"))
     with torch.inference_mode():
-        maps = conv(one.model.dress(images))
+        maps = conv(one.model.preprocess(images))
     torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
     assert not torch.allclose(norm.running_mean, sum(s["backbone.1.running_mean"] for s in states) / 2)
     assert not any(part.training for part in one.model.modules())

@@ -184,6 +184,6 @@ def test_optimism_is_the_luck_of_the_best_epoch_or_a_little_more(slope, excess):
     truth = slope * epochs
     curves = truth + simulated(20)[:2000]
     found = np.mean([optimism(curve) or np.nan for curve in curves])
-    luck = np.mean([curve.max() - truth[curve.argmax()] for curve in curves])
-    assert luck < found < (1 + excess) * luck
+    true = np.mean([curve.max() - truth[curve.argmax()] for curve in curves])
+    assert true < found < (1 + excess) * true
     assert optimism([0.1] * 6) is None

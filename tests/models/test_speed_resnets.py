@@ -175,7 +175,7 @@ def test_its_weights_are_saved_and_not_trained():
 def test_a_job_begins_with_its_training_pictures_and_resumes_without():
     job = prepare(tiny_config(SMALL, "model.normalize=dataset"))
     model, own = job.engine.model, Whitening()
-    own.fit(model.dress(some_pictures(job.splits.train)))
+    own.fit(model.preprocess(some_pictures(job.splits.train)))
     whitening: Any = model.backbone.stem[0]  # pyright: ignore[reportIndexIssue]
     assert torch.equal(whitening.weight, own.weight) and torch.equal(whitening.bias.data, own.bias.data)
     again: Any = prepare(tiny_config(SMALL), initial=False).engine.model.backbone

@@ -12,7 +12,7 @@ from tests.tiny import TINY, tiny_config, train_tiny
 
 def test_the_parts_of_a_step_are_those_that_the_recipe_has():
     plain = profile(tiny_config("train.grad_clip=null"), steps=1)
-    assert [*plain["parts"]] == ["dress", "forward", "loss", "sums", "backward", "optimizer", "other"]
+    assert [*plain["parts"]] == ["batch", "forward", "loss", "sums", "backward", "optimizer", "other"]
     more = profile(tiny_config("train.grad_clip=5", "train.average=ema"), steps=1)
     assert [*more["parts"]] == [*(part for part in STEP_PARTS if part != "teacher"), "other"]
     assert all(seconds > 0 for part, seconds in more["parts"].items() if part != "other")

@@ -142,6 +142,6 @@ def random_erasing(
     top = (numbers[:, 2] * (rows - tall + 1)).floor()
     left = (numbers[:, 3] * (columns - wide + 1)).floor()
     boxes = torch.stack([top, left, top + tall, left + wide], dim=2)
-    # Of no luck: a box without pixels.
+    # After so many draws: a box without pixels.
     box = torch.where(first[:, :, None], boxes, 0.0).sum(1, keepdim=True)
     return Lowered(Erase(1, fill), (box.to(torch.int64),))

@@ -114,9 +114,9 @@ def _built(entry: Mapping[str, dict[str, Any]], path: tuple[str, ...]) -> Any:
         built = kind(**options, **strict)
     except (TypeError, ValueError) as error:
         if isinstance(cause := error.__cause__, ValidationError):
-            complaint = explain(cause, lambda _: known)
+            found = explain(cause, lambda _: known)
             # Below an option stand the types that it may have.
-            raise ConfigError(complaint.message, (*path, *complaint.path[:1])) from None
+            raise ConfigError(found.message, (*path, *found.path[:1])) from None
         raise ConfigError(" ".join(str(error).split()), path) from None
     if missing := {*getattr(built, "targets_as_params", ())} - {"image"}:
         raise ConfigError(f"needs {', '.join(sorted(missing))} beside the picture; leave it out", path)

@@ -71,7 +71,7 @@ def reproduce(
 
 def _print(found: dict[str, Any]) -> None:
     head = ("", "published", "as run", "95 % interval", "corrected", "95 % interval", "difference", "p",
-            "luck", "minutes")  # fmt: skip
+            "optimism", "minutes")  # fmt: skip
     print_table(head, [_cells(row) for row in found["rows"]], numbers=head[1:])
     for row in found["rows"]:
         for side, reason in list(row["missing"].items())[:1]:
@@ -83,7 +83,7 @@ def _print(found: dict[str, Any]) -> None:
         print_table(head, [_lesson_cells(lesson) for lesson in found["lessons"]], numbers=head[2:])
     print(
         f"{found['epochs']} epochs. Test top-1 %, mean ± standard deviation over seeds. As run: the best of "
-        "all epochs on test, as published; luck: the points by which that flatters. Corrected: the epoch "
+        "all epochs on test, as published; optimism: the points by which that flatters. Corrected: the epoch "
         "that validation chose. p after Holm's correction; * a difference that holds after it."
     )
 
@@ -95,12 +95,19 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     sides = [cell for side in ("as_run", "corrected") for cell in _side_cells(row[side])]
     known = [row[side] for side in ("as_run", "corrected") if row[side]]
     minutes = "-" if not known else f"{sum(side['minutes'] for side in known) / len(known):.1f}"
-    luck = row["as_run"]["optimism"] if row["as_run"] else None
+    optimism = row["as_run"]["optimism"] if row["as_run"] else None
     difference = row["difference"]
     apart = ("-", "-")
     if difference:
         apart = (f"{100 * difference['mean']:+.2f}", p_value(difference["p_holm"]))
-    return (row["name"], published, *sides, *apart, "-" if luck is None else f"{100 * luck:.2f}", minutes)
+    return (
+        row["name"],
+        published,
+        *sides,
+        *apart,
+        "-" if optimism is None else f"{100 * optimism:.2f}",
+        minutes,
+    )
 
 
 def _side_cells(side: dict[str, Any] | None) -> tuple[str, str]:

@@ -199,14 +199,14 @@ def print_comparison(found: dict[str, Any]) -> None:
     for note in found["notes"]:
         print(f"note: {note}")
     print(
-        "Mean ± standard deviation over seeds; differences in points, p after Holm's correction; luck: the "
-        "points by which the choice of the best epoch flatters."
+        "Mean ± standard deviation over seeds. Differences in points, p after Holm's correction. Optimism: the "
+        "points by which choosing the best epoch flatters."
     )
     print(f"The test set has been opened {found['test_opened']:,} x for the runs in this folder.")
 
 
 def print_rows(rows: list[dict[str, Any]], metric: str) -> None:
-    head = ("", "seeds", f"{metric} top-1 %", "95 % interval", "difference", "95 % interval", "p", "luck",
+    head = ("", "seeds", f"{metric} top-1 %", "95 % interval", "difference", "95 % interval", "p", "optimism",
             "minutes")  # fmt: skip
     print_table(head, [comparison_cells(row) for row in rows], numbers=head[1:])
 
@@ -220,6 +220,6 @@ def comparison_cells(row: dict[str, Any]) -> tuple[str, ...]:
     if difference:
         shown = interval(difference, "+.2f")
         apart = (f"{100 * difference['mean']:+.2f}", shown, p_value(difference["p_holm"]))
-    luck = "-" if row["optimism"] is None else f"{100 * row['optimism']:.2f}"
+    optimism = "-" if row["optimism"] is None else f"{100 * row['optimism']:.2f}"
     scores = f"{100 * row['mean']:.2f}{spread}", interval(row, ".2f")
-    return (row["name"], str(row["n"]), *scores, *apart, luck, f"{row['minutes']:.1f}")
+    return (row["name"], str(row["n"]), *scores, *apart, optimism, f"{row['minutes']:.1f}")

@@ -147,7 +147,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
-        """`dump()` without what may change between two sittings of the same run."""
+        """`dump()` without what may change between two processes of the same run."""
         plain = self.dump()
         return without_places(plain)
 

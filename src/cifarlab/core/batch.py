@@ -26,7 +26,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Batch:
-    """A dressed batch.
+    """A batch as the model sees it: augmented and mixed.
 
     images: (B, 3, H, W) float32 in [0, 1]. labels: (B,) int64. targets: (B, C) float32, rows that sum to 1
     and carry mixing only. indices: (B,) int64, each sample's index in its data set. teacher: its output for

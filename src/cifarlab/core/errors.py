@@ -39,12 +39,12 @@ def unknown(word: str, known: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[str]]) -> ConfigError:
-    """The first complaint of pydantic as one line with the full path of its key.
+    """Pydantic's first error as one line with the full path of its key.
 
     `known(path)` gives the keys that exist at `path`, for the nearest right name.
     """
     # A name that is misspelt is missing, too: it is said once, as what it is.
-    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
     path = tuple(str(part) for part in first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):

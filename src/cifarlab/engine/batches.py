@@ -77,14 +77,14 @@ def code_digest(*imports: Sequence[str]) -> str:
 
 
 class BatchLoader:
-    """The batches of an epoch's order, of which several at a time are dressed in one go.
+    """The batches of an epoch's order, of which several at a time are augmented at once.
 
     A sample's view depends on nothing beside it but its partner in a mix (batches are even), so the views are
     those of single batches; a GPU launches as many kernels for a thousand pictures as for a hundred.
     """
 
     def __init__(self, split: Split, config: Config, num_classes: int, pixels: int):
-        """pixels: at most so many are dressed at a time, but no less than a batch."""
+        """pixels: at most so many are augmented at a time, but no less than a batch."""
         self._split, self._config, self._num_classes = split, config, num_classes
         size, area = config.data.batch_size, split.images[0, 0].numel()
         self.size = size if config.mixes_per_batch else max(1, pixels // (size * area)) * size
@@ -98,9 +98,7 @@ class BatchLoader:
             self._kept = None  # Before the next ones need the memory.
             config = self._config
             samples, view = order[begin : begin + self.size], view_epoch(config, epoch)
-            dressed = make_batch(
-                self._split, samples, config.data, config.train.seed, view, self._num_classes
-            )
-            self._kept = kept = order, epoch, begin, dressed
-        dressed, rows = kept[3], slice(first - begin, last - begin)
-        return Batch(dressed.images[rows], dressed.labels[rows], dressed.targets[rows], dressed.indices[rows])
+            views = make_batch(self._split, samples, config.data, config.train.seed, view, self._num_classes)
+            self._kept = kept = order, epoch, begin, views
+        views, rows = kept[3], slice(first - begin, last - begin)
+        return Batch(views.images[rows], views.labels[rows], views.targets[rows], views.indices[rows])

@@ -148,7 +148,7 @@ def copied(given: Any) -> Any:
 def copy_into(place: Any, given: Any, name: str = "what was given") -> None:
     """Bring tensors to where captured work looks for them. What is no tensor must be equal.
 
-    name: of what is compared, for the complaint.
+    name: of what is compared, for the message.
     """
     if isinstance(place, Batch | Output):
         for field in fields(place):

@@ -1,4 +1,4 @@
-"""One training step: dress a batch, forward, backward, clip, step, sums."""
+"""One training step: make a batch, forward, backward, clip, step, sums."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.sam import uphill
 from cifarlab.optim.schedules import learning_rate
 
-# How many pixels are dressed at a time. A GPU is kept busy by many; a CPU's caches hold a batch at best.
+# How many pixels are augmented at a time. A GPU is kept busy by many; a CPU's caches hold a batch at best.
 PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}
 
 
@@ -124,7 +124,7 @@ class Engine:
 
     def _batch(self, order: Tensor, epoch: int, first: int, last: int, now: Clock) -> Batch:
         """The samples from `first` to before `last` of the epoch's order, as they are learned from."""
-        with self.span("dress"):
+        with self.span("batch"):
             batch = replace(self._shown(order, epoch, first, last), progress=now.progress)
         if self.teacher is not None:
             with self.span("teacher"):

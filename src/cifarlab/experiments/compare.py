@@ -174,8 +174,10 @@ def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any
     summaries = [run.summary() or {} for run in arm.runs.values()]
     found = estimate([*scores.values()])
     chosen_on = sorted({summary["chosen_on"] for summary in summaries})
-    lucks = [best_epoch_optimism(run, metric) for run in arm.runs.values()] if chosen_on == [metric] else []
-    known = [luck for luck in lucks if luck is not None]
+    flattered = (
+        [best_epoch_optimism(run, metric) for run in arm.runs.values()] if chosen_on == [metric] else []
+    )
+    known = [points for points in flattered if points is not None]
     return {
         "name": arm.name,
         "recipe": arm.recipe,

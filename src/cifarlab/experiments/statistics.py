@@ -195,7 +195,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def optimism(scores: Sequence[float]) -> float | None:
-    """By how much the best of an epoch's scores is above the curve around it: luck that will not come again.
+    """By how much the best of an epoch's scores is above the curve around it.
 
     The curve at the best epoch is read off a line through the six epochs nearest to it, without itself. It is
     an upper bound: the weights of that epoch may be a little better than its neighbours', and on a curve

@@ -139,7 +139,7 @@ def _create(name: str, image_size: int, options: dict[str, Any]) -> Any:
 
 
 def _refuse_unknown(error: Exception, name: str) -> None:
-    """Raise ConfigError if timm's complaint is that this model does not take an option of ours."""
+    """Raise ConfigError if timm's error is that this model does not take an option of ours."""
     if isinstance(error, TypeError) and "'patch_size'" in str(error):
         raise no_patches(name) from error
     if isinstance(error, TypeError) and "'drop_path_rate'" in str(error):

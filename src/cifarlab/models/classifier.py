@@ -96,7 +96,7 @@ class Classifier(nn.Module):
         fit: Any = getattr(self.backbone, "fit", None)
         if fit is not None:
             with torch.no_grad():
-                fit(self.dress(images))
+                fit(self.preprocess(images))
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; batch norms named in `norms_in_eval` always evaluate."""
@@ -105,7 +105,7 @@ class Classifier(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def dress(self, images: Tensor, size: int | None = None) -> Tensor:
+    def preprocess(self, images: Tensor, size: int | None = None) -> Tensor:
         """(B, 3, h, w) uint8, or floats in [0, 1], to what the backbone sees: (B, 3, S, S) float32."""
         # Outside autocast: bf16 has 8 bits of mantissa, so it would round the pictures themselves.
         with torch.autocast(images.device.type, enabled=False):
@@ -158,12 +158,12 @@ class Classifier(nn.Module):
 
         stages: give the feature maps of the backbone's stages, too. Raises ConfigError if it names none.
         """
-        dressed = self.dress(images, size)
+        inputs = self.preprocess(images, size)
         if not stages:
-            return self.head(self.backbone(dressed))
+            return self.head(self.backbone(inputs))
         maps: dict[str, Tensor] = {}
         with _caught(self.backbone, maps):
-            features = self.backbone(dressed)
+            features = self.backbone(inputs)
         return replace(self.head(features), stages=tuple(maps.values()))
 
 

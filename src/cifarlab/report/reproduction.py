@@ -123,8 +123,8 @@ def _lessons(found: Mapping[str, Any], chart: str | None) -> list[str]:
 
 
 def _closing(found: Mapping[str, Any]) -> list[str]:
-    luck = [row["as_run"]["optimism"] for row in found["rows"] if row["as_run"]]
-    known = [value for value in luck if value is not None]
+    optimism = [row["as_run"]["optimism"] for row in found["rows"] if row["as_run"]]
+    known = [value for value in optimism if value is not None]
     flatters = []
     if known:
         flatters = [

@@ -177,14 +177,14 @@ class Run:
         write_atomically(self.config_path, lambda file: file.write(text.encode()))
 
     def write_env(self, env: dict[str, Any]) -> None:
-        """Write env.json; the environments of earlier sittings, first to last, are kept under `earlier`."""
+        """Write env.json; the environments of earlier processes, first to last, are kept under `earlier`."""
         try:
             before = read_json(self.env_path) if self.env_path.exists() else None
         except ConfigError:  # Damaged: kept for whoever can read it, and no reason not to train.
             before = None
             self.env_path.replace(self.env_path.with_suffix(".damaged"))
         earlier = [*before.pop("earlier", []), before] if before else []
-        # A later sitting reads its checkpoint only; what the run started from stays on record.
+        # A later process reads its checkpoint only; what the run started from stays on record.
         if before and not env.get("weights") and before.get("weights"):
             env = {**env, "weights": before["weights"]}
         write_json(self.env_path, {**env, "earlier": earlier})
@@ -220,7 +220,7 @@ def recorded_recipes(env: dict[str, Any]) -> tuple[dict[str, str], ...]:
 def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
     """Compare a saved configuration with `config`: {dotted key: (saved, config's)}.
 
-    What may differ between two sittings of one run (path, device) is left out. Keys that the saving version
+    What may differ between two processes of one run (path, device) is left out. Keys that the saving version
     did not have count as their defaults.
     """
     return differences(without_places(_as_of_now(plain)), config.identity())

@@ -72,7 +72,7 @@ class Replay:
                     found = self._open(folder, view)
                     if found is None:
                         raise ConfigError(
-                            "the same view was dressed twice and differs: an augmentation does not take "
+                            "the same view was made twice and differs: an augmentation does not take "
                             "its random numbers from `draws`; mend it, or say teacher.cache=false",
                             TEACHER_CACHE,
                         )
@@ -91,13 +91,13 @@ class Replay:
         return self.teacher.read(Answers(rows["logits"], embedding, scale=scale))
 
     def _open(self, folder: Path, view: int) -> tuple[Arrays, float | None] | None:
-        """A view's answers and their scale, if they are whole and of the view as it is dressed today."""
+        """A view's answers and their scale, if they are whole and of the view as it is made today."""
         found = read_arrays(folder, self.key | {"view_number": view}, self._names())
         if found is None:
             return None
         arrays, record = found
         seen, scale = arrays.pop("witnesses"), record["scale"]
-        # Code that dresses a view may have changed under the same names and options.
+        # Code that makes a view may have changed under the same names and options.
         now = self._witnesses(view)
         if seen.shape != now.shape or (np.abs(seen.astype(np.int16) - now) > 1).mean() > 0.001:
             return None

@@ -28,7 +28,7 @@ from cifarlab.training.saver import Saver, snapshot
 from cifarlab.training.setup import prepare
 
 # In the order of a step; what a step does beside them is `other`.
-STEP_PARTS = ("dress", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
+STEP_PARTS = ("batch", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
 WARM_UP, LEAST = 2, 3
 # Slow steps are timed less often: after so many seconds no further one begins.
 SECONDS = 60.0
@@ -138,7 +138,7 @@ def count_flops(engine: Engine) -> int:
 def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[float]]]:
     """Seconds of steps that nothing is measured in, and of the parts of as many others, in turns.
 
-    Each figure is the mean over as many steps as are dressed in one go. A captured step has no parts: theirs
+    Each figure is the mean over as many steps as are augmented at once. A captured step has no parts: theirs
     are those of the same steps uncaptured.
     """
     watch, coming = Stopwatch(engine.device), _whole_steps(engine)

@@ -36,7 +36,7 @@ class TrainingProgress:
         self.line(f"warning: {text}", style="yellow")
 
     def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
-        """Begin a sitting at `first_epoch` (from 0). select: what chooses the epoch."""
+        """Begin at `first_epoch` (from 0). select: what chooses the epoch."""
         self._epochs, self._first, self._steps = epochs, first_epoch, steps_per_epoch
         self._select = select
         self._begun = time.monotonic()
@@ -62,7 +62,7 @@ class TrainingProgress:
             self._live.update(self._task, completed=step, epoch=epoch + 1, text="  ".join(words))
 
     def _left(self, done: float) -> float:
-        """Seconds left when `done` epochs of the run are behind, at the sitting's pace so far."""
+        """Seconds left when `done` epochs of the run are behind, at this process's pace so far."""
         return (time.monotonic() - self._begun) / max(done - self._first, 1e-9) * (self._epochs - done)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:

@@ -36,7 +36,7 @@ def find_border(classifier: Classifier, objective: Objective, batch: Batch, prec
     classifier. Raises NoBorder with the reason where there is no such part.
     """
     probe = copy.deepcopy(classifier).train()
-    images = probe.dress(precision.layout(batch.images))
+    images = probe.preprocess(precision.layout(batch.images))
     candidates = _frozen_prefix(probe, images, precision)
     reason = "the tail of this network needs more than one tensor of its frozen part"
     for count in range(len(candidates), max(0, len(candidates) - TRIES), -1):

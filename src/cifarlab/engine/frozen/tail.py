@@ -131,7 +131,7 @@ def activations_at(
     hook = classifier.get_submodule(border.name).register_forward_hook(reach)
     try:
         with precision.autocast():
-            classifier.backbone(classifier.dress(precision.layout(images), size))
+            classifier.backbone(classifier.preprocess(precision.layout(images), size))
     except _Reached:
         pass
     finally:

@@ -77,7 +77,7 @@ def _student(name: str, backbone: str, alone: float, *taught: tuple[str, float])
 
 
 # What DeiT's figures have beside crop and flip: RandAugment, random erasing, mixup and CutMix.
-DRESSED = ("policy", "cutout", "mixup", "cutmix")
+STRONG = ("policy", "cutout", "mixup", "cutmix")
 
 
 def _tuned(
@@ -131,9 +131,9 @@ ANCHORS: tuple[Anchor, ...] = (
     Anchor("ResNet-50 at 224, fine-tuned, in the tutorial", ("resnet50",), (
         Figure(81.21, "DocsaidLab's CIFAR-100 demo", runs=1, epoch="best"),),
         augment=frozenset(), image_size=224, pretrained="ImageNet-1k", optimizer="adamw"),
-    _tuned("DeiT-T", ("deit_tiny_patch16_224",), Figure(81.65, DEIT), epochs=30, augment=_with(*DRESSED)),
-    _tuned("DeiT-S", ("deit_small_patch16_224",), Figure(87.54, DEIT), epochs=30, augment=_with(*DRESSED)),
-    _tuned("DeiT-B", ("deit_base_patch16_224",), Figure(90.04, DEIT), epochs=30, augment=_with(*DRESSED)),
+    _tuned("DeiT-T", ("deit_tiny_patch16_224",), Figure(81.65, DEIT), epochs=30, augment=_with(*STRONG)),
+    _tuned("DeiT-S", ("deit_small_patch16_224",), Figure(87.54, DEIT), epochs=30, augment=_with(*STRONG)),
+    _tuned("DeiT-B", ("deit_base_patch16_224",), Figure(90.04, DEIT), epochs=30, augment=_with(*STRONG)),
     _tuned("Swin-T", ("swin_tiny_patch4_window7_224",), Figure(87.35, SWIN, runs=1, epoch="best"), epochs=5),
     _tuned("ViT-B/16", ("vit_base_patch16_224", "vit_base_patch16_384"), Figure(92.26, VIT, runs=1),
            Figure(92.64, VIT, runs=1), size=384, on="ImageNet-21k"),
