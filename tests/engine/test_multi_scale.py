@@ -198,7 +198,7 @@ def test_a_multi_scale_without_effect_is_named():
 def test_the_tutorials_row_trains_on_real_pictures(name, cifar100_root, tmp_path):
     """Whole but for the weights, the length and the number of pictures."""
     options = [
-        f"data.root={cifar100_root}", "data.limit=64", "data.val=60", "data.batch_size=32",
+        f"data.root={cifar100_root}", "data.limit=24", "data.val=20", "data.batch_size=12",
         "train.select=val", "model.backbone={name: resnet18, pretrained: false}", "train.epochs=1",
         "train.device=cpu",
     ]  # fmt: skip

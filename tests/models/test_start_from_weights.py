@@ -124,7 +124,7 @@ def test_a_run_that_has_not_finished_an_epoch(train, monkeypatch):
     monkeypatch.setattr(Engine, "step", step)
     shutil.move("runs", "earlier")
     answer = train("model.init=earlier/first/0")
-    assert_refused(answer, "has not finished an epoch", "did you mean earlier/first/0/last.pt?")
+    assert_refused(answer, "has not finished an epoch")
     assert train("model.init=earlier/first/0/last.pt")[0] == 0
     began = checkpoints.load_checkpoint(Path("earlier/first/0/last.pt"), ())["engine"]["model"]
     (report,) = weights_of("runs/demo/0")

@@ -175,8 +175,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
         forks.stdin.write(shlex.join(words) + "\n")
         forks.stdin.flush()
         output, process = "", None
-        assert forks.stdout is not None
-        for line in forks.stdout:
+        for line in forks.stdout or ():
             output += line
             what, _, number = line.partition(" ")
             if what == "process":

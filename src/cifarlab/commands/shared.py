@@ -199,8 +199,8 @@ def print_comparison(found: dict[str, Any]) -> None:
     for note in found["notes"]:
         print(f"note: {note}")
     print(
-        "Mean ± standard deviation over seeds. Differences in points, p after Holm's correction. Optimism: the "
-        "points by which choosing the best epoch flatters."
+        "Mean ± standard deviation over seeds. Differences in points, p after Holm's correction. Optimism: "
+        "the points by which choosing the best epoch flatters."
     )
     print(f"The test set has been opened {found['test_opened']:,} x for the runs in this folder.")
 

@@ -40,6 +40,8 @@ EFFICIENTNET = (
 )  # fmt: skip
 # With all that a frozen part must not disturb: dropout behind it, averages, two passes a step.
 STATEFUL = ("model.head.dropout=0.2", "model.head.norm=batch", "train.average={name: ema, decay: 0.8}")
+# Three steps an epoch.
+FEW = ("data.limit=96", "data.val=32")
 
 
 def without(*overrides: str) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ def kept(*overrides: str) -> Activations:
 )
 def test_the_same_run_with_and_without(tmp_path: Path, overrides: tuple[str, ...], precision: str) -> None:
     """Bit for bit: what is kept is what the frozen part gave, and here batches do not change it."""
-    overrides = (*overrides, f"train.precision={precision}", "train.epochs=4")
+    overrides = (*overrides, f"train.precision={precision}", "train.epochs=3", *FEW)
     ours, summary = train_tiny(tmp_path / "kept" / "0", *overrides)
     theirs, expected = train_tiny(tmp_path / "live" / "0", *without(*overrides))
     assert len(list((tmp_path / "cache" / "activations").rglob("rows.npy"))) >= 2
@@ -81,7 +83,7 @@ def test_the_same_run_with_and_without(tmp_path: Path, overrides: tuple[str, ...
 def test_the_same_losses_on_real_pictures(
     tmp_path: Path, cifar100_root: Path, overrides: tuple[str, ...]
 ) -> None:
-    real = ("data.dataset=cifar100", f"data.root={cifar100_root}", "data.limit=300", "data.val=200")
+    real = ("data.dataset=cifar100", f"data.root={cifar100_root}", *FEW)
     overrides = (*overrides, *real, *VIEWS, "train.epochs=3", "train.precision=bfloat16")
     runs = [
         train_tiny(tmp_path / name / "0", *given)[0]
@@ -125,18 +127,30 @@ def test_a_taught_student(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("at", [4, 9, 20])
-def test_a_run_that_is_stopped_goes_on_with_the_same_bits(tmp_path: Path, stop_at: Any, at: int) -> None:
-    overrides = (*RESNET, *VIEWS, *STATEFUL, "train.epochs=4")
-    whole, _ = train_tiny(tmp_path / "whole" / "0", *overrides)
+STOPPED = (*RESNET, *VIEWS, *STATEFUL, *FEW, "train.epochs=4")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of `STOPPED` that was never stopped, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CIFARLAB_CACHE", str(folder / "cache"))
+        return train_tiny(folder / "whole" / "0", *STOPPED)[0]
+
+
+@pytest.mark.parametrize("at", [1, 4, 8])
+def test_a_run_that_is_stopped_goes_on_with_the_same_bits(
+    tmp_path: Path, whole: Run, stop_at: Any, at: int
+) -> None:
+    """Within the first epoch, within the second, at the end of the third; with what was kept and without."""
     with stop_at(at):
-        train_tiny(tmp_path / "parts" / "0", *overrides)
-    resumed, _ = train_tiny(tmp_path / "parts" / "0", *overrides)
+        train_tiny(tmp_path / "parts" / "0", *STOPPED)
+    shutil.copytree(tmp_path / "parts", tmp_path / "anew")
+    resumed, _ = train_tiny(tmp_path / "parts" / "0", *STOPPED)
     assert_same_run(resumed, whole)
-    with stop_at(at):
-        train_tiny(tmp_path / "anew" / "0", *overrides)
     shutil.rmtree(tmp_path / "cache")
-    resumed, _ = train_tiny(tmp_path / "anew" / "0", *overrides)
+    resumed, _ = train_tiny(tmp_path / "anew" / "0", *STOPPED)
     assert_same_run(resumed, whole)
 
 
