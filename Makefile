@@ -23,6 +23,7 @@ quick: .venv/.installed-test
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
 
 clean:

@@ -1,6 +1,7 @@
 """The architecture: folders in layers, small modules, one public name for one thing."""
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def test_imports_run_downward(path):
     for other in imported_layers(path):
         assert other in LAYERS, f"{other} is in no layer: add it to LAYERS"
         assert LAYERS.index(other) <= LAYERS.index(own), f"{own} imports {other}, which lies above it"
+
+
+def test_the_architecture_page_names_these_imports():
+    found: dict[str, set[str]] = {name: set() for name in LAYERS[:-1]}
+    for path in MODULES:
+        if (own := layer(path)) in found:
+            found[own] |= imported_layers(path) - {own}
+    page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", page.partition("<!-- imports -->")[2], re.MULTILINE)
+    named = {folder: set(re.findall(r"`(\w+)`", text)) for folder, text in rows if folder in found}
+    changed = {folder: sorted(found[folder], key=LAYERS.index) for folder in LAYERS[:-1]
+               if named.get(folder) != found[folder]}  # fmt: skip
+    assert not changed, f"docs/architecture.md should say of its imports: {changed}"
 
 
 def test_the_package_is_made_of_these_folders():

@@ -1,4 +1,4 @@
-"""`Step`: an augmentation as a kernel and per-sample parameters, so that policies can share kernels."""
+"""`Lowered`: an augmentation as a kernel and per-sample parameters, so that policies can share kernels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lowered:
 
 
 def lowers(plan: Callable[..., Lowered]) -> Callable[..., Tensor]:
-    """Register an augmentation written as `plan(images, draws, *, ...) -> Step`.
+    """Register an augmentation written as `plan(images, draws, *, ...) -> Lowered`.
 
     Called by name it runs the step; policies find the plan as the trait `lower`, and merge steps with equal
     kernels.

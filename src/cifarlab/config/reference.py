@@ -60,7 +60,9 @@ def _parts_page() -> str:
         lines.append(f"## {heading}")
         also = f" Each also takes {' and '.join(f'`{word}`' for word in registry.beside)}."
         lines.append(f"In a recipe under `{key}`.{also if registry.beside else ''}")
-        for part in map(describe_part, registry.parts()):
+        # A part that a user's file registered is no part of the package's reference.
+        own = [part for part in registry.parts() if part.module.startswith("cifarlab.") or not part.module]
+        for part in map(describe_part, own):
             lines += [f"### `{part['name']}`", part["doc"], *part["about"]]
             if part["options"]:
                 lines.append(_table(part["options"]))

@@ -1,4 +1,4 @@
-"""Atomic files and checkpoints: what was saved is never half-written, and never loaded as code."""
+"""Atomic files: what was saved is never half-written."""
 
 from __future__ import annotations
 

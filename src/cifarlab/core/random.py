@@ -30,7 +30,7 @@ def mix_bits(x: Tensor) -> Tensor:
 
 
 def _mix_int(x: int) -> int:
-    """`mix` of one Python integer, as a signed 64-bit value."""
+    """`mix_bits` of one Python integer, as a signed 64-bit value."""
     mask = (1 << 64) - 1
     x &= mask
     x = ((x ^ (x >> 30)) * _MIX_1) & mask

@@ -1,4 +1,4 @@
-"""`build`: one self-contained HTML page of all runs below a folder, its charts and tables beside it."""
+"""`build_page`: one self-contained HTML page of all runs below a folder, its charts and tables beside it."""
 
 from __future__ import annotations
 

@@ -165,8 +165,9 @@ class Run:
         """
         for path in (self.summary_path, self.last_path, self.best_path, self.metrics_path, self.env_path):
             path.unlink(missing_ok=True)
-        for path in (*self.folder.glob("analysis*.json"), *self.folder.glob("analysis*.png")):
-            path.unlink()
+        for pattern in ("analysis*.json", "analysis*.png", "plot.png", "env.damaged"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         self.config_path.unlink(missing_ok=True)
 
