@@ -10,9 +10,11 @@ demo: .venv/.installed
 
 # A process a core, of one thread each: small tensors gain nothing from more. Threads that wait for one another in a busy
 # loop take the time of the processes that tests start. A worker that dies is not begun anew: xdist may then wait for ever.
+# Files are handed out in the order of tests/conftest.py, the longest first.
 test: .venv/.installed-test
 	$(MAKE) lint
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	  --max-worker-restart 0
 
 # After each edit: the linter, and the tests that are marked quick, in less than a minute on two cores. Only files with the
 # mark are read. None of the real pictures: to unpack them takes longer than all else.

@@ -136,3 +136,19 @@ def stop_at(monkeypatch):
             yield
 
     return stopped
+
+
+# The files that take longest, the longest first. Begun last, one would keep a single worker busy at the end.
+LONG = (
+    "test_benchmarks", "engine/frozen/test_activations", "augment/test_augment", "test_docs",
+    "experiments/test_tutorial", "config/test_recipes", "training/test_several_runs",
+    "models/test_every_backbone", "test_gpu_suite", "engine/test_compiling", "training/test_loop",
+    "test_results_pages", "models/test_cifar_backbones", "test_whole_results", "report/test_chart_libraries",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the order within a file, and of the others, stays."""
+    places = {f"{name}.py": place for place, name in enumerate(LONG)}
+    root = Path(__file__).parent
+    items.sort(key=lambda item: places.get(item.path.relative_to(root).as_posix(), len(LONG)))

@@ -143,9 +143,9 @@ def threads() -> Iterator[Callable[[int], None]]:
 def test_the_same_sample_gets_the_same_view_in_any_batch(
     name: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, images = POLICIES[name], pictures(250)
+    policy, images = POLICIES[name], pictures(100)
     expected = run(policy, images)
-    for count, size, until in ((1, 1, 30), (1, 7, 250), (2, 1, 10), (2, 7, 70), (2, 250, 250)):
+    for count, size, until in ((1, 1, 15), (1, 7, 98), (2, 1, 5), (2, 7, 35), (2, 100, 100)):
         threads(count)
         views = [run(policy, images[i : i + size], first=i) for i in range(0, until, size)]
         assert torch.equal(torch.cat(views)[:until], expected[:until]), (

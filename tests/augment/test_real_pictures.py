@@ -154,7 +154,7 @@ REFERENCES: dict[str, tuple[Reference, bool]] = {
     "crop": (crop, False),
     "flip": (lambda picture, draws: TF.horizontal_flip(picture), False),
     "vertical_flip": (lambda picture, draws: TF.vertical_flip(picture), False),
-    # In epoch 0: what other epochs make of it is tests/test_augment.py's.
+    # In epoch 0: what other epochs make of it is tests/augment/test_augment.py's.
     "alternating_flip": (
         lambda picture, draws: TF.horizontal_flip(picture) if draws.bernoulli(0.5) else picture,
         False,

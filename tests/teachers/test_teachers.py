@@ -231,7 +231,7 @@ def teach_and_read(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr("cifarlab.config.recipes.FOLDER", tmp_path / "recipes")
             patch.setattr(
-                "cifarlab.training.missing_teachers.train",
+                "cifarlab.training.missing_teachers.train_run",
                 lambda config, run, progress: trained.append(config),
             )
             patch.setattr(progress, "note", lines.append)

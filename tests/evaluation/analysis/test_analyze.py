@@ -72,10 +72,12 @@ def test_ties_are_no_gift(run, monkeypatch):
 
 def test_starting_over_leaves_no_analysis_of_the_old_model(tmp_path):
     run, _ = train_tiny(tmp_path / "0", "train.epochs=1")
-    for name in ("analysis.json", "analysis_test.png", "analysis_pictures.png", "mine.txt"):
+    analyzed = ("analysis.json", "analysis_test.png", "analysis_pictures.png")
+    for name in (*analyzed, "plot.png", "env.damaged", "mine.txt"):
         (run.folder / name).write_text("{}")
     run.start_over()
-    assert not list(run.folder.glob("analysis*")) and (run.folder / "mine.txt").exists()
+    assert not [path for path in run.folder.iterdir() if path.suffix in (".json", ".png", ".damaged")]
+    assert (run.folder / "mine.txt").exists()
 
 
 def test_hard_pictures_are_named_as_the_split_names_them(run):
