@@ -1,7 +1,6 @@
 """A run from Python is the run of the command line."""
 
 import doctest
-import json
 
 import numpy as np
 import pytest
@@ -60,9 +59,11 @@ def test_a_mistake_is_named_by_its_path(tmp_path, overrides, message):
     assert not [*tmp_path.iterdir()]
 
 
-def test_small_numbers_stay_numbers(tmp_path):
-    run = package.train("demo", {**OPTIONS, "optim.lr": 1e-5}, runs=tmp_path)
-    assert json.loads(json.dumps(run.plain_config()))["optim"]["lr"] == 1e-5
+def test_values_stay_what_they_are(tmp_path):
+    root = str(tmp_path / "\U0001f600 \U00020bb7: #[]")
+    run = package.train("demo", {**OPTIONS, "optim.lr": 1e-5, "data.root": root}, runs=tmp_path / "runs")
+    plain = run.plain_config()
+    assert plain["optim"]["lr"] == 1e-5 and plain["data"]["root"] == root
 
 
 def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):

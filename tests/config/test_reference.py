@@ -64,6 +64,11 @@ def test_the_tool_prints_type_default_range_and_meaning(cifarlab):
         assert option["doc"] in out
 
 
+def test_a_model_of_timm_is_explained_by_its_name(cifarlab):
+    status, out, _ = cifarlab("parts", "resnet18")
+    assert status == 0 and out.startswith("resnet18, of model.backbone") and "pretrained: " in out
+
+
 def test_one_option_is_looked_up_by_its_path(cifarlab):
     out = cifarlab("options", "train.select")[1]
     assert "select: val | test | last" in out and "patience" not in out

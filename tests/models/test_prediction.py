@@ -127,6 +127,22 @@ def test_any_array_is_answered_or_refused(model, shape, dtype, kind):
         assert len(found) == (shape[0] if len(shape) == 4 else 1)
 
 
+@pytest.mark.parametrize("options", [{"top": 0}, {"top": -1}, {"image_size": 0}])
+def test_no_class_and_no_pixel_are_refused(model, options):
+    with pytest.raises(ConfigError, match="at least one"):
+        model.predict(torch.zeros(3, 32, 32), **options)
+
+
+def test_a_part_that_is_in_evaluation_stays_so(model):
+    model.train()
+    model.backbone.eval()
+    try:
+        model.predict(torch.zeros(3, 32, 32))
+        assert model.training and not model.backbone.training
+    finally:
+        model.eval()
+
+
 def test_a_folder_stands_for_its_pictures_in_order(run, tmp_path):
     (tmp_path / "more").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)

@@ -212,8 +212,17 @@ def test_what_needs_the_whole_experiment_says_what_is_gone(gone, cifarlab):
     assert status == 2 and len(err.splitlines()) == 1 and "own_" in err, err
 
 
-@pytest.mark.parametrize("section", ["model", "data", "train"])
-@pytest.mark.parametrize("value", [None, 3, {}, {"backbone": 3, "image_size": "a"}])
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        *((section, value) for section in ("model", "data", "train") for value in (None, 3, [])),
+        ("model", {}),
+        ("model", {"backbone": 3}),
+        ("data", {"image_size": "a"}),
+        ("data", {"image_size": 1}),
+        ("train", {"seed": -1}),
+    ],
+)
 def test_a_damaged_section_is_a_mistake_in_a_line(trained, tmp_path, section, value):
     run = Run(shutil.copytree(trained / "a" / "0", tmp_path / "0"))
     state = torch.load(run.best_path, weights_only=True)
@@ -221,6 +230,55 @@ def test_a_damaged_section_is_a_mistake_in_a_line(trained, tmp_path, section, va
     with pytest.raises(ConfigError, match=rf"best\.pt: {section}") as caught:
         package.load(run.folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config", 5, "its configuration is damaged"),
+        ("config", ["a"], "its configuration is damaged"),
+        ("row", {"epoch": "last"}, "row.epoch"),
+        ("classes", [], "classes"),
+        ("store_size", 10**6, "store_size"),
+    ],
+)
+def test_what_lies_beside_the_weights_is_checked(trained, tmp_path, key, value, message):
+    run = Run(shutil.copytree(trained / "a" / "0", tmp_path / "0"))
+    torch.save({**torch.load(run.best_path, weights_only=True), key: value}, run.best_path)
+    with pytest.raises(ConfigError, match=rf"best\.pt: .*{message}") as caught:
+        package.load(run.folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"precision": "fp8"}, "train.precision"),
+        ({"seed": True}, "train.seed"),
+        ({"select": 3}, "train.select"),
+    ],
+)
+def test_an_error_that_code_cannot_mend_asks_nobody_to_run_it(harmless, code, train, message):
+    """An older version may not have saved a key: it counts as its default."""
+    run = Run(harmless / "a" / "0")
+    state = torch.load(run.best_path, weights_only=True)
+    plain = {**state["config"], "train": train}
+    torch.save({**state, "config": plain}, run.best_path)
+    with pytest.raises(ConfigError, match=rf"best\.pt: {message}: ") as caught:
+        package.load(run.folder)
+    assert str(code) not in str(caught.value)
+    torch.save({**state, "config": {**plain, "train": {}}}, run.best_path)
+    assert package.load(run.folder).store_size == 32
+
+
+def test_a_soup_that_cannot_be_kept_removes_nothing(gone, cifarlab, tmp_path):
+    shutil.copytree(gone, gone.with_name("1"))
+    kept = tmp_path / "runs" / "s" / "0"
+    shutil.copytree(gone, kept)
+    before = sorted(path.name for path in kept.iterdir())
+    status, _, err = cifarlab("soup", gone, gone.with_name("1"), "--name", "s", "--fresh")
+    assert status == 2 and "own_" in err, err
+    assert sorted(path.name for path in kept.iterdir()) == before
 
 
 @pytest.mark.parametrize("words", [["plot", "runs/a/0", "--no-gallery"], ["audit", "synthetic"], ["report"]])

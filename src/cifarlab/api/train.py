@@ -40,11 +40,13 @@ def train(
         show_progress: Print what the command line prints.
 
     Returns:
-        The finished run. `load`, `predict` and `evaluate` take it as they take a folder.
+        The finished run. `load` and `predict` take it as they take a folder.
 
     Raises:
         ConfigError: If an option is wrong, or the folder holds a run of another configuration.
-        Interrupted: If SIGINT or SIGTERM stopped the run. It is saved, and the same call resumes it.
+        Failure: If the loss is not finite any more, or the disk is full (`cifarlab.core.errors`).
+        Interrupted: If SIGINT or SIGTERM stopped the run (`cifarlab.runs.signals`). The run is saved, and the
+            same call resumes it.
 
     Example:
         >>> run = cifarlab.train("demo", {"train.epochs": 2})
@@ -67,7 +69,7 @@ def train(
 def _text(key: str, value: Any) -> str:
     """An override as the command line takes it; JSON is YAML, too."""
     try:
-        return f"{key}={json.dumps(value, default=_path)}"
+        return f"{key}={json.dumps(value, default=_path, ensure_ascii=False)}"
     except TypeError:
         raise ConfigError(f"expected plain data, got {type(value).__name__}", tuple(key.split("."))) from None
 

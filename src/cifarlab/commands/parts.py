@@ -29,6 +29,10 @@ def parts(
     if name is not None and name not in REGISTRIES:
         listing = {key: [part for part in found if part["name"] == name] for key, found in listing.items()}
         listing = {key: found for key, found in listing.items() if found}
+        for key, kind in kinds.items():
+            # Backbones are known by more names than are registered: those of timm.
+            if key not in listing and (part := kind.answering_for(name)) is not None:
+                listing[key] = [describe_part(part)]
         if not listing:
             names = [*REGISTRIES, *(part.name for kind in REGISTRIES.values() for part in kind.parts())]
             raise ConfigError(f"{name}: {unknown(name, names)}")

@@ -24,7 +24,9 @@ def describe_part(part: Part) -> dict[str, Any]:
         `name`; `doc`, the first line of its docstring; `about`, the paragraphs after it; `options`, by name,
         each with `type`, `doc` and, unless a recipe must give it, `default`.
     """
-    told = parse(inspect.getdoc(part.call) or "", DocstringStyle.GOOGLE)
+    # A part that answers for many names is bound to the one that was asked for.
+    call = getattr(part.call, "func", part.call)
+    told = parse(inspect.getdoc(call) or "", DocstringStyle.GOOGLE)
     # A line that ends inside an entry goes on: the docstring is wrapped, its meaning is not.
     docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in told.params}
     options = {}

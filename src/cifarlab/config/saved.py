@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, PositiveInt, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cifarlab.config.config import Config, build_config, keys_at
 from cifarlab.config.imports import import_named, module_of
@@ -17,6 +17,7 @@ from cifarlab.config.merge import order
 from cifarlab.config.sections.data import DataConfig
 from cifarlab.config.sections.model import ModelConfig
 from cifarlab.config.sections.section import Section
+from cifarlab.config.sections.train import TrainConfig
 from cifarlab.core.errors import ConfigError, explain
 
 # What to do where a run has parts of its own, and nobody said from where.
@@ -31,22 +32,12 @@ class _Data(Section):
     data: DataConfig
 
 
-class _DataFacts(BaseModel):
-    image_size: PositiveInt
-    split_seed: int | None = None
+class _Train(Section):
+    train: TrainConfig
 
 
-class _TrainFacts(BaseModel):
-    seed: int
-    precision: str
-    select: str
-
-
-class _Facts(BaseModel):
-    """Plain values of a saved configuration that need no part to be registered."""
-
-    data: _DataFacts
-    train: _TrainFacts
+# What is read of a saved configuration without asking for a registered part.
+_DATA_FACTS, _TRAIN_FACTS = ("image_size", "split_seed"), ("seed", "precision", "select")
 
 
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -76,13 +67,20 @@ class SavedConfig:
         imports: Sequence[Path | str] = (),
         fix: str = NAME_THEM,
     ):
+        if not isinstance(plain, Mapping):
+            raise ConfigError(f"{where}: its configuration is damaged: expected sections, got {plain!r:.40}")
         self.plain, self.where, self._fix = translate_saved(plain), where, fix
         self._named = import_named(imports)
         self.model = self._section(_Model, {"model": self.plain.get("model")}).model
-        facts = self._section(_Facts, self.plain)
-        self.image_size, self.precision = facts.data.image_size, facts.train.precision
-        self.seed, self.select = facts.train.seed, facts.train.select
-        self.split_seed = self.seed if facts.data.split_seed is None else facts.data.split_seed
+        data, train = (self.plain.get(key) for key in ("data", "train"))
+        # Any data set does: what is asked for does not depend on it.
+        data = {"dataset": "synthetic", **_only(data, _DATA_FACTS)} if isinstance(data, dict) else data
+        train = _only(train, _TRAIN_FACTS) if isinstance(train, dict) else train
+        pictures = self._section(_Data, {"data": data}).data
+        loop = self._section(_Train, {"train": train}).train
+        self.image_size, self.precision = pictures.image_size, loop.precision
+        self.seed, self.select = loop.seed, loop.select
+        self.split_seed = self.seed if pictures.split_seed is None else pictures.split_seed
 
     @property
     def imports(self) -> list[str]:
@@ -142,6 +140,10 @@ def checked_unimported(
         raise _explained(error, plain, where, named, fix) from None
 
 
+def _only(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: section[key] for key in keys if key in section}
+
+
 def _own_imports(plain: Mapping[str, Any]) -> list[str]:
     own = plain.get("imports")
     return [str(entry) for entry in own] if isinstance(own, list | tuple) else []
@@ -158,7 +160,9 @@ def _explained(
 ) -> ConfigError:
     """The error with the place of the configuration, and with what would register its parts."""
     known = _known(plain, named)
-    if unasked := [entry for entry in _own_imports(plain) if entry not in known]:
+    unasked = [entry for entry in _own_imports(plain) if entry not in known]
+    # Nobody is asked to run a stranger's code for an error that it cannot mend.
+    if unasked and error.message.startswith("unknown "):
         files = ", ".join(unasked)
         return ConfigError(
             f"{where} has parts of its own, from {files}, which are not run unasked; if you trust them, {fix}"

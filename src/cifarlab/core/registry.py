@@ -198,6 +198,11 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 
+    def answering_for(self, name: str) -> Part | None:
+        """Return the open part under a name that nobody registered, if it accepts that name."""
+        is_open = self._open is not None and name not in self._parts and self._open[1](name)
+        return self[name] if is_open else None
+
     def __getitem__(self, name: str) -> Part:
         """The part called `name`. Raises ConfigError with the nearest right name."""
         if name in self._parts:

@@ -55,6 +55,10 @@ def make_soup(
         _refuse_to_overwrite(runs, soup, fresh)  # Another process may have made it.
         members, splits = load_members(runs, device, root, imports)
         _refuse_other_architectures(members)
+        for member in members:
+            # The soup keeps the configuration of one of them. Raises before any work, and before anything is
+            # removed, if a part is missing.
+            _ = member.trained.saved.whole
         if splits.val is None:
             raise ConfigError(f"{runs[0]} has no validation pictures to choose on", ("data", "val"))
         splits = place_all(splits, members[0].precision.device)

@@ -132,8 +132,12 @@ class Classifier(nn.Module):
             >>> model.predict("cat.jpg")[0].label
             'tabby'
         """
-        size, given = image_size or self.image_size, as_pictures(pictures)
-        most, was_training = min(top, self.num_classes), self.training
+        if top < 1:
+            raise ConfigError(f"top: at least one class, got {top}")
+        size, given = self.image_size if image_size is None else image_size, as_pictures(pictures)
+        if size < 1:
+            raise ConfigError(f"image_size: at least one pixel, got {size}")
+        most, modes = min(top, self.num_classes), [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             found = [
@@ -141,7 +145,9 @@ class Classifier(nn.Module):
                 for batch in in_batches(given, self.store_size, size)
             ]
         finally:
-            self.train(was_training)
+            # Not by train(): a part may have been in evaluation in a model that trains.
+            for module, mode in modes:
+                module.training = mode
         values = [row for best in found for row in best.values.tolist()]
         labels = [row for best in found for row in best.indices.tolist()]
         return [

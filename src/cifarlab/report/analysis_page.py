@@ -1,4 +1,4 @@
-"""A run's analysis as one picture: the report's charts of it above pictures that are worth a look."""
+"""A run's analysis as one picture: pictures that are worth a look, the report's charts below."""
 
 from __future__ import annotations
 

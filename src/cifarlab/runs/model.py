@@ -5,20 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import ConfigDict, Field, ValidationError
 
 from cifarlab.config import ModelConfig
 from cifarlab.config.recipes import Recipe
 from cifarlab.config.saved import NAME_THEM, SavedConfig, checked_unimported
 from cifarlab.core import checkpoints
 from cifarlab.core.device import Precision, pick_device, pick_precision
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, explain
+from cifarlab.core.strict_numbers import Strict
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.runs.folder import Run
 
 # What best.pt holds: a model that stands alone.
 BEST = ("model", "config", "classes", "store_size", "fingerprint", "row")
+
+
+class _Row(Strict):
+    model_config = ConfigDict(extra="ignore")
+
+    epoch: Annotated[int, Field(ge=1)]
+
+
+class _Kept(Strict):
+    """What a checkpoint says beside the weights and the configuration."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    # Pictures are decoded at this size: no file may ask for more memory than a machine has.
+    store_size: Annotated[int, Field(ge=1, le=10_000)]
+    fingerprint: dict[str, str]
+    row: _Row
 
 
 @dataclass(frozen=True)
@@ -65,17 +86,20 @@ def load_trained(
     file = best_of(path)
     state = checkpoints.load_checkpoint(file, BEST)
     saved = SavedConfig(state["config"], file, imports, fix)
-    model = unloaded(saved.model, saved.image_size, state["classes"])
+    try:
+        kept = _Kept.model_validate(state)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: damaged: {explain(error, lambda _: ())}") from None
+    model = unloaded(saved.model, saved.image_size, kept.classes)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
-    model.store_size = state["store_size"]
+    model.store_size = kept.store_size
     precision = _own_precision(saved.precision, place_on)
-    epoch = state["row"]["epoch"]
-    return Trained(model, saved, precision, state["store_size"], state["fingerprint"], epoch, file)
+    return Trained(model, saved, precision, kept.store_size, kept.fingerprint, kept.row.epoch, file)
 
 
 def saved_recipe(run: Run, imports: Sequence[Path | str] = ()) -> Recipe:
