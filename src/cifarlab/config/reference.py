@@ -28,7 +28,7 @@ _HEADINGS = {
 
 
 def reference_pages() -> dict[str, str]:
-    """Write the pages of the reference, by the name of their files."""
+    """Return the text of the reference pages by the names of their files."""
     import_builtin_parts()
     return {"options.md": _options_page(), "parts.md": _parts_page()}
 

@@ -124,8 +124,12 @@ class Classifier(nn.Module):
             top: How many classes of each picture.
             image_size: Pixels a side at which the model sees them; None: as it was trained.
 
+        Returns:
+            One `Prediction` for each picture, in their order.
+
         Raises:
-            ConfigError: If a picture cannot be read, or has another shape or range of values.
+            ConfigError: If a picture cannot be read, or has another shape or range of values; if `top` or
+                `image_size` is below 1.
 
         Example:
             >>> model = cifarlab.load("runs/demo/0")
