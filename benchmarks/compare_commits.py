@@ -14,15 +14,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from commits_side import WARM_UP
 from common import begin, parser, positive, refuse, spread, write
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SIDE = Path(__file__).with_name("commits_side.py")
 AUGMENTED = ("data.augment={crop: {padding: 4}, flip: {p: 0.5}}",)
 # Name: recipe, overrides, the least ratio of training speed that the project asks for.
 CASES: dict[str, tuple[str, tuple[str, ...], float]] = {
@@ -42,64 +42,12 @@ CASES: dict[str, tuple[str, tuple[str, ...], float]] = {
 }
 SCORING = {"lite0_128": 3.0}
 LOSS_TOLERANCE = 0.005
-WARM_UP = 3
-
-
-def measure(recipe: str, overrides: Sequence[str], steps: int, scored: int, bare: bool) -> dict[str, Any]:
-    """Train an epoch of `steps` steps and score `scored` pictures; imports the tree that the path names."""
-    import torch
-    import torch.nn.functional as F
-
-    from cifarlab.config.recipes import read_recipe, resolve
-    from cifarlab.core.device import peak_memory
-    from cifarlab.optim.optimizers import build_optimizer
-    from cifarlab.training.setup import prepare
-
-    config = resolve(read_recipe(recipe), overrides)
-    job = prepare(config)
-    splits, engine = job.splits, job.engine
-    engine.model.train()
-    order = engine.order(0)
-    seconds, pictures = 0.0, 0
-    for step in range(steps):
-        begun = time.perf_counter()
-        engine.step(order, 0, step)
-        if step >= WARM_UP:
-            seconds += time.perf_counter() - begun
-            pictures += engine.plan.step_size
-    found = {"images_per_second": pictures / seconds, "loss": engine.means.read()["loss/total"]}
-    split = splits.val
-    assert split is not None
-    part = replace(split, rows=split.rows[:scored], labels=split.labels[:scored], ids=split.ids[:scored])
-    engine.score(part)
-    begun = time.perf_counter()
-    engine.score(part)
-    found["scored_per_second"] = len(part) / (time.perf_counter() - begun)
-    found["peak_gib"] = peak_memory(engine.device) / 2**30
-    if bare:
-        size, count = config.data.image_size, config.data.batch_size
-        images = engine.precision.layout(torch.rand(count, 3, size, size))
-        labels = torch.arange(count) % engine.model.num_classes
-        model = engine.model.train()
-        optimizer = build_optimizer(config.optim, [model])
-        times = []
-        for _ in range(max(1, steps // 4) + WARM_UP):
-            begun = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            with engine.precision.autocast():
-                loss = F.cross_entropy(model.head(model.backbone(images)).logits, labels)
-            loss.backward()
-            optimizer.step()
-            times.append(time.perf_counter() - begun)
-        timed = times[WARM_UP:]
-        found["bare_per_second"] = count * len(timed) / sum(timed)
-    return found
 
 
 def run_side(source: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Call `measure` in a process that imports the package below `source`."""
+    """Measure in a process that imports the package below `source`."""
     environment = os.environ | {"PYTHONPATH": str(source)}
-    words = [sys.executable, __file__, "--side", json.dumps(arguments)]
+    words = [sys.executable, str(SIDE), json.dumps(arguments)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{source}: {done.stderr.strip().splitlines()[-1]}")
@@ -142,11 +90,7 @@ def main() -> None:
     options.add_argument("--rounds", type=positive, default=2)
     options.add_argument("--steps", type=positive, default=100)
     options.add_argument("--scored", type=positive, default=1000, help="pictures")
-    options.add_argument("--side", help="for the processes of one side")
     given = options.parse_args()
-    if given.side:
-        print(json.dumps(measure(**json.loads(given.side))))
-        return
     if given.tiny:
         given.cases, given.rounds, given.steps, given.scored = "resnet18_32", 1, WARM_UP + 1, 20
     names = given.cases.split(",")
