@@ -84,8 +84,8 @@ with tempfile.TemporaryDirectory() as folder:
     begun = time.perf_counter()
     train_all(map(Task, configs, runs), at_once, TrainingProgress(quiet=True))
     whole = time.perf_counter() - begun
-    found = [run.summary() for run in runs]
-seconds, memory = ([each[key] for each in found] for key in ("seconds", "peak_memory_bytes"))
+    found = [run.finished() for run in runs]
+seconds, memory = ([getattr(each, key) for each in found] for key in ("seconds", "peak_memory_bytes"))
 in_turn = at_once == 1
 print(json.dumps({
     "whole": whole,

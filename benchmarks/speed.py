@@ -67,8 +67,8 @@ def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "epoch_seconds": [round(row["seconds"], 2) for row in rows],
     }
-    if summary["val_top1"] is not None:
-        found["val_top1"] = summary["val_top1"]
+    if summary.val_top1 is not None:
+        found["val_top1"] = summary.val_top1
     else:
         begun = time.perf_counter()
         found["test_top1"] = evaluate(folder, split="test", device=config.train.device)["top1"]

@@ -209,7 +209,7 @@ def _line_of(folder: Path, whole: Path, lines: Mapping[tuple[str, int], Line]) -
     if not folder.name.isdecimal():
         raise ConfigError("the folder is not called by a seed")
     seed = int(folder.name)
-    recipe = str((Run(folder).summary() or {}).get("recipe"))
+    recipe = Run(folder).finished().recipe
     planned = lines.get((name, seed), Line(name, seed, recipe, ()))
     if planned.recipe == name or (name, seed) in lines:
         return planned
@@ -218,25 +218,25 @@ def _line_of(folder: Path, whole: Path, lines: Mapping[tuple[str, int], Line]) -
 
 def _read_run(folder: Path, line: Line) -> Finished:
     run = Run(folder)
-    summary, env = run.summary() or {}, read_json(run.env_path)
+    summary, env = run.finished(), read_json(run.env_path)
     _refuse_changes(changes_since(run.plain_config(), line.config()))
-    if summary["test_top1"] is None:
+    if summary.test_top1 is None:
         raise ConfigError("it was not scored on test")
     rows = read_log(run.metrics_path)
-    chosen_on = str(summary["chosen_on"])
+    chosen_on = summary.chosen_on
     curve = [row["test/top1"] for row in rows if "test/top1" in row]
-    if chosen_on == "test" and (not curve or max(curve) != summary["test_top1"]):
+    if chosen_on == "test" and (not curve or max(curve) != summary.test_top1):
         raise ConfigError("the best epoch of metrics.jsonl is not the test score of summary.json")
     return Finished(
         seed=line.seed,
-        test=float(summary["test_top1"]),
-        val=summary["val_top1"],
-        train=summary["train_top1"],
+        test=summary.test_top1,
+        val=summary.val_top1,
+        train=summary.train_top1,
         chosen_on=chosen_on,
-        epochs=int(summary["epochs_run"]),
+        epochs=summary.epochs_run or summary.epochs,
         optimism=optimism(curve) if chosen_on == "test" else None,
         # The summary has their number over the run's seconds, which alone mean nothing here.
-        pictures=round(summary["images_per_second"] * summary["seconds"]),
+        pictures=round((summary.images_per_second or 0) * summary.seconds),
         evaluations=sum(any(f"{split}/top1" in row for split in ("val", "test")) for row in rows),
         minutes=None,
         cores=int(env["hardware"]["cores"]),

@@ -15,6 +15,7 @@ from cifarlab.config.recipes import every, read_recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.runs.folder import Run
+from tests.tiny import TINY, summary_values
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -46,11 +47,11 @@ def finish(folder, name, seed, test, overrides=(), recipe=None, curve=None):
         for epoch, score in enumerate(curve or [0.3] * 200)
     ]
     run.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    summary = {
-        "recipe": recipe, "seed": seed, "epochs_run": len(rows), "chosen_on": config.train.select,
-        "chosen_epoch": 3, "train_top1": 0.9, "val_top1": None if curve else test + 0.01, "test_top1": test,
-        "seconds": 99_999.0, "images_per_second": 45_000 * len(rows) / 99_999.0,
-    }  # fmt: skip
+    summary = summary_values(
+        recipe=recipe, seed=seed, epochs_run=len(rows), chosen_on=config.train.select,
+        val_top1=None if curve else test + 0.01, test_top1=test,
+        seconds=99_999.0, images_per_second=45_000 * len(rows) / 99_999.0,
+    )  # fmt: skip
     run.summary_path.write_text(json.dumps(summary))
     env = {
         "hardware": {"cores": 2, "device": "cpu"}, "versions": {"torch": "2.15.0"}, "time": "2026-11-30",
@@ -353,8 +354,6 @@ def test_a_chart_is_known_by_its_points(tmp_path):
     ],
 )
 def test_a_recipe_is_timed_at_each_of_its_sizes(tmp_path, monkeypatch, scale, sizes):
-    from tests.tiny import TINY
-
     monkeypatch.chdir(tmp_path)
     overrides = [word for text in TINY for word in ("--override", text)]
     words = ["rates.py", "demo", "--steps", "2", "--warmup", "1", "--out", str(tmp_path / "rates.json")]

@@ -36,6 +36,15 @@ def train_tiny(folder: Path, *overrides: str, recipe: str = "demo", **options):
     return run, train_run(tiny_config(*overrides, recipe=recipe), run, **options)
 
 
+def summary_values(**changes) -> dict:
+    """What a `summary.json` holds at least, where no run was trained."""
+    least = {
+        "seed": 0, "epochs": 3, "chosen_on": "val", "chosen_epoch": 3, "train_top1": 0.9, "val_top1": 0.8,
+        "test_top1": None, "gap": 0.1, "parameters": 1000, "seconds": 60.0,
+    }  # fmt: skip
+    return {**least, **changes}
+
+
 def logged(run: Run) -> list[dict]:
     """The run's log without what depends on the clock."""
     from cifarlab.runs.log import read_log

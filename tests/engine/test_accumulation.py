@@ -108,4 +108,4 @@ def test_a_run_resumes_exactly(tmp_path, stop_at):
         train_tiny(tmp_path / "halved", *overrides)
     halved, _ = train_tiny(tmp_path / "halved", *overrides)
     assert_same_run(whole, halved)
-    assert summary["epochs_run"] == 2
+    assert summary.epochs_run == 2

@@ -97,9 +97,9 @@ def test_the_engine_shows_the_sizes_in_turn_each_for_its_share_of_the_run():
 
 def test_the_summary_scores_each_size(trained):
     run, summary = trained["sample"]
-    by_size = summary["val_top1_by_image_size"]
+    by_size = summary.val_top1_by_image_size
     assert list(by_size) == ["24", "32", "40"]
-    assert by_size["32"] == summary["val_top1"]
+    assert by_size["32"] == summary.val_top1
     assert list(trained["batch"][1]["val_top1_by_image_size"]) == ["24", "32", "40"], "image_size is there"
     for size, top1 in by_size.items():
         assert evaluate(run.folder, split="val", device="cpu", image_size=int(size))["top1"] == pytest.approx(
@@ -110,13 +110,13 @@ def test_the_summary_scores_each_size(trained):
 def test_the_last_lines_say_the_scores(trained, capsys):
     run, summary = trained["sample"]
     TrainingProgress(Console(width=300)).finish(summary, str(run))
-    shown = ", ".join(f"{top1:.2%} at {size} px" for size, top1 in summary["val_top1_by_image_size"].items())
+    shown = ", ".join(f"{top1:.2%} at {size} px" for size, top1 in summary.val_top1_by_image_size.items())
     assert capsys.readouterr().out.splitlines()[-1] == f"{run}: val {shown}"
 
 
 def test_without_validation_pictures_no_size_has_a_score(tmp_path):
     _, summary = train_tiny(tmp_path / "run", SCALES["batch"], "data.val=0", "train.select=test")
-    assert summary["val_top1_by_image_size"] is None
+    assert summary.val_top1_by_image_size is None
 
 
 def test_eval_at_another_size_leaves_the_test_score_alone(trained, command):
@@ -127,10 +127,10 @@ def test_eval_at_another_size_leaves_the_test_score_alone(trained, command):
     assert "64 px" in out and "the run's own size is 32" in out and "under by_image_size" in out
     other = json.loads(command("eval", run, "--split", "test", "--image-size", 16, "--json")[1])
     assert (own["image_size"], other["image_size"]) == (32, 16)
-    summary = json.loads(run.summary_path.read_text())
-    assert summary["test_top1"] == own["top1"]
-    assert list(summary["by_image_size"]) == ["64", "16"]
-    assert summary["by_image_size"]["16"] == {"test_top1": other["top1"]}
+    summary = run.finished()
+    assert summary.test_top1 == own["top1"]
+    assert list(summary.by_image_size) == ["64", "16"]
+    assert summary.by_image_size["16"].test_top1 == other["top1"]
     out = command("eval", run, "--split", "test", "--image-size", 32)[1]
     assert "under by_image_size" not in out
     assert list(json.loads(run.summary_path.read_text())["by_image_size"]) == ["64", "16"]
@@ -204,7 +204,7 @@ def test_the_tutorials_row_trains_on_real_pictures(name, cifar100_root, tmp_path
     ]  # fmt: skip
     run = Run(tmp_path / "run")
     summary = train_run(row(name, *options), run)
-    assert list(summary["val_top1_by_image_size"]) == ["32", "64"]
+    assert list(summary.val_top1_by_image_size) == ["32", "64"]
     with torch.inference_mode():
         assert load(run.folder)(torch.rand(2, 3, 32, 32), size=64).logits.shape == (2, 100)
 

@@ -104,7 +104,7 @@ def test_eval_with_views(runs, cifarlab):
     assert (found["forward_passes"], found["tta"]["forward_passes"]) == (1, 2)
     assert found["images_per_second"] > 0 and found["tta"]["images_per_second"] > 0
     # The summary keeps what the model says of a picture as it is.
-    assert summary_of(run)["test_top1"] == own["top1"]
+    assert summary_of(run).test_top1 == own["top1"]
     out = cifarlab("eval", run, "--tta", "{name: multi_crop, pixels: 2}", "--mean", "probabilities")[1]
     assert "18 forward passes a picture" in out and "calibration error" in out
 
@@ -136,7 +136,7 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean, split):
 
 def test_what_an_ensemble_costs(runs):
     paths = [runs / "a" / "0", runs / "large" / "0"]
-    macs = [summary_of(path)["macs"] for path in paths]
+    macs = [summary_of(path).macs for path in paths]
     found = evaluate_ensemble(paths, "val", "cpu", tta=TTA.spec("flip"))
     assert [row["macs"] for row in found["members"]] == [2 * count for count in macs]
     assert (found["forward_passes"], found["macs"]) == (4, 2 * sum(macs))
@@ -225,7 +225,7 @@ def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
     state = load_trained(run).model.state_dict()
     made = cifarlab.load(soup.folder).state_dict()
     assert all(torch.equal(value, made[name]) for name, value in state.items())
-    assert summary["soup"]["kept"] == 3
+    assert summary.soup.kept == 3
     for split in ("val", "test"):
         assert (
             evaluate(soup.folder, split=split, device="cpu")["top1"]
@@ -262,16 +262,16 @@ def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
     near = saved_as(tmp_path / "near", runs / "a" / "0", moved(own.model.state_dict(), 1e-4))
     soup = Run(tmp_path / "soup" / "0")
     summary = make_soup([runs / "a" / "2", runs / "a" / "1", first, near], soup, "cpu")
-    entries = summary["soup"]["ingredients"]
-    alone = [entry["val_top1"] for entry in entries]
+    entries = summary.soup.ingredients
+    alone = [entry.val_top1 for entry in entries]
     assert alone == sorted(alone, reverse=True)
     best = alone[0]
     for entry in entries:
-        assert entry["kept"] == (entry["soup_val_top1"] >= best)
-        best = max(best, entry["soup_val_top1"])
-    assert summary["val_top1"] == best == evaluate(soup.folder, split="val", device="cpu")["top1"]
-    kept = [load_trained(entry["run"]).model for entry in entries if entry["kept"]]
-    assert {entry["run"] for entry in entries if entry["kept"]} >= {str(first), str(near)}
+        assert entry.kept == (entry.soup_val_top1 >= best)
+        best = max(best, entry.soup_val_top1)
+    assert summary.val_top1 == best == evaluate(soup.folder, split="val", device="cpu")["top1"]
+    kept = [load_trained(entry.run).model for entry in entries if entry.kept]
+    assert {entry.run for entry in entries if entry.kept} >= {str(first), str(near)}
     assert 2 <= len(kept) < 4
     made = cifarlab.load(soup.folder)
     for name, weights in made.named_parameters():
@@ -317,14 +317,14 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
     assert sorted(path.name for path in made.iterdir()) == [
         "best.pt", "config.yaml", "env.json", "lock", "summary.json"]  # fmt: skip
     found = json.loads(cifarlab("eval", made, "--split", "test", "--json")[1])
-    assert found["written"] and summary_of(made)["test_top1"] == found["top1"]
+    assert found["written"] and summary_of(made).test_top1 == found["top1"]
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "grey.png")
     assert cifarlab("predict", made, tmp_path / "grey.png")[1].count("%") == 5
     best = (made / "best.pt").read_bytes()
     status, _, err = cifarlab("soup", *paths, "--name", "broth", "--runs", folder)
     assert status == 2 and "replace it with --fresh" in err and (made / "best.pt").read_bytes() == best
     assert cifarlab("soup", paths[0], "--name", "broth", "--runs", folder, "--fresh")[0] == 0
-    assert summary_of(made)["soup"]["kept"] == 1
+    assert summary_of(made).soup.kept == 1
     status, _, err = cifarlab("soup", made, "--name", "broth", "--runs", folder, "--fresh")
     assert status == 2 and "itself an ingredient" in err
 

@@ -11,6 +11,7 @@ from cifarlab.evaluation.published.figures import ANCHORS
 from cifarlab.evaluation.published.placing import nearest_anchor
 from cifarlab.runs.folder import Run
 from tests.settings import documented
+from tests.tiny import summary_values
 
 pytestmark = pytest.mark.quick
 
@@ -181,7 +182,7 @@ def test_a_finished_run_by_its_summary(tmp_path):
     run.folder.mkdir(parents=True)
     run.write_config(config("ladder/06_cifar_stem"))
     assert place_run(run) is None
-    summary = {"chosen_on": "val", "chosen_epoch": 3, "train_top1": 0.9, "val_top1": 0.8, "test_top1": None}
+    summary = summary_values()
     run.summary_path.write_text(json.dumps(summary))
     assert (run_placed(run)["split"], run_placed(run)["verdict"]) == ("val", "above")
     run.summary_path.write_text(json.dumps({**summary, "test_top1": 0.7}))

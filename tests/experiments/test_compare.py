@@ -15,7 +15,7 @@ from cifarlab.experiments.statistics import paired_difference
 from cifarlab.experiments.wording import described
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import openings
-from tests.tiny import TINY, once, train_tiny
+from tests.tiny import TINY, once, summary_values, train_tiny
 
 
 @pytest.fixture
@@ -26,10 +26,8 @@ def write_runs(tmp_path):
         for seed, score in enumerate(scores):
             folder = tmp_path / "runs" / name / str(seed)
             folder.mkdir(parents=True)
-            found = {
-                "recipe": name, "chosen_on": chosen_on, "chosen_epoch": 1, "train_top1": 1.0,
-                "val_top1": score, "test_top1": None, "seconds": 120.0, "data_fingerprint": "f", **summary,
-            }  # fmt: skip
+            known = {"recipe": name, "seed": seed, "chosen_on": chosen_on, "val_top1": score}
+            found = summary_values(**known, seconds=120.0, data_fingerprint="f", **summary)
             (folder / "summary.json").write_text(json.dumps(found))
             sections = "".join(f"{key}: {{}}\n" for key in ("model", "objective", "optim", "train"))
             (folder / "config.yaml").write_text("data: {val: 100}\n" + sections)
@@ -208,8 +206,8 @@ def test_the_command_trains_what_is_missing_and_no_more(tmp_path, cifarlab):
     found = json.loads(out)
     assert [(arm["name"], arm["n"]) for arm in found["arms"]] == [("demo", 2), ("mine", 2)]
     for arm in found["arms"]:
-        summaries = [Run(runs / arm["name"] / str(seed)).summary() or {} for seed in arm["seeds"]]
-        assert arm["scores"] == [summary["val_top1"] for summary in summaries]
+        summaries = [Run(runs / arm["name"] / str(seed)).finished() for seed in arm["seeds"]]
+        assert arm["scores"] == [summary.val_top1 for summary in summaries]
     assert openings(runs) == []
     before = (runs / "demo" / "0" / "last.pt").stat().st_mtime_ns
     status, out, _ = cifarlab(*words, "--seeds", 3)

@@ -19,7 +19,7 @@ def test_a_run_stopped_at_an_epoch_is_the_beginning_of_the_whole_run(tmp_path):
         tmp_path / "stopped", COSINE, "train.epochs=4", "train.select=last", "train.stop=2"
     )
     assert logged(stopped) == logged(whole)[:2]
-    assert summary["epochs"] == 4 and summary["chosen_epoch"] == 2
+    assert summary.epochs == 4 and summary.chosen_epoch == 2
     with pytest.raises(ConfigError, match=r"train\.stop: at most train\.epochs, 4"):
         tiny_config("train.epochs=4", "train.stop=5")
 
@@ -44,12 +44,12 @@ def test_a_refit_trains_on_all_pictures_up_to_the_chosen_epoch(tmp_path, cifarla
     assert f"cifarlab eval {again} --split test" in out
     made = again.plain_config()
     assert (made["data"]["val"], made["train"]["select"]) == (0, "last")
-    assert (made["train"]["epochs"], made["train"]["stop"]) == (5, summary["chosen_epoch"])
-    assert read_json(again.summary_path)["chosen_epoch"] == summary["chosen_epoch"]
+    assert (made["train"]["epochs"], made["train"]["stop"]) == (5, summary.chosen_epoch)
+    assert read_json(again.summary_path)["chosen_epoch"] == summary.chosen_epoch
     # The same run as one that was told so from the first: every picture, the same rates.
     by_hand, _ = train_tiny(
         tmp_path / "by_hand", COSINE, "train.epochs=5", "train.seed=3", "optim.lr=3e-2", "data.val=0",
-        "train.select=last", f"train.stop={summary['chosen_epoch']}",
+        "train.select=last", f"train.stop={summary.chosen_epoch}",
     )  # fmt: skip
     assert logged(again) == logged(by_hand)
     ours, others = (checkpoints.load_checkpoint(r.best_path, ("model",))["model"] for r in (again, by_hand))

@@ -438,7 +438,7 @@ def test_a_scale_below_the_bound_is_warned_of(scale: float, loss: str, warned: b
 def test_the_tutorials_scale_is_warned_of(tmp_path, name: str, warned: bool):
     short = (*TINY, "train.epochs=1", "train.select=val", "model.normalize=none")
     summary = train_run(row(name, *short), Run(tmp_path / "run"))
-    assert any("model.head.scale=8 " in line for line in summary["warnings"]) == warned
+    assert any("model.head.scale=8 " in line for line in summary.warnings) == warned
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_the_tutorials_scale_is_warned_of(tmp_path, name: str, warned: bool):
 def test_a_run_resumes_exactly(tmp_path, stop_at, overrides: tuple[str, ...]):
     overrides = (*overrides, "data.dataset.train=192", "data.dataset.test=100", "data.val=100")
     whole, summary = train_tiny(tmp_path / "whole" / "0", *overrides)
-    assert summary["warnings"] == []
+    assert summary.warnings == []
     with stop_at(1):
         train_tiny(tmp_path / "halved" / "0", *overrides)
     halved, _ = train_tiny(tmp_path / "halved" / "0", *overrides)

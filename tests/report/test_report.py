@@ -99,7 +99,7 @@ def test_a_damaged_run_is_named_and_the_rest_kept(runs, name, kind):
 def test_a_summary_with_a_word_for_a_number_is_skipped(runs):
     path = runs / "b" / "1" / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "val_top1": "much"}))
-    assert "val_top1 is no number" in collect_runs(runs)[1][0].reason
+    assert "val_top1: input should be a valid number" in collect_runs(runs)[1][0].reason
 
 
 def test_what_a_reader_must_know_stands_on_the_page(runs, tmp_path):

@@ -128,9 +128,9 @@ def test_the_tutorials_settings_are_called_nearly_empty(runs, tmp_path):
     distill = "objective={arcface: {weight: 0.3}, distill: {weight: 0.7, temperature: 4}}"
     overrides = (*head, *arcface, distill, f"teacher.run={teacher}")
     _, summary = train_tiny(tmp_path / "run" / "0", *overrides, "teacher.calibrate=false", "train.epochs=1")
-    assert 0.01 < summary["distillation"]["terms"]["distill"]["kl_from_uniform"] < 0.18
-    assert summary["distillation"]["teacher_top1"] > 0.05
-    (warning,) = [line for line in summary["warnings"] if "nearly empty" in line]
+    assert 0.01 < summary.distillation["terms"]["distill"]["kl_from_uniform"] < 0.18
+    assert summary.distillation["teacher_top1"] > 0.05
+    (warning,) = [line for line in summary.warnings if "nearly empty" in line]
     assert "say teacher.calibrate=true" in warning
     # This teacher knows little: calibrated, its answers at the same temperature still say so, with the other
     # fix.

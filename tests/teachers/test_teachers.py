@@ -89,14 +89,14 @@ def test_a_student_with_a_margin_head_learns_from_each_kind_of_teacher(runs, tmp
             "objective.distill={weight: 0.5}",
             f"teacher.run={runs / name / '0'}",
         )
-        assert summary["distillation"]["terms"]["distill"]["gradient_ratio"] > 0
+        assert summary.distillation["terms"]["distill"]["gradient_ratio"] > 0
 
 
 @pytest.mark.parametrize("loss", ["distill", "dkd", "rkd"])
 def test_each_loss_trains_end_to_end(runs, tmp_path, loss):
     overrides = (f"objective={{{loss}: {{weight: 0.1}}}}", f"teacher.run={runs / 'linear' / '0'}")
     _, summary = train_tiny(tmp_path / "run" / "0", *overrides)
-    term = summary["distillation"]["terms"][loss]
+    term = summary.distillation["terms"][loss]
     assert term["gradient_norm"] > 0
     assert ("entropy" in term) == (loss != "rkd")
 
@@ -106,8 +106,8 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
     train_tiny(tmp_path / "teacher" / "0", *short, "model.backbone=resnet20", "data.image_size=40")
     hints = ("objective={fitnet: {weight: 100}}", f"teacher.run={tmp_path / 'teacher' / '0'}")
     run, summary = train_tiny(tmp_path / "student" / "0", *short, *hints, "model.backbone=resnet8x4")
-    assert summary["distillation"]["terms"]["fitnet"]["gradient_norm"] > 0
-    assert summary["parameters"] == 1_233_540
+    assert summary.distillation["terms"]["fitnet"]["gradient_norm"] > 0
+    assert summary.parameters == 1_233_540
     saved = checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["objective"]
     assert saved["loss_fitnet.regressor.0.weight"].shape == (32, 128, 1, 1)
 
@@ -169,8 +169,8 @@ def test_a_recipe_that_cannot_be_taught_is_refused(overrides, message):
 
 def test_a_teacher_that_no_loss_asks_is_not_loaded(runs, tmp_path):
     _, summary = train_tiny(tmp_path / "run" / "0", f"teacher.run={runs / 'linear' / '0'}")
-    assert "teacher.run has no effect here" in summary["warnings"]
-    assert "distillation" not in summary
+    assert "teacher.run has no effect here" in summary.warnings
+    assert summary.distillation is None
 
 
 def test_a_teachers_name_is_looked_for_beside_the_run(runs, tmp_path):

@@ -74,16 +74,16 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     run, summary = uninterrupted
     found = " ".join(sorted(path.name for path in run.folder.iterdir()))
     assert found == "best.pt config.yaml env.json last.pt lock metrics.jsonl summary.json tensorboard"
-    assert json.loads(run.summary_path.read_text()) == summary
-    assert " ".join(summary) == (
+    assert json.loads(run.summary_path.read_text()) == summary.to_json()
+    assert " ".join(summary.to_json()) == (
         "recipe seed epochs epochs_run ended_by chosen_on chosen_epoch train_top1 val_top1 test_top1 gap "
         "parameters data_fingerprint seconds images_per_second macs peak_memory_bytes warnings"
     )
-    assert summary["chosen_on"] == "val"
-    assert summary["test_top1"] is None
-    assert summary["gap"] == summary["train_top1"] - summary["val_top1"]
+    assert summary.chosen_on == "val"
+    assert summary.test_top1 is None
+    assert summary.gap == summary.train_top1 - summary.val_top1
     # conv1 3*8*9 at 16x16, conv2 8*16*9 at 8x8, linear 16*100
-    assert summary["macs"] == 3 * 8 * 9 * 256 + 8 * 16 * 9 * 64 + 1600
+    assert summary.macs == 3 * 8 * 9 * 256 + 8 * 16 * 9 * 64 + 1600
     rows = logged(run)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {"val/top1", "train/top1", "train/loss/cross_entropy", "train/loss/total", "lr"} <= rows[0].keys()
@@ -279,7 +279,7 @@ def test_a_run_is_not_resumed_in_another_order_of_augmentations(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.augment: order \[crop, flip, cutout\] there"):
         train_tiny(run.folder, *then, "train.epochs=1")
     assert run.last_path.read_bytes() == weights
-    assert train_tiny(run.folder, *first, "train.epochs=1")[1]["val_top1"] == summary["val_top1"]
+    assert train_tiny(run.folder, *first, "train.epochs=1")[1]["val_top1"] == summary.val_top1
 
 
 def test_a_run_of_an_older_version_is_the_same_run(uninterrupted, tmp_path):
@@ -318,7 +318,7 @@ def test_fresh_starts_over(tmp_path):
     _, summary = train_tiny(tmp_path / "run", "train.epochs=1", "optim.lr=0.01", fresh=True)
     assert logged(run)[0]["lr"] != 0
     assert run.plain_config()["optim"]["lr"] == 0.01
-    assert summary["epochs"] == 1
+    assert summary.epochs == 1
 
 
 def test_fresh_removes_what_the_run_wrote_and_nothing_else(tmp_path):
@@ -443,7 +443,7 @@ def test_settings_without_effect_are_named(tmp_path):
     _, summary = train_tiny(
         tmp_path / "run", "train.epochs=1", "data.skip_broken=true", "data.root=elsewhere"
     )
-    assert summary["warnings"] == ["data.skip_broken has no effect here", "data.root has no effect here"]
+    assert summary.warnings == ["data.skip_broken has no effect here", "data.root has no effect here"]
 
 
 def test_a_folder_that_cannot_be_made_is_a_mistake(tmp_path):
@@ -546,9 +546,9 @@ def test_an_epoch_chosen_on_test_says_so(tmp_path, capsys):
 
     progress = TrainingProgress(Console(width=300))
     _, summary = train_tiny(tmp_path / "run", "train.select=test", "data.val=0", progress=progress)
-    assert summary["chosen_on"] == "test"
-    assert summary["val_top1"] is None
-    assert summary["test_top1"] == max(row["test/top1"] for row in logged(Run(tmp_path / "run")))
+    assert summary.chosen_on == "test"
+    assert summary.val_top1 is None
+    assert summary.test_top1 == max(row["test/top1"] for row in logged(Run(tmp_path / "run")))
     assert capsys.readouterr().out.count(OPTIMISTIC) == 2
 
 

@@ -38,8 +38,8 @@ def scored(monkeypatch):
 )
 def test_a_run_ends_after_so_many_epochs_without_a_better_score(tmp_path, scored, patience, ran, best, by):
     run, summary = train_tiny(tmp_path / "run", *WAITS, f"train.patience={patience}")
-    assert (summary["epochs"], summary["epochs_run"], summary["chosen_epoch"]) == (8, ran, best)
-    assert summary["ended_by"] == by
+    assert (summary.epochs, summary.epochs_run, summary.chosen_epoch) == (8, ran, best)
+    assert summary.ended_by == by
     assert [row["epoch"] for row in logged(run)] == [*range(1, ran + 1)]
 
 
@@ -47,7 +47,7 @@ def test_the_best_epoch_is_what_is_kept(tmp_path, scored):
     """The weights of a run that was told to end there: the learning rates are the same."""
     run, _ = train_tiny(tmp_path / "run", *WAITS, "train.patience=2")
     until, summary = train_tiny(tmp_path / "until", *WAITS, "train.stop=2", "train.select=last")
-    assert summary["ended_by"] == "train.stop" and summary["epochs_run"] == 2
+    assert summary.ended_by == "train.stop" and summary.epochs_run == 2
     kept, told = load(run.folder).state_dict(), load(until.folder).state_dict()
     assert all(torch.equal(kept[key], told[key]) for key in told)
     assert logged(until) == logged(run)[:2]
@@ -61,7 +61,7 @@ def test_a_run_goes_on_with_the_patience_it_had(tmp_path, scored, stop_at, at):
         train_tiny(tmp_path / "run", *WAITS, "train.patience=3")
     run, again = train_tiny(tmp_path / "run", *WAITS, "train.patience=3")
     assert_same_run(whole, run)
-    assert again["epochs_run"] == summary["epochs_run"] == 5
+    assert again.epochs_run == summary.epochs_run == 5
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_best_that_is_epochs_ahead_changes_nothing(tmp_path, scored, stop_at, 
     assert len(logged(run)) > rows, "the log is ahead, too"
     _, again = train_tiny(run.folder, *WAITS, words)
     assert_same_run(whole, run)
-    assert again["epochs_run"] == summary["epochs_run"] == ran
-    assert again["chosen_epoch"] == summary["chosen_epoch"]
+    assert again.epochs_run == summary.epochs_run == ran
+    assert again.chosen_epoch == summary.chosen_epoch
 
 
 def test_no_step_follows_where_only_the_summary_was_missing(tmp_path, scored, monkeypatch):
@@ -97,9 +97,7 @@ def test_no_step_follows_where_only_the_summary_was_missing(tmp_path, scored, mo
     monkeypatch.setattr(Engine, "step", lambda *_: pytest.fail("trained on"))
     _, again = train_tiny(tmp_path / "whole", *WAITS, "train.patience=2")
     timed = {"seconds", "images_per_second", "peak_memory_bytes"}
-    assert {k: v for k, v in again.items() if k not in timed} == {
-        k: v for k, v in summary.items() if k not in timed
-    }
+    assert again.model_dump(exclude=timed) == summary.model_dump(exclude=timed)
 
 
 def test_the_command_line_says_why_it_ended_and_that_it_is_finished(tmp_path, scored, cifarlab):
@@ -118,7 +116,7 @@ def test_the_command_line_says_why_it_ended_and_that_it_is_finished(tmp_path, sc
     assert status == 0, err
     refit = Run(tmp_path / "r_refit" / "0").summary()
     assert refit is not None
-    assert (refit["epochs_run"], refit["ended_by"]) == (2, "train.stop")
+    assert (refit.epochs_run, refit.ended_by) == (2, "train.stop")
 
 
 def tiny_words(*more: str) -> list[str]:

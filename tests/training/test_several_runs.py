@@ -24,7 +24,7 @@ from cifarlab.runs.signals import Interrupted, StopRequest
 from cifarlab.training import several_runs, worker
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.several_runs import Task, train_all, usual_at_once
-from tests.tiny import PARTS, TINY, once, tiny_config, train_tiny
+from tests.tiny import PARTS, TINY, once, summary_values, tiny_config, train_tiny
 from tests.training.test_loop import STATEFUL, assert_same_run
 
 
@@ -61,8 +61,8 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
         for seed, run in enumerate(runs):
             alone, summary = train_tiny(tmp_path / "alone" / str(seed), *words, f"train.seed={seed}")
             assert_same_run(run, alone)
-            there = run.summary() or {}
-            assert there.keys() == summary.keys() and there["warnings"] == ["beware"]
+            there = run.finished()
+            assert there.to_json().keys() == summary.to_json().keys() and there.warnings == ["beware"]
             assert json.loads(run.env_path.read_text())["recipes"] == files
             for each in (run, alone):
                 assert json.loads(each.env_path.read_text())["hardware"]["threads"] == 1
@@ -293,8 +293,7 @@ def test_a_run_is_trained_once_and_what_is_finished_needs_no_process(crew, progr
     first, second, finished = crew(moment, moment, lambda run, log: log("in", os.getpid()))
     finished.run.folder.mkdir(parents=True)
     finished.run.write_config(finished.config)
-    summary = dict.fromkeys(("chosen_on", "chosen_epoch", "train_top1", "val_top1", "test_top1"))
-    files.write_json(finished.run.summary_path, summary)
+    files.write_json(finished.run.summary_path, summary_values())
     again = first._replace(run=Run(tmp_path / "demo" / ".." / "demo" / "0"))
     train_all([first, second, finished, again, first], 2, progress, fresh=False)
     assert sorted(crew.starts()) == ["start 0", "start 1", "start 2"]

@@ -43,20 +43,16 @@ def soup(
     made = Run(runs / name / "0", "soup", name)
     summary = make_soup(ingredients, made, device, root, fresh, imports or ())
     if as_json:
-        print(json.dumps({"run": str(made), **summary}, indent=2))
+        print(json.dumps({"run": str(made), **summary.to_json()}, indent=2))
         return
-    print_warnings(summary["warnings"])
+    print_warnings(summary.warnings)
+    assert summary.soup is not None
     rows = [
-        (
-            entry["run"],
-            f"{entry['val_top1']:.2%}",
-            f"{entry['soup_val_top1']:.2%}",
-            "yes" if entry["kept"] else "no",
-        )
-        for entry in summary["soup"]["ingredients"]
+        (each.run, f"{each.val_top1:.2%}", f"{each.soup_val_top1:.2%}", "yes" if each.kept else "no")
+        for each in summary.soup.ingredients
     ]
     print_table(("run", "top-1 on val", "soup with it", "kept"), rows)
     print(
-        f"{made}: val {summary['val_top1']:.2%} (chosen on val: optimistic), the cost of one model; "
+        f"{made}: val {summary.val_top1:.2%} (chosen on val: optimistic), the cost of one model; "
         f"`cifarlab eval {made} --split test` scores it"
     )

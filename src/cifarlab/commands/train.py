@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cifarlab.runs.folder import Run
+    from cifarlab.runs.summary import Summary
 
 
 @app.command()
@@ -78,26 +79,22 @@ def train(
     most = min(at_once or usual_at_once(configs[0]), len(configs))
     train_all(tasks(), most, progress, fresh, by_memory=at_once is None)
     if len(configs) > 1:
-        _print_over_seeds(folder, students[0], [run.summary() or {} for run in students])
+        _print_over_seeds(folder, students[0], [run.finished() for run in students])
 
 
-def _print_over_seeds(folder: Path, run: Run, summaries: list[dict[str, Any]]) -> None:
+def _print_over_seeds(folder: Path, run: Run, summaries: list[Summary]) -> None:
     from cifarlab.experiments.statistics import estimate
     from cifarlab.runs.ledger import count_openings
 
-    for key in ("val_top1", "test_top1"):
-        values = [summary[key] for summary in summaries if summary[key] is not None]
+    for split in ("val", "test"):
+        values = [top1 for summary in summaries if (top1 := summary.top1(split)) is not None]
         if len(values) == len(summaries):
-            optimistic = (
-                " (chosen on test: optimistic)"
-                if summaries[0]["chosen_on"] == key.partition("_")[0] == "test"
-                else ""
-            )
+            optimistic = " (chosen on test: optimistic)" if summaries[0].chosen_on == split == "test" else ""
             found = estimate(values)
             interval = f"95 % interval {found.low:.2%} to {found.high:.2%}"
             spread = f"standard deviation {100 * found.sd:.2f} points over {found.n} seeds"
-            what = f"{key.replace('_', ' ')} {found.mean:.2%} mean"
+            what = f"{split} top1 {found.mean:.2%} mean"
             print(f"{folder}: {what}, {interval}, {spread}{optimistic}")
-            if key == "test_top1":
+            if split == "test":
                 opened = count_openings(run)["runs"]
                 print(f"the test set has been opened {opened:,} x for the runs in {run.runs}")

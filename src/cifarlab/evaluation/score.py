@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from cifarlab.core import files
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.registry import Spec
 from cifarlab.data.placement import left_on_host, place_split
@@ -20,6 +19,7 @@ from cifarlab.models.sizes import check_sizes
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings
 from cifarlab.runs.model import Trained, best_of, load_trained
+from cifarlab.runs.summary import ScoreAtSize
 from cifarlab.training.progress import OPTIMISTIC
 
 # How long a score waits for another process that writes to the same summary.
@@ -120,13 +120,13 @@ def _write_test_score(file: Path, top1: float, epoch: int, other_size: int | Non
     try:
         with run.locked(SECONDS_TO_WAIT):
             summary = run.summary()
-            if summary is None or summary["chosen_epoch"] != epoch:
+            if summary is None or summary.chosen_epoch != epoch:
                 return "the summary is of another model"
-            found: dict[str, Any] = {"test_top1": top1}
-            if other_size is not None:
-                by_size = summary.get("by_image_size", {})
-                found = {"by_image_size": {**by_size, str(other_size): found}}
-            files.write_json(run.summary_path, {**summary, **found})
+            if other_size is None:
+                run.write_summary(summary.changed(test_top1=top1))
+            else:
+                by_size = {**(summary.by_image_size or {}), str(other_size): ScoreAtSize(test_top1=top1)}
+                run.write_summary(summary.changed(by_image_size=by_size))
     except (ConfigError, Failure) as error:
         return str(error)
     return None

@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cifarlab.core import checkpoints, files
+from cifarlab.core import checkpoints
 from cifarlab.core.device import Precision, describe_hardware, peak_memory
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.placement import left_on_host, place_all
@@ -26,6 +25,7 @@ from cifarlab.models.freezing import freeze
 from cifarlab.runs.environment import describe_environment
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import best_of, unloaded
+from cifarlab.runs.summary import Soup, SoupIngredient, Summary
 from cifarlab.teachers.teacher import Member
 from cifarlab.training.resume import best_state
 from cifarlab.training.setup import count_macs
@@ -40,7 +40,7 @@ def make_soup(
     root: str | None = None,
     fresh: bool = False,
     imports: Sequence[Path | str] = (),
-) -> dict[str, Any]:
+) -> Summary:
     """Average the weights of runs greedily, keep what comes of it as a run, and return its summary.
 
     In order of their validation accuracy, each run is kept in the average if it does not lower it (the greedy
@@ -117,7 +117,7 @@ class SoupResult:
     first: Member
     scores: dict[str, float]
     kept: int
-    record: list[dict[str, Any]]
+    record: list[SoupIngredient]
 
 
 def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
@@ -145,15 +145,16 @@ def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
 
 def _entry(
     member: Member, alone: dict[str, float], with_it: dict[str, float], is_kept: bool
-) -> dict[str, Any]:
-    return {
-        "run": member.path,
-        "sha256": member.sha256,
-        "seconds": (Run(best_of(member.path).parent).summary() or {}).get("seconds"),
-        "val_top1": alone["top1"],
-        "soup_val_top1": with_it["top1"],
-        "kept": is_kept,
-    }
+) -> SoupIngredient:
+    summary = Run(best_of(member.path).parent).summary()
+    return SoupIngredient(
+        run=str(member.path),
+        sha256=member.sha256,
+        seconds=summary.seconds if summary is not None else None,
+        val_top1=alone["top1"],
+        soup_val_top1=with_it["top1"],
+        kept=is_kept,
+    )
 
 
 @torch.no_grad()
@@ -192,9 +193,7 @@ def average(states: Sequence[Weights]) -> Weights:
     return {name: mean([state[name] for state in states]) for name in states[0]}
 
 
-def _keep(
-    run: Run, members: Sequence[Member], result: SoupResult, splits: Splits, begun: float
-) -> dict[str, Any]:
+def _keep(run: Run, members: Sequence[Member], result: SoupResult, splits: Splits, begun: float) -> Summary:
     """Write the soup's folder; the summary, last, says that it is whole."""
     model, first = result.model, result.first
     trained = first.trained
@@ -206,28 +205,28 @@ def _keep(
     env |= {"precision": str(first.precision), "data_fingerprint": splits.fingerprint, "warnings": warnings}
     env["notes"] = left_on_host(splits.train, splits.val)
     own = time.monotonic() - begun
-    summary = {
-        "recipe": run.recipe,
-        "seed": config.train.seed,
-        "epochs": config.train.epochs,
-        "chosen_on": "val",
-        "chosen_epoch": trained.epoch,
-        "train_top1": train_top1,
-        "val_top1": result.scores["top1"],
-        "test_top1": None,
-        "gap": train_top1 - result.scores["top1"],
+    summary = Summary(
+        recipe=run.recipe,
+        seed=config.train.seed,
+        epochs=config.train.epochs,
+        chosen_on="val",
+        chosen_epoch=trained.epoch,
+        train_top1=train_top1,
+        val_top1=result.scores["top1"],
+        test_top1=None,
+        gap=train_top1 - result.scores["top1"],
         # What it took to have it: its ingredients were trained.
-        "seconds": own + sum(entry["seconds"] or 0 for entry in result.record),
-        "images_per_second": len(splits.train) / own,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "macs": count_macs(unloaded(config.model, size, model.classes), size),
-        "peak_memory_bytes": peak_memory(device),
-        "data_fingerprint": splits.fingerprint["train"],
-        "warnings": warnings,
-        "soup": {"kept": result.kept, "ingredients": result.record},
-    }
+        seconds=own + sum(entry.seconds or 0 for entry in result.record),
+        images_per_second=len(splits.train) / own,
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=count_macs(unloaded(config.model, size, model.classes), size),
+        peak_memory_bytes=peak_memory(device),
+        data_fingerprint=splits.fingerprint["train"],
+        warnings=warnings,
+        soup=Soup(kept=result.kept, ingredients=result.record),
+    )
     checkpoints.save_checkpoint(run.best_path, best_state(model, config, splits, row))
     run.write_config(config)
     run.write_env(env)
-    files.write_json(run.summary_path, summary)
+    run.write_summary(summary)
     return summary

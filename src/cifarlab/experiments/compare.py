@@ -21,6 +21,7 @@ from cifarlab.runs.ledger import openings
 from cifarlab.runs.log import read_log
 from cifarlab.runs.model import saved_recipe
 from cifarlab.runs.naming import run_name, spelled
+from cifarlab.runs.summary import Summary
 from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.several_runs import Task, train_all
@@ -89,12 +90,12 @@ def find_arm(
         hint = did_you_mean(name, known | set(recipes.recipe_names())) or "`cifarlab list` shows the recipes"
         raise ConfigError(f"no recipe and no finished run {name!r} in {runs}; {hint}")
     first = finished[min(finished)]
-    summary = first.summary() or {}
-    recipe = str(summary.get("recipe", name))
+    summary = first.finished()
+    recipe = summary.recipe or name
     if seeds is None:
         refuse_mixed_seeds(name, finished)
         return Arm(name, recipe, finished, {})
-    if "soup" in summary:
+    if summary.soup is not None:
         raise ConfigError(
             f"{name} is a soup, which has no seeds to train; train the others first, then leave out --seeds"
         )
@@ -159,9 +160,7 @@ def compare_arms(
 
 
 def _score(run: Run, metric: Metric, config: Config | None) -> float:
-    summary = run.summary()
-    assert summary is not None, "an arm's runs are finished"
-    score = summary[f"{metric}_top1"]
+    score = run.finished().top1(metric)
     if score is None and metric == "val":
         raise ConfigError(f"{run} has no validation score; --metric test opens the test set")
     if score is not None:
@@ -171,9 +170,9 @@ def _score(run: Run, metric: Metric, config: Config | None) -> float:
 
 
 def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any]:
-    summaries = [run.summary() or {} for run in arm.runs.values()]
+    summaries = [run.finished() for run in arm.runs.values()]
     found = estimate([*scores.values()])
-    chosen_on = sorted({summary["chosen_on"] for summary in summaries})
+    chosen_on = sorted({summary.chosen_on for summary in summaries})
     flattered = (
         [best_epoch_optimism(run, metric) for run in arm.runs.values()] if chosen_on == [metric] else []
     )
@@ -187,7 +186,7 @@ def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any
         "n": found.n,
         **plain({"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}),
         "optimism": sum(known) / len(known) if known else None,
-        "minutes": sum(summary["seconds"] for summary in summaries) / len(summaries) / 60,
+        "minutes": sum(summary.seconds for summary in summaries) / len(summaries) / 60,
         "difference": None,
     }
 
@@ -205,5 +204,5 @@ def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
     return optimism(scores)
 
 
-def _records(arm: Arm) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return [(run.summary() or {}, run.plain_config()) for run in arm.runs.values()]
+def _records(arm: Arm) -> list[tuple[Summary, Mapping[str, Any]]]:
+    return [(run.finished(), run.plain_config()) for run in arm.runs.values()]

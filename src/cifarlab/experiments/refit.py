@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cifarlab.config.recipes import resolve
 from cifarlab.core.errors import ConfigError
@@ -13,6 +12,7 @@ from cifarlab.evaluation.sealed import read_splits
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.model import load_trained, saved_recipe
 from cifarlab.runs.naming import run_name
+from cifarlab.runs.summary import Summary
 from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
@@ -22,7 +22,7 @@ def refit(
     name: str | None = None,
     progress: TrainingProgress | None = None,
     imports: Sequence[Path | str] = (),
-) -> tuple[Run, dict[str, Any]]:
+) -> tuple[Run, Summary]:
     """Train a finished run's configuration on all training pictures up to its chosen epoch: (run, summary).
 
     The schedule still spans the run's whole length and is cut at that epoch, as it was where the epoch was
@@ -36,9 +36,9 @@ def refit(
     summary, plain = run.summary(), run.plain_config()
     if summary is None:
         raise ConfigError(f"{run} is not finished; the command that began it goes on")
-    if "soup" in summary:
+    if summary.soup is not None:
         raise ConfigError(f"{run} is a soup, never trained itself; refit the runs that it is made of")
-    if summary["chosen_on"] == "test":
+    if summary.chosen_on == "test":
         raise ConfigError(f"{run} chose its epoch on test: to refit it would pass that choice on")
     if not plain["data"]["val"] or "val" in read_json(run.env_path).get("data_fingerprint", ()):
         raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
@@ -47,6 +47,6 @@ def refit(
     # Raises where they are not what it was trained on.
     read_splits(run.folder, load_trained(run.folder, imports=imports))
     recipe = saved_recipe(run, imports)
-    kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary['chosen_epoch']}"]
+    kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary.chosen_epoch}"]
     again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name, recipe.files)
     return again, train_run(resolve(recipe, kept), again, progress)

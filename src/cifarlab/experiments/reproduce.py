@@ -72,7 +72,7 @@ def reproduce(
     return {
         "budget": budget,
         "pictures": first.plain_config()["data"]["limit"],
-        "epochs": (first.summary() or {})["epochs"],
+        "epochs": first.finished().epochs,
         "overrides": list(overrides),
         "start": _described_start(start),
         "rows": _with_corrections(table),
@@ -242,10 +242,10 @@ def _described_start(start: Path | None) -> dict[str, Any] | None:
     if start is None:
         return None
     run = Run(start)
-    config, summary = run.plain_config(), run.summary() or {}
+    config, summary = run.plain_config(), run.finished()
     return {
-        "recipe": summary.get("recipe"),
-        "epochs": summary.get("epochs"),
+        "recipe": summary.recipe,
+        "epochs": summary.epochs,
         "backbone": config["model"]["backbone"]["name"],
         "image_size": config["data"]["image_size"],
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cifarlab.experiments.statistics import ROUNDING, Difference, holm
+from cifarlab.runs.summary import Summary
 
 Metric = Literal["val", "test"]
 
@@ -56,16 +57,14 @@ def plain(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {key: None if math.isnan(value) else float(value) for key, value in values.items()}
 
 
-def notes(
-    sides: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]], metric: Metric
-) -> list[str]:
+def notes(sides: Mapping[str, Sequence[tuple[Summary, Mapping[str, Any]]]], metric: Metric) -> list[str]:
     """A line for each thing that makes the sides of a comparison less alike than they look.
 
     sides: by name, the (summary, configuration) of each run.
     """
     said = []
     runs = [run for side in sides.values() for run in side]
-    if len({summary.get("data_fingerprint") for summary, _ in runs}) > 1:
+    if len({summary.data_fingerprint for summary, _ in runs}) > 1:
         said.append("not all of these runs were given the same pictures")
     held_out = {
         repr([config["data"].get(key) for key in ("val", "classes", "split_seed")]) for _, config in runs
@@ -73,7 +72,7 @@ def notes(
     if metric == "val" and len(held_out) > 1:
         said.append("not all of these runs were validated on the same share of the pictures")
     for name, side in sides.items():
-        if any(summary["chosen_on"] == metric == "test" for summary, _ in side):
+        if any(summary.chosen_on == metric == "test" for summary, _ in side):
             said.append(f"{name} chose its epoch on test: optimistic")
     return said
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import read_json
+from cifarlab.core.records import Record
 from cifarlab.evaluation.analysis.tiles import pictures_path, read_tiles
 
 # More than a heat map can name.
@@ -20,11 +20,7 @@ MOST_CLASSES = 30
 FILES = {"val": "analysis.json", "test": "analysis_test.json"}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class Bin(_Part):
+class Bin(Record):
     """Pictures of like confidence."""
 
     count: int
@@ -32,7 +28,7 @@ class Bin(_Part):
     accuracy: float
 
 
-class Scaled(_Part):
+class Scaled(Record):
     """Calibration after temperature scaling."""
 
     nll: float
@@ -40,7 +36,7 @@ class Scaled(_Part):
     reliability: list[Bin]
 
 
-class Confusion(_Part):
+class Confusion(Record):
     """Pictures of a class (row) by what they are taken for (column)."""
 
     names: list[str]
@@ -53,7 +49,7 @@ class Confusion(_Part):
         return self
 
 
-class Unseen(_Part):
+class Unseen(Record):
     """Accuracy without and on pictures that are, exactly or nearly, among the training pictures."""
 
     near_duplicates: int
@@ -61,7 +57,7 @@ class Unseen(_Part):
     top1_on_near_duplicates: float | None
 
 
-class Error(_Part):
+class Error(Record):
     """What is taken for what, how often."""
 
     label: str
@@ -69,7 +65,7 @@ class Error(_Part):
     count: int
 
 
-class PictureRow(_Part):
+class PictureRow(Record):
     """A picture worth a look."""
 
     label: str
@@ -78,13 +74,13 @@ class PictureRow(_Part):
     probability_of_label: float
 
 
-class AnchorEntry(_Part):
+class AnchorEntry(Record):
     """Where the accuracy stands among published ones, in words."""
 
     text: str
 
 
-class AnalysisFile(_Part):
+class AnalysisFile(Record):
     """The part of analysis.json that the page shows."""
 
     epoch: int
@@ -102,7 +98,7 @@ class AnalysisFile(_Part):
     most_confused: list[Error]
     superclass_top1: float | None = None
     superclass_confusion: Confusion | None = None
-    classes: list[str] = []
+    classes: list[str] = Field(default_factory=list)
     confusion: list[list[int]]
     without_near_duplicates: Unseen | None = None
     corruptions: dict[str, list[float] | float] | None = None
@@ -150,12 +146,7 @@ def read_analysis(path: Path, epoch: int) -> AnalysisFile:
 
     Raises ConfigError for a file that is damaged, something else, or of another epoch's model.
     """
-    try:
-        found = AnalysisFile.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: cannot be read: {where}: {first['msg'].lower()}") from None
+    found = AnalysisFile.read(path)
     if found.epoch != epoch:
         raise ConfigError(
             f"{path}: of epoch {found.epoch}, and the run has chosen epoch {epoch}; say `cifarlab analyze "

@@ -19,6 +19,7 @@ from cifarlab.report.analyses import FILES, AnalysisFile, read_analysis, tiles_o
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings
 from cifarlab.runs.log import is_epoch, read_log
+from cifarlab.runs.summary import Summary
 
 # A folder that holds one of these is, or was, a run's.
 TRACES = ("config.yaml", "summary.json", "metrics.jsonl", "env.json")
@@ -41,7 +42,7 @@ class Finished:
 
     folder: Path
     name: str
-    summary: dict[str, Any]
+    summary: Summary
     log: list[dict[str, Any]]
     config: dict[str, Any]
     env: dict[str, Any]
@@ -50,7 +51,7 @@ class Finished:
 
     @property
     def seed(self) -> int:
-        return self.summary["seed"]
+        return self.summary.seed
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class RunGroup:
 
     def values(self, key: str) -> list[float]:
         """`key` of each seed's summary, in order; empty unless every seed has it."""
-        found = [run.summary.get(key) for run in self.runs]
+        found = [getattr(run.summary, key) for run in self.runs]
         return [float(value) for value in found if value is not None] if None not in found else []
 
     def mean(self, key: str) -> float | None:
@@ -94,7 +95,7 @@ def collect_runs(folder: Path) -> tuple[list[RunGroup], list[Skipped]]:
         except ConfigError as error:
             skipped.append(_skipped(path, error))
         else:
-            analyses, damaged = _analyses(path, run.summary["chosen_epoch"])
+            analyses, damaged = _analyses(path, run.summary.chosen_epoch)
             found[run.name].append(replace(run, analyses=analyses))
             skipped += damaged
     if not found and not skipped:
@@ -109,21 +110,12 @@ def read_run(folder: Path, name: str) -> Finished:
     """Raises ConfigError for a run that is not finished, and for a file that is not what it should be."""
     run = Run(folder)
     config = run.plain_config()
-    summary = run.summary()
-    if summary is None:
-        raise ConfigError(f"{folder}: not finished")
-    for key, kind in (("seed", int), ("epochs", int), ("seconds", int | float), ("parameters", int),
-                      ("chosen_epoch", int)):  # fmt: skip
-        if not isinstance(summary.get(key), kind):
-            raise ConfigError(f"{run.summary_path}: cannot be read: {key} is missing, or no number")
-    for key in ("train_top1", "val_top1", "test_top1", "gap"):
-        if not isinstance(summary.get(key), int | float | None):
-            raise ConfigError(f"{run.summary_path}: cannot be read: {key} is no number")
+    summary = run.finished()
     try:
         log = read_log(run.metrics_path)
     except OSError as error:
         raise ConfigError(f"{run.metrics_path}: cannot be read: {error.strerror or error}") from None
-    if not (log or "soup" in summary) or not all(map(is_epoch, log)):
+    if not (log or summary.soup is not None) or not all(map(is_epoch, log)):
         raise ConfigError(f"{run.metrics_path}: cannot be read: no epoch in it, or none that can be read")
     env = read_json(run.env_path)
     return Finished(folder, name, summary, log, config, env, count_openings(recorded_run(folder))["run"])

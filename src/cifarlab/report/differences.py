@@ -104,4 +104,5 @@ def steps(rungs: Sequence[RunGroup]) -> list[dict[str, Any]]:
 
 
 def _scores(group: RunGroup, metric: Metric) -> dict[int, float]:
-    return {run.seed: run.summary[f"{metric}_top1"] for run in group.runs}
+    found = {run.seed: run.summary.top1(metric) for run in group.runs}
+    return {seed: top1 for seed, top1 in found.items() if top1 is not None}

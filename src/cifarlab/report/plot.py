@@ -123,15 +123,13 @@ def _heading(run: Run, name: str) -> str:
     summary = run.summary()
     if summary is None:
         return name
-    split = "test" if summary["chosen_on"] == "test" else "val"
-    score = summary[f"{split}_top1"]
+    split = "test" if summary.chosen_on == "test" else "val"
+    score = summary.top1(split)
     shown = (
-        f"{split} accuracy {score:.1%}"
-        if score is not None
-        else f"train accuracy {summary['train_top1']:.1%}"
+        f"{split} accuracy {score:.1%}" if score is not None else f"train accuracy {summary.train_top1:.1%}"
     )
     remark = f" ({OPTIMISTIC})" if split == "test" else ""
-    return f"{name}: {shown}{remark} at epoch {summary['chosen_epoch']} of {summary['epochs']}"
+    return f"{name}: {shown}{remark} at epoch {summary.chosen_epoch} of {summary.epochs}"
 
 
 def _curves(

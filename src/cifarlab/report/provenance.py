@@ -17,7 +17,7 @@ ALL = "config.yaml in the run's folder holds every option."
 
 def recipe_of(run: Finished) -> str:
     """Return the name of a packaged recipe, or the path of another."""
-    name = str(run.summary.get("recipe", ""))
+    name = run.summary.recipe
     if files := recorded_recipes(run.env):
         path = str(files[0]["path"])
         return name if path == f"cifarlab/recipes/{name}.yaml" else path

@@ -68,13 +68,13 @@ def name_groups(groups: Sequence[RunGroup]) -> Table:
 def _row(group: RunGroup) -> list[Cell]:
     summary = group.runs[0].summary
     minutes = fmean(group.values("seconds")) / 60
-    parameters = summary["parameters"] / 1e6
-    chosen = summary["chosen_on"]
+    parameters = summary.parameters / 1e6
+    chosen = summary.chosen_on
     opened = sum(run.opened for run in group.runs)
     return [
         Cell(group.name, group.name),
         Cell(str(len(group.runs)), len(group.runs)),
-        Cell(str(summary["epochs"]), summary["epochs"]),
+        Cell(str(summary.epochs), summary.epochs),
         *(percent(group.values(key)) for key in ("val_top1", "test_top1", "gap")),
         Cell(f"{minutes:.1f}", minutes),
         Cell(f"{parameters:.2f}", parameters),

@@ -18,6 +18,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import clear_leftovers, read_json, write_atomically, write_json
 from cifarlab.core.reading import parse_yaml
 from cifarlab.runs.naming import run_name, spelled
+from cifarlab.runs.summary import Summary
 
 
 class Run:
@@ -63,18 +64,25 @@ class Run:
     def started(self) -> bool:
         return self.config_path.exists()
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """The summary of a finished run, else None. Raises ConfigError where the file cannot be read."""
         if not self.summary_path.exists():
             return None
         try:
-            summary = read_json(self.summary_path)
-            if not {"chosen_on", "chosen_epoch", "train_top1", "val_top1", "test_top1"} <= summary.keys():
-                raise ConfigError(f"{self.summary_path}: cannot be read: it is no run's summary")
+            return Summary.read(self.summary_path)
         except ConfigError as error:
             fix = "remove it, and the command that trained the run writes it anew"
             raise ConfigError(f"{error}; {fix}") from None
+
+    def finished(self) -> Summary:
+        """The summary of a run that is known to be finished. Raises ConfigError where it is not."""
+        if (summary := self.summary()) is None:
+            raise ConfigError(f"{self.folder}: not finished")
         return summary
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write summary.json, which says that the run is finished."""
+        write_json(self.summary_path, summary.to_json())
 
     def plain_config(self) -> dict[str, Any]:
         """Read the resolved configuration, in today's names. Raises ConfigError where this is no run."""

@@ -104,9 +104,9 @@ def load_trained(
 
 def saved_recipe(run: Run, imports: Sequence[Path | str] = ()) -> Recipe:
     """Return a run's configuration as a recipe. imports: as of `checked_unimported`."""
-    plain, summary = run.plain_config(), run.summary() or {}
+    plain, summary = run.plain_config(), run.summary()
     known = checked_unimported(plain, run.folder, imports).imports
-    name = str(summary.get("recipe", run.name))
+    name = (summary.recipe if summary is not None else "") or run.name
     return Recipe(name, run.config_path, None, {}, {**plain, "imports": [*known]}, run.recipe_files)
 
 

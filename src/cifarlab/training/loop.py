@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from cifarlab.config import Config
-from cifarlab.core import files
 from cifarlab.core.device import peak_memory, pick_device, reset_peak_memory
 from cifarlab.core.errors import Failure
 from cifarlab.data.cache import Stopped
@@ -17,11 +16,12 @@ from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.log import RunLog
 from cifarlab.runs.signals import StopRequest
-from cifarlab.runs.summary import summarise
+from cifarlab.runs.summary import Summary
 from cifarlab.training.memory import out_of_memory_explained
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.resume import best_state, read_best
 from cifarlab.training.saver import Saver
+from cifarlab.training.scored import score_finished
 from cifarlab.training.setup import Job, prepare, refuse_to_remove_a_source
 from cifarlab.training.start import start
 from cifarlab.training.state import LoopState
@@ -39,7 +39,7 @@ def train_run(
     progress: TrainingProgress | None = None,
     fresh: bool = False,
     warnings: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Summary:
     """Train to the end, from the start or from where the run was left, and return its summary.
 
     A finished run is not trained again. fresh: remove what the run wrote first. warnings: a line each, to be
@@ -66,13 +66,13 @@ def train_run(
         return _Training(config, run, job, state, progress).run_to_the_end()
 
 
-def _finished(config: Config, run: Run) -> dict[str, Any] | None:
+def _finished(config: Config, run: Run) -> Summary | None:
     """The run's summary if it is done. Raises ConfigError if it is a run of another configuration."""
     run.refuse_other(config)
     return run.summary()
 
 
-def _say_finished(run: Run, summary: dict[str, Any], progress: TrainingProgress) -> dict[str, Any]:
+def _say_finished(run: Run, summary: Summary, progress: TrainingProgress) -> Summary:
     progress.note(f"{run} is finished; `--fresh` starts it over")
     progress.finish(summary, str(run))
     return summary
@@ -89,7 +89,7 @@ class _Training:
         self.asked = StopRequest()
         self.begun = self.last_save = self.epoch_begun = time.monotonic()
 
-    def run_to_the_end(self) -> dict[str, Any]:
+    def run_to_the_end(self) -> Summary:
         train, steps_per_epoch = self.config.train, self.engine.plan.steps_per_epoch
         done = self.state.step // steps_per_epoch
         self.progress.start(train.last_epoch, done, steps_per_epoch, train.select)
@@ -243,7 +243,7 @@ class _Training:
     def peak_memory(self) -> int:
         return max(self.state.peak_memory_bytes, peak_memory(self.engine.device))
 
-    def conclude(self) -> dict[str, Any]:
+    def conclude(self) -> Summary:
         """Score the chosen epoch on clean pictures and write `summary.json`: the run is finished."""
         config, engine, best, activations = self.config, self.engine, self.state.best, self.job.activations
         assert best is not None, "a run has at least one epoch"
@@ -252,20 +252,20 @@ class _Training:
         assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
         engine.evaluated.load_state_dict(chosen["model"])
         epochs_run = self.state.step // engine.plan.steps_per_epoch
-        known = summarise(config, engine, self.splits, best, epochs_run)
+        known = score_finished(config, engine, self.splits, best=best, epochs_run=epochs_run)
         seconds = self.seconds()
-        summary = {
-            "recipe": self.run.recipe,
-            **known,
-            "seconds": seconds,
-            "images_per_second": epochs_run * engine.plan.samples_per_epoch / seconds,
-            "macs": self.job.macs,
-            "peak_memory_bytes": self.peak_memory(),
-            "warnings": [*self.job.remarks.warnings],
-        }
         if self.state.distillation:
-            summary["distillation"] = self.state.distillation
-        files.write_json(self.run.summary_path, summary)
+            known["distillation"] = self.state.distillation
+        summary = Summary(
+            recipe=self.run.recipe,
+            **known,
+            seconds=seconds,
+            images_per_second=epochs_run * engine.plan.samples_per_epoch / seconds,
+            macs=self.job.macs,
+            peak_memory_bytes=self.peak_memory(),
+            warnings=[*self.job.remarks.warnings],
+        )
+        self.run.write_summary(summary)
         self.progress.stop()
         for line in activations.lines() if activations is not None else ():
             self.progress.note(line)

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from cifarlab.runs.summary import Summary
+
 OPTIMISTIC = "chosen on test: optimistic"
 
 
@@ -93,19 +95,19 @@ class TrainingProgress:
             self._live.stop()
             self._live = None
 
-    def finish(self, summary: dict[str, Any], folder: str) -> None:
+    def finish(self, summary: Summary, folder: str) -> None:
         """Print what came of the run."""
-        splits = ("train", "val", "test")
-        scores = [f"{s} {summary[f'{s}_top1']:.2%}" for s in splits if summary[f"{s}_top1"] is not None]
-        how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary["chosen_on"]]
-        if summary.get("ended_by") == "train.patience":
-            how += f"; train.patience ended it after {summary['epochs_run']}"
+        found = {split: summary.top1(split) for split in ("train", "val", "test")}
+        scores = [f"{split} {top1:.2%}" for split, top1 in found.items() if top1 is not None]
+        how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary.chosen_on]
+        if summary.ended_by == "train.patience":
+            how += f"; train.patience ended it after {summary.epochs_run}"
         self.line(
-            f"{folder}: {'  '.join(scores)} (epoch {summary['chosen_epoch']} of {summary['epochs']}, {how}), "
-            f"{duration(summary['seconds'])}, {summary['images_per_second']:,.0f} img/s",
+            f"{folder}: {'  '.join(scores)} (epoch {summary.chosen_epoch} of {summary.epochs}, {how}), "
+            f"{duration(summary.seconds)}, {summary.images_per_second:,.0f} img/s",
             style="bold",
         )
-        if by_size := summary.get("val_top1_by_image_size"):
+        if by_size := summary.val_top1_by_image_size:
             scores = [f"{top1:.2%} at {size} px" for size, top1 in by_size.items()]
             self.note(f"{folder}: val {', '.join(scores)}")
 

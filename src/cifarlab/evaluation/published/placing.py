@@ -46,8 +46,8 @@ def place_run(run: Run) -> dict[str, Any] | None:
     summary = run.summary()
     if summary is None:
         return None
-    split = "test" if summary["test_top1"] is not None else "val"
-    if (score := summary[f"{split}_top1"]) is None:
+    split = "test" if summary.test_top1 is not None else "val"
+    if (score := summary.top1(split)) is None:
         return None
     return place_score(checked_unimported(run.plain_config(), run.folder), score, split)
 

@@ -1,0 +1,55 @@
+"""What a finished run's summary says of its scores and its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cifarlab.config import Config
+from cifarlab.data.splits import Split, Splits
+from cifarlab.engine.step import Engine
+
+
+def score_finished(
+    config: Config, engine: Engine, splits: Splits, *, best: dict[str, Any], epochs_run: int
+) -> dict[str, Any]:
+    """Score the chosen epoch's weights, which the engine holds, on clean training pictures.
+
+    best: the row of the log of that epoch. Returns values of `Summary` by name.
+    """
+    train_top1 = engine.score(splits.train)["top1"]
+    val_top1 = best.get("val/top1")
+    by_size = {}
+    if config.data.multi_scale is not None:
+        by_size["val_top1_by_image_size"] = _val_top1_by_image_size(config, engine, splits.val, val_top1)
+    return {
+        "seed": config.train.seed,
+        "epochs": config.train.epochs,
+        "epochs_run": epochs_run,
+        "ended_by": _end(config, epochs_run),
+        "chosen_on": config.train.select,
+        "chosen_epoch": best["epoch"],
+        "train_top1": train_top1,
+        "val_top1": val_top1,
+        "test_top1": best.get("test/top1"),
+        **by_size,
+        "gap": train_top1 - val_top1 if val_top1 is not None else None,
+        "parameters": sum(p.numel() for p in engine.model.parameters()),
+        "data_fingerprint": splits.fingerprint["train"],
+    }
+
+
+def _end(config: Config, epochs_run: int) -> str:
+    """The option that ended the run."""
+    if epochs_run < config.train.last_epoch:
+        return "train.patience"
+    return "train.epochs" if epochs_run == config.train.epochs else "train.stop"
+
+
+def _val_top1_by_image_size(
+    config: Config, engine: Engine, val: Split | None, val_top1: float | None
+) -> dict[str, float] | None:
+    """The weights in use on validation at each training size; `val_top1` is theirs at image_size."""
+    if val is None or val_top1 is None:
+        return None
+    others = {size: engine.score(val, size)["top1"] for size in config.data.train_sizes}
+    return {str(size): top1 for size, top1 in sorted({**others, config.data.image_size: val_top1}.items())}
