@@ -105,7 +105,7 @@ def begin(
     # Runnable processes, over the last minute; some systems do not count them.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     pictures, overrides = data_overrides(options)
-    found = describe_environment(describe_hardware(pick_device(device)))
+    found = describe_environment(describe_hardware(pick_device(device))).to_json()
     found["versions"] |= {package: metadata.version(package) for package in packages}
     print(f"{describe_machine(found)}\n{pictures}{about and f'; {about}'}")
     if load is not None and load > QUIET_LOAD:

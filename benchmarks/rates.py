@@ -175,7 +175,7 @@ def main() -> None:
         load = os.getloadavg()[0]
         root = [f"data.root={given.root}"] if given.root else []
         job = prepare(resolve(read_recipe(recipe), [*overrides, *root, *given.override]), runs=given.runs)
-        env = without_machine(describe_environment(describe_hardware(job.engine.device)))
+        env = without_machine(describe_environment(describe_hardware(job.engine.device)).to_json())
         found = measure(job, given.steps, given.warmup)
         hardware = env["hardware"]
         found |= {

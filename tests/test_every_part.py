@@ -38,17 +38,17 @@ def names(registry: Registry, **traits: bool) -> list[str]:
         name
         for name in registry
         if registry[name].call.__module__.startswith("cifarlab.")
-        and all(bool(registry[name].traits.get(trait)) == value for trait, value in traits.items())
+        and all(bool(getattr(registry[name].traits, trait)) == value for trait, value in traits.items())
     ]
 
 
 def beside(loss: str) -> tuple[str, ...]:
     """The loss, beside one that classifies, and the head that it needs."""
     traits = LOSSES[loss].traits
-    head = "{name: linear, bias: false}" if traits.get("needs_products") else "linear"
+    head = "{name: linear, bias: false}" if traits.needs_products else "linear"
     return (
         f"objective.other={{name: {loss}, weight: 0.5}}",
-        f"model.head={'{name: margin, dim: 16}' if traits.get('needs_cosines') else head}",
+        f"model.head={'{name: margin, dim: 16}' if traits.needs_cosines else head}",
     )
 
 

@@ -24,8 +24,8 @@ def well_said(text: str) -> bool:
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_every_option_of_a_part_is_explained(kind, name):
     part = PARTS[kind, name]
-    assert well_said(part["doc"]), part["doc"]
-    unsaid = [key for key, option in part["options"].items() if not well_said(option["doc"])]
+    assert well_said(part.doc), part.doc
+    unsaid = [key for key, option in part.options.items() if not well_said(option.doc)]
     assert not unsaid
 
 
@@ -41,8 +41,8 @@ def test_no_docstring_explains_an_option_that_a_part_does_not_have():
 @pytest.mark.parametrize("section", describe_sections())
 def test_every_option_of_a_section_is_explained(section):
     found = describe_sections()[section]
-    assert well_said(found["doc"])
-    assert not [key for key, option in found["options"].items() if not well_said(option["doc"])]
+    assert well_said(found.doc)
+    assert not [key for key, option in found.options.items() if not well_said(option.doc)]
 
 
 def test_the_pages_are_those_of_the_code():
@@ -60,8 +60,8 @@ def test_the_tool_prints_type_default_range_and_meaning(cifarlab):
         assert option["doc"] in out
     out = cifarlab("options", "optim")[1]
     assert "layer_decay: float in (0, 1], default 1.0" in out and "cifarlab parts optim.schedule" in out
-    for option in describe_sections()["optim"]["options"].values():
-        assert option["doc"] in out
+    for option in describe_sections()["optim"].options.values():
+        assert option.doc in out
 
 
 def test_a_model_of_timm_is_explained_by_its_name(cifarlab):

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 from pydantic import BaseModel
 
@@ -7,9 +9,14 @@ from cifarlab.core.registry import Registry, Spec
 pytestmark = pytest.mark.quick
 
 
+@dataclass(frozen=True)
+class Traits:
+    is_big: bool = False
+
+
 @pytest.fixture
 def registry():
-    things = Registry("thing", beside=("weight",))
+    things = Registry("thing", beside=("weight",), traits=Traits)
 
     @things.register
     def first(given, *, size: int = 3, ratio: float = 0.5, names: tuple[str, ...] = ()):
@@ -98,7 +105,7 @@ def test_a_name_is_given_once(registry):
 
 
 def test_classes_and_traits(registry):
-    @registry.register(name="klass", big=True)
+    @registry.register(name="klass", is_big=True)
     class Klass:
         """A class."""
 
@@ -106,7 +113,12 @@ def test_classes_and_traits(registry):
             self.value = (given, size)
 
     assert registry.spec({"name": "klass", "size": 2}).build(1).value == (1, 2)
-    assert registry["klass"].traits == {"big": True}
+    assert registry["klass"].traits == Traits(is_big=True)
+
+
+def test_a_trait_that_the_kind_does_not_have_is_refused(registry):
+    with pytest.raises(TypeError, match=r"a thing has no trait 'is_bigg'.*did you mean is_big"):
+        registry.register(lambda given: given, name="other", is_bigg=True)
 
 
 def test_an_open_part_answers_for_names_nobody_registered(registry):

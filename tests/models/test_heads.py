@@ -25,7 +25,7 @@ def test_every_head(name: str, autocast: bool):
     assert features.grad is not None
     assert features.grad.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
-    if HEADS[name].traits.get("cosines"):
+    if HEADS[name].traits.cosines:
         assert output.cosines.shape == (5, 7)
         assert output.cosines.dtype == output.logits.dtype == torch.float32
         assert output.weight.shape == (7, head.num_features)

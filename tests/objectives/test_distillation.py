@@ -22,8 +22,8 @@ from cifarlab.objectives.objective import build_objective
 
 pytestmark = pytest.mark.quick
 
-FROM_TEACHERS = [name for name in LOSSES if LOSSES[name].traits.get("needs_teacher")]
-ON_LOGITS = [name for name in FROM_TEACHERS if LOSSES[name].traits["needs_teacher"] == "logits"]
+FROM_TEACHERS = [name for name in LOSSES if LOSSES[name].traits.needs_teacher]
+ON_LOGITS = [name for name in FROM_TEACHERS if LOSSES[name].traits.needs_teacher == "logits"]
 SEEDS = st.integers(0, 2**31)
 CLASSES = st.sampled_from([2, 3, 10, 100])
 TEMPERATURES = st.sampled_from([0.5, 1.0, 4.0, 20.0])

@@ -22,9 +22,9 @@ from tests.batches import CLASSES, ROWS, WIDTH, batch_of, random_batch
 
 pytestmark = pytest.mark.quick
 
-HARD_ONLY = [name for name in LOSSES if not LOSSES[name].traits.get("soft_targets", True)]
-ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines")]
-ON_PRODUCTS = [name for name in LOSSES if LOSSES[name].traits.get("needs_products")]
+HARD_ONLY = [name for name in LOSSES if not LOSSES[name].traits.soft_targets]
+ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.needs_cosines]
+ON_PRODUCTS = [name for name in LOSSES if LOSSES[name].traits.needs_products]
 TARGETS = [
     (name, kind)
     for name in LOSSES
@@ -117,10 +117,10 @@ def test_the_mean_of_two_batches_is_that_of_both_unless_a_loss_compares_pictures
         )["total"]
 
     apart = (loss(slice(0, ROWS // 2)) + loss(slice(ROWS // 2, ROWS))) / 2
-    assert torch.allclose(loss(slice(0, ROWS)), apart, rtol=1e-4) != bool(LOSSES[name].traits.get("compares"))
+    assert torch.allclose(loss(slice(0, ROWS)), apart, rtol=1e-4) != bool(LOSSES[name].traits.compares)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if not LOSSES[name].traits.get("needs_teacher")])
+@pytest.mark.parametrize("name", [name for name in LOSSES if not LOSSES[name].traits.needs_teacher])
 def test_no_value_steers_the_program(name: str):
     """Tensors without values refuse `item`, branches and shapes by value, as a captured graph does."""
     torch.manual_seed(0)

@@ -44,7 +44,7 @@ from tests.settings import row
 from tests.tiny import TINY, logged, tiny_config, train_tiny
 from tests.training.test_loop import assert_same_run
 
-ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.get("needs_cosines")]
+ON_COSINES = [name for name in LOSSES if LOSSES[name].traits.needs_cosines]
 # With which a margin changes nothing.
 NEUTRAL = {"sphereface": 1}
 

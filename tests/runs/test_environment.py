@@ -10,6 +10,7 @@ from cifarlab.config.recipes import FOLDER, read_recipe, recipe_names
 from cifarlab.core.files import read_json
 from cifarlab.experiments.compare import find_arm
 from cifarlab.runs import environment
+from cifarlab.runs.environment import GitState
 from cifarlab.training.loop import train_run
 from tests.tiny import TINY, once
 
@@ -38,8 +39,8 @@ def project(tmp_path, monkeypatch):
 
 def test_the_repository_around_a_virtual_environment_is_not_the_packages(project, tmp_path):
     found = environment.describe_environment({})
-    assert found["git"] is None
-    assert found["git_of_working_directory"] == {"commit": project, "dirty": True}
+    assert found.git is None
+    assert found.git_of_working_directory == GitState(commit=project, dirty=True)
 
 
 def test_the_repository_that_tracks_the_package_is_its_own(tmp_path, monkeypatch):
@@ -51,13 +52,13 @@ def test_the_repository_that_tracks_the_package_is_its_own(tmp_path, monkeypatch
     monkeypatch.setattr(environment, "__file__", str(own / "environment.py"))
     monkeypatch.chdir(elsewhere)
     found = environment.describe_environment({})
-    assert found["git"] == {"commit": commit, "dirty": False}
-    assert found["git_of_working_directory"] is None
+    assert found.git == GitState(commit=commit, dirty=False)
+    assert found.git_of_working_directory is None
     # A hook of another repository calls the command.
     (elsewhere / "a").touch()
     repository(elsewhere, "a")
     monkeypatch.setenv("GIT_DIR", str(elsewhere / ".git"))
-    assert environment.describe_environment({})["git"] == found["git"]
+    assert environment.describe_environment({}).git == found.git
 
 
 def digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from cifarlab.config.merge import refuse_twice
 from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 from cifarlab.doctor import warnings_before
 from cifarlab.runs.folder import Run
 from cifarlab.runs.naming import run_name
@@ -20,7 +21,7 @@ from cifarlab.training.progress import TrainingProgress
 
 def train(
     recipe: str | Path,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Plain] | None = None,
     *,
     name: str | None = None,
     runs: str | Path = "runs",

@@ -80,8 +80,8 @@ class _Whole:
 
 def plan(spec: Spec, images: Tensor, draws: Draws) -> Lowered:
     """The step of any augmentation for `images` (B, 3, H, W), with `draws` of its own stream."""
-    if "lower" in spec.part.traits:
-        return spec.part.traits["lower"](images, draws, **spec.kwargs())
+    if (lower := spec.part.traits.lower) is not None:
+        return lower(images, draws, **spec.kwargs())
     return Lowered(_Whole(spec, draws), (torch.arange(len(images), device=images.device),))
 
 

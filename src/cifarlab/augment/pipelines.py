@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError
 from torch import Tensor
 
 from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
+from cifarlab.core.plain import Plain
 from cifarlab.core.random import Draws
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
@@ -40,7 +41,7 @@ def _library() -> Any:
     return albumentations
 
 
-def _kinds() -> dict[str, Any]:
+def _kinds() -> dict[str, Plain]:
     """The library's transforms and compositions by name."""
     library = _library()
     bases = library.BasicTransform, library.BaseCompose
@@ -65,14 +66,14 @@ def _read(value: Any) -> Any:
     return [content["transform"]] if isinstance(content, Mapping) and "transform" in content else content
 
 
-def _plain(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, dict[str, Any]]]:
+def _plain(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, dict[str, Plain]]]:
     """`[{Name: options}, ...]` of every way to write it; compositions hold such lists."""
     if not isinstance(value, list) or not value:
         raise ConfigError(f"expected a list of transforms, `Name: options` each; got {value!r}", path)
     return [_entry(entry, (*path, str(place))) for place, entry in enumerate(value)]
 
 
-def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Plain]]:
     if isinstance(entry, Mapping) and _SAVED in entry:
         entry = {entry[_SAVED]: {key: option for key, option in entry.items() if key != _SAVED}}
     if isinstance(entry, str):
@@ -89,7 +90,7 @@ def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     return {str(name): dict(options)}
 
 
-def _built(entry: Mapping[str, dict[str, Any]], path: tuple[str, ...]) -> Any:
+def _built(entry: Mapping[str, dict[str, Plain]], path: tuple[str, ...]) -> Any:
     """The library's object. Raises ConfigError with the path of what it does not take."""
     ((name, options),) = entry.items()
     kinds = _kinds()
@@ -123,11 +124,11 @@ def _built(entry: Mapping[str, dict[str, Any]], path: tuple[str, ...]) -> Any:
     return built
 
 
-def _pipeline(transforms: list[dict[str, dict[str, Any]]]) -> Any:
+def _pipeline(transforms: list[dict[str, dict[str, Plain]]]) -> Any:
     return _library().Compose([_built(entry, (str(place),)) for place, entry in enumerate(transforms)])
 
 
-def _checked(transforms: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+def _checked(transforms: list[dict[str, dict[str, Plain]]]) -> list[dict[str, dict[str, Plain]]]:
     _pipeline(transforms)
     return transforms
 
@@ -138,7 +139,10 @@ def _cached(transforms: str) -> Any:
 
 
 Transforms = Annotated[
-    list[dict[str, dict[str, Any]]], AfterValidator(_checked), BeforeValidator(_plain), BeforeValidator(_read)
+    list[dict[str, dict[str, Plain]]],
+    AfterValidator(_checked),
+    BeforeValidator(_plain),
+    BeforeValidator(_read),
 ]
 
 

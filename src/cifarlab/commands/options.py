@@ -27,22 +27,22 @@ def options(
         above, _, key = section.rpartition(".")
         if section in sections:
             sections = {section: sections[section]}
-        elif key in sections.get(above, {"options": {}})["options"]:
+        elif above in sections and key in sections[above].options:
             found = sections[above]
-            sections = {above: {**found, "options": {key: found["options"][key]}}}
+            sections = {above: found.changed(options={key: found.options[key]})}
         else:
-            paths = [f"{name}.{key}" for name, found in sections.items() for key in found["options"]]
+            paths = [f"{name}.{key}" for name, found in sections.items() for key in found.options]
             known = [*filter(None, sections), *(path.strip(".") for path in paths)]
             raise ConfigError(f"{section}: {unknown(section, known)}")
     if as_json:
-        print(json.dumps(sections, indent=2))
+        print(json.dumps({name: found.to_json() for name, found in sections.items()}, indent=2))
         return
     for name, found in sections.items():
-        print(f"{name or 'A recipe'}: {found['doc']}" if name else found["doc"])
-        print_options(found["options"])
-        for key in found["options"]:
+        print(f"{name}: {found.doc}" if name else found.doc)
+        print_options(found.options)
+        for key in found.options:
             path = f"{name}.{key}".strip(".")
             if path in REGISTRIES:
                 print(f"  For {path}: `cifarlab parts {path}`.")
-        if name in REGISTRIES and len(found["options"]) > 1:
+        if name in REGISTRIES and len(found.options) > 1:
             print(f"  Beside these stand the options of the part that `name` names: `cifarlab parts {name}`.")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifarlab.commands.shared import AsJson, app, print_options
+
+if TYPE_CHECKING:
+    from cifarlab.config.describe import PartDescription
 
 
 @app.command()
@@ -27,7 +30,7 @@ def parts(
     kinds = {name: REGISTRIES[name]} if name in REGISTRIES else REGISTRIES
     listing = {key: [describe_part(part) for part in kind.parts()] for key, kind in kinds.items()}
     if name is not None and name not in REGISTRIES:
-        listing = {key: [part for part in found if part["name"] == name] for key, found in listing.items()}
+        listing = {key: [part for part in found if part.name == name] for key, found in listing.items()}
         listing = {key: found for key, found in listing.items() if found}
         for key, kind in kinds.items():
             # Backbones are known by more names than are registered: those of timm.
@@ -37,7 +40,9 @@ def parts(
             names = [*REGISTRIES, *(part.name for kind in REGISTRIES.values() for part in kind.parts())]
             raise ConfigError(f"{name}: {unknown(name, names)}")
     if as_json:
-        print(json.dumps(listing, indent=2))
+        print(
+            json.dumps({key: [part.to_json() for part in found] for key, found in listing.items()}, indent=2)
+        )
         return
     for key, found in listing.items():
         beside = REGISTRIES[key].beside
@@ -46,23 +51,23 @@ def parts(
             _print_names(f"{key}{also}", found)
         else:
             for part in found:
-                _print_part(f"{part['name']}, of {key}{also}", part)
+                _print_part(f"{part.name}, of {key}{also}", part)
     if name is None or name in REGISTRIES:
         print("`cifarlab parts NAME` explains a part and its options.")
 
 
-def _print_names(heading: str, found: list[dict[str, Any]]) -> None:
+def _print_names(heading: str, found: list[PartDescription]) -> None:
     print(heading)
     for part in found:
-        options = f" ({', '.join(part['options'])})" if part["options"] else ""
-        print(f"  {part['name']}{options}: {part['doc']}")
+        options = f" ({', '.join(part.options)})" if part.options else ""
+        print(f"  {part.name}{options}: {part.doc}")
 
 
-def _print_part(heading: str, part: dict[str, Any]) -> None:
+def _print_part(heading: str, part: PartDescription) -> None:
     print(heading)
-    print(f"  {part['doc']}")
-    for paragraph in part["about"]:
+    print(f"  {part.doc}")
+    for paragraph in part.about:
         print(f"\n  {paragraph}")
-    if part["options"]:
+    if part.options:
         print()
-        print_options(part["options"])
+        print_options(part.options)

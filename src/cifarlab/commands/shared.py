@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from cifarlab.config.describe import Option
 
 app = typer.Typer(
     help="Train image classifiers on small data: every recipe one YAML file, every result one you can trust.",
@@ -123,7 +126,7 @@ def training_progress(as_json: bool) -> Any:
     return TrainingProgress(Console(stderr=True, highlight=False, emoji=False) if as_json else None)
 
 
-def print_options(options: dict[str, dict[str, Any]]) -> None:
+def print_options(options: dict[str, Option]) -> None:
     """Print options with their types, defaults and meanings, wrapped to the terminal."""
     import json
     import shutil
@@ -131,9 +134,9 @@ def print_options(options: dict[str, dict[str, Any]]) -> None:
 
     width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
     for name, option in options.items():
-        default = f"default {json.dumps(option['default'])}" if "default" in option else "required"
-        print(f"  {name}: {option['type']}, {default}")
-        print(textwrap.indent(textwrap.fill(option["doc"], width - 6), " " * 6))
+        default = "required" if option.is_required else f"default {json.dumps(option.default)}"
+        print(f"  {name}: {option.type}, {default}")
+        print(textwrap.indent(textwrap.fill(option.doc, width - 6), " " * 6))
 
 
 def print_table(

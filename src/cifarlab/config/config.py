@@ -14,11 +14,12 @@ from cifarlab.config.sections.optim import Lookahead, OptimConfig
 from cifarlab.config.sections.section import Section
 from cifarlab.config.sections.train import TeacherConfig, TrainConfig
 from cifarlab.core.errors import ConfigError, explain
+from cifarlab.core.plain import Plain
 from cifarlab.core.registries import LossSpecs
 from cifarlab.core.registry import Spec
 
 # What a recipe need not say; merged first, so that a change of `name` has an old name to differ from.
-ROOT: dict[str, Any] = {
+ROOT: dict[str, Plain] = {
     "data": {"dataset": {"name": "cifar100"}},
     "model": {"backbone": {"name": "resnet18"}, "head": {"name": "linear"}},
     "objective": {},
@@ -77,31 +78,9 @@ class Config(Section):
             )
             raise ConfigError(message, ("data", "batch_size"))
         for label, spec in self.objective.items():
-            traits = spec.part.traits
-            if self.data.mix and not traits.get("soft_targets", True):
-                raise ConfigError(
-                    f"{spec.name} has no form for mixed targets; remove data.mix", ("objective", label)
-                )
-            if self.train.accumulate > 1 and traits.get("compares"):
-                # Its step of several batches would not be that of one batch of all their pictures.
-                raise ConfigError(
-                    f"{spec.name} compares the pictures of a batch, and would see those of one at a time; "
-                    f"say train.accumulate=1, or remove objective.{label}",
-                    ("train", "accumulate"),
-                )
-            if traits.get("needs_cosines") and not self.model.head.part.traits.get("cosines"):
-                message = f"{spec.name} needs a head that compares directions; say model.head=margin"
-                raise ConfigError(message, ("objective", label))
-            head = self.model.head
-            has_products = head.part.traits.get("products") and not head.kwargs().get("bias")
-            if traits.get("needs_products") and not has_products:
-                message = (
-                    f"{spec.name} needs logits without bias; say model.head={{name: linear, bias: false}}"
-                )
-                raise ConfigError(message, ("objective", label))
-            if traits.get("needs_teacher") and self.teacher is None:
-                message = f"{spec.name} learns from a teacher; say teacher.run=<a run's name>"
-                raise ConfigError(message, ("objective", label))
+            for is_missing, message, path in self._requirements(label, spec):
+                if is_missing:
+                    raise ConfigError(f"{spec.name} {message}", path)
         scale = self.data.multi_scale
         if scale is not None and scale.per == "sample" and len(scale.sizes) > 1 and "stages" in self.lessons:
             raise ConfigError(
@@ -111,6 +90,25 @@ class Config(Section):
         if self.lessons and self.teacher and self.data.views and self.teacher.cache:
             self._refuse_cache(self.data.views)
         return self
+
+    def _requirements(self, label: str, loss: Spec) -> list[tuple[bool, str, tuple[str, ...]]]:
+        """What a loss requires of the rest: (whether it is missing, what to do then, the key)."""
+        own, head, here = loss.part.traits, self.model.head, ("objective", label)
+        has_products = head.part.traits.products and not head.kwargs().get("bias")
+        return [
+            (bool(self.data.mix) and not own.soft_targets,
+             "has no form for mixed targets; remove data.mix", here),
+            # Its step of several batches would not be that of one batch of all their pictures.
+            (self.train.accumulate > 1 and own.compares,
+             "compares the pictures of a batch, and would see those of one at a time; "
+             f"say train.accumulate=1, or remove objective.{label}", ("train", "accumulate")),
+            (own.needs_cosines and not head.part.traits.cosines,
+             "needs a head that compares directions; say model.head=margin", here),
+            (own.needs_products and not has_products,
+             "needs logits without bias; say model.head={name: linear, bias: false}", here),
+            (bool(own.needs_teacher) and self.teacher is None,
+             "learns from a teacher; say teacher.run=<a run's name>", here),
+        ]  # fmt: skip
 
     def _refuse_cache(self, views: int) -> None:
         path = ("teacher", "cache")
@@ -139,14 +137,14 @@ class Config(Section):
     @property
     def lessons(self) -> frozenset[str]:
         """What the losses read of a teacher: logits, embedding, stages; empty where none has one."""
-        needs = (spec.part.traits.get("needs_teacher") for spec in self.objective.values())
+        needs = (spec.part.traits.needs_teacher for spec in self.objective.values())
         return frozenset(need for need in needs if need)
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, Plain]:
         """Plain data from which `resolve` builds an equal config."""
         return self.model_dump(mode="json")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Plain]:
         """`dump()` without what may change between two processes of the same run."""
         plain = self.dump()
         return without_places(plain)
@@ -157,7 +155,7 @@ def _draws_per_batch(mixer: Spec) -> bool:
     return getattr(mixer.options, "per", "pair") == "batch" or any(map(_draws_per_batch, choices.values()))
 
 
-def without_places(plain: dict[str, Any]) -> dict[str, Any]:
+def without_places(plain: dict[str, Plain]) -> dict[str, Plain]:
     """A saved configuration less the keys of NOT_IDENTITY."""
     plain = copy.deepcopy(plain)
     for path in NOT_IDENTITY:
@@ -170,7 +168,7 @@ def without_places(plain: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def build_config(plain: Mapping[str, Any]) -> Config:
+def build_config(plain: Mapping[str, Plain]) -> Config:
     """Check merged plain data. Raises ConfigError with the full path of the first key that is wrong."""
     try:
         return Config.model_validate(plain)

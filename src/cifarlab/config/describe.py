@@ -14,16 +14,41 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cifarlab.config.config import Config
+from cifarlab.core.records import Record
 from cifarlab.core.registry import Part, Spec
 
 
-def describe_part(part: Part) -> dict[str, Any]:
-    """Describe a registered part.
+class Option(Record):
+    """An option of a part or a section: its type in words, its meaning, and its default unless required."""
 
-    Returns:
-        `name`; `doc`, the first line of its docstring; `about`, the paragraphs after it; `options`, by name,
-        each with `type`, `doc` and, unless a recipe must give it, `default`.
-    """
+    type: str
+    doc: str
+    default: Any = None
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a recipe must give the option."""
+        return "default" not in self.model_fields_set
+
+
+class PartDescription(Record):
+    """A registered part: the first line of its docstring, the paragraphs after it, its options by name."""
+
+    name: str
+    doc: str
+    about: list[str]
+    options: dict[str, Option]
+
+
+class SectionDescription(Record):
+    """A section of a recipe: what it is, its options by name."""
+
+    doc: str
+    options: dict[str, Option]
+
+
+def describe_part(part: Part) -> PartDescription:
+    """Describe a registered part."""
     # A part that answers for many names is bound to the one that was asked for.
     call = getattr(part.call, "func", part.call)
     told = parse(inspect.getdoc(call) or "", DocstringStyle.GOOGLE)
@@ -35,15 +60,16 @@ def describe_part(part: Part) -> dict[str, Any]:
         meaning = docs.get(key) or field.description or _annotated(field)
         options[key] = _option(field, default, meaning)
     about = [" ".join(paragraph.split()) for paragraph in (told.long_description or "").split("\n\n")]
-    return {"name": part.name, "doc": part.doc, "about": [each for each in about if each], "options": options}
+    paragraphs = [each for each in about if each]
+    return PartDescription(name=part.name, doc=part.doc, about=paragraphs, options=options)
 
 
-def describe_sections() -> dict[str, dict[str, Any]]:
-    """Describe the sections of a configuration by their keys: `doc`, and `options` as of `describe_part`.
+def describe_sections() -> dict[str, SectionDescription]:
+    """Describe the sections of a configuration by their keys.
 
     A section that lies in another, such as `data.multi_scale`, follows it.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, SectionDescription] = {}
     alone: dict[str, FieldInfo] = {}
     for key, field in Config.model_fields.items():
         section = _section_of(field.annotation)
@@ -51,20 +77,20 @@ def describe_sections() -> dict[str, dict[str, Any]]:
             alone[key] = field
         else:
             found |= _described(key, section)
-    return {"": {"doc": "The sections of a recipe.", "options": _fields(alone)}, **found}
+    return {"": SectionDescription(doc="The sections of a recipe.", options=_fields(alone)), **found}
 
 
-def _described(path: str, section: type[BaseModel]) -> dict[str, dict[str, Any]]:
+def _described(path: str, section: type[BaseModel]) -> dict[str, SectionDescription]:
     fields = {key: field for key, field in section.model_fields.items() if not field.exclude}
     inner = {f"{path}.{key}": each for key, f in fields.items() if (each := _section_of(f.annotation))}
     doc = (inspect.getdoc(section) or "").partition("\n")[0]
-    found = {path: {"doc": doc, "options": _fields(fields)}}
+    found = {path: SectionDescription(doc=doc, options=_fields(fields))}
     for key, each in inner.items():
         found |= _described(key, each)
     return found
 
 
-def _fields(fields: dict[str, FieldInfo]) -> dict[str, dict[str, Any]]:
+def _fields(fields: dict[str, FieldInfo]) -> dict[str, Option]:
     return {key: _option(field, _default(field), field.description or "") for key, field in fields.items()}
 
 
@@ -73,11 +99,11 @@ def _default(field: FieldInfo) -> Any:
     return ... if default is PydanticUndefined else default
 
 
-def _option(field: FieldInfo, default: Any, meaning: str) -> dict[str, Any]:
-    option: dict[str, Any] = {"type": type_name(field.annotation) + _limits(field.metadata), "doc": meaning}
-    if default is not ...:
-        option["default"] = list(default) if isinstance(default, tuple) else default
-    return option
+def _option(field: FieldInfo, default: Any, meaning: str) -> Option:
+    kind = type_name(field.annotation) + _limits(field.metadata)
+    if default is ...:
+        return Option(type=kind, doc=meaning)
+    return Option(type=kind, doc=meaning, default=list(default) if isinstance(default, tuple) else default)
 
 
 def _annotated(field: FieldInfo) -> str:

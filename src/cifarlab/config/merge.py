@@ -9,6 +9,7 @@ from typing import Any
 
 from cifarlab.config import OptimConfig
 from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registry import RESERVED
 
@@ -20,8 +21,8 @@ LISTED = 4
 
 
 def merge_sections(
-    base: Mapping[str, Any], child: Mapping[str, Any], path: tuple[str, ...] = ()
-) -> dict[str, Any]:
+    base: Mapping[str, Plain], child: Mapping[str, Plain], path: tuple[str, ...] = ()
+) -> dict[str, Plain]:
     """What `child` says over what `base` says, deeply, as new plain data.
 
     A new `name` drops the base's options of that part and keeps what stands beside them (`weight`, `p`, the
@@ -69,11 +70,11 @@ def _labelled(value: Any) -> Any:
     return {value: {}} if isinstance(value, str) else value
 
 
-def _named(value: Any) -> dict[str, Any]:
+def _named(value: Any) -> dict[str, Plain]:
     return {"name": value} if isinstance(value, str) else {}
 
 
-def order(plain: Mapping[str, Any]) -> dict[str, Any]:
+def order(plain: Mapping[str, Plain]) -> dict[str, Plain]:
     """Put each labelled part that says `before: label` there, and drop the word. Raises ConfigError."""
     ordered = copy.deepcopy(dict(plain))
     for path in LABELLED:
@@ -87,7 +88,7 @@ def order(plain: Mapping[str, Any]) -> dict[str, Any]:
     return ordered
 
 
-def _ordered(entries: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def _ordered(entries: Mapping[str, Plain], path: tuple[str, ...]) -> dict[str, Plain]:
     labels = list(entries)
     for label, options in entries.items():
         if not isinstance(options, Mapping) or "before" not in options:
@@ -108,7 +109,7 @@ def _ordered(entries: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any
     return {label: plain(entries[label]) for label in labels}
 
 
-def parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Plain]:
     """`optim.lr=3e-4` as nested plain data; the value is read as YAML. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):

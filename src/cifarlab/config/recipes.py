@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cifarlab.config import ROOT, Config, build_config, keys_at
 from cifarlab.config.imports import (
@@ -17,6 +16,7 @@ from cifarlab.config.imports import (
 )
 from cifarlab.config.merge import merge_sections, order, parse_override
 from cifarlab.core.errors import ConfigError, did_you_mean, unknown
+from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"  # As the files in it are called.
@@ -36,8 +36,8 @@ class Recipe:
     name: str
     path: Path
     base: str | None
-    about: dict[str, Any]
-    plain: dict[str, Any]
+    about: dict[str, Plain]
+    plain: dict[str, Plain]
     files: tuple[dict[str, str], ...] = ()
 
     @property
@@ -131,7 +131,7 @@ def _place(path: Path) -> str:
     return f"cifarlab/recipes/{path.relative_to(FOLDER)}" if is_packaged else str(path)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
+def _read_yaml(path: Path) -> tuple[dict[str, Plain], str]:
     """Return what a file holds, and its sha256."""
     try:
         data = path.read_bytes()
@@ -146,7 +146,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
     return content, hashlib.sha256(data).hexdigest()
 
 
-def _imports(content: dict[str, Any], path: Path) -> list[str]:
+def _imports(content: dict[str, Plain], path: Path) -> list[str]:
     try:
         return read_entries(content.pop("imports", None))
     except ConfigError as error:
@@ -165,7 +165,7 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
     return checked(plain)
 
 
-def checked(plain: Mapping[str, Any]) -> Config:
+def checked(plain: Mapping[str, Plain]) -> Config:
     """Check plain data against every registered part, the recipe's own imports included."""
     import_builtin_parts()
     import_parts(read_entries(plain.get("imports")))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from cifarlab.config.describe import describe_part, describe_sections
+from cifarlab.config.describe import Option, describe_part, describe_sections
 from cifarlab.config.imports import import_builtin_parts
 from cifarlab.core.files import write_atomically
 from cifarlab.core.registries import REGISTRIES
@@ -41,8 +40,8 @@ def _options_page() -> str:
         "command line an option is `section.option=value`. `cifarlab options SECTION` prints the same.",
     ]
     for name, section in describe_sections().items():
-        lines += [f"## `{name}`" if name else "## Beside the sections", section["doc"]]
-        lines.append(_table(section["options"], name))
+        lines += [f"## `{name}`" if name else "## Beside the sections", section.doc]
+        lines.append(_table(section.options, name))
         if name in REGISTRIES:
             lines.append(f"Beside these stand the options of the part: [{_HEADINGS[name]}]({_link(name)}).")
     return "\n\n".join(lines) + "\n"
@@ -63,19 +62,19 @@ def _parts_page() -> str:
         # A part that a user's file registered is no part of the package's reference.
         own = [part for part in registry.parts() if part.module.startswith("cifarlab.") or not part.module]
         for part in map(describe_part, own):
-            lines += [f"### `{part['name']}`", part["doc"], *part["about"]]
-            if part["options"]:
-                lines.append(_table(part["options"]))
+            lines += [f"### `{part.name}`", part.doc, *part.about]
+            if part.options:
+                lines.append(_table(part.options))
     return "\n\n".join(map(_escaped, lines)) + "\n"
 
 
-def _table(options: dict[str, dict[str, Any]], section: str = "") -> str:
+def _table(options: dict[str, Option], section: str = "") -> str:
     rows = ["| option | type | default | meaning |", "|---|---|---|---|"]
     for key, option in options.items():
-        default = f"`{json.dumps(option['default'])}`" if "default" in option else "*required*"
+        default = "*required*" if option.is_required else f"`{json.dumps(option.default)}`"
         path = f"{section}.{key}".strip(".")
-        meaning = option["doc"] + (f" See [{_HEADINGS[path]}]({_link(path)})." if path in _HEADINGS else "")
-        rows.append(f"| `{key}` | {_cell(option['type'])} | {_cell(default)} | {_cell(meaning)} |")
+        meaning = option.doc + (f" See [{_HEADINGS[path]}]({_link(path)})." if path in _HEADINGS else "")
+        rows.append(f"| `{key}` | {_cell(option.type)} | {_cell(default)} | {_cell(meaning)} |")
     return "\n".join(rows)
 
 

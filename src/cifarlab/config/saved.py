@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +19,7 @@ from cifarlab.config.sections.model import ModelConfig
 from cifarlab.config.sections.section import Section
 from cifarlab.config.sections.train import TrainConfig
 from cifarlab.core.errors import ConfigError, explain
+from cifarlab.core.plain import Plain
 
 # What to do where a run has parts of its own, and nobody said from where.
 NAME_THEM = "name each with --imports (in Python: imports=[...])"
@@ -62,7 +63,7 @@ class SavedConfig:
 
     def __init__(
         self,
-        plain: Mapping[str, Any],
+        plain: Mapping[str, Plain],
         where: Path,
         imports: Sequence[Path | str] = (),
         fix: str = NAME_THEM,
@@ -110,7 +111,7 @@ class SavedConfig:
             moved.__dict__.pop(kept, None)
         return moved
 
-    def _section(self, kind: type[_Section], plain: Mapping[str, Any]) -> _Section:
+    def _section(self, kind: type[_Section], plain: Mapping[str, Plain]) -> _Section:
         try:
             return kind.model_validate(plain)
         except ValidationError as error:
@@ -119,7 +120,7 @@ class SavedConfig:
 
 
 def checked_unimported(
-    plain: Mapping[str, Any], where: Path, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
+    plain: Mapping[str, Plain], where: Path, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Config:
     """Check a whole configuration without importing what it names.
 
@@ -140,23 +141,23 @@ def checked_unimported(
         raise _explained(error, plain, where, named, fix) from None
 
 
-def _only(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+def _only(section: Mapping[str, Plain], keys: Sequence[str]) -> dict[str, Plain]:
     return {key: section[key] for key in keys if key in section}
 
 
-def _own_imports(plain: Mapping[str, Any]) -> list[str]:
+def _own_imports(plain: Mapping[str, Plain]) -> list[str]:
     own = plain.get("imports")
     return [str(entry) for entry in own] if isinstance(own, list | tuple) else []
 
 
-def _known(plain: Mapping[str, Any], named: Sequence[str]) -> list[str]:
+def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
     """`named`, and what the configuration names and this process has imported before."""
     own = _own_imports(plain)
     return list(dict.fromkeys([*named, *(entry for entry in own if module_of(entry) in sys.modules)]))
 
 
 def _explained(
-    error: ConfigError, plain: Mapping[str, Any], where: Path, named: Sequence[str], fix: str
+    error: ConfigError, plain: Mapping[str, Plain], where: Path, named: Sequence[str], fix: str
 ) -> ConfigError:
     """The error with the place of the configuration, and with what would register its parts."""
     known = _known(plain, named)
@@ -171,7 +172,7 @@ def _explained(
     return ConfigError(f"{where}: {error}")
 
 
-def translate_saved(plain: Mapping[str, Any]) -> dict[str, Any]:
+def translate_saved(plain: Mapping[str, Plain]) -> dict[str, Plain]:
     """Rename the options of a saved configuration that have other names now.
 
     `teacher.views` is `data.views` now; null, its default, is dropped. What is no section is left as it is:

@@ -151,13 +151,13 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe_hardware(device: torch.device) -> dict[str, object]:
+def describe_hardware(device: torch.device) -> dict[str, str | int | None]:
     """What a result was measured on."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    found: dict[str, object] = {
+    found: dict[str, str | int | None] = {
         "device": device.type,
         "processor": name,
         "cores": os.cpu_count(),

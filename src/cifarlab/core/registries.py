@@ -2,19 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
 from cifarlab.core.registry import Registry, Spec
 
-DATASETS = Registry("data set")
-AUGMENTS = Registry("augmentation", beside=("p",))
+
+@dataclass(frozen=True)
+class DatasetTraits:
+    """What a data set declares.
+
+    Attributes:
+        split_as_published: Its parts do not depend on the size at which pictures are kept.
+    """
+
+    split_as_published: bool = False
+
+
+@dataclass(frozen=True)
+class AugmentTraits:
+    """What an augmentation declares.
+
+    Attributes:
+        lower: Plans its step, so that steps with equal kernels become one.
+    """
+
+    lower: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class HeadTraits:
+    """What a head declares of its logits.
+
+    Attributes:
+        cosines: They are cosines times a scale.
+        products: They are products of the embedding and a row of weights; a bias may be added.
+    """
+
+    cosines: bool = False
+    products: bool = False
+
+
+@dataclass(frozen=True)
+class LossTraits:
+    """What a loss declares.
+
+    Attributes:
+        soft_targets: It has a form for mixed targets.
+        needs_cosines: It works on a head's cosines.
+        needs_products: It works on logits without bias.
+        needs_teacher: What it reads of a teacher; None: it has none.
+        compares: It compares the pictures of a batch.
+        reads_logits: Of the student.
+        reads_scale: It multiplies cosines by the head's scale.
+    """
+
+    soft_targets: bool = True
+    needs_cosines: bool = False
+    needs_products: bool = False
+    needs_teacher: Literal["logits", "embedding", "stages"] | None = None
+    compares: bool = False
+    reads_logits: bool = True
+    reads_scale: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerTraits:
+    """What an optimizer declares.
+
+    Attributes:
+        hidden_apart: It steps hidden matrices in another way than the rest, and wants them in groups apart.
+    """
+
+    hidden_apart: bool = False
+
+
+DATASETS = Registry("data set", traits=DatasetTraits)
+AUGMENTS = Registry("augmentation", beside=("p",), traits=AugmentTraits)
 MIXERS = Registry("mixer", beside=("p",))
 BACKBONES = Registry("backbone")
-HEADS = Registry("head")
-LOSSES = Registry("loss", beside=("weight",))
-OPTIMIZERS = Registry("optimizer")
+HEADS = Registry("head", traits=HeadTraits)
+LOSSES = Registry("loss", beside=("weight",), traits=LossTraits)
+OPTIMIZERS = Registry("optimizer", traits=OptimizerTraits)
 SCHEDULES = Registry("schedule")
 SHARPNESS = Registry("sharpness-aware step")
 AVERAGES = Registry("weight average")

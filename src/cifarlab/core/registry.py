@@ -8,7 +8,7 @@ import math
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,8 @@ from pydantic import (
     create_model,
 )
 
-from cifarlab.core.errors import ConfigError, did_you_mean, explain
+from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
+from cifarlab.core.plain import Plain
 from cifarlab.core.strict_numbers import Strict, refuse_boolean
 
 # Each takes the name of a module that is about to be read anew, and forgets what it registered.
@@ -41,7 +42,7 @@ def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -
     """A pydantic model of the keyword-only half of a signature. fields_beside: names that it must not use."""
     target = call.__init__ if inspect.isclass(call) else call
     hints = typing.get_type_hints(target, include_extras=True)
-    fields: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for parameter in inspect.signature(call).parameters.values():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
@@ -55,8 +56,8 @@ def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -
             default = Field()
         else:
             default = Field(default_factory=partial(copy.deepcopy, parameter.default))
-        fields[parameter.name] = (hints[parameter.name], default)
-    return create_model(name, __base__=_Options, **fields)
+        options[parameter.name] = (hints[parameter.name], default)
+    return create_model(name, __base__=_Options, **options)
 
 
 def _named_like_a_field(name: str, option: str) -> TypeError:
@@ -65,24 +66,28 @@ def _named_like_a_field(name: str, option: str) -> TypeError:
 
 @dataclass(frozen=True)
 class Part:
-    """A registered callable: its name, its options' schema, the first line of its docstring, its traits.
+    """A registered callable.
 
-    module: the module that registered it, which need not be the callable's own.
+    Attributes:
+        schema: Of its options.
+        doc: The first line of its docstring.
+        traits: Facts that the toolkit asks for, as the registry's class of traits declares them.
+        module: That registered it, which need not be the callable's own.
     """
 
     name: str
     call: Callable[..., Any]
     schema: type[BaseModel]
     doc: str
-    traits: Mapping[str, Any] = field(default_factory=dict)
+    traits: Any = None
     module: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
         """Every option with its default; `...` marks one that a recipe must give."""
-        fields = self.schema.model_fields.items()
         return {
-            key: ... if f.is_required() else f.get_default(call_default_factory=True) for key, f in fields
+            key: ... if field.is_required() else field.get_default(call_default_factory=True)
+            for key, field in self.schema.model_fields.items()
         }
 
 
@@ -115,21 +120,28 @@ class Spec:
         """The part with the recipe's half of its signature filled in."""
         return partial(self.part.call, **self.kwargs())
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, Plain]:
         """The spec as plain data: what a recipe would say to get it."""
         beside = {key: getattr(self, key) for key in self.beside}
         return {"name": self.name, **self.options.model_dump(mode="json"), **beside}
 
 
+@dataclass(frozen=True)
+class NoTraits:
+    """A kind of parts that declare nothing of themselves."""
+
+
 class Registry:
     """Names to callables of one kind.
 
-    kind: the word for a member in messages. beside: which of `weight` and `p` its parts take.
-    default: the part that answers for a name that nobody registered, if its `accepts(name)` is true.
+    Args:
+        kind: The word for a member in messages.
+        beside: Which of `weight` and `p` its parts take.
+        traits: A frozen dataclass with defaults: what a part of this kind may declare of itself.
     """
 
-    def __init__(self, kind: str, beside: tuple[str, ...] = ()):
-        self.kind, self.beside = kind, beside
+    def __init__(self, kind: str, beside: tuple[str, ...] = (), traits: type = NoTraits):
+        self.kind, self.beside, self.traits = kind, beside, traits
         self._parts: dict[str, Part] = {}
         self._fields_beside: frozenset[str] = frozenset()
         self._open: tuple[Part, Callable[[str], bool], Callable[[], Iterable[str]]] | None = None
@@ -139,13 +151,13 @@ class Registry:
         for name in [name for name, part in self._parts.items() if part.module == module]:
             del self._parts[name]
 
-    def reserve(self, fields: Iterable[str]) -> None:
+    def reserve(self, names: Iterable[str]) -> None:
         """Keep the names of fields that share one mapping with the options of a part of this kind.
 
         A value under such a name would reach the field, never the option. Raises TypeError where a part that
         is registered already has an option of that name.
         """
-        self._fields_beside |= frozenset(fields)
+        self._fields_beside |= frozenset(names)
         for part in self.parts():
             for option in part.schema.model_fields:
                 if option in self._fields_beside:
@@ -154,16 +166,22 @@ class Registry:
     def register(self, call: Any = None, *, name: str | None = None, **traits: Any) -> Any:
         """Add a function or class under its own name, or `name`; a decorator, with or without arguments.
 
-        traits: facts that the toolkit asks for by name (`soft_targets=False`: a loss without a soft-target
-        form). Raises TypeError for a reserved or unannotated option, and for one that is named like a field
-        beside it; ValueError for a name that is taken by other code.
+        traits: what the part declares of itself (`soft_targets=False`: a loss without a soft-target form).
+        Raises TypeError for a reserved or unannotated option, for one that is named like a field beside it,
+        and for a trait that parts of this kind do not have; ValueError for a name that is taken by other
+        code.
         """
         if call is None:
             return partial(self.register, name=name, **traits)
         name = name or str(call.__name__)
         doc = (inspect.getdoc(call) or "").partition("\n")[0]
         module = sys._getframe(1).f_globals.get("__name__", "")
-        part = Part(name, call, _schema(call, name, self._fields_beside), doc, traits, module)
+        known = [each.name for each in fields(self.traits)]
+        for trait in traits:
+            if trait not in known:
+                raise TypeError(f"{name}: a {self.kind} has no trait {trait!r}: {unknown(trait, known)}")
+        schema = _schema(call, name, self._fields_beside)
+        part = Part(name, call, schema, doc, self.traits(**traits), module)
         old = self._parts.get(name)
         # A module that is reloaded replaces its own parts.
         if old and (old.call.__module__, old.call.__qualname__) != (call.__module__, call.__qualname__):
@@ -183,7 +201,7 @@ class Registry:
         def add(call: Any) -> Any:
             doc = (inspect.getdoc(call) or "").partition("\n")[0]
             schema = _schema(call, call.__name__, self._fields_beside)
-            self._open = Part(title, call, schema, doc), accepts, names
+            self._open = Part(title, call, schema, doc, self.traits()), accepts, names
             return call
 
         return add

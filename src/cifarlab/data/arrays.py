@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 
 RECORD = "key.json"
 
@@ -70,7 +71,7 @@ def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterato
         ) from None
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
+def write_record(folder: Path, record: Mapping[str, Plain]) -> None:
     """Seal a folder of finished arrays. record: plain data with `key` and `checksums` by array."""
     with (folder / RECORD).open("w") as file:
         json.dump({**record, "seal": digest(record)}, file, indent=1)
@@ -83,7 +84,7 @@ def is_sealed(folder: Path) -> bool:
 
 
 def read_arrays(
-    folder: Path, key: dict[str, Any], names: Iterable[str]
+    folder: Path, key: Mapping[str, Plain], names: Iterable[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """Map the arrays of a sealed folder: (arrays by name, its record).
 

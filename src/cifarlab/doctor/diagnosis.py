@@ -107,7 +107,7 @@ def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, l
             untaught = {
                 label: plain["objective"][label]
                 for label, spec in config.objective.items()
-                if not spec.part.traits.get("needs_teacher")
+                if not spec.part.traits.needs_teacher
             }
             plain["objective"] = untaught or {"cross_entropy": {"name": "cross_entropy"}}
             plain["teacher"] = None

@@ -153,9 +153,7 @@ def smoothing_against_margin(case: Planned) -> Reasons:
 def _margins(config: Config) -> list[str]:
     """The labels of losses that act on cosines."""
     return [
-        label
-        for label, spec in config.objective.items()
-        if spec.weight and spec.part.traits.get("needs_cosines")
+        label for label, spec in config.objective.items() if spec.weight and spec.part.traits.needs_cosines
     ]
 
 
@@ -166,10 +164,10 @@ def teacher_near_uniform(case: Planned) -> Reasons:
     if teacher is None or teacher.calibrate or not case.num_classes:
         return
     known = [found for found in map(_config_of, teacher.run) if found is not None]
-    scales = [t.model.head.kwargs()["scale"] for t in known if t.model.head.part.traits.get("cosines")]
+    scales = [t.model.head.kwargs()["scale"] for t in known if t.model.head.part.traits.cosines]
     for label, spec in config.objective.items():
         temperature = spec.kwargs().get("temperature")
-        if not (spec.part.traits.get("needs_teacher") and temperature and spec.weight and scales):
+        if not (spec.part.traits.needs_teacher and temperature and spec.weight and scales):
             continue
         nats, most = _from_uniform(max(scales) / temperature, case.num_classes), math.log(case.num_classes)
         if nats < NEARLY_UNIFORM * most:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cifarlab.core.batch import Batch, Output
+from cifarlab.engine.state import MeansState
 
 
 class Means:
@@ -57,10 +57,10 @@ class Means:
         step = int(self._bad_step)
         return step if step >= 0 else None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> MeansState:
         return {"sums": self._sums, "weight": self._weight}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: MeansState) -> None:
         self._sums = {key: value.to(self.device, copy=True) for key, value in state["sums"].items()}
         self._weight.copy_(torch.as_tensor(state["weight"]))
 

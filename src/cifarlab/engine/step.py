@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from cifarlab.engine.plan import Clock, Plan, StepPlan
 from cifarlab.engine.running_means import Means, batch_accuracy
 from cifarlab.engine.scoring import score_split
 from cifarlab.engine.sources import Kept, Source, unobserved
+from cifarlab.engine.state import EngineState
 from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
@@ -273,7 +273,7 @@ class Engine:
         values = [v for v in self.model.state_dict().values() if v.is_floating_point()]
         return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EngineState:
         return {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
@@ -283,7 +283,7 @@ class Engine:
             "means": self.means.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EngineState) -> None:
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])

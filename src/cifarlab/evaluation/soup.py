@@ -201,9 +201,12 @@ def _keep(run: Run, members: Sequence[Member], result: SoupResult, splits: Split
     train_top1 = score_split(model, splits.train, first.precision, size)["top1"]
     row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in result.scores.items()}}
     warnings = optimism_warnings(members)
-    env = describe_environment(describe_hardware(device))
-    env |= {"precision": str(first.precision), "data_fingerprint": splits.fingerprint, "warnings": warnings}
-    env["notes"] = left_on_host(splits.train, splits.val)
+    env = describe_environment(describe_hardware(device)).changed(
+        precision=str(first.precision),
+        data_fingerprint=splits.fingerprint,
+        warnings=warnings,
+        notes=left_on_host(splits.train, splits.val),
+    )
     own = time.monotonic() - begun
     summary = Summary(
         recipe=run.recipe,

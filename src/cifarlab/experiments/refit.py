@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cifarlab.config.recipes import resolve
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import read_json
 from cifarlab.evaluation.sealed import read_splits
+from cifarlab.runs.environment import Environment
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.model import load_trained, saved_recipe
 from cifarlab.runs.naming import run_name
@@ -40,7 +40,7 @@ def refit(
         raise ConfigError(f"{run} is a soup, never trained itself; refit the runs that it is made of")
     if summary.chosen_on == "test":
         raise ConfigError(f"{run} chose its epoch on test: to refit it would pass that choice on")
-    if not plain["data"]["val"] or "val" in read_json(run.env_path).get("data_fingerprint", ()):
+    if not plain["data"]["val"] or "val" in Environment.read(run.env_path).data_fingerprint:
         raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")

@@ -9,10 +9,11 @@ from cifarlab.config import build_config, without_places
 from cifarlab.config.imports import import_builtin_parts
 from cifarlab.config.merge import differences, listed, order
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 from cifarlab.runs.folder import Run
 
 
-def seed_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> dict[str, tuple[Any, Any]]:
     """Find what two saved configurations differ in, beside their seeds and places.
 
     Defaults that an older version did not save are filled in, where this version can read both. Returns
@@ -42,7 +43,7 @@ def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
             )
 
 
-def _experiment(plain: Mapping[str, Any]) -> dict[str, Any]:
+def _experiment(plain: Mapping[str, Plain]) -> dict[str, Plain]:
     """The configuration without its places and its seed."""
     plain = without_places(dict(plain))
     plain["train"].pop("seed", None)

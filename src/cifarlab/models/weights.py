@@ -6,7 +6,7 @@ import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,6 @@ class LoadReport:
             for why, names in _by_reason(what).items()
         ]
         return "; ".join([f"{self.source} (sha256 {self.sha256[:12]}): {self.loaded} tensors loaded", *notes])
-
-    def record(self) -> dict[str, Any]:
-        """Plain data for the run's record."""
-        return asdict(self)
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:

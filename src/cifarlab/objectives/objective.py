@@ -60,7 +60,7 @@ def build_objective(
     for label, spec in specs.items():
         if not inspect.isclass(spec.part.call):
             losses[label] = spec.bind()
-        elif spec.part.traits.get("needs_teacher"):
+        elif spec.part.traits.needs_teacher:
             try:
                 losses[label] = spec.build(student, teacher)
             except ConfigError as error:

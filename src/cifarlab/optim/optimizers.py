@@ -23,7 +23,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 def _rest(value: Any) -> Spec:
     spec = OPTIMIZERS.spec(value)
-    if spec.part.traits.get("hidden_apart"):
+    if spec.part.traits.hidden_apart:
         raise ConfigError(f"{spec.name} is for hidden matrices; say sgd, adamw or lion here")
     return spec
 
@@ -245,7 +245,7 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
     Build it once the modules are on their device: fused kernels are chosen by where the parameters lie.
     """
     parts = nn.ModuleList([modules] if isinstance(modules, nn.Module) else modules)
-    apart = bool(optim.optimizer.part.traits.get("hidden_apart"))
+    apart = optim.optimizer.part.traits.hidden_apart
     groups = parameter_groups(
         parts, optim.weight_decay, optim.decay_norms, optim.layer_decay, apart, optim.norm_rate
     )

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from PIL import Image
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import read_json
+from cifarlab.core.plain import Plain
 from cifarlab.evaluation.analysis.tiles import pictures_path
 from cifarlab.experiments.seeds import seed_differences
 from cifarlab.report.analyses import FILES, AnalysisFile, read_analysis, tiles_of
+from cifarlab.runs.environment import Environment
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings
-from cifarlab.runs.log import is_epoch, read_log
+from cifarlab.runs.log import EpochRow, is_epoch, read_log
 from cifarlab.runs.summary import Summary
 
 # A folder that holds one of these is, or was, a run's.
@@ -43,9 +43,9 @@ class Finished:
     folder: Path
     name: str
     summary: Summary
-    log: list[dict[str, Any]]
-    config: dict[str, Any]
-    env: dict[str, Any]
+    log: list[EpochRow]
+    config: dict[str, Plain]
+    env: Environment
     opened: int
     analyses: dict[str, Analyzed] = field(default_factory=dict)
 
@@ -117,7 +117,7 @@ def read_run(folder: Path, name: str) -> Finished:
         raise ConfigError(f"{run.metrics_path}: cannot be read: {error.strerror or error}") from None
     if not (log or summary.soup is not None) or not all(map(is_epoch, log)):
         raise ConfigError(f"{run.metrics_path}: cannot be read: no epoch in it, or none that can be read")
-    env = read_json(run.env_path)
+    env = Environment.read(run.env_path)
     return Finished(folder, name, summary, log, config, env, count_openings(recorded_run(folder))["run"])
 
 

@@ -10,7 +10,6 @@ from cifarlab.config.recipes import read_recipe
 from cifarlab.config.saved import checked_unimported
 from cifarlab.core.errors import ConfigError
 from cifarlab.report.collect import Finished
-from cifarlab.runs.folder import recorded_recipes
 
 ALL = "config.yaml in the run's folder holds every option."
 
@@ -18,12 +17,11 @@ ALL = "config.yaml in the run's folder holds every option."
 def recipe_of(run: Finished) -> str:
     """Return the name of a packaged recipe, or the path of another."""
     name = run.summary.recipe
-    if files := recorded_recipes(run.env):
-        path = str(files[0]["path"])
+    if run.env.recipes:
+        path = run.env.recipes[0]["path"]
         return name if path == f"cifarlab/recipes/{name}.yaml" else path
     # Before files were recorded only the command told a file of one's own from a recipe of its name.
-    command = run.env.get("command")
-    words = [Path(str(word)) for word in command] if isinstance(command, list) else []
+    words = [Path(word) for word in run.env.command]
     return next((str(w) for w in words if w.stem == name and w.suffix in (".yaml", ".yml")), name)
 
 
@@ -47,7 +45,7 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
     hidden = {"train.seed", *NOT_IDENTITY}
     rows = [(key, shown(old), shown(new)) for key, (old, new) in found.items() if key not in hidden]
     base = "its recipe's base" if recipe.base else "its recipe"
-    if recorded_recipes(run.env) not in ((), recipe.files):
+    if run.env.recipes not in ([], [*recipe.files]):
         base += " (files of which have changed since)"
     return (f"Differs from {base} in:" if rows else f"As {base}: {ALL}"), rows
 
@@ -55,10 +53,10 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
 def surroundings(run: Finished) -> list[tuple[str, str]]:
     """Hardware, versions and date of a run."""
     env = run.env
-    hardware, versions = env.get("hardware") or {}, env.get("versions") or {}
-    rows = [("recipe", recipe_of(run)), ("date", str(env.get("time") or "")[:10]),
+    hardware, versions = env.hardware, env.versions
+    rows = [("recipe", recipe_of(run)), ("date", env.time[:10]),
             ("processor", hardware.get("processor")), ("cores", hardware.get("cores")),
-            ("device", hardware.get("gpu")), ("precision", env.get("precision"))]  # fmt: skip
+            ("device", hardware.get("gpu")), ("precision", env.precision)]  # fmt: skip
     return [(key, str(value)) for key, value in rows if value] + [
         (f"{k}", str(v)) for k, v in versions.items()
     ]

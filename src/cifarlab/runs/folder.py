@@ -15,8 +15,10 @@ from cifarlab.config import Config, build_config, without_places
 from cifarlab.config.merge import differences, listed, order
 from cifarlab.config.saved import translate_saved
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.files import clear_leftovers, read_json, write_atomically, write_json
+from cifarlab.core.files import clear_leftovers, write_atomically, write_json
+from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
+from cifarlab.runs.environment import Environment
 from cifarlab.runs.naming import run_name, spelled
 from cifarlab.runs.summary import Summary
 
@@ -84,7 +86,7 @@ class Run:
         """Write summary.json, which says that the run is finished."""
         write_json(self.summary_path, summary.to_json())
 
-    def plain_config(self) -> dict[str, Any]:
+    def plain_config(self) -> dict[str, Plain]:
         """Read the resolved configuration, in today's names. Raises ConfigError where this is no run."""
         try:
             text = self.config_path.read_text(encoding="utf-8")
@@ -185,18 +187,18 @@ class Run:
         )
         write_atomically(self.config_path, lambda file: file.write(text.encode()))
 
-    def write_env(self, env: dict[str, Any]) -> None:
+    def write_env(self, env: Environment) -> None:
         """Write env.json; the environments of earlier processes, first to last, are kept under `earlier`."""
+        before, earlier = None, []
         try:
-            before = read_json(self.env_path) if self.env_path.exists() else None
+            before = Environment.read(self.env_path) if self.env_path.exists() else None
         except ConfigError:  # Damaged: kept for whoever can read it, and no reason not to train.
-            before = None
             self.env_path.replace(self.env_path.with_suffix(".damaged"))
-        earlier = [*before.pop("earlier", []), before] if before else []
-        # A later process reads its checkpoint only; what the run started from stays on record.
-        if before and not env.get("weights") and before.get("weights"):
-            env = {**env, "weights": before["weights"]}
-        write_json(self.env_path, {**env, "earlier": earlier})
+        if before is not None:
+            earlier = [*before.earlier, before.model_dump(exclude_unset=True, exclude={"earlier"})]
+            # A later process reads its checkpoint only; what the run started from stays on record.
+            env = env if env.weights else env.changed(weights=before.weights)
+        write_json(self.env_path, env.changed(earlier=earlier).to_json())
 
 
 def recorded_run(folder: Path | str) -> Run:
@@ -206,27 +208,16 @@ def recorded_run(folder: Path | str) -> Run:
     """
     run = Run(folder)
     with contextlib.suppress(ConfigError):
-        env = read_json(run.env_path)
-        run.recipe_files = recorded_recipes(env)
-        name = spelled(str(env.get("name", "")))
+        env = Environment.read(run.env_path)
+        run.recipe_files = tuple(env.recipes)
+        name = spelled(env.name)
         parts, parents = Path(name).parts, run.folder.absolute().parent.parts
         if parts and parents[-len(parts) :] == parts:
             run.name = name
     return run
 
 
-def recorded_recipes(env: dict[str, Any]) -> tuple[dict[str, str], ...]:
-    """Return the recipe files that an env.json names, as `Recipe.files`.
-
-    Older ones name none.
-    """
-    files = env.get("recipes")
-    if not isinstance(files, list):
-        return ()
-    return tuple(each for each in files if isinstance(each, dict) and {"path", "sha256"} <= each.keys())
-
-
-def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
+def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[Any, Any]]:
     """Compare a saved configuration with `config`: {dotted key: (saved, config's)}.
 
     What may differ between two processes of one run (path, device) is left out. Keys that the saving version
@@ -235,7 +226,7 @@ def changes_since(plain: dict[str, Any], config: Config) -> dict[str, tuple[Any,
     return differences(without_places(_as_of_now(plain)), config.identity())
 
 
-def _as_of_now(plain: dict[str, Any]) -> dict[str, Any]:
+def _as_of_now(plain: dict[str, Plain]) -> dict[str, Plain]:
     """A saved configuration with the defaults of keys that the version which saved it did not have."""
     try:
         return build_config(order(plain)).dump()

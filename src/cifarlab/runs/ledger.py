@@ -6,9 +6,9 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
+from pydantic import JsonValue
 
 from cifarlab.core.errors import Failure
 from cifarlab.runs.folder import Run
@@ -44,7 +44,7 @@ def record_opening(
         raise Failure(f"{path}: cannot be written ({reason}), so the test pictures stay sealed") from error
 
 
-def openings(runs: Path) -> list[dict[str, Any]]:
+def openings(runs: Path) -> list[dict[str, JsonValue]]:
     """The ledger's entries, first to last; a line that cannot be read is an opening all the same, as {}.
 
     Raises Failure for a file that cannot be read at all.

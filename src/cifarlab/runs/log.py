@@ -8,9 +8,12 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from cifarlab.core.files import writing
+
+# What training logs of an epoch: `epoch`, `step`, `lr` and scores such as `val/top1`, by name.
+EpochRow: TypeAlias = "dict[str, int | float]"
 
 
 class RunLog:
@@ -32,7 +35,7 @@ class RunLog:
             for row in read_log(self.path):
                 self._board.add(row)
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: EpochRow) -> None:
         """Write a row; it must hold `epoch`. Raises Failure where it cannot be written."""
         with writing(self.path):
             with self.path.open("ab") as file:
@@ -58,7 +61,7 @@ class Board:
         self.path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._write({"file_version": "brain.Event:2"})
 
-    def _write(self, *events: dict[str, Any]) -> None:
+    def _write(self, *events: dict[str, object]) -> None:
         # Imported here: it takes a second, and only a training run needs it.
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -68,7 +71,7 @@ class Board:
             for event in events:
                 records.write(Event(wall_time=time.time(), **event).SerializeToString())
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: EpochRow) -> None:
         """Write a row's numbers at its `epoch`."""
         from torch.utils.tensorboard.summary import scalar
 
@@ -76,13 +79,13 @@ class Board:
         self._write(*({"step": row["epoch"], "summary": scalar(key, value)} for key, value in numbers))
 
 
-def is_epoch(row: dict[str, Any]) -> bool:
+def is_epoch(row: EpochRow) -> bool:
     """Whether a row is what training logs of an epoch: numbers, those of the training batches among them."""
     numbers = all(isinstance(value, int | float) for value in row.values())
     return numbers and {"epoch", "train/top1", "train/loss/total"} <= row.keys()
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[EpochRow]:
     """The rows of a `metrics.jsonl`; what follows a line that is none is left out; a lost file is empty."""
     rows = []
     if not path.exists():  # Lost; or a soup's, which was never trained.

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 from cifarlab.data.arrays import Rows, digest, explain_refusal, read_arrays, write_record
 from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split
@@ -153,7 +153,7 @@ def _halved(values: Tensor) -> np.ndarray:
     return halved.cpu().numpy()
 
 
-def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views: int) -> dict[str, Any]:
+def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views: int) -> dict[str, Plain]:
     """All that a teacher's answers for a view depend on, as plain data."""
     data = config.dump()["data"]
     policy = {name: data[name] for name in ("augment", "mix", "freeze_views", "shuffle")}

@@ -122,9 +122,7 @@ def _agreement(logits: Tensor, labels: Tensor) -> float:
 
 def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str, dict[str, float | None]]:
     """What each loss that reads the teacher gets from it, by label."""
-    taught = {
-        label: spec for label, spec in config.objective.items() if spec.part.traits.get("needs_teacher")
-    }
+    taught = {label: spec for label, spec in config.objective.items() if spec.part.traits.needs_teacher}
     others = math.hypot(*(norm for label, norm in norms.items() if label not in taught))
     terms: dict[str, dict[str, float | None]] = {}
     for label, spec in taught.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cifarlab.config import Config
 from cifarlab.core.device import peak_memory, pick_device, reset_peak_memory
@@ -14,7 +14,7 @@ from cifarlab.data.cache import Stopped
 from cifarlab.engine.running_means import is_finite
 from cifarlab.runs.folder import Run
 from cifarlab.runs.ledger import record_opening
-from cifarlab.runs.log import RunLog
+from cifarlab.runs.log import EpochRow, RunLog
 from cifarlab.runs.signals import StopRequest
 from cifarlab.runs.summary import Summary
 from cifarlab.training.memory import out_of_memory_explained
@@ -24,7 +24,7 @@ from cifarlab.training.saver import Saver
 from cifarlab.training.scored import score_finished
 from cifarlab.training.setup import Job, prepare, refuse_to_remove_a_source
 from cifarlab.training.start import start
-from cifarlab.training.state import LoopState
+from cifarlab.training.state import BestState, LastState, LoopState
 
 # An epoch that takes longer than this saves in between, too.
 SECONDS_BETWEEN_SAVES = 600.0
@@ -186,7 +186,7 @@ class _Training:
         engine.finish(epoch)
         means = engine.means.read()
         engine.means.reset()
-        row: dict[str, Any] = {"epoch": epoch + 1, "step": state.step}
+        row: EpochRow = {"epoch": epoch + 1, "step": state.step}
         row |= {f"train/{key}": value for key, value in means.items()}
         for name, split in (("val", self.splits.val), ("test", self.splits.test)):
             if split is not None:
@@ -209,7 +209,7 @@ class _Training:
         self.save(best_state(engine.evaluated, self.config, self.splits, row) if better else None)
         self.progress.epoch(row, better and self.config.train.select != "last")
 
-    def is_better(self, row: dict[str, Any]) -> bool:
+    def is_better(self, row: EpochRow) -> bool:
         """Tell whether this epoch beats the best so far; ties keep the earlier one."""
         select, best = self.config.train.select, self.state.best
         return select == "last" or best is None or row[f"{select}/top1"] > best[f"{select}/top1"]
@@ -220,15 +220,15 @@ class _Training:
         self.stop_if_weights_diverged()
         self.save()
 
-    def save(self, best: dict[str, Any] | None = None) -> None:
+    def save(self, best: BestState | None = None) -> None:
         """Have `last.pt` written, all that the rest of the run depends on; before it, `best.pt` if given."""
         reached = replace(self.state, seconds=self.seconds(), peak_memory_bytes=self.peak_memory())
-        state = {
+        state = LastState(
             **vars(reached),
-            "engine": self.engine.state_dict(),
-            "precision": str(self.engine.precision),
-            "fingerprint": self.splits.fingerprint,
-        }
+            engine=self.engine.state_dict(),
+            precision=str(self.engine.precision),
+            fingerprint=self.splits.fingerprint,
+        )
         self.saver.submit(state, best)
         self.last_save = time.monotonic()
 

@@ -91,7 +91,7 @@ def _on_same_data(name: str, config: Config) -> Config:
 
 def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
     """Tell whether one data set is split in two ways because its pictures are kept at two sizes."""
-    if ours.dataset.part.traits.get("split_as_published"):
+    if ours.dataset.part.traits.split_as_published:
         return False
     if (ours.store_size, kept_size(ours)) == (theirs.store_size, kept_size(theirs)):
         return False

@@ -67,7 +67,7 @@ def without_effect_on(config: Config, model: Classifier) -> list[str]:
     norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
     scale = data.multi_scale
     head, losses = config.model.head, config.objective.values()
-    reads_logits = any(loss.weight and loss.part.traits.get("reads_logits", True) for loss in losses)
+    reads_logits = any(loss.weight and loss.part.traits.reads_logits for loss in losses)
     found = {
         "data.multi_scale": scale is not None and scale.sizes == (data.image_size,),
         "data.multi_scale.per": scale is not None and len(scale.sizes) == 1 and scale.per != "batch",
@@ -88,7 +88,7 @@ def without_effect_on(config: Config, model: Classifier) -> list[str]:
 def low_scale(config: Config, num_classes: int) -> list[str]:
     """A line where a margin loss multiplies cosines by too little for any class to be sure."""
     scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
-    reads_it = any(s.weight and s.part.traits.get("reads_scale") for s in config.objective.values())
+    reads_it = any(s.weight and s.part.traits.reads_scale for s in config.objective.values())
     if not reads_it or scale is None or scale >= least:
         return []
     takes = f"that takes {math.ceil(10 * least) / 10}"

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from cifarlab.runs.log import EpochRow
 from cifarlab.runs.summary import Summary
 
 OPTIMISTIC = "chosen on test: optimistic"
@@ -67,7 +68,7 @@ class TrainingProgress:
         """Seconds left when `done` epochs of the run are behind, at this process's pace so far."""
         return (time.monotonic() - self._begun) / max(done - self._first, 1e-9) * (self._epochs - done)
 
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
+    def epoch(self, row: EpochRow, best: bool) -> None:
         """Print the line of a finished epoch."""
         width = len(str(self._epochs))
         parts = [f"epoch {row['epoch']:>{width}}/{self._epochs}"]

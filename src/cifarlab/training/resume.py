@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -13,14 +13,15 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.splits import Splits
 from cifarlab.engine.step import Engine
 from cifarlab.runs.folder import Run
+from cifarlab.runs.log import EpochRow
 from cifarlab.runs.model import BEST
-from cifarlab.training.state import LoopState
+from cifarlab.training.state import BestState, LastState, LoopState
 
 # What last.pt holds: all that the rest of the run depends on.
 LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
 
 
-def best_state(model: nn.Module, config: Config, splits: Splits, row: dict[str, Any]) -> dict[str, Any]:
+def best_state(model: nn.Module, config: Config, splits: Splits, row: EpochRow) -> BestState:
     """What `best.pt` holds: a model that stands alone, with its configuration and its classes' names."""
     return {
         "model": model.state_dict(),
@@ -32,9 +33,9 @@ def best_state(model: nn.Module, config: Config, splits: Splits, row: dict[str, 
     }
 
 
-def read_best(run: Run) -> dict[str, Any]:
+def read_best(run: Run) -> BestState:
     """What the run's `best.pt` holds. Raises ConfigError."""
-    return _read_own(run.best_path, BEST)
+    return cast("BestState", _read_own(run.best_path, BEST))
 
 
 def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, list[str]]:
@@ -48,7 +49,7 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
     if not run.last_path.exists():
         gone = f"{run.last_path} is gone: the run begins again at epoch 1"
         return None, [gone] if run.best_path.exists() else []
-    saved = _read_own(run.last_path, LAST)
+    saved = cast("LastState", _read_own(run.last_path, LAST))
     if saved["fingerprint"] != splits.fingerprint:
         raise ConfigError(
             f"the data have changed since {run} began (another fingerprint): its validation "

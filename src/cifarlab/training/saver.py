@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from cifarlab.core import checkpoints
-
-SavedState = dict[str, Any]
+from cifarlab.training.state import BestState, LastState
 
 
 @dataclass(frozen=True)
 class _Job:
     """What a moment of a run wants on the disk. taken: happens when a GPU has made the copies."""
 
-    last: SavedState
-    best: SavedState | None
+    last: LastState
+    best: BestState | None
     taken: torch.cuda.Event | None
 
 
@@ -50,7 +49,7 @@ class Saver:
         self._busy = self._leaving = False
         self._error: BaseException | None = None
         # A best that is not on the disk: no `last` that speaks of it may come before it. The thread's own.
-        self._owed: SavedState | None = None
+        self._owed: BestState | None = None
         # No daemon: what was submitted is written even where the interpreter is about to end.
         self._thread = threading.Thread(target=self._write_all, name="saver")
 
@@ -58,7 +57,7 @@ class Saver:
         self._thread.start()
         return self
 
-    def submit(self, last: SavedState, best: SavedState | None = None) -> None:
+    def submit(self, last: LastState, best: BestState | None = None) -> None:
         """Have these states written, as they are now. Raises what went wrong with earlier ones, once.
 
         These are submitted even then: what can yet be written is not lost.
@@ -145,8 +144,8 @@ class Saver:
         checkpoints.save_checkpoint(self.last, last)
 
     def _on_host(
-        self, last: SavedState, best: SavedState | None, taken: torch.cuda.Event | None
-    ) -> tuple[SavedState, SavedState | None]:
+        self, last: LastState, best: BestState | None, taken: torch.cuda.Event | None
+    ) -> tuple[LastState, BestState | None]:
         """Both states, copied from a GPU in a stream of its own: the training's goes on."""
         if self._stream is None or taken is None:
             return last, best
@@ -160,7 +159,7 @@ class Saver:
         return states
 
 
-def snapshot(last: SavedState, best: SavedState | None) -> tuple[SavedState, SavedState | None]:
+def snapshot(last: LastState, best: BestState | None) -> tuple[LastState, BestState | None]:
     """Both states as they are now, their tensors copied where they are; a GPU is not waited for.
 
     Where the device has no room for copies they are made on the host at once: slower, but a run whose step
@@ -184,8 +183,8 @@ def _start_copy(tensor: Tensor) -> Tensor:
 
 
 def _copies(
-    change: Callable[[Tensor], Tensor], last: SavedState, best: SavedState | None
-) -> tuple[SavedState, SavedState | None]:
+    change: Callable[[Tensor], Tensor], last: LastState, best: BestState | None
+) -> tuple[LastState, BestState | None]:
     """Both states with their tensors changed; what lies in one place, such as a model in both, once."""
     known: dict[object, Tensor] = {}
     return _copied(last, change, known), _copied(best, change, known)

@@ -7,10 +7,11 @@ from typing import Any
 from cifarlab.config import Config
 from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.step import Engine
+from cifarlab.runs.log import EpochRow
 
 
 def score_finished(
-    config: Config, engine: Engine, splits: Splits, *, best: dict[str, Any], epochs_run: int
+    config: Config, engine: Engine, splits: Splits, *, best: EpochRow, epochs_run: int
 ) -> dict[str, Any]:
     """Score the chosen epoch's weights, which the engine holds, on clean training pictures.
 

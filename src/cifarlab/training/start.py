@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from cifarlab.config import Config
 from cifarlab.core.device import describe_hardware
 from cifarlab.core.errors import ConfigError
 from cifarlab.engine.step import Engine
-from cifarlab.runs.environment import describe_environment
+from cifarlab.runs.environment import Environment, describe_environment
 from cifarlab.runs.folder import Run
 from cifarlab.teachers import Teacher, describe_teacher, examine, teacher_warnings
 from cifarlab.training.progress import TrainingProgress
@@ -71,15 +72,15 @@ def _examined(
     return known
 
 
-def _environment(run: Run, job: Job) -> dict[str, Any]:
+def _environment(run: Run, job: Job) -> Environment:
     """Describe what the run is trained by, on and from, for `env.json`."""
     engine = job.engine
-    return describe_environment(describe_hardware(engine.device)) | {
-        "name": run.name,
-        "recipes": [*run.recipe_files],
-        "precision": str(engine.precision),
-        "data_fingerprint": job.splits.fingerprint,
-        "weights": [report.record() for report in engine.model.loaded],
-        "notes": [*job.remarks.notes],
-        "warnings": [*job.remarks.warnings],
-    }
+    return describe_environment(describe_hardware(engine.device)).changed(
+        name=run.name,
+        recipes=[*run.recipe_files],
+        precision=str(engine.precision),
+        data_fingerprint=job.splits.fingerprint,
+        weights=[asdict(report) for report in engine.model.loaded],
+        notes=[*job.remarks.notes],
+        warnings=[*job.remarks.warnings],
+    )

@@ -16,7 +16,9 @@ import torch
 from cifarlab.config.recipes import checked
 from cifarlab.core.device import pick_device
 from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.core.plain import Plain
 from cifarlab.runs.folder import Run
+from cifarlab.runs.log import EpochRow
 from cifarlab.runs.signals import Interrupted
 from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
@@ -36,7 +38,7 @@ class _Reporter(TrainingProgress):
         super().__init__(quiet=True)
         self._parent, self._device = line, device
 
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
+    def epoch(self, row: EpochRow, best: bool) -> None:
         super().epoch(row, best)
         if (found := _room(self._device)) is not None:
             _say(self._parent, ROOM, "", found)
@@ -60,7 +62,7 @@ def _say(line: Connection, kind: str, text: str, more: Any = None) -> None:
 def train_alone(
     line: Connection,
     threads: int,
-    plain: dict[str, Any],
+    plain: dict[str, Plain],
     folder: Path,
     recipe: str,
     name: str,

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from cifarlab.config import Config
 from cifarlab.core.batch import Batch
 from cifarlab.core.device import Precision, picture_budget
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 from cifarlab.data.arrays import Rows, digest, explain_refusal, is_sealed, read_arrays, write_record
 from cifarlab.data.cache import Stopped, building, cache_folder, locked, progress
 from cifarlab.data.splits import Split, Splits
@@ -52,7 +52,7 @@ class Activations:
         self.folder = cache_folder("activations")
         self._opened: dict[Path, Tensor] = {}
         self._current: tuple[Path, Tensor] | None = None
-        self._keys: dict[int, dict[str, Any]] = {}
+        self._keys: dict[int, dict[str, Plain]] = {}
         self._tails: dict[nn.Module, Tail] = {}
         self._weights: str | None = None
         self._said: list[str] = []
@@ -171,7 +171,7 @@ class Activations:
         plain = {"augment": self.config.dump()["data"]["augment"], "seed": self.config.train.seed}
         return digest(plain)[:12]
 
-    def _key(self, split: Split) -> dict[str, Any]:
+    def _key(self, split: Split) -> dict[str, Plain]:
         """All that the activations of a split depend on but for its views, as plain data."""
         if id(split) not in self._keys:
             self._weights = self._weights or frozen_digest(self.model, self.border)

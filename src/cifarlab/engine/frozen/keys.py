@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from importlib import metadata
-from typing import Any
 
 import torch
 
 from cifarlab.config import Config
 from cifarlab.core.device import Precision
+from cifarlab.core.plain import Plain
 from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.batches import code_digest
 from cifarlab.engine.frozen.tail import Border
@@ -21,7 +21,7 @@ KEY_VERSION = 1
 
 def split_key(
     config: Config, border: Border, splits: Splits, split: Split, precision: Precision, weights: str
-) -> dict[str, Any]:
+) -> dict[str, Plain]:
     """Describe what the activations of one of `splits` depend on, but for its views.
 
     weights: the digest of the frozen part, `frozen_digest`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -51,7 +50,7 @@ class Staged(nn.Module):
         """(B, F, H, W) to (B, F)."""
         return maps.mean((-2, -1))
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
         """Which layer each parameter belongs to, as timm's: the stem, then each block (coarse: each stage).
 
         `last` belongs to the last of them: 99999 is timm's number for that.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -72,7 +72,7 @@ class CompactTransformer(nn.Module):
         tokens = self.norm(self.blocks(tokens + self.positions))
         return tokens[:, 0] if self.pool is None else self.pool(tokens)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
         """Which layer each parameter belongs to, as timm's: the stem, then each block."""
         blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^pool", (99999,))]
         return {"stem": r"^stem|^class_token|^positions", "blocks": blocks}
