@@ -6,7 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -141,7 +141,11 @@ class Unpickler(pickle._Unpickler):
     })  # fmt: skip
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
+# What a file of CIFAR may hold.
+Value: TypeAlias = "int | float | bytes | str | list[Value] | np.ndarray | None"
+
+
+def read_pickle(path: Path) -> dict[str, Value]:
     """The dict that a file holds: keys as str, arrays read-only and of integers, other strings as they were.
 
     Raises ConfigError, naming the file, for one that is not there, is damaged, or holds anything else; a

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 from cifarlab.core.registries import BACKBONES
 from cifarlab.core.registry import Spec
 from cifarlab.models.blocks.stems import no_patches, patch_options, put_cifar_stem, put_patches
@@ -109,7 +110,7 @@ def timm_backbone(
     return model
 
 
-def _size_options(name: str, image_size: int) -> dict[str, Any]:
+def _size_options(name: str, image_size: int) -> dict[str, int]:
     """What timm must be told of the size: nothing for networks that take any."""
     import timm
 
@@ -119,7 +120,7 @@ def _size_options(name: str, image_size: int) -> dict[str, Any]:
     return {"img_size": image_size}
 
 
-def _create(name: str, image_size: int, options: dict[str, Any]) -> Any:
+def _create(name: str, image_size: int, options: Mapping[str, Plain]) -> Any:
     import timm
 
     try:
@@ -161,7 +162,7 @@ def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str
     Raises ConfigError where that fails.
     """
     channels = _listed_stages(model)
-    maps: dict[str, Any] = {}
+    maps: dict[str, object] = {}
 
     def catch(stage: str, module: nn.Module, given: object, output: Any) -> None:
         maps[stage] = output
@@ -213,7 +214,7 @@ def unfit(
 
 
 def _load_pretrained(
-    model: Any, name: str, options: dict[str, Any], pretrained: bool | str, renewed: dict[str, str]
+    model: Any, name: str, options: Mapping[str, Plain], pretrained: bool | str, renewed: dict[str, str]
 ) -> LoadReport:
     """Load published weights or a file's, but for what is `renewed`: {prefix of names: why}.
 
@@ -257,7 +258,9 @@ def has_weights(backbone: Spec) -> bool:
     return find_weights(*_published(config.to_dict())) is not None
 
 
-def _translate(name: str, options: dict[str, Any], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _translate(
+    name: str, options: Mapping[str, Plain], state: dict[str, Tensor], path: Path
+) -> dict[str, Tensor]:
     """Published weights as this model names and shapes them: old names changed, position embeddings resized.
 
     timm does that on its way to `load_state_dict`, non-strictly and by functions that it does not export. So

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -50,9 +50,7 @@ def is_efficientnet_pytorch(state: Mapping[str, Tensor]) -> bool:
     return "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state
 
 
-def rename_efficientnet_pytorch(
-    state: Mapping[str, Tensor], names: Mapping[str, object]
-) -> dict[str, Tensor]:
+def rename_efficientnet_pytorch(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
     """Translate EfficientNet-PyTorch's names to those of timm's model of the same architecture.
 
     Args:

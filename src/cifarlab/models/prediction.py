@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.records import Record
 from cifarlab.data.decoding import decode
 
 # A file, a PIL image, a numpy array (H, W, 3) of uint8, or a tensor (3, H, W).
@@ -26,8 +26,7 @@ _FORMS = (
 PICTURES_AT_ONCE, PIXELS_AT_ONCE = 64, 64 * 224 * 224
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(Record):
     """The most probable classes of a picture.
 
     Attributes:
@@ -44,10 +43,6 @@ class Prediction:
     def label(self) -> str:
         """Name of the most probable class."""
         return self.classes[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
 
 
 def as_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:

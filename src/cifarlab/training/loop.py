@@ -21,10 +21,10 @@ from cifarlab.training.memory import out_of_memory_explained
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.resume import best_state, read_best
 from cifarlab.training.saver import Saver
-from cifarlab.training.scored import score_finished
 from cifarlab.training.setup import Job, prepare, refuse_to_remove_a_source
 from cifarlab.training.start import start
 from cifarlab.training.state import BestState, LastState, LoopState
+from cifarlab.training.summarise import Cost, summarise
 
 # An epoch that takes longer than this saves in between, too.
 SECONDS_BETWEEN_SAVES = 600.0
@@ -243,6 +243,9 @@ class _Training:
     def peak_memory(self) -> int:
         return max(self.state.peak_memory_bytes, peak_memory(self.engine.device))
 
+    def cost(self) -> Cost:
+        return Cost(self.seconds(), self.job.macs, self.peak_memory())
+
     def conclude(self) -> Summary:
         """Score the chosen epoch on clean pictures and write `summary.json`: the run is finished."""
         config, engine, best, activations = self.config, self.engine, self.state.best, self.job.activations
@@ -252,19 +255,10 @@ class _Training:
         assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
         engine.evaluated.load_state_dict(chosen["model"])
         epochs_run = self.state.step // engine.plan.steps_per_epoch
-        known = score_finished(config, engine, self.splits, best=best, epochs_run=epochs_run)
-        seconds = self.seconds()
+        summary = summarise(config, engine, self.splits, best=best, epochs_run=epochs_run, cost=self.cost)
+        summary = summary.changed(recipe=self.run.recipe, warnings=[*self.job.remarks.warnings])
         if self.state.distillation:
-            known["distillation"] = self.state.distillation
-        summary = Summary(
-            recipe=self.run.recipe,
-            **known,
-            seconds=seconds,
-            images_per_second=epochs_run * engine.plan.samples_per_epoch / seconds,
-            macs=self.job.macs,
-            peak_memory_bytes=self.peak_memory(),
-            warnings=[*self.job.remarks.warnings],
-        )
+            summary = summary.changed(distillation=self.state.distillation)
         self.run.write_summary(summary)
         self.progress.stop()
         for line in activations.lines() if activations is not None else ():

@@ -28,7 +28,7 @@ def put_cifar_stem(model: Any, name: str) -> None:
     model.maxpool = nn.Identity()
 
 
-def patch_options(name: str, patch: int) -> dict[str, Any]:
+def patch_options(name: str, patch: int) -> dict[str, int]:
     """What timm is told, for patches of `patch` px: nothing where `put_patches` does it."""
     from timm.models import model_entrypoint
 

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from cifarlab.config import Config
 from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.step import Engine
 from cifarlab.runs.log import EpochRow
+from cifarlab.runs.summary import Summary
 
 
-def score_finished(
-    config: Config, engine: Engine, splits: Splits, *, best: EpochRow, epochs_run: int
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cost:
+    """What a run took. macs: multiplications of one picture's forward pass."""
+
+    seconds: float
+    macs: int | None
+    peak_memory_bytes: int
+
+
+def summarise(
+    config: Config,
+    engine: Engine,
+    splits: Splits,
+    *,
+    best: EpochRow,
+    epochs_run: int,
+    cost: Callable[[], Cost],
+) -> Summary:
     """Score the chosen epoch's weights, which the engine holds, on clean training pictures.
 
-    best: the row of the log of that epoch. Returns values of `Summary` by name.
+    best: the row of the log of that epoch. cost: asked for when all is scored, which counts, too.
     """
     train_top1 = engine.score(splits.train)["top1"]
     val_top1 = best.get("val/top1")
     by_size = {}
     if config.data.multi_scale is not None:
         by_size["val_top1_by_image_size"] = _val_top1_by_image_size(config, engine, splits.val, val_top1)
-    return {
-        "seed": config.train.seed,
-        "epochs": config.train.epochs,
-        "epochs_run": epochs_run,
-        "ended_by": _end(config, epochs_run),
-        "chosen_on": config.train.select,
-        "chosen_epoch": best["epoch"],
-        "train_top1": train_top1,
-        "val_top1": val_top1,
-        "test_top1": best.get("test/top1"),
+    spent = cost()
+    return Summary(
+        seed=config.train.seed,
+        epochs=config.train.epochs,
+        epochs_run=epochs_run,
+        ended_by=_end(config, epochs_run),
+        chosen_on=config.train.select,
+        chosen_epoch=int(best["epoch"]),
+        train_top1=train_top1,
+        val_top1=val_top1,
+        test_top1=best.get("test/top1"),
+        gap=train_top1 - val_top1 if val_top1 is not None else None,
+        parameters=sum(p.numel() for p in engine.model.parameters()),
+        data_fingerprint=splits.fingerprint["train"],
+        seconds=spent.seconds,
+        images_per_second=epochs_run * engine.plan.samples_per_epoch / spent.seconds,
+        macs=spent.macs,
+        peak_memory_bytes=spent.peak_memory_bytes,
         **by_size,
-        "gap": train_top1 - val_top1 if val_top1 is not None else None,
-        "parameters": sum(p.numel() for p in engine.model.parameters()),
-        "data_fingerprint": splits.fingerprint["train"],
-    }
+    )
 
 
 def _end(config: Config, epochs_run: int) -> str:
