@@ -156,9 +156,9 @@ class Classifier(nn.Module):
         labels = [row for best in found for row in best.indices.tolist()]
         return [
             Prediction(
-                str(picture) if isinstance(picture, str | Path) else None,
-                tuple(self.classes[label] for label in row),
-                tuple(probabilities),
+                picture=str(picture) if isinstance(picture, str | Path) else None,
+                classes=tuple(self.classes[label] for label in row),
+                probabilities=tuple(probabilities),
             )
             for picture, row, probabilities in zip(given, labels, values, strict=True)
         ]
