@@ -16,22 +16,25 @@ def analyze(
     run: RunFolder,
     split: Scored = "val",
     corruptions: Annotated[
-        bool, typer.Option("--corruptions", help="On noisy, blurred, flat and JPEG pictures too: 20 passes.")
+        bool,
+        typer.Option(
+            "--corruptions", help="Also score noisy, blurred, low-contrast and JPEG pictures: 20 passes."
+        ),
     ] = False,
     near: Annotated[
-        bool, typer.Option(help="Without pictures that are nearly among the training pictures, too.")
+        bool, typer.Option(help="Also score without near duplicates of training pictures.")
     ] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1.")] = "auto",
     root: Annotated[
-        str | None, typer.Option(help="Where the data set lies, if not where the run found it.")
+        str | None, typer.Option(help="The data set's folder; default: as the run recorded it.")
     ] = None,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """A run beyond top-1: calibration, classes, confusion, hard pictures, its place among published figures.
+    """Analyze a run: calibration, confusions, hard pictures.
 
-    Writes analysis.json, analysis.png and, for the report, analysis_pictures.png into the run's folder (of
-    test: analysis_test.json, ...).
+    Writes analysis.json and analysis.png into the run's folder, and analysis_pictures.png for the report.
+    With --split test the files are analysis_test.json and so on.
     """
     from cifarlab.core.files import write_json
     from cifarlab.evaluation.analysis.analyze import analyze as analyze_run

@@ -19,20 +19,23 @@ WEAK = 0.6
 def audit(
     what: Annotated[
         list[str] | None,
-        typer.Argument(help="A data set's name, or runs' folders: of their data. Default: cifar100."),
+        typer.Argument(help="A data set's name, or folders of runs, whose data are used. Default: cifar100."),
     ] = None,
-    root: Annotated[str | None, typer.Option(help="Where the data set lies.")] = None,
+    root: Annotated[str | None, typer.Option(help="The data set's folder.")] = None,
     near: Annotated[
-        bool, typer.Option(help="Look for near duplicates too: a minute for 60,000 pictures.")
+        bool, typer.Option(help="Also look for near duplicates: a minute for 60,000 pictures.")
     ] = True,
     out: Annotated[Path, typer.Option(help="The folder for audit.json and audit.png.")] = Path("audit"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1: for runs.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where to compute, with runs: auto, cpu, cuda, cuda:1.")
+    ] = "auto",
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Duplicates within and across the parts, class balance; with runs, suspect labels; shown.
+    """Find duplicates, class imbalance and suspect labels.
 
-    With runs, the first one's model looks for near duplicates, too, which opens the sealed test pictures.
+    Given runs, it also finds near duplicates by the first run's model, and suspect labels. This opens the
+    sealed test pictures.
     """
     from cifarlab.core.files import write_json
     from cifarlab.evaluation.audit.audit import audit as audit_data

@@ -17,12 +17,15 @@ def check(
     recipe: RecipeName,
     overrides: Overrides = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Train on a few pictures and ask the teacher, too.")
+        bool, typer.Option("--deep", help="Also train on a few pictures, and evaluate the teacher.")
     ] = False,
-    runs: Annotated[Path, typer.Option(help="Where a teacher's run is looked for.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder of all runs, to find a teacher in.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """What is wrong with a recipe, each with its fix, what it will take; status 1 where there is an error."""
+    """Check a recipe before training, and estimate its cost.
+
+    Each finding comes with its fix. Exit status 1: there is an error among them.
+    """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import diagnose
 

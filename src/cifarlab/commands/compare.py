@@ -27,7 +27,10 @@ from cifarlab.commands.shared import (
 @app.command()
 def compare(
     what: Annotated[
-        list[str], typer.Argument(help="Recipes or names of runs, the first to compare with; then key=value.")
+        list[str],
+        typer.Argument(
+            help="Recipes or names of runs; the first is the reference. Then overrides, key=value."
+        ),
     ],
     seeds: Seeds = None,
     metric: MetricOption = "val",
@@ -36,7 +39,10 @@ def compare(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train what is missing, and say what the seeds show: how much better, how sure, at what cost."""
+    """Compare recipes or runs over seeds, with intervals.
+
+    With --seeds, missing runs are trained first. Shows the difference, its confidence interval and its cost.
+    """
     from cifarlab.config.merge import refuse_twice
     from cifarlab.core.errors import ConfigError
     from cifarlab.experiments.compare import compare_arms, find_arm, train_missing

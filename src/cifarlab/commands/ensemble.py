@@ -29,10 +29,10 @@ def ensemble(
     split: Scored = "val",
     mean: Annotated[
         MeanName | None,
-        typer.Option(help="Of probabilities or of logits; default: the better one on validation."),
+        typer.Option(help="Average probabilities or logits; default: the better one on validation."),
     ] = None,
     choose: Annotated[
-        bool, typer.Option("--choose", help="Choose the members, too: greedily, on validation.")
+        bool, typer.Option("--choose", help="Also choose the members, greedily, on validation.")
     ] = False,
     tta: Tta = None,
     device: Device = "auto",
@@ -40,7 +40,10 @@ def ensemble(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score the mean of what several runs say, beside each of them and its cost."""
+    """Score the mean prediction of several runs.
+
+    Shows each run and the cost of a prediction beside it.
+    """
     from cifarlab.evaluation.ensemble import evaluate_ensemble
     from cifarlab.evaluation.tta import parse
 

@@ -27,7 +27,8 @@ from cifarlab.commands.shared import (
 def evaluate(
     run: RunFolder,
     split: Annotated[
-        Literal["train", "val", "test"], typer.Option(help="Which pictures; test opens the sealed ones.")
+        Literal["train", "val", "test"],
+        typer.Option(help="The pictures to score; test opens the sealed test set."),
     ] = "val",
     device: Device = "auto",
     root: Root = None,
@@ -35,12 +36,15 @@ def evaluate(
     tta: Tta = None,
     mean: Annotated[
         MeanName | None,
-        typer.Option(help="Of --tta's views: of their logits (the default) or probabilities."),
+        typer.Option(help="With --tta, average logits (the default) or probabilities."),
     ] = None,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run's chosen model on a split; the test score goes into the run's summary."""
+    """Score a run's chosen model on a split.
+
+    A test score is also written to the run's summary.
+    """
     from cifarlab.evaluation.score import evaluate
     from cifarlab.evaluation.tta import parse
 

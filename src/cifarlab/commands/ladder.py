@@ -28,10 +28,10 @@ from cifarlab.commands.shared import (
 
 @app.command()
 def ladder(
-    prefix: Annotated[str, typer.Argument(help="What the recipes' names begin with: ladder/")],
+    prefix: Annotated[str, typer.Argument(help="Common beginning of the recipes' names, e.g. ladder/")],
     overrides: Overrides = None,
     drop_one: Annotated[
-        bool, typer.Option("--drop-one", help="Also train the top without each rung's change in turn.")
+        bool, typer.Option("--drop-one", help="Also train the top recipe without each change in turn.")
     ] = False,
     seeds: Seeds = None,
     metric: MetricOption = "val",
@@ -40,7 +40,11 @@ def ladder(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Each recipe of a ladder against the one below it; and what its top is worth without each change."""
+    """Measure what each change of a series of recipes adds.
+
+    Each recipe of the ladder is compared with the one below it. --drop-one also trains the top one without
+    each change.
+    """
     from cifarlab.experiments.ladder import run_ladder
 
     refuse_idle_overrides(overrides or [], seeds)

@@ -13,7 +13,7 @@ from cifarlab.commands.shared import AsJson, app, print_options
 @app.command()
 def options(
     section: Annotated[
-        str | None, typer.Argument(help="A section or an option: train, optim.lookahead, train.select.")
+        str | None, typer.Argument(help="A section or an option, e.g. train, optim.lookahead, train.select.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 @app.command()
 def parts(
     name: Annotated[
-        str | None, typer.Argument(help="A part (muon), or a kind by its key in a recipe (data.augment).")
+        str | None,
+        typer.Argument(
+            help="A part, e.g. muon, or a kind of parts by its key in a recipe, e.g. data.augment."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

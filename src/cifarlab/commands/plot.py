@@ -17,18 +17,21 @@ from cifarlab.commands.shared import (
 
 @app.command()
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Runs' folders; the first one's predictions are shown.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; predictions are those of the first.")],
     out: Annotated[
-        Path | None, typer.Option(help="The picture to write (.png or .svg); default: <first run>/plot.png.")
+        Path | None, typer.Option(help="The .png or .svg file to write; default: <first run>/plot.png.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="The picture's heading.")] = None,
     gallery: Annotated[
-        bool, typer.Option(help="Add a grid of validation pictures with the first run's predictions.")
+        bool, typer.Option(help="Add validation pictures with the first run's predictions.")
     ] = True,
     root: Root = None,
     imports: Imports = None,
 ) -> None:
-    """Curves of runs, and what the first one makes of pictures it has not trained on."""
+    """Plot learning curves of runs, with sample predictions.
+
+    The predictions are those of the first run, for validation pictures.
+    """
     from cifarlab.report.plot import plot_runs
 
     if out is not None or runs[0].is_dir():

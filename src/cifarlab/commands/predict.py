@@ -21,14 +21,14 @@ from cifarlab.commands.shared import (
 @app.command()
 def predict(
     run: RunFolder,
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes a picture.")] = 5,
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of pictures.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to print for each picture.")] = 5,
     device: Device = "auto",
     image_size: ImageSize = None,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """The most probable classes of each picture."""
+    """Classify pictures with a trained model."""
     from cifarlab.evaluation.predict import predict as predict_pictures
 
     answers = predict_pictures(

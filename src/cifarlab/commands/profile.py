@@ -15,14 +15,17 @@ from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app, print_t
 def profile(
     recipe: RecipeName,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps to time.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps to time.")] = 20,
     trace: Annotated[
-        Path | None, typer.Option(help="Write some steps to this .json file, for ui.perfetto.dev.")
+        Path | None, typer.Option(help="Write a trace of some steps to this .json file, for ui.perfetto.dev.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Where a teacher's run is looked for.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder of all runs, to find a teacher in.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Where the time goes: each part of a step, an epoch, and how near the machine's limit it comes."""
+    """Show the time of each part of a training step.
+
+    Also an epoch's time, and how close the step comes to the machine's limit.
+    """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.core.errors import ConfigError
     from cifarlab.training.profile import profile as profile_recipe

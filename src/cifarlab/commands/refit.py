@@ -16,10 +16,13 @@ from cifarlab.commands.shared import (
 @app.command()
 def refit(
     run: RunFolder,
-    name: Annotated[str | None, typer.Option(help="The new run's name; default: <run>_refit.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new run; default: <run>_refit.")] = None,
     imports: Imports = None,
 ) -> None:
-    """Train a run again on all training pictures, those that validated it too, up to its chosen epoch."""
+    """Train a run again with its validation pictures included.
+
+    Training stops at the epoch that the first run chose.
+    """
     from cifarlab.experiments.refit import refit as refit_run
     from cifarlab.training.progress import TrainingProgress
 

@@ -24,7 +24,7 @@ from cifarlab.commands.shared import (
 @app.command()
 def reproduce(
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N-1 of each; missing ones are trained.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Use seeds 0 to N-1; missing runs are trained.")] = 3,
     budget: Annotated[
         Literal["short", "whole"] | None,
         typer.Option(
@@ -33,18 +33,21 @@ def reproduce(
         ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="One of the experiments, by its recipe; again for more.")
+        list[str] | None, typer.Option(help="Only this experiment, by its recipe; repeat for more.")
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="A run whose weights stand in for ImageNet's, e.g. where no network is."),
+        typer.Option(help="A run to take initial weights from in place of ImageNet's."),
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write a page (.md) and its chart (.png) too.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write a page (.md) and its chart (.png).")] = None,
     at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """The tutorial's table again: published, as its code runs, corrected; and what its lessons are worth."""
+    """Repeat the tutorial's table: published, as run, corrected.
+
+    Also says how much each lesson of the tutorial is worth.
+    """
     from cifarlab.core.device import pick_device
     from cifarlab.core.errors import ConfigError
     from cifarlab.experiments.reproduce import reproduce as reproduce_table

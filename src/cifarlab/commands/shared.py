@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cifarlab.config.describe import Option
 
 app = typer.Typer(
-    help="Train image classifiers on small data: every recipe one YAML file, every result one you can trust.",
+    help="Train image classifiers on small data. Each recipe is one YAML file.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,21 +34,23 @@ def _each_once(overrides: list[str] | None) -> list[str] | None:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="key=value, laid over the recipe: optim.lr=3e-4", callback=_each_once),
+    typer.Argument(help="Overrides of the recipe's options, e.g. optim.lr=3e-4.", callback=_each_once),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ImageSize = Annotated[
-    int | None, typer.Option(min=8, help="Pixels a side that the model sees, if not the run's own.")
+    int | None, typer.Option(min=8, help="Side of the model's input in pixels; default: the run's.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
-Root = Annotated[str | None, typer.Option(help="Where the data set lies, if not where the run found it.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1.")]
+Root = Annotated[str | None, typer.Option(help="The data set's folder; default: as the run recorded it.")]
 Tta = Annotated[
     str | None,
     typer.Option(
-        help="Test-time augmentation: flip, multi_crop, sizes; with options: {name: multi_crop, pixels: 2}."
+        help="Test-time augmentation: flip, multi_crop or sizes, or with options {name: multi_crop, pixels: 2}."
     ),
 ]
-Scored = Annotated[Literal["val", "test"], typer.Option(help="Which pictures; test opens the sealed ones.")]
+Scored = Annotated[
+    Literal["val", "test"], typer.Option(help="The pictures to score; test opens the sealed test set.")
+]
 # As `tta.MEANS` calls them.
 MeanName = Literal["logits", "probabilities"]
 # On a CPU runs in turn, with all cores each, are as fast (docs/benchmarks.md). On a GPU, unlike seeds of one
@@ -56,13 +58,13 @@ MeanName = Literal["logits", "probabilities"]
 AT_ONCE = 1
 AtOnce = Annotated[
     int,
-    typer.Option(
-        min=1, help="Train so many runs at the same time, each in a process with its share of the cores."
-    ),
+    typer.Option(min=1, help="Number of runs to train at the same time, each in a process of its own."),
 ]
 Imports = Annotated[
     list[str] | None,
-    typer.Option(help="A Python file that registers a run's own parts; again for more. None other is run."),
+    typer.Option(
+        help="A Python file that registers custom parts of a run; repeat for more. No other file is run."
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
 RunsFolder = Annotated[Path, typer.Option(help="The folder of all runs.")]
@@ -71,10 +73,10 @@ RunsFolder = Annotated[Path, typer.Option(help="The folder of all runs.")]
 @app.callback()
 def _every_command(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error. Works in any place.")
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works in any position.")
     ] = False,
 ) -> None:
-    """Train image classifiers on small data: every recipe one YAML file, every result one you can trust."""
+    """Train image classifiers on small data. Each recipe is one YAML file."""
 
 
 def refuse_place(path: Path, option: str) -> None:
@@ -169,7 +171,7 @@ def print_table(
     (console if console.is_terminal else Console(width=240)).print(table)
 
 
-RunFolders = Annotated[list[Path], typer.Argument(help="Runs' folders: runs/<name>/<seed>, two or more.")]
+RunFolders = Annotated[list[Path], typer.Argument(help="Two or more folders of runs: runs/<name>/<seed>.")]
 
 
 def print_warnings(lines: list[str]) -> None:
@@ -177,13 +179,12 @@ def print_warnings(lines: list[str]) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-Seeds = Annotated[
-    int | None, typer.Option(min=1, help="Seeds 0 to N-1 of each; those that are missing are trained first.")
-]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Use seeds 0 to N-1; missing runs are trained first.")]
 
 
 MetricOption = Annotated[
-    Literal["val", "test"], typer.Option(help="Which accuracy; test opens the sealed test set: counted.")
+    Literal["val", "test"],
+    typer.Option(help="Accuracy to compare; test opens the sealed test set, which is counted."),
 ]
 
 

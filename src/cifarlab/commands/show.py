@@ -14,10 +14,12 @@ from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app
 def show(
     recipe: RecipeName,
     overrides: Overrides = None,
-    diff: Annotated[bool, typer.Option("--diff", help="Only what differs from the recipe's base.")] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Print only what differs from the recipe's base.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The resolved recipe: every option of the run, defaults filled in."""
+    """Print a recipe with all options and defaults filled in."""
     import yaml
 
     from cifarlab.config.merge import differences, shown

@@ -23,7 +23,7 @@ from cifarlab.commands.shared import (
 @app.command()
 def soup(
     ingredients: RunFolders,
-    name: Annotated[str, typer.Option(help="The name of the run that is made.")],
+    name: Annotated[str, typer.Option(help="Name of the new run.")],
     runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what the soup's folder holds.")
@@ -33,7 +33,10 @@ def soup(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Average the weights of runs greedily, as far as validation gains, into a run of its own."""
+    """Average the weights of runs while validation improves.
+
+    This is the greedy soup of Wortsman et al. (2022). The result is a run of its own.
+    """
     from cifarlab.evaluation.soup import make_soup
     from cifarlab.runs.folder import Run
     from cifarlab.runs.naming import run_name

@@ -25,27 +25,32 @@ if TYPE_CHECKING:
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="The runs' name; default: the recipe's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the runs; default: the recipe's.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Train seeds 0 to N-1: in turn, or so many --at-once.")
+        int | None,
+        typer.Option(min=1, help="Train seeds 0 to N-1, one after the other, or several --at-once."),
     ] = None,
     at_once: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Train so many runs at the same time, each in a process with its share of the cores; "
-            "default: on a CPU one, on a GPU as many as its memory takes, at most one a core.",
+            help="Number of runs to train at the same time, each in a process with its share of the cores; "
+            "default: one on a CPU; on a GPU as many as fit its memory, at most one per core.",
         ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what the run's folder holds.")
     ] = False,
     train_teacher: Annotated[
-        bool, typer.Option("--train-teacher", help="Train the teacher first, if it is not there.")
+        bool, typer.Option("--train-teacher", help="Train missing teachers first.")
     ] = False,
 ) -> None:
-    """Train a recipe, or go on where it was left; a finished run says so."""
+    """Train a recipe, or resume a run.
+
+    The same command again resumes an interrupted run. A finished run is not trained again; --fresh starts it
+    over.
+    """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import warnings_before
     from cifarlab.runs.folder import Run
