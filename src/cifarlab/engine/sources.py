@@ -1,4 +1,4 @@
-"""What a step may be given from elsewhere: answers of a teacher, kept activations."""
+"""Interfaces of optional inputs of a step: a teacher's outputs, and kept activations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cifarlab.data.splits import Split
 
 
 class Source(Protocol):
-    """Whoever gives a teacher's output for the views of a batch."""
+    """A source of a teacher's outputs for the views of a batch."""
 
     def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None: ...
 
@@ -22,7 +22,7 @@ class Source(Protocol):
 
 
 class Kept(Protocol):
-    """Whoever gives the activations of a frozen part in place of pictures."""
+    """A source of a frozen part's activations, which replace pictures."""
 
     def batch(self, positions: Tensor, epoch: int) -> Batch: ...
 
@@ -34,5 +34,5 @@ class Kept(Protocol):
 
 
 def unobserved(part: str) -> AbstractContextManager[object]:
-    """The span of a part of a step that nobody takes the time of."""
+    """Return a context for a part of a step that measures nothing."""
     return nullcontext()

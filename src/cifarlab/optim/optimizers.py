@@ -111,9 +111,9 @@ def muon(
         momentum: Share of the running mean of gradients that a step keeps. 0 turns momentum off.
         nesterov: Whether the gradient is mixed once more into the running mean before that is orthogonalized.
         iterations: Number of Newton-Schulz iterations that orthogonalize a matrix.
-        scale: Factor of the orthogonal matrix. match_rms_adamw uses 0.2 sqrt(max(rows, columns)), which moves
-            weights about as far as AdamW does at the same rate (Liu et al. 2025). original uses sqrt(max(1,
-            rows / columns)) and needs a rate about ten times as high.
+        scale: Factor of the orthogonal matrix. match_rms_adamw: 0.2 sqrt(max(rows, columns)), which moves
+            weights about as far as AdamW does at the same rate (Liu et al. 2025). original: sqrt(max(1, rows
+            / columns)), which needs a rate about ten times as high.
         renormalize: Scale each matrix to the norm sqrt(rows) before each step. This is for networks with a
             batch norm after each matrix: the rate is then the share by which a step changes the matrix
             (airbench, Jordan 2024).
@@ -155,7 +155,7 @@ def muon(
 
 @contextmanager
 def _iterating_in_float32() -> Iterator[None]:
-    """Let timm's Muon, which offers bfloat16 only, iterate in float32.
+    """Let timm's Muon iterate in float32, though it offers bfloat16 only.
 
     Emulated bfloat16 is 55 times as slow for 512 x 4608.
     """
@@ -170,9 +170,9 @@ def _iterating_in_float32() -> Iterator[None]:
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool | None:
-    """Return True if torch has the fused kernel, else None: torch chooses.
+    """Return True if torch has the fused kernel, else None.
 
-    False would rule out foreach, too.
+    None lets torch choose; False would rule out foreach, too.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
@@ -195,16 +195,14 @@ def parameter_groups(
     Args:
         module: The module. Its submodules may have the methods that are named below.
         weight_decay: Weight decay of the parameters that are not exempt.
-        decay_norms: False exempts norms and biases (at most one axis), and parameters that
-            `no_weight_decay()` lists, timm's way to name class tokens and position embeddings.
+        decay_norms: False exempts norms and biases (at most one axis), and those in `no_weight_decay()`,
+            timm's way to name class tokens and position embeddings.
         layer_decay: Below 1, a group has an `lr_scale`, layer_decay ** depth. `layer_depths()` gives the
-            depths; other parameters have depth 0 (Howard and Ruder 2018; Bao et al. 2022).
-        hidden_apart: Whether a group tells by `hidden` if `hidden_matrices()` lists its parameters.
-        norm_rate: Further factor of `lr_scale` for norms and biases (airbench, Jordan 2024: 64, with norms
-            that train no scale).
+            depths, by default 0 (Howard and Ruder 2018; Bao et al. 2022).
+        hidden_apart: Give groups an entry `hidden`: whether `hidden_matrices()` lists their parameters.
+        norm_rate: Factor for norms and biases (64 in airbench, Jordan 2024, where norms train no scale).
 
-    Returns:
-        Groups, sorted by depth. Within a group the order is that of `named_parameters`.
+    Groups are sorted by depth, then in the order of `named_parameters`.
     """
     exempt = {
         _join(prefix, name)
