@@ -16,7 +16,7 @@ Strength = Annotated[float, Field(ge=0)]
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Convert (B, 3, H, W) to gray (B, 1, H, W), with torchvision's weights."""
+    """Convert pictures to gray, (B, 1, H, W), with torchvision's weights."""
     red, green, blue = images.split(1, dim=1)
     # Plain products and sums: a fused multiply-add may round differently in the vectorised part of a loop and
     # in its tail.

@@ -19,7 +19,7 @@ from cifarlab.core.random import Draws
 def ascending(value: tuple[float, float]) -> tuple[float, float]:
     """Return the range; raise ConfigError if it runs from high to low."""
     if value[0] > value[1]:
-        raise ConfigError(f"a range runs from low to high, got {list(value)}")
+        raise ConfigError(f"a range must run from low to high, got {list(value)}")
     return value
 
 

@@ -115,7 +115,7 @@ def merge_lowered(members: Sequence[tuple[Tensor, Lowered]]) -> tuple[Tensor, Lo
 
     Returns:
         The rows that use any of the steps, (B,) bool, and the merged step. Its parameters are meaningless in
-            other rows.
+        other rows.
     """
     used, first = members[0]
     parameters = first.parameters

@@ -112,7 +112,7 @@ def _built(entry: Mapping[str, dict[str, Plain]], path: tuple[str, ...]) -> Any:
         options = {**options, "transforms": inner}
     p = options.get("p", 0)
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
-        raise ConfigError(f"a probability lies in 0 to 1, got {p!r}", (*path, "p"))
+        raise ConfigError(f"a probability must be from 0 to 1, got {p!r}", (*path, "p"))
     # Without `strict` the library only warns of some mistakes and uses its defaults.
     strict = {"strict": True} if "InitSchema" in vars(kind) else {}
     try:
@@ -124,7 +124,7 @@ def _built(entry: Mapping[str, dict[str, Plain]], path: tuple[str, ...]) -> Any:
             raise ConfigError(found.message, (*path, *found.path[:1])) from None
         raise ConfigError(" ".join(str(error).split()), path) from None
     if missing := {*getattr(built, "targets_as_params", ())} - {"image"}:
-        raise ConfigError(f"needs {', '.join(sorted(missing))} beside the picture; remove it", path)
+        raise ConfigError(f"needs {', '.join(sorted(missing))}, not only pictures; remove it", path)
     return built
 
 
@@ -158,8 +158,8 @@ def _views(pictures: np.ndarray, pipeline: Any, seeds: list[int]) -> Iterator[np
         view = pipeline(image=picture)["image"]
         if view.shape != picture.shape or view.dtype != picture.dtype:
             raise ConfigError(
-                f"data.augment: albumentations' pipeline makes {tuple(view.shape)} {view.dtype} of a picture "
-                f"of {picture.shape} uint8; take out what resizes, crops or converts, e.g. ToTensorV2"
+                f"data.augment: albumentations' pipeline gives {tuple(view.shape)} {view.dtype} for pictures "
+                f"of {picture.shape} uint8; remove what resizes, crops or converts, e.g. ToTensorV2"
             )
         yield view
 

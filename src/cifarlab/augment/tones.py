@@ -2,9 +2,10 @@
 
 Values are floats in [0, 1], treated as torchvision treats floats:
 
-- `posterize` with b bits rounds down to multiples of 2**-b, not of 2**(8 - b) / 255. - The threshold t of
-`solarize` corresponds to t x 255 of 8 bits. - `auto_contrast` does not round. - `equalize` quantises values
-to 256 levels and returns multiples of 1 / 255.
+- `posterize` with b bits rounds down to multiples of 2**-b, not of 2**(8 - b) / 255.
+- The threshold t of `solarize` corresponds to t x 255 of 8 bits.
+- `auto_contrast` does not round.
+- `equalize` quantises values to 256 levels and returns multiples of 1 / 255.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def cut_levels(images: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def invert_above(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Replace x by 1 - x in values of at least the threshold.
+    """Invert values x at or above the threshold to 1 - x.
 
     The parameter, the threshold, is (B,).
     """

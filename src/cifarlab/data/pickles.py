@@ -111,13 +111,13 @@ class Unpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments, call = self.stack.pop(), self.stack.pop()
         if call is not _Array and call is not _DType:
-            raise pickle.UnpicklingError("a call of something that is no array")
+            raise pickle.UnpicklingError("a call of something other than an array")
         self.stack.append(call(*arguments))
 
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, _Array | _DType):
-            raise pickle.UnpicklingError("a state for something that is no array")
+            raise pickle.UnpicklingError("a state for something other than an array")
         target.restore(state)
 
     def load_dict(self) -> None:

@@ -88,7 +88,7 @@ def synthetic(
 
 
 def kept_size(data: DataConfig) -> int:
-    """Return the side, in pixels, at which pictures of any size are stored.
+    """Return the side, in pixels, at which pictures are stored.
 
     This is `store_size`, or else the largest size that the run uses.
     """

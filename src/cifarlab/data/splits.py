@@ -172,10 +172,10 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("tra
     order = source.order()
     labels, digests = source.labels[order], source.digests[order]
     if data.classes is not None and data.classes > len(source.classes):
-        raise ConfigError(f"asks for {data.classes} of {len(source.classes)} classes", ("data", "classes"))
+        raise ConfigError(f"is {data.classes}; there are {len(source.classes)} classes", ("data", "classes"))
     if len(source.classes) < 2:
         raise ConfigError(
-            f"one class only ({', '.join(source.classes)}): nothing to tell apart", ("data", "dataset")
+            f"has only one class ({', '.join(source.classes)}); give at least two", ("data", "dataset")
         )
     ids = np.flatnonzero(labels < (data.classes or len(source.classes)))
     held_out = np.empty(0, dtype=np.int64)
@@ -188,7 +188,7 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("tra
         held_out, ids = ids[chosen], ids[~chosen]
     if data.limit is not None:
         if data.limit > len(ids):
-            raise ConfigError(f"asks for {data.limit} of {len(ids)} pictures", ("data", "limit"))
+            raise ConfigError(f"is {data.limit}; only {len(ids)} pictures are left", ("data", "limit"))
         ids = ids[choose(labels[ids], ids, ids, data.limit, hash_ints(seed, label_key("limit")))]
     train, val = _share(source, order, (ids, held_out))
     if own_val is not None:

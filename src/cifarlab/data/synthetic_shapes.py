@@ -14,7 +14,7 @@ Points = tuple[tuple[float, float], ...]
 
 
 class Disc(NamedTuple):
-    """A disc that is added to a shape, or removed if `cut`."""
+    """A disc, added to a shape or removed if `cut`."""
 
     x: float
     y: float
@@ -23,7 +23,7 @@ class Disc(NamedTuple):
 
 
 class Polygon(NamedTuple):
-    """A simple polygon that is added to a shape, or removed if `cut`."""
+    """A simple polygon, added to a shape or removed if `cut`."""
 
     points: Points
     cut: bool = False

@@ -17,7 +17,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     logits = logits.double()
     target = logits.gather(1, labels[:, None])[:, 0]
-    low, high = 1 / HOTTEST, 1 / COLDEST  # Of 1 / temperature: the loss is convex in it.
+    low, high = 1 / HOTTEST, 1 / COLDEST  # bounds of 1 / temperature, in which the loss is convex
     for _ in range(60):
         middle = (low * high) ** 0.5
         expected = (logits * (logits * middle).softmax(-1)).sum(-1)
@@ -53,7 +53,7 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float | None) -> di
 
     Returns:
         `nll`, the mean negative log-likelihood in nats, and `ece`; both again as `nll_calibrated` and
-            `ece_calibrated` for logits / temperature; `temperature`.
+        `ece_calibrated` for logits / temperature; `temperature`.
     """
     found: dict[str, float | None] = dict(
         zip(("nll", "ece"), _of(logits, labels), strict=True), temperature=temperature

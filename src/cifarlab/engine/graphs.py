@@ -113,7 +113,7 @@ class CudaTape:
 class Graphs:
     """Captured work by its kind.
 
-    A kind is defined by the number of pictures, their sizes and the model.
+    A kind is a key, made of the number of pictures, their sizes and the model.
     """
 
     def __init__(self, tape: Tape):
@@ -128,17 +128,17 @@ class Graphs:
         seeds: Sequence[int],
         work: Callable[[Sequence[G], Reseed], None],
     ) -> Sequence[G]:
-        """Run `work(given, reseed)`, captured if its kind is known well enough.
+        """Run `work(given, reseed)`; once its kind is captured, replay it.
 
         Args:
-            kind: What pieces of work must have in common to be replayed as one.
+            kind: A key. Pieces of work with equal keys can replay one capture.
             given: The inputs.
             seeds: `work` calls `reseed` with each of them, in order.
             work: The work.
 
         Returns:
             The inputs as the work left them: `given`, or the copies that captured work uses. The next replay
-                overwrites these copies.
+            overwrites these copies.
         """
         if kind in self._recorded:
             places, replay = self._recorded[kind]

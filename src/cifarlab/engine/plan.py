@@ -105,7 +105,7 @@ class StepPlan:
 
     @property
     def kind(self) -> Hashable:
-        """Return what steps share that can replay the same capture."""
+        """Return a key: steps with equal keys can replay one capture."""
         return tuple(
             (last - first, sizes) for (first, last), sizes in zip(self.bounds, self.sizes, strict=True)
         )

@@ -16,23 +16,35 @@ from cifarlab.data.splits import Split
 class Source(Protocol):
     """A source of a teacher's outputs for the views of a batch."""
 
-    def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None: ...
+    def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None:
+        """Prepare the outputs of a view; return a line if computed."""
+        ...
 
-    def answer(self, batch: Batch, positions: Tensor) -> Output: ...
+    def answer(self, batch: Batch, positions: Tensor) -> Output:
+        """Return the outputs for the samples at `positions` (B,) of the split."""
+        ...
 
 
 class Kept(Protocol):
     """A source of a frozen part's activations, which replace pictures."""
 
-    def batch(self, positions: Tensor, epoch: int) -> Batch: ...
+    def batch(self, positions: Tensor, epoch: int) -> Batch:
+        """Return a training batch with activations in place of pictures."""
+        ...
 
-    def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None: ...
+    def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
+        """Return a function from positions (B,) to clean activations, or None."""
+        ...
 
-    def tail(self, model: torch.nn.Module) -> torch.nn.Module: ...
+    def tail(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Return the part of a model that follows the frozen part."""
+        ...
 
-    def knows(self, model: torch.nn.Module) -> bool: ...
+    def knows(self, model: torch.nn.Module) -> bool:
+        """Tell whether a model's frozen part is the one of the activations."""
+        ...
 
 
 def unobserved(part: str) -> AbstractContextManager[object]:
-    """Return a context for a part of a step that measures nothing."""
+    """Return a context that measures nothing, for a part of a step."""
     return nullcontext()

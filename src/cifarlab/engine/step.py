@@ -240,7 +240,7 @@ class Engine:
 
     @torch.no_grad()
     def finish(self, epoch: int) -> None:
-        """Prepare the model to score: its batch norms may need the pictures."""
+        """Estimate an average's batch norms before `epoch` is scored, if needed."""
         model = self.evaluated
         if self.average is None or model is self.model or self.average.has_own_statistics:
             return

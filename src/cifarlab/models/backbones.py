@@ -85,8 +85,8 @@ def timm_backbone(
 
     Returns:
         The model with its attributes `num_features` (F), `stage_names` (its stages), `loaded` (the LoadReport
-            of its weights, or None) and `pretrained_mean_std` (mean and standard deviation of each channel
-            that its published weights expect).
+        of its weights, or None) and `pretrained_mean_std` (mean and standard deviation of each channel that
+        its published weights expect).
 
     Raises:
         ConfigError: If the model cannot take pictures of image_size, lacks one of the options, or its weights

@@ -94,7 +94,7 @@ def _read(path: Path) -> tuple[Any, str]:
         return torch.load(path, map_location="cpu", weights_only=True), sha256
     except Exception as error:  # a broken file may raise zip, pickle, struct, key, memory or other errors
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise ConfigError(f"{path}: not weights that can be read, or cut off ({reason})") from None
+        raise ConfigError(f"{path}: cannot be read as weights, or is cut off ({reason})") from None
 
 
 def _state_of(content: Any, path: Path) -> dict[str, Tensor]:
@@ -229,7 +229,7 @@ def _hub_place(url: str) -> Path:
 
 
 def find_weights(name: str, repository: str | None, url: str | None) -> Path | None:
-    """Return a model's published weights if `fetch_weights` needs no download."""
+    """Return the local file of published weights; None before its download."""
     from huggingface_hub import try_to_load_from_cache
 
     placed = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]

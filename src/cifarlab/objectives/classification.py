@@ -183,7 +183,7 @@ def _sine(angle: float | Tensor) -> float | Tensor:
 
 
 def _eased(cosines: Tensor, margin: int, softness: float, progress: float | Tensor) -> Tensor:
-    """Mix the multiplied angle's cosine with the plain cosine, less and less.
+    """Mix the multiplied angle's cosine with ever less of the plain cosine.
 
     The result is (`_multiplied` + ease x cos(theta)) / (1 + ease).
     """

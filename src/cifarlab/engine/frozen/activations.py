@@ -100,7 +100,7 @@ class Activations:
         return said
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:
-        """Return the training samples at `positions` (B,), without pictures."""
+        """Return the epoch's views at `positions` (B,), as activations without pictures."""
         split = self.splits.train
         rows = self._on_device(split, view_epoch(self.config, epoch))
         activations = self._take(rows, positions)
@@ -110,7 +110,10 @@ class Activations:
         return Batch(no_images(len(labels), labels.device), labels, targets, ids, activations=activations)
 
     def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
-        """Map positions (B,) to clean activations; None for an unknown split."""
+        """Return a function from positions (B,) to clean activations.
+
+        Returns None if the split is not one of this run's.
+        """
         known = (self.splits.train, self.splits.val, self.splits.test)
         if not any(split is other for other in known):
             return None
@@ -153,7 +156,7 @@ class Activations:
         return str(self.border.dtype).removeprefix("torch.")
 
     def _needed(self) -> Iterator[tuple[Split, int | None]]:
-        """Yield the splits and views that a whole run uses; None: clean."""
+        """Yield a run's splits and views; None stands for clean pictures."""
         config, views = self.config, num_views(self.config)
         assert views is not None, "only views that come back are kept"
         for view in range(min(views, config.train.last_epoch)):
@@ -202,7 +205,7 @@ class Activations:
         return taken.permute(0, 3, 1, 2) if self.border.channels_last else taken
 
     def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
-        """Return a view's rows, memory-mapped; compute them if missing. None: clean."""
+        """Return a view's memory-mapped rows, computed if missing; None means clean."""
         folder = self._place(split, view)
         if folder not in self._opened:
             with locked(folder, stop):
@@ -236,7 +239,7 @@ class Activations:
         return f"{len(split):,} {kind} pictures{of}"
 
     def _open(self, folder: Path, split: Split, view: int | None) -> Tensor | None:
-        """Return a view's rows if complete and equal to the network's."""
+        """Return a view's rows if complete and equal to the network's output."""
         found = read_arrays(folder, self._key(split) | {"view": folder.name}, ["rows"])
         if found is None:
             return None

@@ -1,4 +1,4 @@
-"""Find and prove the border between the frozen first part of a network and the rest."""
+"""The border between the frozen first part of a network and the rest: finding and testing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a configuration benefits from kept activations."""
+"""The test of whether a configuration can use kept activations."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Border:
             The last one outputs the activations at the border.
         shapes: Of each module's output for one picture.
         dtype: Of the activations.
-        channels_last: Whether the activations lie as (H, W, C) in memory.
+        channels_last: Whether the activations are stored as (H, W, C).
     """
 
     modules: tuple[str, ...]

@@ -36,8 +36,8 @@ class CompactTransformer(nn.Module):
     """Transformer blocks on the pixels of a stem's map.
 
     It maps (B, 3, S, S) normalised pictures to (B, F) features. Position embeddings are learnt, so S is
-    fixed. The blocks are timm's: layer norm, attention, layer norm, MLP. In the authors' code, and so in
-    their figures, the second norm is applied to the sum itself, not on the MLP's branch alone.
+    fixed. The blocks are timm's: layer norm, attention, layer norm, MLP. The authors' code, with which their
+    figures were measured, applies the second norm to the sum itself, not only to the MLP's branch.
 
     Args:
         stem: Maps (B, 3, S, S) to (B, F, side, side).
