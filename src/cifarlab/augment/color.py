@@ -43,8 +43,8 @@ def blend(images: Tensor, own: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
     """Blend pictures with their gray pictures and the mean of those.
 
     The result is own x picture + gray x gray picture + mean x mean of the gray picture, clamped to [0, 1].
-    All factors are (B,). Brightness is (f, 0, 0), saturation (f, 1 - f, 0) and contrast (f, 0, 1 - f). (1, 0,
-    0) changes nothing.
+    All factors are (B,). With f the strength, (own, gray, mean) is (f, 0, 0) for brightness, (f, 1 - f, 0)
+    for saturation and (f, 0, 1 - f) for contrast. (1, 0, 0) changes nothing.
     """
     luma = grayscale(images)
     added = luma * column(gray) + column(mean_exact(luma) * mean)

@@ -60,9 +60,9 @@ def coarse_dropout(
     width: FractionRange = (0.1, 0.2),
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Paint random rectangles that lie within the picture (albumentations 2.0.8's CoarseDropout).
+    """Paint random rectangles within the picture (albumentations 2.0.8's CoarseDropout).
 
-    The rectangles are drawn anew for each picture; they may overlap.
+    Each picture has its own rectangles. They may overlap.
 
     Args:
         holes: How many rectangles, from and to, both inclusive.
@@ -107,7 +107,7 @@ def cutout(
     return Lowered(Erase(1, fill), (torch.cat([start, start + size], dim=2),))
 
 
-# How often a box is drawn until one fits, as in torchvision.
+# At most this many boxes are drawn until one fits, as in torchvision.
 _TRIES = 10
 
 
@@ -126,7 +126,7 @@ def random_erasing(
     height and width; otherwise it is drawn again, up to ten times in all. If none of the ten fits, the
     picture stays unchanged.
 
-    Every picture is erased unless `p` says less. The paper uses 0.5.
+    By default, `p` is 1 and every picture is erased. The paper uses 0.5.
 
     Args:
         area: Area of the rectangle as a share of the picture's area, from and to.

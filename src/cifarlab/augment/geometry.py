@@ -134,7 +134,7 @@ def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @lowers
 def flip(images: Tensor, draws: Draws) -> Lowered:
-    """Mirror left and right: every picture, unless `p` says less.
+    """Mirror left and right, for all pictures or a share `p`.
 
     The usual random flip is `flip: {p: 0.5}`.
     """
@@ -161,7 +161,7 @@ def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
 
 @lowers
 def vertical_flip(images: Tensor, draws: Draws) -> Lowered:
-    """Mirror top and bottom: every picture, unless `p` says less.
+    """Mirror top and bottom, for all pictures or a share `p`.
 
     The usual random flip is `vertical_flip: {p: 0.5}`.
     """

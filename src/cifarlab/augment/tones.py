@@ -96,13 +96,13 @@ def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1
 
 @lowers
 def invert(images: Tensor, draws: Draws) -> Lowered:
-    """Turn the picture into its negative: every picture, unless `p` says less."""
+    """Turn all pictures, or a share `p`, into their negatives."""
     return Lowered(invert_above, (torch.zeros(len(images), device=images.device),))
 
 
 @lowers
 def auto_contrast(images: Tensor, draws: Draws) -> Lowered:
-    """Stretch each channel to full contrast: every picture, unless `p` says less.
+    """Stretch channels to full contrast, for all pictures or a share `p`.
 
     A constant channel stays unchanged.
     """
@@ -111,7 +111,7 @@ def auto_contrast(images: Tensor, draws: Draws) -> Lowered:
 
 @lowers
 def equalize(images: Tensor, draws: Draws) -> Lowered:
-    """Equalize the histogram of each channel: every picture, unless `p` says less.
+    """Equalize each channel's histogram, for all pictures or a share `p`.
 
     Values are quantised to 256 levels first. A channel keeps its levels if fewer than 255 of its pixels are
     darker than its brightest level.

@@ -226,7 +226,7 @@ def aug_mix(
     alpha 1. The paper's consistency loss is not part of it.
 
     Args:
-        severity: Magnitudes are drawn from this many of the lowest of ten.
+        severity: How many of the ten magnitudes are used, from the lowest on.
         num_chains: How many altered copies are made.
         all_operations: Whether brightness, color, contrast and sharpness are among the operations. False
             leaves them out, as the authors do, because CIFAR-C, the robustness benchmark, contains them.

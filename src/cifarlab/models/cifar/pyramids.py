@@ -20,7 +20,7 @@ Disturbance = Annotated[
         description=(
             "Share of pictures for which ShakeDrop multiplies the last block's branch by a random number "
             "from -1 to 1, in training. The share grows linearly from the first block to the last. 0: none. "
-            "Yamada et al. (2019) take 0.5."
+            "Yamada et al. (2019) use 0.5."
         ),
     ),
 ]

@@ -24,7 +24,7 @@ Dropout = Annotated[
         lt=1,
         description=(
             "Share of the inputs of each block's second convolution that dropout sets to 0, in training. "
-            "0: none. The paper's, where it uses dropout on CIFAR, is 0.3."
+            "0: none. Where the paper uses dropout on CIFAR, it uses 0.3."
         ),
     ),
 ]
