@@ -1,4 +1,4 @@
-"""The test of whether a configuration can use kept activations."""
+"""The test of whether a configuration gains from kept activations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KEEP_ACTIVATIONS = ("train", "keep_activations")
 
 
 def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
-    """Return why a configuration cannot use kept activations; None if it can.
+    """Return why a configuration gains nothing from kept activations, or None.
 
     `teacher_is_kept` tells whether the teacher, if any, answers from its cache.
     """
