@@ -101,8 +101,8 @@ def read_cifar10(root: str | None, part: PartName, store_size: int | None = None
     warnings: tuple[str, ...] = ()
     if altered:
         warnings = (
-            f"{folder}: {', '.join(altered)}: not the published CIFAR-10 files by md5, or packed anew: "
-            "accuracies may not compare with published ones",
+            f"{folder}: {', '.join(altered)}: not the published CIFAR-10 files by md5, or packed again: "
+            "accuracies may not be comparable with published ones",
         )
     stacked = np.concatenate(images)
     pictures = Pictures(stacked, np.concatenate(labels), classes, digest_pictures(stacked))
