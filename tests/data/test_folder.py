@@ -92,7 +92,7 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     (lambda root: (root / "val" / "cat").rename(root / "val" / "cow"), "of val/ are not in train/: cow"),
     (lambda root: (root / "train" / "ant").mkdir(), "classes of train/ are not in val/: ant"),
     (lambda root: [(root / part / "ant").mkdir() for part in ("train", "val")], "ant holds no pictures"),
-    (lambda root: (root / "test").mkdir(), "test/ must hold a folder a class"),
+    (lambda root: (root / "test").mkdir(), "test/ must hold a folder for each class"),
 ])  # fmt: skip
 def test_folders_of_another_form(tmp_path: Path, spoil: Any, message: str) -> None:
     root = make(tmp_path / "root")

@@ -250,7 +250,7 @@ def test_sizes_that_a_backbone_cannot_take():
     check_sizes(model, "fixed", (16, 32), ("here",))
     with pytest.raises(ConfigError, match=r"^here: fixed cannot take pictures of 8 px \(shape .*\)$"):
         check_sizes(model, "fixed", (16, 8), ("here",))
-    with pytest.raises(ConfigError, match=r"fixed cannot take pictures of 24 px \(its answer is not finite"):
+    with pytest.raises(ConfigError, match=r"fixed cannot take pictures of 24 px \(its logits are not finite"):
         check_sizes(model, "fixed", (24,), ("here",))
     assert model.training, "the mode is restored"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -71,7 +71,7 @@ def test_a_file_cut_off_anywhere(train, files, ending):
         broken.write_bytes(whole[:size])
         answer = train(f"model.backbone.pretrained={broken}")
         assert_refused(
-            answer, f"model.backbone.pretrained: {broken}: not weights that can be read, or cut off"
+            answer, f"model.backbone.pretrained: {broken}: cannot be read as weights, or is cut off"
         )
 
 

@@ -249,7 +249,7 @@ def test_no_network_and_an_address_of_a_file(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(ConfigError) as caught:
         fetch_weights("net.tag", None, "https://example.org/weights/net-12.pth")
     assert_one_line(caught.value, "https://example.org/weights/net-12.pth", weights_folder() / "net.tag.pth")
-    with pytest.raises(ConfigError, match="nobody publishes"):
+    with pytest.raises(ConfigError, match="publishes no weights"):
         fetch_weights("net.tag", None, None)
 
 

@@ -520,10 +520,10 @@ def test_a_stage_that_one_of_the_two_lacks_is_refused(stage: int):
     maps = torch.zeros(1, 2, 2, 2)
     two, three = with_stages(maps, maps), with_stages(maps, maps, maps)
     for student, teacher, counts in (
-        (two, three, "the student has 2, the teacher 3"),
-        (three, two, "the student has 3, the teacher 2"),
+        (two, three, "the student has 2 stages, the teacher 3"),
+        (three, two, "the student has 3 stages, the teacher 2"),
     ):
-        expected = rf"^stage {stage} is not there: {counts}; say -2 to 1$"
+        expected = rf"^no stage {stage}: {counts}; say -2 to 1$"
         with pytest.raises(ConfigError, match=expected) as caught:
             FitNet(student, teacher, stage=stage)
         assert caught.value.path == ()

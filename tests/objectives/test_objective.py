@@ -77,5 +77,5 @@ def test_parameters_of_a_loss_are_the_objectives():
 
 
 def test_a_loss_that_is_no_number_is_refused():
-    with pytest.raises(ConfigError, match=r"objective\.per_sample: gave shape \[6\]"):
+    with pytest.raises(ConfigError, match=r"objective\.per_sample: returned shape \[6\]"):
         objective(per_sample="per_sample")(*example())

@@ -1,4 +1,4 @@
-"""Batched image operations with per-sample draws, policies and mixers, on whatever device the batch is."""
+"""Batched augmentations with per-sample random numbers, policies and mixers, on the device of the batch."""
 
 from cifarlab.augment import color, enhance, erase, geometry, pipelines, searched, tones, warps
 from cifarlab.augment.kernels import Kernel, Lowered, lowers

@@ -1,4 +1,4 @@
-"""Augmentations that change colors and leave pixels where they are."""
+"""Augmentations that change colors and move no pixels."""
 
 from __future__ import annotations
 
@@ -16,34 +16,47 @@ Strength = Annotated[float, Field(ge=0)]
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """(B, 3, H, W) to (B, 1, H, W), with torchvision's weights."""
+    """Convert pictures to gray, (B, 1, H, W), with torchvision's weights."""
     red, green, blue = images.split(1, dim=1)
-    # Plain products and sums: a fused multiply-add may round differently in vector and in tail lanes.
+    # Plain products and sums: a fused multiply-add may round differently in the vectorised part of a loop and
+    # in its tail.
     return red * 0.2989 + green * 0.587 + blue * 0.114
 
 
 def mean_exact(values: Tensor) -> Tensor:
-    """The mean of each sample's values in [0, 1], (B, ...) to (B,), good to 2**-21.
+    """Return the mean of each sample's values, exact to 2**-21.
 
-    A sum of integers: unlike that of floats, its bits depend on neither batch size, threads nor device.
+    Integers are summed. Unlike a sum of floats, the bits of the result depend on neither batch size, threads
+    nor device.
+
+    Args:
+        values: (B, ...) in [0, 1].
+
+    Returns:
+        (B,) float32.
     """
     units = (values.flatten(1) * 2.0**20).round().to(torch.int32)
     return units.sum(1, dtype=torch.int64).to(torch.float32) * (2.0**-20 / units.shape[1])
 
 
 def blend(images: Tensor, own: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
-    """own x picture + gray x its gray picture + mean x the mean of that, clamped to [0, 1]; factors (B,).
+    """Blend pictures with their gray pictures and the mean of those.
 
-    Brightness is (f, 0, 0), saturation (f, 1 - f, 0), contrast (f, 0, 1 - f); (1, 0, 0) changes nothing.
+    The result is own x picture + gray x gray picture + mean x mean of the gray picture, clamped to [0, 1].
+    All factors are (B,). With f the strength, (own, gray, mean) is (f, 0, 0) for brightness, (f, 1 - f, 0)
+    for saturation and (f, 0, 1 - f) for contrast. (1, 0, 0) changes nothing.
     """
     luma = grayscale(images)
     added = luma * column(gray) + column(mean_exact(luma) * mean)
-    # In place where a tensor is ours: on the CPU fresh memory costs more than the arithmetic.
+    # In place on the new tensor: on the CPU, allocating memory costs more than the arithmetic.
     return (images * column(own)).add_(added).clamp_(0, 1)
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of (B, 3, H, W) pictures by `turns` (B,), 1 being the whole circle."""
+    """Shift the hue of (B, 3, H, W) pictures by `turns` (B,).
+
+    One turn is the whole color circle.
+    """
     red, green, blue = images.split(1, dim=1)
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
@@ -60,9 +73,13 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ColorChain:
-    """Blends in order, with one turn of the hue before blend number `hue_at` (None: no hue).
+    """A kernel that blends several times and shifts the hue once.
 
-    own, gray, mean: (B, blends), the factors of `blend`. turns: (B,), of `shift_hue`.
+    Its parameters are own, gray and mean, (B, blends) each, the factors of `blend`; and turns, (B,), of
+    `shift_hue`.
+
+    Attributes:
+        hue_at: Number of the blend before which the hue is shifted. None: never.
     """
 
     hue_at: int | None = None
@@ -77,7 +94,10 @@ class ColorChain:
 
 
 def _ranks(keys: Tensor) -> Tensor:
-    """(B, n) to (B, n) int64: each key's place in the ascending order of its row; equal keys by index."""
+    """Return each key's rank in its row; equal keys rank by index.
+
+    (B, n) to (B, n) int64.
+    """
     one, other = keys[:, :, None], keys[:, None, :]
     index = torch.arange(keys.shape[1], device=keys.device)
     return ((one > other) | ((one == other) & (index[:, None] > index))).sum(2)
@@ -93,10 +113,10 @@ def color_jitter(
     saturation: Strength = 0.2,
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.5,
 ) -> Lowered:
-    """Change brightness, contrast, saturation and hue at random (albumentations 2.0.8's ColorJitter).
+    """Change brightness, contrast, saturation and hue (albumentations 2.0.8's ColorJitter).
 
-    Each picture gets its own factors, and its own order of the four changes. They are computed in float32;
-    albumentations rounds to 8 bits after each of the four.
+    Each picture gets its own random factors, and its own random order of the four changes. They are computed
+    in float32; albumentations rounds to 8 bits after each of the four.
 
     Args:
         brightness: The picture is multiplied by a random factor between max(0, 1 - brightness) and 1 +
@@ -105,17 +125,17 @@ def color_jitter(
             between max(0, 1 - contrast) and 1 + contrast. 0 turns it off.
         saturation: Each pixel's distance from its gray value is multiplied by a random factor between max(0,
             1 - saturation) and 1 + saturation. 0 turns it off.
-        hue: Largest turn of the hue in either direction, as a share of the color circle: 0.5 reaches every
+        hue: Largest shift of the hue in either direction, as a share of the color circle: 0.5 reaches every
             hue. 0 turns it off.
     """
-    # All numbers in one call: on a GPU each call costs some thirty kernels.
+    # All numbers in one call: on a GPU each call launches some thirty kernels.
     numbers = draws.uniform(shape=(8,))
     ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in (brightness, contrast, saturation)]
     factors = torch.stack([low + numbers[:, i] * (high - low) for i, (low, high) in enumerate(ranges)], dim=1)
     turns = (numbers[:, 3] * 2 - 1) * hue
     ranks = _ranks(numbers[:, 4:])
-    # A turn of the hue costs most, so it has one place, with three blends before it and three after. The
-    # order of a picture uses three of the six, and the others change nothing.
+    # The hue shift costs most, so it is computed once for the batch, with three blends before it and three
+    # after. Each picture's order uses three of the six blends; its other three change nothing.
     places = torch.arange(3, device=images.device)
     kind, hue_rank = ranks[:, :3, None], ranks[:, 3, None, None]
     before = (kind == places) & (places < hue_rank)

@@ -1,4 +1,4 @@
-"""Augmentations that change one thing of a picture by a factor: brightness, color, contrast or sharpness."""
+"""Augmentations that scale one property of a picture: brightness, color, contrast or sharpness."""
 
 from __future__ import annotations
 
@@ -11,37 +11,51 @@ from cifarlab.core.random import Draws
 
 
 def blend_each(images: Tensor, *parameters: Tensor) -> Tensor:
-    """`blend` as a kernel. factors: (B, 3), those of the picture, of its gray picture, and of its mean."""
+    """Run `blend` as a kernel.
+
+    Its only parameter, (B, 3), holds the factors of the picture, of its gray picture, and of the mean of
+    that.
+    """
     (factors,) = parameters
     own, gray, mean = factors.unbind(1)
     return blend(images, own, gray, mean)
 
 
 def brightness_factors(factor: Tensor) -> Tensor:
-    """(B,) to the (B, 3) of `blend_each`: the picture and black."""
+    """Return the parameter of `blend_each` for brightness, (B,) to (B, 3).
+
+    The picture is blended with black.
+    """
     zero = torch.zeros_like(factor)
     return torch.stack([factor, zero, zero], dim=1)
 
 
 def color_factors(factor: Tensor) -> Tensor:
-    """(B,) to the (B, 3) of `blend_each`: the picture and its gray picture."""
+    """Return the parameter of `blend_each` for saturation, (B,) to (B, 3).
+
+    The picture is blended with its gray picture.
+    """
     return torch.stack([factor, 1 - factor, torch.zeros_like(factor)], dim=1)
 
 
 def contrast_factors(factor: Tensor) -> Tensor:
-    """(B,) to the (B, 3) of `blend_each`: the picture and the mean of its gray picture."""
+    """Return the parameter of `blend_each` for contrast, (B,) to (B, 3).
+
+    The picture is blended with the mean of its gray picture.
+    """
     return torch.stack([factor, torch.zeros_like(factor), 1 - factor], dim=1)
 
 
 def sharpen(images: Tensor, *parameters: Tensor) -> Tensor:
-    """factor x picture + (1 - factor) x its smoothed picture, clamped to [0, 1]. factor: (B,).
+    """Blend each picture with its smoothed picture, clamped to [0, 1].
 
-    Smoothed with PIL's weights: the centre 5/13, its neighbours 1/13 each. The pixels at the border stay.
+    The result is factor x picture + (1 - factor) x smoothed, with one factor per sample, (B,). PIL's weights
+    smooth: 5/13 for the centre, 1/13 for each neighbour. Pixels at the border stay unchanged.
     """
     (factor,) = parameters
     if min(images.shape[-2:]) <= 2:
         return images
-    # Sums of shifted pictures, whose bits do not depend on the batch as those of a convolution may.
+    # Sums of shifted pictures. The bits of a convolution may depend on the batch.
     rows = images[:, :, :-2] + images[:, :, 1:-1] + images[:, :, 2:]
     smooth = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     centre = images[:, :, 1:-1, 1:-1]

@@ -17,9 +17,9 @@ from cifarlab.core.random import Draws
 
 
 def ascending(value: tuple[float, float]) -> tuple[float, float]:
-    """The range as given. Raises ConfigError if it runs from high to low."""
+    """Return the range; raise ConfigError if it runs from high to low."""
     if value[0] > value[1]:
-        raise ConfigError(f"a range runs from low to high, got {list(value)}")
+        raise ConfigError(f"a range must run from low to high, got {list(value)}")
     return value
 
 
@@ -32,7 +32,10 @@ FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)]
 
 @dataclass(frozen=True)
 class Erase:
-    """Paint rectangles. boxes: (B, holes, 4) int64: top, left, bottom, right, the last two exclusive."""
+    """A kernel that paints rectangles.
+
+    Its parameter is boxes, (B, holes, 4) int64: top, left, bottom, right, the last two exclusive.
+    """
 
     holes: int
     fill: float = 0.0
@@ -57,9 +60,9 @@ def coarse_dropout(
     width: FractionRange = (0.1, 0.2),
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Paint random rectangles that lie within the picture (albumentations 2.0.8's CoarseDropout).
+    """Paint random rectangles within the picture (albumentations 2.0.8's CoarseDropout).
 
-    The rectangles are drawn anew for each picture; they may overlap.
+    Each picture has its own rectangles. They may overlap.
 
     Args:
         holes: How many rectangles, from and to, both inclusive.
@@ -71,9 +74,10 @@ def coarse_dropout(
     """
     most = holes[1]
     rows, columns = images.shape[-2:]
-    # All numbers in one call: on a GPU each call costs some thirty kernels.
+    # All numbers in one call: on a GPU each call launches some thirty kernels.
     numbers = draws.uniform(shape=(1 + 4 * most,))
-    # A uniform of 24 bits times a whole number below 2**24 never rounds up to that number.
+    # The uniform numbers have 24 bits, so their product with a whole number below 2**24 never rounds up to
+    # that number.
     count = (numbers[:, :1] * (most - holes[0] + 1)).floor() + holes[0]
     size, place = numbers[:, 1:].unflatten(1, (2, 2, most)).unbind(1)
     tall = (rows * (height[0] + size[:, 0] * (height[1] - height[0]))).floor()
@@ -89,9 +93,9 @@ def coarse_dropout(
 def cutout(
     images: Tensor, draws: Draws, *, size: Annotated[int, Field(ge=1)] = 8, fill: Fraction = 0.0
 ) -> Lowered:
-    """Paint one square with its centre anywhere in the picture (DeVries and Taylor, 2017).
+    """Paint one square, centred anywhere in the picture (DeVries and Taylor, 2017).
 
-    What lies outside the picture is cut off, so that less than the whole square may be painted.
+    The square is clipped at the picture's border, so that less than the whole square may be painted.
 
     Args:
         size: Side of the square in pixels. The paper takes 16 on CIFAR-10 and 8 on CIFAR-100.
@@ -103,7 +107,7 @@ def cutout(
     return Lowered(Erase(1, fill), (torch.cat([start, start + size], dim=2),))
 
 
-# How often a box that does not fit is drawn anew, as in the authors' code's successors.
+# At most this many boxes are drawn until one fits, as in torchvision.
 _TRIES = 10
 
 
@@ -116,22 +120,22 @@ def random_erasing(
     ratio: RatioRange = (0.3, 3.3),
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Paint one random rectangle that lies within the picture (Zhong et al., 2020).
+    """Paint one random rectangle within the picture (Zhong et al., 2020).
 
-    The rectangle is drawn as torchvision's RandomErasing draws it. It must be smaller than the picture in
-    both height and width; otherwise it is drawn anew, up to ten times in all. If none of the ten fits, the
-    picture stays whole.
+    The rectangle is drawn as in torchvision's RandomErasing. It must be smaller than the picture in both
+    height and width; otherwise it is drawn again, up to ten times in all. If none of the ten fits, the
+    picture stays unchanged.
 
-    Every picture is erased unless `p` says less; the paper takes 0.5.
+    By default, `p` is 1 and every picture is erased. The paper uses 0.5.
 
     Args:
         area: Area of the rectangle as a share of the picture's area, from and to.
         ratio: Height of the rectangle divided by its width, from and to. Its logarithm is drawn evenly, so
-            that flat and tall rectangles are equally likely where the limits are r and 1 / r.
+            that flat and tall rectangles are equally likely if the limits are r and 1 / r.
         fill: Value that is painted: 0 is black, 1 is white.
     """
     rows, columns = images.shape[-2:]
-    # All numbers in one call: on a GPU each call costs some thirty kernels.
+    # All numbers in one call: on a GPU each call launches some thirty kernels.
     numbers = draws.uniform(shape=(4, _TRIES))
     size = (area[0] + numbers[:, 0] * (area[1] - area[0])) * (rows * columns)
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -142,6 +146,6 @@ def random_erasing(
     top = (numbers[:, 2] * (rows - tall + 1)).floor()
     left = (numbers[:, 3] * (columns - wide + 1)).floor()
     boxes = torch.stack([top, left, top + tall, left + wide], dim=2)
-    # After so many draws: a box without pixels.
+    # If none fits: a box without pixels.
     box = torch.where(first[:, :, None], boxes, 0.0).sum(1, keepdim=True)
     return Lowered(Erase(1, fill), (box.to(torch.int64),))

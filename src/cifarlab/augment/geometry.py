@@ -14,7 +14,8 @@ from torch import Tensor
 from cifarlab.augment.kernels import Lowered, lowers, select
 from cifarlab.core.random import Draws
 
-# What lies outside the picture. `reflect` leaves the edge pixel out, as in torch's and numpy's pad.
+# How pixels outside the picture are filled. `reflect` does not repeat the edge pixel, as in torch's and
+# numpy's pad.
 BorderMode = Literal["constant", "reflect", "replicate"]
 Interpolation = Literal["nearest", "bilinear"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -22,10 +23,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Reindex:
-    """Output pixel (i, j) is input pixel (rows[i], columns[j]): exact, no interpolation.
+    """A kernel that moves whole pixels, exactly and without interpolation.
 
-    rows: (B, H) int64. columns: (B, W) int64. An index outside the picture means `fill`, or the nearest edge
-    where that is None.
+    Output pixel (i, j) is input pixel (rows[i], columns[j]). The parameters are rows, (B, H) int64, and
+    columns, (B, W) int64.
+
+    Attributes:
+        fill: Value for indices outside the picture. None: the nearest edge pixel.
     """
 
     fill: float | None = None
@@ -48,9 +52,15 @@ def _inside(index: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Warp:
-    """Resampling: output pixel q, measured from the centre, takes the input at A q + b.
+    """A kernel that resamples pictures with an affine map.
 
-    matrix: (B, 2, 3) float32, (A | b) in pixels, x before y.
+    The output at position q, measured from the centre, takes the input at A q + b. The parameter is (A | b),
+    (B, 2, 3) float32, in pixels, x before y.
+
+    Attributes:
+        border: How pixels outside the picture are filled.
+        fill: Value outside the picture if `border` is "constant".
+        interpolation: How values between pixels are read.
     """
 
     border: BorderMode = "constant"
@@ -79,7 +89,7 @@ class Warp:
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Fold positions in pixels into [0, size - 1]: a triangle wave."""
+    """Reflect positions in pixels into [0, size - 1]."""
     period = max(2 * (size - 1), 1)
     return (positions - period * (positions / period).round()).abs()
 
@@ -96,12 +106,12 @@ def crop(
     """Pad the picture, then crop it at random to its own size.
 
     Args:
-        padding: Pixels that are added on each side, and so the largest shift in each direction. 0 turns it
-            off.
-        border: What lies outside the picture: constant is the value `fill`, reflect the mirror image without
-            a second copy of the edge pixel, replicate the edge pixel repeated.
-        fill: Value outside the picture where `border` is constant: 0 is black, 1 is white. Other borders do
-            not use it.
+        padding: Pixels that are added on each side. This is also the largest shift in each direction. 0 turns
+            it off.
+        border: How pixels outside the picture are filled: constant with the value `fill`, reflect with the
+            mirror image without repeating the edge pixel, replicate with the edge pixel.
+        fill: Value outside the picture if `border` is constant: 0 is black, 1 is white. Other borders do not
+            use it.
     """
     height, width = images.shape[-2:]
     offsets = draws.integers(padding + 1, -padding, shape=(2,))
@@ -115,7 +125,7 @@ def crop(
 
 
 def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (B, H) and columns (B, W) that leave every pixel where it is."""
+    """Return rows (B, H) and columns (B, W) that move no pixel."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device).expand(len(images), -1)
     columns = torch.arange(width, device=images.device).expand(len(images), -1)
@@ -124,7 +134,10 @@ def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @lowers
 def flip(images: Tensor, draws: Draws) -> Lowered:
-    """Mirror left and right: every picture, unless `p` says less, as in `flip: {p: 0.5}`."""
+    """Mirror left and right, for all pictures or a share `p`.
+
+    The usual random flip is `flip: {p: 0.5}`.
+    """
     rows, columns = _in_place(images)
     return Lowered(Reindex(), (rows, images.shape[-1] - 1 - columns))
 
@@ -133,11 +146,12 @@ def flip(images: Tensor, draws: Draws) -> Lowered:
 def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
     """Mirror left and right every other epoch (Jordan 2024).
 
-    Whether a picture begins mirrored is random. Two epochs in a row then show every picture both ways, which
-    independent flips do only half of the time (airbench, arXiv:2404.00498, section 3.6).
+    Whether a picture is mirrored in the first epoch is random. Two consecutive epochs then show every picture
+    both ways. Independent flips do so only half of the time (airbench, arXiv:2404.00498, section 3.6).
 
-    The epochs that count are those of the views. With `data.views`, each view always shows a picture the same
-    way. If the number of views is odd, the last view and the first, which follows it, show it the same way.
+    If `data.views` is set, the flip alternates with the epoch of the views. Each view then always shows a
+    picture the same way. If the number of views is odd, the last view and the first, which follows it, show
+    it the same way.
     """
     begins_mirrored = draws.of_epoch(0).bernoulli(0.5)
     mirrored = begins_mirrored ^ (draws.epoch % 2 == 1)
@@ -147,19 +161,31 @@ def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
 
 @lowers
 def vertical_flip(images: Tensor, draws: Draws) -> Lowered:
-    """Mirror top and bottom: every picture, unless `p` says less, as in `vertical_flip: {p: 0.5}`."""
+    """Mirror top and bottom, for all pictures or a share `p`.
+
+    The usual random flip is `vertical_flip: {p: 0.5}`.
+    """
     rows, columns = _in_place(images)
     return Lowered(Reindex(), (images.shape[-2] - 1 - rows, columns))
 
 
 def affine_matrix(scale: Tensor, degrees: Tensor, shift: Tensor) -> Tensor:
-    """The (B, 2, 3) matrix of `Warp` that scales, turns counter-clockwise and shifts, about the centre.
+    """Return the matrix of `Warp` that scales, rotates and shifts.
 
-    scale: (B, 2) factors, x before y. degrees: (B,). shift: (B, 2) pixels, x before y.
+    The rotation is counter-clockwise about the centre.
+
+    Args:
+        scale: (B, 2) factors, x before y.
+        degrees: (B,).
+        shift: (B, 2) pixels, x before y.
+
+    Returns:
+        (B, 2, 3).
     """
     angle = degrees * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()
-    # `Warp` asks where a pixel comes from, so this is the inverse of q' = R S q + t, with y pointing down.
+    # `Warp` maps output positions to input positions, so this is the inverse of q' = R S q + t, with y
+    # pointing down.
     linear = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
     linear = linear / scale[:, :, None]
     offset = -(linear[:, :, :1] * shift[:, None, :1] + linear[:, :, 1:] * shift[:, None, 1:])
@@ -177,20 +203,21 @@ def shift_scale_rotate(
     border: BorderMode = "constant",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Shift, scale and rotate at random about the centre (albumentations 2.0.8's ShiftScaleRotate).
+    """Shift, scale and rotate at random (albumentations 2.0.8's ShiftScaleRotate).
 
-    As in albumentations, the two axes scale independently. Values between pixels are read bilinearly.
+    Scaling and rotation are about the centre. As in albumentations, the two axes scale independently. Values
+    between pixels are interpolated bilinearly.
 
     Args:
-        shift: Largest shift in either direction, as a share of the picture's side. Shifts are cut to whole
-            pixels towards zero: at 32 pixels the default shifts by -1, 0 or 1, with probabilities 1/4, 1/2
-            and 1/4. 0 turns it off.
+        shift: Largest shift in either direction, as a share of the picture's side. Shifts are truncated to
+            whole pixels: at 32 pixels the default shifts by -1, 0 or 1, with probabilities 1/4, 1/2 and 1/4.
+            0 turns it off.
         scale: Factors are drawn between 1 - scale and 1 + scale. 0 turns it off.
         rotate: Largest angle in either direction, in degrees. 0 turns it off.
-        border: What lies outside the picture: constant is the value `fill`, reflect the mirror image without
-            a second copy of the edge pixel, replicate the edge pixel repeated.
-        fill: Value outside the picture where `border` is constant: 0 is black, 1 is white. Other borders do
-            not use it.
+        border: How pixels outside the picture are filled: constant with the value `fill`, reflect with the
+            mirror image without repeating the edge pixel, replicate with the edge pixel.
+        fill: Value outside the picture if `border` is constant: 0 is black, 1 is white. Other borders do not
+            use it.
     """
     height, width = images.shape[-2:]
     numbers = draws.uniform(-1.0, 1.0, shape=(5,))

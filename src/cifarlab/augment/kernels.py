@@ -1,4 +1,4 @@
-"""`Lowered`: an augmentation as a kernel and per-sample parameters, so that policies can share kernels."""
+"""Augmentations as a kernel with per-sample parameters (`Lowered`), so that policies can share kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from cifarlab.core.registry import Spec
 
 
 class Kernel(Protocol):
-    """An image operation with per-sample parameters; two that compare equal are the same operation."""
+    """An image operation with per-sample parameters.
+
+    Kernels that compare equal are the same operation.
+    """
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor: ...
 
@@ -25,7 +28,12 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """What an augmentation does to one batch: `kernel(images, *parameters)`, each parameter (B, ...)."""
+    """An augmentation of one batch, as `kernel(images, *parameters)`.
+
+    Attributes:
+        kernel: The image operation.
+        parameters: Its parameters, each (B, ...).
+    """
 
     kernel: Kernel
     parameters: tuple[Tensor, ...]
@@ -37,8 +45,8 @@ class Lowered:
 def lowers(plan: Callable[..., Lowered]) -> Callable[..., Tensor]:
     """Register an augmentation written as `plan(images, draws, *, ...) -> Lowered`.
 
-    Called by name it runs the step; policies find the plan as the trait `lower`, and merge steps with equal
-    kernels.
+    The registered function runs the plan's result. Policies find the plan in the trait `lower` and merge
+    steps with equal kernels.
     """
 
     @wraps(plan)
@@ -49,27 +57,35 @@ def lowers(plan: Callable[..., Lowered]) -> Callable[..., Tensor]:
 
 
 def held_constant(table: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a compiled step hold what `table` gives: Dynamo looks through `lru_cache`, and would trace numpy.
+    """Let a compiled step treat the result of `table` as a constant.
 
-    As `torch.compiler.assume_constant_result`, which imports the compiler: seconds of every command.
+    Dynamo looks through `lru_cache` and would trace the numpy code. This does what
+    `torch.compiler.assume_constant_result` does. That function imports the compiler, which would slow down
+    every command by seconds.
     """
     table._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return table
 
 
 def column(values: Tensor) -> Tensor:
-    """(B,) to (B, 1, 1, 1), to broadcast over pictures."""
+    """Reshape (B,) to (B, 1, 1, 1), to broadcast over pictures."""
     return values.view(-1, 1, 1, 1)
 
 
 def select(use: Tensor, changed: Tensor, images: Tensor) -> Tensor:
-    """The rows of `changed` where `use` (B,) is true, else those of `images`: any shapes with B first."""
+    """Take rows from `changed` where `use` is true, else from `images`.
+
+    use: (B,) bool. changed, images: (B, ...) of any equal shape.
+    """
     return torch.where(use.view(-1, *[1] * (images.dim() - 1)), changed, images)
 
 
 @dataclass(frozen=True, eq=False)
 class _Whole:
-    """A part that is no plan, as a kernel that nothing shares; its parameter is the numbers of the rows."""
+    """An augmentation without a plan, as a kernel that is never shared.
+
+    Its only parameter holds the row numbers, (B,).
+    """
 
     spec: Spec
     draws: Draws
@@ -79,16 +95,27 @@ class _Whole:
 
 
 def plan(spec: Spec, images: Tensor, draws: Draws) -> Lowered:
-    """The step of any augmentation for `images` (B, 3, H, W), with `draws` of its own stream."""
+    """Return any augmentation as a `Lowered` step.
+
+    Args:
+        spec: The augmentation.
+        images: (B, 3, H, W).
+        draws: The augmentation's own stream.
+    """
     if (lower := spec.part.traits.lower) is not None:
         return lower(images, draws, **spec.kwargs())
     return Lowered(_Whole(spec, draws), (torch.arange(len(images), device=images.device),))
 
 
 def merge_lowered(members: Sequence[tuple[Tensor, Lowered]]) -> tuple[Tensor, Lowered]:
-    """(The rows that use any of the steps (B,), one step for them all): of equal kernels and disjoint rows.
+    """Merge steps with equal kernels and disjoint rows to one step.
 
-    The step's parameters mean nothing in the other rows.
+    Args:
+        members: Steps, each with the rows that use it, (B,) bool.
+
+    Returns:
+        The rows that use any of the steps, (B,) bool, and the merged step. Its parameters are meaningless in
+        other rows.
     """
     used, first = members[0]
     parameters = first.parameters
@@ -102,10 +129,15 @@ def merge_lowered(members: Sequence[tuple[Tensor, Lowered]]) -> tuple[Tensor, Lo
 
 
 def change_(images: Tensor, use: Tensor, step: Lowered) -> None:
-    """Run a step in place, on the rows where `use` (B,) is true.
+    """Run a step in place on the rows that use it.
 
-    On the CPU only these rows are computed. Elsewhere all are: to count them would stall the device, and a
-    captured graph needs shapes that do not depend on draws. The bits are the same.
+    On the CPU only these rows are computed. On other devices all rows are computed: counting them would stall
+    the device, and a captured graph needs shapes that do not depend on draws. The bits are the same.
+
+    Args:
+        images: (B, ...), changed in place.
+        use: (B,) bool.
+        step: The step.
     """
     if _computes_rows_alone(images):
         rows = use.nonzero()[:, 0]

@@ -1,8 +1,8 @@
-"""Mixers: what makes one training example of two, a sample and its neighbour in the epoch's order.
+"""Mixers, which combine a sample with its neighbour in the epoch's order to a new training example.
 
-A mixer draws `per` pair, so that a pair's mix depends on nothing but the pair; or per batch, as the papers'
-own code: then one draw, that of the batch's first pair, holds for all, and a pair's mix depends on the batch
-it stands in.
+A mixer draws random numbers once per pair or once per batch (`per`). Per pair, the mix of a pair depends on
+nothing but the pair. Per batch, as in the papers' own code, the draw of the first pair holds for all pairs:
+the mix then depends on the batch.
 """
 
 from __future__ import annotations
@@ -23,22 +23,31 @@ from cifarlab.core.random import Draws
 from cifarlab.core.registries import MIXERS, MixSpecs
 from cifarlab.core.registry import Spec
 
-# The range in which `beta` is within 1e-3 of the distribution.
+# In this range, `beta` is within 1e-3 of the exact distribution.
 Alpha = Annotated[float, Field(ge=0.001, le=1000)]
 _TABLE_STEPS = 4096
-# What shares a draw.
+# Whether a draw holds for one pair or for the whole batch.
 Per = Literal["pair", "batch"]
 
 
 def partners(size: int, device: torch.device | str = "cpu") -> Tensor:
-    """(size,) int64: each position's neighbour, position XOR 1; the last of an odd batch is its own."""
+    """Return each position's neighbour, (size,) int64: position XOR 1.
+
+    The last position of an odd batch is its own neighbour.
+    """
     return (torch.arange(size, device=device) ^ 1).clamp(max=size - 1)
 
 
 def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
-    """Draws that are equal for the two members of a pair, keyed by the smaller of their ids.
+    """Return draws that are equal for both members of a pair.
 
-    ids: (B,) int64, each sample's index in its data set. partner: (B,) int64, as `partners` gives it.
+    They are keyed by the smaller id of the pair.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Epoch of the batch.
+        ids: (B,) int64, each sample's index in its data set.
+        partner: (B,) int64, as `partners` returns it.
     """
     return Draws(seed, epoch, torch.minimum(ids, ids[partner])).at("mix")
 
@@ -46,9 +55,20 @@ def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
 def mix_batch(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, specs: Mapping[str, Spec]
 ) -> tuple[Tensor, Tensor]:
-    """Run the labelled mixers in order, each on the pairs that its p picks: all or none if it is per batch.
+    """Run the labelled mixers in order, each on randomly chosen pairs.
 
-    images: (B, 3, H, W). targets: (B, C), rows that sum to 1. partner: (B,) int64. draws: of `pair_draws`.
+    A mixer's `p` is the probability for a pair. With `per="batch"` it is the probability for all pairs at
+    once.
+
+    Args:
+        images: (B, 3, H, W).
+        targets: (B, C), rows that sum to 1.
+        partner: (B,) int64, as `partners` returns it.
+        draws: As `pair_draws` returns them.
+        specs: Mixers by label.
+
+    Returns:
+        Mixed images and targets, of the same shapes.
     """
     for label, spec in specs.items():
         if spec.p == 0:
@@ -63,24 +83,31 @@ def mix_batch(
 
 
 def _shared(draws: Draws, per: Per) -> Draws:
-    """The draws as they are, or the first pair's for all."""
+    """Return the draws; with "batch", the first pair's for all."""
     return draws if per == "pair" else draws.take(torch.arange(len(draws), device=draws.device) * 0)
 
 
 def _square_roots(alpha: float) -> int:
-    """How many roots straighten the lower tail, where lambda is the probability to the power 1 / alpha."""
+    """Return how many square roots make the lower tail nearly linear.
+
+    In that tail, lambda is the probability to the power 1 / alpha.
+    """
     return max(0, math.ceil(math.log2(alpha)))
 
 
 @lru_cache
 def _quantiles(alpha: float, device: torch.device) -> Tensor:
-    """(_TABLE_STEPS + 1,) float32: quantiles of Beta(alpha, alpha) up to the median."""
-    # In z = log(lambda / (1 - lambda)) the density is smooth for every alpha, with exponential tails.
+    """Return the quantiles of Beta(alpha, alpha) up to the median.
+
+    The result is (_TABLE_STEPS + 1,) float32.
+    """
+    # As a function of z = log(lambda / (1 - lambda)), the density is smooth for every alpha and has
+    # exponential tails.
     z = np.linspace(-40.0, 0.0, 400_001)
     density = np.exp(alpha * (z - 2 * np.logaddexp(0, z) + 2 * math.log(2)))
     below = density[0] / alpha
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * (z[1] - z[0]))]) + below
-    # Even steps of the root that `beta` takes of twice the probability.
+    # `beta` looks up the repeated square root of twice the probability; these are even steps of that root.
     doubled = np.linspace(0.0, 1.0, _TABLE_STEPS + 1) ** (2 ** _square_roots(alpha))
     at = np.interp(doubled, area / area[-1], z)
     return torch.from_numpy((1 / (1 + np.exp(-at))).astype(np.float32)).to(device)
@@ -92,10 +119,13 @@ def _table(alpha: float, device: torch.device) -> Tensor:
 
 
 def beta(draws: Draws, alpha: float) -> Tensor:
-    """(B,) float32 from Beta(alpha, alpha), by a table of quantiles: powers vary in their last bits."""
+    """Draw (B,) float32 numbers from Beta(alpha, alpha).
+
+    A table of quantiles is used, because the last bits of powers differ between devices.
+    """
     number = draws.uniform()
-    # The distribution is symmetric, so the table holds its lower half. The lowest draw, 0, stands for [0,
-    # 2**-24).
+    # The distribution is symmetric, so the table holds its lower half. A draw of 0 stands for the interval
+    # [0, 2**-24), of which 2**-25 is the middle.
     place = 2 * torch.minimum(number, 1 - number).clamp(min=2.0**-25)
     for _ in range(_square_roots(alpha)):
         place = place.sqrt()
@@ -111,16 +141,16 @@ def beta(draws: Draws, alpha: float) -> Tensor:
 def mixup(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 0.2, per: Per = "pair"
 ) -> tuple[Tensor, Tensor]:
-    """Weighted mean of two pictures and of their targets (mixup, Zhang et al., 2018).
+    """Weighted mean of two pictures and targets (mixup, Zhang et al., 2018).
 
-    Of a pair (a, b), with a random weight lambda, the first becomes lambda a + (1 - lambda) b, and the second
-    lambda b + (1 - lambda) a. Over the two, each picture has the weight 1.
+    For a pair (a, b) and a random weight lambda, the first picture becomes lambda a + (1 - lambda) b, and the
+    second lambda b + (1 - lambda) a. Over both, each picture has the total weight 1.
 
     Args:
         alpha: Lambda is drawn from Beta(alpha, alpha). Small values give lambdas near 0 and 1, that is,
             little mixing. 1 makes all lambdas equally likely.
         per: How often a lambda is drawn: pair draws one for each pair, batch draws one for all pairs, as the
-            papers' own code does. With batch, a pair's mix depends on what else is in the batch, and `p`
+            papers' own code does. With batch, a pair's mix depends on the other samples of the batch, and `p`
             picks all pairs or none.
     """
     weight = beta(_shared(draws, per), alpha)
@@ -131,20 +161,20 @@ def mixup(
 def cutmix(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 1.0, per: Per = "pair"
 ) -> tuple[Tensor, Tensor]:
-    """Paste a box of the other picture, and mix the targets alike (CutMix, Yun et al., 2019).
+    """Paste a box of the other picture (CutMix, Yun et al., 2019).
 
     The box has the picture's proportions, the area 1 - lambda as a share of the picture's, and its centre
-    anywhere. The part that the border cuts off is not counted: the other's target gets the share of the
-    picture that the box really covers.
+    anywhere. The box is clipped at the picture's border. The other picture's target gets the share of the
+    picture that the clipped box covers.
 
-    The two pictures of a pair share the box: each gets the other's pixels there. Over the two, each pixel is
+    The two pictures of a pair share the box: each gets the other's pixels there. Over both, each pixel is
     shown once.
 
     Args:
         alpha: Lambda is drawn from Beta(alpha, alpha). Small values give boxes that cover nearly nothing or
             nearly all. 1 makes all lambdas equally likely.
         per: How often a box is drawn: pair draws one for each pair, batch draws one for all pairs, as the
-            papers' own code does. With batch, a pair's mix depends on what else is in the batch, and `p`
+            papers' own code does. With batch, a pair's mix depends on the other samples of the batch, and `p`
             picks all pairs or none.
     """
     draws = _shared(draws, per)
@@ -172,8 +202,8 @@ def one_of(
         choices: The mixers, {label: options}, such as {mixup: {p: 0.5}, cutmix: {p: 0.5}}. The `p` of each is
             its weight; the weights need not sum to 1.
         per: How often a choice is made: pair makes one for each pair, batch makes one for all pairs. With
-            batch, a pair's mix depends on what else is in the batch, and `p` picks all pairs or none. The
-            `per` of each choice says what shares a lambda.
+            batch, a pair's mix depends on the other samples of the batch, and `p` picks all pairs or none.
+            The `per` of each choice sets how often its lambda is drawn.
     """
     number = _shared(draws, per).uniform()
     total = sum(spec.p for spec in choices.values())
@@ -182,7 +212,7 @@ def one_of(
         if spec.p == 0:
             continue
         view = spec.build(images, targets, partner, draws.at(label))
-        # Each takes all that lies above its bound, and leaves what lies below to those before it.
+        # Each choice overwrites the pairs above its lower bound; later choices overwrite it in turn.
         use = number >= low
         mixed = select(use, view[0], mixed[0]), select(use, view[1], mixed[1])
         low += spec.p / total
@@ -190,7 +220,10 @@ def one_of(
 
 
 def _span(draws: Draws, side: Tensor, size: int) -> Tensor:
-    """(B, size) bool: which of `size` pixels lie within `side` (B,), a fraction, about a random centre."""
+    """Return which pixels lie in a span around a random centre.
+
+    `side` (B,) is the length as a fraction of `size`. The result is (B, size) bool.
+    """
     length = (side * size).to(torch.int64)
     start = draws.integers(size) - length // 2
     pixels = torch.arange(size, device=side.device)
@@ -198,6 +231,9 @@ def _span(draws: Draws, side: Tensor, size: int) -> Tensor:
 
 
 def _mean(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """weight x own + (1 - weight) x other, with weight (B,) and B first in both."""
+    """Return weight x own + (1 - weight) x other.
+
+    weight: (B,). own, other: (B, ...).
+    """
     weight = weight.view(-1, *[1] * (own.dim() - 1))
     return (own * weight).add_(other * (1 - weight))

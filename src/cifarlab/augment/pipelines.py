@@ -1,4 +1,4 @@
-"""Pipelines of the albumentations library, for those who have one: each picture seeded on its own."""
+"""Pipelines of the albumentations library as an augmentation, with a seed for each picture."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from cifarlab.core.random import Draws
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
 
-# Bases of classes, and what takes functions or gives more than a picture.
+# Base classes, and transforms that take functions or return more than a picture.
 _NO_TRANSFORMS = (
     "BaseCompose", "BasicTransform", "DualTransform", "ImageOnlyTransform", "Lambda", "ReplayCompose",
     "Transform3D",
 )  # fmt: skip
-# How `albumentations.save` names a transform in a file.
+# The key under which `albumentations.save` writes the name of a transform.
 _SAVED = "__class_fullname__"
 
 
 def _library() -> Any:
-    # On import it would ask the package index for a newer version.
+    # Otherwise the library asks the package index for a newer version when it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         import albumentations
@@ -42,7 +42,7 @@ def _library() -> Any:
 
 
 def _kinds() -> dict[str, Plain]:
-    """The library's transforms and compositions by name."""
+    """Return the library's transforms and compositions by name."""
     library = _library()
     bases = library.BasicTransform, library.BaseCompose
     return {
@@ -53,7 +53,7 @@ def _kinds() -> dict[str, Plain]:
 
 
 def _read(value: Any) -> Any:
-    """The list of transforms: as it is given, or from the YAML file that a string names."""
+    """Return the list of transforms; read it from a YAML file's path."""
     if not isinstance(value, str):
         return value
     path = Path(value).expanduser().absolute()
@@ -62,18 +62,22 @@ def _read(value: Any) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"cannot read {path}: {reason}") from None
-    # What `albumentations.save` writes is one composition.
+    # `albumentations.save` writes a single composition under this key.
     return [content["transform"]] if isinstance(content, Mapping) and "transform" in content else content
 
 
 def _plain(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, dict[str, Plain]]]:
-    """`[{Name: options}, ...]` of every way to write it; compositions hold such lists."""
+    """Bring a list of transforms into the form `[{Name: options}, ...]`.
+
+    Lists inside compositions are brought into the same form.
+    """
     if not isinstance(value, list) or not value:
         raise ConfigError(f"expected a list of transforms, `Name: options` each; got {value!r}", path)
     return [_entry(entry, (*path, str(place))) for place, entry in enumerate(value)]
 
 
 def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Plain]]:
+    """Bring one transform into the form `{Name: options}`."""
     if isinstance(entry, Mapping) and _SAVED in entry:
         entry = {entry[_SAVED]: {key: option for key, option in entry.items() if key != _SAVED}}
     if isinstance(entry, str):
@@ -91,7 +95,7 @@ def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Plain]]:
 
 
 def _built(entry: Mapping[str, dict[str, Plain]], path: tuple[str, ...]) -> Any:
-    """The library's object. Raises ConfigError with the path of what it does not take."""
+    """Build a transform; raise ConfigError with the path of an invalid option."""
     ((name, options),) = entry.items()
     kinds = _kinds()
     if name not in kinds:
@@ -108,19 +112,19 @@ def _built(entry: Mapping[str, dict[str, Plain]], path: tuple[str, ...]) -> Any:
         options = {**options, "transforms": inner}
     p = options.get("p", 0)
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
-        raise ConfigError(f"a probability lies in 0 to 1, got {p!r}", (*path, "p"))
-    # Of some mistakes the library warns only, and goes on with its defaults.
+        raise ConfigError(f"a probability must be from 0 to 1, got {p!r}", (*path, "p"))
+    # Without `strict` the library only warns of some mistakes and uses its defaults.
     strict = {"strict": True} if "InitSchema" in vars(kind) else {}
     try:
         built = kind(**options, **strict)
     except (TypeError, ValueError) as error:
         if isinstance(cause := error.__cause__, ValidationError):
             found = explain(cause, lambda _: known)
-            # Below an option stand the types that it may have.
+            # Deeper parts of the path name the types that the option may have.
             raise ConfigError(found.message, (*path, *found.path[:1])) from None
         raise ConfigError(" ".join(str(error).split()), path) from None
     if missing := {*getattr(built, "targets_as_params", ())} - {"image"}:
-        raise ConfigError(f"needs {', '.join(sorted(missing))} beside the picture; leave it out", path)
+        raise ConfigError(f"needs {', '.join(sorted(missing))}, not only pictures; remove it", path)
     return built
 
 
@@ -148,13 +152,14 @@ Transforms = Annotated[
 
 def _views(pictures: np.ndarray, pipeline: Any, seeds: list[int]) -> Iterator[np.ndarray]:
     for picture, seed in zip(pictures, seeds, strict=True):
-        # Not `set_random_seed`: that gives all transforms one seed, and two of equal p run both or neither.
+        # Not `set_random_seed`: it gives all transforms one seed, so that two transforms of equal p either
+        # both run or both do not.
         pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         view = pipeline(image=picture)["image"]
         if view.shape != picture.shape or view.dtype != picture.dtype:
             raise ConfigError(
-                f"data.augment: albumentations' pipeline makes {tuple(view.shape)} {view.dtype} of a picture "
-                f"of {picture.shape} uint8; take out what resizes, crops or converts, e.g. ToTensorV2"
+                f"data.augment: albumentations' pipeline gives {tuple(view.shape)} {view.dtype} for pictures "
+                f"of {picture.shape} uint8; remove what resizes, crops or converts, e.g. ToTensorV2"
             )
         yield view
 
@@ -163,12 +168,12 @@ def _views(pictures: np.ndarray, pipeline: Any, seeds: list[int]) -> Iterator[np
 def albumentations(images: Tensor, draws: Draws, *, transforms: Transforms) -> Tensor:
     """Any pipeline of the library albumentations (Buslaev et al., 2020).
 
-    It needs `pip install 'cifarlab[albumentations]'`. Pictures are rounded to 8 bits. Each picture has a seed
-    of its own, so that its view depends neither on the batch nor on what ran before.
+    It needs `pip install 'cifarlab[albumentations]'`. Pictures are rounded to 8 bits. Each picture has its
+    own seed, so that its view depends neither on the batch nor on earlier batches.
 
-    A pipeline is costly beside this package's own parts. On the processor, one picture is changed after the
-    other, in the training process. From a GPU, every batch comes over and goes back. `benchmarks/augment.py`
-    measures the cost.
+    A pipeline is slow compared with this package's own augmentations. Pictures are changed on the CPU, one
+    after the other, in the training process. With a GPU, every batch is copied to the host and back.
+    `benchmarks/augment.py` measures the cost.
 
     Args:
         transforms: List of the library's transforms in order, each by name with its options, such as

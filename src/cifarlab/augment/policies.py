@@ -1,4 +1,4 @@
-"""Policies: which augmentations run, on which samples."""
+"""Policies: which augmentations run, and on which samples."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, AugmentSpecs
 from cifarlab.core.registry import Spec
 
-# The stream of the probability draw, below the part's own: a change of p leaves the part's parameters alone.
+# Name of the stream of the probability draw, below the part's own stream: changing p does not change the
+# part's other random numbers.
 PROBABILITY = ".p"
 
 
 def apply(images: Tensor, draws: Draws, specs: Mapping[str, Spec]) -> Tensor:
-    """Run the labelled augmentations in order, each on the samples that its p picks.
+    """Run the labelled augmentations in order, each on randomly chosen samples.
 
-    images: (B, 3, H, W) float32 in [0, 1]. draws: of the same samples; each part draws from its label's
-    stream.
+    The probability for a sample is the `p` of the augmentation.
+
+    Args:
+        images: (B, 3, H, W) float32 in [0, 1].
+        draws: Of the same samples. Each augmentation uses the stream of its label.
+        specs: Augmentations by label.
     """
     for label, spec in specs.items():
         if spec.p == 0:
@@ -38,7 +43,7 @@ def apply(images: Tensor, draws: Draws, specs: Mapping[str, Spec]) -> Tensor:
 
 
 def some_weight(choices: dict[str, Spec]) -> dict[str, Spec]:
-    """The choices as given. Raises ConfigError if none of them can be chosen."""
+    """Return the choices; raise ConfigError if every p is 0."""
     if not any(spec.p for spec in choices.values()):
         raise ConfigError("needs at least one choice with p above 0")
     return choices
@@ -50,7 +55,7 @@ def one_of(
 ) -> Tensor:
     """Exactly one of several augmentations for each picture (albumentations' OneOf).
 
-    Choices that do the same operation, such as two warps of equal fill and interpolation, are computed in one
+    Choices with the same operation, such as two warps of equal fill and interpolation, are computed in one
     pass.
 
     Args:
@@ -63,7 +68,7 @@ def one_of(
     groups: dict[Kernel, list[tuple[Tensor, Lowered]]] = {}
     low = 0.0
     for position, (label, spec) in enumerate(chosen.items(), start=1):
-        # The last bound is above every draw, whatever the sum of the weights rounds to.
+        # The last bound is above every draw, however the sum of the weights is rounded.
         high = low + spec.p / total if position < len(chosen) else 2.0
         use = (number >= low) & (number < high)
         low = high

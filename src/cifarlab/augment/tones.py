@@ -1,8 +1,11 @@
 """Augmentations that map each value to another: posterize, solarize, auto-contrast, equalize, invert.
 
-Values are floats in [0, 1], treated as torchvision treats floats: `posterize` with b bits cuts to multiples
-of 2**-b, not of 2**(8 - b) / 255; a threshold t of `solarize` stands for t x 255 of 8 bits; `auto_contrast`
-does not round; `equalize` cuts values to 256 levels, v / 255 to v, and gives such levels back.
+Values are floats in [0, 1], treated as torchvision treats floats:
+
+- `posterize` with b bits rounds down to multiples of 2**-b, not of 2**(8 - b) / 255.
+- The threshold t of `solarize` corresponds to t x 255 of 8 bits.
+- `auto_contrast` does not round.
+- `equalize` quantises values to 256 levels and returns multiples of 1 / 255.
 """
 
 from __future__ import annotations
@@ -22,19 +25,25 @@ BitsRange = Annotated[tuple[Bits, Bits], AfterValidator(ascending)]
 
 
 def cut_levels(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Cut values down to multiples of 1 / levels, below 1. levels: (B,) float32, powers of two."""
+    """Round values down to multiples of 1 / levels below 1.
+
+    The parameter, levels, is (B,) float32 of powers of two.
+    """
     levels = column(parameters[0])
     return torch.minimum((images * levels).floor_(), levels - 1).clamp_(min=0).div_(levels)
 
 
 def invert_above(images: Tensor, *parameters: Tensor) -> Tensor:
-    """1 - x where x is `threshold` (B,) or more."""
+    """Invert values x at or above the threshold to 1 - x.
+
+    The parameter, the threshold, is (B,).
+    """
     (threshold,) = parameters
     return torch.where(images >= column(threshold), 1 - images, images)
 
 
 def stretch(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Stretch each channel to [0, 1]; one of a single value stays."""
+    """Stretch each channel to [0, 1]; a constant channel stays unchanged."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = low == high
     low, spread = torch.where(flat, 0.0, low), torch.where(flat, 1.0, high - low)
@@ -42,11 +51,12 @@ def stretch(images: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def equalize_levels(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Spread each channel's 256 levels by how many pixels are darker, as PIL does.
+    """Equalize the histogram of each channel at 256 levels, as PIL does.
 
-    A channel with too few pixels beside those of its brightest level, fewer than 255, keeps its levels.
+    A channel stays unchanged, apart from the quantisation, if fewer than 255 of its pixels are darker than
+    its brightest level.
     """
-    # As torchvision makes 8 bits of floats: the factor just below 256 keeps 1.0 in the last level.
+    # torchvision's conversion of floats to 8 bits: the factor just below 256 keeps 1.0 in the last level.
     levels = (images.flatten(2) * 255.999).to(torch.uint8).to(torch.int64)
     one = torch.ones((), dtype=torch.int32, device=images.device)
     counts = torch.zeros((*levels.shape[:2], 256), dtype=torch.int32, device=images.device)
@@ -63,7 +73,8 @@ def equalize_levels(images: Tensor, *parameters: Tensor) -> Tensor:
 def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Lowered:
     """Keep only the leading bits of each value.
 
-    With b bits, values in [0, 1] are cut down to multiples of 2**-b below 1, as torchvision does with floats.
+    With b bits, values in [0, 1] are rounded down to multiples of 2**-b below 1, as torchvision does with
+    floats.
 
     Args:
         bits: How many bits are kept, from and to, both inclusive. 0 leaves the picture black.
@@ -77,32 +88,32 @@ def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1
     """Invert the bright values.
 
     Args:
-        threshold: Where bright begins, from and to, as a share of full brightness. Values at the threshold or
-            above are inverted: 0 inverts all.
+        threshold: Range of the random threshold, from and to, as a share of full brightness. Values at the
+            threshold or above are inverted: 0 inverts all.
     """
     return Lowered(invert_above, (draws.uniform(*threshold),))
 
 
 @lowers
 def invert(images: Tensor, draws: Draws) -> Lowered:
-    """Turn the picture into its negative: every picture, unless `p` says less."""
+    """Turn all pictures, or a share `p`, into their negatives."""
     return Lowered(invert_above, (torch.zeros(len(images), device=images.device),))
 
 
 @lowers
 def auto_contrast(images: Tensor, draws: Draws) -> Lowered:
-    """Stretch each channel to full contrast: every picture, unless `p` says less.
+    """Stretch channels to full contrast, for all pictures or a share `p`.
 
-    A channel of a single value stays as it is.
+    A constant channel stays unchanged.
     """
     return Lowered(stretch, ())
 
 
 @lowers
 def equalize(images: Tensor, draws: Draws) -> Lowered:
-    """Equalize the histogram of each channel: every picture, unless `p` says less.
+    """Equalize each channel's histogram, for all pictures or a share `p`.
 
-    Values are cut to 256 levels first. A channel keeps its levels where fewer than 255 of its pixels are
+    Values are quantised to 256 levels first. A channel keeps its levels if fewer than 255 of its pixels are
     darker than its brightest level.
     """
     return Lowered(equalize_levels, ())

@@ -1,4 +1,4 @@
-"""Augmentations that shear, shift or turn a picture, one way each: those of the searched policies."""
+"""Augmentations that shear, shift or rotate a picture along one axis, as the searched policies use them."""
 
 from __future__ import annotations
 
@@ -22,31 +22,46 @@ def _matrix(x: tuple[Tensor, Tensor, Tensor], y: tuple[Tensor, Tensor, Tensor]) 
 
 
 def shear_x_matrix(shear: Tensor, height: int, width: int) -> Tensor:
-    """(B, 2, 3) of `Warp`: each row moves left by `shear` (B,) times its distance from the upper edge."""
+    """Return the (B, 2, 3) matrix of `Warp` for a horizontal shear.
+
+    Each row moves left by `shear` (B,) times its distance from the upper edge.
+    """
     one, zero = torch.ones_like(shear), torch.zeros_like(shear)
     return _matrix((one, shear, shear * (height / 2)), (zero, one, zero))
 
 
 def shear_y_matrix(shear: Tensor, height: int, width: int) -> Tensor:
-    """(B, 2, 3) of `Warp`: each column moves up by `shear` (B,) times its distance from the left edge."""
+    """Return the (B, 2, 3) matrix of `Warp` for a vertical shear.
+
+    Each column moves up by `shear` (B,) times its distance from the left edge.
+    """
     one, zero = torch.ones_like(shear), torch.zeros_like(shear)
     return _matrix((one, zero, zero), (shear, one, shear * (width / 2)))
 
 
 def translate_x_matrix(pixels: Tensor, height: int, width: int) -> Tensor:
-    """(B, 2, 3) of `Warp`: a shift to the right by `pixels` (B,), cut to whole ones towards zero."""
+    """Return the (B, 2, 3) matrix of `Warp` for a rightward shift.
+
+    `pixels` (B,) are truncated to whole pixels.
+    """
     one, zero = torch.ones_like(pixels), torch.zeros_like(pixels)
     return _matrix((one, zero, -pixels.trunc()), (zero, one, zero))
 
 
 def translate_y_matrix(pixels: Tensor, height: int, width: int) -> Tensor:
-    """(B, 2, 3) of `Warp`: a shift downwards by `pixels` (B,), cut to whole ones towards zero."""
+    """Return the (B, 2, 3) matrix of `Warp` for a downward shift.
+
+    `pixels` (B,) are truncated to whole pixels.
+    """
     one, zero = torch.ones_like(pixels), torch.zeros_like(pixels)
     return _matrix((one, zero, zero), (zero, one, -pixels.trunc()))
 
 
 def rotate_matrix(degrees: Tensor, height: int, width: int) -> Tensor:
-    """(B, 2, 3) of `Warp`: a turn about the centre by `degrees` (B,), counter-clockwise."""
+    """Return the (B, 2, 3) matrix of `Warp` for a counter-clockwise rotation.
+
+    The rotation is about the centre, by `degrees` (B,).
+    """
     angle, zero = degrees * (math.pi / 180), torch.zeros_like(degrees)
     cos, sin = angle.cos(), angle.sin()
     return _matrix((cos, -sin, zero), (sin, cos, zero))
@@ -63,14 +78,14 @@ def shear_x(
 ) -> Lowered:
     """Shear to the left or right, with the upper edge fixed.
 
-    This is how torchvision's policies shear.
+    torchvision's policies shear in this way.
 
     Args:
         shear: Largest shear in either direction, in pixels per row (the tangent of the angle). 0 turns it
             off.
         interpolation: How a value between pixels is read: nearest takes the nearest pixel, bilinear a
             weighted mean of the four around it.
-        fill: Value of what lies outside the picture: 0 is black, 1 is white.
+        fill: Value outside the picture: 0 is black, 1 is white.
     """
     matrix = shear_x_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
     return Lowered(Warp("constant", fill, interpolation), (matrix,))
@@ -87,14 +102,14 @@ def shear_y(
 ) -> Lowered:
     """Shear up or down, with the left edge fixed.
 
-    This is how torchvision's policies shear.
+    torchvision's policies shear in this way.
 
     Args:
         shear: Largest shear in either direction, in pixels per column (the tangent of the angle). 0 turns it
             off.
         interpolation: How a value between pixels is read: nearest takes the nearest pixel, bilinear a
             weighted mean of the four around it.
-        fill: Value of what lies outside the picture: 0 is black, 1 is white.
+        fill: Value outside the picture: 0 is black, 1 is white.
     """
     matrix = shear_y_matrix(draws.uniform(-shear, shear), *images.shape[-2:])
     return Lowered(Warp("constant", fill, interpolation), (matrix,))
@@ -112,11 +127,11 @@ def translate_x(
     """Shift to the left or right by whole pixels.
 
     Args:
-        shift: Largest shift in either direction, as a share of the picture's width. Shifts are cut to whole
-            pixels towards zero. 0 turns it off.
+        shift: Largest shift in either direction, as a share of the picture's width. Shifts are truncated to
+            whole pixels. 0 turns it off.
         interpolation: Makes no visible difference, since shifts are whole pixels. In `one_of`, warps of equal
             interpolation and fill are computed in one pass.
-        fill: Value of what lies outside the picture: 0 is black, 1 is white.
+        fill: Value outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
     matrix = translate_x_matrix(draws.uniform(-shift * width, shift * width), height, width)
@@ -135,11 +150,11 @@ def translate_y(
     """Shift up or down by whole pixels.
 
     Args:
-        shift: Largest shift in either direction, as a share of the picture's height. Shifts are cut to whole
-            pixels towards zero. 0 turns it off.
+        shift: Largest shift in either direction, as a share of the picture's height. Shifts are truncated to
+            whole pixels. 0 turns it off.
         interpolation: Makes no visible difference, since shifts are whole pixels. In `one_of`, warps of equal
             interpolation and fill are computed in one pass.
-        fill: Value of what lies outside the picture: 0 is black, 1 is white.
+        fill: Value outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
     matrix = translate_y_matrix(draws.uniform(-shift * height, shift * height), height, width)
@@ -155,13 +170,13 @@ def rotate(
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Turn the picture about its centre.
+    """Rotate the picture about its centre.
 
     Args:
         degrees: Largest angle in either direction, in degrees. 0 turns it off.
         interpolation: How a value between pixels is read: nearest takes the nearest pixel, bilinear a
             weighted mean of the four around it.
-        fill: Value of what lies outside the picture: 0 is black, 1 is white.
+        fill: Value outside the picture: 0 is black, 1 is white.
     """
     matrix = rotate_matrix(draws.uniform(-degrees, degrees), *images.shape[-2:])
     return Lowered(Warp("constant", fill, interpolation), (matrix,))

@@ -1,1 +1,1 @@
-"""Data sets: reading them, splitting them, keeping them where they are used."""
+"""Data sets: reading, splitting, caching, and moving to a device."""

@@ -1,4 +1,4 @@
-"""Folders of arrays in the user cache: sealed with a key, memory-mapped, whole or of no use."""
+"""Arrays in the user cache: folders with a key and checksums, memory-mapped, used only if complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ RECORD = "key.json"
 
 
 class Rows:
-    """A .npy file that is written row by row: a full disk raises, where a mapped file ends the process."""
+    """A .npy file that is written row by row.
+
+    On a full disk, writing raises an error. Writing to a memory-mapped file would kill the process.
+    """
 
     def __init__(self, path: Path, total: int):
         self._path, self._total = path, total
@@ -33,7 +36,7 @@ class Rows:
         self._file.close()
 
     def write(self, rows: np.ndarray) -> None:
-        """Append rows (n, ...) of one shape and type."""
+        """Append rows (n, ...), all of one shape and one type."""
         if not self._file.tell():
             shape = (self._total, *rows.shape[1:])
             header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
@@ -43,70 +46,83 @@ class Rows:
         self._file.write(content)
 
     def finish(self) -> str:
-        """Bring the file to the disk; return the rows' checksum."""
+        """Flush the file to disk and return the checksum of the rows."""
         _to_disk(self._file)
         return self._digest.hexdigest()
 
 
 @contextmanager
 def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterator[None]:
-    """Turn a disk's refusal into one line that says what to do.
+    """Turn an OSError into one line that says what to do.
 
     Args:
-        what: What cannot be kept, in words.
-        folder: Where it was to be kept.
-        option: The keys of the option that turns keeping off.
+        what: What is being written, in words.
+        folder: Where it is written.
+        option: The key path of the option that turns this cache off.
 
     Raises:
-        ConfigError: The system refused a file, at `option`.
+        ConfigError: The system refused to write a file. The error is located at `option`.
     """
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(
-            f"cannot keep {what} in {folder} ({reason}); name another place by CIFARLAB_CACHE, or say "
+            f"cannot keep {what} in {folder} ({reason}); set CIFARLAB_CACHE to another folder, or say "
             f"{'.'.join(option)}=false",
             option,
         ) from None
 
 
 def write_record(folder: Path, record: Mapping[str, Plain]) -> None:
-    """Seal a folder of finished arrays. record: plain data with `key` and `checksums` by array."""
+    """Mark a folder of finished arrays as complete.
+
+    Args:
+        folder: The folder of the arrays.
+        record: Plain data with the entries `key` and `checksums` (by array name). A digest of it is stored
+            beside it.
+    """
     with (folder / RECORD).open("w") as file:
         json.dump({**record, "seal": digest(record)}, file, indent=1)
         _to_disk(file)
 
 
 def is_sealed(folder: Path) -> bool:
-    """Tell whether a folder of arrays was finished; whether it is undamaged, `read_arrays` finds out."""
+    """Tell whether a folder of arrays was finished.
+
+    Damage is not looked for here; `read_arrays` does that.
+    """
     return (folder / RECORD).exists()
 
 
 def read_arrays(
     folder: Path, key: Mapping[str, Plain], names: Iterable[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Map the arrays of a sealed folder: (arrays by name, its record).
+    """Memory-map the arrays of a finished folder.
 
-    None where the folder is missing, damaged, or of another key. Every byte is compared with the checksums.
+    Every byte is compared with the checksums.
+
+    Returns:
+        (arrays by name, record), or None if the folder is missing, damaged or has another key.
     """
     try:
         record = json.loads((folder / RECORD).read_text())
         seal = record.pop("seal")
-        # As text: the order of augmentations counts.
+        # Digests of the text, not a comparison of dicts: the order of keys counts, as augmentations are
+        # ordered.
         if (digest(record["key"]), seal) != (digest(key), digest(record)):
             return None
-        # Copy on write: torch has no read-only tensors.
+        # Mode "c", copy on write: torch has no read-only tensors.
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in names}
         if {name: checksum(array) for name, array in arrays.items()} != record["checksums"]:
             return None
-    except Exception:  # A damaged file raises whatever its reader ran into.
+    except Exception:  # The reader of a damaged file may raise any exception.
         return None
     return arrays, record
 
 
 def digest(plain: Any) -> str:
-    """Return 32 hex digits of plain data, the order of keys included."""
+    """Return 32 hex digits of plain data; the order of keys counts."""
     return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
 
 

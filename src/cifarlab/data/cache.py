@@ -1,4 +1,4 @@
-"""Where fetched and prepared data lie, and how they are made once, whole, by whoever asks first."""
+"""The user cache: its folders, locks, and the building of an entry as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,20 +26,29 @@ from cifarlab.core.errors import ConfigError
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder for one kind of data, below CIFARLAB_CACHE or the user's cache folder; not made here."""
+    """Return the cache folder for one kind of data, without creating it.
+
+    It lies below CIFARLAB_CACHE, or below the user's cache folder if that is not set.
+    """
     base = os.environ.get("CIFARLAB_CACHE")
     return (Path(base).expanduser() if base else platformdirs.user_cache_path("cifarlab")) / kind
 
 
 class Stopped(Exception):
-    """What takes long was asked to stop; what it had not finished is gone."""
+    """A long task was asked to stop; its unfinished output was removed."""
 
 
 @contextmanager
 def locked(target: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold the right to make `target`, whose parent is made.
+    """Hold the exclusive right to create `target`; create its parent folder.
 
-    Raises ConfigError where it takes no data, Stopped where `stop()` says so while another process holds it.
+    Args:
+        target: The path to be created.
+        stop: Checked while another process holds the lock.
+
+    Raises:
+        ConfigError: The parent folder cannot be written.
+        Stopped: `stop()` returned True while waiting.
     """
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
@@ -48,7 +57,7 @@ def locked(target: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[N
             lock.acquire(timeout=0.5)
         except Timeout:
             console = Console(stderr=True, emoji=False)
-            console.print(f"waiting for another process that makes {target}", soft_wrap=True, markup=False)
+            console.print(f"waiting for another process to make {target}", soft_wrap=True, markup=False)
             while not lock.is_locked:
                 if stop():
                     raise Stopped from None
@@ -63,16 +72,18 @@ def locked(target: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[N
 
 
 def cannot_write(path: Path, error: OSError) -> ConfigError:
-    """The error for a place that takes no data."""
+    """Return the error for a path that cannot be written."""
     reason = error.strerror or error
-    return ConfigError(f"cannot write {path}: {reason}; say another folder by data.root or CIFARLAB_CACHE")
+    return ConfigError(f"cannot write {path}: {reason}; set data.root or CIFARLAB_CACHE to another folder")
 
 
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
-    """An empty folder that becomes `target`, in place of an older one, if the block ends well; else it goes.
+    """Yield an empty folder that becomes `target` if the block succeeds.
 
-    To be used under `locked(target)`: what a killed process left behind is removed first.
+    It replaces an older `target`. If the block fails, the new folder is removed and `target` stays as it was.
+
+    Call this under `locked(target)`: folders that a killed process left behind are removed first.
     """
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
@@ -81,7 +92,8 @@ def building(target: Path) -> Iterator[Path]:
     try:
         yield fresh
         if target.exists():
-            # A folder cannot be replaced in one step unless it is empty; readers hold the same lock.
+            # A non-empty folder cannot be replaced in one step. Readers hold the same lock, so they never see
+            # the gap.
             old = target.parent / f".{target.name}.old.tmp"
             target.replace(old)
             fresh.replace(target)
@@ -97,9 +109,16 @@ Report = Callable[[int, int | None], None]
 
 @contextmanager
 def progress(title: str, *, size: bool = False) -> Iterator[Report]:
-    """A bar on standard error, or one line where that is no terminal.
+    """Show a progress bar on standard error.
 
-    Yields report(done, total), both counted from the start; `size`: in bytes.
+    If standard error is no terminal, only the title is printed.
+
+    Args:
+        title: Text in front of the bar.
+        size: Whether the counts are bytes.
+
+    Yields:
+        report(done, total), which updates the bar. Both counts begin at the start of the task.
     """
     console = Console(stderr=True, emoji=False)
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""Mean and deviation of the colour channels."""
+"""Mean and standard deviation of the colour channels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import torch
 from cifarlab.data.splits import Split
 
 CHANNELS = ("red", "green", "blue")
-# One step of 8 bits. Divided by a lesser deviation, a channel's rounding would outweigh the others' content.
+# One step of 8 bits. Dividing by a smaller deviation would amplify the rounding of a channel above the
+# content of the others.
 LEVEL = 1 / 255
 
 
 def channel_statistics(split: Split) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], tuple[str, ...]]:
-    """(mean, standard deviation) of each colour channel over the split's pictures, in [0, 1]; warnings.
+    """Compute mean and standard deviation of each colour channel.
 
-    A channel whose deviation is below LEVEL is given 1, which leaves it undivided, and a warning.
+    A channel with a deviation below LEVEL gets the deviation 1, which leaves it unscaled, and a warning.
+
+    Returns:
+        (means, deviations) of red, green and blue for pictures scaled to [0, 1], and warnings.
     """
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
     for positions in torch.arange(len(split)).split(1000):
@@ -23,10 +27,10 @@ def channel_statistics(split: Split) -> tuple[tuple[tuple[float, ...], tuple[flo
         squares += chunk.square().sum((0, 2, 3))
         count += chunk.numel() // 3
     mean = total / count
-    # Rounding may leave a constant channel a variance below 0, whose root is no number.
+    # Rounding may give a constant channel a negative variance, whose square root is NaN.
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
     warnings = tuple(
-        f"the {name} channel is constant in the training pictures: normalisation takes off its mean only; "
+        f"the {name} channel is constant in the training pictures: normalisation subtracts its mean only; "
         "check the pictures"
         for name, value in zip(CHANNELS, deviation, strict=True)
         if value < LEVEL

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their published Python archives, in whatever packaging."""
+"""CIFAR-10 and CIFAR-100, read from the published Python archives or other packagings of the same files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CIFAR100 = Archive(
     "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
     "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python", ("train", "test", "meta"),
 )  # fmt: skip
-# `Pictures.fingerprint()` of the published pictures and labels: the same for every packaging of them.
+# `Pictures.fingerprint()` of the published pictures and labels. It does not depend on the packaging.
 CIFAR100_FINGERPRINTS = {
     "train": "6915653b0198406eac5f39a66a45f7b5",
     "test": "7d8c08a20ebe80125e8b450c0ae59458",
 }
-# The published files' md5 sums: they tell the published files, not another packaging of the same pictures.
+# The md5 sums of the published files. Another packaging of the same pictures has other sums.
 CIFAR10_SUMS = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -42,11 +42,13 @@ CIFAR10 = Archive(
 
 
 def read_cifar100(root: str | None, part: PartName, store_size: int | None = None) -> Pictures | None:
-    """One part of CIFAR-100, found by `locate`; None for "val".
+    """Read one part of CIFAR-100; return None for "val".
 
-    A part that is not the published one gets a warning, whatever the packaging; its digests are of the
-    pictures as they are published, so that `store_size` changes neither order nor splits. Raises ConfigError,
-    naming the file, for one that cannot be read or holds something else.
+    `locate` finds the files. A part that differs from the published one gets a warning, in any packaging.
+    Digests are taken before resizing, so that `store_size` changes neither order nor splits.
+
+    Raises:
+        ConfigError: A file cannot be read or holds something else. The message names it.
     """
     if part == "val":
         return None
@@ -62,7 +64,7 @@ def read_cifar100(root: str | None, part: PartName, store_size: int | None = Non
     superclass_of = np.full(len(classes), -1)
     superclass_of[pairs[0]] = pairs[1]
     if pairs.shape[1] != len(classes) or (superclass_of < 0).any():
-        raise ConfigError(f"{path}: the labels do not make one superclass a class", ("data", "root"))
+        raise ConfigError(f"{path}: each class must have exactly one superclass", ("data", "root"))
     pictures = Pictures(
         images, fine, classes, digest_pictures(images), superclasses, tuple(int(s) for s in superclass_of)
     )
@@ -77,9 +79,12 @@ def read_cifar100(root: str | None, part: PartName, store_size: int | None = Non
 
 
 def read_cifar10(root: str | None, part: PartName, store_size: int | None = None) -> Pictures | None:
-    """One part of CIFAR-10, found by `locate`; None for "val". As `read_cifar100`, but known by its files.
+    """Read one part of CIFAR-10; return None for "val".
 
-    Raises ConfigError, naming the file, for one that cannot be read or holds something else.
+    It works like `read_cifar100`, but compares the md5 sums of the files with the published ones.
+
+    Raises:
+        ConfigError: A file cannot be read or holds something else. The message names it.
     """
     if part == "val":
         return None
@@ -96,8 +101,8 @@ def read_cifar10(root: str | None, part: PartName, store_size: int | None = None
     warnings: tuple[str, ...] = ()
     if altered:
         warnings = (
-            f"{folder}: {', '.join(altered)}: not the published CIFAR-10 files by md5, or packed anew: "
-            "accuracies may not compare with published ones",
+            f"{folder}: {', '.join(altered)}: not the published CIFAR-10 files by md5, or packed again: "
+            "accuracies may not be comparable with published ones",
         )
     stacked = np.concatenate(images)
     pictures = Pictures(stacked, np.concatenate(labels), classes, digest_pictures(stacked))
@@ -110,7 +115,7 @@ def _finish(pictures: Pictures, store_size: int | None, warnings: tuple[str, ...
 
 
 def resize_pictures(images: np.ndarray, size: int) -> np.ndarray:
-    """(N, 3, H, W) uint8 to (N, 3, size, size) uint8: bicubic, antialiased."""
+    """Resize pictures to (N, 3, size, size) uint8: bicubic, antialiased."""
     resized = np.empty((len(images), 3, size, size), np.uint8)
     for start in range(0, len(images), 1000):
         block = torch.from_numpy(images[start : start + 1000]).float()
@@ -141,7 +146,7 @@ def _images(content: dict[str, Value], path: Path) -> np.ndarray:
         raise ConfigError(f"{path}: data must be (N, 3072) uint8, got {shape}", ("data", "root"))
     if not len(images):
         raise ConfigError(f"{path} holds no pictures", ("data", "root"))
-    # A writable copy: torch warns about arrays that it must not write to.
+    # A writable copy: torch warns about read-only arrays.
     return np.array(images, order="C").reshape(-1, 3, SIZE, SIZE)
 
 
@@ -151,7 +156,7 @@ def _labels(content: dict[str, Value], key: str, classes: int, count: int, path:
         labels = labels.tolist()
     integers = type(labels) is list and all(type(label) is int for label in labels)
     if not integers or len(labels) != count:
-        raise ConfigError(f"{path}: {key} must be {count} integers, one a picture", ("data", "root"))
+        raise ConfigError(f"{path}: {key} must be {count} integers, one per picture", ("data", "root"))
     if not all(0 <= label < classes for label in labels):
         wrong = next(label for label in labels if not 0 <= label < classes)
         raise ConfigError(f"{path}: {key} holds {wrong}, outside 0 to {classes - 1}", ("data", "root"))

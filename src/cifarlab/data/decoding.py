@@ -1,4 +1,4 @@
-"""One picture of any size, format and mode to a square RGB array."""
+"""Decoding of one picture of any size, format and mode to a square RGB array."""
 
 from __future__ import annotations
 
@@ -11,30 +11,40 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cifarlab.core.errors import ConfigError
 
-# Formats that Pillow hands to another program (EPS, to Ghostscript) or only identifies.
+# Pillow passes EPS to another program (Ghostscript), and only identifies the other formats without decoding
+# them.
 NOT_READ = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """The file name suffixes, in lower case, of the formats that are read."""
+    """Return the file name suffixes, in lower case, of the readable formats."""
     known = Image.registered_extensions().items()
     return frozenset(suffix for suffix, name in known if name in formats())
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read."""
+    """Return Pillow's names of the readable formats."""
     Image.init()
     return tuple(name for name in Image.OPEN if name not in NOT_READ)
 
 
 def decode(picture: str | Path | Image.Image, size: int) -> np.ndarray:
-    """(3, size, size) uint8 RGB: the middle square of a picture, resized (bicubic, antialiased).
+    """Decode the middle square of a picture, resized (bicubic, antialiased).
 
-    A file may have any format and mode that Pillow reads: it is turned as its EXIF orientation says,
-    transparency is laid on white, 16-bit values are scaled to 8. Of several frames the first is taken. Raises
-    ConfigError, naming the file, for one that cannot be read.
+    A file may have any format and mode that Pillow reads. It is rotated by its EXIF orientation, transparent
+    pixels are blended with white, 16-bit values are scaled to 8 bits. The first of several frames is used.
+
+    Args:
+        picture: A path or an opened picture.
+        size: Side of the result in pixels.
+
+    Returns:
+        The RGB picture, (3, size, size) uint8.
+
+    Raises:
+        ConfigError: The picture cannot be read. The message names the file.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -46,13 +56,17 @@ def decode(picture: str | Path | Image.Image, size: int) -> np.ndarray:
 
 
 def decode_or_raise(picture: str | Path | Image.Image, size: int) -> np.ndarray:
-    """As `decode`, for threads: lets Pillow's warnings and errors, of any kind, through."""
+    """Decode like `decode`, but raise Pillow's own warnings and errors.
+
+    Worker threads call it: `decode` suppresses warnings, which is not safe in a thread.
+    """
     if not isinstance(picture, Image.Image):
         with Image.open(picture, formats=formats()) as opened:
             width, height = opened.size
             if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
                 raise ValueError(f"{width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS")
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8, many times faster; twice the size keeps the quality.
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, many times faster. Twice the wanted size
+            # keeps the quality.
             opened.draft(None, (2 * size, 2 * size))
             return decode_or_raise(opened, size)
     picture = _rgb(ImageOps.exif_transpose(picture))
@@ -61,7 +75,7 @@ def decode_or_raise(picture: str | Path | Image.Image, size: int) -> np.ndarray:
     if side == size:
         picture = picture.crop((int(left), int(top), int(left) + side, int(top) + side))
     else:
-        # The square is cut out while resizing: a strip of 1 x 100,000 never becomes one of 32 x 3,200,000.
+        # Crop while resizing. Resizing first would turn a strip of 1 x 100,000 pixels into 32 x 3,200,000.
         box = (left, top, left + side, top + side)
         picture = picture.resize((size, size), Image.Resampling.BICUBIC, box)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
@@ -83,7 +97,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a picture cannot be read, for a message that names it."""
+    """Explain in a few words why a picture cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that Pillow reads"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Published archives: finding them on this machine, else fetching them; checked, then unpacked."""
+"""Published archives: found on this machine or downloaded, verified, and unpacked."""
 
 from __future__ import annotations
 
@@ -25,12 +25,19 @@ BYTES_AT_ONCE = 1 << 18
 
 
 class DataUnavailable(ConfigError):
-    """A data set that is not on this machine and cannot be fetched."""
+    """The data set is not on this machine and cannot be downloaded."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A published `.tar.gz`: its address, md5, the folder that it holds and that folder's known files."""
+    """A published `.tar.gz` archive.
+
+    Attributes:
+        url: Its address.
+        md5: Its md5 sum, as hex digits.
+        folder: Name of the folder that it holds.
+        members: Names of the known files in that folder.
+    """
 
     url: str
     md5: str
@@ -39,28 +46,33 @@ class Archive:
 
     @property
     def file(self) -> str:
+        """Return the file name of the archive."""
         return self.url.rpartition("/")[2]
 
     def complete(self, folder: Path) -> bool:
-        """Whether all known files lie in `folder`."""
+        """Tell whether all known files lie in `folder`."""
         return all((folder / name).is_file() for name in self.members)
 
 
 def search_places(root: str | None) -> list[Path]:
-    """Where a published data set is looked for: `data.root`, CIFARLAB_DATA, the user's cache folder."""
+    """Return the places to search for a published data set, in order.
+
+    They are `data.root`, CIFARLAB_DATA and the user's cache folder.
+    """
     given = [place for place in (root, os.environ.get("CIFARLAB_DATA")) if place]
     return [*(Path(place).expanduser() for place in given), cache_folder("data")]
 
 
 def locate(archive: Archive, root: str | None) -> Path:
-    """The folder with the archive's files.
+    """Return the folder with the archive's files; download them if needed.
 
-    Each of `search_places` may hold the extracted folder, be that folder, hold the `.tar.gz` or be it. A
-    `.tar.gz` is unpacked beside itself, or in the cache folder where that cannot be written. Where none holds
-    anything, the archive is fetched into the first: `data.root` says where the data lie, or shall lie.
+    Each of `search_places` may be or hold the extracted folder, or be or hold the `.tar.gz`. A `.tar.gz` is
+    unpacked in its own folder, or in the cache folder if that cannot be written. If nothing is found, the
+    archive is downloaded to the first place: `data.root` says where the data are or should be.
 
-    Raises ConfigError for an archive or folder that is not whole, DataUnavailable where there is none and no
-    network.
+    Raises:
+        ConfigError: An archive or folder is incomplete or damaged.
+        DataUnavailable: Nothing was found, and the archive cannot be downloaded.
     """
     places = search_places(root)
     for place in places:
@@ -74,7 +86,11 @@ def locate(archive: Archive, root: str | None) -> Path:
 
 
 def is_at_hand(archive: Archive, root: str | None) -> bool:
-    """Whether `locate` finds it on this machine. Raises ConfigError as `locate` does."""
+    """Tell whether `locate` finds the archive without a download.
+
+    Raises:
+        ConfigError: A folder is incomplete.
+    """
     return any(
         _extracted(archive, place) or (place if place.is_file() else place / archive.file).is_file()
         for place in search_places(root)
@@ -90,7 +106,7 @@ def _extracted(archive: Archive, place: Path) -> Path | None:
                 continue
             lacking = next(name for name in archive.members if not (folder / name).is_file())
             raise ConfigError(
-                f"{folder} lacks {lacking}; remove the folder to have it made anew", ("data", "root")
+                f"{folder} lacks {lacking}; remove the folder to have it unpacked again", ("data", "root")
             )
     return None
 
@@ -105,22 +121,29 @@ def _unpack_beside(archive: Archive, tarball: Path) -> Path:
 
 
 def md5_of(path: Path) -> str:
-    """The md5 sum of a file, as hex digits."""
+    """Return the md5 sum of a file, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def unpack(archive: Archive, tarball: Path, target: Path) -> None:
-    """Check the md5 sum, then write the known files as `target`, all or nothing. Raises ConfigError.
+    """Verify the md5 sum, then extract the known files, all or none.
 
-    Members that are not known are passed over; nothing that a member's name or type says decides where a byte
-    lands.
+    Unknown members are skipped. A member's name and type never decide where a byte is written.
+
+    Args:
+        archive: The published archive.
+        tarball: Its file.
+        target: The folder to create.
+
+    Raises:
+        ConfigError: The file is not the published archive, or cannot be unpacked.
     """
     actual = md5_of(tarball)
     if actual != archive.md5:
         raise ConfigError(
             f"{tarball} is not the published archive: its md5 is {actual}, expected {archive.md5}; "
-            f"move it away to have it fetched from {archive.url}", ("data", "root"))  # fmt: skip
+            f"move it away to download {archive.url}", ("data", "root"))  # fmt: skip
     try:
         with building(target) as fresh, tarfile.open(tarball, "r:gz") as tar:
             _extract(archive, tar, fresh)
@@ -151,13 +174,18 @@ def _extract(archive: Archive, tar: tarfile.TarFile, folder: Path) -> None:
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Download into `folder` and unpack there; goes on with the `.part` file of an earlier attempt.
+    """Download an archive into `folder` and unpack it there.
 
-    Raises DataUnavailable where the address cannot be reached; then nothing was made.
+    An earlier download is resumed from its `.part` file.
+
+    Raises:
+        DataUnavailable: The address cannot be reached, or sent another file. In the first case nothing is
+            created.
     """
     target, part = folder / archive.folder, folder / f"{archive.file}.part"
     if not _is_whole(archive, part):
-        # Asked before any folder or lock is made, so that a machine without network is left as it was.
+        # Try the address before creating a folder or lock, so that a machine without network is left
+        # unchanged.
         _ask(archive, folder, 0).close()
     with locked(target):
         if archive.complete(target):
@@ -180,6 +208,7 @@ def _is_whole(archive: Archive, part: Path) -> bool:
 
 
 def _ask(archive: Archive, folder: Path, start: int) -> http.client.HTTPResponse:
+    """Open the address, from byte `start` on."""
     headers = {"User-Agent": "cifarlab"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         return urllib.request.urlopen(
@@ -198,12 +227,15 @@ def _unavailable(archive: Archive, folder: Path, reason: Any) -> DataUnavailable
     return DataUnavailable(
         f"{archive.folder} is not on this machine and {archive.url} cannot be fetched ({reason}). "
         f"Put {archive.file} into {folder.absolute()}, or say data.root=FOLDER, "
-        "or do without: data.dataset=synthetic"
+        "or use drawn pictures: data.dataset=synthetic"
     )
 
 
 def _download(archive: Archive, folder: Path, part: Path) -> None:
-    """Fill `part` up to the length that the server states, asking again while each answer brings more."""
+    """Fill `part` up to the length that the server states.
+
+    After a cut connection it asks again, as long as each answer brings more bytes.
+    """
     start, most = part.stat().st_size if part.is_file() else 0, None
     with progress(f"fetching {archive.url} to {folder}", size=True) as report:
         while True:
@@ -222,13 +254,17 @@ def _download(archive: Archive, folder: Path, part: Path) -> None:
                 if not size:
                     part.unlink(missing_ok=True)
                 raise _unavailable(
-                    archive, folder, reason or "the connection was cut; the same command goes on from there"
+                    archive, folder, reason or "the connection was cut; the same command resumes the download"
                 )
             start = most = size
 
 
 def _receive(response: Any, part: Path, start: int, report: Callable[[int], None]) -> tuple[int, Any]:
-    """Append what comes to the first `start` bytes of `part`; its size then, and what cut it short."""
+    """Write the response behind the first `start` bytes of `part`.
+
+    Returns:
+        The size of `part` afterwards, and the error that cut the response short, or None.
+    """
     size = start
     try:
         with part.open("r+b" if start else "wb") as out:

@@ -1,4 +1,4 @@
-"""Image folders: one sub-folder a class, decoded once to a cached, memory-mapped array."""
+"""Image folders with one sub-folder per class, decoded once to a cached, memory-mapped array."""
 
 from __future__ import annotations
 
@@ -22,14 +22,22 @@ from cifarlab.data.cache import building, cache_folder, cannot_write, locked, pr
 from cifarlab.data.decoding import decode_or_raise, reason_of, suffixes
 from cifarlab.data.splits import PartName, Pictures, digest_pictures
 
-# Raised whenever `decode` makes other pixels of a file, so that older caches are made anew.
+# Increase this number when `decode` gives other pixels for a file: older caches are then rebuilt.
 STORE_VERSION = 1
 FILES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of one part: paths below `folder`, their labels, a digest of names, sizes and times."""
+    """The picture files of one part.
+
+    Attributes:
+        folder: Folder of the part.
+        classes: Class names by label.
+        files: Paths below `folder`.
+        labels: (N,) int64.
+        digest: Of names, sizes and modification times.
+    """
 
     folder: Path
     classes: tuple[str, ...]
@@ -39,19 +47,31 @@ class Listing:
 
 
 def read_folder(root: str | None, part: PartName, size: int, *, skip_broken: bool = False) -> Pictures | None:
-    """One part of `root`: `train/<class>/*`, and `val/` or `test/` alike, decoded to `size` pixels a side.
+    """Read one part of an image folder, decoded to one size.
 
-    "test" is `test/`, else `val/`; "val" is `val/` where there is a `test/` too; None where there is no such
-    folder. Files are looked for at any depth below a class; hidden ones and those with no picture's suffix
-    are passed over. images is memory-mapped, copy on write, from a cache that is made anew when any file's
-    name, size or time changes.
+    "train" is `train/<class>/*`. "test" is `test/` if it exists, else `val/`. "val" is `val/`, but only if
+    `test/` exists too. Files are searched at any depth below a class folder. Hidden files and files without
+    the suffix of a picture format are skipped.
 
-    Raises ConfigError for a folder of another form, classes that differ between parts, an empty class, and,
-    unless `skip_broken`, for a file that cannot be read.
+    The images are memory-mapped, copy on write, from a cache. It is rebuilt when the name, size or time of
+    any file changes.
+
+    Args:
+        root: The option `data.root`.
+        part: "train", "val" or "test".
+        size: Side in pixels.
+        skip_broken: Leave out files that cannot be read, with a note, instead of raising.
+
+    Returns:
+        The pictures, or None if the folder has no such part.
+
+    Raises:
+        ConfigError: The folder has another form, the classes differ between the parts, a class is empty, or a
+            file cannot be read (unless `skip_broken`).
     """
     if root is None:
         raise ConfigError(
-            "missing: the folder that holds train/<class>/* and val/ or test/", ("data", "root")
+            "missing; give the folder that holds train/<class>/* and val/ or test/", ("data", "root")
         )
     base = Path(root).expanduser().resolve()
     if not base.is_dir():
@@ -74,7 +94,7 @@ def read_folder(root: str | None, part: PartName, size: int, *, skip_broken: boo
     if broken and not skip_broken:
         name, reason = broken[0]
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise ConfigError(f"cannot read {folder / name}: {reason}{more}; mend or remove it, or say "
+        raise ConfigError(f"cannot read {folder / name}: {reason}{more}; repair or remove it, or say "
                           "data.skip_broken=true", ("data", "root"))  # fmt: skip
     notes = (f"{folder}: {len(broken)} of {len(listing.files)} files cannot be read and were left out, "
              f"first {broken[0][0]}",) if broken else ()  # fmt: skip
@@ -82,7 +102,7 @@ def read_folder(root: str | None, part: PartName, size: int, *, skip_broken: boo
 
 
 def _classes(parts: dict[str, Path]) -> tuple[str, ...]:
-    """The names of the class folders, sorted; the same in every part."""
+    """Return the sorted class names, which must be equal in all parts."""
     found = {
         part: {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
         for part, folder in parts.items()
@@ -96,13 +116,17 @@ def _classes(parts: dict[str, Path]) -> tuple[str, ...]:
             if difference := sorted(found[extra] - found[lacking]):
                 few = ", ".join(difference[:5]) + (", ..." if len(difference) > 5 else "")
                 message = f"{len(difference)} classes of {extra}/ are not in {lacking}/: {few}"
-                hint = f"; {part}/ must hold a folder a class" if not names else ""
+                hint = f"; {part}/ must hold a folder for each class" if not names else ""
                 raise ConfigError(f"{parts['train'].parent}: {message}{hint}", ("data", "root"))
     return tuple(sorted(found["train"]))
 
 
 def list_pictures(folder: Path, classes: tuple[str, ...]) -> Listing:
-    """Every picture file below the class folders, sorted. Raises ConfigError for a class without one."""
+    """List every picture file below the class folders, sorted.
+
+    Raises:
+        ConfigError: A class folder holds no pictures.
+    """
     state = hashlib.blake2b(digest_size=16)
     files, labels = [], []
     for label, name in enumerate(classes):
@@ -117,9 +141,16 @@ def list_pictures(folder: Path, classes: tuple[str, ...]) -> Listing:
 
 
 def _walk(folder: Path, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
+    """Yield (path, size, modification time) of each picture file below a folder.
+
+    Args:
+        folder: The folder to search.
+        relative: The prefix of the paths that are yielded.
+        above: Device and inode of each parent folder, to detect links back to one of them.
+    """
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
-    if here in above:  # a link back up
+    if here in above:  # a link to a parent folder
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -129,7 +160,8 @@ def _walk(folder: Path, relative: str, above: frozenset[tuple[int, int]]) -> Ite
             if entry.is_dir():
                 yield from _walk(folder / entry.name, path, above | {here})
             elif os.path.splitext(entry.name)[1].lower() in suffixes():  # noqa: PTH122  (a million of them)
-                # A link to nothing is listed, and then cannot be read; a pipe or device is passed over.
+                # A dangling link is listed, so that it is reported as unreadable. Pipes and devices are
+                # skipped.
                 dangling = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
                 if dangling or entry.is_file():
                     status = entry.stat(follow_symlinks=not dangling)
@@ -140,7 +172,10 @@ Cached = tuple[np.ndarray, np.ndarray, np.ndarray, list[list[str]]]
 
 
 def _cached(listing: Listing, size: int) -> Cached:
-    """images, labels, digests, and [file, reason] of those that cannot be read; decoded if need be."""
+    """Return images, labels, digests and unreadable files; decode them if not cached.
+
+    An unreadable file is a list [file, reason].
+    """
     key = hashlib.blake2b(os.fsencode(listing.folder), digest_size=6).hexdigest()
     parent, part = listing.folder.parent.name[:40], listing.folder.name
     target = cache_folder("folders") / f"{parent}-{part}-{size}-{key}"
@@ -158,10 +193,10 @@ def _cached(listing: Listing, size: int) -> Cached:
 
 
 def _open(target: Path, listing: Listing, size: int) -> Cached | None:
-    """What lies at `target`; None where that is nothing, damaged, or made of other files."""
+    """Open a cache entry; return None if missing, damaged or outdated."""
     try:
         meta = json.loads((target / "meta.json").read_text())
-        # Copy on write, for torch warns about arrays that it must not write to; nothing ever writes.
+        # Copy on write, because torch warns about read-only arrays. Nothing ever writes to them.
         images = np.load(target / "images.npy", mmap_mode="c")
         labels, digests = np.load(target / "labels.npy"), np.load(target / "digests.npy")
         broken = meta["broken"]
@@ -170,7 +205,8 @@ def _open(target: Path, listing: Listing, size: int) -> Cached | None:
             return None
         if images.shape != (count, 3, size, size) or len(labels) != count or len(digests) != count:
             return None
-        # Files that became readable (rights, a drive that is back) keep their size and time.
+        # An unreadable file may become readable with the same size and time (permissions, a drive that
+        # returned), so try again.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if any(_try(listing.folder / name, size)[0] is not None for name, _ in broken):
@@ -183,12 +219,14 @@ def _open(target: Path, listing: Listing, size: int) -> Cached | None:
 def _try(path: Path, size: int) -> tuple[np.ndarray | None, str]:
     try:
         return decode_or_raise(path, size), ""
-    # Pillow's decoders raise anything on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
+    # Pillow's decoders may raise anything on damaged files: OSError, SyntaxError, struct.error, IndexError,
+    # ...
     except Exception as error:
         return None, reason_of(error)
 
 
 def _build(folder: Path, listing: Listing, size: int) -> None:
+    """Decode all files of a listing into a new cache entry."""
     count = len(listing.files)
     need, free = count * 3 * size * size, shutil.disk_usage(folder).free
     if need > free:  # writing to a memory map without room kills the process
@@ -205,7 +243,7 @@ def _build(folder: Path, listing: Listing, size: int) -> None:
             images[row] = picture
             digests[row] = digest_pictures(picture[None]).view(np.uint8)
 
-    # Threads: Pillow and hashlib release the interpreter's lock in all that takes time.
+    # Threads suffice: Pillow and hashlib release the interpreter's lock during their slow parts.
     title = f"decoding {count:,} pictures of {listing.folder} at {size} x {size}, once"
     with progress(title) as report, warnings.catch_warnings(), ThreadPoolExecutor(num_cores()) as pool:
         warnings.simplefilter("ignore")

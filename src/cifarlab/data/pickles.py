@@ -1,4 +1,4 @@
-"""An unpickler for the published CIFAR files: integer arrays and plain containers, and nothing else."""
+"""An unpickler for the published CIFAR files, which accepts integer arrays and plain containers only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INTEGERS = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 
 
 class _DType:
-    """Stands for `numpy.dtype` while unpickling."""
+    """A stand-in for `numpy.dtype` while unpickling."""
 
     def __init__(self, code: Any, *_: Any):
         self.code, self.order = _text(code).lstrip("|<>="), "|"
@@ -35,7 +35,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for `numpy.ndarray` while unpickling."""
+    """A stand-in for `numpy.ndarray` while unpickling."""
 
     def __init__(self, *_: Any):
         self.real: np.ndarray | None = None
@@ -53,12 +53,12 @@ class _Array:
 
 
 class _NDArray:
-    """The class that `_reconstruct` is given; never made."""
+    """A stand-in for the class argument of `_reconstruct`; it has no instances."""
 
 
-# What the file may name, and what it gets. Nothing of numpy itself runs on what the file says: its own
-# `_reconstruct` and `__setstate__` allocate any size asked for, and make arrays of objects. `_codecs.encode`
-# is left out: Python 3 writes it below protocol 3 only, the published files come from Python 2.
+# The globals that a file may name, and their stand-ins. numpy's own `_reconstruct` and `__setstate__` never
+# run: they would allocate any size that the file states, and make arrays of objects. `_codecs.encode` is not
+# admitted: only Python 3 writes it, below protocol 3, and the published files come from Python 2.
 ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
@@ -78,16 +78,19 @@ class RefusedError(pickle.UnpicklingError):
     """The file names a global that is not admitted."""
 
 
-# The unpickler in Python, not the one in C, which makes its memo as long as whatever index a damaged or
-# hostile file names (64 GB for four bytes), and whose table of opcodes is fixed. It takes 0.6 s for
-# CIFAR-100's train.
+# Based on Python's unpickler in Python, not the one in C. The one in C makes its memo as long as any index in
+# a damaged or hostile file (64 GB for four bytes), and its table of opcodes is fixed. Reading CIFAR-100's
+# train takes 0.6 s.
 class Unpickler(pickle._Unpickler):
-    """Reads integer arrays (as `_Array`), lists, tuples, dicts, strings, integers, booleans and None."""
+    """An unpickler of arrays of integers (as `_Array`), and of plain values.
+
+    Plain values are lists, tuples, dicts with string keys, strings, numbers, booleans and None.
+    """
 
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
     load_global: Callable[[], None]
-    # Other opcodes are not known: instances, extension codes, persistent ids, buffers.
+    # Other opcodes are refused: instances, extension codes, persistent ids, buffers.
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = {
         code: handler for code, handler in pickle._Unpickler.dispatch.items() if code in OPCODES
     }
@@ -108,13 +111,13 @@ class Unpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments, call = self.stack.pop(), self.stack.pop()
         if call is not _Array and call is not _DType:
-            raise pickle.UnpicklingError("a call of something that is no array")
+            raise pickle.UnpicklingError("a call of something other than an array")
         self.stack.append(call(*arguments))
 
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, _Array | _DType):
-            raise pickle.UnpicklingError("a state for something that is no array")
+            raise pickle.UnpicklingError("a state for something other than an array")
         target.restore(state)
 
     def load_dict(self) -> None:
@@ -129,7 +132,8 @@ class Unpickler(pickle._Unpickler):
         self._fill(self.stack.pop(), items)
 
     def _fill(self, target: Any, items: list[Any]) -> None:
-        # Only strings as keys: the hash of a tuple nested a million deep overruns the interpreter's stack.
+        # Keys must be strings: hashing a tuple that is nested a million deep overflows the interpreter's
+        # stack.
         if type(target) is not dict or not all(type(key) in (bytes, str) for key in items[::2]):
             raise pickle.UnpicklingError("a dict of something other than strings")
         target.update(zip(items[::2], items[1::2], strict=True))
@@ -141,17 +145,21 @@ class Unpickler(pickle._Unpickler):
     })  # fmt: skip
 
 
-# What a file of CIFAR may hold.
+# The values that a CIFAR file may hold.
 Value: TypeAlias = "int | float | bytes | str | list[Value] | np.ndarray | None"
 
 
 def read_pickle(path: Path) -> dict[str, Value]:
-    """The dict that a file holds: keys as str, arrays read-only and of integers, other strings as they were.
+    """Read the dict of a CIFAR file.
 
-    Raises ConfigError, naming the file, for one that is not there, is damaged, or holds anything else; a
-    global that is not admitted is named, and nothing of it is imported or runs.
+    Returns:
+        Values by key. Keys are str, arrays are read-only and of integers, other strings are as in the file.
+
+    Raises:
+        ConfigError: The file is missing, damaged, or holds anything else. The message names the file, and a
+            global that is not admitted. Nothing that the file names is imported or run.
     """
-    again = "; remove it to have it made anew from the published archive"
+    again = "; remove it to have the published archive unpacked again"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path} has {path.stat().st_size:,} bytes: not a CIFAR file", ("data", "root"))
@@ -165,12 +173,11 @@ def read_pickle(path: Path) -> dict[str, Value]:
     except RefusedError as error:
         what = ascii(str(error))[1:-1][:200]
         raise ConfigError(
-            f"{path} is refused: it names {what}, and a CIFAR file holds arrays and plain containers only; "
+            f"{path} is refused: it names {what}, but a CIFAR file holds arrays and plain containers only; "
             "nothing of it was run", ("data", "root")) from None  # fmt: skip
     except ConfigError:
         raise
-    # What the interpreter of a damaged file raises is open-ended: IndexError, KeyError, struct.error,
-    # MemoryError, ...
+    # Unpickling a damaged file may raise anything: IndexError, KeyError, struct.error, MemoryError, ...
     except Exception as error:
         reason = (
             ascii(str(error))[1:-1][:200]

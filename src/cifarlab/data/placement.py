@@ -1,4 +1,4 @@
-"""Pictures on a device, as far as its memory reaches."""
+"""Placement of pictures on a device, within its memory budget."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cifarlab.data.splits import Split, Splits
 
 
 def place_split(split: Split, device: torch.device) -> Split:
-    """Move one split to `device`, as `place_all` does."""
+    """Move one split to `device`, with the memory budget of `place_all`."""
     return _mover(device)(split)
 
 
 def place_all(splits: Splits, device: torch.device) -> Splits:
     """Move all splits to `device`; pictures that splits share move once.
 
-    Pictures beyond the device's `picture_budget` stay on the host: a batch is gathered where they lie and
-    arrives where the labels are.
+    Pictures beyond the device's `picture_budget` stay on the host. Their batches are gathered there and then
+    copied to the device of the labels.
     """
     move = _mover(device)
-    train = move(splits.train)  # First: no other part is read so often.
+    train = move(splits.train)  # First, because no other split is read as often.
     val, test = (split if split is None else move(split) for split in (splits.val, splits.test))
     return replace(splits, train=train, val=val, test=test)
 
@@ -47,7 +47,7 @@ def _mover(device: torch.device) -> Callable[[Split], Split]:
 
 
 def left_on_host(*splits: Split | None) -> list[str]:
-    """A line where pictures of placed splits did not fit on the device."""
+    """Return a line for the user if pictures stayed on the host."""
     away = [split for split in splits if split is not None and split.rows.device != split.labels.device]
     if not away:
         return []

@@ -1,4 +1,4 @@
-"""The registered data sets: what `data.dataset` may name."""
+"""The registered data sets, which `data.dataset` names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cifarlab.data.cifar import read_cifar10, read_cifar100
 from cifarlab.data.folder import read_folder
 from cifarlab.data.splits import PartName, Pictures, digest_pictures
 
-# Up to here drawing anew takes less than two seconds on one core.
+# Drawing this much takes less than two seconds on one core, so it is not cached.
 DRAW_ANEW_BYTES = 4000 * 3 * 32 * 32
 
 
@@ -26,7 +26,7 @@ def cifar100(data: DataConfig, part: PartName) -> Pictures | None:
     """CIFAR-100: 60,000 photographs of 100 classes in 20 superclasses.
 
     50,000 are for training and 10,000 for testing, at 32 pixels a side. The published archive is downloaded
-    where it is not found.
+    if it is not found.
     """
     return read_cifar100(data.root, part, data.store_size)
 
@@ -36,7 +36,7 @@ def cifar10(data: DataConfig, part: PartName) -> Pictures | None:
     """CIFAR-10: 60,000 photographs of 10 classes.
 
     50,000 are for training and 10,000 for testing, at 32 pixels a side. The published archive is downloaded
-    where it is not found.
+    if it is not found.
     """
     return read_cifar10(data.root, part, data.store_size)
 
@@ -46,11 +46,11 @@ def folder(data: DataConfig, part: PartName) -> Pictures | None:
     """Your own pictures, in one folder per class.
 
     `data.root` holds train/<class>/* and, in the same form, val/ or test/, or both. If there is only one of
-    the two, it is the test set, and validation pictures are held out of train/. Files are looked for at any
-    depth below a class. Hidden files are passed over, and those without a picture's suffix.
+    the two, it is the test set, and validation pictures are held out of train/. Files are searched at any
+    depth below a class folder. Hidden files and files without the suffix of a picture format are skipped.
 
-    The middle square of each picture is kept, at `data.store_size`. Decoded pictures lie in a cache that is
-    made anew when the name, size or time of a file changes.
+    The middle square of each picture is kept, at `data.store_size`. Decoded pictures are cached. They are
+    decoded again when the name, size or time of a file changes.
 
     Raises:
         ConfigError: If the folder has another form, the classes differ between the parts, a class is empty,
@@ -68,11 +68,11 @@ def synthetic(
     test: Annotated[int, Field(ge=1)] = 2_000,
     seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Pictures | None:
-    """Pictures drawn by the program, without a download: 100 classes in 20 superclasses.
+    """Pictures drawn by the program: 100 classes in 20 superclasses, no download.
 
-    A class is a shape, a texture and a color; a superclass is a shape. Picture i shows class i modulo 100.
-    The pictures depend on `seed` here and not on `train.seed`. Another size shows the same scenes with other
-    noise.
+    A class is a shape, a texture and a color. A superclass is a shape. Picture i shows class i modulo 100.
+    The pictures depend on `seed` here and not on `train.seed`. At another size the scenes are the same and
+    the noise differs.
 
     Args:
         train: Number of training pictures.
@@ -88,15 +88,22 @@ def synthetic(
 
 
 def kept_size(data: DataConfig) -> int:
-    """The side of pictures that have no size of their own: `store_size`, or the largest that is looked at."""
+    """Return the side, in pixels, at which pictures are stored.
+
+    This is `store_size`, or else the largest size that the run uses.
+    """
     return data.store_size or max(data.image_size, *data.train_sizes)
 
 
 def draw_once(num: int, size: int, seed: int, split: str) -> np.ndarray:
-    """(num, 3, size, size) uint8 of the synthetic set; memory-mapped from a cache where that takes long."""
+    """Draw pictures of the synthetic set; cache and memory-map a large set.
+
+    Returns:
+        (num, 3, size, size) uint8.
+    """
     if num * 3 * size * size <= DRAW_ANEW_BYTES:
         return drawing.draw(num, size=size, seed=seed, split=split)[0]
-    # The program itself is part of the key: other code draws other pictures.
+    # The key includes the source of the drawing code, because other code draws other pictures.
     code = hashlib.blake2b(Path(drawing.__file__).read_bytes(), digest_size=6).hexdigest()
     target = cache_folder("synthetic") / f"{split}-{num}-{size}-{seed}-{code}"
     with locked(target):

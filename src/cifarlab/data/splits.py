@@ -1,4 +1,4 @@
-"""`Pictures`, what a reader returns; `Split` and `Splits`, what training uses."""
+"""Pictures as they are read (`Pictures`), and the splits that a run uses (`Split`, `Splits`)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ PartName = Literal["train", "val", "test"]
 class Pictures:
     """One published part of a data set.
 
-    images: (N, 3, H, W) uint8, possibly memory-mapped. labels: (N,) int64. classes: names by label.
-    digests: (N,) 'V16', one a picture's pixels, to put pictures in canonical order and to find exact
-    duplicates. superclasses and superclass_of (label -> superclass): where the data set has them.
-    notes, warnings: a line each, for the run's record.
+    Attributes:
+        images: (N, 3, H, W) uint8, possibly memory-mapped.
+        labels: (N,) int64.
+        classes: Class names by label.
+        digests: (N,) 'V16', a digest of each picture's pixels. They define the canonical order and reveal
+            exact duplicates.
+        superclasses: Names, if the data set has superclasses.
+        superclass_of: The superclass of each label.
+        notes: Lines for the run's record.
+        warnings: Lines for the run's record that the user should act on.
     """
 
     images: np.ndarray
@@ -37,13 +43,16 @@ class Pictures:
     warnings: tuple[str, ...] = ()
 
     def order(self) -> np.ndarray:
-        """(N,) int64, rows in canonical order: by content, then label, whatever the packaging."""
+        """Return the rows in canonical order: by content, then by label.
+
+        The order, (N,) int64, does not depend on how the data set is packaged.
+        """
         return np.lexsort(
             (self.labels, *np.ascontiguousarray(self.digests).view(">u8").reshape(-1, 2).T[::-1])
         )
 
     def fingerprint(self) -> str:
-        """32 hex digits of all pixels and labels, whatever the order of the pictures."""
+        """Return 32 hex digits of pixels and labels, independent of their order."""
         rows = self.order()
         state = hashlib.blake2b(digest_size=16)
         state.update(np.ascontiguousarray(self.digests[rows]).tobytes())
@@ -52,7 +61,7 @@ class Pictures:
 
 
 def digest_pictures(images: np.ndarray) -> np.ndarray:
-    """(N,) 'V16': a BLAKE2b digest of each picture's bytes and shape."""
+    """Return a BLAKE2b digest of each picture's bytes and shape, (N,) 'V16'."""
     shape = repr(images.shape[1:]).encode()
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
     digests = b"".join(hashlib.blake2b(row.data, digest_size=16, key=shape).digest() for row in flat)
@@ -61,12 +70,14 @@ def digest_pictures(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures that one purpose uses, ready to be gathered by index.
+    """The pictures of one purpose (training, validation, test), gathered by index.
 
-    images: (M, 3, H, W) uint8, shared between splits; on the device, or on the host where they do not fit.
-    rows: (N,) int64, where each sample lies in `images`. labels: (N,) int64, on the device.
-    ids: (N,) int64, on the device: each sample's index in its part's canonical order, the key of its random
-    numbers.
+    Attributes:
+        images: (M, 3, H, W) uint8, shared between splits. On the device, or on the host if they do not fit.
+        rows: (N,) int64, the index into `images` of each sample, on the same device as `images`.
+        labels: (N,) int64, on the device.
+        ids: (N,) int64, on the device: each sample's index in the canonical order of its part. A sample's
+            random numbers are keyed by its id.
     """
 
     images: Tensor
@@ -78,10 +89,14 @@ class Split:
         return len(self.labels)
 
     def gather(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples at `positions` (B,): uint8 images (B, 3, H, W), labels, ids; on the labels' device.
+        """Return images, labels and ids of the samples at `positions`.
 
-        Positions belong where the pictures lie (`rows.device`): from a GPU to the host they would have to be
-        waited for.
+        Args:
+            positions: (B,) int64, on the device of `rows`. Positions on a GPU for pictures on the host would
+                make the host wait for the GPU.
+
+        Returns:
+            uint8 images (B, 3, H, W), labels (B,) and ids (B,), on the device of `labels`.
         """
         images = self.images[self.rows[positions.to(self.rows.device)]]
         positions = positions.to(self.labels.device, non_blocking=True)
@@ -90,7 +105,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run may see. `test` is None unless it was asked for: what is not read cannot leak."""
+    """The splits of a run, and facts about the data set.
+
+    Attributes:
+        train: Training pictures.
+        val: Validation pictures, or None if there are none.
+        test: Test pictures, or None unless the caller asked for them: data that is not read cannot leak.
+        classes: Class names by label.
+        superclasses: Names, if the data set has superclasses.
+        superclass_of: The superclass of each label.
+        fingerprint: `Pictures.fingerprint()` of each part that was read.
+        notes: Lines for the run's record.
+        warnings: Lines for the run's record that the user should act on.
+    """
 
     train: Split
     val: Split | None
@@ -104,7 +131,11 @@ class Splits:
 
 
 def read_data(data: DataConfig, part: PartName) -> Pictures | None:
-    """One part as published. None where a data set has no validation part of its own. Raises ConfigError."""
+    """Read one part as published; return None if there is none.
+
+    Raises:
+        ConfigError: The part cannot be read, or images, labels and classes do not fit together.
+    """
     pictures: Pictures | None = data.dataset.build(data, part)
     if pictures is None:
         return None
@@ -121,10 +152,19 @@ def read_data(data: DataConfig, part: PartName) -> Pictures | None:
 
 
 def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("train", "val")) -> Splits:
-    """Read the data set and split it; a part that `parts` does not name is neither read nor kept.
+    """Read the data set and split it.
 
-    The validation pictures come from the set's own validation part if it has one, else from train, by `seed`.
-    Raises ConfigError where `data.val`, `data.limit` or `data.classes` ask for more than there is.
+    Validation pictures come from the data set's own validation part if it has one. Otherwise `seed` selects
+    them from the training part.
+
+    Args:
+        data: The section `data`.
+        seed: Seed of the selection of validation pictures and of `data.limit`.
+        parts: The parts to read beside "train". A part that is not named is neither read nor kept.
+
+    Raises:
+        ConfigError: The data cannot be read, has a single class, or is too small for `data.val`, `data.limit`
+            or `data.classes`.
     """
     source = read_data(data, "train")
     assert source is not None, "every data set has a train part"
@@ -132,10 +172,10 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("tra
     order = source.order()
     labels, digests = source.labels[order], source.digests[order]
     if data.classes is not None and data.classes > len(source.classes):
-        raise ConfigError(f"asks for {data.classes} of {len(source.classes)} classes", ("data", "classes"))
+        raise ConfigError(f"is {data.classes}; there are {len(source.classes)} classes", ("data", "classes"))
     if len(source.classes) < 2:
         raise ConfigError(
-            f"one class only ({', '.join(source.classes)}): nothing to tell apart", ("data", "dataset")
+            f"has only one class ({', '.join(source.classes)}); give at least two", ("data", "dataset")
         )
     ids = np.flatnonzero(labels < (data.classes or len(source.classes)))
     held_out = np.empty(0, dtype=np.int64)
@@ -148,7 +188,7 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("tra
         held_out, ids = ids[chosen], ids[~chosen]
     if data.limit is not None:
         if data.limit > len(ids):
-            raise ConfigError(f"asks for {data.limit} of {len(ids)} pictures", ("data", "limit"))
+            raise ConfigError(f"is {data.limit}; only {len(ids)} pictures are left", ("data", "limit"))
         ids = ids[choose(labels[ids], ids, ids, data.limit, hash_ints(seed, label_key("limit")))]
     train, val = _share(source, order, (ids, held_out))
     if own_val is not None:
@@ -169,7 +209,14 @@ def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("tra
 
 
 def load_test(data: DataConfig) -> tuple[Split, Pictures]:
-    """The test part alone, and what it was read from. Raises ConfigError where there is none."""
+    """Read the test part alone.
+
+    Returns:
+        The test split, and the pictures as they were read.
+
+    Raises:
+        ConfigError: The data set has no test part.
+    """
     pictures = read_data(data, "test")
     if pictures is None:
         raise ConfigError("this data set has no test part", ("data", "dataset"))
@@ -177,10 +224,20 @@ def load_test(data: DataConfig) -> tuple[Split, Pictures]:
 
 
 def choose(labels: np.ndarray, groups: np.ndarray, ids: np.ndarray, count: int, key: int) -> np.ndarray:
-    """(N,) bool: `count` of N samples, stratified by label; a group is taken whole or not at all.
+    """Select `count` of N samples, stratified by label, keeping groups together.
 
-    labels, groups, ids: (N,), equal `groups` belong together. key: a 64-bit seed. A sample's rank depends on
-    its id and the key alone. Fewer than `count` are taken only where whole groups do not fit.
+    A group is taken whole or not at all. The rank of a sample depends on its id and the key alone. Fewer than
+    `count` samples are taken only if the remaining groups are too large.
+
+    Args:
+        labels: (N,) int64.
+        groups: (N,) samples with equal values form a group.
+        ids: (N,) int64.
+        count: Number of samples to take.
+        key: A 64-bit seed.
+
+    Returns:
+        (N,) bool, True for each selected sample.
     """
     rank = hash_each(key, torch.from_numpy(ids)).numpy()
     quota = _quota(labels, count)
@@ -198,7 +255,10 @@ def choose(labels: np.ndarray, groups: np.ndarray, ids: np.ndarray, count: int, 
 
 
 def _quota(labels: np.ndarray, count: int) -> np.ndarray:
-    """(max label + 1,) int64: how many of each label make a stratified `count`, by largest remainders."""
+    """Return how many samples of each label a stratified `count` takes.
+
+    Fractions are rounded by largest remainders. The result is (max label + 1,) int64.
+    """
     exact = np.bincount(labels) * (count / len(labels))
     quota = np.floor(exact).astype(np.int64)
     short = count - int(quota.sum())
@@ -207,7 +267,10 @@ def _quota(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -> tuple[Split, ...]:
-    """One split for each array of ids, over the same pictures; copied only where most are not used."""
+    """Return a split for each array of ids over shared pictures.
+
+    Pictures are copied only if at most half of them are used.
+    """
     used = np.sort(np.concatenate(parts))
     rows = order[used]
     if 2 * len(used) > len(order):
@@ -228,7 +291,7 @@ def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -
 
 
 def _keep(source: Pictures, data: DataConfig) -> Split:
-    """A part of its own, whole, in canonical order, of the classes in use."""
+    """Return a whole part as a split, limited to the used classes."""
     order = source.order()
     ids = np.flatnonzero(source.labels[order] < (data.classes or len(source.classes)))
     return _share(source, order, (ids,))[0]

@@ -1,4 +1,4 @@
-"""The embedded synthetic data set: 100 classes of shape, texture and colour, drawn by arithmetic alone."""
+"""The built-in synthetic data set: 100 classes of shape, texture and colour, drawn by arithmetic alone."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,8 +7,9 @@ from cifarlab.data.synthetic_shapes import SHAPES, Floats, segment_distance, sha
 
 _TEXTURES = ("plain", "striped", "dotted", "checkered", "rimmed")
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.36, "blue": 0.6, "purple": 0.8}
-# Each superclass has these five, turned by its own offset: one colour with two textures, another with two,
-# a third that shares its texture with the first. Neither colour nor texture alone tells them apart.
+# The five classes of a superclass as (colour, texture); each superclass adds its own offset to both. Two
+# colours come with two textures each, the third shares its texture with the first: neither colour nor texture
+# alone tells the classes apart.
 _MEMBERS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 0))
 _LOOKS = tuple(
     (shape, _TEXTURES[(t + 2 * s + s // 5) % 5], tuple(_HUES)[(c + s) % 5])
@@ -21,15 +22,18 @@ SUPERCLASSES: tuple[str, ...] = tuple(SHAPES)
 SUPERCLASS_OF: tuple[int, ...] = tuple(SUPERCLASSES.index(shape) for shape, _, _ in _LOOKS)
 
 _SPLITS = {"train": 0, "test": 1}
-_NUM_UNIFORMS = 128  # 113 are used: the rest lets a scene gain a part without changing the noise
+_NUM_UNIFORMS = 128  # 113 are used; the spare ones allow a further scene element without changing the noise
 _CELLS = 3
 _NUM_CLUTTER = 4
 _MAX_TURN = 0.16  # as the tangent of half the angle
-_PIXELS_AT_ONCE = 1 << 17  # per channel: half a megabyte of float32, so that the work stays in the cache
+_PIXELS_AT_ONCE = 1 << 17  # per channel: half a megabyte of float32, which fits into the processor's cache
 
 
 class _Dice:
-    """Uniform numbers of a stack of pictures, handed out column by column, shaped (n, 1, 1)."""
+    """An iterator over the columns of a (n, _NUM_UNIFORMS) array.
+
+    Each call returns the next column, scaled to [low, high) and shaped (n, 1, 1).
+    """
 
     def __init__(self, uniforms: Floats) -> None:
         self._columns = iter(uniforms.T[:, :, None, None])
@@ -39,21 +43,27 @@ class _Dice:
 
 
 def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
-    """Colours (n, 3, 1, 1) of hue (which wraps at 1), saturation and value, each (n, 1, 1)."""
+    """Convert HSV colours to RGB.
+
+    Hue (wraps at 1), saturation and value are (n, 1, 1) each; the result is (n, 3, 1, 1).
+    """
     ramp = hue[:, None] * 6 + np.array([5, 3, 1], np.float32)[:, None, None]
     ramp -= np.floor(ramp / 6) * 6
     return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(ramp, 4 - ramp), 0, 1))
 
 
 def _capsule_distance(dice: _Dice, x: Floats, y: Floats, reach: float, thick: tuple[float, float]) -> Floats:
-    """Signed distance to a thick line with round ends, anywhere: clutter, or what is in front."""
+    """Return the signed distance to a random thick line with round ends."""
     from_x, from_y = x - dice(-1.1, 1.1), y - dice(-1.1, 1.1)
     edge_x, edge_y = dice(-reach, reach), dice(-reach, reach)
     return segment_distance(from_x, from_y, edge_x, edge_y) - dice(*thick)
 
 
 def _texture(name: str, dice: _Dice, distance: Floats, x: Floats, y: Floats, blur: Floats) -> Floats:
-    """How much of the second colour shows, in [0, 1]; `blur` is a pixel's width in the shape's frame."""
+    """Return the second colour's share at each pixel, in [0, 1].
+
+    `blur` is the width of a pixel in the shape's frame.
+    """
     density, shift_x, shift_y = dice(1.5, 2.1), dice(), dice()
     u, v = x * density + shift_x, y * density + shift_y
     u, v = np.abs(u - np.floor(u) - 0.5), np.abs(v - np.floor(v) - 0.5)
@@ -71,7 +81,7 @@ def _texture(name: str, dice: _Dice, distance: Floats, x: Floats, y: Floats, blu
 
 
 def _background(dice: _Dice, size: int) -> Floats:
-    """Colours (n, 3, size, size) that run smoothly between a few random ones."""
+    """Return smooth random colour gradients, (n, 3, size, size)."""
     corners = np.stack([_rgb(dice(), dice(0, 0.5), dice(0.15, 0.95)) for _ in range((_CELLS + 1) ** 2)], 1)
     corners = corners.reshape(len(corners), _CELLS + 1, _CELLS + 1, 3).transpose(0, 3, 1, 2)
     at = (np.arange(size, dtype=np.float32) + 0.5) / size * _CELLS
@@ -86,7 +96,10 @@ def _blend(canvas: Floats, colour: Floats, cover: Floats) -> None:
 
 
 def _paint(label: int, uniforms: Floats, size: int) -> Floats:
-    """Pictures (n, 3, size, size) of one class before noise, about [0, 1], from (n, _NUM_UNIFORMS)."""
+    """Paint pictures of one class, without noise, from their uniform numbers.
+
+    Returns (n, 3, size, size) of values about [0, 1]; `uniforms` is (n, _NUM_UNIFORMS).
+    """
     shape, texture, colour = _LOOKS[label]
     dice = _Dice(uniforms)
     grid = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
@@ -97,7 +110,7 @@ def _paint(label: int, uniforms: Floats, size: int) -> Floats:
         clutter = _capsule_distance(dice, x, y, 0.5, (0.05, 0.25))
         _blend(canvas, _rgb(dice(), dice(0.2, 1), dice(0.2, 1)), np.clip(0.5 - clutter / pixel, 0, 1))
 
-    # The rational circle: cosine and sine of a turn without either function.
+    # Cosine and sine of the rotation from the tangent of half the angle: no trigonometric function is called.
     half = dice(-_MAX_TURN, _MAX_TURN)
     cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
     scale, stretch, lean = dice(0.46, 0.8), dice(0.85, 1.18), dice(-0.12, 0.12)
@@ -122,7 +135,10 @@ def _paint(label: int, uniforms: Floats, size: int) -> Floats:
 
 
 def _noise(words: NDArray[np.uint64]) -> Floats:
-    """Two near-normal numbers of unit variance from each word, as the sums of its halves' four bytes."""
+    """Make two near-normal numbers of unit variance from each 64-bit word.
+
+    Each number is the sum of the four bytes of one half of the word.
+    """
     halves = words.view(np.uint32)
     pairs = (halves & 0x00FF00FF) + ((halves >> 8) & 0x00FF00FF)
     sums = (pairs & 0xFFFF) + (pairs >> 16)
@@ -130,7 +146,10 @@ def _noise(words: NDArray[np.uint64]) -> Floats:
 
 
 def _photograph(label: int, indices: range, size: int, seed: int, split: int) -> Floats:
-    """Finished pictures (n, 3, size, size) of one class, whole numbers from 0 to 255."""
+    """Draw finished pictures of one class.
+
+    Returns (n, 3, size, size) of integers in 0 to 255.
+    """
     num_values = 3 * size * size
     words = np.stack(
         [
@@ -150,10 +169,20 @@ def _photograph(label: int, indices: range, size: int, seed: int, split: int) ->
 def draw(num: int, *, size: int = 32, seed: int = 0, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """Draw the first `num` pictures of a split.
 
-    Returns images (num, 3, size, size) uint8 and labels (num,) int64, where picture i shows class i % 100.
-    Picture i is a function of (seed, split, i) and the size alone; another size shows the same scene with
-    other noise. Raises ValueError for a split other than "train" and "test", a negative `num` or `seed`, and
-    a size below 8.
+    Picture i shows class i % 100. It is a function of (seed, split, i) and the size alone. At another size
+    the scene is the same and the noise differs.
+
+    Args:
+        num: Number of pictures.
+        size: Side in pixels, at least 8.
+        seed: Another seed draws other pictures.
+        split: "train" or "test".
+
+    Returns:
+        Images (num, 3, size, size) uint8 and labels (num,) int64.
+
+    Raises:
+        ValueError: `split` is unknown, `num` or `seed` is negative, or `size` is below 8.
     """
     if split not in _SPLITS:
         raise ValueError(f"split {split!r} is unknown: use one of {', '.join(_SPLITS)}")

@@ -6,15 +6,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Every pixel comes from + - * / sqrt, floor and comparisons, which IEEE 754 rounds in one way only, and from
-# PCG64's raw words, whose stream NumPy promises to keep. No sin, exp, matmul or sum: their last bits differ
-# between processors.
+# Pixels must have the same bits on every machine. They come from + - * / sqrt, floor and comparisons, whose
+# rounding IEEE 754 fixes, and from PCG64's raw words, whose stream NumPy promises to keep. sin, exp, matmul
+# and sum are not used: their last bits differ between processors.
 Floats = NDArray[np.floating]  # float32 throughout
 Points = tuple[tuple[float, float], ...]
 
 
 class Disc(NamedTuple):
-    """A disc to add to a shape, or to cut out of it."""
+    """A disc, added to a shape or removed if `cut`."""
 
     x: float
     y: float
@@ -23,17 +23,20 @@ class Disc(NamedTuple):
 
 
 class Polygon(NamedTuple):
-    """A simple polygon to add to a shape, or to cut out of it."""
+    """A simple polygon, added to a shape or removed if `cut`."""
 
     points: Points
     cut: bool = False
 
 
 def _ngon(num: int, radius: float, *, inner: float | None = None, x: float = 0.0, y: float = 0.0) -> Polygon:
-    """A regular polygon with a corner at the top; with `inner`, the star between those two radii."""
+    """Return a regular polygon with a corner at the top.
+
+    With `inner`, return a star whose corners lie on the radii `radius` and `inner` in turn.
+    """
     radii = [radius] * num if inner is None else [radius, inner] * num
     turn = 2 * math.pi / len(radii)
-    # Four digits, so that the platform's libm has no say.
+    # Rounded to four digits, so that the result does not depend on the platform's libm.
     return Polygon(
         tuple(
             (round(x + r * math.sin(i * turn), 4), round(y + r * math.cos(i * turn), 4))
@@ -43,12 +46,12 @@ def _ngon(num: int, radius: float, *, inner: float | None = None, x: float = 0.0
 
 
 def _bar(x: float, y: float, *, cut: bool = False, dx: float = 0.0, dy: float = 0.0) -> Polygon:
-    """An upright rectangle of half-sides x and y centred at (dx, dy)."""
+    """Return an upright rectangle with half-sides x and y around (dx, dy)."""
     return Polygon(((dx - x, dy - y), (dx + x, dy - y), (dx + x, dy + y), (dx - x, dy + y)), cut)
 
 
-# Shapes live in a frame with y up and a radius of about one; later parts act on what earlier ones left.
-# They are drawn mirrored or not at random and turned by at most 18 degrees, so a square stays no diamond.
+# Coordinates have y pointing up, and shapes a radius of about one. Parts are added or cut in order. `_paint`
+# mirrors shapes at random and rotates them by at most 18 degrees, so a square never looks like a diamond.
 SHAPES: dict[str, tuple[Disc | Polygon, ...]] = {
     "disc": (Disc(0, 0, 0.85),),
     "ring": (Disc(0, 0, 0.98), Disc(0, 0, 0.48, cut=True)),
@@ -124,7 +127,10 @@ SHAPES: dict[str, tuple[Disc | Polygon, ...]] = {
 
 
 def shape_distance(shape: str, x: Floats, y: Floats) -> Floats:
-    """Signed distance to the shape's outline, negative inside; exact near the outline only."""
+    """Return the signed distance to the shape's outline, negative inside.
+
+    It is exact near the outline only.
+    """
     distance = np.full_like(x, np.inf)
     for part in SHAPES[shape]:
         if isinstance(part, Disc):
@@ -136,7 +142,7 @@ def shape_distance(shape: str, x: Floats, y: Floats) -> Floats:
 
 
 def segment_distance(x: Floats, y: Floats, edge_x: Floats | float, edge_y: Floats | float) -> Floats:
-    """Distance to the segment from the origin to (edge_x, edge_y)."""
+    """Return the distance to the segment from the origin to (edge_x, edge_y)."""
     length = edge_x * edge_x + edge_y * edge_y + 1e-6
     along = np.clip((x * edge_x + y * edge_y) / length, 0, 1)
     return np.sqrt(np.square(x - along * edge_x) + np.square(y - along * edge_y))

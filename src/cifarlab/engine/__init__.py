@@ -1,1 +1,1 @@
-"""One training step, one scoring pass, and what they are made of."""
+"""One training step, one scoring pass, and their parts."""

@@ -1,4 +1,4 @@
-"""Views: what an epoch shows of a sample; the same for a student and its teacher."""
+"""Training batches in the views of an epoch, the same for a student and its teacher."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from cifarlab.data.splits import Split
 
 
 def num_views(config: Config) -> int | None:
-    """How many different views a run shows of a picture; None where each epoch shows another."""
+    """Return how many views of each picture a run shows.
+
+    None: each epoch shows a new view.
+    """
     data = config.data
     if data.freeze_views or not (data.augment or data.mix):
         return 1
@@ -28,7 +31,7 @@ def num_views(config: Config) -> int | None:
 
 
 def view_epoch(config: Config, epoch: int) -> int:
-    """The epoch whose views `epoch` shows."""
+    """Return the epoch whose views `epoch` repeats, or itself."""
     views = num_views(config)
     return epoch if views is None else epoch % views
 
@@ -36,7 +39,10 @@ def view_epoch(config: Config, epoch: int) -> int:
 def make_batch(
     split: Split, positions: Tensor, data: DataConfig, seed: int, epoch: int, num_classes: int
 ) -> Batch:
-    """The batch at `positions` (B,) in the views of `epoch`: gathered, scaled to [0, 1], augmented, mixed."""
+    """Make the batch at `positions` (B,) in the views of `epoch`.
+
+    Pictures are gathered, scaled to [0, 1], augmented and mixed.
+    """
     pictures, labels, ids = split.gather(positions)
     images = pictures.float() / 255
     targets = F.one_hot(labels, num_classes).float()
@@ -49,7 +55,7 @@ def make_batch(
     return Batch(images, labels, targets, ids)
 
 
-# What makes views and models: modules and packages.
+# The modules and packages that determine views and models.
 _SOURCES = (
     "cifarlab.core.random",
     "cifarlab.engine.batches",
@@ -60,7 +66,10 @@ _SOURCES = (
 
 
 def code_digest(*imports: Sequence[str]) -> str:
-    """Return 32 hex digits of the source that makes views and models, with files and modules of `imports`."""
+    """Return a digest of the source code that determines views and models.
+
+    It has 32 hex digits. Files and modules of `imports` are included.
+    """
     files: list[Path] = []
     for name in _SOURCES:
         spec = importlib.util.find_spec(name)
@@ -77,25 +86,31 @@ def code_digest(*imports: Sequence[str]) -> str:
 
 
 class BatchLoader:
-    """The batches of an epoch's order, of which several at a time are augmented at once.
+    """The batches of an epoch's order, several of them augmented at once.
 
-    A sample's view depends on nothing beside it but its partner in a mix (batches are even), so the views are
-    those of single batches; a GPU launches as many kernels for a thousand pictures as for a hundred.
+    A GPU launches as many kernels for a thousand pictures as for a hundred. The views equal those of single
+    batches: a sample's view depends on nothing but itself and its partner in a mix, and partners are never in
+    different batches, because batch sizes are even.
+
+    Args:
+        split: The training split.
+        config: The run's configuration.
+        num_classes: Number of classes.
+        pixels: Limit of the pixels that are augmented at a time. At least one batch is.
     """
 
     def __init__(self, split: Split, config: Config, num_classes: int, pixels: int):
-        """pixels: at most so many are augmented at a time, but no less than a batch."""
         self._split, self._config, self._num_classes = split, config, num_classes
         size, area = config.data.batch_size, split.images[0, 0].numel()
         self.size = size if config.mixes_per_batch else max(1, pixels // (size * area)) * size
         self._kept: tuple[Tensor, int, int, Batch] | None = None
 
     def batch(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
-        """The samples that stand from `first` to before `last` in the epoch's order (N,), in its views."""
+        """Return the samples at `first` to before `last` in the epoch's order."""
         begin = first - first % self.size
         kept = self._kept
         if kept is None or kept[0] is not order or kept[1:3] != (epoch, begin):
-            self._kept = None  # Before the next ones need the memory.
+            self._kept = None  # Free the memory before it is needed for the next views.
             config = self._config
             samples, view = order[begin : begin + self.size], view_epoch(config, epoch)
             views = make_batch(self._split, samples, config.data, config.train.seed, view, self._num_classes)

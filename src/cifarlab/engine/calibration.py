@@ -1,4 +1,4 @@
-"""How far a classifier's confidence is from its accuracy, and the temperature that brings it nearest."""
+"""Calibration: how far confidence is from accuracy, and the temperature that corrects it best."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Within which `best_temperature` searches: pictures that are all classified rightly have no best one.
+# The limits of `best_temperature`: if all pictures are classified correctly, there is no best temperature.
 COLDEST, HOTTEST = 1 / 20, 20.0
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that makes the cross-entropy of (N, C) logits / temperature least (Guo et al. 2017).
+    """Return the temperature that minimises cross-entropy (Guo et al. 2017).
 
-    Searched for between COLDEST and HOTTEST.
+    The logits, (N, C), are divided by it. The search is limited to COLDEST and HOTTEST.
     """
     logits = logits.double()
     target = logits.gather(1, labels[:, None])[:, 0]
-    low, high = 1 / HOTTEST, 1 / COLDEST  # Of 1 / temperature: the loss is convex in it.
+    low, high = 1 / HOTTEST, 1 / COLDEST  # bounds of 1 / temperature, in which the loss is convex
     for _ in range(60):
         middle = (low * high) ** 0.5
         expected = (logits * (logits * middle).softmax(-1)).sum(-1)
@@ -26,10 +26,15 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Mean distance, over pictures, of confidence from accuracy within bins of equal confidence, in [0, 1].
+    """Return the expected calibration error, in [0, 1].
 
-    logits: (N, C). Confidence is the largest probability; bins are of equal width (Naeini et al. 2015; Guo et
-    al. 2017).
+    It is the distance of confidence from accuracy within bins of equal width, averaged over the pictures
+    (Naeini et al. 2015; Guo et al. 2017). Confidence is the largest probability.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        bins: Number of bins.
     """
     confidence, guess = logits.double().softmax(-1).max(-1)
     place = (confidence * bins).long().clamp(max=bins - 1)
@@ -39,9 +44,16 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def calibration(logits: Tensor, labels: Tensor, temperature: float | None) -> dict[str, float | None]:
-    """Mean negative log-likelihood `nll`, in nats, and `ece`, as they are and with logits / temperature.
+    """Return calibration scores, without and with a temperature.
 
-    logits: (N, C). temperature: fitted on other pictures, those of validation; None: there were none.
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        temperature: Fitted on other pictures, those of validation. None if there were none.
+
+    Returns:
+        `nll`, the mean negative log-likelihood in nats, and `ece`; both again as `nll_calibrated` and
+        `ece_calibrated` for logits / temperature; `temperature`.
     """
     found: dict[str, float | None] = dict(
         zip(("nll", "ece"), _of(logits, labels), strict=True), temperature=temperature
@@ -51,5 +63,6 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float | None) -> di
 
 
 def _of(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return (nll, ece)."""
     nll = F.cross_entropy(logits.double(), labels).item()
     return nll, expected_calibration_error(logits, labels)

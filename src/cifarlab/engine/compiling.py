@@ -1,4 +1,4 @@
-"""Compiled forwards and backwards of a model, by torch.compile."""
+"""Compiled forward and backward passes of a model, by torch.compile."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from torch import nn
 
 from cifarlab.core.errors import ConfigError
 
-# Shapes that a run may show a model: sizes of pictures times full, last and per-size batches. Beyond torch's
-# limit (8) it falls back to the uncompiled model without an error.
+# How many input shapes a run may have: picture sizes times full, last and per-size batches. Beyond its limit
+# (by default 8), torch falls back to the uncompiled model without an error.
 SHAPES_AT_MOST = 64
 
 
 def compiled(model: nn.Module) -> Any:
-    """The same model, called through kernels that torch.compile writes for each shape it meets.
+    """Return the model with kernels that torch.compile writes for each shape.
 
-    Parameters and buffers are the model's own. Dropout and the like draw what the uncompiled model draws.
-    Raises ConfigError where the machine lacks the compiler.
+    Parameters and buffers are the model's own. Dropout and other random layers draw the same numbers as in
+    the uncompiled model.
+
+    Raises:
+        ConfigError: The machine lacks the compiler.
     """
     device = next(model.parameters()).device
     _refuse_without_compiler(device)
-    # It says on every CPU that there is no GPU.
+    # This logger warns on every machine without a GPU that there is none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES_AT_MOST)
     return torch.compile(model, dynamic=False, options={"fallback_random": True})

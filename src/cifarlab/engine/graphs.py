@@ -1,4 +1,4 @@
-"""Work captured once as CUDA graphs and replayed: one launch in place of hundreds."""
+"""Work that is captured as CUDA graphs and replayed: one launch in place of hundreds."""
 
 from __future__ import annotations
 
@@ -17,35 +17,42 @@ from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
 from cifarlab.core.errors import ConfigError
 
-# Where a recipe says how its steps run.
+# The key path of the option that selects graphs.
 ENGINE = ("train", "engine")
-# Pieces of work of the first kind that run as they are written, before it is captured: libraries get ready in
-# them, optimizers make their moments. Of a later kind one does: libraries choose their algorithms in it.
+# How often work of the first kind runs uncaptured before its capture. In these runs libraries initialise and
+# optimizers create their moments. Work of a later kind runs uncaptured once, in which libraries choose their
+# algorithms.
 WARM_UP = 3
 
-# Seeds torch's generators; called before each forward pass, and by nothing else in a piece of work.
+# Seeds torch's generators. Work calls it before each forward pass and nowhere else.
 Reseed = Callable[[int], object]
-# A training step, or a batch that is scored: its numbers on the host are fixed, and what changes from one to
-# the next of its kind is in tensors.
+# A training step, or the scoring of a batch. Its numbers on the host are fixed; what changes between works of
+# one kind is in tensors.
 Work = Callable[[Reseed], None]
-# What work is given: tensors, records and tuples of them.
+# The input of work: tensors, records and tuples of them.
 G = TypeVar("G")
 
 
 class Tape(Protocol):
-    """What records a piece of work; tests have one that needs no GPU."""
+    """A recorder of work; tests have one that needs no GPU."""
 
     def aside(self) -> AbstractContextManager[object]:
-        """Where the work is done that comes before the recorded one."""
+        """Return a context for work that runs before the recording."""
         ...
 
     def record(self, work: Work) -> Callable[[Sequence[int]], None]:
-        """A function of its seeds that does what `work` does; the recording itself does nothing."""
+        """Record work without running it; return a function that replays it.
+
+        The function takes the seeds.
+        """
         ...
 
 
 class CudaTape:
-    """Records on a stream of its own; what it records shares one pool of memory, since nothing overlaps."""
+    """A recorder of CUDA graphs, on its own stream.
+
+    All graphs share one memory pool, since they never run at the same time.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -61,9 +68,12 @@ class CudaTape:
         current.wait_stream(self.stream)
 
     def record(self, work: Work) -> Callable[[Sequence[int]], None]:
-        """One graph from each seed to the next: the generator can be seeded between graphs, not within one.
+        """Record one graph from each seed to the next.
 
-        Raises ConfigError where the work does what cannot be captured: it waits for the device, for example.
+        The generator can be seeded between graphs, but not within one.
+
+        Raises:
+            ConfigError: The work cannot be captured. It waits for the device, for example.
         """
         graphs: list[torch.cuda.CUDAGraph] = []
         with ExitStack() as open_graph:
@@ -72,7 +82,7 @@ class CudaTape:
                 open_graph.close()
                 graph = torch.cuda.CUDAGraph()
                 graphs.append(graph)
-                # The thread that writes checkpoints may use the device meanwhile.
+                # "thread_local", because the thread that writes checkpoints may use the device meanwhile.
                 captured = torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local")
                 open_graph.enter_context(captured)
 
@@ -80,20 +90,20 @@ class CudaTape:
                 work(cut)
                 open_graph.close()
             except Exception as error:
-                # The capture that failed has more to say of it, none of which helps.
+                # Closing a failed capture raises further errors, which do not help the user.
                 with contextlib.suppress(RuntimeError):
                     open_graph.close()
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 reason = str(error).strip().partition("\n")[0][:150]
                 raise ConfigError(
-                    f"what this recipe does cannot be captured ({reason}); say train.engine=eager",
+                    f"the steps of this recipe cannot be captured ({reason}); say train.engine=eager",
                     ENGINE,
                 ) from error
 
         def replay(seeds: Sequence[int]) -> None:
             for graph, seed in zip(graphs, seeds, strict=True):
-                # A replay reads the generator's seed: dropout draws what it would draw uncaptured.
+                # A replay reads the generator's seed, so dropout draws the same numbers as without capture.
                 torch.manual_seed(seed)
                 graph.replay()
 
@@ -101,7 +111,10 @@ class CudaTape:
 
 
 class Graphs:
-    """Captured work by its kind: how many pictures, at which sizes, of which model."""
+    """Captured work by its kind.
+
+    A kind is a key, made of the number of pictures, their sizes and the model.
+    """
 
     def __init__(self, tape: Tape):
         self.tape = tape
@@ -115,10 +128,17 @@ class Graphs:
         seeds: Sequence[int],
         work: Callable[[Sequence[G], Reseed], None],
     ) -> Sequence[G]:
-        """Do `work(given, reseed)`, in which reseed is called with each of `seeds`, in order.
+        """Run `work(given, reseed)`; once its kind is captured, replay it.
 
-        kind: what a piece of work has in common with those that it can be replayed as. Returns what was
-        worked on: `given`, or the copies that captured work looks at, which its next replay writes over.
+        Args:
+            kind: A key. Pieces of work with equal keys can replay one capture.
+            given: The inputs.
+            seeds: `work` calls `reseed` with each of them, in order.
+            work: The work.
+
+        Returns:
+            The inputs as the work left them: `given`, or the copies that captured work uses. The next replay
+            overwrites these copies.
         """
         if kind in self._recorded:
             places, replay = self._recorded[kind]
@@ -129,7 +149,8 @@ class Graphs:
         with self.tape.aside():
             work(given, torch.manual_seed)
         self._seen[kind] += 1
-        # At once: what comes once an epoch is captured in the first one, too.
+        # A later kind is captured at once, so that work that comes once an epoch is captured in the first
+        # epoch.
         if self._recorded or self._seen[kind] >= WARM_UP:
             places = [copied(each) for each in given]
             self._recorded[kind] = places, self.tape.record(lambda reseed: work(places, reseed))
@@ -137,7 +158,7 @@ class Graphs:
 
 
 def copied(given: Any) -> Any:
-    """The same with copies of all tensors: where captured work looks for them."""
+    """Copy all tensors of an input, as fixed inputs of captured work."""
     if isinstance(given, Batch | Output):
         return replace(given, **{field.name: copied(getattr(given, field.name)) for field in fields(given)})
     if isinstance(given, tuple):
@@ -146,9 +167,9 @@ def copied(given: Any) -> Any:
 
 
 def copy_into(place: Any, given: Any, name: str = "what was given") -> None:
-    """Bring tensors to where captured work looks for them. What is no tensor must be equal.
+    """Copy tensors to the fixed inputs of captured work.
 
-    name: of what is compared, for the message.
+    Values that are no tensors must be equal. `name` is the name of the value, for the message.
     """
     if isinstance(place, Batch | Output):
         for field in fields(place):
@@ -163,7 +184,10 @@ def copy_into(place: Any, given: Any, name: str = "what was given") -> None:
 
 
 def refuse_graphs(config: Config, precision: Precision) -> None:
-    """Raise ConfigError where steps cannot be captured: a CPU, a loss scale, lookahead."""
+    """Raise ConfigError if steps cannot be captured.
+
+    They cannot on a CPU, with a loss scale, or with lookahead.
+    """
     kind = precision.device.type
     if kind != "cuda":
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""How a run's steps fall into epochs and batches, and what a step knows of the run's time."""
+"""The plan of a run's steps: epochs, batches, and elapsed time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from cifarlab.models.sizes import Sizes
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run's steps fall into epochs: a step is `accumulate` batches, an epoch's last maybe fewer."""
+    """The division of a run's steps into epochs and batches.
+
+    A step has `accumulate` batches. The last step of an epoch may have fewer.
+
+    Attributes:
+        samples: Number of training samples.
+        batch_size: Samples in a batch.
+        epochs: Number of epochs.
+        accumulate: Batches in a step.
+    """
 
     samples: int
     batch_size: int
@@ -21,12 +30,15 @@ class Plan:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Batch norm cannot normalise one picture: a last batch of one is left out."""
+        """Return the samples that an epoch uses.
+
+        A last batch of one picture is left out, because batch norm cannot normalise it.
+        """
         return self.samples - (self.samples > self.batch_size and self.samples % self.batch_size == 1)
 
     @property
     def step_size(self) -> int:
-        """How many samples a step shows."""
+        """Return the number of samples in a step."""
         return self.batch_size * self.accumulate
 
     @property
@@ -38,17 +50,19 @@ class Plan:
         return self.steps_per_epoch * self.epochs
 
     def samples_before(self, step: int) -> int:
-        """How many samples the first `step` steps of an epoch show."""
+        """Return the number of samples in an epoch's first `step` steps."""
         return min(step * self.step_size, self.samples_per_epoch)
 
     def positions(self, order: Tensor, step: int) -> Tensor:
-        """The part of an epoch's order (N,) that its `step`-th step shows."""
+        """Return the part of an epoch's order (N,) for its `step`-th step."""
         return order[self.samples_before(step) : self.samples_before(step + 1)]
 
     def batches(self, step: int, samples: int) -> list[tuple[int, int]]:
-        """Where in an epoch's order the batches of a step begin and end. step: counted from the run's start.
+        """Return where a step's batches begin and end in the epoch's order.
 
-        samples: how many the order has; it may end early.
+        Args:
+            step: Step, counted from the start of the run.
+            samples: Length of the order, which may be cut short.
         """
         within, size = step % self.steps_per_epoch, self.batch_size
         first, last = self.samples_before(within), min(self.samples_before(within + 1), samples)
@@ -57,7 +71,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Clock:
-    """What a step knows of the run's time: its number, and the share of the run that is over."""
+    """A step's position in the run.
+
+    Attributes:
+        step: Its number.
+        progress: Share of the run before it, in [0, 1).
+    """
 
     step: int | Tensor
     progress: float | Tensor
@@ -65,13 +84,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What one training step does, but for its pictures.
+    """The plan of one training step, without its pictures.
 
     Attributes:
         bounds: Where each batch begins and ends in the epoch's order.
-        sizes: The sizes at which the pictures of each batch are seen.
+        sizes: The training sizes of each batch's pictures.
         seeds: One for each forward pass, in order.
-        clock: When it happens.
+        clock: The step's position in the run.
     """
 
     bounds: tuple[tuple[int, int], ...]
@@ -81,12 +100,12 @@ class StepPlan:
 
     @property
     def counts(self) -> list[int]:
-        """How many samples each batch trains on."""
+        """Return the number of samples in each batch."""
         return [sum(len(rows) for _, parts in sizes for rows in parts) for sizes in self.sizes]
 
     @property
     def kind(self) -> Hashable:
-        """What it has in common with the steps that a captured one can be replayed as."""
+        """Return a key: steps with equal keys can replay one capture."""
         return tuple(
             (last - first, sizes) for (first, last), sizes in zip(self.bounds, self.sizes, strict=True)
         )

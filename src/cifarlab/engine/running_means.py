@@ -13,10 +13,10 @@ from cifarlab.engine.state import MeansState
 
 
 class Means:
-    """Weighted means of scalars, summed on the device; reading them is the only host sync.
+    """Weighted means of scalars, summed on the device.
 
-    The first step whose values are not all finite is remembered, so that a run that diverged can be stopped
-    without a look at the device after each step.
+    Only reading them waits for the device. The first step with a value that is not finite is remembered, so
+    that a diverged run can be stopped without waiting for the device after each step.
     """
 
     def __init__(self, device: torch.device):
@@ -26,13 +26,13 @@ class Means:
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def reset(self) -> None:
-        """Begin anew, in the same tensors: a captured step adds to those that it knows."""
+        """Set all sums to 0 in place: captured steps use these tensors."""
         for tensor in (self._weight, *self._sums.values()):
             tensor.zero_()
         self._bad_step.fill_(-1)
 
     def add(self, values: Mapping[str, Tensor], weight: int, step: int | Tensor) -> None:
-        """Add scalars of a batch of `weight` samples; they must be finite."""
+        """Add scalars of a batch of `weight` samples, and watch them."""
         self._weight += weight
         for key, value in values.items():
             weighted = value.detach().double() * weight
@@ -43,17 +43,20 @@ class Means:
         self.watch(values.values(), step)
 
     def watch(self, values: Iterable[Tensor], step: int | Tensor) -> None:
-        """Remember `step` if one of its scalars is not finite, unless an earlier step had such a one."""
+        """Remember the first step that has a value that is not finite."""
         finite = torch.stack([value.detach().float() for value in values]).isfinite().all()
         self._bad_step.copy_(torch.where((self._bad_step < 0) & ~finite, step, self._bad_step))
 
     def read(self) -> dict[str, float]:
-        """The means so far; synchronises with the device."""
+        """Return the means so far; this waits for the device."""
         weight, *sums = torch.stack([self._weight, *self._sums.values()]).tolist()
         return dict(zip(self._sums, (total / weight for total in sums), strict=True)) if weight else {}
 
     def first_bad_step(self) -> int | None:
-        """The first step with a value that is not finite; synchronises with the device."""
+        """Return the first step with a value that is not finite.
+
+        Returns None if there is none. This waits for the device.
+        """
         step = int(self._bad_step)
         return step if step >= 0 else None
 
@@ -66,10 +69,10 @@ class Means:
 
 
 def batch_accuracy(batch: Batch, output: Output) -> Tensor:
-    """Share of pictures whose largest logit is the label's, as a scalar on the device."""
+    """Return the accuracy on a batch, as a scalar on the device."""
     return (output.logits.argmax(-1) == batch.labels).float().mean()
 
 
 def is_finite(scores: dict[str, float]) -> bool:
-    """Whether every score is a number."""
+    """Tell whether every score is finite."""
     return all(math.isfinite(value) for value in scores.values())

@@ -1,4 +1,4 @@
-"""Scores of a split: clean pictures, evaluation mode."""
+"""Scores of a split, on clean pictures and in evaluation mode."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from cifarlab.core.device import Precision
 from cifarlab.data.splits import Split
 from cifarlab.engine.graphs import Graphs, Reseed
 
-# Large batches keep the device busy. A CPU's caches hold 64 pictures of 128 px, or 20 of 224; larger batches
-# are slower there. On a GPU a batch must shrink at 224 px so that it fits beside the training state.
+# Large batches keep the device busy. A CPU's caches hold 64 pictures of 128 px, or 20 of 224 px; larger
+# batches are slower there. On a GPU, batches of 224 px must be smaller to fit into memory beside the training
+# state.
 PIXELS_PER_BATCH = {"cpu": 64 * 128 * 128, "cuda": 256 * 224 * 224}
 PICTURES_PER_BATCH = {"cpu": 500, "cuda": 4000}
 
@@ -23,9 +24,16 @@ PICTURES_PER_BATCH = {"cpu": 500, "cuda": 4000}
 def logits_of(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (logits (B, C) float32, labels (B,)) over the split, in order and in evaluation mode.
+    """Yield logits and labels of a split, in order, in evaluation mode.
 
-    image_size: pixels a side that the model sees.
+    Args:
+        model: The model.
+        split: The split.
+        precision: Precision and device.
+        image_size: Pixels a side that the model sees.
+
+    Yields:
+        (logits (B, C) float32, labels (B,)).
     """
     for output, labels in outputs_of(model, split, precision, image_size):
         yield output.logits.float(), labels
@@ -35,13 +43,16 @@ def logits_of(
 def outputs_of(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> Iterator[tuple[Output, Tensor]]:
-    """As `logits_of`, with all that the model answers, in its own arithmetic."""
+    """Yield complete outputs and labels of a split, like `logits_of`.
+
+    Outputs keep the precision of the model.
+    """
     for images, labels in _batches(model, split, image_size):
         yield _answer(model, images, precision, image_size), labels
 
 
-# Not in inference mode: older versions of torch made tensors in a process's first capture, and if that was in
-# this mode no later capture outside might write to them.
+# Not in inference mode. Older versions of torch create tensors in a process's first capture. If that capture
+# is in inference mode, no later capture outside of it may write to them.
 @torch.no_grad()
 def score_split(
     model: nn.Module,
@@ -51,14 +62,21 @@ def score_split(
     graphs: Graphs | None = None,
     kept: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
-    """top1 and top5 as fractions, and the mean cross-entropy `loss`; one host sync, at the end.
+    """Return top1 and top5 as fractions, and the mean cross-entropy `loss`.
 
-    graphs: batches are captured by them, one for each model and shape; None: they run as written. kept: what
-    the model is given in place of the pictures at positions (B,); see `frozen`.
+    The host waits for the device once, at the end.
+
+    Args:
+        model: The model.
+        split: The split.
+        precision: Precision and device.
+        image_size: Pixels a side that the model sees.
+        graphs: Captures the batches, one for each model and shape. None: nothing is captured.
+        kept: Maps positions (B,) to the model's input in place of pictures; see `engine.frozen`.
     """
 
     def work(given: Sequence[tuple[Tensor, ...]], reseed: Reseed) -> None:
-        reseed(0)  # Nothing draws here, but a graph begins where a seed is set.
+        reseed(0)  # Nothing is random here, but a graph begins where a seed is set.
         for images, labels, sums in given:
             sums += _sums(_answer(model, images, precision, image_size).logits.float(), labels)
 
@@ -73,16 +91,19 @@ def score_split(
 
 
 def pictures_per_batch(kind: str, image_size: int) -> int:
-    """How many pictures of image_size pixels a side are scored at once. kind: of the device, cpu or cuda."""
+    """Return how many pictures are scored at once.
+
+    `kind` is the device type, "cpu" or "cuda"; `image_size` is in pixels a side.
+    """
     return max(1, min(PICTURES_PER_BATCH[kind], PIXELS_PER_BATCH[kind] // image_size**2))
 
 
 def _batches(
     model: nn.Module, split: Split, image_size: int, kept: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (uint8 images (B, 3, H, W), labels (B,)) of the split, in order, the model in evaluation mode.
+    """Yield inputs and labels of a split, in order, in evaluation mode.
 
-    kept: what is yielded in place of images, for positions (B,).
+    Inputs are uint8 images (B, 3, H, W), or what `kept` returns for positions (B,).
     """
     kind = split.labels.device.type
     has_maps = kept is None or kept(torch.zeros(1, dtype=torch.int64)).ndim == 4
@@ -108,12 +129,16 @@ def _answer(model: nn.Module, images: Tensor, precision: Precision, image_size: 
 def collect_outputs(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> tuple[Tensor, Tensor, float]:
-    """(logits (N, C) float32, labels (N,), pictures a second) of the whole split, as `logits_of`."""
+    """Return logits, labels and the scoring speed of a whole split.
+
+    Returns:
+        (logits (N, C) float32, labels (N,), pictures per second).
+    """
     said, timed, begun = [], 0, time.monotonic()
     for logits, labels in logits_of(model, split, precision, image_size):
         said.append((logits, labels))
         if len(said) == 1 and len(labels) < len(split):
-            # The first pass is slower: it is not timed where there are others.
+            # The first pass is slower, so it is not timed if there are others.
             logits.sum().item()  # Wait for the device.
             begun = time.monotonic()
         else:
@@ -124,12 +149,15 @@ def collect_outputs(
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """top1, top5 and loss of logits (N, C) that were collected before."""
+    """Return top1, top5 and loss of collected logits (N, C)."""
     return _means(_sums(logits, labels), len(labels))
 
 
 def ranked(logits: Tensor) -> Tensor:
-    """(N, 5 at most) classes, the most probable first. All scores break ties here: bfloat16 has real ones."""
+    """Return the five most probable classes at most, (N, 5), best first.
+
+    All scores break ties by this function; bfloat16 logits do have ties.
+    """
     return logits.topk(min(5, logits.shape[1])).indices
 
 

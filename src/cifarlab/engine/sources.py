@@ -1,4 +1,4 @@
-"""What a step may be given from elsewhere: answers of a teacher, kept activations."""
+"""Interfaces of optional inputs of a step: a teacher's outputs, and kept activations."""
 
 from __future__ import annotations
 
@@ -14,25 +14,37 @@ from cifarlab.data.splits import Split
 
 
 class Source(Protocol):
-    """Whoever gives a teacher's output for the views of a batch."""
+    """A source of a teacher's outputs for the views of a batch."""
 
-    def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None: ...
+    def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None:
+        """Prepare the outputs of a view; return a line if computed."""
+        ...
 
-    def answer(self, batch: Batch, positions: Tensor) -> Output: ...
+    def answer(self, batch: Batch, positions: Tensor) -> Output:
+        """Return the outputs for the samples at `positions` (B,) of the split."""
+        ...
 
 
 class Kept(Protocol):
-    """Whoever gives the activations of a frozen part in place of pictures."""
+    """A source of a frozen part's activations, which replace pictures."""
 
-    def batch(self, positions: Tensor, epoch: int) -> Batch: ...
+    def batch(self, positions: Tensor, epoch: int) -> Batch:
+        """Return a training batch with activations in place of pictures."""
+        ...
 
-    def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None: ...
+    def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
+        """Return a function from positions (B,) to clean activations, or None."""
+        ...
 
-    def tail(self, model: torch.nn.Module) -> torch.nn.Module: ...
+    def tail(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Return the part of a model that follows the frozen part."""
+        ...
 
-    def knows(self, model: torch.nn.Module) -> bool: ...
+    def knows(self, model: torch.nn.Module) -> bool:
+        """Tell whether a model's frozen part is the one of the activations."""
+        ...
 
 
 def unobserved(part: str) -> AbstractContextManager[object]:
-    """The span of a part of a step that nobody takes the time of."""
+    """Return a context that measures nothing, for a part of a step."""
     return nullcontext()

@@ -1,4 +1,4 @@
-"""What of an engine outlives a stop: its share of `last.pt`."""
+"""The state of an engine that `last.pt` saves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class MeansState(TypedDict):
-    """Running means: weighted sums by name, and the sum of the weights."""
+    """The running means: weighted sums by name, and the total weight."""
 
     sums: dict[str, Tensor]
     weight: Tensor
 
 
 class EngineState(TypedDict):
-    """State dicts of the parts of an engine."""
+    """The state dicts of the parts of an engine."""
 
     model: dict[str, Tensor]
     objective: dict[str, Tensor]

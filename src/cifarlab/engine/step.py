@@ -1,4 +1,4 @@
-"""One training step: make a batch, forward, backward, clip, step, sums."""
+"""One training step: batches, forward and backward passes, clipping, the optimizer's step, running means."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from cifarlab.optim.optimizers import build_optimizer
 from cifarlab.optim.sam import uphill
 from cifarlab.optim.schedules import learning_rate
 
-# How many pixels are augmented at a time. A GPU is kept busy by many; a CPU's caches hold a batch at best.
+# How many pixels are augmented at a time. A GPU needs many to stay busy. A CPU's caches hold a batch at best.
 PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}
 
 
 class Engine:
-    """Everything that a training step changes: weights, optimizer, loss scale, average, running means."""
+    """One training step and its state: weights, optimizer, loss scale, average, means."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Engine:
     ):
         self.config, self.model, self.objective, self.train = config, model, objective, train
         self.precision, self.teacher, self.activations = precision, teacher, activations
-        # Trained through; state, averages and evaluation are the model's own.
+        # Training calls this. State, averages and evaluation use the model itself.
         shown = self._behind_border(model)
         self._through = compiled(shown) if config.train.engine == "compiled" else shown
         self.device = precision.device
@@ -62,12 +62,12 @@ class Engine:
         average = config.train.average
         self.average: Average | None = average.build(model) if average else None
         self.means = Means(self.device)
-        # Around each part of a step, by the part's name; another one may take its time.
+        # A context around each named part of a step. A profiler may replace it to measure times.
         self.span: Callable[[str], AbstractContextManager[object]] = unobserved
         self._stages = "stages" in config.lessons
         self._seed = hash_ints(config.train.seed, label_key("torch"))
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        # Numbers that change from step to step: on a GPU they are tensors, and a captured step reads them.
+        # Numbers that change from step to step. On a GPU they are tensors, which a captured step reads.
         self._clock = self._device_clock() if self.device.type == "cuda" else None
         self.graphs: Graphs | None = None
         if config.train.engine == "graph":
@@ -76,33 +76,33 @@ class Engine:
 
     @property
     def evaluated(self) -> torch.nn.Module:
-        """The model that is scored and kept: the average of the weights where there is one by now."""
+        """Return the model to score: the average of the weights once begun."""
         return self.average.module if self.average is not None and self.average.n_averaged > 0 else self.model
 
     def order(self, epoch: int) -> Tensor:
-        """(N,) int64: the positions of the training split as `epoch` visits them, where its pictures lie."""
+        """Return the epoch's order, (N,) int64 positions on the pictures' device."""
         device = self.train.rows.device
         if not self.config.data.shuffle:
             return torch.arange(len(self.train), device=device)
         return permutation(self.config.train.seed, epoch, len(self.train), device)
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Make ready what `epoch` needs beside its pictures; a line for the user where that took time."""
+        """Prepare teacher outputs for an epoch; return a line if computed."""
         return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
 
     def use_graphs(self, graphs: Graphs) -> None:
-        """Capture steps, and batches that are scored, by `graphs` from now on."""
+        """Capture training steps and scoring batches with `graphs` from now on."""
         self.graphs = graphs
         self._clock = self._clock or self._device_clock()
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of the `step`-th step of the run; the head's, where layers have their own."""
+        """Return the step's learning rate; with layer decay, the head's."""
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
     def step(self, order: Tensor, epoch: int, step: int) -> None:
-        """Train on the samples of one step. order: the epoch's. step: counted from the start of the run."""
+        """Train on one step's samples; `step` counts from the run's start."""
         plan = self._plan_step(len(order), epoch, step)
-        self._behind_border(self.model)  # Brings it to the model's mode.
+        self._behind_border(self.model)  # Sets the tail to the model's mode.
         batches = (self._batch(order, epoch, first, last, plan.clock) for first, last in plan.bounds)
         if self.graphs is None:
             self._learn(plan, batches, torch.manual_seed)
@@ -115,7 +115,7 @@ class Engine:
                 average.update_parameters(self.model)
 
     def _plan_step(self, samples: int, epoch: int, step: int) -> StepPlan:
-        """Plan a step of an epoch whose order has so many samples; bring the clock to it."""
+        """Plan a step of an epoch of `samples`; set the clock."""
         bounds = tuple(self.plan.batches(step, samples))
         sizes = tuple(self._sizes(last - first, epoch, step, first) for first, last in bounds)
         passes = 1 if self.config.optim.sharpness is None else 2
@@ -123,7 +123,7 @@ class Engine:
         return StepPlan(bounds, sizes, seeds, self._set_clock(step))
 
     def _batch(self, order: Tensor, epoch: int, first: int, last: int, now: Clock) -> Batch:
-        """The samples from `first` to before `last` of the epoch's order, as they are learned from."""
+        """Return the order's samples `first` to `last` (excluded), with teacher outputs."""
         with self.span("batch"):
             batch = replace(self._shown(order, epoch, first, last), progress=now.progress)
         if self.teacher is not None:
@@ -132,13 +132,13 @@ class Engine:
         return batch
 
     def _shown(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
-        """The samples as the model sees them: their pictures, or the activations of its frozen part."""
+        """Return a batch of pictures, or of their kept activations."""
         if self.activations is not None:
             return self.activations.batch(order[first:last], epoch)
         return self.views.batch(order, epoch, first, last)
 
     def _behind_border(self, model: torch.nn.Module) -> torch.nn.Module:
-        """What of a model is computed: all, or what follows its frozen part, in the mode that it is in."""
+        """Return the model, or its tail behind a frozen part."""
         if self.activations is None:
             return model
         tail = self.activations.tail(model)
@@ -147,10 +147,10 @@ class Engine:
         return tail
 
     def _learn(self, plan: StepPlan, batches: Iterable[Batch], reseed: Reseed) -> None:
-        """Take the step: the part that may be captured.
+        """Take the planned step: the part that a graph may capture.
 
-        It reads nothing from the host that changes from step to step, and asks nothing of the device before
-        the first pass.
+        It reads no host value that changes from step to step, and does not wait for the device before the
+        first pass.
         """
         self.optimizer.zero_grad(set_to_none=True)
         watched: list[Tensor] = []
@@ -170,14 +170,14 @@ class Engine:
         with self.span("optimizer"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        # With a loss scale an overflow is ordinary: the scaler skips that step.
+        # With a loss scale, overflows are expected: the scaler skips such a step.
         if watched and not self.precision.scaled:
             self.means.watch(watched, plan.clock.step)
 
     def _backward_uphill(self, batch: Batch, sizes: Sizes, reseed: Callable[[], object]) -> Tensor:
-        """Replace the gradients by those of a sharpness-aware step; return the loss there.
+        """Replace the gradients by sharpness-aware ones; return the loss uphill.
 
-        This second pass is outside `optimizer.step`: torch's loss scaler takes no closure there.
+        This second pass is not a closure of `optimizer.step`, because torch's loss scaler accepts none.
         """
         assert self.config.optim.sharpness is not None
         ascent = self.config.optim.sharpness.bind()
@@ -187,7 +187,7 @@ class Engine:
             return self._backward(batch, sizes)[0]["total"]
 
     def _device_clock(self) -> Clock:
-        """Tensors for what changes from step to step; such are the learning rates of the groups, too."""
+        """Return a clock of tensors, and make learning rates tensors, too."""
         for group in self.optimizer.param_groups:
             group["lr"] = torch.zeros((), device=self.device)
             if "capturable" in group:
@@ -196,7 +196,7 @@ class Engine:
         return Clock(step, torch.zeros((), dtype=torch.float64, device=self.device))
 
     def _set_clock(self, step: int) -> Clock:
-        """Bring the learning rates and the clock to a step, without waiting for the device."""
+        """Set learning rates and clock to a step, without a device sync."""
         rate, progress = self.learning_rate(step), step / self.plan.total_steps
         for group in self.optimizer.param_groups:
             value = rate * group.get("lr_scale", 1)
@@ -212,11 +212,11 @@ class Engine:
         return self._clock
 
     def _seed_of(self, step: int, number: int) -> int:
-        """Of torch's generators in the forward passes of a step's `number`-th batch."""
+        """Return torch's seed for the forward passes of one batch."""
         return hash_ints(self._seed, step * self.plan.accumulate + number)
 
     def _sizes(self, count: int, epoch: int, step: int, place: int) -> Sizes:
-        """At which sizes `count` pictures are seen that stand at `place` and after in the epoch's order."""
+        """Return the training sizes of `count` pictures, from `place` in the order."""
         return sizes_of_batch(self.config, count, epoch, step, self.plan.total_steps, place)
 
     def _forward(self, model: torch.nn.Module, batch: Batch, sizes: Sizes) -> Output:
@@ -228,7 +228,7 @@ class Engine:
         return forward_at_sizes(partial(model, stages=self._stages), images, sizes)
 
     def _backward(self, batch: Batch, sizes: Sizes, share: float = 1.0) -> tuple[dict[str, Tensor], Output]:
-        """Add the gradients of a batch, where the weights are. share: of the step's samples."""
+        """Add a batch's gradients, weighted by its `share` of the step's samples."""
         with self.precision.autocast():
             with self.span("forward"):
                 output = self._forward(self._through, batch, sizes)
@@ -240,7 +240,7 @@ class Engine:
 
     @torch.no_grad()
     def finish(self, epoch: int) -> None:
-        """Make ready the model that is scored after `epoch`: its batch norms may have to see the pictures."""
+        """Estimate an average's batch norms before `epoch` is scored, if needed."""
         model = self.evaluated
         if self.average is None or model is self.model or self.average.has_own_statistics:
             return
@@ -248,7 +248,7 @@ class Engine:
         model.train()
         if norms_in_training(model):
             order, before = self.order(epoch), epoch * self.plan.steps_per_epoch
-            # Of an average whose frozen part is another, nothing is kept.
+            # Kept activations do not hold for an average with a different frozen part.
             skips = self.activations is not None and self.activations.knows(model)
             shown = self._behind_border(model) if skips else model
             with statistics_anew(model), self.precision.autocast():
@@ -261,7 +261,7 @@ class Engine:
         model.train(was_training)
 
     def score(self, split: Split, image_size: int | None = None) -> dict[str, float]:
-        """As `evaluate`, of the model that is scored by now. image_size: if not the recipe's."""
+        """Score a split, as `score_split`; the default size is the recipe's."""
         own, model, kept = self.config.data.image_size, self.evaluated, None
         if self.activations is not None and image_size in (None, own) and self.activations.knows(model):
             kept = self.activations.clean(split)
@@ -269,7 +269,7 @@ class Engine:
         return score_split(model, split, self.precision, image_size or own, self.graphs, kept)
 
     def has_finite_weights(self) -> bool:
-        """Whether every weight and buffer is a number; synchronises with the device."""
+        """Tell whether weights and buffers are finite; waits for the device."""
         values = [v for v in self.model.state_dict().values() if v.is_floating_point()]
         return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
@@ -287,7 +287,7 @@ class Engine:
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # The groups are those of the run that was saved, which may have been on another device.
+        # The groups come from the saved run, which may have been on another device.
         if self._clock is not None:
             self._clock = self._device_clock()
         else:

@@ -1,4 +1,4 @@
-"""Classifiers: a backbone, a head, and the pictures' way into them."""
+"""Classifiers: backbones, heads, preprocessing of pictures, and loading of weights."""
 
 from cifarlab.models import cifar
 from cifarlab.models.backbones import timm_backbone

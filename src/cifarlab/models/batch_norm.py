@@ -1,4 +1,4 @@
-"""Batch norms' running statistics: left as they are, or estimated anew."""
+"""Running statistics of batch norms: kept unchanged, or estimated again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def norms_in_training(*modules: nn.Module) -> list[_BatchNorm]:
-    """The batch norms that a forward pass would change, in the modes that they are in."""
+    """Return the batch norms that would update their running statistics."""
     return [
         norm
         for module in modules
@@ -21,7 +21,10 @@ def norms_in_training(*modules: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def statistics_kept(*modules: nn.Module) -> Iterator[None]:
-    """While entered, batch norms in training mode use a batch's statistics and do not remember them."""
+    """Keep running statistics unchanged while the context is active.
+
+    Batch norms in training mode still normalise by each batch.
+    """
     norms = norms_in_training(*modules)
     for norm in norms:
         norm.track_running_stats = False
@@ -34,7 +37,10 @@ def statistics_kept(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def statistics_anew(*modules: nn.Module) -> Iterator[None]:
-    """While entered, batch norms in training mode forget what they saw, and average equally what they see."""
+    """Estimate running statistics again while the context is active.
+
+    Batch norms in training mode reset them, then average all batches with equal weight.
+    """
     norms = norms_in_training(*modules)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""`Classifier`: takes pictures of any size, and owns their normalisation and its input size."""
+"""`Classifier`: a backbone and a head for pictures of any size, with its own normalisation and resizing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ NORMALIZATIONS: dict[str, Statistics] = {
 
 
 def resize_batch(images: Tensor, size: int) -> Tensor:
-    """(B, C, h, w) floats to (B, C, size, size): bilinear, antialiased where it shrinks."""
+    """Resize (B, C, h, w) floats to (B, C, size, size).
+
+    The interpolation is bilinear, antialiased if the pictures shrink.
+    """
     height, width = images.shape[-2:]
     if height == width == size:
         return images
@@ -44,9 +47,18 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
 class Classifier(nn.Module):
     """A backbone and a head behind one input layer.
 
-    backbone: (B, 3, S, S) normalised -> (B, F). head: (B, F) -> Output. image_size: S, pixels a side.
-    mean, std: of each channel in [0, 1]; they are buffers, so a checkpoint carries them. classes: names, or a
-    count. loaded: what was read from files into it, for the run's record.
+    Args:
+        backbone: Maps (B, 3, S, S) normalised pictures to (B, F) features.
+        head: Maps (B, F) features to an Output.
+        image_size: S, pixels a side.
+        mean: Of each channel, in [0, 1]. Mean and std are buffers, so that a checkpoint contains them.
+        std: Standard deviation of each channel.
+        classes: Names by label, or their number.
+
+    Attributes:
+        loaded: Reports on weights that were read from files, for the run's record.
+        norms_in_eval: Names of batch norms that stay in evaluation mode during training.
+        store_size: Pixels a side at which training pictures were stored, before resizing to `image_size`.
     """
 
     mean: Tensor
@@ -69,9 +81,8 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         self.loaded: tuple[LoadReport, ...] = ()
-        # Names, not modules: a copy keeps its own in evaluation mode.
+        # Names, not modules, so that a copy of the classifier refers to its own batch norms.
         self.norms_in_eval: tuple[str, ...] = ()
-        # Pixels a side at which its training pictures were kept, before they were resized to image_size.
         self.store_size = image_size
 
     @property
@@ -80,34 +91,43 @@ class Classifier(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """The width of the embedding: the head's own, else the backbone's."""
+        """Return the width of the embedding: the head's own, else the backbone's."""
         return getattr(self.head, "num_features", None) or self.backbone.num_features  # type: ignore[return-value]
 
     def layer_depths(self) -> dict[str, int]:
-        """{parameter of the backbone: how many layers it lies below the head}."""
+        """Return how many layers each backbone parameter lies below the head."""
         return {f"backbone.{name}": depth for name, depth in layer_depths(self.backbone).items()}
 
     def hidden_matrices(self) -> list[str]:
-        """The backbone's weights between its first layer and the head."""
+        """Return the names of the backbone's weights between hidden layers."""
         return [f"backbone.{name}" for name in hidden_matrices(self.backbone)]
 
     def fit(self, images: Tensor) -> None:
-        """Show (N, 3, h, w) training pictures to a backbone whose initial state they decide: its `fit`."""
+        """Let the backbone set weights that depend on the training pictures.
+
+        Backbones without a method `fit` are left unchanged. images: (N, 3, h, w).
+        """
         fit: Any = getattr(self.backbone, "fit", None)
         if fit is not None:
             with torch.no_grad():
                 fit(self.preprocess(images))
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode; batch norms named in `norms_in_eval` always evaluate."""
+        """Set training or evaluation mode, except for `norms_in_eval`.
+
+        Batch norms named in `norms_in_eval` always stay in evaluation mode.
+        """
         super().train(mode)
         for name in self.norms_in_eval:
             self.get_submodule(name).eval()
         return self
 
     def preprocess(self, images: Tensor, size: int | None = None) -> Tensor:
-        """(B, 3, h, w) uint8, or floats in [0, 1], to what the backbone sees: (B, 3, S, S) float32."""
-        # Outside autocast: bf16 has 8 bits of mantissa, so it would round the pictures themselves.
+        """Convert pictures to the backbone's input, (B, 3, S, S) float32.
+
+        Pictures are (B, 3, h, w) uint8, or floats in [0, 1]. S is `size`, else `image_size`.
+        """
+        # Outside autocast: bf16 has 8 bits of precision, so it would round the pictures themselves.
         with torch.autocast(images.device.type, enabled=False):
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
             return (resize_batch(images, size or self.image_size) - self.mean) / self.std
@@ -121,8 +141,9 @@ class Classifier(nn.Module):
         Args:
             pictures: One picture or several: a file's path, a PIL image, a numpy array (H, W, 3) of uint8, or
                 a tensor (3, H, W) of uint8 or of floats in [0, 1]; also a batch in one array or tensor.
-            top: How many classes of each picture.
-            image_size: Pixels a side at which the model sees them; None: as it was trained.
+            top: How many classes to return for each picture.
+            image_size: Pixels a side at which the model sees the pictures. None: the size that it was trained
+                at.
 
         Returns:
             One `Prediction` for each picture, in their order.
@@ -137,10 +158,10 @@ class Classifier(nn.Module):
             'tabby'
         """
         if top < 1:
-            raise ConfigError(f"top: at least one class, got {top}")
+            raise ConfigError(f"top: must be at least 1 class, got {top}")
         size, given = self.image_size if image_size is None else image_size, as_pictures(pictures)
         if size < 1:
-            raise ConfigError(f"image_size: at least one pixel, got {size}")
+            raise ConfigError(f"image_size: must be at least 1 pixel, got {size}")
         most, modes = min(top, self.num_classes), [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -149,7 +170,8 @@ class Classifier(nn.Module):
                 for batch in in_batches(given, self.store_size, size)
             ]
         finally:
-            # Not by train(): a part may have been in evaluation in a model that trains.
+            # Not by train(): single modules may have been in evaluation mode while the model was in training
+            # mode.
             for module, mode in modes:
                 module.training = mode
         values = [row for best in found for row in best.values.tolist()]
@@ -164,9 +186,10 @@ class Classifier(nn.Module):
         ]
 
     def forward(self, images: Tensor, size: int | None = None, stages: bool = False) -> Output:
-        """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1], resized to `size` or `image_size`.
+        """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1].
 
-        stages: give the feature maps of the backbone's stages, too. Raises ConfigError if it names none.
+        They are resized to `size`, else `image_size`. With `stages`, the output contains the feature maps of
+        the backbone's stages. Raises ConfigError if the backbone names none.
         """
         inputs = self.preprocess(images, size)
         if not stages:
@@ -179,12 +202,10 @@ class Classifier(nn.Module):
 
 @contextmanager
 def _caught(backbone: nn.Module, maps: dict[str, Tensor]) -> Iterator[None]:
-    """While entered, what each of the backbone's `stage_names` gives in a forward is put into `maps`."""
+    """Collect the outputs of the backbone's stages in `maps` while active."""
     names: tuple[str, ...] = getattr(backbone, "stage_names", ())  # type: ignore[assignment]
     if not names:
-        raise ConfigError(
-            "this backbone names no stages: it has no feature maps to give", ("model", "backbone")
-        )
+        raise ConfigError("this backbone has no stages, so it has no feature maps", ("model", "backbone"))
 
     def catch(name: str, module: nn.Module, given: object, output: Tensor) -> None:
         maps[name] = output
@@ -206,13 +227,19 @@ def build_classifier(
     classes: Sequence[str] | None = None,
     initial: bool = True,
 ) -> Classifier:
-    """The classifier that a recipe describes, on the CPU, with its initial weights read.
+    """Build a recipe's classifier on the CPU, with its initial weights.
 
-    dataset_mean_std: the training pictures', for `normalize: dataset`. classes: names by label.
-    initial=False reads neither pretrained weights nor `model.init`: for a checkpoint that replaces them all,
-    as `model.init` replaces pretrained weights, which are not read beside it.
-    Raises ConfigError for weights that cannot be had or do not fit, and for a size that the backbone cannot
-    take.
+    Args:
+        model: The section `model`.
+        image_size: Pixels a side.
+        num_classes: Number of classes.
+        dataset_mean_std: Statistics of the training pictures, for `normalize: dataset`.
+        classes: Names by label.
+        initial: Read initial weights: those of `model.init`, else pretrained ones. Pass False when a
+            checkpoint will overwrite them.
+
+    Raises:
+        ConfigError: Weights are unavailable or do not fit, or the backbone cannot take the size.
     """
     spec = model.backbone if initial and not model.init else _without_weights(model.backbone)
     try:
@@ -248,16 +275,19 @@ def _mean_std(model: ModelConfig, backbone: nn.Module, dataset_mean_std: Statist
 
 
 def _without_weights(backbone: Spec) -> Spec:
-    """The same backbone with random weights, whether or not the recipe says `pretrained`."""
+    """Return the same backbone with random weights."""
     if "pretrained" not in type(backbone.options).model_fields:
         return backbone
     return replace(backbone, options=backbone.options.model_copy(update={"pretrained": False}))
 
 
 def to_device(classifier: Classifier, device: torch.device) -> Classifier:
-    """The classifier on `device`, in place, its convolutions in the form that they are fastest in there."""
+    """Move a classifier to `device` in place, in channels_last format.
+
+    On a CPU its convolutions are replaced by faster equivalents.
+    """
     if device.type == "cpu":
-        use_live_taps(classifier)  # Not measured on a GPU yet.
+        use_live_taps(classifier)  # The equivalents have not been measured on a GPU.
         use_depthwise(classifier)
         use_strided_taps(classifier)
     moved = classifier.to(device)

@@ -1,4 +1,4 @@
-"""Parts of a classifier that training leaves as they are."""
+"""Freezing of parts of a classifier, which training then leaves unchanged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ NormsInEval = Literal["none", "frozen", "backbone"]
 
 
 def freeze(classifier: Classifier, parts: Sequence[str], batch_norm_eval: NormsInEval = "frozen") -> None:
-    """Take the gradients from parts of a classifier, and keep batch norms of it in evaluation mode, in place.
+    """Freeze parts of a classifier in place.
 
-    parts: dotted names as in the state dict, or beginnings of them: backbone, backbone.layer1, head.
-    batch_norm_eval: which norms use and keep their running statistics in training too: none, those inside the
-    parts, or all of the backbone's as well. Raises ConfigError with the path `model.freeze` for a part that
-    holds no parameter.
+    Args:
+        classifier: The classifier.
+        parts: Dotted names as in the state dict, or prefixes of them: backbone, backbone.layer1, head. Their
+            parameters get no gradient.
+        batch_norm_eval: Which batch norms use and keep their running statistics in training, too. "none";
+            "frozen": those inside `parts`; "backbone": also all others of the backbone.
+
+    Raises:
+        ConfigError: A part has no parameters. The error is located at `model.freeze`.
     """
     for part in parts:
         held = [parameter for name, parameter in classifier.named_parameters() if _is_in(name, (part,))]
@@ -35,7 +40,7 @@ def freeze(classifier: Classifier, parts: Sequence[str], batch_norm_eval: NormsI
 
 
 def describe_frozen(classifier: Classifier) -> list[str]:
-    """A line on what is frozen, for the run's record, or none."""
+    """Return a line for the run's record if anything is frozen."""
     held = sum(parameter.numel() for parameter in classifier.parameters() if not parameter.requires_grad)
     total = sum(parameter.numel() for parameter in classifier.parameters())
     still, norms = len(classifier.norms_in_eval), len(_norms(classifier))
@@ -52,7 +57,7 @@ def _is_in(name: str, parts: Sequence[str]) -> bool:
 
 
 def _nearest(part: str, classifier: Classifier) -> str:
-    """The module meant, perhaps by its name within the backbone."""
+    """Suggest the module that was probably meant."""
     names = [name.split(".")[:-1] for name, _ in classifier.named_parameters()]
     known = {".".join(name[:length]) for name in names for length in range(1, len(name) + 1)}
     if f"backbone.{part}" in known:

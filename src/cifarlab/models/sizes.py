@@ -1,4 +1,4 @@
-"""Training at several sizes: which picture is seen at which, and one `Output` of forwards at each."""
+"""Training at several picture sizes: the size of each picture, and a forward pass at each size."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ from cifarlab.core.random import hash_ints, label_key
 from cifarlab.models.backbones import unfit
 from cifarlab.models.classifier import Classifier
 
-# {size: the rows of a batch that are seen at it}, as a key; None is `data.image_size`.
+# For each size the rows of a batch that are trained at it, as nested tuples so that it is hashable. None is
+# `data.image_size`.
 Sizes = tuple[tuple[int | None, tuple[range, ...]], ...]
 
 
 def sizes_of_batch(config: Config, count: int, epoch: int, step: int, total_steps: int, place: int) -> Sizes:
-    """At which sizes of `data.multi_scale` a training batch of `count` pictures is seen.
+    """Return the training sizes of a batch's pictures.
 
-    step: counted from the start of the run, which has total_steps. place: of the first picture in the epoch's
-    order. Without `data.multi_scale` every picture is at `data.image_size`.
+    Without `data.multi_scale` every picture has the size `data.image_size`.
+
+    Args:
+        config: The run's configuration.
+        count: Number of pictures in the batch.
+        epoch: Epoch of the batch.
+        step: Step, counted from the start of the run.
+        total_steps: Number of steps of the run.
+        place: Position of the batch's first picture in the epoch's order.
     """
     scale, whole = config.data.multi_scale, (range(count),)
     if scale is None:
@@ -37,13 +45,20 @@ def sizes_of_batch(config: Config, count: int, epoch: int, step: int, total_step
 
 
 def forward_at_sizes(model: Callable[..., Output], images: Tensor, sizes: Sizes) -> Output:
-    """What the model says of a training batch, its pictures at the sizes that `sizes_of_batch` gave it.
+    """Run the model on a training batch with pictures of several sizes.
 
-    model: (images, size) -> Output. images: (B, 3, H, W), whose rows answer in the same order.
+    With `per: sample` the model is called once for each size. Batch norm treats each call as a batch of its
+    own: its statistics are those of one size, and its running statistics see the sizes in turn. The
+    configuration refuses losses that read feature maps in that case, because maps of several sizes have no
+    common shape.
 
-    With `per: sample` the model is called once a size: batch norm takes each call's pictures for a batch of
-    its own, so its statistics are those of one size, and its running ones see the sizes in turn. A
-    configuration refuses losses that read feature maps there: those of several sizes have no common shape.
+    Args:
+        model: Maps (images, size) to an Output.
+        images: (B, 3, H, W).
+        sizes: As `sizes_of_batch` returns them.
+
+    Returns:
+        One output with the rows in the order of `images`.
     """
     device = images.device
     rows = [
@@ -55,33 +70,46 @@ def forward_at_sizes(model: Callable[..., Output], images: Tensor, sizes: Sizes)
 
 
 def size_of_step(sizes: Sequence[int], seed: int, step: int) -> int:
-    """The size at which the `step`-th batch of a run is trained: random, by (seed, step) alone."""
+    """Return a random size, a function of seed and step alone."""
     return sizes[hash_ints(seed, label_key("image size"), step) % len(sizes)]
 
 
 def size_of_stage(
     sizes: Sequence[int], step: int, total_steps: int, shares: Sequence[float] | None = None
 ) -> int:
-    """The size at which the `step`-th of a run's steps is trained: each in turn, for its share of them.
+    """Return the training size of a step, with one stage per size.
 
-    shares: that sum to 1; None: equal ones. Small pictures first is progressive learning (Tan and Le 2021,
-    EfficientNetV2), with the augmentation of every stage the same.
+    The stages follow one another in the order of `sizes`. Small pictures first is progressive learning (Tan
+    and Le 2021, EfficientNetV2), here with the same augmentation in every stage.
+
+    Args:
+        sizes: Pixels a side, by stage.
+        step: Step, counted from the start of the run.
+        total_steps: Number of steps of the run.
+        shares: Share of the steps for each stage, with a sum of 1. None: equal shares.
     """
     if shares is None:
         return sizes[step * len(sizes) // total_steps]
-    # Rounded, or the sum of 0.1 and 0.2 would begin a stage one step late.
+    # Rounded, because 0.1 + 0.2 is slightly above 0.3 and would begin a stage one step late.
     begun = sum(step >= round(total_steps * share, 6) for share in accumulate(shares[:-1]))
     return sizes[begun]
 
 
 def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dict[int, list[range]]:
-    """{size: its rows} of a batch whose `count` pictures stand at `place` and after in the epoch's order.
+    """Return the rows of a batch, grouped by training size.
 
-    The picture at place q is seen at sizes[(q + epoch) mod n]. The order is random, so each size gets a
-    random share of exactly 1 / n, whatever the batch size, and a batch has few shapes (one, where n divides
-    it). In an order that is not shuffled, each picture takes the sizes in turn, epoch by epoch. But a group
-    of one picture, which batch norm cannot normalise, joins that of the next size (there are such groups only
-    in batches of fewer than 2 n pictures, as the last of an epoch may be).
+    The picture at position q of the epoch's order is trained at sizes[(q + epoch) mod n]. In a shuffled order
+    each size gets a random share of exactly 1 / n, for any batch size. A batch has few different shapes (one,
+    if n divides the batch size). In an unshuffled order each picture takes the sizes in turn, epoch by epoch.
+
+    Batch norm cannot normalise a group of one picture, so such a picture joins the group of the next size.
+    This happens only in batches of fewer than 2 n pictures, such as the last batch of an epoch.
+
+    Args:
+        sizes: The n sizes, pixels a side.
+        place: Position of the batch's first picture in the epoch's order.
+        count: Number of pictures in the batch.
+        epoch: Epoch of the batch.
     """
     num = len(sizes)
     starts = [(i - place - epoch) % num for i in range(num)]
@@ -97,9 +125,13 @@ def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dic
 
 
 def put_in_order(outputs: Sequence[Output], rows: Tensor) -> Output:
-    """One output of several. rows: (B,) int64, where in the batch each answer belongs, first to last.
+    """Merge several outputs into one, with rows in the batch's order.
 
-    A head's scale and weight are equal in all of them.
+    Scale and weight of the head are equal in all outputs.
+
+    Args:
+        outputs: Outputs of parts of the batch.
+        rows: (B,) int64, the row in the batch of each row of the concatenated outputs.
     """
     first, order = outputs[0], rows.argsort()
     assert not first.stages, "feature maps of several sizes are refused"
@@ -114,10 +146,16 @@ def put_in_order(outputs: Sequence[Output], rows: Tensor) -> Output:
 
 @torch.no_grad()
 def check_sizes(model: Classifier, name: str, sizes: Sequence[int], path: tuple[str, ...]) -> None:
-    """Ask the model for its answer to one blank picture of each size.
+    """Check that a blank picture of each size gives finite logits.
 
-    name: the backbone's. path: of the option that asks for the sizes. Raises ConfigError where there is no
-    finite answer.
+    Args:
+        model: The classifier.
+        name: Name of its backbone, for the message.
+        sizes: Pixels a side.
+        path: Key path of the option that asks for the sizes.
+
+    Raises:
+        ConfigError: The model fails at a size, or its logits are not finite. The error is located at `path`.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -125,8 +163,8 @@ def check_sizes(model: Classifier, name: str, sizes: Sequence[int], path: tuple[
         try:
             logits = model.eval()(torch.zeros(1, 3, size, size, device=device), size).logits
             if not logits.isfinite().all():
-                raise ValueError("its answer is not finite")
-        except Exception as error:  # whatever a model's arithmetic on its size runs into
+                raise ValueError("its logits are not finite")
+        except Exception as error:  # a model may raise anything at a size that it does not support
             raise unfit(name, size, error, path) from error
         finally:
             model.train(was_training)

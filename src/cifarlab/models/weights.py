@@ -1,4 +1,4 @@
-"""Weights from files: every name in a file or a module is loaded, left for a stated reason, or an error."""
+"""Loading of weights from files: each name in the file and in the module is loaded, excused, or an error."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ from cifarlab.data.cache import cache_folder
 
 StateDict = Mapping[str, Tensor]
 HEAD_IS_NEW = "the head is new"
-# A file may hold a little that the module has no place for (a mask token, a counter), never a layer:
-# ResNet-34's file has every name and shape of a ResNet-18, and half of it would be left.
+# The share of a file's numbers that the module may lack. That allows a mask token or a counter, but not a
+# layer: a ResNet-34's file has every name and shape of a ResNet-18, and half of it would be unused.
 _SPARE = 0.01
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a file gave to a module. loaded: how many tensors. left: {name: why its tensor was not used}.
+    """The result of loading a file's weights into a module.
 
-    fresh: {name: why the module kept its own}.
+    Attributes:
+        source: The file.
+        sha256: Its digest.
+        loaded: Number of tensors that were loaded.
+        left: {name: reason} for each tensor of the file that was not used.
+        fresh: {name: reason} for each tensor of the module that kept its value.
     """
 
     source: str
@@ -39,7 +44,7 @@ class LoadReport:
     fresh: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One line, for the terminal."""
+        """Return one line for the terminal."""
         sides = (("left", self.left), ("kept", self.fresh))
         notes = [
             f"{word} {_names(names)}: {why}"
@@ -62,11 +67,13 @@ def _names(names: list[str]) -> str:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """The state dict in a safetensors or PyTorch file, and the file's sha256. Nothing in the file can run.
+    """Read a safetensors or PyTorch file; return its state dict and sha256.
 
-    Looks inside the usual wrappings (`model`, `state_dict`; a run's last.pt has `engine` around `model`) and
-    takes off a `module.` before every name. Raises ConfigError that names the file where it is missing, cut
-    off or something else.
+    No code in the file can run. The usual wrappers are opened (`model`, `state_dict`; in a run's last.pt
+    `engine` around `model`), and a prefix `module.` of all names is removed.
+
+    Raises:
+        ConfigError: The file is missing, cut off or something else. The message names it.
     """
     path = Path(path).expanduser()
     content, sha256 = _read(path)
@@ -74,7 +81,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _read(path: Path) -> tuple[Any, str]:
-    """What a file of weights holds, and its sha256."""
+    """Return the content of a file of weights, and its sha256."""
     if not path.is_file():
         raise ConfigError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
@@ -85,13 +92,13 @@ def _read(path: Path) -> tuple[Any, str]:
 
             return load_file(path), sha256
         return torch.load(path, map_location="cpu", weights_only=True), sha256
-    except Exception as error:  # zip, pickle, struct, key, memory errors: whatever a broken file leads into
+    except Exception as error:  # a broken file may raise zip, pickle, struct, key, memory or other errors
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise ConfigError(f"{path}: not weights that can be read, or cut off ({reason})") from None
+        raise ConfigError(f"{path}: cannot be read as weights, or is cut off ({reason})") from None
 
 
 def _state_of(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict within what a file holds."""
+    """Return the state dict inside the content of a file."""
     for key in ("engine", "model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -109,7 +116,10 @@ def _is_state(content: Any) -> bool:
 
 
 def backbone_of(state: StateDict) -> dict[str, Tensor]:
-    """The backbone's part of a `Classifier`'s state dict, under its own names; any other as it is."""
+    """Return the `backbone.` part of a `Classifier`'s state dict, without that prefix.
+
+    Any other state dict is returned unchanged.
+    """
     own = {name[9:]: value for name, value in state.items() if name.startswith("backbone.")}
     return own or dict(state)
 
@@ -122,11 +132,18 @@ def load_weights(
     sha256: str = "",
     free: Mapping[str, str] | None = None,
 ) -> LoadReport:
-    """Copy a state dict into a module, and account for every name of both.
+    """Copy a state dict into a module, accounting for every name.
 
-    free: {prefix of names: why}: those may be on one side only, or differ in shape; they are reported.
-    Raises ConfigError, and changes nothing, where any other name of the module is missing or has another
-    shape, or where what the file has to spare is more than 1 % of its numbers.
+    Args:
+        module: The module, changed in place.
+        state: The state dict.
+        source: Where it comes from, for messages.
+        sha256: Digest of the file.
+        free: {prefix: reason}. Names with these prefixes may be on one side only, or differ in shape.
+
+    Raises:
+        ConfigError: Another name of the module is missing or has another shape, or more than 1 % of the
+            file's numbers have no place in the module. Then the module is unchanged.
     """
     own = module.state_dict()
     left: dict[str, str] = {}
@@ -157,20 +174,23 @@ def load_weights(
         more = f"; {len(wrong) - 1} more such names" if len(wrong) > 1 else ""
         raise ConfigError(f"{source} does not fit, it is of another architecture: {wrong[0]}{more}")
     used = {name: value for name, value in state.items() if name in own and name not in left}
-    module.load_state_dict(used, strict=False)  # accounted for above, name by name
+    module.load_state_dict(used, strict=False)  # not strict: each name was checked above
     return LoadReport(source, sha256, len(used), dict(sorted(left.items())), dict(sorted(fresh.items())))
 
 
 def excuse(name: str, free: Mapping[str, str]) -> str | None:
-    """The reason of the first of `free`'s prefixes that a dotted name begins with."""
+    """Return the reason of the first matching prefix in `free`."""
     return next((why for prefix, why in free.items() if f"{name}.".startswith(f"{prefix}.")), None)
 
 
 def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
-    """Start a `Classifier` from a run's folder (its best.pt) or a checkpoint of one.
+    """Load weights into a `Classifier` from a run's folder or a checkpoint.
 
-    The head is left where it is of another form or of other classes. Normalisation and size stay the recipe's
-    own. Raises ConfigError with the path `model.init`.
+    A folder stands for its best.pt. The head keeps its initial weights if it has another form or other
+    classes. Normalisation and picture size stay those of the recipe.
+
+    Raises:
+        ConfigError: The weights cannot be read or do not fit. The error is located at `model.init`.
     """
     path = Path(path).expanduser()
     try:
@@ -186,13 +206,13 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
         own = classifier.state_dict()
         head = [name for name in own.keys() | state.keys() if name.startswith("head.")]
         same_head = all(n in own and n in state and own[n].shape == state[n].shape for n in head)
-        # best.pt names its classes; weights for as many others are of no use to the head.
+        # best.pt names its classes. Weights for equally many other classes do not suit the head.
         theirs, ours = content.get("classes"), getattr(classifier, "classes", None)
         same_head = same_head and (theirs is None or ours is None or tuple(theirs) == tuple(ours))
         free = {"mean": "normalisation is the recipe's", "std": "normalisation is the recipe's"}
         if not same_head:
             free["head"] = HEAD_IS_NEW
-        # What is left is left whole: half a head would be worth less than a new one.
+        # Excused parts are left out completely: half of an old head would be worse than a new head.
         state = {name: value for name, value in state.items() if excuse(name, free) is None}
         return load_weights(classifier, state, source=str(path), sha256=sha256, free=free)
     except ConfigError as error:
@@ -200,7 +220,7 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
 
 
 def weights_folder() -> Path:
-    """Where files of pretrained weights may be put."""
+    """Return the folder where a user may put files of pretrained weights."""
     return cache_folder("weights")
 
 
@@ -209,7 +229,7 @@ def _hub_place(url: str) -> Path:
 
 
 def find_weights(name: str, repository: str | None, url: str | None) -> Path | None:
-    """The local file of a model's published weights, as `fetch_weights` looks for it; None without one."""
+    """Return the local file of published weights; None before its download."""
     from huggingface_hub import try_to_load_from_cache
 
     placed = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
@@ -224,11 +244,13 @@ def find_weights(name: str, repository: str | None, url: str | None) -> Path | N
 
 
 def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
-    """The local file of a model's published weights, downloaded if need be.
+    """Return the local file of published weights; download it if missing.
 
-    Looked for as `<weights_folder()>/<name><ending>`, in torch.hub's cache and in Hugging Face's; then
-    fetched from the hub's `repository`, else from `url`. Raises ConfigError within seconds where there is no
-    network, saying which file to get and where to put it.
+    It is searched as `<weights_folder()>/<name><ending>`, in torch.hub's cache and in Hugging Face's, then
+    downloaded from the hub's `repository`, or else from `url`.
+
+    Raises:
+        ConfigError: There are none, or no network (within seconds). The message says which file to get.
     """
     from huggingface_hub import hf_hub_url
 
@@ -236,7 +258,7 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
         return found
     address = hf_hub_url(repository, _HUB_FILES[0]) if repository else url
     if address is None:
-        raise ConfigError(f"nobody publishes weights of {name}; say pretrained=false, or name a file")
+        raise ConfigError(f"timm publishes no weights of {name}; say pretrained=false, or name a file")
     try:
         if repository:
             return _from_hub(repository)
@@ -261,7 +283,8 @@ def _from_hub(repository: str) -> Path:
         raise OSError("HF_HUB_OFFLINE is set")
     for file in _HUB_FILES:
         try:
-            # Asked first: without a network the hub's own client tries five more times, for half a minute.
+            # Test the connection first: without a network the hub's own client retries five times, for half a
+            # minute.
             _reach(hf_hub_url(repository, file))
             return Path(hf_hub_download(repository, file))
         except urllib.error.HTTPError as error:

@@ -1,6 +1,6 @@
-"""Losses over classes: cross-entropy, and those that ask for a margin between classes.
+"""Losses over classes: cross-entropy, and losses with a margin between classes.
 
-The margin losses are of hard labels: none has a form for mixed targets, and a recipe that mixes is refused.
+The margin losses need hard labels. A recipe that mixes pictures cannot use them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from cifarlab.core.batch import Batch, Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import LOSSES
 
-# acos is taken this far inside (-1, 1): rounding puts the cosine of aligned vectors above 1, where it is NaN.
-# Its slope, 1 / sin(theta), is so bounded at 710, a thousandth of a radian from the class's direction.
+# Cosines are clamped to (-1, 1) by this margin before acos. Rounding may put the cosine of aligned vectors
+# above 1, where acos is NaN. The clamp also bounds the slope, 1 / sin(theta), at 710, its value at a
+# thousandth of a radian from the class's direction.
 _INSIDE = 1e-6
-# A multiplied angle can be learned only after the angle itself: the margin is mixed into the plain cosine,
-# 1 part to _EASE at the start, ten times as much with each tenth of the run.
+# A multiplied angle can be learnt only after the plain angle. So the margin is mixed into the plain cosine: 1
+# part to _EASE at the start, with ten times less of the plain cosine after each tenth of the run.
 _EASE = 1000.0
-_PROBABILITY = 0.99  # what a class can reach at the least scale
+_PROBABILITY = 0.99  # the probability that a class can reach at the least scale
 
 Times = Annotated[
     int,
@@ -44,9 +45,10 @@ Softness = Annotated[
 
 
 def least_scale(num_classes: int) -> float:
-    """The least scale at which a class can reach P = 0.99 on cosines, (C - 1) / C x ln((C - 1) P / (1 - P)).
+    """Return the least scale of cosines that allows a probability of 0.99.
 
-    The bound of Wang et al. (2018): 6.1 for 10 classes, 9.1 for 100.
+    For P = 0.99 and C classes it is (C - 1) / C x ln((C - 1) P / (1 - P)) (Wang et al. 2018): 6.1 for 10
+    classes, 9.1 for 100.
     """
     others = num_classes - 1
     return others / num_classes * math.log(others * _PROBABILITY / (1 - _PROBABILITY))
@@ -67,18 +69,18 @@ def arcface(
     with cos(theta + margin) in place of cos(theta). It needs hard labels and a head with cosines.
 
     The exact gradient pulls a picture to its class sin(theta + margin) / sin(theta) times as strongly as it
-    pushes the picture from the other classes. At 90 degrees, where training begins, that is less than 1. What
-    remains is a push that all pictures share. It can drive all of them to the side opposite to all classes
-    (docs/results/reproduce.md). The straight-through gradient has no such push.
+    pushes the picture from the other classes. At 90 degrees, where training begins, that factor is below 1.
+    The difference is a push that all pictures share. It can drive all of them to the side opposite to all
+    classes (docs/results/reproduce.md). The straight-through gradient has no such push.
 
     Args:
         margin: Angle in radians that is added to theta.
-        gradient: How the label's logit is differentiated. exact: the derivative of cos(theta + margin). Where
-            theta + margin passes pi, the value goes on as cos(theta) - margin x sin(margin), so that a larger
-            angle never costs less. straight_through: InsightFace's form, with the value cos(theta + margin)
-            and the gradient of cos(theta), which has the right sign at every angle.
-        warmup: Share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023). 0:
-            the whole margin from the start.
+        gradient: How the label's logit is differentiated. exact: the derivative of cos(theta + margin). If
+            theta + margin exceeds pi, the value continues as cos(theta) - margin x sin(margin), so that a
+            larger angle never costs less. straight_through: InsightFace's form, with the value cos(theta +
+            margin) and the gradient of cos(theta), which has the right sign at every angle.
+        warmup: Share of the run over which the margin grows linearly from 0 (Wang et al. 2023). 0: the whole
+            margin from the start.
 
     Raises:
         ConfigError: If the head gives no cosines.
@@ -110,9 +112,9 @@ def cosface(
     cosines.
 
     Args:
-        margin: Number that is taken from the cosine of the label's class.
-        warmup: Share of the run over which the margin grows from 0, in a straight line (Wang et al. 2023). 0:
-            the whole margin from the start.
+        margin: Number that is subtracted from the cosine of the label's class.
+        warmup: Share of the run over which the margin grows linearly from 0 (Wang et al. 2023). 0: the whole
+            margin from the start.
 
     Raises:
         ConfigError: If the head gives no cosines.
@@ -124,12 +126,12 @@ def cosface(
 
 @LOSSES.register(soft_targets=False, needs_cosines=True)
 def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
-    """Multiplied angle (Liu et al. 2017).
+    """Multiplicative angular margin (Liu et al. 2017).
 
     Theta is the angle between a picture's embedding and the direction of its class. The loss is cross-entropy
-    with cos(margin x theta) in place of cos(theta), continued so that it falls all the way from 0 to pi. It
-    needs hard labels and a head with cosines. Logits are the embedding's length x cosine: the head's scale is
-    for evaluation only.
+    with cos(margin x theta) in place of cos(theta), continued so that it decreases from 0 to pi. It needs
+    hard labels and a head with cosines. Logits are the embedding's length x cosine: the head's scale is used
+    in evaluation only.
 
     Raises:
         ConfigError: If the head gives no cosines.
@@ -143,13 +145,12 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
 
 @LOSSES.register(soft_targets=False, needs_products=True, reads_logits=False)
 def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
-    """Large-margin softmax: a multiplied angle (Liu et al. 2016).
+    """Large-margin softmax, with a multiplied angle (Liu et al. 2016).
 
-    It is sphereface with the length of the class's weight in the logits, too. Theta is the angle between a
-    picture's embedding and that weight. The loss needs hard labels and
-    `model.head={name: linear, bias: false}`, whose logits are these products. The margin head does not suit
-    it, since that head ignores the weight's length when it classifies. The head's dropout has no effect on
-    this loss.
+    It is sphereface with logits that also contain the length of the class's weight. Theta is the angle
+    between a picture's embedding and that weight. The loss needs hard labels and `model.head={name: linear,
+    bias: false}`, whose logits are these products. The margin head does not suit it, since that head ignores
+    the weight's length when it classifies. The head's dropout has no effect on this loss.
 
     Raises:
         ConfigError: If the head's logits have a bias or are cosines.
@@ -167,10 +168,13 @@ def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softn
 
 
 def _grown(margin: float, warmup: float, progress: float | Tensor) -> float | Tensor:
-    """Return the margin at `progress`: from 0 it grows linearly over `warmup`, a share of the run."""
+    """Return the margin at `progress`, which grows linearly over `warmup`.
+
+    `progress` and `warmup` are shares of the run.
+    """
     if not warmup:
         return margin
-    # progress may be a tensor on the device: a Python branch on it would wait for the device.
+    # progress may be a tensor on the device. A Python branch on it would wait for the device.
     return margin * torch.as_tensor(progress / warmup).clamp(max=1)
 
 
@@ -179,18 +183,23 @@ def _sine(angle: float | Tensor) -> float | Tensor:
 
 
 def _eased(cosines: Tensor, margin: int, softness: float, progress: float | Tensor) -> Tensor:
-    """(cos(margin x theta), continued, + ease x cos(theta)) / (1 + ease)."""
+    """Mix the multiplied angle's cosine with ever less of the plain cosine.
+
+    The result is (`_multiplied` + ease x cos(theta)) / (1 + ease).
+    """
     if not softness:
         return _multiplied(cosines, margin)
-    # progress may lie on the device, where a branch on it would wait for it.
+    # progress may be a tensor on the device. A Python branch on it would wait for the device.
     ease = torch.as_tensor(_EASE * 10 ** (-10 * progress)).clamp(min=softness)
     return (_multiplied(cosines, margin) + ease * cosines) / (1 + ease)
 
 
 def _multiplied(cosines: Tensor, times: int) -> Tensor:
-    """(-1)^k cos(times x theta) - 2k with k = floor(times x theta / pi): falls from 1 at 0 to 1 - 2 x times.
+    """Return the cosine of the multiplied angle, continued to be decreasing.
 
-    A polynomial of the cosine (Chebyshev's): its slope is finite at every angle, that of acos is not.
+    It is (-1)^k cos(times x theta) - 2k with k = floor(times x theta / pi), which falls from 1 at 0 to 1 - 2
+    x times at pi. The cosine is computed as a Chebyshev polynomial of cos(theta): its slope is finite at
+    every angle, unlike that of acos.
     """
     before, this = torch.ones_like(cosines), cosines
     for _ in range(times - 1):
@@ -213,6 +222,6 @@ def cross_entropy(
     """Cross-entropy.
 
     Args:
-        smoothing: Share of each target that is spread over all classes alike (Szegedy et al. 2016). 0: none.
+        smoothing: Share of each target that is spread evenly over all classes (Szegedy et al. 2016). 0: none.
     """
     return F.cross_entropy(output.logits.float(), batch.targets, label_smoothing=smoothing)

@@ -1,6 +1,7 @@
-"""Distillation losses: what a student takes from a teacher's `Output` for the same view, in float32 at least.
+"""Distillation losses, which compare the `Output` of a student with a teacher's for the same view.
 
-The teacher's logits are calibrated: divided by the temperature that minimises its validation loss.
+They compute in float32 at least. The teacher's logits are calibrated: divided by the temperature that
+minimises its validation loss.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 
-# Two embeddings nearer than this share of the usual distance differ by rounding: the direction from one to
-# the other is noise, and its slope, 1 / distance, has no bound.
+# Two embeddings nearer than this share of the usual distance are treated as equal. Their difference is
+# rounding noise, and the slope of its direction, 1 / distance, is unbounded.
 _COINCIDENT = 1e-5
 
 
 @LOSSES.register(needs_teacher="logits")
 def distill(batch: Batch, output: Output, *, temperature: Temperature = 4.0) -> Tensor:
-    """The teacher's class probabilities at a temperature (Hinton, Vinyals, Dean 2015).
+    """The teacher's class probabilities at a temperature (Hinton et al. 2015).
 
     The loss is T^2 x KL(teacher || student) at temperature T, mean over the batch. T^2 keeps the gradient's
-    size as T grows: the loss tends to the squared distance of the centred logits over 2 C, for C classes
-    (their eq. 4). The teacher's logits are calibrated first: they are divided by the temperature that
-    minimises its validation loss.
+    size as T grows: the loss tends to the squared distance of the centred logits over 2 C, for C classes (eq.
+    4 of Hinton, Vinyals and Dean). The teacher's logits are calibrated first: they are divided by the
+    temperature that minimises its validation loss.
 
-    The scale of a head with cosines is chosen for training with a margin and says nothing of confidence. So
-    the cosines of a student are multiplied by the teacher's own, calibrated scale where the teacher has
-    cosines, too. Otherwise they are multiplied by the least scale at which a class can reach probability
-    0.99, which is 9.1 for 100 classes.
+    The scale of a head with cosines is chosen for training with a margin and is no measure of confidence. So
+    the cosines of a student are multiplied by the teacher's own, calibrated scale if the teacher has cosines,
+    too. Otherwise they are multiplied by the least scale at which a class can reach probability 0.99, which
+    is 9.1 for 100 classes.
 
     The published weights at T = 4 (CRD benchmark) are 0.9 for this loss and 0.1 for cross_entropy.
 
     Args:
-        temperature: Number T that both models' logits are divided by. A larger one brings out the
+        temperature: Number T that both models' logits are divided by. A larger one gives more weight to the
             probabilities of the classes that the teacher does not choose.
 
     Raises:
@@ -68,16 +69,16 @@ def dkd(
 
     TCKD compares the probability of the label with that of all other classes together. NCKD compares the
     probabilities of the other classes among themselves. The loss is T^2 x (alpha x TCKD + beta x NCKD) at
-    temperature T, mean over the batch. It needs hard labels. Both models' logits are scaled as by distill.
-    With alpha = 1, and the teacher's 1 - p(label) of each picture in place of beta, it is distill.
+    temperature T, mean over the batch. It needs hard labels. Both models' logits are scaled as in distill.
+    With alpha = 1 and, in place of beta, the teacher's 1 - p(label) of each picture, the loss equals distill.
 
-    The published settings, beside cross_entropy at weight 1, are T = 4, alpha 1, beta 8 (6 for VGGs and wide
+    The published settings, with cross_entropy at weight 1, are T = 4, alpha 1, beta 8 (6 for VGGs and wide
     ResNets, 2 for ResNets 20 to 110) and a warmup of 20 of 240 epochs.
 
     Args:
         temperature: Number T that both models' logits are divided by.
         alpha: Weight of TCKD, the label against the rest.
-        beta: Weight of NCKD, the rest among itself.
+        beta: Weight of NCKD, the other classes among themselves.
         warmup: Share of the run over which the loss rises linearly from 0 to its weight. 0: none.
 
     Raises:
@@ -90,27 +91,28 @@ def dkd(
     rest = _divergence(student_rest, teacher_rest)
     loss = temperature**2 * (alpha * label + beta * rest)
     if warmup:
-        # progress may lie on the device, where a branch on it would wait for it.
+        # progress may be a tensor on the device. A Python branch on it would wait for the device.
         loss = loss * torch.as_tensor(batch.progress / warmup).clamp(max=1)
     return loss
 
 
 @LOSSES.register(name="fitnet", needs_teacher="stages", reads_logits=False)
 class FitNet(nn.Module):
-    """Hints: squared distance of a stage's maps to the teacher's (Romero et al. 2015).
+    """Hints: squared distance of a stage's maps (Romero et al. 2015).
 
-    The loss is the mean of the squared differences over all values of the maps. The student's maps first go
-    through a regressor that is trained with the student: a 1x1 convolution to the teacher's channels, batch
-    norm and ReLU, as in the CRD benchmark. Where the maps differ in size, the larger are average-pooled to
-    the size of the smaller. The benchmark's regressor has a convolution with strides instead.
+    The distance is between the student's and the teacher's maps, as a mean of the squared differences over
+    all values. The student's maps first go through a regressor that is trained with the student: a 1x1
+    convolution to the teacher's channels, batch norm and ReLU, as in the CRD benchmark. If the maps differ in
+    size, the larger are average-pooled to the size of the smaller. The benchmark's regressor uses a
+    convolution with strides instead.
 
-    The published weight is 100, beside cross_entropy at weight 1, with the stage before the last of a ResNet
-    for CIFAR.
+    The published weight is 100, with cross_entropy at weight 1 and the stage before the last of a ResNet for
+    CIFAR.
 
     Args:
         stage: Index into the stages of both models. 0 is the first stage, -1 the last.
-        relu: Whether the regressor ends in ReLU. False: it ends in batch norm, for a teacher whose stages go
-            below zero (pre-activation ResNets, linear bottlenecks).
+        relu: Whether the regressor ends in ReLU. False: it ends in batch norm, for a teacher with negative
+            values in its stages (pre-activation ResNets, linear bottlenecks).
 
     Raises:
         ConfigError: If there is no teacher, or one of the two models does not have this stage.
@@ -123,14 +125,14 @@ class FitNet(nn.Module):
         both = min(of_student, of_teacher)
         if not -both <= stage < both:
             raise ConfigError(
-                f"stage {stage} is not there: the student has {of_student}, the teacher {of_teacher}; "
+                f"no stage {stage}: the student has {of_student} stages, the teacher {of_teacher}; "
                 f"say {-both} to {both - 1}"
             )
         self.stage = stage
         channels = teacher.stages[stage].shape[1]
         self.regressor = nn.Sequential(
             nn.Conv2d(student.stages[stage].shape[1], channels, 1, bias=False),
-            nn.BatchNorm2d(channels, track_running_stats=False),  # nothing is ever evaluated with it
+            nn.BatchNorm2d(channels, track_running_stats=False),  # it is used in training only
             nn.ReLU() if relu else nn.Identity(),
         )
 
@@ -152,28 +154,28 @@ def rkd(
     angle: Weight = 50.0,
     group: Annotated[int, Field(ge=3)] = 64,
 ) -> Tensor:
-    """Relations among the embeddings of a batch: distances and angles (Park et al. 2019).
+    """Distances and angles between a batch's embeddings (Park et al. 2019).
 
     The loss is distance x Huber(distances between two pictures, in units of their mean) + angle x
     Huber(cosines of the angles in all triangles of pictures). Each is a mean over all pairs or triples. As in
-    the published code these include each picture with itself, which adds zeros. The embeddings of student and
-    teacher may differ in width. A batch of one picture has no distances, and one of two has no angles: these
-    terms are 0.
+    the published code, pairs of a picture with itself are included, which adds zeros. The embeddings of
+    student and teacher may differ in width. A batch of one picture has no distances, and one of two has no
+    angles: these terms are 0.
 
-    The published weights, beside cross_entropy at weight 1, are 25 and 50.
+    The published weights, with cross_entropy at weight 1, are 25 and 50.
 
     Args:
         distance: Weight of the distances.
         angle: Weight of the angles.
-        group: Number of pictures in a group. Triples are taken among neighbours in the batch, group by group,
-            since those of B pictures cost O(B^3). The last group may be smaller. 64, the batch of the
-            published benchmarks, makes one group of their batches.
+        group: Number of pictures in a group. Triples are formed within groups of neighbours in the batch,
+            because all triples of B pictures cost O(B^3). The last group may be smaller. 64 is the batch size
+            of the published benchmarks, so that their batches are one group.
 
     Raises:
         ConfigError: If there is no teacher.
     """
-    # Sums of inner products cancel the more the nearer two pictures are: float64 has digits to spare.
-    # Differences pair by pair, (B, B, D), would need none, and take several times as long.
+    # Distances from inner products lose digits if two pictures are near each other, so float64 is used.
+    # Differences of all pairs, (B, B, D), would not lose digits, but take several times as long.
     student, teacher = _products(output.embedding), _products(_taught(batch.teacher, "rkd").embedding)
     distances = F.smooth_l1_loss(_relative(_distances(student)), _relative(_distances(teacher)))
     groups = [slice(start, start + group) for start in range(0, len(student), group)]
@@ -185,12 +187,15 @@ def rkd(
 
 
 def readable_logits(output: Output, teacher: Output) -> Tensor:
-    """(B, C) logits of a student at the scale where a temperature means what it says.
+    """Return a student's logits at a scale that suits a temperature.
 
-    The scale that a head multiplies its cosines by (64, say) is chosen for training with a margin and says
-    nothing of confidence: over T = 4 it would be another temperature. So cosines are read at the teacher's
-    own, calibrated scale where it has cosines, too; else at `least_scale`, 9.1 for 100 classes. Other logits
-    are returned as they are.
+    A head's factor of the cosines (such as 64) is chosen for training with a margin and is no measure of
+    confidence: divided by T = 4 it would act as another temperature. So cosines are multiplied by the
+    teacher's own, calibrated scale if the teacher has cosines, too; otherwise by `least_scale`, 9.1 for 100
+    classes. Other logits are returned unchanged.
+
+    Returns:
+        (B, C), float32 at least.
     """
     if output.cosines is None:
         return _precise(output.logits)
@@ -209,31 +214,40 @@ def _precise(values: Tensor) -> Tensor:
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of two (B, C) logits, mean over the batch."""
+    """Return the batch's mean KL(teacher || student) of two (B, C) logits."""
     return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
 
 
 def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C) logits to (B, 2), of the label and of all others together, and (B, C - 1), of those others."""
+    """Split logits into label against rest, and the rest alone.
+
+    Returns (B, 2) logits of the label and of all others together, and (B, C - 1) logits of the others.
+    """
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     rest = logits.gather(1, columns + (columns >= labels[:, None]))
     return torch.cat([logits.gather(1, labels[:, None]), rest.logsumexp(1, keepdim=True)], 1), rest
 
 
 def _shrunk(maps: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, h, w) maps averaged down to (B, C, height, width)."""
-    # Not where nothing shrinks: on a GPU the gradient of adaptive pooling is not deterministic.
+    """Average (B, C, h, w) maps down to (B, C, height, width)."""
+    # Skipped if nothing shrinks, because the gradient of adaptive pooling is not deterministic on a GPU.
     return maps if maps.shape[-2:] == (height, width) else F.adaptive_avg_pool2d(maps, (height, width))
 
 
 def _products(embedding: Tensor) -> Tensor:
-    """(B, D) embeddings to the (B, B) inner products of their offsets from the first, in float64."""
+    """Return the inner products of embeddings' offsets from the first.
+
+    (B, D) to (B, B) float64.
+    """
     offsets = embedding.double() - embedding[:1].double()
     return offsets @ offsets.mT
 
 
 def _distances(products: Tensor) -> Tensor:
-    """(B, B) distances from inner products; 0, and no gradient, where two points coincide."""
+    """Return (B, B) distances from inner products.
+
+    Points that coincide have the distance 0 without a gradient.
+    """
     squares = products.diagonal()
     squared = squares + squares[:, None] - 2 * products
     apart = squared > _COINCIDENT**2 * squared.mean()
@@ -241,13 +255,16 @@ def _distances(products: Tensor) -> Tensor:
 
 
 def _relative(distances: Tensor) -> Tensor:
-    """(B, B) distances over the mean of those that are not 0."""
+    """Divide (B, B) distances by the mean of the nonzero ones."""
     total = distances.sum()
     return distances * (distances > 0).sum() / torch.where(total > 0, total, 1)
 
 
 def _angles(products: Tensor) -> Tensor:
-    """(B, B, B) cosines [j, i, k] of the angle at j, i to k, from inner products; 0 where two coincide."""
+    """Return the cosines of all angles, from inner products.
+
+    Entry [j, i, k] of (B, B, B) is the angle at j between i and k. It is 0 if two of the points coincide.
+    """
     distances = _distances(products)
     inverse = 1 / torch.where(distances > 0, distances, torch.inf)
     at_j = products - products[:, :, None] - products[:, None] + products.diagonal()[:, None, None]

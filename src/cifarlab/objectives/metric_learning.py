@@ -1,4 +1,4 @@
-"""Losses on distances between the embeddings of a batch; of hard labels alone, as the margin losses."""
+"""Losses on distances between the embeddings of a batch, for hard labels only."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0
     For each picture, the loss takes the farthest picture of its class in the batch and the nearest picture of
     another class. The first should be nearer than the second, by `margin` at least. Distances are between
     embeddings scaled to length 1, and are at most 2. The loss is the mean over the pictures that have both
-    neighbours. Without any it is 0.
+    neighbours. If there are none it is 0.
 
-    The loss needs hard labels. It is meant for use beside a loss that classifies.
+    The loss needs hard labels. It should be combined with a loss that classifies.
 
     Args:
         margin: Distance by which the farthest picture of the class should be nearer than the nearest of
@@ -34,7 +34,7 @@ def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0
         cosines = _cosines_between(embedding)
         farthest = cosines.masked_fill(~same, torch.inf).argmin(1)
         nearest = cosines.masked_fill(~others, -torch.inf).argmax(1)
-    # The chosen pairs anew, by differences: near 1 a cosine has no digits of a small distance left.
+    # Compute the chosen distances from differences: a cosine near 1 has too few digits for a small distance.
     lead = (embedding - embedding[farthest]).norm(dim=1) - (embedding - embedding[nearest]).norm(dim=1)
     return _mean_over((lead + margin).clamp_min(0), same.any(1) & others.any(1))
 
@@ -43,16 +43,17 @@ def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0
 def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(gt=0)] = 0.1) -> Tensor:
     """Supervised contrastive loss (Khosla et al. 2020, L_out).
 
-    A picture's positives are the others of its class in the batch: about 2.5 of 250 pictures with 100
-    classes, so the batch should be large. The loss draws a picture to them and away from all others. Logits
-    are cosines of embeddings over the temperature, without the paper's projection head and second view. The
-    loss is the mean over the pictures that have a positive. Without any it is 0.
+    A picture's positives are the other pictures of its class in the batch: about 2.5 in a batch of 250
+    pictures with 100 classes, so the batch should be large. The loss pulls a picture towards its positives
+    and away from all others. Logits are cosines of embeddings over the temperature, without the paper's
+    projection head and second view. The loss is the mean over the pictures that have a positive. If there are
+    none it is 0.
 
-    The loss needs hard labels. It is meant for use beside a loss that classifies.
+    The loss needs hard labels. It should be combined with a loss that classifies.
 
     Args:
-        temperature: Number that the cosines are divided by. The smaller it is, the more the most similar
-            pictures of other classes count.
+        temperature: Number that the cosines are divided by. The smaller it is, the more weight the most
+            similar pictures of other classes get.
     """
     same, others = _pairs(batch.labels)
     itself = ~(same | others)
@@ -63,17 +64,23 @@ def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(
 
 
 def _cosines_between(embedding: Tensor) -> Tensor:
-    """(B, B), in the precision of the (B, D) embeddings of length 1 whatever the autocast."""
+    """Return (B, B) cosines of (B, D) embeddings of length 1.
+
+    Autocast is off, so they have the precision of the embeddings.
+    """
     with torch.autocast(embedding.device.type, enabled=False):
         return embedding @ embedding.t()
 
 
 def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) bool, twice: pairs of two pictures of one class, and of two classes."""
+    """Return (B, B) masks of same-class pairs and of different-class pairs.
+
+    Pairs of a picture with itself are in neither.
+    """
     equal = labels[:, None] == labels
     return equal & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~equal
 
 
 def _mean_over(losses: Tensor, counted: Tensor) -> Tensor:
-    """The mean of the losses (B,) where `counted` (B,); 0 where nothing is."""
+    """Return the mean of the counted losses (B,), or 0 without any."""
     return (losses * counted).sum() / counted.sum().clamp_min(1)

@@ -15,7 +15,10 @@ Loss = Callable[[Batch, Output], Tensor]
 
 
 class Objective(nn.Module):
-    """Losses by label; the state of one that is an `nn.Module` is saved under `loss_<label>`."""
+    """The losses of a recipe by label, and their weights.
+
+    The state of a loss that is an `nn.Module` is saved under `loss_<label>`.
+    """
 
     def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float]):
         super().__init__()
@@ -28,16 +31,23 @@ class Objective(nn.Module):
                 self._losses[label] = loss
 
     def _loss(self, label: str) -> Loss:
-        # nn.Module keeps modules by itself; a second reference to them here would outlive their replacement.
+        # Look modules up by name. nn.Module may replace a submodule, and a second reference kept here would
+        # be stale.
         return self._losses[label] if label in self._losses else self.get_submodule(f"loss_{label}")
 
     def forward(self, batch: Batch, output: Output) -> dict[str, Tensor]:
-        """{label: unweighted loss, ..., "total": weighted sum}, scalars in float32."""
+        """Return {label: unweighted loss, ..., "total": weighted sum}.
+
+        All are scalars in float32.
+
+        Raises:
+            ConfigError: A loss is not one number.
+        """
         losses = {label: self._loss(label)(batch, output).float() for label in self.weights}
         for label, loss in losses.items():
             if loss.ndim:
                 raise ConfigError(
-                    f"gave shape {list(loss.shape)}; a loss is one number", ("objective", label)
+                    f"returned shape {list(loss.shape)}; a loss must return one number", ("objective", label)
                 )
         total = sum((self.weights[label] * loss for label, loss in losses.items()), start=0.0)
         assert isinstance(total, Tensor)
@@ -51,10 +61,17 @@ def build_objective(
     student: Output | None = None,
     teacher: Output | None = None,
 ) -> Objective:
-    """The objective of a recipe. num_features: of the embedding, for losses with parameters.
+    """Build the objective of a recipe.
 
-    student, teacher: what the two say of one picture, for losses with parameters between them (registered
-    with `needs_teacher`). Raises ConfigError where the two do not fit together.
+    Args:
+        specs: Losses by label.
+        num_classes: Number of classes.
+        num_features: Width of the embedding, for losses with parameters.
+        student: The student's output for one picture, for losses with `needs_teacher` and parameters.
+        teacher: The teacher's output for one picture, likewise.
+
+    Raises:
+        ConfigError: Student and teacher do not fit together.
     """
     losses: dict[str, Loss] = {}
     for label, spec in specs.items():

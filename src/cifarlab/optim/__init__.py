@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules and weight averages."""
+"""Optimizers, learning-rate schedules, sharpness-aware steps and weight averages."""
 
 from cifarlab.optim.averages import ema, swa
 from cifarlab.optim.optimizers import adamw, build_optimizer, lion, muon, parameter_groups, sgd

@@ -13,11 +13,13 @@ from cifarlab.core.registries import AVERAGES
 
 
 class Average(Protocol):
-    """What a registered average gives.
+    """The interface of a registered average.
 
-    module: a model with the averaged weights; scored once `n_averaged`, the models it has seen, is above 0.
-    has_own_statistics: whether the running statistics of its batch norms belong to its weights; if not, it is
-    shown an epoch's training pictures before each scoring.
+    Attributes:
+        module: A model with the averaged weights. It is scored as soon as `n_averaged` is above 0.
+        n_averaged: How many models were averaged.
+        has_own_statistics: Whether the running statistics of its batch norms belong to the averaged weights.
+            If not, they are estimated on an epoch's training pictures before each scoring.
     """
 
     module: nn.Module
@@ -34,12 +36,15 @@ class Average(Protocol):
 
 
 class ExponentialAverage(AveragedModel):
-    """`.module`: the averaged model; `update_parameters(model)` after each step; `state_dict()` holds it all.
+    """An exponential moving average of the weights, updated after each step.
 
-    Floating-point buffers are averaged as the weights are: BatchNorm's statistics then belong to the averaged
-    weights and not to the last ones. Integer buffers are copied. `AveragedModel`'s own update asks the device
-    how many steps it has seen, and so waits for it every step; this one does not, and a captured graph can
-    replay it.
+    Floating-point buffers are averaged like the weights: the statistics of batch norms then belong to the
+    averaged weights, not to the last ones. Integer buffers are copied. `AveragedModel`'s own update reads the
+    number of steps from the device, and so waits for the device at every step. This update does not wait, and
+    a captured graph can replay it.
+
+    Attributes:
+        module: The averaged model.
     """
 
     has_own_statistics = True
@@ -50,12 +55,15 @@ class ExponentialAverage(AveragedModel):
         self.module.requires_grad_(False)
 
     def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
-        """Whether the model counts after `done` of `total` steps: after each."""
+        """Tell whether to average the model after `done` of `total` steps: always."""
         return True
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards the model by 1 - decay, after n updates at least by 9 / (10 + n)."""
+        """Move the average towards the model.
+
+        It moves by the share 1 - decay. With warm-up, the share after n updates is at least 9 / (10 + n).
+        """
         n = self.n_averaged.float()
         decay = ((1 + n) / (10 + n)).clamp(max=self.decay) if self.warmup else torch.full_like(n, self.decay)
         averages: list[Tensor] = []
@@ -73,10 +81,11 @@ class ExponentialAverage(AveragedModel):
 
 
 class EqualAverage(AveragedModel):
-    """The same for the weights at the end of each epoch, from a share of the run on, counted equally.
+    """An equal average of the weights at a run's last epoch ends.
 
-    Buffers are the model's last. What batch norms have seen does not belong to the averaged weights:
-    `has_own_statistics` is false, and whoever scores `.module` shows it the training pictures before.
+    It begins at the share `start` of the run. Buffers are copied from the last model, so the statistics of
+    batch norms do not belong to the averaged weights. `has_own_statistics` is therefore False, and the caller
+    estimates them on the training pictures before scoring `module`.
     """
 
     has_own_statistics = False
@@ -87,7 +96,7 @@ class EqualAverage(AveragedModel):
         self.module.requires_grad_(False)
 
     def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
-        """Whether the model counts after `done` of `total` steps: where an epoch ends, late enough."""
+        """Tell whether an averaged epoch ends after `done` of `total` steps."""
         return done % steps_per_epoch == 0 and done / total >= self.start
 
 
@@ -101,14 +110,14 @@ def ema(
 ) -> ExponentialAverage:
     """Exponential moving average of the weights.
 
-    The average moves after every optimizer step. The running statistics of batch norms are averaged as the
-    weights are.
+    The average moves after every optimizer step. The running statistics of batch norms are averaged like the
+    weights.
 
     Args:
         decay: Share of the average that a step keeps; the rest comes from the model's weights. The average
             looks back over about 1 / (1 - decay) steps.
-        warmup: Whether decay is smaller in the first steps, so that the average forgets the start: after n
-            updates it is at most (1 + n) / (10 + n).
+        warmup: Whether decay is smaller in the first steps, so that the average forgets the initial weights:
+            after n updates it is at most (1 + n) / (10 + n).
     """
     return ExponentialAverage(model, decay, warmup)
 
@@ -119,15 +128,15 @@ def swa(
     *,
     start: Annotated[float, Field(ge=0, lt=1, description="share of the run")] = 0.75,
 ) -> EqualAverage:
-    """Equal average of the weights at the end of each epoch (SWA, Izmailov et al. 2018).
+    """Equal average of weights at epoch ends (SWA, Izmailov et al. 2018).
 
-    Before the first of these epochs, the model itself is scored. Before each scoring of the average, the
-    statistics of its batch norms are estimated anew, from one look at the epoch's training pictures. That
+    Before the first averaged epoch, the model itself is scored. Before each scoring of the average, the
+    statistics of its batch norms are estimated again, in one pass over the epoch's training pictures. That
     takes about a third of an epoch's time.
 
-    SWA wants a learning rate that stays high, such as that of the schedule `linear` with a floor.
+    SWA needs a learning rate that stays high, such as that of the schedule `linear` with a floor.
 
     Args:
-        start: Share of the run. An epoch counts if it ends there or later.
+        start: Share of the run. An epoch is averaged if it ends at this point or later.
     """
     return EqualAverage(model, start)

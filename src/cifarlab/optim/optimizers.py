@@ -1,4 +1,4 @@
-"""Optimizers, and which parameters they decay."""
+"""Optimizers, and the groups of parameters that they treat alike."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Rest = Annotated[Spec, BeforeValidator(_rest), PlainSerializer(Spec.dump)]
 def sgd(
     groups: list[dict[str, Any]], lr: float, *, momentum: Momentum = 0.9, nesterov: bool = True
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum, Nesterov's by default.
+    """Stochastic gradient descent with momentum, by default Nesterov's.
 
     Weight decay is added to the gradient.
 
@@ -44,7 +44,7 @@ def sgd(
         nesterov: True: a step follows the gradient plus momentum times the updated running sum. False: a step
             follows the updated running sum itself.
     """
-    # torch refuses nesterov without momentum; there the two are the same.
+    # torch refuses nesterov without momentum, where both forms are the same.
     return torch.optim.SGD(
         groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=_fused(groups)
     )
@@ -64,7 +64,7 @@ def adamw(
 
     Args:
         betas: Shares that the running means keep at each step: of the gradient, and of its square.
-        eps: What is added to the root of the mean square before the division by it.
+        eps: Number that is added to the root of the mean square before the division by it.
     """
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_fused(groups))
 
@@ -73,7 +73,7 @@ def adamw(
 def lion(
     groups: list[dict[str, Any]], lr: float, *, betas: tuple[Momentum, Momentum] = (0.9, 0.99)
 ) -> Optimizer:
-    """Sign of a momentum, with decoupled weight decay (Lion, Chen et al. 2023).
+    """Sign of a momentum, with decoupled decay (Lion, Chen et al. 2023).
 
     The implementation is timm's. Every weight moves by the learning rate at each step. The paper takes a
     third to a tenth of AdamW's rate, and three to ten times its weight decay.
@@ -105,20 +105,20 @@ def muon(
     The implementation is timm's. Hidden matrices are the weights of the backbone's linear layers and
     convolutions, without the first layer and depthwise convolutions. A convolution's kernel counts as a
     matrix of one row per output and inputs x height x width columns. The iteration runs in bfloat16, or in
-    float32 where the device would emulate bfloat16.
+    float32 if the device emulates bfloat16.
 
     Args:
         momentum: Share of the running mean of gradients that a step keeps. 0 turns momentum off.
         nesterov: Whether the gradient is mixed once more into the running mean before that is orthogonalized.
-        iterations: Iterations of Newton and Schulz that orthogonalize a matrix.
-        scale: What an orthogonal matrix is multiplied by. match_rms_adamw takes 0.2 sqrt(max(rows, columns)),
-            which moves weights about as far as AdamW does at the same rate (Liu et al. 2025). original takes
-            sqrt(max(1, rows / columns)) and wants a rate about ten times as high.
-        renormalize: Bring each matrix to the norm sqrt(rows) before each step. This is for networks in which
-            a batch norm follows each matrix: the rate then says by which share a step changes it (airbench,
-            Jordan 2024).
-        rest: Optimizer of all else (the first layer, depthwise convolutions, norms, biases, the head,
-            losses): sgd, adamw or lion.
+        iterations: Number of Newton-Schulz iterations that orthogonalize a matrix.
+        scale: Factor of the orthogonal matrix. match_rms_adamw: 0.2 sqrt(max(rows, columns)), which moves
+            weights about as far as AdamW does at the same rate (Liu et al. 2025). original: sqrt(max(1, rows
+            / columns)), which needs a rate about ten times as high.
+        renormalize: Scale each matrix to the norm sqrt(rows) before each step. This is for networks with a
+            batch norm after each matrix: the rate is then the share by which a step changes the matrix
+            (airbench, Jordan 2024).
+        rest: Optimizer of all other parameters (the first layer, depthwise convolutions, norms, biases, the
+            head, losses): sgd, adamw or lion.
         rest_rate: Learning rate of `rest` as a multiple of that of the matrices.
 
     Raises:
@@ -155,7 +155,10 @@ def muon(
 
 @contextmanager
 def _iterating_in_float32() -> Iterator[None]:
-    """timm's Muon leaves its iteration no choice but bfloat16: emulated, 55 times as slow for 512 x 4608."""
+    """Let timm's Muon iterate in float32, though it offers bfloat16 only.
+
+    Emulated bfloat16 is 55 times as slow for 512 x 4608.
+    """
     import timm.optim.muon as library
 
     iterate = library.zeropower_via_newtonschulz
@@ -167,7 +170,10 @@ def _iterating_in_float32() -> Iterator[None]:
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool | None:
-    """True where torch has the fused kernel, else None: torch chooses, where False would rule out foreach."""
+    """Return True if torch has the fused kernel, else None.
+
+    None lets torch choose; False would rule out foreach, too.
+    """
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
 
@@ -184,15 +190,19 @@ def parameter_groups(
     hidden_apart: bool = False,
     norm_rate: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of a module in groups: with weight decay, and without.
+    """Group the trainable parameters of a module for the optimizer.
 
-    Without, unless decay_norms: norms and biases (at most one axis), and what a module lists in
-    `no_weight_decay()` (timm's way to name class tokens and position embeddings). With a layer_decay below 1
-    a group has an `lr_scale`, layer_decay ** depth, from a module's `layer_depths()`; what no module lists
-    there has depth 0 (Howard and Ruder 2018; Bao et al. 2022). norm_rate is a further factor of it for norms
-    and biases (airbench, Jordan 2024: 64, where norms train no scale). With hidden_apart a group has
-    `hidden`: whether its parameters are what a module lists in `hidden_matrices()`. The order is that of
-    depth, then of `named_parameters`.
+    Args:
+        module: The module. Its submodules may have the methods that are named below.
+        weight_decay: Weight decay of the parameters that are not exempt.
+        decay_norms: False exempts norms and biases (at most one axis), and those in `no_weight_decay()`,
+            timm's way to name class tokens and position embeddings.
+        layer_decay: Below 1, a group has an `lr_scale`, layer_decay ** depth. `layer_depths()` gives the
+            depths, by default 0 (Howard and Ruder 2018; Bao et al. 2022).
+        hidden_apart: Give groups an entry `hidden`: whether `hidden_matrices()` lists their parameters.
+        norm_rate: Factor for norms and biases (64 in airbench, Jordan 2024, where norms train no scale).
+
+    Groups are sorted by depth, then in the order of `named_parameters`.
     """
     exempt = {
         _join(prefix, name)
@@ -240,9 +250,10 @@ def _hidden_matrices(module: nn.Module) -> set[str]:
 
 
 def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]) -> Optimizer:
-    """The optimizer of a recipe over all trainable parameters, at the schedule's peak learning rate.
+    """Build a recipe's optimizer over all trainable parameters.
 
-    Build it once the modules are on their device: fused kernels are chosen by where the parameters lie.
+    The learning rate is the schedule's peak. Move the modules to their device first: that decides whether
+    fused kernels are used. Raises ConfigError if every parameter is frozen.
     """
     parts = nn.ModuleList([modules] if isinstance(modules, nn.Module) else modules)
     apart = optim.optimizer.part.traits.hidden_apart
@@ -262,8 +273,8 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
 class Combined(Optimizer):
     """Optimizers that step together, each over its own parameters.
 
-    Their groups stand one after another in `param_groups`, and they keep their moments in one `state`: a
-    learning rate, a gradient's scale and a state dict reach all of them as they reach any optimizer.
+    They share `param_groups` and `state`. Code that sets a learning rate, scales gradients or saves a state
+    dict therefore reaches all of them, as with any optimizer.
     """
 
     def __init__(self, parts: Sequence[Optimizer]):
@@ -272,7 +283,7 @@ class Combined(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Give the parts the groups and the state that are here."""
+        """Let the parts share this optimizer's groups and state."""
         first = 0
         for part in self.parts:
             last = first + len(part.param_groups)
@@ -280,7 +291,7 @@ class Combined(Optimizer):
             first = last
 
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step of each; the gradients are there already."""
+        """Step each optimizer; the gradients must have been computed."""
         for part in self.parts:
             part.step()
 

@@ -1,4 +1,4 @@
-"""Sharpness-aware steps: how far uphill the gradient of a step is taken."""
+"""Sharpness-aware steps, which take the gradient at a point uphill of the weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from cifarlab.core.registries import SHARPNESS
 
 Radius = Annotated[float, Field(gt=0)]
-# Nothing moves where the gradient vanishes.
+# Avoids a division by 0: if the gradient vanishes, the weights do not move.
 TINY = 1e-12
 
 
 @SHARPNESS.register
 def sam(weights: list[Tensor], gradients: list[Tensor], *, rho: Radius = 0.05) -> list[Tensor]:
-    """Take the gradient at the distance rho uphill (SAM, Foret et al. 2021).
+    """Take the gradient at the distance rho (SAM, Foret et al. 2021).
 
-    The weights are first moved along their gradient, to the distance rho. A second gradient is taken there.
-    With it the optimizer steps from the old weights.
+    The weights are first moved uphill along their gradient, by the distance rho. A second gradient is
+    computed there. The optimizer uses it for a step from the original weights.
 
     Args:
         rho: Distance from the weights at which the gradient is taken. 0.05 suits CIFAR-10; on CIFAR-100 the
@@ -39,16 +39,16 @@ def asam(
     rho: Radius = 0.5,
     eta: Annotated[float, Field(ge=0)] = 0.01,
 ) -> list[Tensor]:
-    """SAM with distances relative to each weight's size (ASAM, Kwon et al. 2021).
+    """SAM with distances relative to weights (ASAM, Kwon et al. 2021).
 
-    The distance of a weight w is measured in units of |w| + eta. The units hold for biases, too, as in the
-    paper's algorithm 1. The authors' code gives biases the unit 1 instead, so that biases move farther
+    The distance of a weight w is measured in units of |w| + eta. This holds for biases, too, as in the
+    paper's algorithm 1. The authors' code uses the unit 1 for biases instead, so that biases move farther
     uphill.
 
     Args:
         rho: Distance from the weights, in these units, at which the gradient is taken. The authors' code
             takes 0.5 on CIFAR-10 and 1 on CIFAR-100.
-        eta: What is added to each weight's size, so that weights near 0 move, too.
+        eta: Number that is added to each weight's size, so that weights near 0 move, too.
     """
     units = [weight.abs() + eta for weight in weights]
     relative = [gradient * unit for gradient, unit in zip(gradients, units, strict=True)]
@@ -60,10 +60,11 @@ def asam(
 def uphill(
     ascent: Callable[[list[Tensor], list[Tensor]], list[Tensor]], parameters: Sequence[nn.Parameter]
 ) -> Iterator[None]:
-    """While entered, the parameters that have a gradient lie `ascent(weights, gradients)` away.
+    """Move parameters by `ascent(weights, gradients)` while the context is active.
 
-    A gradient's scale does not matter: a loss scale may stand on it, and clipping it first would change
-    nothing. After, the weights are the old ones bit for bit, also where a gradient was not finite.
+    Only parameters with a gradient move. The scale of the gradients does not matter: a loss scale need not be
+    removed first, and clipping them first would change nothing. Afterwards the weights are restored bit for
+    bit, even if a gradient was not finite.
     """
     moved = [parameter for parameter in parameters if parameter.grad is not None]
     weights = [parameter.detach() for parameter in moved]

@@ -1,4 +1,4 @@
-"""Schedules: the share of the run that is over to a factor of the peak learning rate."""
+"""Schedules, which map the elapsed share of the run to a factor of the peak learning rate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cifarlab.core.registries import SCHEDULES
 
 def _ascending(milestones: tuple[float, ...]) -> tuple[float, ...]:
     if list(milestones) != sorted(set(milestones)):
-        raise ConfigError(f"milestones ascend, got {list(milestones)}")
+        raise ConfigError(f"milestones must ascend, got {list(milestones)}")
     return milestones
 
 
-# Warm-up and milestones are shares of the run, so that a recipe keeps its shape when train.epochs changes.
+# Warm-up and milestones are shares of the run, so that a schedule keeps its shape when train.epochs changes.
 Warmup = Annotated[
     float,
     Field(
@@ -48,9 +48,9 @@ Growth = Annotated[
 
 
 def _fall(progress: float, warmup: float, floor: float, shape: Callable[[float], float]) -> float:
-    """Linear from 0 to the peak over the warm-up; then from the peak to floor x peak.
+    """Rise linearly to the peak, then fall to floor x peak.
 
-    shape: from 1 to 0, of the share that is over of what follows the warm-up.
+    `shape` falls from 1 to 0 as a function of the elapsed share of the time after the warm-up.
     """
     if progress < warmup:
         return progress / warmup
@@ -58,7 +58,7 @@ def _fall(progress: float, warmup: float, floor: float, shape: Callable[[float],
 
 
 def _half_cosine(progress: float) -> float:
-    """From 1 to 0."""
+    """Fall from 1 to 0 along half a cosine."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -87,13 +87,17 @@ def step(
         gamma: Factor of the rate at each milestone.
     """
     left = gamma ** sum(progress >= milestone for milestone in milestones)
-    # The floor is a bound here: every stage above it keeps its rate. A milestone in the warm-up counts there.
+    # The floor is only a lower bound here: stages above it keep their rate. A milestone within the warm-up
+    # takes effect at once.
     return progress / warmup * left if progress < warmup else max(floor, left)
 
 
 @SCHEDULES.register
 def cosine(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> float:
-    """Fall from the peak to floor x peak along half a cosine (Loshchilov and Hutter 2017)."""
+    """Fall along half a cosine (Loshchilov and Hutter 2017).
+
+    The rate falls from the peak to floor x peak.
+    """
     return _fall(progress, warmup, floor, _half_cosine)
 
 
@@ -101,14 +105,14 @@ def cosine(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> floa
 def cosine_restarts(
     progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0, cycles: Cycles = 4, growth: Growth = 1.0
 ) -> float:
-    """Fall along half a cosine to floor x peak, repeatedly (SGDR, Loshchilov and Hutter 2017).
+    """Fall along half a cosine, repeatedly (SGDR, Loshchilov and Hutter 2017).
 
-    Each cycle starts again at the peak. Together, the cycles fill what follows the warm-up.
+    Each cycle falls from the peak to floor x peak. Together, the cycles fill the time after the warm-up.
     """
     lengths = [growth**cycle for cycle in range(cycles)]
 
     def shape(rest: float) -> float:
-        # Rounded, or a restart that falls on a step might come one step late.
+        # Rounded, because a rounding error could delay a restart by one step.
         place, cycle = round(rest * sum(lengths), 9), 0
         while cycle < cycles - 1 and place >= round(sum(lengths[: cycle + 1]), 9):
             cycle += 1
@@ -127,13 +131,13 @@ def linear(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> floa
 def one_cycle(
     progress: float, *, warmup: Warmup = 0.3, start: Factor = 1 / 25, floor: Floor = 1e-4 / 25
 ) -> float:
-    """Rise to the peak along half a cosine, then fall (Smith and Topin 2018).
+    """Rise along half a cosine, then fall (Smith and Topin 2018).
 
     The fall is half a cosine, too. The rate is that of torch's OneCycleLR, with the first step as number 0
-    and the last as number total. Here it depends on the share of the run that is over instead of the step.
+    and the last as number total. Here it depends on the elapsed share of the run instead of the step.
 
     Args:
-        warmup: Share of the run in which the rate rises. 0 starts at the peak.
+        warmup: Share of the run in which the rate rises to the peak. 0 starts at the peak.
         start: Rate at the start, as a share of the peak.
         floor: Rate at the end, as a share of the peak.
     """
@@ -143,5 +147,5 @@ def one_cycle(
 
 
 def learning_rate(optim: OptimConfig, step: int, total: int) -> float:
-    """The learning rate of a step, counted from 0, in a run of `total` steps."""
+    """Return the learning rate of a step, counted from 0."""
     return optim.lr * optim.schedule.build(step / total)

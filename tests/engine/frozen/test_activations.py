@@ -122,7 +122,7 @@ def test_a_taught_student(tmp_path: Path) -> None:
     theirs, _ = train_tiny(tmp_path / "live" / "0", *without(*taught))
     assert logged(ours) == logged(theirs)
     assert any(
-        "the teacher is asked" in note
+        "the teacher is run" in note
         for note in prepare(tiny_config(*taught, "teacher.cache=false")).remarks.notes
     )
 
@@ -277,7 +277,7 @@ def test_what_does_not_match_is_made_anew(cache: Path, fault: str) -> None:
         key.write_text(json.dumps({**record, "seal": digest(record)}))
     again = kept(*RESNET)
     (line,) = again.begin(0)
-    assert "made anew" in line
+    assert "computed again" in line
     assert torch.equal(again.batch(torch.arange(50), 0).activations, truth)
     assert not kept(*RESNET).begin(0)
 

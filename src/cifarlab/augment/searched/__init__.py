@@ -1,4 +1,4 @@
-"""Policies that were found by search, and their tables."""
+"""Augmentation policies that were found by search, and their tables of operations."""
 
 from cifarlab.augment.searched import policies
 

@@ -1,4 +1,4 @@
-"""Policies from the search for augmentations: AutoAugment, RandAugment, TrivialAugment, AugMix."""
+"""Policies from the literature on augmentation search: AutoAugment, RandAugment, TrivialAugment, AugMix."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cifarlab.augment.searched.tables import MIXED, NARROW, OPERATIONS, WIDE, ro
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
 
-# The operations of RandAugment and TrivialAugment: all but `invert`.
+# The operations of RandAugment and TrivialAugment: all except `invert`.
 OPERATION_NAMES = tuple(name for name in OPERATIONS if name != "invert")
 MAGNITUDE_BINS = 31
-# Operations in a chain of AugMix, at most.
+# The largest number of operations in a chain of AugMix.
 _LONGEST = 3
-# Those of AugMix, without the four that its authors leave out of its training because the test of robustness
+# The operations of AugMix, without the four that its authors exclude because the robustness benchmark CIFAR-C
 # has them.
 MIXED_NAMES = tuple(
     name
     for name in OPERATION_NAMES
     if name not in ("identity", "brightness", "color", "contrast", "sharpness")
 )
-# (operation, its probability, its bin of ten), twice for each policy: Table 7 of Cubuk et al., 2019.
+# Two entries for each policy: (operation, probability, magnitude bin of ten). Table 7 of Cubuk et al., 2019.
 CIFAR10_POLICY = (
     (("invert", 0.1, 0), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
@@ -59,19 +59,26 @@ CIFAR10_POLICY = (
 
 
 def rand_rows(magnitude: int, height: int, width: int) -> Tensor:
-    """(28, COLUMNS): RandAugment's 14 operations at one magnitude, each with both signs."""
+    """Return the table of RandAugment at one magnitude, (28, COLUMNS).
+
+    It holds 14 operations, each with both signs.
+    """
     return rows(NARROW, OPERATION_NAMES, [magnitude], MAGNITUDE_BINS, height, width)
 
 
 def trivial_rows(height: int, width: int) -> Tensor:
-    """(868, COLUMNS): TrivialAugment's 14 operations at 31 magnitudes, each with both signs."""
+    """Return the table of TrivialAugment, (868, COLUMNS).
+
+    It holds 14 operations at 31 magnitudes, each with both signs.
+    """
     return rows(WIDE, OPERATION_NAMES, range(MAGNITUDE_BINS), MAGNITUDE_BINS, height, width)
 
 
 def auto_rows(height: int, width: int) -> Tensor:
-    """(100, COLUMNS + 1): AutoAugment's 25 policies of two operations, each with both signs.
+    """Return the table of AutoAugment, (100, COLUMNS + 1).
 
-    The last column is the operation's probability.
+    It holds 25 policies of two operations, each with both signs. The last column is the operation's
+    probability.
     """
     found = []
     for name, probability, position in (entry for policy in CIFAR10_POLICY for entry in policy):
@@ -83,7 +90,11 @@ def auto_rows(height: int, width: int) -> Tensor:
 
 
 def mixed_rows(severity: int, every: bool, height: int, width: int) -> Tensor:
-    """(operations x severity x 2, COLUMNS): AugMix's 9 or 13 operations at the lowest of 10 magnitudes."""
+    """Return the table of AugMix, (operations x severity x 2, COLUMNS).
+
+    It holds 9 operations, or 13 with `every`, at the `severity` lowest of 10 magnitudes, each with both
+    signs.
+    """
     names = [name for name in OPERATION_NAMES if name != "identity"] if every else MIXED_NAMES
     return rows(MIXED, names, range(severity), 10, height, width)
 
@@ -123,13 +134,13 @@ def rand_augment(
     interpolation: Interpolation = "nearest",
     fill: Fraction = 0.0,
 ) -> Tensor:
-    """RandAugment: random operations of one magnitude, one after the other (Cubuk et al., 2020).
+    """RandAugment: random operations of one magnitude (Cubuk et al., 2020).
 
-    The operations are drawn from 14, as in torchvision.
+    The operations run one after the other. They are drawn from 14, as in torchvision.
 
     Args:
-        num_operations: How many operations for each picture. One may come twice, and `identity`, which
-            changes nothing, is one of the 14.
+        num_operations: How many operations each picture gets. An operation may be drawn twice. One of the 14
+            is `identity`, which changes nothing.
         magnitude: Strength of all operations. 30, the largest, is a shear by 0.3, a shift by 45 % of the
             side, a rotation by 30 degrees, factors 0.1 and 1.9 of brightness, color, contrast and sharpness,
             4 bits kept, and all values inverted.
@@ -150,7 +161,7 @@ def rand_augment(
 def trivial_augment_wide(
     images: Tensor, draws: Draws, *, interpolation: Interpolation = "nearest", fill: Fraction = 0.0
 ) -> Tensor:
-    """TrivialAugment, wide: one random operation at a random magnitude (Müller and Hutter, 2021).
+    """TrivialAugment, wide: one random operation and magnitude (Müller and Hutter, 2021).
 
     The operation is drawn from 14 and its magnitude from 31, as in torchvision. The largest magnitudes are a
     shear by 0.99, a shift by 32 pixels at any size of picture, a rotation by 135 degrees, factors 0.01 and
@@ -173,10 +184,10 @@ def trivial_augment_wide(
 def auto_augment(
     images: Tensor, draws: Draws, *, interpolation: Interpolation = "nearest", fill: Fraction = 0.0
 ) -> Tensor:
-    """AutoAugment's policy for CIFAR-10: one of 25 pairs of operations (Cubuk et al., 2019).
+    """AutoAugment's CIFAR-10 policy: a random pair of operations (Cubuk et al., 2019).
 
-    Each of the two operations has its own probability and magnitude. The signs of the magnitudes are drawn.
-    The policy is torchvision's.
+    The pair is one of 25. Each of its two operations has its own probability and magnitude. The signs of the
+    magnitudes are random. The policy is torchvision's.
 
     Args:
         interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
@@ -191,7 +202,7 @@ def auto_augment(
     images = images.clone()
     for turn in range(2):
         chosen = table[(policy * 2 + turn) * 2 + signs[:, turn]]
-        # A row of zeros names no kernel.
+        # A row of zeros selects no kernel, so the picture stays unchanged.
         used = (numbers[:, turn] < chosen[:, -1]).to(torch.float32)
         run_(images, chosen[:, :-1] * used[:, None], interpolation, fill)
     return images
@@ -208,17 +219,17 @@ def aug_mix(
     interpolation: Interpolation = "bilinear",
     fill: Fraction = 0.0,
 ) -> Tensor:
-    """AugMix: random mean of a picture and of its altered copies (Hendrycks et al., 2020).
+    """AugMix: mean of a picture and altered copies (Hendrycks et al., 2020).
 
     Each altered copy is made by a chain of one to three operations. The shares of the copies come from
     Dirichlet(1, ..., 1), and the picture's own share is uniform in [0, 1]. This is torchvision's AugMix with
     alpha 1. The paper's consistency loss is not part of it.
 
     Args:
-        severity: Magnitudes are drawn from the lowest so many of ten.
-        num_chains: How many altered copies.
+        severity: How many of the ten magnitudes are used, from the lowest on.
+        num_chains: How many altered copies are made.
         all_operations: Whether brightness, color, contrast and sharpness are among the operations. False
-            leaves them out, as the authors do, because CIFAR-C, the benchmark of robustness, has them too.
+            leaves them out, as the authors do, because CIFAR-C, the robustness benchmark, contains them.
         interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
             pixel, bilinear a weighted mean of the four around it.
         fill: Value that shears, shifts and rotations put outside the picture: 0 is black, 1 is white.
@@ -226,7 +237,8 @@ def aug_mix(
     height, width = images.shape[-2:]
     table = _mixed_table(severity, all_operations, height, width, images.device)
     numbers = draws.uniform(shape=(num_chains + 1,))
-    # Exponential variates over their sum are Dirichlet(1, ..., 1). A draw is below 1.
+    # Exponential variates divided by their sum are Dirichlet(1, ..., 1). Draws are below 1, so the logarithm
+    # is finite.
     shares = -(1 - numbers[:, 1:]).log() + 2.0**-25
     total = shares[:, 0]
     for chain in range(1, num_chains):
@@ -237,7 +249,7 @@ def aug_mix(
     for chain in range(num_chains):
         view = images.clone()
         for turn in range(_LONGEST):
-            # A row of zeros names no kernel.
+            # A row of zeros selects no kernel, so the picture stays unchanged.
             used = (turn < lengths[:, chain, None]).to(torch.float32)
             run_(view, chosen[:, chain, turn] * used, interpolation, fill)
         mixed += view * column((1 - numbers[:, 0]) * shares[:, chain] / total)

@@ -1,4 +1,4 @@
-"""The operations of the searched policies and their magnitudes, as tables that a draw is looked up in."""
+"""The operations of the searched policies and their magnitudes, as tables with a row for each draw."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from cifarlab.augment import enhance, tones, warps
 from cifarlab.augment.geometry import Interpolation, Warp
 from cifarlab.augment.kernels import Kernel, Lowered, change_
 
-# What a row of a table holds: the number of the kernel (0: none) and that kernel's parameters, filled up with
+# A row of a table holds the number of the kernel (0: none) and the parameters of that kernel, padded with
 # zeros.
 COLUMNS = 7
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a policy: `parameters(magnitude (1,), height, width)` of kernel number `kernel`.
+    """One operation of a policy.
 
-    signed: the magnitude's sign is drawn too.
+    Attributes:
+        kernel: Number of its kernel in `kernels`, from 1. 0: none.
+        parameters: Maps (magnitude (1,), height, width) to the kernel's parameters.
+        signed: Whether the sign of the magnitude is random.
     """
 
     kernel: int
@@ -37,7 +40,7 @@ def _as_given(magnitude: Tensor, height: int, width: int) -> Tensor:
     return magnitude
 
 
-# The numbers are the places in `kernels`.
+# The numbers are positions in `kernels`, from 1.
 _WARP, _BLEND, _SHARPEN, _CUT_LEVELS, _INVERT_ABOVE, _STRETCH, _EQUALIZE = range(1, 8)
 OPERATIONS = {
     "identity": Operation(0, _as_given),
@@ -62,9 +65,12 @@ OPERATIONS = {
 class Space:
     """The largest magnitudes of a policy.
 
-    shear: tangent. shift: pixels, of a side of `size` pixels. degrees: of a rotation. strength: of the
-    factors of brightness, color, contrast and sharpness, about 1. bits: that `posterize` keeps at the lowest
-    and at the largest magnitude.
+    Attributes:
+        shear: Tangent of the angle.
+        shift: Maps the side of a picture to the largest shift, both in pixels.
+        degrees: Largest angle of a rotation.
+        strength: Largest distance from 1 of the factors of brightness, color, contrast and sharpness.
+        bits: Bits that `posterize` keeps at the lowest and at the largest magnitude.
     """
 
     shear: float
@@ -74,7 +80,10 @@ class Space:
     bits: tuple[int, int]
 
     def magnitudes(self, name: str, bins: int, height: int, width: int) -> Tensor:
-        """(bins,) float32: the magnitude of an operation in each bin, as torchvision 0.29's policies."""
+        """Return an operation's magnitude in each bin, (bins,) float32.
+
+        The magnitudes are those of torchvision 0.29's policies.
+        """
         if name == "posterize":
             most, fewest = self.bits
             return (most - torch.arange(bins, device="cpu") / ((bins - 1) / (most - fewest))).round()
@@ -87,7 +96,8 @@ class Space:
             "solarize": (1.0, 0.0),
         }
         strengths = dict.fromkeys(("brightness", "color", "contrast", "sharpness"), (0.0, self.strength))
-        # torch's own steps: where a shift is cut to whole pixels, another rounding would be another pixel.
+        # torch's own `linspace`, as in torchvision: shifts are truncated to whole pixels, so another rounding
+        # could shift by one pixel more or less.
         return torch.linspace(*{**bounds, **strengths}.get(name, (0.0, 0.0)), bins, device="cpu")
 
 
@@ -97,9 +107,12 @@ MIXED = Space(shear=0.3, shift=lambda size: size / 3.0, degrees=30.0, strength=0
 
 
 def row(name: str, magnitude: float, negative: bool, height: int, width: int) -> Tensor:
-    """(COLUMNS,) float32 of one operation; `negative` counts where the operation is signed."""
+    """Return the table row of one operation, (COLUMNS,) float32.
+
+    `negative` has an effect only if the operation is signed.
+    """
     operation = OPERATIONS[name]
-    # In float64, as torchvision: each number of the table is the nearest float32, on every device.
+    # In float64, as in torchvision: each number of the table is then the nearest float32, on every device.
     value = torch.tensor([magnitude], dtype=torch.float64, device="cpu")
     parameters = operation.parameters(-value if negative and operation.signed else value, height, width)
     filled = torch.zeros(COLUMNS, dtype=torch.float64, device="cpu")
@@ -109,7 +122,19 @@ def row(name: str, magnitude: float, negative: bool, height: int, width: int) ->
 
 
 def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, height: int, width: int) -> Tensor:
-    """(operations x bins x 2 signs, COLUMNS): every operation at every one of `bins`, out of `of`."""
+    """Return the rows of all operations and bins, each with both signs.
+
+    Args:
+        space: The largest magnitudes.
+        names: Operations.
+        bins: Magnitude bins to use.
+        of: Number of bins from the lowest to the largest magnitude.
+        height: Of the pictures, in pixels.
+        width: Of the pictures, in pixels.
+
+    Returns:
+        (operations x bins x 2, COLUMNS) float32.
+    """
     found = []
     for name in names:
         magnitudes = space.magnitudes(name, of, height, width).tolist()
@@ -118,7 +143,10 @@ def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, heigh
 
 
 def kernels(interpolation: Interpolation, fill: float) -> list[tuple[Kernel, tuple[int, ...] | None]]:
-    """The kernels by number, from 1, and the shape of their parameter per sample, None where it has none."""
+    """Return the kernels and their parameters' shapes per sample.
+
+    The kernels' numbers in a table count from 1. A shape of None means no parameter.
+    """
     return [
         (Warp("constant", fill, interpolation), (2, 3)),
         (enhance.blend_each, (3,)),
@@ -131,7 +159,10 @@ def kernels(interpolation: Interpolation, fill: float) -> list[tuple[Kernel, tup
 
 
 def run_(images: Tensor, chosen: Tensor, interpolation: Interpolation, fill: float) -> None:
-    """Change (B, 3, H, W) pictures in place, each by its row of `chosen` (B, COLUMNS)."""
+    """Change pictures in place, each by its row of a table.
+
+    images: (B, 3, H, W). chosen: (B, COLUMNS).
+    """
     for number, (kernel, shape) in enumerate(kernels(interpolation, fill), start=1):
         parameters = ()
         if shape is not None:

@@ -1,4 +1,4 @@
-"""Frozen first parts of networks: computed once a view, and kept."""
+"""Frozen first parts of networks: their activations are computed once per view, and kept."""
 
 from cifarlab.engine.frozen.activations import Activations
 from cifarlab.engine.frozen.border import NoBorder, find_border, frozen_share

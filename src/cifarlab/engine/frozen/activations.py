@@ -1,4 +1,4 @@
-"""`Activations`: what the frozen first part of a network gives, computed once a view and kept in files."""
+"""`Activations`: the output of a network's frozen first part, computed once per view and kept in files."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ from cifarlab.engine.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.engine.scoring import pictures_per_batch
 from cifarlab.models.classifier import Classifier
 
-# Activations that are computed again, to be compared, may differ by so much of the largest: another number of
+# How far recomputed activations may differ from kept ones, as a share of the largest: another number of
 # threads sums in another order.
 ACTIVATION_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
-# And so many of a thousand may differ by more: rounding can tip a value over a step of its arithmetic.
+# How many values of a thousand may differ by more: rounding may move a value across a step of its number
+# format.
 STRAYS = 1
 
 
 class Activations:
-    """The activations at the border, by split and view: computed when first asked for, then replayed.
+    """The activations at the border, by split and view.
 
-    Each view lies in a folder of its own, written whole or not at all, under a key of all that it depends on:
-    the frozen weights, code, pictures, the view's policy and seed, size and arithmetic. A folder that does
-    not match its key, its checksums, or what the network gives today for its first pictures is made anew.
-    Activations are kept in the type in which they are computed (bfloat16 under autocast): nothing is rounded.
+    They are computed on first use, then replayed. Each view has its own folder, written completely or not at
+    all. Its key names everything that they depend on: frozen weights, code, pictures, the view's policy and
+    seed, size and precision. A folder is computed again if it does not match its key, its checksums, or the
+    network's current output for its first pictures. Activations are stored in the type in which they are
+    computed (bfloat16 under autocast): nothing is rounded.
     """
 
     def __init__(
@@ -58,13 +60,13 @@ class Activations:
         self._said: list[str] = []
 
     def announce(self) -> str:
-        """Say what is kept, how large it is and where; nothing has been written yet.
+        """Return a line on the kept activations, their size and their folder.
 
-        To be called when the model has its frozen weights. Raises ConfigError where the place takes no data
-        or has too little room.
+        Call this once the model has its frozen weights. No activations are written yet. Raises ConfigError if
+        the folder cannot be written or has too little space.
         """
         with explain_refusal("activations", self.folder, KEEP_ACTIVATIONS):
-            # A place that takes no data is better known before the run begins.
+            # Fail before the run begins if the folder cannot be created.
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
         count = self.border.bytes_per_picture
@@ -76,16 +78,16 @@ class Activations:
         if missing > free:
             raise ConfigError(
                 f"{what} would take {_shown(missing)} in {self.folder}, and {_shown(free)} are free; "
-                "free some, name another place by CIFARLAB_CACHE, lower data.views, freeze more of the "
+                "free some, set CIFARLAB_CACHE to another folder, lower data.views, freeze more of the "
                 "network, or say train.keep_activations=false", KEEP_ACTIVATIONS)  # fmt: skip
         if not missing:
             return f"{what} are replayed from {self.folder}"
         return f"{what} are computed once and kept in {self.folder}: {_shown(missing)} are to be written"
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
-        """Make ready what an epoch trains on and is validated on; a line for each view that was computed.
+        """Prepare an epoch's activations; return a line for each computed view.
 
-        Raises Stopped as soon as `stop()` says so, ConfigError where the place takes no data.
+        Raises Stopped when `stop()` returns True, and ConfigError if the folder cannot be written.
         """
         self._rows(self.splits.train, view_epoch(self.config, epoch), stop)
         if self.splits.val is not None:
@@ -93,12 +95,12 @@ class Activations:
         return self.lines()
 
     def lines(self) -> list[str]:
-        """Return a line for each view that was computed since the last call."""
+        """Return a line for each view computed since the last call."""
         said, self._said = self._said, []
         return said
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:
-        """The samples at `positions` (B,) of the training split in the views of `epoch`, without pictures."""
+        """Return the epoch's views at `positions` (B,), as activations without pictures."""
         split = self.splits.train
         rows = self._on_device(split, view_epoch(self.config, epoch))
         activations = self._take(rows, positions)
@@ -108,7 +110,10 @@ class Activations:
         return Batch(no_images(len(labels), labels.device), labels, targets, ids, activations=activations)
 
     def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
-        """A function of positions (B,) to activations of a split's clean pictures; None for a stranger."""
+        """Return a function from positions (B,) to clean activations.
+
+        Returns None if the split is not one of this run's.
+        """
         known = (self.splits.train, self.splits.val, self.splits.test)
         if not any(split is other for other in known):
             return None
@@ -116,14 +121,14 @@ class Activations:
         return lambda positions: self._take(rows, positions)
 
     def tail(self, model: nn.Module) -> Tail:
-        """The part of a classifier behind the border: of this model, or of an average of it."""
+        """Return the part behind the border, of the model or its average."""
         if model not in self._tails:
             assert isinstance(model, Classifier)
             self._tails[model] = Tail(model, self.border)
         return self._tails[model]
 
     def of_first(self, count: int) -> Activations:
-        """Return the same for the first `count` training pictures, clean, in memory: to time steps with."""
+        """Return a copy for timing: the first `count` training pictures, in memory."""
         split, few = self.splits.train, copy.copy(self)
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
@@ -133,7 +138,10 @@ class Activations:
         return few
 
     def knows(self, model: nn.Module) -> bool:
-        """Tell whether a classifier's frozen part is this model's, as in an average it should be."""
+        """Tell whether a classifier's frozen part equals this model's.
+
+        An average of the model should have the same frozen part.
+        """
         if model is self.model:
             return True
         pairs = (
@@ -148,7 +156,7 @@ class Activations:
         return str(self.border.dtype).removeprefix("torch.")
 
     def _needed(self) -> Iterator[tuple[Split, int | None]]:
-        """What a whole run asks for: views to train on, and clean pictures to be scored on."""
+        """Yield a run's splits and views; None stands for clean pictures."""
         config, views = self.config, num_views(self.config)
         assert views is not None, "only views that come back are kept"
         for view in range(min(views, config.train.last_epoch)):
@@ -158,7 +166,7 @@ class Activations:
                 yield split, None
 
     def _place(self, split: Split, view: int | None) -> Path:
-        """The folder of a view. Clean pictures, and those of a recipe that augments none, have the same."""
+        """Return a view's folder; views without augmentation share the clean one."""
         augmented = view is not None and bool(self.config.data.augment)
         return (
             self.folder
@@ -167,12 +175,12 @@ class Activations:
         )
 
     def _policy(self) -> str:
-        """Digest of all that a view depends on beside its number and the pictures."""
+        """Return a digest of the augmentation and its seed."""
         plain = {"augment": self.config.dump()["data"]["augment"], "seed": self.config.train.seed}
         return digest(plain)[:12]
 
     def _key(self, split: Split) -> dict[str, Plain]:
-        """All that the activations of a split depend on but for its views, as plain data."""
+        """Return a split's key, without the view, as plain data."""
         if id(split) not in self._keys:
             self._weights = self._weights or frozen_digest(self.model, self.border)
             self._keys[id(split)] = split_key(
@@ -181,29 +189,29 @@ class Activations:
         return self._keys[id(split)]
 
     def _on_device(self, split: Split, view: int) -> Tensor:
-        """The rows of a training view: on a GPU that has room for them there, else mapped on the host."""
+        """Return a training view's rows, on the GPU if they fit there."""
         rows, place = self._rows(split, view), self._place(split, view)
         if self._current is None or self._current[0] != place:
-            self._current = None  # Before the next ones need the memory.
+            self._current = None  # Free the memory before the next rows need it.
             budget = picture_budget(self.precision.device)
             fits = budget is not None and rows.nbytes <= budget
             self._current = place, rows.to(self.precision.device) if fits else rows
         return self._current[1]
 
     def _take(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """(B, ...) activations of the rows at `positions` (B,), on the device, as the network gives them."""
+        """Return activations (B, ...) on the device, as the network outputs them."""
         taken = rows.index_select(0, positions.to(rows.device)).to(self.precision.device, non_blocking=True)
         taken = taken.view(self.border.dtype)
         return taken.permute(0, 3, 1, 2) if self.border.channels_last else taken
 
     def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
-        """A view's rows, mapped: opened, or computed first. view: None for the clean pictures."""
+        """Return a view's memory-mapped rows, computed if missing; None means clean."""
         folder = self._place(split, view)
         if folder not in self._opened:
             with locked(folder, stop):
                 found = self._open(folder, split, view)
                 if found is None:
-                    again = "made anew, they did not match: " if folder.exists() else ""
+                    again = "computed again, the kept ones did not match: " if folder.exists() else ""
                     begun = time.monotonic()
                     self._fill(folder, split, view, stop)
                     seconds = time.monotonic() - begun
@@ -214,7 +222,7 @@ class Activations:
                     if found is None:
                         raise ConfigError(
                             "the same view was computed twice and differs: an augmentation does not take its "
-                            "random numbers from `draws`; mend it, or say train.keep_activations=false",
+                            "random numbers from `draws`; fix it, or say train.keep_activations=false",
                             KEEP_ACTIVATIONS,
                         )  # fmt: skip
             self._opened[folder] = found
@@ -231,14 +239,14 @@ class Activations:
         return f"{len(split):,} {kind} pictures{of}"
 
     def _open(self, folder: Path, split: Split, view: int | None) -> Tensor | None:
-        """A view's rows, if they are whole and what the network gives today."""
+        """Return a view's rows if complete and equal to the network's output."""
         found = read_arrays(folder, self._key(split) | {"view": folder.name}, ["rows"])
         if found is None:
             return None
         rows = torch.from_numpy(found[0]["rows"])
         if len(rows) != len(split):
             return None
-        # Code may have changed under the same names and options: of timm, or of an augmentation.
+        # Code of timm or of an augmentation may have changed without a change of names and options.
         first = next(self._chunks(split))
         now, then = self._compute(split, first, view), self._take(rows, first)
         gap = (now.float() - then.float()).abs()
@@ -266,7 +274,7 @@ class Activations:
             write_record(fresh, {"key": key, "checksums": checksums})
 
     def _stored(self, activations: Tensor) -> Tensor:
-        """(B, ...) activations as they lie in a file, on the host; `_take` is the way back."""
+        """Convert activations (B, ...) to the file's format; `_take` is the inverse."""
         if self.border.channels_last:
             activations = activations.permute(0, 2, 3, 1)
         stored = activations.contiguous().cpu()

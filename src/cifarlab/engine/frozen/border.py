@@ -1,4 +1,4 @@
-"""Find and prove the border between the frozen first part of a network and the rest."""
+"""The border between the frozen first part of a network and the rest: finding and testing it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from cifarlab.engine.frozen.tail import BACKBONE, Border, Tail, no_images
 from cifarlab.models.classifier import Classifier
 from cifarlab.objectives.objective import Objective
 
-# How many ends of the frozen part are tried, from the last one backwards.
+# How many possible ends of the frozen part are tried, from the last one backwards.
 TRIES = 8
-# By how much logits and gradients may differ, as a share of the largest: kernels may round in another order.
+# How far logits and gradients may differ, as a share of the largest: kernels may round in another order.
 BORDER_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
 class NoBorder(Exception):
-    """The reason, for the user, why a network cannot begin in the middle."""
+    """The reason why a network cannot begin behind its frozen part."""
 
 
 def find_border(classifier: Classifier, objective: Objective, batch: Batch, precision: Precision) -> Border:
-    """Find where the frozen first part of a classifier ends, and prove that it can begin there.
+    """Find the end of a classifier's frozen first part, and test it.
 
-    The proof is by a batch in training mode: the activations are the same whatever the generators' seed, no
-    trained parameter lies before them, and from them on logits, losses and gradients are those of the whole
-    classifier. Raises NoBorder with the reason where there is no such part.
+    The test uses a batch in training mode. The activations must be the same for any seed of the generators.
+    No trained parameter may lie before them. From them on, logits, losses and gradients must equal those of
+    the whole classifier.
+
+    Raises:
+        NoBorder: There is no such part. The message gives the reason.
     """
     probe = copy.deepcopy(classifier).train()
     images = probe.preprocess(precision.layout(batch.images))
@@ -49,7 +52,7 @@ def find_border(classifier: Classifier, objective: Objective, batch: Batch, prec
 
 @torch.no_grad()
 def frozen_share(classifier: Classifier, border: Border) -> float:
-    """Tell which share of a forward pass's multiply-adds lies before the border."""
+    """Return the share of a forward pass's multiply-adds before the border."""
     device, size, was_training = classifier.mean.device, classifier.image_size, classifier.training
     tail, counts = Tail(classifier, border), []
     activations = torch.zeros(1, *border.shape, device=device)
@@ -62,7 +65,10 @@ def frozen_share(classifier: Classifier, border: Border) -> float:
 
 
 def _frozen_prefix(probe: Classifier, images: Tensor, precision: Precision) -> list[str]:
-    """The names of the frozen, deterministic modules that run before any other, in their order."""
+    """Return the names of the frozen, deterministic modules that run first.
+
+    They are in the order of computation.
+    """
     called: list[str] = []
 
     def note(name: str, module: nn.Module, given: object) -> None:
@@ -85,7 +91,10 @@ def _frozen_prefix(probe: Classifier, images: Tensor, precision: Precision) -> l
 
 
 def _settled_first(probe: Classifier, name: str, called: list[str]) -> Iterator[str]:
-    """Yield the names of what is settled in a module, in order, up to the first that is not."""
+    """Yield the leading settled parts of a module, in order.
+
+    A settled part gives the same output each time. The first part that is not settled ends the list.
+    """
     if called.count(name) != 1:
         return
     module = probe.get_submodule(name)
@@ -101,7 +110,7 @@ def _settled_first(probe: Classifier, name: str, called: list[str]) -> Iterator[
 
 
 def _unsettled(module: nn.Module) -> str | None:
-    """Why a module's output is not the same each time; None where it is."""
+    """Return why a module's output may change; None if it cannot."""
     if any(parameter.requires_grad for parameter in module.parameters()):
         return "is trained"
     for part in module.modules():
@@ -116,7 +125,7 @@ def _unsettled(module: nn.Module) -> str | None:
 
 
 def _first_reason(probe: Classifier, called: list[str]) -> str:
-    """What stands in the way of the first module that runs."""
+    """Return why no frozen module runs first."""
     leaves = [name for name in called if not any(other.startswith(f"{name}.") for other in called)]
     reasons = ((name, _unsettled(probe.get_submodule(name))) for name in leaves)
     said = (f"{name} comes before or among the frozen parts, and it {why}" for name, why in reasons if why)
@@ -126,7 +135,7 @@ def _first_reason(probe: Classifier, called: list[str]) -> str:
 def _proven(
     probe: Classifier, objective: Objective, batch: Batch, modules: tuple[str, ...], precision: Precision
 ) -> Border:
-    """The border behind `modules`, or NoBorder with what speaks against it."""
+    """Return the border behind `modules`, or raise NoBorder with the reason."""
     last = modules[-1]
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     images = precision.layout(batch.images)
@@ -154,11 +163,11 @@ def _proven(
     is_last = first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last)
     shapes = tuple(tuple(outputs[name][0].shape[1:]) for name in modules)
     border = Border(modules, shapes, first.dtype, is_last)
-    # Losses must not look at pictures: later there are none.
+    # Losses must not read pictures: a batch of kept activations has none.
     bare = replace(batch, images=no_images(len(batch.labels), first.device))
     try:
         tail = _pass(Tail(probe, border), objective, bare, first, precision, seed=0)
-    except Exception as error:  # Whatever a network runs into that begins where it was not meant to.
+    except Exception as error:  # A network may raise anything if it begins in the middle.
         reason = str(error).strip().partition("\n")[0][:100] or type(error).__name__
         raise NoBorder(f"the network cannot begin behind {last} ({reason})") from None
     for what, ones, others in zip(("logits", "losses", "gradients"), whole, tail, strict=True):
@@ -176,7 +185,7 @@ def _pass(
     *,
     seed: int,
 ) -> tuple[list[Tensor | None], ...]:
-    """Logits, losses and gradients of a forward and backward pass, which leaves no state behind."""
+    """Return logits, losses and gradients of a pass without side effects."""
     goal = copy.deepcopy(objective).train()
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     torch.manual_seed(seed)
@@ -185,7 +194,7 @@ def _pass(
         losses = goal(batch, output)
     for buffer, before in buffers.items():
         buffer.data.copy_(before)
-    # In an order that does not depend on where the network begins.
+    # The order must not depend on where the network begins.
     trained = [p for part in (model.head, model.backbone, goal) for p in part.parameters() if p.requires_grad]
     gradients: list[Tensor | None] = [None] * len(trained)
     if trained and losses["total"].requires_grad:
@@ -194,14 +203,14 @@ def _pass(
 
 
 def _alike(ones: list[Tensor | None], others: list[Tensor | None], tolerance: float) -> bool:
-    """Whether two lists of tensors are equal up to the rounding of their kernels."""
+    """Tell whether two lists of tensors are equal except for rounding."""
     if [one is None for one in ones] != [other is None for other in others]:
         return False
     largest = max((_size(one) for one in ones if one is not None), default=0.0)
     for one, other in zip(ones, others, strict=True):
         if one is None or other is None:
             continue
-        # So written that a NaN is no likeness.
+        # Written with `not <=`, so that a NaN counts as a difference.
         if one.shape != other.shape or not _size(one - other) <= tolerance * (_size(one) + 0.01 * largest):
             return False
     return True

@@ -1,4 +1,4 @@
-"""Whether a configuration has a use for kept activations."""
+"""The test of whether a configuration gains from kept activations."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ KEEP_ACTIVATIONS = ("train", "keep_activations")
 
 
 def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
-    """Why a configuration has no use for kept activations; None where it has.
+    """Return why a configuration gains nothing from kept activations, or None.
 
-    teacher_is_kept: whether the teacher, if any, answers from its cache.
+    `teacher_is_kept` tells whether the teacher, if any, answers from its cache.
     """
     data, views, epochs = config.data, num_views(config), config.train.last_epoch
     if data.mix:
-        return "data.mix mixes pictures, and a kept activation is that of one"
+        return "data.mix mixes pictures, but a kept activation belongs to one picture"
     if views is None:
         return "each epoch shows other views; say data.views=10, or remove data.augment"
     if data.multi_scale is not None:
         return "data.multi_scale shows pictures at several sizes; say data.multi_scale=null"
     if config.lessons and not teacher_is_kept:
-        return "the teacher is asked about the pictures of each step"
+        return "the teacher is run on the pictures of each step"
     if epochs <= views:
         return f"{epochs} epochs show each of {views} views once"
     return None

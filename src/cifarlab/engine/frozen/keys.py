@@ -1,4 +1,4 @@
-"""All that kept activations depend on, as plain data: what does not match it is computed anew."""
+"""Keys of kept activations: everything that they depend on, as plain data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cifarlab.engine.batches import code_digest
 from cifarlab.engine.frozen.tail import Border
 from cifarlab.models.classifier import Classifier
 
-# Raised whenever the files hold something else.
+# Increase this number when the content or the format of the files changes.
 KEY_VERSION = 1
 
 
 def split_key(
     config: Config, border: Border, splits: Splits, split: Split, precision: Precision, weights: str
 ) -> dict[str, Plain]:
-    """Describe what the activations of one of `splits` depend on, but for its views.
+    """Return everything that a split's activations depend on, except the view.
 
-    weights: the digest of the frozen part, `frozen_digest`.
+    `weights` is the digest of the frozen part, from `frozen_digest`.
     """
     name = "test" if split is splits.test else "val" if split is splits.val else "train"
     return {
@@ -46,12 +46,16 @@ def split_key(
 
 
 def frozen_digest(model: Classifier, border: Border) -> str:
-    """Return 32 hex digits of all weights and buffers that the activations at the border depend on."""
+    """Return a digest of all weights and buffers that affect the activations.
+
+    It has 32 hex digits.
+    """
     state = hashlib.blake2b(digest_size=16)
     known = {"mean": model.mean, "std": model.std}
     for name in border.modules:
         known |= model.get_submodule(name).state_dict(prefix=f"{name}.")
-        # What its parents hold themselves, such as position embeddings, may act before the border, too.
+        # Parameters and buffers of parent modules, such as position embeddings, may act before the border,
+        # too.
         for depth in range(1, name.count(".") + 1):
             parent = ".".join(name.split(".")[:depth])
             own = model.get_submodule(parent)

@@ -1,4 +1,4 @@
-"""A network from its border on, as a model of its own, and what it begins from."""
+"""The part of a network behind its border, as a model of its own, and the activations that it takes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ BACKBONE = "backbone"
 
 @dataclass(frozen=True)
 class Border:
-    """Where the frozen first part of a network ends.
+    """The end of the frozen first part of a network.
 
-    modules: names within the classifier of what need not run, in the order of computation; the last one gives
-    the activations at the border. shapes: of each one's output for one picture. dtype: of the activations.
-    channels_last: whether they lie (H, W, C) in memory.
+    Attributes:
+        modules: Names, within the classifier, of the modules that need not run, in the order of computation.
+            The last one outputs the activations at the border.
+        shapes: Of each module's output for one picture.
+        dtype: Of the activations.
+        channels_last: Whether the activations are stored as (H, W, C).
     """
 
     modules: tuple[str, ...]
@@ -33,12 +36,12 @@ class Border:
 
     @property
     def name(self) -> str:
-        """The module whose output is kept."""
+        """Return the name of the module with the kept output."""
         return self.modules[-1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one picture's activations."""
+        """Return the shape of one picture's activations."""
         return self.shapes[-1]
 
     @property
@@ -47,9 +50,9 @@ class Border:
 
 
 class Tail(nn.Module):
-    """A classifier from the border on: (B, ...) activations at the border -> Output.
+    """A classifier from the border on, which maps activations to an Output.
 
-    It shares all trained modules with the classifier; those before the border do not run.
+    It shares all trained modules with the classifier. Modules before the border do not run.
     """
 
     def __init__(self, classifier: Classifier, border: Border):
@@ -64,14 +67,14 @@ class Tail(nn.Module):
         self.train(classifier.training)
 
     def _without(self, module: nn.Module, border: Border, name: str) -> nn.Module:
-        """A module that shares its parts with `module` but for those before the border."""
+        """Copy a module without the parts before the border; share all others."""
         if not any(f"{other}.".startswith(f"{name}.") for other in border.modules):
             return module
-        # As torch's own replicas: another object with other children, and all else the same.
+        # As in torch's own replicas: a new object with other children and otherwise the same attributes.
         shallow = module.__new__(type(module))
         shallow.__dict__ = module.__dict__.copy()
         if name in border.modules:
-            # It stands in for a module that does not run: neither do that module's hooks.
+            # It replaces a module that does not run, so that module's hooks must not run either.
             shallow._forward_hooks, shallow._forward_pre_hooks = OrderedDict(), OrderedDict()
         if name == border.name:
             shallow._modules = {}
@@ -97,9 +100,12 @@ class Tail(nn.Module):
         return self
 
     def forward(self, activations: Tensor, size: int | None = None, stages: bool = False) -> Output:
-        """Classify (B, ...) activations at the border. size: of the pictures that they were computed from."""
+        """Classify (B, ...) activations at the border.
+
+        `size` is that of the pictures that they were computed from.
+        """
         assert not stages, "the maps of stages before the border are not kept"
-        # What a network does between the modules before the border, it does to blank pictures.
+        # Operations outside the modules before the border run on blank pictures.
         blank = _give_blank(self._picture, activations)
         self._kept.append(activations)
         try:
@@ -109,19 +115,22 @@ class Tail(nn.Module):
 
 
 def _give_blank(shape: tuple[int, ...], given: Tensor, *_: object, **__: object) -> Tensor:
-    """(B, *shape) zeros that take no memory."""
+    """Return (B, *shape) zeros that take no memory."""
     return torch.zeros((), device=given.device).expand(len(given), *shape)
 
 
 class _Reached(Exception):
-    """The forward pass has come to the border."""
+    """The forward pass has reached the border."""
 
 
 @torch.no_grad()
 def activations_at(
     classifier: Classifier, border: Border, images: Tensor, precision: Precision, size: int
 ) -> Tensor:
-    """Compute the activations at the border for (B, 3, H, W) views; what lies behind it does not run."""
+    """Compute the activations at the border for (B, 3, H, W) views.
+
+    Modules behind the border do not run.
+    """
     found: list[Tensor] = []
 
     def reach(module: nn.Module, given: object, output: Tensor) -> None:
@@ -140,7 +149,7 @@ def activations_at(
 
 
 def no_images(count: int, device: torch.device) -> Tensor:
-    """(count, 3, 0, 0): the pictures of a batch whose activations are replayed."""
+    """Return (count, 3, 0, 0), the empty pictures of a replayed batch."""
     return torch.empty(count, 3, 0, 0, device=device)
 
 

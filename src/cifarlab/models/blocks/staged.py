@@ -1,4 +1,4 @@
-"""`Staged`: a convolutional network as a stem, stages of blocks, and what follows them; no classifier."""
+"""`Staged`, a convolutional network of a stem, stages of blocks, and final layers, without a classifier."""
 
 from __future__ import annotations
 
@@ -10,11 +10,25 @@ from cifarlab.core.errors import ConfigError
 
 
 class Staged(nn.Module):
-    """(B, 3, S, S) normalised pictures to (B, F) features: stem, stages, last, and the mean over the map.
+    """A convolutional network without a classifier.
 
-    last: what follows the stages, if anything. num_features: F, the channels of the map that is pooled.
-    reduction: S over the side of that map; fewer pixels than that are refused by a ConfigError. stage_names:
-    the submodules whose outputs are the stages, maps (B, C, H, W), first to last; the last one is pooled.
+    It maps (B, 3, S, S) normalised pictures to (B, F) features: stem, stages, last, then the mean over the
+    map.
+
+    Args:
+        stem: The first layers.
+        stages: Each a sequence of blocks.
+        last: Layers between the stages and the pooling, if any.
+        num_features: F, the channels of the map that is pooled.
+        image_size: S, pixels a side.
+        reduction: S divided by the side of the map that is pooled.
+
+    Attributes:
+        stage_names: Submodules that output the maps (B, C, H, W) of the stages, first to last. The output of
+            the last one is pooled.
+
+    Raises:
+        ConfigError: `image_size` is below `reduction`.
     """
 
     def __init__(
@@ -47,13 +61,14 @@ class Staged(nn.Module):
         return self.pool(maps)
 
     def pool(self, maps: Tensor) -> Tensor:
-        """(B, F, H, W) to (B, F)."""
+        """Pool (B, F, H, W) maps to (B, F) features."""
         return maps.mean((-2, -1))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
-        """Which layer each parameter belongs to, as timm's: the stem, then each block (coarse: each stage).
+        """Return patterns that assign parameters to layers, in timm's format.
 
-        `last` belongs to the last of them: 99999 is timm's number for that.
+        The stem is a layer, and each block is one (with `coarse`, each stage). `last` belongs to the last of
+        them: 99999 is timm's number for that.
         """
         blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(blocks, None), (r"^last", (99999,))]}
@@ -69,14 +84,20 @@ def conv_norm(
     bias: bool = False,
     relu: bool = True,
 ) -> nn.Sequential:
-    """A convolution that keeps the map's size at stride 1, batch norm and, unless relu=False, ReLU."""
+    """Return a convolution with batch norm and, unless relu=False, ReLU.
+
+    The convolution keeps the map's size at stride 1.
+    """
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
 
 
 def with_he_weights(network: Staged) -> Staged:
-    """The network, its convolutions drawn as He et al. (2015) do for ReLU, over fan-out; biases 0."""
+    """Initialise convolutions in place as He et al. (2015) do for ReLU.
+
+    The variance follows the fan-out; biases are 0. The network is returned.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""A first convolution that whitens small patches of the pictures that a run is trained on."""
+"""A first convolution that whitens small patches of the training pictures."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Patches of 2x2 pixels in 3 channels have 12 numbers, and as many principal directions.
+# Patches of 2x2 pixels in 3 channels have 12 values, and so 12 principal directions.
 PATCH_SIDE = 2
 NUM_DIRECTIONS = 3 * PATCH_SIDE**2
-# Added to each variance, of pictures of variance 1: the least directions are mostly the file format's noise.
+# Added to each variance, for pictures of variance 1. The directions of least variance are mostly noise of the
+# file format, which would otherwise be amplified.
 EPSILON = 5e-4
-# Pictures in memory as patches at once.
+# How many pictures are unfolded to patches at once, to limit memory.
 CHUNK = 500
 
 
 class Whitening(nn.Conv2d):
-    """(B, 3, H, W) to (B, 24, H - 1, W - 1): a 2x2 convolution whose weights are no parameters.
+    """A 2x2 convolution with fixed weights that whiten the pictures' patches.
 
-    They are the eigenvectors of the covariance of training patches, each over the root of its eigenvalue, and
-    the negatives of them all, so that an activation after it loses nothing (Page 2018, "How to train your
-    ResNet"; airbench, arXiv:2404.00498). The bias is trained. Before `fit` the directions are the pixels.
+    It maps (B, 3, H, W) to (B, 24, H - 1, W - 1). The weights are the eigenvectors of the covariance of
+    training patches, each divided by the square root of its eigenvalue, and the negatives of all these, so
+    that an activation after it loses nothing (Page 2018, "How to train your ResNet"; airbench,
+    arXiv:2404.00498). The weights are a buffer, not parameters. The bias is trained. Before `fit`, each
+    direction is a single value of the patch.
     """
 
     weight: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -34,10 +37,14 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Whiten the patches of (N, 3, S, S) pictures: their mean comes out as 0, their covariance as 1."""
+        """Set the weights so that the patches of pictures are whitened.
+
+        For these patches the outputs have mean 0 and covariance 1. images: (N, 3, S, S).
+        """
         mean, covariance = patch_statistics(images)
         variances, vectors = torch.linalg.eigh(covariance)
-        # A direction's sign is LAPACK's whim. Both are used, but which of the two is first should not change.
+        # LAPACK chooses the sign of an eigenvector arbitrarily. Both signs are used, but their order must be
+        # reproducible.
         vectors *= vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
         directions = vectors.t() / (variances[:, None] + EPSILON).sqrt()
         self._set(directions.float(), (-directions @ mean).float())
@@ -49,7 +56,10 @@ class Whitening(nn.Conv2d):
 
 
 def patch_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (12,) and covariance (12, 12) of the 2x2 patches of (N, 3, S, S) pictures, float64."""
+    """Return mean and covariance of the 2x2 patches of pictures.
+
+    images: (N, 3, S, S). The mean is (12,) and the covariance (12, 12), float64.
+    """
     total = images.new_zeros(NUM_DIRECTIONS, dtype=torch.float64)
     products = images.new_zeros(NUM_DIRECTIONS, NUM_DIRECTIONS, dtype=torch.float64)
     count = 0

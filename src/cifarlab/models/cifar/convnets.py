@@ -1,7 +1,8 @@
-"""VGG, ShuffleNetV2 and MobileNetV2 for CIFAR, as the distillation literature changes them for 32 px.
+"""VGG, ShuffleNetV2 and MobileNetV2 for CIFAR, as the distillation literature adapts them to 32 px.
 
-Functions and parameter counts are those of RepDistiller (CRD) and mdistiller (DKD), which agree; pictures may
-be larger. timm has networks of these names for 224 px, hence `cifar_`.
+Functions and parameter counts are those of RepDistiller (CRD) and mdistiller (DKD), which agree with each
+other. Pictures may be larger. The prefix `cifar_` tells these networks from timm's networks of the same names
+for 224 px.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
 
 
 class PoolLarge(nn.Module):
-    """2x2 max pooling of maps of at least 8 pixels a side; smaller ones pass."""
+    """2x2 max pooling of maps with at least 8 pixels a side.
+
+    Smaller maps pass unchanged.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         return F.max_pool2d(maps, 2) if min(maps.shape[-2:]) >= 8 else maps
@@ -29,7 +33,7 @@ def _vgg(image_size: int, widths: Sequence[Sequence[int]]) -> Staged:
     for pool, stage in zip(pools, widths, strict=True):
         convs = []
         for outputs in stage:
-            # Batch norm undoes the bias. It is kept because the published counts have it.
+            # Batch norm cancels the bias. It is kept because the published parameter counts include it.
             convs.append(conv_norm(inputs, outputs, 3, bias=True))
             inputs = outputs
         stages.append(nn.Sequential(pool, *convs))
@@ -40,10 +44,10 @@ def _vgg(image_size: int, widths: Sequence[Sequence[int]]) -> Staged:
 
 @BACKBONES.register
 def cifar_vgg8(image_size: int) -> Staged:
-    """VGG-8 for CIFAR with batch norm: 3,965,028 parameters with 100 classes (Simonyan and Zisserman 2015).
+    """VGG-8 for CIFAR: 3,965,028 parameters with 100 classes (Simonyan and Zisserman 2015).
 
-    Each of its five stages has one convolution, where VGG-11 has up to two (CRD, Tian et al. 2020). The mean
-    over the last map takes the place of VGG's last pooling and of two of its three linear layers.
+    It has batch norm. Each of its five stages has one convolution; VGG-11 has up to two (CRD, Tian et al.
+    2020). The mean over the last map replaces VGG's last pooling and two of its three linear layers.
 
     The fourth pooling is left out for pictures below 64 px, so that the last map of a picture of 32 px has
     4x4 pixels. The published code pools there for pictures of exactly 64 px only, and not for larger ones.
@@ -53,18 +57,19 @@ def cifar_vgg8(image_size: int) -> Staged:
 
 @BACKBONES.register
 def cifar_vgg13(image_size: int) -> Staged:
-    """VGG-13 for CIFAR with batch norm: 9,462,180 parameters with 100 classes (Simonyan and Zisserman 2015).
+    """VGG-13 for CIFAR: 9,462,180 parameters with 100 classes (Simonyan and Zisserman 2015).
 
-    Its convolutions are those of column B of the paper's table 1. Its poolings and what follows the last
-    stage are those of cifar_vgg8.
+    It has batch norm. Its convolutions are those of column B of the paper's table 1. Its poolings and the
+    layers after the last stage are those of cifar_vgg8.
     """
     return _vgg(image_size, ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)))
 
 
 class ShuffleUnit(nn.Module):
-    """Two branches whose channels alternate in the output (Ma et al. 2018, figure 3 c and d).
+    """Two branches with alternating channels in the output (Ma et al. 2018).
 
-    At stride 1 one half of the channels passes as it is; at stride 2 both branches see all channels.
+    At stride 1 (figure 3 c) one half of the channels passes unchanged and the other half is convolved. At
+    stride 2 (figure 3 d) both branches see all channels.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -88,11 +93,12 @@ class ShuffleUnit(nn.Module):
 
 @BACKBONES.register
 def cifar_shufflenet_v2(image_size: int) -> Staged:
-    """ShuffleNetV2 1x for CIFAR: 1,355,528 parameters with 100 classes (Ma et al. 2018, table 5).
+    """ShuffleNetV2 for CIFAR: 1,355,528 parameters with 100 classes (Ma et al. 2018).
 
-    The stem is a 1x1 convolution of stride 1 without pooling, as in RepDistiller and mdistiller. Other
-    versions for CIFAR have a 3x3 convolution there. The stages lie at 1/2, 1/4 and 1/8 of the picture's side.
-    Initial weights are torch's default, as in those two projects.
+    It is the network of width 1x in the paper's table 5. The stem is a 1x1 convolution of stride 1 without
+    pooling, as in RepDistiller and mdistiller. Other versions for CIFAR have a 3x3 convolution there. The
+    stages lie at 1/2, 1/4 and 1/8 of the picture's side. Initial weights are torch's default, as in those two
+    projects.
     """
     stages, inputs = [], 24
     for outputs, blocks in ((116, 4), (232, 8), (464, 4)):
@@ -104,7 +110,10 @@ def cifar_shufflenet_v2(image_size: int) -> Staged:
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project without ReLU; added to the input where the shapes agree."""
+    """Expansion, depthwise convolution, and projection without ReLU.
+
+    The input is added if the shapes agree.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
         super().__init__()
@@ -122,15 +131,15 @@ class InvertedResidual(nn.Module):
 
 @BACKBONES.register
 def cifar_mobilenet_v2(image_size: int) -> Staged:
-    """MobileNetV2 for CIFAR, half as wide: 812,836 parameters with 100 classes (Sandler et al. 2018).
+    """MobileNetV2 for CIFAR: 812,836 parameters with 100 classes (Sandler et al. 2018).
 
-    It is the network of RepDistiller and mdistiller, which differs from the paper's table 2 in three ways.
-    The layer of 24 channels (here 12) has stride 1. ReLU has no bound at 6. The first block too has a 1x1
-    convolution that expands, though to no more channels than it sees.
+    It is half as wide as the original. It is the network of RepDistiller and mdistiller, which differs from
+    the paper's table 2 in three further ways. The layer of 24 channels (here 12) has stride 1. ReLU is not
+    bounded at 6. The first block, too, has a 1x1 convolution for expansion, although its factor is 1.
 
     The stages lie at 1/2, 1/4, 1/8 and 1/16 of the picture's side.
     """
-    # For each stage its layers: expansion, channels, blocks, stride of the first.
+    # The layers of each stage: expansion, channels, number of blocks, stride of the first block.
     table = (
         ((1, 8, 1, 1), (6, 12, 2, 1)),
         ((6, 16, 3, 2),),

@@ -1,4 +1,4 @@
-"""PyramidNet for CIFAR, whose blocks widen one by one, and ShakeDrop, which disturbs them in training."""
+"""PyramidNet for CIFAR, with blocks that widen one by one, and ShakeDrop, its regularisation."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Disturbance = Annotated[
         description=(
             "Share of pictures for which ShakeDrop multiplies the last block's branch by a random number "
             "from -1 to 1, in training. The share grows linearly from the first block to the last. 0: none. "
-            "Yamada et al. (2019) take 0.5."
+            "Yamada et al. (2019) use 0.5."
         ),
     ),
 ]
 
 
 class ShakeDrop(nn.Module):
-    """A residual branch as it is, or times a random number: for each picture with probability `disturbed`.
+    """A residual branch that training scales at random (Yamada et al. 2019).
 
-    In training a disturbed branch is multiplied by alpha, uniform in [-1, 1], and its gradient by another
-    number, beta, uniform in [0, 1] (Yamada et al. 2019). In evaluation it is multiplied by the mean of the
-    factors, 1 - disturbed, which is exact since alpha's mean is 0.
+    In training, each picture's branch is disturbed with probability `disturbed`. A disturbed branch is
+    multiplied by alpha, uniform in [-1, 1], and its gradient by another number, beta, uniform in [0, 1]. In
+    evaluation the branch is multiplied by the expected factor, 1 - disturbed, because the mean of alpha is 0.
     """
 
     def __init__(self, disturbed: float):
@@ -51,10 +51,10 @@ class ShakeDrop(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """Two 3x3 convolutions among three batch norms, with one ReLU, beside a shortcut without parameters.
+    """Two 3x3 convolutions and three batch norms, with a parameter-free shortcut.
 
-    The shortcut is the input itself, averaged over 2x2 at stride 2; channels that it lacks are zeros (Han et
-    al. 2017, figure 6 d).
+    There is one ReLU, between the convolutions. The shortcut is the input, averaged over 2x2 pixels at stride
+    2. Its missing channels are zeros (Han et al. 2017, figure 6 d).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, disturbed: float):
@@ -65,7 +65,7 @@ class PyramidBlock(nn.Module):
             conv_norm(outputs, outputs, 3, relu=False),
             ShakeDrop(disturbed),
         )
-        # At an odd size the convolution's map has the pixel more.
+        # ceil_mode: at an odd size the convolution's map has one pixel more than a rounded-down pooling.
         self.shortcut = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
         self.lacking = outputs - inputs
 
@@ -90,14 +90,15 @@ def _pyramidnet(image_size: int, alpha: int, shake_drop: float) -> Staged:
     stem = conv_norm(3, 16, 3, relu=False)
     last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
     network = Staged(stem, stages, last, num_features=widths[-1], image_size=image_size, reduction=4)
-    # As a wide ResNet's: a stage's maps are sums, which the next one's first block normalises, or `last`.
+    # As in a wide ResNet, the output of a stage is a sum. The first block of the next stage, or `last`,
+    # normalises it.
     network.stage_names = ("stages.0", "stages.1", "last")
     return with_he_weights(network)
 
 
 @BACKBONES.register
 def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
-    """PyramidNet-110, alpha = 84: 3,913,536 parameters with 100 classes (Han et al. 2017).
+    """PyramidNet-110, alpha 84: 3,913,536 parameters with 100 classes (Han et al. 2017).
 
     The stem has 16 channels. The 54 blocks add alpha channels to these, each block an equal share, rounded.
     """
@@ -106,8 +107,8 @@ def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Stag
 
 @BACKBONES.register
 def pyramidnet110_a270(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
-    """PyramidNet-110, alpha = 270: 28,511,307 parameters with 100 classes (Han et al. 2017).
+    """PyramidNet-110, alpha 270: 28,511,307 parameters with 100 classes (Han et al. 2017).
 
-    It has more channels than pyramidnet110_a84, and the same blocks.
+    It has the blocks of pyramidnet110_a84, with more channels.
     """
     return _pyramidnet(image_size, 270, shake_drop)

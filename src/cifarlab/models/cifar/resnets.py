@@ -1,7 +1,8 @@
-"""ResNets and wide ResNets for CIFAR: three stages of basic blocks, at 1, 1/2 and 1/4 of the picture's size.
+"""ResNets and wide ResNets for CIFAR: three stages of blocks at 1, 1/2 and 1/4 of the picture's size.
 
-They are the networks of the distillation literature: functions and parameter counts are those of RepDistiller
-(CRD) and mdistiller (DKD), which agree. Theirs pool 8x8, so take pictures of 32 px only; here any map's mean.
+They are the networks of the distillation literature. Functions and parameter counts are those of RepDistiller
+(CRD) and mdistiller (DKD), which agree with each other. Those projects pool 8x8 maps and so take pictures of
+32 px only. Here the mean is taken over a map of any size.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ Dropout = Annotated[
         lt=1,
         description=(
             "Share of the inputs of each block's second convolution that dropout sets to 0, in training. "
-            "0: none. The paper's, where it uses dropout on CIFAR, is 0.3."
+            "0: none. Where the paper uses dropout on CIFAR, it uses 0.3."
         ),
     ),
 ]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; where the shape changes, a 1x1 convolution projects it.
+    """Two 3x3 convolutions with a shortcut around them.
 
-    That is option B of He et al. (2016); their own CIFAR networks use A, which pads with zeros and has no
-    parameters. RepDistiller, mdistiller and the figures published with them use B.
+    If the shape changes, a 1x1 convolution projects the shortcut. This is option B of He et al. (2016), which
+    RepDistiller, mdistiller and their published figures use. The CIFAR networks of He et al. use option A,
+    which pads with zeros and has no parameters.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -49,9 +51,10 @@ class BasicBlock(nn.Module):
 
 
 class PreactivationBlock(nn.Module):
-    """Batch norm and ReLU before each of two 3x3 convolutions, dropout between them, beside a shortcut.
+    """Two 3x3 convolutions, each after batch norm and ReLU, with a shortcut.
 
-    Where the number of channels changes, the shortcut is a 1x1 convolution of the normalised maps.
+    Dropout lies between the convolutions. If the number of channels changes, the shortcut is a 1x1
+    convolution of the normalised maps.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float):
@@ -94,51 +97,64 @@ def _wide_resnet(image_size: int, depth: int, factor: int, dropout: float) -> St
     stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
     last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
     network = Staged(stem, stages, last, num_features=widths[-1], image_size=image_size, reduction=4)
-    # A stage's maps are not normalised: that the next one's first block does, and after the third, `last`.
+    # The output of a stage is not normalised. The first block of the next stage normalises it, and `last`
+    # after the third.
     network.stage_names = ("stages.0", "stages.1", "last")
     return with_he_weights(network)
 
 
 @BACKBONES.register
 def resnet8x4(image_size: int) -> Staged:
-    """ResNet-8 for CIFAR, 4 times as wide: 1,233,540 parameters with 100 classes (He et al. 2016).
+    """ResNet-8x4 for CIFAR: 1,233,540 parameters with 100 classes (He et al. 2016).
 
-    The stages have 64, 128 and 256 channels, where those of ResNet-20 have 16, 32 and 64. The stem has 32,
-    which is twice, not 4 times, that of ResNet-20.
+    It is ResNet-8, 4 times as wide. The stages have 64, 128 and 256 channels; those of ResNet-20 have 16, 32
+    and 64. The stem has 32 channels, which is twice, not 4 times, the stem of ResNet-20.
     """
     return _resnet(image_size, 8, WIDE)
 
 
 @BACKBONES.register
 def resnet20(image_size: int) -> Staged:
-    """ResNet-20 for CIFAR: 278,324 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    """ResNet-20 for CIFAR: 278,324 parameters with 100 classes (He et al. 2016).
+
+    The network is described in section 4.2 of the paper.
+    """
     return _resnet(image_size, 20, NARROW)
 
 
 @BACKBONES.register
 def resnet32(image_size: int) -> Staged:
-    """ResNet-32 for CIFAR: 472,756 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    """ResNet-32 for CIFAR: 472,756 parameters with 100 classes (He et al. 2016).
+
+    The network is described in section 4.2 of the paper.
+    """
     return _resnet(image_size, 32, NARROW)
 
 
 @BACKBONES.register
 def resnet32x4(image_size: int) -> Staged:
-    """ResNet-32 for CIFAR, 4 times as wide: 7,433,860 parameters with 100 classes (He et al. 2016).
+    """ResNet-32x4 for CIFAR: 7,433,860 parameters with 100 classes (He et al. 2016).
 
-    The stem and the stages are as wide as those of resnet8x4.
+    It is ResNet-32, 4 times as wide. The stem and the stages are as wide as those of resnet8x4.
     """
     return _resnet(image_size, 32, WIDE)
 
 
 @BACKBONES.register
 def resnet56(image_size: int) -> Staged:
-    """ResNet-56 for CIFAR: 861,620 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    """ResNet-56 for CIFAR: 861,620 parameters with 100 classes (He et al. 2016).
+
+    The network is described in section 4.2 of the paper.
+    """
     return _resnet(image_size, 56, NARROW)
 
 
 @BACKBONES.register
 def resnet110(image_size: int) -> Staged:
-    """ResNet-110 for CIFAR: 1,736,564 parameters with 100 classes (He et al. 2016, section 4.2)."""
+    """ResNet-110 for CIFAR: 1,736,564 parameters with 100 classes (He et al. 2016).
+
+    The network is described in section 4.2 of the paper.
+    """
     return _resnet(image_size, 110, NARROW)
 
 

@@ -1,7 +1,7 @@
-"""A residual network for training in minutes: the shape that the speedruns of CIFAR have arrived at.
+"""A residual network for training in minutes, with the design of the CIFAR speedruns.
 
-Page (2018, "How to train your ResNet"), Jordan (2024, airbench, arXiv:2404.00498), and the submissions to
-AIDDA's CIFAR-100 speedrun (2026), from where the lean layout is.
+Sources: Page (2018, "How to train your ResNet"); Jordan (2024, airbench, arXiv:2404.00498); and, for the lean
+layout, the submissions to AIDDA's CIFAR-100 speedrun (2026).
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from cifarlab.models.blocks.whitening import NUM_DIRECTIONS, Whitening
 Width = Annotated[int, Field(ge=1)]
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 STEM_CHANNELS = 2 * NUM_DIRECTIONS
-# Hidden channels of the lean layout come in multiples of this: fewer would leave vector lanes empty.
+# Hidden channels of the lean layout are multiples of this: other numbers would leave vector lanes empty.
 LANES = 32
 
 
 class ShiftNorm(nn.BatchNorm2d):
-    """Batch norm that trains its shift and not its scale, which is 1 (Page 2018)."""
+    """Batch norm that trains a shift and no scale (Page 2018).
+
+    The scale is fixed at 1.
+    """
 
     def __init__(self, num_features: int):
         super().__init__(num_features)
@@ -33,10 +36,17 @@ class ShiftNorm(nn.BatchNorm2d):
 
 
 class ConvGroup(nn.Sequential):
-    """A convolution, 2x2 max pooling, then two convolutions beside a shortcut: (B, I, H, W) to half the side.
+    """A convolution, 2x2 max pooling, then two convolutions with a shortcut.
 
-    Pooling after the convolution, not a stride, and before batch norm, which then sees a quarter of the map.
-    kernels: the sides of the three convolutions. hidden: channels between the last two.
+    It maps (B, I, H, W) to half the side. Pooling, not a stride, halves the map. It comes before batch norm,
+    which then sees a quarter of the pixels.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        hidden: Channels between the last two convolutions.
+        kernels: Sides of the three kernels.
+        activation: Class of the activation.
     """
 
     def __init__(
@@ -54,7 +64,7 @@ class ConvGroup(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Two convolutions with batch norm, added to what they see, and an activation."""
+    """Two convolutions with batch norm, a shortcut, and an activation."""
 
     def __init__(self, channels: int, hidden: int, kernels: tuple[int, ...], activation: type[nn.Module]):
         super().__init__()
@@ -69,10 +79,13 @@ class Residual(nn.Module):
 
 
 class SpeedResNet(Staged):
-    """As `Staged`, but the features are the largest value of each channel's map plus its mean."""
+    """A `Staged` network with pooling to each channel's maximum plus its mean."""
 
     def fit(self, images: Tensor) -> None:
-        """Take from (N, 3, S, S) normalised training pictures what the initial state depends on."""
+        """Set the initial weights that depend on the training pictures.
+
+        images: (N, 3, S, S), normalised.
+        """
         for part in self.stem.modules():
             if isinstance(part, Whitening):
                 part.fit(images)
@@ -93,11 +106,11 @@ def speed_resnet(
 ) -> SpeedResNet:
     """A residual network for training in minutes (Page 2018).
 
-    After the stem come three groups. Each is a convolution, max pooling, and a pair of convolutions beside a
-    shortcut. Batch norms train their shift and no scale. Each channel of the last map is pooled to its
+    After the stem come three groups. Each is a convolution, max pooling, and a pair of convolutions with a
+    shortcut. Batch norms train their shift but have no scale. Each channel of the last map is pooled to its
     maximum plus its mean.
 
-    The logits are meant to be scaled down by `model.head.scale`. Pictures of 16 to 48 px suit the network.
+    The logits should be scaled down by `model.head.scale`. The network suits pictures of 16 to 48 px.
 
     Args:
         widths: Channels of the three groups, at 1/2, 1/4 and 1/8 of the picture's side.
@@ -106,11 +119,11 @@ def speed_resnet(
             of the channels and 1x1 back. Those of the third pair are 3x3 to 2/3 of the channels and 3x3 back.
             The third group begins with a 2x2 convolution. The channels in the middle of a pair are rounded to
             multiples of 32.
-        stem: First layer, of 24 channels. whitening: a 2x2 convolution whose weights are fixed so that they
-            whiten the patches of the training pictures. conv: a 3x3 convolution that is trained.
+        stem: First layer, of 24 channels. whitening: a 2x2 convolution with fixed weights that whiten the
+            patches of the training pictures. conv: a 3x3 convolution that is trained.
         activation: Activation function of the whole network.
-        dirac: Whether each convolution of the groups begins as the identity on the channels that its input
-            and output have in common (airbench). False: all its weights begin random.
+        dirac: Whether each convolution of the groups is initialised as the identity on the channels that its
+            input and output have in common (airbench). False: all its weights are random.
 
     Raises:
         ConfigError: If pictures have fewer than 8 px a side, or fewer than 9 with the whitening stem.
@@ -128,19 +141,22 @@ def speed_resnet(
         for part in nn.ModuleList(groups).modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.dirac_(part.weight.data[: part.in_channels])
-    # The 2x2 convolution takes a pixel off each side.
+    # The 2x2 convolution of the whitening stem makes the map one pixel smaller.
     least = 8 + (stem == "whitening")
     return SpeedResNet(first, groups, num_features=inputs, image_size=image_size, reduction=least)
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
-    """A convolution that keeps the map's size; the last pixel of an even kernel is the one it stands on."""
+    """Return a convolution that keeps the map's size.
+
+    An even kernel is padded on the left and top only, so that its last pixel lies on the output's position.
+    """
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if kernel % 2 else 0, bias=False)
     return [conv] if kernel % 2 else [nn.ZeroPad2d((kernel // 2, 0, kernel // 2, 0)), conv]
 
 
 def _hidden(widths: tuple[int, int, int], layout: str) -> tuple[int, int, int]:
-    """Channels between the two convolutions of each pair."""
+    """Return the channels between the two convolutions of each pair."""
     if layout == "full":
         return widths
     shares = (1.0, 3 / 4, 2 / 3)
@@ -152,7 +168,7 @@ def _hidden(widths: tuple[int, int, int], layout: str) -> tuple[int, int, int]:
 
 
 def _kernels(layout: str) -> tuple[tuple[int, int, int], ...]:
-    """Sides of the kernels of each group: of its first convolution and of its pair."""
+    """Return the kernel sides of each group: first convolution, then the pair."""
     if layout == "full":
         return ((3, 3, 3), (3, 3, 3), (3, 3, 3))
     return ((3, 1, 1), (3, 3, 1), (2, 3, 3))

@@ -1,4 +1,7 @@
-"""Transformers sized for 32 px: ViT-Lite and the compact convolutional transformer (Hassani et al. 2021)."""
+"""Transformers for pictures of 32 px: ViT-Lite and the compact convolutional transformer.
+
+Both are networks of Hassani et al. (2021).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from torch import Tensor, nn
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES
 
-FEATURES, LAYERS, HEADS = 256, 7, 4  # both networks'
+FEATURES, LAYERS, HEADS = 256, 7, 4  # of both networks
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SequencePool(nn.Module):
-    """(B, N, F) tokens to their weighted mean (B, F); the weights are the softmax of a learnt score."""
+    """Pooling of (B, N, F) tokens to their weighted mean, (B, F).
+
+    The weights are the softmax of a learnt score.
+    """
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -27,20 +33,27 @@ class SequencePool(nn.Module):
 
 
 class CompactTransformer(nn.Module):
-    """(B, 3, S, S) normalised pictures to (B, F) features: transformer blocks on a stem's pixels.
+    """Transformer blocks on the pixels of a stem's map.
 
-    stem: (B, 3, S, S) to (B, F, side, side). Positions are learnt, so S is fixed. Without `pool` the features
-    are those of a class token. The blocks are timm's: layer norm, attention, layer norm, MLP. The code of the
-    authors, and so their figures, has the second norm on the sum itself, not on the MLP's branch alone.
+    It maps (B, 3, S, S) normalised pictures to (B, F) features. Position embeddings are learnt, so S is
+    fixed. The blocks are timm's: layer norm, attention, layer norm, MLP. The authors' code, with which their
+    figures were measured, applies the second norm to the sum itself, not only to the MLP's branch.
+
+    Args:
+        stem: Maps (B, 3, S, S) to (B, F, side, side).
+        side: Pixels a side of the stem's map.
+        pool: Maps (B, N, F) tokens to (B, F) features. None: the features are those of a class token.
+        drop_path: Rate of stochastic depth in the last block; it grows linearly from 0.
+        attention_dropout: Dropout rate of the attention weights.
     """
 
-    stage_names: tuple[str, ...] = ()  # tokens are no maps
+    stage_names: tuple[str, ...] = ()  # tokens are not maps
 
     def __init__(
         self, stem: nn.Module, side: int, pool: nn.Module | None, drop_path: float, attention_dropout: float
     ):
         super().__init__()
-        from timm.models.vision_transformer import Block  # takes seconds, hence never at the top of a module
+        from timm.models.vision_transformer import Block  # takes seconds, so not at the top of the module
 
         self.num_features = FEATURES
         self.class_token = nn.Parameter(torch.zeros(1, 1, FEATURES)) if pool is None else None
@@ -55,7 +68,7 @@ class CompactTransformer(nn.Module):
         self._draw_weights()
 
     def _draw_weights(self) -> None:
-        """As the authors do."""
+        """Initialise the weights as in the authors' code."""
         nn.init.trunc_normal_(self.positions, std=0.2)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -73,12 +86,15 @@ class CompactTransformer(nn.Module):
         return tokens[:, 0] if self.pool is None else self.pool(tokens)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
-        """Which layer each parameter belongs to, as timm's: the stem, then each block."""
+        """Return patterns that assign parameters to layers, in timm's format.
+
+        The stem is a layer, and each block is one.
+        """
         blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^pool", (99999,))]
         return {"stem": r"^stem|^class_token|^positions", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
-        """The parameters that timm, too, leaves without weight decay in a ViT."""
+        """Return the parameters without weight decay, as in timm's ViTs."""
         return {"class_token", "positions"}
 
 
@@ -91,15 +107,15 @@ def vit_lite_7_4(
     It is a ViT of 7 blocks on patches of 4 px. The picture's side must be a multiple of 4.
 
     Args:
-        drop_path: Share of pictures for which stochastic depth skips a half of the last block, its attention
-            or its MLP, in training. The share grows linearly from 0 at the first block. The paper's is 0.1.
-        attention_dropout: Share of the attention's weights that training sets to 0. The paper's is 0.1.
+        drop_path: Share of pictures for which stochastic depth skips the attention or the MLP of the last
+            block, in training. The share grows linearly from 0 at the first block. The paper uses 0.1.
+        attention_dropout: Share of the attention weights that training sets to 0. The paper uses 0.1.
 
     Raises:
         ConfigError: If image_size is not a multiple of 4.
     """
     if image_size % 4:
-        message = f"vit_lite_7_4 cuts patches of 4 px, and {image_size} is not a multiple of it"
+        message = f"vit_lite_7_4 cuts patches of 4 px, and {image_size} is not a multiple of 4"
         raise ConfigError(message, ("data", "image_size"))
     stem = nn.Conv2d(3, FEATURES, 4, stride=4)
     return CompactTransformer(stem, image_size // 4, None, drop_path, attention_dropout)
@@ -110,13 +126,13 @@ def cct_7_3x1(image_size: int, *, drop_path: Rate = 0.0, attention_dropout: Rate
     """CCT-7/3x1: 3.78 million parameters with 100 classes (Hassani et al. 2021).
 
     It is a transformer of 7 blocks. A 3x3 convolution, ReLU and max pooling of stride 2 make its tokens: 256
-    of a picture of 32 px. The features are a weighted mean of the tokens after the last block. Each token's
-    weight comes from a learnt score.
+    tokens for a picture of 32 px. The features are a weighted mean of the tokens after the last block. Each
+    token's weight comes from a learnt score.
 
     Args:
-        drop_path: Share of pictures for which stochastic depth skips a half of the last block, its attention
-            or its MLP, in training. The share grows linearly from 0 at the first block. The paper's is 0.1.
-        attention_dropout: Share of the attention's weights that training sets to 0. The paper's is 0.1.
+        drop_path: Share of pictures for which stochastic depth skips the attention or the MLP of the last
+            block, in training. The share grows linearly from 0 at the first block. The paper uses 0.1.
+        attention_dropout: Share of the attention weights that training sets to 0. The paper uses 0.1.
     """
     stem = nn.Sequential(
         nn.Conv2d(3, FEATURES, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)

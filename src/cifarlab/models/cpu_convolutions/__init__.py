@@ -1,1 +1,1 @@
-"""Convolutions that take each pass of a step the fastest way on CPUs."""
+"""Convolutions that compute each pass of a training step in the fastest way on CPUs."""

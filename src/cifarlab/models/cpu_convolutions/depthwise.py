@@ -1,4 +1,4 @@
-"""Depthwise convolutions on CPUs: each pass in the arithmetic and the shape that is fastest there."""
+"""Depthwise convolutions for CPUs: each pass uses the precision and the shape that is fastest there."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pair = tuple[int, int]
-# By name: to import timm takes seconds, and a network of another origin does without.
+# Compared by name, because importing timm takes seconds and other networks do not need it.
 _CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"
-# The longest side of a kernel whose weight gradient oneDNN computes quickly.
+# The longest side of a kernel for which oneDNN computes the weight gradient quickly.
 QUICK = 3
 
 
 class _Depthwise(torch.autograd.Function):
-    """The depthwise convolution of (B, C, H, W) by (C, 1, k, k), with gradients of its own."""
+    """A depthwise convolution with its own backward pass.
+
+    It convolves (B, C, H, W) with weights (C, 1, k, k).
+    """
 
     @staticmethod
     def forward(
@@ -58,7 +61,8 @@ def _input_gradient(
     geometry = stride, padding, dilation
     if stride == (1, 1) or grad.dtype == torch.float32:
         return _backward(grad, input, weight, geometry, [True, False, False])[0]
-    # Strided ones are 15 to 100 times slower in bfloat16 than in float32. Only the input's shape is read.
+    # Strided convolutions are 15 to 100 times slower here in bfloat16 than in float32. Only the input's shape
+    # is read.
     like = torch.empty_like(input, dtype=torch.float32)
     found = _backward(grad.float(), like, weight.float(), geometry, [True, False, False])[0]
     return found.to(grad.dtype)
@@ -74,7 +78,8 @@ def _weight_gradient(
     down, right = padding
     rows, columns = input.shape[2:]
     rows_read, columns_read = (step * (size - 1) for step, size in zip(stride, grad.shape[2:], strict=True))
-    # oneDNN may pad the rows of whole columns itself. A map lower than its kernel takes it 10 times as long.
+    # If a block has the kernel's full height, oneDNN pads the rows itself. It takes 10 times as long if the
+    # map is lower than the kernel.
     pads_rows = tall == height and rows >= height
     found = torch.empty_like(weight)
     for top in _tops(height, tall):
@@ -90,29 +95,34 @@ def _weight_gradient(
 
 
 def _quick_kernel(height: int, width: int, dtype: torch.dtype) -> Pair:
-    """Return the kernel that covers this one and whose weight gradient oneDNN computes quickly."""
-    if dtype == torch.bfloat16:  # 5x5 by four of 3x3 on shifted pictures: 3 to 8 times faster.
+    """Return the size of the blocks into which a kernel is split.
+
+    oneDNN computes the weight gradient of such blocks quickly. A block as large as the kernel means no split.
+    """
+    if dtype == torch.bfloat16:  # 5x5 as four 3x3 blocks on shifted pictures: 3 to 8 times faster
         return min(height, QUICK), min(width, QUICK)
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # By two of 5x3: 1.1 to 10 times faster.
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # 5x5 as two 5x3 blocks: 1.1 to 10 times faster
         return height, min(width, QUICK)
     return height, width
 
 
 def _tops(size: int, block: int) -> Iterator[int]:
-    """Yield the first rows of the blocks that cover `size` rows; the last two may overlap."""
+    """Yield the first rows of blocks that cover `size` rows.
+
+    The last two blocks may overlap.
+    """
     for top in range(0, size, block):
         yield min(top, size - block)
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that takes each pass of a step the fastest way on a CPU.
+    """A depthwise convolution with fast forward and backward passes on a CPU.
 
-    The function, its state dict and its gradients are nn.Conv2d's.
-    Sums are rounded in another order.
+    Function, state dict and gradients are those of nn.Conv2d, except that sums are rounded in another order.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H', W'), as nn.Conv2d."""
+        """Convolve like nn.Conv2d, (B, C, H, W) to (B, C, H', W')."""
         return _forward(self, input, _pair(self.padding))
 
 
@@ -129,10 +139,13 @@ def _forward(conv: nn.Conv2d, input: Tensor, padding: Pair) -> Tensor:
 
 
 class DepthwiseConv2dSame(DepthwiseConv2d):
-    """timm's `Conv2dSame`, whose padding depends on the size of its input, as a `DepthwiseConv2d`."""
+    """timm's `Conv2dSame`, with padding by input size, as a `DepthwiseConv2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        """Convolve with "same" padding.
+
+        (B, C, H, W) becomes (B, C, ceil(H / stride), ceil(W / stride)).
+        """
         from timm.layers.padding import pad_same
 
         padded = pad_same(input, [*self.kernel_size], [*self.stride], [*self.dilation])
@@ -140,7 +153,7 @@ class DepthwiseConv2dSame(DepthwiseConv2d):
 
 
 def use_depthwise(module: nn.Module) -> int:
-    """Make the module's depthwise convolutions `DepthwiseConv2d`, in place; return how many."""
+    """Turn depthwise convolutions into `DepthwiseConv2d`, in place; return their number."""
     found = 0
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and _is_depthwise(part):

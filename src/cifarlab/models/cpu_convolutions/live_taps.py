@@ -1,4 +1,4 @@
-"""Convolutions on maps of one or two pixels a side, as matrix products without the padding's zeros."""
+"""Convolutions on maps of one or two pixels a side, as matrix products that skip the padding's zeros."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 
 class LiveConv2d(nn.Conv2d):
-    """A 3x3 convolution with padding 1 that, on a map of at most 2x2, multiplies only what is not padding.
+    """A 3x3 convolution that skips the padding of tiny maps.
 
-    On one pixel 8 of 9 taps see zeros; on 2x2 the convolution is one matrix of the 4 x 4 taps that see the
-    map. The function, its gradients and its state dict are nn.Conv2d's; sums are rounded in another order.
+    It has padding 1. On a map of one pixel, 8 of the 9 taps see zeros only. On 2x2 pixels the convolution is
+    one matrix product with the 4 x 4 taps that see the map. Larger maps are convolved as usual. Function,
+    gradients and state dict are those of nn.Conv2d, except that sums are rounded in another order.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, I, H, W) -> (B, O, H', W'), as nn.Conv2d."""
+        """Convolve like nn.Conv2d, (B, I, H, W) to (B, O, H', W')."""
         height, width = input.shape[-2:]
         if height > 2 or width > 2:
             return super().forward(input)
@@ -23,8 +24,8 @@ class LiveConv2d(nn.Conv2d):
         device = input.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else taps.dtype
         rows, columns = range(0, height, int(self.stride[0])), range(0, width, int(self.stride[1]))
-        # Output (y, x) sees input (a, b) through tap (a - y + 1, b - x + 1). Cast after slicing: most is not
-        # needed.
+        # Output (y, x) sees input (a, b) through tap (a - y + 1, b - x + 1). Cast after slicing, because most
+        # of the weight is not needed.
         live = [
             taps[:, 1 - y : 1 - y + height, 1 - x : 1 - x + width].to(dtype) for y in rows for x in columns
         ]
@@ -35,7 +36,7 @@ class LiveConv2d(nn.Conv2d):
 
 
 def use_live_taps(module: nn.Module) -> int:
-    """Make the module's convolutions `LiveConv2d` where they can be, in place; returns how many."""
+    """Turn suitable convolutions into `LiveConv2d`, in place; return their number."""
     found = [part for part in module.modules() if type(part) is nn.Conv2d and _can_be_live(part)]
     for part in found:
         part.__class__ = LiveConv2d
