@@ -151,7 +151,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective={distill: {}}"], "objective.distill: distill learns from a teacher; say teacher.run="),
+        (["objective={distill: {}}"], "objective.distill: distill needs a teacher; say teacher.run="),
         ([*DISTILL, *KEPT, "data.mix={mixup: {}}"], "teacher.cache: data.mix pairs"),
         (["objective={fitnet: {}}", *KEPT], "teacher.cache: feature maps are too"),
         ([*DISTILL, "teacher.cache=false"], "teacher.run: missing"),
@@ -159,7 +159,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
         ([*DISTILL, "teacher.run=[]"], "teacher.run: expected a run's name"),
         ([*DISTILL, "teacher=linear"], "teacher: expected `key: value` options"),
         ([*DISTILL, "teacher.run=linear", "teacher.cach=true"], "teacher.cach: unknown; did you mean cache?"),
-        ([*DISTILL, "teacher.run=linear", "teacher.views=2"], "teacher: teacher.views is data.views now"),
+        ([*DISTILL, "teacher.run=linear", "teacher.views=2"], "teacher.views was renamed to data.views"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_taught_is_refused(overrides, message):
