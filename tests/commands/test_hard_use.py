@@ -160,7 +160,7 @@ def test_a_damaged_summary_is_written_anew(runs, cifarlab, content):
     file.write_text(content)
     again = ("train", "demo", *TINY, "data.split_seed=0", "--name", "a")
     status, _, err = cifarlab(*again)
-    one_line(status, err, str(file), "remove it, and the command that trained the run writes it anew")
+    one_line(status, err, str(file), "repeat the command that trained the run")
     file.unlink()
     assert cifarlab(*again)[0] == 0
     after = json.loads(file.read_text())

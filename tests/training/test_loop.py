@@ -119,7 +119,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, mo
 
     monkeypatch.setattr(Engine, "step", interrupted)
     before = signal.getsignal(kind)  # Ignored, where the tests run in the background of a script.
-    with pytest.raises(Interrupted, match="the same command goes on") as stopped:
+    with pytest.raises(Interrupted, match="the same command resumes it") as stopped:
         train_tiny(tmp_path / "run", *STATEFUL)
     assert stopped.value.status == 128 + kind
     monkeypatch.undo()

@@ -111,7 +111,7 @@ def test_the_command_line_says_why_it_ended_and_that_it_is_finished(tmp_path, sc
     run.summary_path.unlink()
     status, out, err = cifarlab("train", "demo", *words)
     assert status == 0 and "train.patience ended it after 3" in out
-    assert "goes on" not in out + err, "no epoch follows"
+    assert "resuming" not in out + err, "no epoch follows"
     status, _, err = cifarlab("refit", run.folder)
     assert status == 0, err
     refit = Run(tmp_path / "r_refit" / "0").summary()

@@ -106,12 +106,12 @@ def test_a_signal_to_all_saves_each_and_a_parent_that_is_killed_leaves_no_orphan
     os.killpg(process.pid, signal.SIGTERM)
     rest, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert err.strip() == "saved 2 runs; the same command goes on"
+    assert err.strip() == "saved 2 runs; the same command resumes them"
     for run in runs:
         assert sum(line.startswith(f"saved {run} at ") for line in rest.splitlines()) == 1
     saved = steps()
     process, out = started()
-    assert all(f"{run}: goes on at epoch " in out for run in runs)
+    assert all(f"{run}: resuming at epoch " in out for run in runs)
     process.kill()
     # Whoever is alive holds the pipes open.
     _, err = process.communicate(timeout=120)
@@ -368,7 +368,7 @@ def test_a_signal_saves_every_run_once(crew, progress, kind):
     with pytest.raises(Interrupted) as stopped:
         train_all(tasks, 3, progress)
     assert stopped.value.status == 128 + kind
-    assert str(stopped.value) == "saved 2 runs; the same command goes on"
+    assert str(stopped.value) == "saved 2 runs; the same command resumes them"
     assert {"saved 0", "gone 1", "saved 2"} <= {*crew.words()} and "start 3" not in crew.words()
     assert sorted(lines_of(progress)) == [f"saved {tasks[i].run} at epoch 1" for i in (0, 2)]
 
