@@ -126,7 +126,7 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
         (["teacher.run={cut}"], "cut.pt: not a checkpoint that can be read"),
         (["teacher.run={text}"], "text.pt: not a checkpoint"),
         (["teacher.run={last}"], "serves only to resume its run; name .*best.pt"),
-        (["teacher.run=linear", "objective={fitnet: {}}"], "names no stages"),
+        (["teacher.run=linear", "objective={fitnet: {}}"], "declares no stages"),
         (["teacher.run=[linear, margin]", "objective={fitnet: {}}"], "several teachers have no mean"),
     ],
 )  # fmt: skip
