@@ -1,4 +1,4 @@
-"""The configuration of a run: its sections, the checks across them, its identity."""
+"""The configuration of a run: sections, the checks across them, identity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "train.keep_activa
 
 
 class Config(Section):
-    """The complete configuration of a run: all defaults filled in, all parts validated."""
+    """The complete configuration of a run, validated, with all defaults."""
 
     data: DataConfig
     model: ModelConfig
@@ -91,7 +91,7 @@ class Config(Section):
         return self
 
     def _requirements(self, label: str, loss: Spec) -> list[tuple[bool, str, tuple[str, ...]]]:
-        """List a loss's requirements: (whether it is unmet, the message for that, the key)."""
+        """List the requirements of a loss: (whether unmet, message, key)."""
         own, head, here = loss.part.traits, self.model.head, ("objective", label)
         has_products = head.part.traits.products and not head.kwargs().get("bias")
         return [
@@ -130,12 +130,12 @@ class Config(Section):
 
     @property
     def mixes_per_batch(self) -> bool:
-        """Whether a mixer draws once per batch, so that its output depends on where batches begin."""
+        """Whether a mixer draws once per batch. Its output then depends on where batches begin."""
         return any(map(_draws_per_batch, self.data.mix.values()))
 
     @property
     def lessons(self) -> frozenset[str]:
-        """The outputs of a teacher that the losses read, of logits, embedding and stages. May be empty."""
+        """The teacher's outputs that losses read, of logits, embedding and stages. May be empty."""
         needs = (spec.part.traits.needs_teacher for spec in self.objective.values())
         return frozenset(need for need in needs if need)
 
@@ -144,7 +144,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Plain]:
-        """Return `dump()` without the keys that may differ between processes of the same run."""
+        """Return `dump()` without the keys in NOT_IDENTITY."""
         plain = self.dump()
         return without_places(plain)
 
@@ -180,7 +180,7 @@ def build_config(plain: Mapping[str, Plain]) -> Config:
 
 
 def keys_at(path: tuple[str, ...]) -> Iterable[str]:
-    """Return the keys of the section at `path`, to suggest one for a misspelt key."""
+    """Return the keys of the section at `path`. They are suggested for misspelt ones."""
     sections = {
         "data": DataConfig, "model": ModelConfig, "teacher": TeacherConfig, "optim": OptimConfig,
         "train": TrainConfig,

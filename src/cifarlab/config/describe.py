@@ -1,4 +1,4 @@
-"""Descriptions of parts and sections: their meaning, and type, default and meaning of each option."""
+"""Descriptions of parts, sections and options: meaning, type and default."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PartDescription(Record):
 
 
 class SectionDescription(Record):
-    """A section of a recipe: the first line of its docstring, its options by name."""
+    """A section of a recipe: its docstring's first line, its options."""
 
     doc: str
     options: dict[str, Option]

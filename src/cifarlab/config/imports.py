@@ -1,4 +1,4 @@
-"""Import of the modules that register parts: the package's own and a user's."""
+"""Import of modules that register parts: the package's and a user's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def absolute_entry(entry: str, folder: Path) -> str:
 
 
 def module_of(entry: str) -> str:
-    """Return the name of the module that an entry of `imports` is imported as."""
+    """Return the module name of an entry of `imports`."""
     if not entry.endswith(".py"):
         return entry
     return f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & (1 << 64) - 1:016x}"
@@ -63,7 +63,7 @@ def import_parts(entries: Iterable[str]) -> None:
 
 
 def _run_file(entry: str) -> None:
-    """Execute a Python file as a module, unless it was executed before with the same content."""
+    """Execute a Python file as a module, unless it is unchanged since the last time."""
     name = module_of(entry)
     source = Path(entry).read_bytes()
     if _SOURCES.get(name) == source:
@@ -97,7 +97,7 @@ def import_builtin_parts() -> None:
 
 
 def import_named(imports: Sequence[Path | str]) -> list[str]:
-    """Import the package's parts, then the files and modules that a caller names.
+    """Import the package's parts, then files and modules of the caller.
 
     Returns:
         The caller's entries. Paths of files are absolute.

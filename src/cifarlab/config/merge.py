@@ -69,7 +69,7 @@ def _is_labelled(path: tuple[str, ...]) -> bool:
 
 
 def _holds_labels(path: tuple[str, ...]) -> bool:
-    """Tell whether `path` holds `{label: options}`: a labelled section, or `choices` of a part in one."""
+    """Tell whether `path` holds `{label: options}`. Labelled sections and `choices` in them do."""
     below = next((path[len(prefix) :] for prefix in LABELLED if path[: len(prefix)] == prefix), ("",))
     return len(below) % 2 == 0 and set(below[1::2]) <= {"choices"}
 
@@ -83,7 +83,7 @@ def _named(value: Any) -> dict[str, Plain]:
 
 
 def order(plain: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Move each labelled part with `before: label` to that place, and drop the key `before`.
+    """Move each labelled part with `before: label` there, and drop `before`.
 
     Raises:
         ConfigError: `before` names a label that does not exist.
@@ -138,7 +138,7 @@ def parse_override(text: str) -> dict[str, Plain]:
 
 
 def refuse_twice(overrides: Iterable[str]) -> None:
-    """Raise ConfigError if two overrides of a command line set the same key."""
+    """Raise ConfigError if two overrides set the same key."""
     setters: dict[str, str] = {}
     for text in overrides:
         for key in _keys_set(parse_override(text)):
@@ -159,7 +159,7 @@ def _keys_set(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 class Order(tuple[str, ...]):
-    """The labels of a section in their order: a value of `differences` where only the order differs."""
+    """The ordered labels of a section: a value of `differences` for changed orders."""
 
     def __str__(self) -> str:
         return f"order [{', '.join(self)}]"

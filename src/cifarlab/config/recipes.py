@@ -59,7 +59,7 @@ class Recipe:
 
     @property
     def measured(self) -> str | None:
-        """The accuracy measured with this code and the number of seeds, as text, or None."""
+        """The accuracy measured with this code and its seeds, as text, or None."""
         return self._said("measured")
 
     @property
@@ -199,7 +199,7 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
 
 
 def checked(plain: Mapping[str, Plain]) -> Config:
-    """Validate plain data against all registered parts, after importing the files under `imports`."""
+    """Import the files under `imports`, then validate plain data."""
     import_builtin_parts()
     import_parts(read_entries(plain.get("imports")))
     return build_config(order(plain))

@@ -1,4 +1,4 @@
-"""Saved configurations of runs, read section by section without importing what they name."""
+"""Saved configurations of runs. They are read by section, without importing what they name."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class SavedConfig:
 
     @property
     def imports(self) -> list[str]:
-        """Files and modules of the custom parts that the caller named or this process has imported."""
+        """Files and modules of custom parts that the caller named or this process imported."""
         return _known(self.plain, self._named)
 
     @cached_property
@@ -159,7 +159,7 @@ def _own_imports(plain: Mapping[str, Plain]) -> list[str]:
 
 
 def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
-    """Return `named`, and those imports of the configuration that this process has already imported."""
+    """Return `named` and those of the configuration's imports that this process has imported."""
     own = _own_imports(plain)
     return list(dict.fromkeys([*named, *(entry for entry in own if module_of(entry) in sys.modules)]))
 
@@ -167,7 +167,7 @@ def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
 def _explained(
     error: ConfigError, plain: Mapping[str, Plain], where: Path, named: Sequence[str], fix: str
 ) -> ConfigError:
-    """Add the place of the configuration to an error, and the advice if custom parts are missing."""
+    """Add the configuration's place and, for missing custom parts, advice to an error."""
     known = _known(plain, named)
     unasked = [entry for entry in _own_imports(plain) if entry not in known]
     # Do not advise to run foreign code for an error that it cannot fix.

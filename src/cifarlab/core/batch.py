@@ -1,4 +1,4 @@
-"""Records shared by all layers: `Batch`, a model's input, and `Output`, its result."""
+"""Records shared by all layers: a model's input, `Batch`, and its `Output`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checkpoint files of tensors and plain containers, written atomically and read without running code."""
+"""Checkpoint files of tensors and plain containers.
+
+They are written atomically, and reading them runs no code.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Precision:
         return self.dtype == torch.float16
 
     def layout(self, images: Tensor) -> Tensor:
-        """Return (B, 3, H, W) images in channels-last format, in which convolutions are fastest."""
+        """Return images (B, 3, H, W) in channels-last format. Convolutions are fastest in it."""
         return images.to(memory_format=torch.channels_last)
 
     def __str__(self) -> str:
@@ -143,7 +143,8 @@ def use_deterministic(device: torch.device, wanted: bool) -> None:
     On a CPU results are always bit-identical if the number of threads is the same.
     """
     if device.type == "cuda":
-        # Set even if not wanted: cuBLAS reads it only once, and a later run of this process may need it.
+        # Set even if not wanted, since a later run of this process may need it: cuBLAS reads it only once,
+        # before its first product.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not wanted
         torch.use_deterministic_algorithms(wanted)
@@ -156,9 +157,9 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the process's peak memory in bytes: GPU memory on a GPU, host memory on a CPU.
+    """Return the process's peak memory in bytes.
 
-    0 if the system does not report it (Windows).
+    That is GPU memory on a GPU, host memory on a CPU. 0 if the system does not report it (Windows).
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -176,7 +177,7 @@ def num_cores() -> int:
 
 
 def describe_hardware(device: torch.device) -> dict[str, str | int | None]:
-    """Return the device, processor, cores, threads and system of this process, and the GPU if used."""
+    """Describe device, processor, cores, threads, system and, if used, the GPU."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Errors whose messages are printed in one line: `ConfigError` (user's mistake) and `Failure`."""
+"""Errors that are printed in one line: `ConfigError` (user's mistake) and `Failure`."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(word: str, known: Iterable[str]) -> str:
-    """Return the message for a name or option that does not exist, with a hint if there is one."""
+    """Return the message for an unknown name or option, with a hint."""
     hint = did_you_mean(word, known)
     return f"unknown; {hint}" if hint else "unknown"
 
 
 def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[str]]) -> ConfigError:
-    """Convert pydantic's first error to a ConfigError with the full path of its key.
+    """Convert pydantic's first error to a ConfigError with the full path.
 
     Args:
         error: The error of a validation.

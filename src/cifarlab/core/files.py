@@ -15,7 +15,7 @@ from cifarlab.core.errors import ConfigError, Failure
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file atomically: completely or not at all, even if the machine crashes.
+    """Write a file atomically: completely or not at all, even if a crash happens.
 
     Args:
         path: The file to create or replace.

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of (seed, epoch, sample index, label path, n)."""
+"""Random numbers as a function of (seed, epoch, sample index, label path, n)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def mix_bits(x: Tensor) -> Tensor:
-    """Apply the finaliser of splitmix64 elementwise to int64: every input bit affects every output bit."""
+    """Apply splitmix64's finaliser to each int64. Every input bit affects every output bit."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)
@@ -58,13 +58,13 @@ def hash_each(key: int, values: Tensor) -> Tensor:
 
 
 def permutation(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the order of an epoch's samples: (n,) int64, equal on every device."""
+    """Return an epoch's order of samples: (n,) int64, equal on every device."""
     key = hash_ints(seed, epoch, label_key("order"))
     return torch.argsort(hash_each(key, torch.arange(n, device=device)), stable=True)
 
 
 class Draws:
-    """Random numbers for each sample of a batch, drawn by one part of an augmentation policy.
+    """Random numbers of a part of an augmentation policy, for each sample.
 
     Each call draws the next numbers of the part's stream. So the numbers depend on the order of calls within
     the part. They do not depend on the batch size, the device, or the numbers that other parts draw.
@@ -90,7 +90,7 @@ class Draws:
         return child
 
     def of_epoch(self, epoch: int) -> Draws:
-        """Return the stream of the same part and samples in another view epoch, from its first number.
+        """Return the part's stream in another view epoch, from its first number.
 
         An augmentation uses it for what an epoch takes over from an earlier one.
         """
@@ -100,7 +100,7 @@ class Draws:
         return stream
 
     def take(self, indices: Tensor) -> Draws:
-        """Return the stream of some rows of the batch: its row i is row indices[i] of this one."""
+        """Return the stream of some rows of the batch. Its row i is row indices[i] of this one."""
         child = copy.copy(self)
         child._indices, child._keys = self._indices[indices], self._keys[indices]
         return child
@@ -122,7 +122,7 @@ class Draws:
         return mix_bits(mix_bits(self._keys[:, None] + counters)).view(-1, *shape)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw (B, *shape) float32 in [low, high) from 24 random bits, equal on every device."""
+        """Draw (B, *shape) float32 in [low, high). They have 24 random bits, equal on every device."""
         values = _shift(self.bits(shape), 40).to(torch.float32) * (2.0**-24 * (high - low)) + low
         if low == high:
             return values
@@ -139,6 +139,6 @@ class Draws:
         return self.uniform(shape=shape) < p
 
     def normal(self, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw (B, *shape) float32 from the standard normal distribution (Box and Muller, 1958)."""
+        """Draw (B, *shape) float32, standard normal (Box and Muller, 1958)."""
         radius = (-2.0 * (1.0 - self.uniform(shape=shape)).log()).sqrt()
         return radius * (2.0 * math.pi * self.uniform(shape=shape)).cos()

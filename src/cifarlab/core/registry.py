@@ -118,7 +118,7 @@ class Spec:
         return partial(self.part.call, **self.kwargs())
 
     def dump(self) -> dict[str, Plain]:
-        """Return the spec as plain data, as it would stand in a recipe."""
+        """Return the spec as plain data in the form of a recipe."""
         beside = {key: getattr(self, key) for key in self.beside}
         return {"name": self.name, **self.options.model_dump(mode="json"), **beside}
 
@@ -149,7 +149,7 @@ class Registry:
             del self._parts[name]
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Forbid options with the names of fields that share a recipe's section with the options.
+        """Forbid names of options that are fields of the same section.
 
         A value under such a name would reach the field, never the option.
 
@@ -224,7 +224,7 @@ class Registry:
         return name in self._parts
 
     def answering_for(self, name: str) -> Part | None:
-        """Return the open part for an unregistered name that it accepts, else None."""
+        """Return the open part if it accepts an unregistered name, else None."""
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None
 
@@ -263,7 +263,7 @@ class Registry:
         return Spec(part, parsed, beside=self.beside, **beside)
 
     def labelled(self, value: Any) -> Any:
-        """Set `name` to the label in each entry of `{label: options}` that has none."""
+        """Set missing names to the label in each entry of `{label: options}`."""
         if value is None:
             return {}
         if isinstance(value, str):

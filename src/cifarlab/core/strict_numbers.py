@@ -16,7 +16,7 @@ def refuse_boolean(value: Any) -> Any:
 
 
 def _is_number(schema: dict[str, Any]) -> bool:
-    """Tell whether a pydantic schema describes a number or a `Literal` of numbers."""
+    """Tell whether a pydantic schema describes numbers, perhaps a `Literal` of them."""
     if schema.get("type") == "literal":
         kinds = {*map(type, schema["expected"])}
         return bool(kinds & {int, float}) and bool not in kinds
@@ -46,7 +46,7 @@ def _guarded(schema: Any) -> Any:
 
 
 class Strict(BaseModel):
-    """A pydantic model that refuses a boolean where it expects a number, at any depth."""
+    """A pydantic model that refuses booleans in place of numbers, at any depth."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

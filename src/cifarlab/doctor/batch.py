@@ -38,7 +38,7 @@ def last_map_1x1(probe: Probe) -> Reasons:
 
 
 def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
-    """Return the name of the last convolution with a kernel above 1 x 1 and its output's larger side."""
+    """Return the last convolution with a kernel above 1 x 1: (name, output's larger side)."""
     seen = [("", 0)]
 
     def note(name: str):

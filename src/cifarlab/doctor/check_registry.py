@@ -1,4 +1,4 @@
-"""`Finding`, a problem of a recipe, and the registry of the checks that find it."""
+"""The registry of the doctor's checks, and `Finding`, a problem of a recipe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Finding:
     fix: str
 
     def __str__(self) -> str:
-        """Return the finding as one line, in the form of a run's warnings."""
+        """Return the finding as a line in the form of a run's warnings."""
         return f"{self.reason}; {self.fix}"
 
 
@@ -82,9 +82,9 @@ FORGETTERS.append(_forget)
 def check(
     stage: Stage, severity: Severity, fix: str, *, told: bool = False
 ) -> Callable[[Callable[[Any], Reasons]], Callable[[Any], Reasons]]:
-    """Return a decorator that registers a function as a check of the same name.
+    """Return a decorator that registers a function as a check.
 
-    The first line of the function's docstring describes its findings.
+    The check has the name of the function. The first line of its docstring describes its findings.
 
     Args:
         stage: What the check needs.
@@ -102,7 +102,7 @@ def check(
 
 
 def run_checks(stage: Stage, subject: Any) -> list[Finding]:
-    """Return the findings of all checks of a stage, in the order of their registration."""
+    """Return the findings of a stage's checks, in the order of registration."""
     return [found for each in CHECKS.values() if each.stage == stage for found in each.findings(subject)]
 
 

@@ -46,7 +46,10 @@ def cannot_overfit(probe: Probe) -> Reasons:
 
 
 def overfitting(config: Config) -> Config:
-    """Return the configuration to memorise one batch: no augmentation, constant peak rate, no decay."""
+    """Return a configuration to memorise one batch of a few pictures.
+
+    The pictures are not augmented, the learning rate stays at its peak after a warm-up, weights do not decay.
+    """
     clean = {"augment": {}, "mix": {}, "multi_scale": None, "batch_size": PICTURES, "views": None,
              "freeze_views": False}  # fmt: skip
     steady = {"schedule": SCHEDULES.spec({"name": "constant", "warmup": 0.1}), "sharpness": None}

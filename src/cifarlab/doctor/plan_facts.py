@@ -1,4 +1,4 @@
-"""`Planned`: facts about a run that its configuration shows without reading the data."""
+"""Facts about a run that its configuration shows, without reading the data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Planned:
         return self.plan and self.plan.steps_per_epoch * self.config.train.last_epoch
 
     def rates(self, num: int = 1000, taken: int | None = None) -> list[float]:
-        """Return the learning rates of evenly spaced steps, the first and the last step included.
+        """Return learning rates of evenly spaced steps, first and last included.
 
         Args:
             num: Largest number of rates.
@@ -50,9 +50,9 @@ class Planned:
         return [learning_rate(self.config.optim, step, total) for step in steps]
 
     def decay_per_step(self) -> float | None:
-        """Return the share of a weight that decay removes in a step at the peak learning rate.
+        """Return the share of a weight that decay removes in a step.
 
-        None if the optimizer's form of decay is unknown.
+        It is that of a step at the peak learning rate. None if the optimizer's form of decay is unknown.
         """
         optim = self.config.optim
         if optim.optimizer.name in _DECOUPLED:
@@ -63,7 +63,7 @@ class Planned:
 
 
 def planned(config: Config) -> Planned:
-    """Return a configuration with its numbers of pictures and classes, as far as it shows them."""
+    """Derive the numbers of pictures and classes from a configuration, if possible."""
     data = config.data
     if data.dataset.name == "synthetic":
         known = (data.dataset.kwargs()["train"], _SYNTHETIC_CLASSES)

@@ -180,7 +180,7 @@ def teacher_near_uniform(case: Planned) -> Reasons:
 
 
 def _config_of(name: str) -> Config | None:
-    """Return the configuration of a recipe or of a published row of the tutorial; None for other names."""
+    """Return the configuration of a recipe or of a published tutorial row, else None."""
     if name in recipes.recipe_names():
         return recipes.resolve(recipes.read_recipe(name))
     setting = find_setting(name)
@@ -188,7 +188,7 @@ def _config_of(name: str) -> Config | None:
 
 
 def _from_uniform(gap: float, num_classes: int) -> float:
-    """Return the nats from uniform of a softmax whose largest logit is `gap` above equal other ones."""
+    """Return a softmax's nats from uniform if one logit is `gap` above all others."""
     total = math.exp(gap) + num_classes - 1
     top, rest = math.exp(gap) / total, 1 / total
     return math.log(num_classes) + top * math.log(top) + (num_classes - 1) * rest * math.log(rest)
@@ -241,7 +241,7 @@ def harsh_augmentation(case: Planned) -> Reasons:
 
 
 def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
-    """Yield (label, part, whether it is applied to every picture), choices within parts included."""
+    """Yield (label, part, whether it meets every picture), choices in parts included."""
     for label, spec in specs.items():
         if spec.p:
             yield label, spec, spec.p == 1
@@ -250,7 +250,7 @@ def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
 
 
 def warnings_before(config: Config) -> list[str]:
-    """Return a line for each static error and warning that training does not give by itself."""
+    """Return lines for static errors and warnings that training lacks by itself."""
     case = planned(config)
     return [
         str(finding)

@@ -1,4 +1,4 @@
-"""The environment of a run: versions, hardware, command, state of the repositories, time."""
+"""The environment of a run: versions, hardware, command, git state, time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 class GitState(Record):
-    """The commit of a repository, and whether its files differ from that commit."""
+    """The commit of a repository, and whether files differ from it."""
 
     commit: str
     dirty: bool | None = None
@@ -81,7 +81,7 @@ def describe_environment(hardware: Mapping[str, str | int | None]) -> Environmen
 
 
 def _git_state(path: Path) -> GitState | None:
-    """Return the state of the repository that holds a folder or tracks a file; None if there is none."""
+    """Return the state of the repository that holds a folder or tracks a file, or None."""
     env = {key: value for key, value in os.environ.items() if key not in GIT_PLACES}
     git = partial(
         subprocess.run, cwd=path if path.is_dir() else path.parent, env=env,

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its lock, the check of its configuration."""
+"""The folder of a run: files, lock, check of its configuration."""
 
 from __future__ import annotations
 
@@ -145,9 +145,9 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, wait: float = 0.0) -> Iterator[None]:
-        """Hold the lock of the run, so that no second process writes to its folder.
+        """Hold the lock of the run.
 
-        The system releases the lock of a process that dies.
+        No second process can write to the folder then. The system releases the lock of a process that dies.
 
         Args:
             wait: Seconds to wait for another process to release the lock.
@@ -187,7 +187,7 @@ class Run:
                     path.rmdir()
 
     def _refuse_nesting(self) -> None:
-        """Raise ConfigError if the folder would lie within another run, or contain one."""
+        """Raise ConfigError if the folder would lie within or around a run."""
         above = self.folder.absolute().parents[: len(Path(self.name).parts)]
         runs = [path for path in above if (path / "config.yaml").exists()]
         runs += [path.parent for path in self.folder.rglob("config.yaml")]
@@ -197,8 +197,8 @@ class Run:
     def start_over(self) -> None:
         """Remove the files that a run wrote, and no others.
 
-        `config.yaml` is removed last. Without it, a partly removed run would look like one of another
-        configuration.
+        `config.yaml` is removed last. If it went first and the removal was interrupted, the other files could
+        be taken for those of a run of another configuration.
         """
         for path in (self.summary_path, self.last_path, self.best_path, self.metrics_path, self.env_path):
             path.unlink(missing_ok=True)
@@ -230,7 +230,7 @@ class Run:
 
 
 def recorded_run(folder: Path | str) -> Run:
-    """Return the run in a folder, with its name and recipe files as `env.json` records them.
+    """Return the run in a folder, with name and recipe files from `env.json`.
 
     The recorded name is needed for names of several parts, such as `a/b`.
     """
@@ -258,7 +258,7 @@ def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[An
 
 
 def _as_of_now(plain: dict[str, Plain]) -> dict[str, Plain]:
-    """Add defaults to a saved configuration, for keys that the saving version did not have yet."""
+    """Add defaults to a saved configuration for keys that did not exist yet."""
     try:
         return build_config(order(plain)).dump()
     except ConfigError:  # A part is not registered, or was renamed. Compare the configuration unchanged.

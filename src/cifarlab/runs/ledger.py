@@ -1,4 +1,4 @@
-"""The ledger `ledger.jsonl`: a record of each time that a model saw the test pictures."""
+"""The ledger, `ledger.jsonl`: when which model saw the test pictures."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def record_opening(
 
 
 def openings(runs: Path) -> list[dict[str, JsonValue]]:
-    """Read the ledger in the folder of all runs.
+    """Read the ledger in a folder, normally that of all runs.
 
     Returns:
         Its entries, oldest first. An unreadable line counts as an opening, too, and gives {}.
@@ -80,7 +80,7 @@ def openings(runs: Path) -> list[dict[str, JsonValue]]:
 
 
 def count_openings(run: Run) -> dict[str, int]:
-    """Count the openings of the test pictures by this `run`, and by all `runs` of the same ledger."""
+    """Count openings of the test pictures: {run: of this run, runs: of all}."""
     entries, key = openings(_folder(run)), _key(run)
     return {"run": sum(spelled(str(entry.get("run"))) == key for entry in entries), "runs": len(entries)}
 

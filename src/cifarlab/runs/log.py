@@ -17,7 +17,7 @@ EpochRow: TypeAlias = "dict[str, int | float]"
 
 
 class RunLog:
-    """Writer of `metrics.jsonl`, one JSON object per line, with a copy for TensorBoard.
+    """Writer of `metrics.jsonl` (one JSON object per line) and of TensorBoard's copy.
 
     The constructor cuts off the rows after the last checkpoint and rewrites TensorBoard's file from the rest.
     So an interrupted run and an uninterrupted one leave the same log.
@@ -84,7 +84,10 @@ class Board:
 
 
 def is_epoch(row: EpochRow) -> bool:
-    """Tell whether a row has the form that training logs: numbers only, with `train/...` among them."""
+    """Tell whether a row has the form that training logs.
+
+    All its values are numbers, those of the training batches among them.
+    """
     numbers = all(isinstance(value, int | float) for value in row.values())
     return numbers and {"epoch", "train/top1", "train/loss/total"} <= row.keys()
 

@@ -44,7 +44,7 @@ class _Kept(Strict):
 
 @dataclass(frozen=True)
 class Trained:
-    """The model of a run's chosen epoch, with facts about the run from its checkpoint.
+    """The model of a run's chosen epoch, with facts from its checkpoint.
 
     Attributes:
         saved: The configuration in the checkpoint.
@@ -90,7 +90,7 @@ def load(run: Path | str, device: str = "cpu", imports: Sequence[Path | str] = (
 def load_trained(
     path: Path | str, device: str = "cpu", imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Trained:
-    """Load the model of a run's chosen epoch, with facts about the run.
+    """Load the model of a run's chosen epoch with facts about it.
 
     Args:
         path: Folder of the run, or a checkpoint.
@@ -149,7 +149,7 @@ def refuse_other_classes(
 
 
 def unloaded(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
-    """Build a classifier on the CPU with random weights, to load a checkpoint into."""
+    """Build a classifier with random weights, to load a checkpoint into."""
     statistics = ((0.0,) * 3, (1.0,) * 3)  # Placeholders: the checkpoint has the mean and deviation.
     return build_classifier(config, image_size, len(classes), statistics, classes=classes, initial=False)
 

@@ -1,4 +1,4 @@
-"""The summary of a run: scores of its chosen epoch, how the run ended, its cost."""
+"""The summary of a run: scores of its chosen epoch, end, cost."""
 
 from __future__ import annotations
 

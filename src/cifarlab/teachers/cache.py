@@ -1,4 +1,4 @@
-"""`Replay`: a teacher's answers for recurring views, computed once and kept in memory-mapped files."""
+"""A teacher's answers for recurring views, computed once and kept in files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ Arrays = dict[str, Tensor]
 
 
 class Replay:
-    """A teacher with cached answers: `begin(view)` loads or computes them, `answer` looks them up.
+    """A teacher with cached answers.
 
-    Each view has its own folder, which is written atomically. The folder's name is derived from a key of
+    `begin(view)` loads or computes the answers for a view, `answer` looks them up. Each view has its own
+    folder of memory-mapped files, which is written atomically. The folder's name is derived from a key of
     everything that the answers depend on. Answers are computed again if their key, their checksums or the
     stored views do not match.
 
@@ -103,7 +104,7 @@ class Replay:
         return said
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:
-        """Return the calibrated output for the samples at `positions` in the current view."""
+        """Return the calibrated output for samples at `positions` in the current view."""
         assert self._current is not None, "begin(view) comes first"
         arrays, scale = self._current
         rows = {name: array[positions.to(array.device)].float() for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""Search for the runs that `teacher.run` names, and loading of a `Teacher` from them."""
+"""Search for the runs in `teacher.run`, and loading of a `Teacher`."""
 
 from __future__ import annotations
 

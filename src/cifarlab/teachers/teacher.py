@@ -105,9 +105,10 @@ class Teacher:
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> Answers:
-        """Return the members' outputs, before calibration, for views (B, 3, H, W) in [0, 1].
+        """Return the members' uncalibrated outputs.
 
-        Each member resizes and normalises the views itself.
+        Args:
+            images: Views (B, 3, H, W) in [0, 1]. Each member resizes and normalises them itself.
         """
         said = [self._ask_member(member, images) for member in self.members]
         return Answers(
@@ -143,5 +144,5 @@ class Teacher:
         return Output(logits, answers.embedding, answers.stages, cosines=logits / scale, scale=scale)
 
     def mean_logits(self, logits: Tensor) -> Tensor:
-        """Return the calibrated mean (B, C) of the members' logits (B, M, C)."""
+        """Return the calibrated mean (B, C) of members' logits (B, M, C)."""
         return (logits / self._temperatures[:, None]).mean(1)

@@ -1,4 +1,4 @@
-"""The training loop of a run, the only one in the package: `train_run`."""
+"""The training loop, the only one in the package: `train_run`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_run(
     fresh: bool = False,
     warnings: Sequence[str] = (),
 ) -> Summary:
-    """Train a run to its end, from the start or from its last checkpoint.
+    """Train a run to its end, from its start or last checkpoint.
 
     A finished run is not trained again.
 
@@ -92,7 +92,7 @@ def _say_finished(run: Run, summary: Summary, progress: TrainingProgress) -> Sum
 
 
 class _Training:
-    """A run in training, from its first or resumed epoch to its summary."""
+    """A run in training, from its first epoch to its summary."""
 
     def __init__(self, config: Config, run: Run, job: Job, state: LoopState, progress: TrainingProgress):
         self.config, self.run, self.job, self.state, self.progress = config, run, job, state, progress
@@ -127,7 +127,7 @@ class _Training:
         return self.asked.signal is not None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Load or compute what is cached for the epoch: frozen activations, the teacher's answers."""
+        """Load or compute cached values for the epoch: frozen activations, the teacher's answers."""
         try:
             if self.job.activations is not None:
                 for line in self.job.activations.begin(epoch, self.is_asked):

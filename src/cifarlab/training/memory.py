@@ -15,7 +15,7 @@ from cifarlab.core.errors import ConfigError, Failure
 
 @contextlib.contextmanager
 def out_of_memory_explained(config: Config) -> Iterator[None]:
-    """Convert an out-of-memory error in the body to a Failure that says which options to lower."""
+    """Convert an out-of-memory error in the body to a Failure with advice."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

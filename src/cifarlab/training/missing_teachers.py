@@ -1,4 +1,4 @@
-"""Training of the teachers that a student needs and that do not exist yet."""
+"""Training of the teachers that students need and that are missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from cifarlab.training.progress import TrainingProgress
 def train_teachers(
     students: Sequence[tuple[Config, Run]], runs: Path, progress: TrainingProgress, fresh: bool = False
 ) -> None:
-    """Train the missing teachers of students, and the missing teachers of those, on the students' data.
+    """Train the missing teachers of students on the students' data.
+
+    Teachers that these teachers miss are trained first.
 
     Args:
         students: Configurations and folders of runs of one recipe, at several seeds.
@@ -64,7 +66,7 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
 
 
 def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -> None:
-    """Print a note if students have different splits, since one teacher cannot share all of them."""
+    """Print a note if students have different splits. One teacher cannot share all of them."""
     first = students[0]
     if first.data.val and len({student.split_seed for student in students}) > 1:
         progress.note(
@@ -101,7 +103,7 @@ def _on_same_data(name: str, config: Config) -> Config:
 
 
 def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
-    """Tell whether two configurations split a data set differently since they keep pictures at two sizes."""
+    """Tell whether different sizes of kept pictures lead to different splits."""
     if ours.dataset.part.traits.split_as_published:
         return False
     if (ours.store_size, kept_size(ours)) == (theirs.store_size, kept_size(theirs)):
@@ -114,7 +116,7 @@ def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
 
 
 def _same_data(config: Config) -> list[str]:
-    """Return the overrides that give a teacher the pictures, classes and device of its student."""
+    """Return overrides that give a teacher its student's pictures, classes and device."""
     assert config.teacher is not None
     data = config.dump()["data"]
     kept = ("dataset", "root", "val", "limit", "classes", "skip_broken")

@@ -1,4 +1,4 @@
-"""Checks for settings that have no effect, or too little, given the rest of the configuration."""
+"""Checks for settings without effect, given the rest of the configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from cifarlab.objectives.classification import least_scale
 
 
 def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | None) -> Iterator[str]:
-    """Yield a line for each setting without effect, as far as the configuration alone shows.
+    """Yield a line for each setting without effect.
+
+    It finds what the configuration alone shows, without model and data.
 
     Args:
         config: The configuration.
@@ -36,7 +38,7 @@ def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | No
 
 
 def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
-    """Yield a line for each setting that needs more steps than the run has.
+    """Yield a line for each setting that needs a longer run.
 
     Args:
         config: The configuration.
@@ -67,7 +69,7 @@ def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
 
 
 def without_effect_on(config: Config, model: Classifier) -> list[str]:
-    """Return a line for each setting without effect on this model and data set."""
+    """Return a line for each setting without effect on this model."""
     data, name = config.data, config.data.dataset.name
     norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
     scale = data.multi_scale
@@ -91,7 +93,10 @@ def without_effect_on(config: Config, model: Classifier) -> list[str]:
 
 
 def low_scale(config: Config, num_classes: int) -> list[str]:
-    """Return a line if the scale of a margin loss is too low for any class to reach probability 0.99."""
+    """Return a line if a margin loss has too low a scale.
+
+    It is too low if no class can reach probability 0.99.
+    """
     scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
     reads_it = any(s.weight and s.part.traits.reads_scale for s in config.objective.values())
     if not reads_it or scale is None or scale >= least:

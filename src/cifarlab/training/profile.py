@@ -1,4 +1,4 @@
-"""Profile of a run: time of each part of a step and an epoch, compared with the device's peak speed."""
+"""Profile of training: times of a step's parts, compared with the device's peak speed."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def count_flops(engine: Engine) -> int:
 
 
 def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Time whole steps and, in turns with them, as many steps in parts.
+    """Time whole steps and, alternating with them, steps in parts.
 
     Each time is the mean over as many steps as are augmented together. A captured step cannot be timed in
     parts, so those steps run uncaptured.
@@ -190,7 +190,7 @@ def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[floa
 
 
 def _whole_steps(engine: Engine) -> Iterator[int]:
-    """Cycle through the steps of the first epoch, without its last step if that one is shorter."""
+    """Cycle through the first epoch's steps, without a shorter last one."""
     plan = engine.plan
     return itertools.cycle(range(max(1, plan.samples_per_epoch // plan.step_size)))
 
@@ -215,7 +215,7 @@ def _write_trace(engine: Engine, path: Path) -> None:
 
 
 def peak_flops(precision: Precision) -> float:
-    """Return the best FLOP/s of the device over PRODUCTS products of large square matrices."""
+    """Return the device's best FLOP/s over PRODUCTS products of large matrices."""
     device, side = precision.device, MATRIX_SIDE[precision.device.type]
     left, right = (torch.randn(side, side, device=device, dtype=precision.dtype) for _ in range(2))
     watch, times = Stopwatch(device), []
@@ -239,7 +239,7 @@ def _scoring_seconds(engine: Engine, splits: Splits) -> float:
 
 
 def _saving_seconds(engine: Engine) -> tuple[float, float]:
-    """Time the snapshot and the writing of both checkpoints, as after an epoch that is the best so far."""
+    """Time the snapshot and the writing of `last.pt` and `best.pt`."""
     watch, waited, written = Stopwatch(engine.device), 0.0, 0.0
     states = {"engine": engine.state_dict()}, {"model": engine.evaluated.state_dict()}
     with (

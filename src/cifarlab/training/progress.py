@@ -1,4 +1,4 @@
-"""Output of training for the user: a live line in a terminal, plain lines elsewhere."""
+"""Output of training: a live line in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIMISTIC = "chosen on test: optimistic"
 
 
 class TrainingProgress:
-    """Printer of one line per epoch and, in a terminal, a bar of the epoch's steps.
+    """Printer of a line per epoch and, in a terminal, a progress bar.
 
     Args:
         console: Where to print. Default: stdout.
@@ -37,7 +37,7 @@ class TrainingProgress:
         self.line(text)
 
     def warn(self, text: str) -> None:
-        """Print a warning: something that may make the result worse, or less meaningful than it seems."""
+        """Print a warning: the result may be worse, or less meaningful than it seems."""
         self.line(f"warning: {text}", style="yellow")
 
     def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
@@ -74,7 +74,7 @@ class TrainingProgress:
             self._live.update(self._task, completed=step, epoch=epoch + 1, text="  ".join(words))
 
     def _left(self, done: float) -> float:
-        """Estimate the seconds left after `done` epochs of the run, from this process's pace."""
+        """Estimate the seconds left after `done` epochs from this process's pace."""
         return (time.monotonic() - self._begun) / max(done - self._first, 1e-9) * (self._epochs - done)
 
     def epoch(self, row: EpochRow, best: bool) -> None:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Remarks:
-    """Notes and warnings for the terminal and `env.json`, one line each, in order."""
+    """Notes and warnings for the terminal and `env.json`, one line each."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def note(self, *lines: str) -> None:
-        """Add lines that are good to know."""
+        """Add notes: facts that are good to know."""
         self.notes += lines
 
     def warn(self, *lines: str) -> None:
-        """Add lines about what may make the result worse, or less meaningful than it seems."""
+        """Add warnings: the result may be worse, or less meaningful than it seems."""
         self.warnings += lines

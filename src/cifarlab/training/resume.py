@@ -1,4 +1,4 @@
-"""Resuming of a run from its `last.pt` and `best.pt`."""
+"""Resumption of a run from its `last.pt` and `best.pt`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "p
 
 
 def best_state(model: nn.Module, config: Config, splits: Splits, row: EpochRow) -> BestState:
-    """Return the content of `best.pt`: a standalone model with its configuration and class names."""
+    """Return the content of `best.pt`, a standalone checkpoint."""
     return {
         "model": model.state_dict(),
         "config": config.dump(),

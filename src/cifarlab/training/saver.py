@@ -28,8 +28,9 @@ class _Job:
 
 
 class Saver:
-    """Context manager that runs a thread which writes submitted states: `best.pt` first, then `last.pt`.
+    """Context manager with a thread that writes submitted states to disk.
 
+    It writes `best.pt` before `last.pt`.
     A file holds the state at the time of its submission, although training continues in the same tensors.
     Training waits neither for the disk nor for the device. While the thread is busy, one submission waits. A
     newer one replaces it, but keeps its best state unless it has one of its own. So memory is bounded. And if
@@ -192,7 +193,7 @@ def _start_copy(tensor: Tensor) -> Tensor:
 def _copies(
     change: Callable[[Tensor], Tensor], last: LastState, best: BestState | None
 ) -> tuple[LastState, BestState | None]:
-    """Apply `change` to all tensors of both states, once to tensors that share memory."""
+    """Apply `change` to both states' tensors, once if tensors share memory."""
     known: dict[object, Tensor] = {}
     return _copied(last, change, known), _copied(best, change, known)
 

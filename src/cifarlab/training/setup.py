@@ -1,4 +1,4 @@
-"""Preparation of a run: data, model, teacher, objective and engine, built before its folder is created."""
+"""Preparation of a run before its folder is created: data, model, teacher, objective, engine."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
 
 
 def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
-    """Load the splits that the run needs, on the device if they fit.
+    """Load the run's splits, on the device if they fit.
 
     Raises:
         ConfigError: There are too few pictures to train on, or none to choose the epoch on.
@@ -147,7 +147,7 @@ def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks)
 def build_teacher(
     config: Config, splits: Splits, device: torch.device, runs: Path, remarks: Remarks
 ) -> Teacher | None:
-    """Load the teacher on the device if a loss needs one, else return None. Raise ConfigError on mistakes."""
+    """Load the teacher if a loss needs one, else return None. Raise ConfigError if it does not fit."""
     if not config.lessons:
         return None
     teacher = load_teacher(config, splits.classes, device, runs)
@@ -171,9 +171,9 @@ def keep_activations(
     teacher: Source | None,
     remarks: Remarks,
 ) -> Activations | None:
-    """Prepare the cache of the frozen part's activations if they can be kept, else return None.
+    """Prepare the cache of the frozen part's activations, if possible.
 
-    If a part of the backbone is frozen, a note gives the reason why they cannot be kept.
+    If a part of the backbone is frozen, a note gives the reason why activations cannot be kept.
 
     Raises:
         ConfigError: `train.keep_activations` is true and they cannot be kept.
@@ -205,7 +205,7 @@ def _is_of_backbone(part: str) -> bool:
 
 
 def _small_batch(config: Config, model: Classifier, split: Split, teacher: Source | None) -> Batch:
-    """Return a batch of at most 16 training pictures as in the first epoch."""
+    """Return at most 16 training pictures of the first epoch as a batch."""
     positions = torch.arange(min(16, config.data.batch_size, len(split)), device=split.rows.device)
     view = view_epoch(config, 0)
     batch = make_batch(split, positions, config.data, config.train.seed, view, model.num_classes)
@@ -216,19 +216,22 @@ def _small_batch(config: Config, model: Classifier, split: Split, teacher: Sourc
 
 
 def some_pictures(split: Split, count: int = 5000) -> Tensor:
-    """Return at most `count` evenly spaced pictures of a split, on the CPU."""
+    """Return up to `count` evenly spaced pictures of a split on the CPU: the same ones each time."""
     stride = -(-len(split) // count)
     return split.gather(torch.arange(0, len(split), stride))[0].cpu()
 
 
 def can_be_kept(config: Config) -> bool:
-    """Tell whether a teacher's answers can be cached: views must recur, mixed with the same pictures."""
+    """Tell whether a teacher's answers can be cached.
+
+    Views must recur, and always be mixed with the same others. Feature maps are too large.
+    """
     mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
     return num_views(config) is not None and not mixed_anew and "stages" not in config.lessons
 
 
 def _examples(model: Classifier, teacher: Teacher | None, split: Split) -> tuple[Output, ...]:
-    """Return the outputs of student and teacher for a picture, for losses with layers between the two."""
+    """Return student's and teacher's outputs for a picture. Losses with own layers need their shapes."""
     if teacher is None:
         return ()
     picture = split.gather(torch.zeros(1, dtype=torch.int64))[0]
@@ -240,7 +243,7 @@ def _examples(model: Classifier, teacher: Teacher | None, split: Split) -> tuple
 
 
 def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]:
-    """Return a line for each teacher trained on another data set or on this run's validation pictures."""
+    """Return a line for each teacher trained on another data set or validation pictures."""
     notes = []
     for member in teacher.members:
         if not has_same_pictures(member, config, splits):
@@ -254,7 +257,7 @@ def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]
 
 
 def weight_notes(config: Config, model: Classifier) -> list[str]:
-    """Return lines about weights files that were loaded or ignored, and about frozen parts."""
+    """Return lines about loaded and ignored weights files and frozen parts."""
     notes = [str(report) for report in model.loaded]
     if notes and config.model.init and getattr(config.model.backbone.options, "pretrained", False):
         notes.append("model.backbone.pretrained is ignored: model.init replaces all of the backbone")
@@ -262,7 +265,7 @@ def weight_notes(config: Config, model: Classifier) -> list[str]:
 
 
 def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:
-    """Raise ConfigError if starting over would remove the run's own teacher or initial weights."""
+    """Raise ConfigError if --fresh would remove the run's teacher or initial weights."""
     sources = [member.path for member in teacher.members] if teacher else []
     sources += [config.model.init] if config.model.init else []
     for source in sources:
@@ -272,7 +275,7 @@ def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | N
 
 
 def count_macs(model: nn.Module, image_size: int) -> int:
-    """Count a model's multiply-adds for a picture: those of convolutions and matrix products only."""
+    """Count the multiply-adds of convolutions and matrix products for a picture."""
     parameter = next(model.parameters())
     picture = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
     was_training = model.training

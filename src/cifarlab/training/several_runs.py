@@ -1,4 +1,4 @@
-"""Training of several runs: one after the other, or at once in processes that share the cores."""
+"""Training of several runs, one after the other or in parallel processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Task(NamedTuple):
 
 
 def usual_at_once(config: Config) -> int:
-    """Return how many runs of a recipe to train at once, at most, if the user does not say.
+    """Return how many runs to train at once, at most, by default.
 
     On a CPU: one, since runs in turn with all cores are as fast (docs/benchmarks.md). On a GPU: one per core,
     since each run has a process that launches its kernels. But one if the first epoch does not show how much
@@ -134,7 +134,7 @@ class _Crew:
             raise Interrupted(f"{self.saved_runs()}; the same command resumes the runs", 128 + asked.signal)
 
     def work_until_asked(self, tasks: Iterator[Task], asked: StopRequest) -> None:
-        """Start runs and read their messages until all of them have finished or stopped."""
+        """Start runs and read their messages until all have ended."""
         more = True
         while more or self.children:
             if asked.signal is not None or self.error is not None:
@@ -150,7 +150,7 @@ class _Crew:
             self.listen()
 
     def begin(self, task: Task) -> None:
-        """Start the process of a run, unless the run is finished, invalid, or was started before."""
+        """Start a run's process, unless it is finished, invalid, or already started."""
         folder = task.run.folder.resolve()
         if folder in self.seen:
             return
@@ -188,7 +188,7 @@ class _Crew:
                 self.end(child)
 
     def fill(self, child: _Child, taken: int, free: int) -> None:
-        """Raise the number of runs at once, after the first run's first epoch, as far as GPU memory allows.
+        """Start more runs after the first one's first epoch, if memory allows.
 
         Args:
             child: The first run.
@@ -216,14 +216,14 @@ class _Crew:
             self.fail(child.task, error)
 
     def fail(self, task: Task, error: ConfigError | Failure) -> None:
-        """Leave a run out if its error is a user's mistake and `left_out` is given; else stop all runs."""
+        """Leave a run out after a user's mistake if `left_out` is given; else stop all runs."""
         if self.left_out is not None and isinstance(error, ConfigError):
             self.left_out(task, error)
         elif self.error is None:
             self.error = task, error
 
     def raise_error(self, task: Task, error: Exception) -> None:
-        """Raise the error of a run, with the run's name and the number of other runs that were saved."""
+        """Raise a run's error with the run's name and the number of saved runs."""
         text = str(error) if str(task.run) in str(error) else f"{task.run}: {error}"
         if text.startswith(f"{task.run}: out of memory at"):
             text += ", or a lower --at-once"
@@ -238,7 +238,7 @@ class _Crew:
 
 
 class _Child:
-    """The process of a run, the pipe to it, and its last message."""
+    """The process of a run, its pipe, and its last message."""
 
     def __init__(self, task: Task, threads: int, fresh: bool):
         self.task = task
@@ -267,7 +267,7 @@ class _Child:
 
 @contextlib.contextmanager
 def _inherited(threads: int) -> Iterator[None]:
-    """Let a new process start with blocked signals and its number of threads."""
+    """Let a new process start with blocked signals and `threads` threads."""
     resource_tracker.ensure_running()  # Start it before: its start unblocks the signals.
     before = os.environ.get("OMP_NUM_THREADS")
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -1,4 +1,4 @@
-"""Start of a run: resuming, evaluation of the teacher, record of the environment."""
+"""Start of a run: resumption, evaluation of the teacher, `env.json`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from cifarlab.training.state import LoopState
 
 
 def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> LoopState:
-    """Resume a run if it has a checkpoint, evaluate its teacher, write its configuration and environment.
+    """Resume a run, evaluate its teacher, and print and record its notes.
 
-    Notes and warnings are printed and recorded.
+    The configuration and the environment are written to the folder of the run.
 
     Returns:
         The state from which training continues.
@@ -54,7 +54,7 @@ def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> Loo
 def _print_place(
     config: Config, run: Run, engine: Engine, state: LoopState, progress: TrainingProgress
 ) -> None:
-    """Print the epoch and step at which the run resumes, unless nothing is left to train."""
+    """Print where the run resumes, unless nothing is left to train."""
     epochs, steps = divmod(state.step, engine.plan.steps_per_epoch)
     where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
     if epochs < config.train.last_epoch and not state.is_out_of_patience(config.train.patience, epochs):

@@ -33,12 +33,12 @@ class LoopState:
     distillation: dict[str, Any] | None = None
 
     def is_out_of_patience(self, patience: int | None, epochs: int) -> bool:
-        """Tell whether the best of `epochs` epochs is at least `patience` epochs ago."""
+        """Tell whether the best epoch is at least `patience` epochs ago."""
         return patience is not None and self.best is not None and epochs - self.best["epoch"] >= patience
 
 
 class LastState(TypedDict):
-    """The content of `last.pt`: everything that the rest of the run depends on.
+    """The content of `last.pt`: everything that later steps depend on.
 
     The first six keys are those of `LoopState`.
 

@@ -1,4 +1,4 @@
-"""The process of a run that is trained at the same time as others, and its messages to the parent."""
+"""The process of one of several parallel runs, and its messages to the parent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DONE, SAVED, UNBEGUN, MISTAKE, FAILED = "done", "saved", "unbegun", "mistake", "
 
 
 class _Reporter(TrainingProgress):
-    """Progress that sends each line and, after each epoch, the run's use of GPU memory to the parent."""
+    """Progress that sends lines and, after each epoch, GPU memory use to the parent."""
 
     def __init__(self, line: Connection, device: torch.device):
         super().__init__(quiet=True)
@@ -48,7 +48,7 @@ class _Reporter(TrainingProgress):
 
 
 def _room(device: torch.device) -> tuple[int, int] | None:
-    """Return (peak bytes of GPU memory of this process, free bytes of the GPU); None on a CPU."""
+    """Return (peak GPU bytes of this process, free GPU bytes); None on a CPU."""
     if device.type == "cpu":
         return None
     return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES, torch.cuda.mem_get_info(device)[0]
@@ -70,13 +70,13 @@ def train_alone(
     fresh: bool,
     warnings: tuple[str, ...],
 ) -> None:
-    """Train a run in a process of its own, and send its output and its result to the parent.
+    """Train a run in its own process; send output and result to the parent.
 
     Args:
         line: The pipe to the parent.
         threads: Number of torch's threads.
         plain: The configuration as plain data.
-        folder: Folder of the run, as `recipe`, `name` and `recipe_files` an argument of `Run`.
+        folder: Folder of the run.
         recipe: Name of the recipe.
         name: Name of the run.
         recipe_files: Files of the recipe.
@@ -112,7 +112,7 @@ def train_alone(
 
 
 def _wait_for_the_end(line: Connection) -> None:
-    """Stop this process's run once, when the parent asks for it or has ended."""
+    """Stop this process's run once, when the parent asks or has ended."""
     with contextlib.suppress(EOFError, OSError):
         line.recv()
     # All threads block the signal. So one from outside is pending, too, and both are delivered as one.

@@ -147,5 +147,5 @@ class DataConfig(Section):
 
     @property
     def train_sizes(self) -> tuple[int, ...]:
-        """Side lengths in pixels of the pictures that the model is trained on."""
+        """Side lengths in pixels that the model is trained on."""
         return (self.image_size,) if self.multi_scale is None else self.multi_scale.sizes

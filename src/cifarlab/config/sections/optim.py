@@ -18,7 +18,7 @@ from cifarlab.core.registries import (
 
 
 class Lookahead(Section):
-    """Lookahead around any optimizer: slow weights that follow the fast ones (Zhang et al. 2019).
+    """Lookahead around any optimizer: slow weights follow the fast ones (Zhang et al. 2019).
 
     The slow weights start as the fast weights after the first `steps` steps.
     """
