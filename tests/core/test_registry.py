@@ -100,7 +100,7 @@ def test_a_name_is_given_once(registry):
     def first(*, other: int = 1): ...
 
     first.__module__ = "elsewhere"
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         registry.register(first)
 
 

@@ -40,10 +40,10 @@ def _options_page() -> str:
         "command line an option is `section.option=value`. `cifarlab options SECTION` prints the same.",
     ]
     for name, section in describe_sections().items():
-        lines += [f"## `{name}`" if name else "## Beside the sections", section.doc]
+        lines += [f"## `{name}`" if name else "## Outside of the sections", section.doc]
         lines.append(_table(section.options, name))
         if name in REGISTRIES:
-            lines.append(f"Beside these stand the options of the part: [{_HEADINGS[name]}]({_link(name)}).")
+            lines.append(f"The section also takes options of its part: [{_HEADINGS[name]}]({_link(name)}).")
     return "\n\n".join(lines) + "\n"
 
 
@@ -51,7 +51,7 @@ def _parts_page() -> str:
     lines = [
         "# Parts",
         _MADE,
-        "What a recipe can name, by kind, with the options of each. `cifarlab parts NAME` prints the same.",
+        "Parts that a recipe can name, by kind, with their options. `cifarlab parts NAME` prints the same.",
         "\n".join(f"- [{heading}]({_link(key)}): `{key}`" for key, heading in _HEADINGS.items()),
     ]
     for key, heading in _HEADINGS.items():

@@ -15,10 +15,11 @@ class Output:
         logits: (B, C).
         embedding: (B, D), the input of the last layer.
         stages: Feature maps, first to last. Empty unless they were asked for.
-        cosines: (B, C), only from a head that compares directions.
-        scale: Factor between the two: logits = scale x cosines.
-        weight: (C, D), only from a head whose logits are products with embeddings. A head with K directions
-            for each class gives (C x K, D).
+        cosines: (B, C), the cosines between embedding and class directions. None if the head has no such
+            directions.
+        scale: Factor of the cosines: logits = scale x cosines.
+        weight: (C, D), the head's weights, or (C x K, D) from a head with K directions per class. None if the
+            logits are not products of embedding and weights.
     """
 
     logits: Tensor

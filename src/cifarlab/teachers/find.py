@@ -71,7 +71,7 @@ def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
 
 
 def _command(name: str, seed: int, runs: Path) -> str | None:
-    """Return the advice how to train a recipe; None if there is no recipe of this name."""
+    """Return the advice for training a recipe; None if there is no such recipe."""
     if name not in recipes.recipe_names():
         return None
     options = [f"train.seed={seed}"] if seed else []

@@ -265,7 +265,7 @@ class _Training:
         assert best is not None, "a run has at least one epoch"
         self.saver.flush()
         chosen = read_best(self.run)
-        assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
+        assert chosen["row"]["epoch"] == best["epoch"], "best.pt must hold the chosen epoch"
         engine.evaluated.load_state_dict(chosen["model"])
         epochs_run = self.state.step // engine.plan.steps_per_epoch
         summary = summarise(config, engine, self.splits, best=best, epochs_run=epochs_run, cost=self.cost)

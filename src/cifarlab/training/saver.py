@@ -30,12 +30,12 @@ class _Job:
 class Saver:
     """Context manager with a thread that writes submitted states to disk.
 
-    It writes `best.pt` before `last.pt`.
     A file holds the state at the time of its submission, although training continues in the same tensors.
     Training waits neither for the disk nor for the device. While the thread is busy, one submission waits. A
-    newer one replaces it, but keeps its best state unless it has one of its own. So memory is bounded. And if
-    `last.pt` names an epoch as the best so far, `best.pt` holds that epoch or a later one. The exit waits
-    until everything submitted is written, or has failed to be.
+    newer one replaces it, but keeps its best state unless it has one of its own. So memory is bounded. The
+    thread writes `best.pt` before `last.pt`. So if `last.pt` names an epoch as the best so far, `best.pt`
+    holds that epoch or a later one. The exit waits until everything submitted is written, or has failed to
+    be.
 
     The thread allocates memory and waits on the device. A CUDA graph that is captured at the same time must
     forbid this to its own thread only (`capture_error_mode="thread_local"`).

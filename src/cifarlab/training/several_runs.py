@@ -45,7 +45,7 @@ def usual_at_once(config: Config) -> int:
     """Return how many runs to train at once, at most, by default.
 
     On a CPU: one, since runs in turn with all cores are as fast (docs/benchmarks.md). On a GPU: one per core,
-    since each run has a process that launches its kernels. But one if the first epoch does not show how much
+    since each run has a process that launches its kernels. Also one if the first epoch does not show how much
     memory a run needs. Raise ConfigError if the device does not exist.
     """
     is_told = config.data.multi_scale is None and config.data.val > 0

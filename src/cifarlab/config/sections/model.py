@@ -1,4 +1,4 @@
-"""`model`: the classifier."""
+"""The section `model`: the classifier."""
 
 from __future__ import annotations
 
