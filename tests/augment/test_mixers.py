@@ -338,7 +338,7 @@ def test_one_of_nothing_is_refused(choices: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mixes", ["{cutmix: {per: batch}}", "{one_of: {choices: {mixup: {per: batch}}}}"])
 def test_answers_to_what_is_mixed_per_batch_are_not_kept(mixes: str) -> None:
     lesson = ("data.shuffle=false", "teacher={run: other}", "data.views=2", "objective.distill={}")
-    with pytest.raises(ConfigError, match=r"teacher\.cache.*depends on the batch's size"):
+    with pytest.raises(ConfigError, match=r"teacher\.cache.*depends on the batch size"):
         tiny_config(*lesson, f"data.mix={mixes}")
     tiny_config(*lesson, f"data.mix={mixes}", "teacher.cache=false")
     tiny_config(*lesson, f"data.mix={mixes.replace('batch', 'pair')}")

@@ -159,7 +159,7 @@ def test_plot(trained, cifarlab, tmp_path):
         (["predict", "runs/none", "x.png"], "x.png: no such file"),
         (
             ["train", "demo", "data.multi_scale={sizes: [32, 32]}"],
-            "data.multi_scale.sizes: at least one size",
+            "data.multi_scale.sizes: expected at least one size",
         ),
         (["train", "demo", "data.multi_scale={sizes: [32], pre: batch}"], "did you mean per?"),
         (["train", "demo", "data.multi_scale.sizes=[4]"], "data.multi_scale.sizes.0: "),

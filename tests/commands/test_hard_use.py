@@ -160,7 +160,7 @@ def test_a_damaged_summary_is_written_anew(runs, cifarlab, content):
     file.write_text(content)
     again = ("train", "demo", *TINY, "data.split_seed=0", "--name", "a")
     status, _, err = cifarlab(*again)
-    one_line(status, err, str(file), "remove it, and the command that trained the run writes it anew")
+    one_line(status, err, str(file), "repeat the command that trained the run")
     file.unlink()
     assert cifarlab(*again)[0] == 0
     after = json.loads(file.read_text())
@@ -172,11 +172,11 @@ def test_a_damaged_summary_is_written_anew(runs, cifarlab, content):
 
 def test_what_is_no_checkpoint_is_called_so(runs, cifarlab):
     best = (runs / "a" / "0" / "best.pt").read_bytes()
-    damage = ((b"", "it is empty"), (best[:3000], "it is cut off"), (b"a: 1\n", "or of another kind"))
+    damage = ((b"", "it is empty"), (best[:3000], "it is truncated"), (b"a: 1\n", "or not a checkpoint"))
     for content, reason in damage:
         Path("x.pt").write_bytes(content)
         status, _, err = cifarlab("eval", "x.pt")
-        one_line(status, err, "x.pt: not a checkpoint that can be read (", reason)
+        one_line(status, err, "x.pt: not a readable checkpoint (", reason)
         assert "--fresh" not in err, "it is no run's, to start over"
 
 

@@ -13,7 +13,7 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
     [
         (
             (*TINY, *MARGIN, "data.mix={mixup: {}}"),
-            "objective.arcface: arcface has no form for mixed targets; remove data.mix",
+            "objective.arcface: arcface does not support mixed targets; remove data.mix",
         ),
         (
             (*TINY, "data.augment.flip=false"),
@@ -30,18 +30,18 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
         ),
         (
             (*TINY, "optim.sharpness=sam", "train.accumulate=2"),
-            "train.accumulate: sam needs all pictures of a step at once; say optim.sharpness=null, or "
-            "train.accumulate=1",
+            "train.accumulate: optim.sharpness=sam needs all pictures of a step in one batch; say "
+            "optim.sharpness=null, or train.accumulate=1",
         ),
         (
             (*TINY, "optim.sharpness={name: asam, rho: 0.1}", "train.accumulate=4"),
-            "train.accumulate: asam needs all pictures of a step at once",
+            "train.accumulate: optim.sharpness=asam needs all pictures of a step",
         ),
         *(
             (
                 (*TINY, f"objective.near={{name: {name}}}", "train.accumulate=2"),
-                f"train.accumulate: {name} compares the pictures of a batch, and would see those of one at a "
-                "time; say train.accumulate=1, or remove objective.near",
+                f"train.accumulate: {name} compares the pictures of a step, but each of several batches has "
+                "only some of them; say train.accumulate=1, or remove objective.near",
             )
             for name in ("triplet", "supcon", "rkd")
         ),
@@ -69,7 +69,7 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
         ),
         (
             (*TINY, "train.patience=3", "train.select=last"),
-            "train.patience: has no score to wait for where train.select=last; say train.select=val, or "
+            "train.patience: needs a score, and train.select=last has none; say train.select=val, or "
             "train.patience=null",
         ),
         (

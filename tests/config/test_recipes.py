@@ -159,7 +159,7 @@ def write(folder, name, text):
         ("base: demo\nimports: [missing.py]", "imports: cannot import"),
         ("base: demo\nimports: 3", "imports: expected a list"),
         ("base: demo\nabout: words", "about: expected a mapping"),
-        ("data: {dataset: synthetic}", "objective: needs at least one loss"),
+        ("data: {dataset: synthetic}", "objective: expected at least one loss"),
     ],
 )
 def test_a_mistake_in_a_recipe_file(tmp_path, text, message):

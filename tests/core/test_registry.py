@@ -56,7 +56,7 @@ def test_numbers_written_as_yaml_strings_are_numbers(registry):
         ({"name": "first", "wieght": 2}, ("wieght",), "did you mean weight?"),
         ({"name": "first", "weight": "heavy"}, ("weight",), "expected a number"),
         ({"name": "needy"}, ("size",), "missing"),
-        ({"size": 3}, ("name",), "names no thing"),
+        ({"size": 3}, ("name",), "expected the name of a thing"),
         (7, (), "expected a thing's name"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_name_is_given_once(registry):
     def first(*, other: int = 1): ...
 
     first.__module__ = "elsewhere"
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         registry.register(first)
 
 

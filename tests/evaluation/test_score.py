@@ -71,7 +71,7 @@ def with_a_validation_part(root):
 
 
 CHANGES = [
-    (with_another_class, r"tells 3 classes apart, the data set .*pictures has 4; .* --root"),
+    (with_another_class, r"has 3 classes, the data set .*pictures has 4; .* --root"),
     (with_a_class_exchanged, r"calls class 0 'cat', the data set .*pictures 'ant': other classes; .* --root"),
     (with_a_train_picture_less, r"train of the data set .*pictures is not what .* was trained on .* --root"),
     (with_a_validation_part, r"val of the data set .*pictures is not what .* was trained on .* --root"),
@@ -95,7 +95,7 @@ def test_other_classes_are_a_mistake_that_one_line_tells(copied, cifarlab, comma
     with_another_class(root)
     status, _, err = cifarlab(command, run, "--split", "test", "--root", root, "--device", "cpu")
     assert status == 2 and "Traceback" not in err
-    assert "tells 3 classes apart, the data set" in err.splitlines()[-1]
+    assert "has 3 classes, the data set" in err.splitlines()[-1]
     assert openings(run.parents[1]) == []
 
 

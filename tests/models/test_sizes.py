@@ -197,9 +197,9 @@ def test_a_stage_lasts_for_its_share_of_the_steps(parts, times):
 @pytest.mark.parametrize(
     ("scale", "message"),
     [
-        ("{sizes: [16, 24], per: batch, shares: [0.5, 0.5]}", "shares are of stages, and this is per: batch"),
-        ("{sizes: [16, 24], per: stage, shares: [0.5, 0.4]}", "one for each of 2 sizes, 1 in total"),
-        ("{sizes: [16, 24], per: stage, shares: [1]}", "one for each of 2 sizes, 1 in total"),
+        ("{sizes: [16, 24], per: batch, shares: [0.5, 0.5]}", "needs per: stage, and this is per: batch"),
+        ("{sizes: [16, 24], per: stage, shares: [0.5, 0.4]}", "expected 2 shares .* that sum to 1"),
+        ("{sizes: [16, 24], per: stage, shares: [1]}", "expected 2 shares .* that sum to 1"),
         ("{sizes: [16, 24], per: stage, shares: [1, 0]}", "greater than 0"),
     ],
 )

@@ -143,7 +143,7 @@ def test_pretrained_weights_are_not_needed_where_a_run_replaces_them(train, fini
     status, _, err = train(*words, f"model.init={finished}", recipe="resnet18_pretrained")
     assert status == 0, err
     env = json.loads(Path("runs/resnet18_pretrained/0/env.json").read_text())
-    assert any(note.startswith("model.backbone.pretrained is passed over") for note in env["notes"])
+    assert any(note.startswith("model.backbone.pretrained is ignored") for note in env["notes"])
     (report,) = env["weights"]
     state = checkpoints.load_checkpoint(finished / "best.pt", ())["model"]
     assert report["loaded"] == len(state) - 2

@@ -150,7 +150,7 @@ def test_a_loss_on_hard_labels_is_refused_beside_mixing(monkeypatch: pytest.Monk
         "optim": {"name": sgd.__name__, "schedule": {"name": "constant"}},
         "train": {},
     }
-    with pytest.raises(ConfigError, match="no form for mixed targets") as caught:
+    with pytest.raises(ConfigError, match="does not support mixed targets") as caught:
         build_config(recipe)
     assert caught.value.path == ("objective", "label")
 

@@ -104,7 +104,7 @@ COMMANDS = [
 def test_a_command_runs_no_code_but_what_it_is_told_to(runs, code, cifarlab, words):
     status, _, err = cifarlab(*words)
     assert status == 2 and len(err.splitlines()) == 1, err
-    assert f"from {code}, which are not run unasked; if you trust them, name each with --imports" in err
+    assert f"from {code}, which are not run automatically; if you trust them, name each with --imports" in err
     assert not was_run(code)
     status, _, err = cifarlab(*words, "--imports", code.name)
     assert status == 0, err
@@ -126,7 +126,7 @@ def test_code_that_is_named_and_not_needed_is_not_run(harmless, tmp_path, code, 
 
 def test_a_run_is_loaded_with_what_the_caller_names(runs, code):
     folder = runs / "a" / "0"
-    with pytest.raises(ConfigError, match=r"best\.pt has parts of its own, .*in Python: imports="):
+    with pytest.raises(ConfigError, match=r"best\.pt has custom parts .*in Python: imports="):
         package.load(folder)
     moved = code.rename(code.with_name("strange_parts_moved.py"))
     model = package.load(folder, imports=[moved])
@@ -160,7 +160,7 @@ def test_the_report_runs_no_recipe_that_a_run_names(trained, tmp_path, code, cif
     words = ["report", runs, "--out", tmp_path / "out"]
     assert cifarlab(*words)[0] == 0
     page = tmp_path / "out" / "report.html"
-    assert f"from {code}, which are not run unasked" in page.read_text() and not was_run(code)
+    assert f"from {code}, which are not run automatically" in page.read_text() and not was_run(code)
     assert cifarlab(*words, "--imports", code)[0] == 0
     assert "Differs from its recipe in:" in page.read_text() and was_run(code)
 

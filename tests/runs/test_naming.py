@@ -120,7 +120,7 @@ def test_a_run_is_not_made_within_another_nor_around_it(tmp_path):
         ("b", 1, runs / "b/1/0"),
     ):
         run = Run(runs / name / str(seed), "demo", name)
-        with pytest.raises(ConfigError, match=f"the run {other} would share a folder"):
+        with pytest.raises(ConfigError, match=f"the run {other} would be nested"):
             train_run(tiny_config(f"train.seed={seed}"), run)
         assert not run.started
     assert not (runs / "a/0/0").exists() and not (runs / "a/0/lock").exists()

@@ -86,7 +86,7 @@ def test_a_cache_is_found_again_and_one_of_anything_else_is_not(runs, cache):
         ("data.views=3",), ("data.store_size=40",), ("data.dataset={train: 310}",), ("objective.rkd={}",),
     ]  # fmt: skip
     for count, other in enumerate(others, start=2):
-        assert "made anew" not in fill(*other), other
+        assert "computed again" not in fill(*other), other
         assert len(list(cache.iterdir())) == count, other
     assert fill(run="margin")
 
@@ -138,7 +138,7 @@ def test_a_cache_that_does_not_match_is_made_anew(runs, cache, fault):
         record.pop("seal")
         key.write_text(json.dumps({**record, "seal": digest(record)}))
     again = prepare(config).engine
-    assert "made anew" in (again.begin(0) or "")
+    assert "computed again" in (again.begin(0) or "")
     assert torch.equal(answers(again)[1].logits, truth)
     assert prepare(config).engine.begin(0) is None
 

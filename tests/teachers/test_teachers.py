@@ -119,14 +119,14 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
         (["teacher.run=resnet18_baselin"], "did you mean resnet18_baseline"),
         (["teacher.run=resnet18_baseline"], "`cifarlab train resnet18_baseline --runs .*`, or add"),
         (["teacher.run=linear", "teacher.seed=4"], "no run 'linear' with seed 4 .*; say teacher.seed=0"),
-        (["teacher.run=unfinished"], "unfinished/0 is not finished; the command that began it goes on"),
+        (["teacher.run=unfinished"], "unfinished/0 is not finished; resume it with the command"),
         (["teacher.run=[linear, linear]"], "names a run twice"),
         (["teacher.run=linear", "teacher.precision=float16"], "teacher.precision: float16 needs a CUDA"),
-        (["teacher.run=linear", "data.classes=50"], "tells 100 classes apart, this run has 50"),
-        (["teacher.run={cut}"], "cut.pt: not a checkpoint that can be read"),
+        (["teacher.run=linear", "data.classes=50"], "has 100 classes, this run has 50"),
+        (["teacher.run={cut}"], "cut.pt: not a readable checkpoint"),
         (["teacher.run={text}"], "text.pt: not a checkpoint"),
-        (["teacher.run={last}"], "is what its run goes on from; name .*best.pt"),
-        (["teacher.run=linear", "objective={fitnet: {}}"], "has no stages"),
+        (["teacher.run={last}"], "serves only to resume its run; name .*best.pt"),
+        (["teacher.run=linear", "objective={fitnet: {}}"], "stages"),
         (["teacher.run=[linear, margin]", "objective={fitnet: {}}"], "several teachers have no mean"),
     ],
 )  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective={distill: {}}"], "objective.distill: distill learns from a teacher; say teacher.run="),
+        (["objective={distill: {}}"], "objective.distill: distill needs a teacher; say teacher.run="),
         ([*DISTILL, *KEPT, "data.mix={mixup: {}}"], "teacher.cache: data.mix pairs"),
         (["objective={fitnet: {}}", *KEPT], "teacher.cache: feature maps are too"),
         ([*DISTILL, "teacher.cache=false"], "teacher.run: missing"),
@@ -159,7 +159,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
         ([*DISTILL, "teacher.run=[]"], "teacher.run: expected a run's name"),
         ([*DISTILL, "teacher=linear"], "teacher: expected `key: value` options"),
         ([*DISTILL, "teacher.run=linear", "teacher.cach=true"], "teacher.cach: unknown; did you mean cache?"),
-        ([*DISTILL, "teacher.run=linear", "teacher.views=2"], "teacher: teacher.views is data.views now"),
+        ([*DISTILL, "teacher.run=linear", "teacher.views=2"], "teacher.views was renamed to data.views"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_taught_is_refused(overrides, message):
@@ -210,7 +210,7 @@ def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatc
     saved = Run(tmp_path / "runs" / "small_teacher" / "3").plain_config()
     assert (saved["data"]["dataset"]["train"], saved["data"]["val"], saved["train"]["seed"]) == (300, 100, 3)
     first = (tmp_path / "runs" / "small_teacher" / "3" / "best.pt").stat().st_mtime_ns
-    assert "the teacher first: small_teacher" in capsys.readouterr().out
+    assert "training the teacher first: small_teacher" in capsys.readouterr().out
     assert status("--train-teacher") == 0
     assert (tmp_path / "runs" / "small_teacher" / "3" / "best.pt").stat().st_mtime_ns == first
 
@@ -282,14 +282,14 @@ def test_a_teacher_that_is_split_alike_is_a_run_of_its_recipe(teach_and_read, tm
 
 def test_a_split_that_seeds_do_not_share_is_told(teach_and_read):
     _, _, lines = teach_and_read(seeds=2)
-    assert any("data.split_seed=0 would give all seeds the same" in line for line in lines)
+    assert any("data.split_seed=0 gives all seeds the same" in line for line in lines)
     for overrides in (["data.split_seed=5"], ["data.val=0", "train.select=last"]):
         assert not any("data.split_seed" in line for line in teach_and_read(*overrides, seeds=2)[2][:-1])
 
 
 def test_a_teacher_at_another_size_is_given_the_split_or_refused(teach_and_read):
     larger = ["data.image_size=48"]
-    message = r"keeps them at 48 px, this run at 32, and .*; say data\.store_size=48"
+    message = r"keeps pictures at 48 px, this run at 32 px, and .*; say data\.store_size=48"
     with pytest.raises(ConfigError, match=message) as error:
         teach_and_read(teacher=larger)
     assert error.value.path == ("data", "store_size") and "\n" not in str(error.value)

@@ -111,7 +111,7 @@ def test_the_command_line_says_why_it_ended_and_that_it_is_finished(tmp_path, sc
     run.summary_path.unlink()
     status, out, err = cifarlab("train", "demo", *words)
     assert status == 0 and "train.patience ended it after 3" in out
-    assert "goes on" not in out + err, "no epoch follows"
+    assert "resuming" not in out + err, "no epoch follows"
     status, _, err = cifarlab("refit", run.folder)
     assert status == 0, err
     refit = Run(tmp_path / "r_refit" / "0").summary()
@@ -124,7 +124,7 @@ def tiny_words(*more: str) -> list[str]:
 
 
 def test_without_a_score_there_is_nothing_to_wait_for():
-    with pytest.raises(ConfigError, match=r"^train\.patience: has no score .* say train\.select=val"):
+    with pytest.raises(ConfigError, match=r"^train\.patience: needs a score.* say train\.select=val"):
         tiny_config("train.patience=2", "train.select=last")
     with pytest.raises(ConfigError, match=r"^train\.patience: "):
         tiny_config("train.patience=0")

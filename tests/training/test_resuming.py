@@ -23,8 +23,8 @@ def others(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "damage", "reason"),
     [
-        ("last.pt", "cut off", "not a checkpoint that can be read"),
-        ("best.pt", "cut off", "not a checkpoint that can be read"),
+        ("last.pt", "cut off", "not a readable checkpoint"),
+        ("best.pt", "cut off", "not a readable checkpoint"),
         ("best.pt", "gone", "no such checkpoint"),
         ("last.pt", "best.pt", "not a checkpoint of cifarlab"),
         ("best.pt", "last.pt", "not a checkpoint of cifarlab"),

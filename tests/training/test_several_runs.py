@@ -106,12 +106,12 @@ def test_a_signal_to_all_saves_each_and_a_parent_that_is_killed_leaves_no_orphan
     os.killpg(process.pid, signal.SIGTERM)
     rest, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert err.strip() == "saved 2 runs; the same command goes on"
+    assert err.strip() == "saved 2 runs; the same command resumes the runs"
     for run in runs:
         assert sum(line.startswith(f"saved {run} at ") for line in rest.splitlines()) == 1
     saved = steps()
     process, out = started()
-    assert all(f"{run}: goes on at epoch " in out for run in runs)
+    assert all(f"{run}: resuming at epoch " in out for run in runs)
     process.kill()
     # Whoever is alive holds the pipes open.
     _, err = process.communicate(timeout=120)
@@ -248,7 +248,7 @@ def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, f
     assert most <= fit and (fit == 1 or most > 1)
     assert sorted(crew.starts()) == [f"start {seed}" for seed in range(6)]
     told = [line for line in lines_of(progress) if "at once" in line]
-    assert told == [f"demo/0 takes 1.0 GiB of the GPU, {free:.1f} are free: {fit} at once"]
+    assert told == [f"demo/0 needs 1.0 GiB of GPU memory, {free:.1f} GiB are free: training {fit} at once"]
 
 
 @pytest.mark.parametrize(("device", "most"), [("cpu", 1), ("cuda", 16)])
@@ -317,9 +317,9 @@ def test_the_first_error_names_its_run_and_the_others_are_saved(crew, progress, 
     ("death", "message"),
     [
         (lambda run, log: os.kill(os.getpid(), signal.SIGKILL), r"killed \(SIGKILL\).*lower --at-once"),
-        (lambda run, log: os._exit(3), "without a word, with status 3"),
+        (lambda run, log: os._exit(3), "without a message, with exit status 3"),
         (lambda run, log: {}["key"], r"KeyError: 'key' \(.*--debug shows where\)"),
-        (lambda run, log: sys.exit(4), "without a word, with status 4"),
+        (lambda run, log: sys.exit(4), "without a message, with exit status 4"),
     ],
 )
 def test_a_process_that_dies_is_a_failure_with_its_runs_name(crew, progress, death, message):
@@ -368,7 +368,7 @@ def test_a_signal_saves_every_run_once(crew, progress, kind):
     with pytest.raises(Interrupted) as stopped:
         train_all(tasks, 3, progress)
     assert stopped.value.status == 128 + kind
-    assert str(stopped.value) == "saved 2 runs; the same command goes on"
+    assert str(stopped.value) == "saved 2 runs; the same command resumes the runs"
     assert {"saved 0", "gone 1", "saved 2"} <= {*crew.words()} and "start 3" not in crew.words()
     assert sorted(lines_of(progress)) == [f"saved {tasks[i].run} at epoch 1" for i in (0, 2)]
 

@@ -45,7 +45,7 @@ Root = Annotated[str | None, typer.Option(help="The data set's folder; default: 
 Tta = Annotated[
     str | None,
     typer.Option(
-        help="Test-time augmentation: flip, multi_crop or sizes, or with options {name: multi_crop, pixels: 2}."
+        help="Test-time augmentation: flip, multi_crop or sizes; with options: {name: flip, ...}."
     ),
 ]
 Scored = Annotated[

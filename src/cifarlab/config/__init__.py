@@ -1,4 +1,4 @@
-"""Configurations: a run's typed sections, checked one by one and together."""
+"""Configurations of runs: typed sections, recipes and overrides, saved configurations."""
 
 from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build_config, keys_at, without_places
 from cifarlab.config.sections.data import DataConfig

@@ -1,4 +1,4 @@
-"""A run, whole: its sections checked together, and what of it makes two runs the same experiment."""
+"""The configuration of a run: sections, the checks across them, identity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from cifarlab.core.plain import Plain
 from cifarlab.core.registries import LossSpecs
 from cifarlab.core.registry import Spec
 
-# What a recipe need not say; merged first, so that a change of `name` has an old name to differ from.
+# The lowest base of every recipe. It is merged first, so that a recipe's `name` of a part replaces a default
+# one and thereby drops that part's options.
 ROOT: dict[str, Plain] = {
     "data": {"dataset": {"name": "cifar100"}},
     "model": {"backbone": {"name": "resnet18"}, "head": {"name": "linear"}},
@@ -26,55 +27,53 @@ ROOT: dict[str, Plain] = {
     "optim": {"name": "adamw", "schedule": {"name": "constant"}},
     "train": {},
 }
-# Two runs that differ in these only are the same experiment. Kept activations are those that the frozen part
-# gives, not rounded: like the device, they change at most the order of sums.
+# Runs that differ only in these keys are the same experiment. Kept activations are not rounded. Like the
+# device, they change at most the order of sums.
 NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "train.keep_activations", "imports")
 
 
 class Config(Section):
-    """A run, whole: every default filled in, every part checked."""
+    """The complete configuration of a run, validated, with all defaults."""
 
     data: DataConfig
     model: ModelConfig
-    objective: LossSpecs = Field(
-        description="Losses, {label: options}; the objective is their sum, each times its weight."
-    )
+    objective: LossSpecs = Field(description="Losses, {label: options}. The objective is their weighted sum.")
     teacher: TeacherConfig | None = None
     optim: OptimConfig
     train: TrainConfig
-    imports: tuple[str, ...] = Field(
-        (), description="Python files or modules that register parts of your own."
-    )
+    imports: tuple[str, ...] = Field((), description="Python files or modules that register custom parts.")
 
     @field_validator("objective")
     @classmethod
     def _named_losses(cls, value: dict[str, Spec]) -> dict[str, Spec]:
         if not value:
-            raise ConfigError("needs at least one loss, e.g. {cross_entropy: {}}")
+            raise ConfigError("expected at least one loss, e.g. {cross_entropy: {}}")
         for label in value:
             if label == "total":
-                raise ConfigError("total names the weighted sum; choose another label", (label,))
+                raise ConfigError("total is the name of the weighted sum; choose another label", (label,))
             if "." in label:
-                raise ConfigError("a label holds no dots: it becomes a metric's name", (label,))
+                raise ConfigError("a label becomes a metric's name; choose one without dots", (label,))
         return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         if self.data.val >= 1 and self.data.val != int(self.data.val):
-            raise ConfigError(f"a count, or a fraction below 1; got {self.data.val}", ("data", "val"))
+            raise ConfigError(
+                f"expected a count, or a fraction below 1; got {self.data.val}", ("data", "val")
+            )
         if self.train.last_epoch > self.train.epochs:
-            raise ConfigError(f"at most train.epochs, {self.train.epochs}", ("train", "stop"))
+            raise ConfigError(f"at most train.epochs={self.train.epochs}", ("train", "stop"))
         if self.train.patience is not None and self.train.select == "last":
             raise ConfigError(
-                "has no score to wait for where train.select=last; say train.select=val, or "
+                "needs a score, and train.select=last has none; say train.select=val, or "
                 "train.patience=null", ("train", "patience"))  # fmt: skip
         if self.train.accumulate > 1 and self.optim.sharpness is not None:
             raise ConfigError(
-                f"{self.optim.sharpness.name} needs all pictures of a step at once; say "
+                f"optim.sharpness={self.optim.sharpness.name} needs all pictures of a step in one batch; say "
                 "optim.sharpness=null, or train.accumulate=1", ("train", "accumulate"))  # fmt: skip
         if self.data.mix and self.data.batch_size % 2:
             message = (
-                f"mixing pairs neighbours in a batch, so it needs an even size; got {self.data.batch_size}"
+                f"data.mix pairs neighbours in a batch, so the size must be even; got {self.data.batch_size}"
             )
             raise ConfigError(message, ("data", "batch_size"))
         for label, spec in self.objective.items():
@@ -84,7 +83,7 @@ class Config(Section):
         scale = self.data.multi_scale
         if scale is not None and scale.per == "sample" and len(scale.sizes) > 1 and "stages" in self.lessons:
             raise ConfigError(
-                "feature maps of several sizes cannot be put together; say data.multi_scale.per=batch",
+                "feature maps of different sizes do not fit into one batch; say data.multi_scale.per=batch",
                 ("data", "multi_scale", "per"),
             )
         if self.lessons and self.teacher and self.data.views and self.teacher.cache:
@@ -92,60 +91,60 @@ class Config(Section):
         return self
 
     def _requirements(self, label: str, loss: Spec) -> list[tuple[bool, str, tuple[str, ...]]]:
-        """What a loss requires of the rest: (whether it is missing, what to do then, the key)."""
+        """List the requirements of a loss: (whether unmet, message, key)."""
         own, head, here = loss.part.traits, self.model.head, ("objective", label)
         has_products = head.part.traits.products and not head.kwargs().get("bias")
         return [
             (bool(self.data.mix) and not own.soft_targets,
-             "has no form for mixed targets; remove data.mix", here),
-            # Its step of several batches would not be that of one batch of all their pictures.
+             "does not support mixed targets; remove data.mix", here),
+            # Such a loss over several small batches differs from the loss over one large batch.
             (self.train.accumulate > 1 and own.compares,
-             "compares the pictures of a batch, and would see those of one at a time; "
+             "compares the pictures of a step, but each of several batches has only some of them; "
              f"say train.accumulate=1, or remove objective.{label}", ("train", "accumulate")),
             (own.needs_cosines and not head.part.traits.cosines,
-             "needs a head that compares directions; say model.head=margin", here),
+             "needs a head that gives cosines; say model.head=margin", here),
             (own.needs_products and not has_products,
              "needs logits without bias; say model.head={name: linear, bias: false}", here),
             (bool(own.needs_teacher) and self.teacher is None,
-             "learns from a teacher; say teacher.run=<a run's name>", here),
+             "needs a teacher; say teacher.run=<a run's name>", here),
         ]  # fmt: skip
 
     def _refuse_cache(self, views: int) -> None:
         path = ("teacher", "cache")
         if self.data.mix and self.data.shuffle:
             raise ConfigError(
-                f"data.mix pairs neighbours in the epoch's order, which {views} views do not repeat: nothing "
-                "could be kept; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
+                f"data.mix pairs neighbours in the epoch's order, which data.views={views} does not repeat, "
+                "so cached answers never fit; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
         if self.mixes_per_batch:
             raise ConfigError(
-                "what a mixer makes per batch depends on the batch's size; say per: pair for each, or "
+                "a mixer with per: batch depends on the batch size; say per: pair for each mixer, or "
                 "teacher.cache=false", path)  # fmt: skip
         if "stages" in self.lessons:
-            raise ConfigError("feature maps are too large to be kept; say teacher.cache=false", path)
+            raise ConfigError("feature maps are too large to cache; say teacher.cache=false", path)
 
     @property
     def split_seed(self) -> int:
-        """What draws the validation pictures."""
+        """The seed that draws the validation pictures: data.split_seed, or else train.seed."""
         own = self.data.split_seed
         return self.train.seed if own is None else own
 
     @property
     def mixes_per_batch(self) -> bool:
-        """Whether a mixer draws once for a whole batch: what it makes depends on where batches begin."""
+        """Whether a mixer draws once per batch. Its output then depends on where batches begin."""
         return any(map(_draws_per_batch, self.data.mix.values()))
 
     @property
     def lessons(self) -> frozenset[str]:
-        """What the losses read of a teacher: logits, embedding, stages; empty where none has one."""
+        """The teacher's outputs that losses read, of logits, embedding and stages. May be empty."""
         needs = (spec.part.traits.needs_teacher for spec in self.objective.values())
         return frozenset(need for need in needs if need)
 
     def dump(self) -> dict[str, Plain]:
-        """Plain data from which `resolve` builds an equal config."""
+        """Return plain data from which an equal config can be built."""
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Plain]:
-        """`dump()` without what may change between two processes of the same run."""
+        """Return `dump()` without the keys in NOT_IDENTITY."""
         plain = self.dump()
         return without_places(plain)
 
@@ -156,7 +155,7 @@ def _draws_per_batch(mixer: Spec) -> bool:
 
 
 def without_places(plain: dict[str, Plain]) -> dict[str, Plain]:
-    """A saved configuration less the keys of NOT_IDENTITY."""
+    """Return a copy of a plain configuration without the keys in NOT_IDENTITY."""
     plain = copy.deepcopy(plain)
     for path in NOT_IDENTITY:
         *sections, key = path.split(".")
@@ -169,7 +168,11 @@ def without_places(plain: dict[str, Plain]) -> dict[str, Plain]:
 
 
 def build_config(plain: Mapping[str, Plain]) -> Config:
-    """Check merged plain data. Raises ConfigError with the full path of the first key that is wrong."""
+    """Validate merged plain data.
+
+    Raises:
+        ConfigError: A value is wrong. The error has the full path of the first wrong key.
+    """
     try:
         return Config.model_validate(plain)
     except ValidationError as error:
@@ -177,7 +180,7 @@ def build_config(plain: Mapping[str, Plain]) -> Config:
 
 
 def keys_at(path: tuple[str, ...]) -> Iterable[str]:
-    """The keys of the section at `path`, for `did you mean`."""
+    """Return the keys of the section at `path`. They are suggested for misspelt ones."""
     sections = {
         "data": DataConfig, "model": ModelConfig, "teacher": TeacherConfig, "optim": OptimConfig,
         "train": TrainConfig,

@@ -1,4 +1,4 @@
-"""Parts and sections as plain data: what they are, and the type, default and meaning of each option."""
+"""Descriptions of parts, sections and options: meaning, type and default."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from cifarlab.core.registry import Part, Spec
 
 
 class Option(Record):
-    """An option of a part or a section: its type in words, its meaning, and its default unless required."""
+    """An option of a part or section.
+
+    Attributes:
+        type: The type and range in words, e.g. `float >= 0`.
+        doc: The meaning.
+        default: Unset if the option is required.
+    """
 
     type: str
     doc: str
@@ -32,7 +38,14 @@ class Option(Record):
 
 
 class PartDescription(Record):
-    """A registered part: the first line of its docstring, the paragraphs after it, its options by name."""
+    """A registered part.
+
+    Attributes:
+        name: Its name in recipes.
+        doc: First line of its docstring.
+        about: Further paragraphs of its docstring.
+        options: Its options by name.
+    """
 
     name: str
     doc: str
@@ -41,7 +54,7 @@ class PartDescription(Record):
 
 
 class SectionDescription(Record):
-    """A section of a recipe: what it is, its options by name."""
+    """A section of a recipe: its docstring's first line, its options."""
 
     doc: str
     options: dict[str, Option]
@@ -49,10 +62,10 @@ class SectionDescription(Record):
 
 def describe_part(part: Part) -> PartDescription:
     """Describe a registered part."""
-    # A part that answers for many names is bound to the one that was asked for.
+    # An open part is a `partial` that binds the name. The docstring belongs to the inner function.
     call = getattr(part.call, "func", part.call)
     told = parse(inspect.getdoc(call) or "", DocstringStyle.GOOGLE)
-    # A line that ends inside an entry goes on: the docstring is wrapped, its meaning is not.
+    # An entry may be wrapped over several lines. Join them.
     docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in told.params}
     options = {}
     for key, default in part.options.items():
@@ -65,9 +78,10 @@ def describe_part(part: Part) -> PartDescription:
 
 
 def describe_sections() -> dict[str, SectionDescription]:
-    """Describe the sections of a configuration by their keys.
+    """Describe the sections of a configuration by their dotted keys.
 
-    A section that lies in another, such as `data.multi_scale`, follows it.
+    A nested section, such as `data.multi_scale`, follows its parent. Options outside of sections are under
+    the empty key.
     """
     found: dict[str, SectionDescription] = {}
     alone: dict[str, FieldInfo] = {}
@@ -107,13 +121,13 @@ def _option(field: FieldInfo, default: Any, meaning: str) -> Option:
 
 
 def _annotated(field: FieldInfo) -> str:
-    """The description that stands in the type: `Annotated[float, Field(description=...)]`."""
+    """Return the description in a type such as `Annotated[float, Field(description=...)]`."""
     inner = (getattr(item, "description", None) for item in field.metadata)
     return next((text for text in inner if text), "")
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, optional or not."""
+    """Return the section class in a field's annotation, which may be optional; None if there is none."""
     for each in (annotation, *typing.get_args(annotation)):
         if inspect.isclass(each) and issubclass(each, BaseModel):
             return each
@@ -121,7 +135,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a recipe's writer would say it: `float >= 0`, `(int, int)`, `constant | reflect`."""
+    """Return a type in words, e.g. `float >= 0`, `(int, int)`, `constant | reflect`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return type_name(arguments[0]) + _limits(arguments[1:])
@@ -141,7 +155,7 @@ def type_name(annotation: Any) -> str:
 
 
 def _limits(metadata: Iterable[Any]) -> str:
-    """` >= 0` or ` in [0, 1)` of annotated-types' constraints, wherever pydantic keeps them."""
+    """Return a field's range in words, e.g. ` >= 0` or ` in [0, 1)`, from annotated-types' constraints."""
     flat = [inner for item in metadata for inner in (item, *getattr(item, "metadata", ()))]
     limits = {name: value for item in flat for name in ("ge", "gt", "le", "lt")
               if (value := getattr(item, name, None)) is not None}  # fmt: skip

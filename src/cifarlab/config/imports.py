@@ -1,4 +1,4 @@
-"""Importing parts: the package's own, and those of a user's files."""
+"""Import of modules that register parts: the package's and a user's."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import label_key
 from cifarlab.core.registry import FORGETTERS
 
-# What was run of the files in `imports`, by the module's name.
+# Source of each file in `imports` that was executed, by the name of its module.
 _SOURCES: dict[str, bytes] = {}
 
 
 def read_entries(value: Any) -> list[str]:
-    """Return the entries of `imports`: one text, or a list. Raises ConfigError for anything else."""
+    """Return the entries of `imports` as a list.
+
+    Args:
+        value: A text, a list of texts, or None.
+
+    Raises:
+        ConfigError: The value is something else.
+    """
     entries = [value] if isinstance(value, str) else value or []
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ConfigError("expected a list of Python files or modules", ("imports",))
@@ -26,21 +33,22 @@ def read_entries(value: Any) -> list[str]:
 
 
 def absolute_entry(entry: str, folder: Path) -> str:
-    """Return a file's absolute path, seen from `folder`; a module's name as it is."""
+    """Return the absolute path of a file given relative to `folder`. Module names stay unchanged."""
     return str((folder / Path(entry).expanduser()).resolve()) if entry.endswith(".py") else entry
 
 
 def module_of(entry: str) -> str:
-    """Return the name under which a file or module is imported."""
+    """Return the module name of an entry of `imports`."""
     if not entry.endswith(".py"):
         return entry
     return f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & (1 << 64) - 1:016x}"
 
 
 def import_parts(entries: Iterable[str]) -> None:
-    """Import what registers a recipe's own parts; a file that changed since, anew.
+    """Import files and modules that register custom parts. Run a file again if it has changed.
 
-    Raises ConfigError naming a file or module that fails.
+    Raises:
+        ConfigError: An import fails. The message names the file or module.
     """
     for entry in entries:
         try:
@@ -55,12 +63,12 @@ def import_parts(entries: Iterable[str]) -> None:
 
 
 def _run_file(entry: str) -> None:
-    """Run a Python file as a module, unless it was run with the content that it has now."""
+    """Execute a Python file as a module, unless it is unchanged since the last time."""
     name = module_of(entry)
     source = Path(entry).read_bytes()
     if _SOURCES.get(name) == source:
         return
-    # Not by the loader: it takes bytecode for current by the file's size and the second of its change.
+    # Python's loader would reuse bytecode if the file's size and its modification second are unchanged.
     code = compile(source, entry, "exec", dont_inherit=True)
     spec = importlib.util.spec_from_file_location(name, entry)
     assert spec is not None
@@ -75,7 +83,7 @@ def _run_file(entry: str) -> None:
 
 
 def _forget(module: str) -> None:
-    """Remove a file's module, and what it registered."""
+    """Remove a file's module and the parts that it registered."""
     _SOURCES.pop(module, None)
     sys.modules.pop(module, None)
     for forget in FORGETTERS:
@@ -83,13 +91,17 @@ def _forget(module: str) -> None:
 
 
 def import_builtin_parts() -> None:
-    """Fill the registries: importing a part's module registers it."""
+    """Import the package's modules that register parts."""
     for module in ("data.readers", "augment", "models", "objectives", "optim"):
         importlib.import_module(f"cifarlab.{module}")
 
 
 def import_named(imports: Sequence[Path | str]) -> list[str]:
-    """Import the package's parts and what a caller names; return its entries."""
+    """Import the package's parts, then files and modules of the caller.
+
+    Returns:
+        The caller's entries. Paths of files are absolute.
+    """
     import_builtin_parts()
     named = [imports] if isinstance(imports, str | Path) else imports
     entries = [absolute_entry(str(entry), Path.cwd()) for entry in named]

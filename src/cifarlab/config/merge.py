@@ -1,4 +1,4 @@
-"""Plain configurations laid over each other: bases, overrides, order, differences."""
+"""Operations on plain configurations: merge, overrides, order of labels, differences."""
 
 from __future__ import annotations
 
@@ -13,21 +13,29 @@ from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registry import RESERVED
 
-# Where `{label: options}` stands: there, and below, `label: null` removes an entry.
+# Sections of the form `{label: options}`. In them, and below them, `label: null` removes an entry.
 LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
 
-# As many differences as one line names.
+# The most differences that `listed` puts in a line.
 LISTED = 4
 
 
 def merge_sections(
     base: Mapping[str, Plain], child: Mapping[str, Plain], path: tuple[str, ...] = ()
 ) -> dict[str, Plain]:
-    """What `child` says over what `base` says, deeply, as new plain data.
+    """Merge `child` deeply into `base`; return new plain data.
 
-    A new `name` drops the base's options of that part and keeps what stands beside them (`weight`, `p`, the
-    fields of `optim`). `label: null` removes a loss, augmentation or mixer; a bare name in place of
-    `{label: options}` is that label without options. Raises ConfigError for a label that is not there.
+    If `child` changes the `name` of a part, the base's options of that part are dropped. Keys beside the
+    options are kept: `weight`, `p`, the fields of `optim`. `label: null` removes a loss, augmentation or
+    mixer. A bare name in place of `{label: options}` is a label without options.
+
+    Args:
+        base: The configuration below.
+        child: The configuration on top. Its values win.
+        path: Keys that lead to both.
+
+    Raises:
+        ConfigError: `label: null` names a label that the base does not have.
     """
     merged = copy.deepcopy(dict(base))
     is_part = bool(path) and not _holds_labels(path)
@@ -61,7 +69,7 @@ def _is_labelled(path: tuple[str, ...]) -> bool:
 
 
 def _holds_labels(path: tuple[str, ...]) -> bool:
-    """Whether `{label: options}` stands there: in a labelled section, or as the `choices` of a part below."""
+    """Tell whether `path` holds `{label: options}`. Labelled sections and `choices` in them do."""
     below = next((path[len(prefix) :] for prefix in LABELLED if path[: len(prefix)] == prefix), ("",))
     return len(below) % 2 == 0 and set(below[1::2]) <= {"choices"}
 
@@ -75,7 +83,11 @@ def _named(value: Any) -> dict[str, Plain]:
 
 
 def order(plain: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Put each labelled part that says `before: label` there, and drop the word. Raises ConfigError."""
+    """Move each labelled part with `before: label` there, and drop `before`.
+
+    Raises:
+        ConfigError: `before` names a label that does not exist.
+    """
     ordered = copy.deepcopy(dict(plain))
     for path in LABELLED:
         parent = ordered
@@ -110,7 +122,11 @@ def _ordered(entries: Mapping[str, Plain], path: tuple[str, ...]) -> dict[str, P
 
 
 def parse_override(text: str) -> dict[str, Plain]:
-    """`optim.lr=3e-4` as nested plain data; the value is read as YAML. Raises ConfigError."""
+    """Parse an override such as `optim.lr=3e-4` into nested plain data. The value is read as YAML.
+
+    Raises:
+        ConfigError: The text is not `key=value`, or the value is not YAML.
+    """
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{text!r} is not an override; write key=value, e.g. optim.lr=3e-4")
@@ -122,7 +138,7 @@ def parse_override(text: str) -> dict[str, Plain]:
 
 
 def refuse_twice(overrides: Iterable[str]) -> None:
-    """Raise ConfigError where two overrides of one command line set the same key."""
+    """Raise ConfigError if two overrides set the same key."""
     setters: dict[str, str] = {}
     for text in overrides:
         for key in _keys_set(parse_override(text)):
@@ -132,29 +148,35 @@ def refuse_twice(overrides: Iterable[str]) -> None:
 
 
 def _keys_set(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """The dotted keys to which an override gives a value."""
+    """Yield the dotted keys that an override sets."""
     if path == ("imports",) or (isinstance(value, str) and _holds_labels(path)):
-        return  # These add to what is there.
+        return  # These add an entry and replace nothing.
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _keys_set(inner, (*path, str(key)))
     else:
-        yield ".".join(path).removesuffix(".name")  # A bare name is short for `{name: ...}`.
+        yield ".".join(path).removesuffix(".name")  # `optim=sgd` and `optim.name=sgd` set the same key.
 
 
 class Order(tuple[str, ...]):
-    """The labels of a section in their order, as `differences` gives them where the order changed."""
+    """The ordered labels of a section: a value of `differences` for changed orders."""
 
     def __str__(self) -> str:
         return f"order [{', '.join(self)}]"
 
 
 def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
-    """Find what differs between two plain configurations.
+    """Compare two plain configurations.
 
-    path: the keys that lead to `old` and `new`. Returns {dotted key: (old value, new value)}; None stands for
-    absent. Labels have an order that counts: where labels that both hold stand in another order, the
-    section's own key has an `Order` of each side, after the differences below it.
+    Args:
+        old: One configuration.
+        new: The other configuration.
+        path: Keys that lead to both.
+
+    Returns:
+        {dotted key: (old value, new value)}. None stands for an absent key. If labels that both sides have
+        are in a different order, the key of their section has an `Order` for each side. It follows the
+        differences within the section.
     """
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return {} if old == new else {".".join(path): (old, new)}
@@ -167,27 +189,30 @@ def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tup
 
 
 def _is_ordered(path: tuple[str, ...]) -> bool:
-    """Tell whether the order of the keys at `path` counts.
+    """Tell whether the order of the keys at `path` matters.
 
-    It does in a labelled section. Augmentations and mixers run in order. The objective is summed in order,
-    and initial weights of losses are drawn and their optimizer's state is numbered in order. It also does in
-    an option of a labelled part, which may hold labels of its own, as `choices` does. Other keys are fields
-    and options, whose order is that of their declaration.
+    It matters in a labelled section: augmentations and mixers run in order, the losses are summed in order,
+    their initial weights are drawn in order, and the optimizer's state is numbered in order. It also matters
+    in an option of a labelled part, which may contain labels, as `choices` does. Other keys are fields and
+    options, whose order is that of their declaration.
     """
     return any(path[: len(prefix)] == prefix and (len(path) - len(prefix)) % 2 == 0 for prefix in LABELLED)
 
 
 def shown(value: Any) -> str:
-    """A value of `differences`, as it is printed."""
+    """Return a value of `differences` as text for printing."""
     if isinstance(value, Order):
         return str(value)
     return "nothing" if value is None else json.dumps(value)
 
 
 def listed(changed: Mapping[str, tuple[Any, Any]], old_side: str, new_side: str) -> str:
-    """Put the first few differences in one line, e.g. `optim.lr: 0.1 there, 0.2 now; train.seed: ...`.
+    """List the first few differences in one line, e.g. `optim.lr: 0.1 there, 0.2 now; train.seed: ...`.
 
-    old_side, new_side: where each value is found, in words.
+    Args:
+        changed: Result of `differences`.
+        old_side: Word for the side of the old values, e.g. `there`.
+        new_side: Word for the side of the new values, e.g. `now`.
     """
     shown_ones = [
         f"{key}: {_brief(old)} {old_side}, {_brief(new)} {new_side}"
@@ -198,7 +223,7 @@ def listed(changed: Mapping[str, tuple[Any, Any]], old_side: str, new_side: str)
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, Order):  # Whole: two orders may begin alike.
+    if isinstance(value, Order):  # Not shortened: two orders may begin alike.
         return str(value)
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

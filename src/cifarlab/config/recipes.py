@@ -1,4 +1,4 @@
-"""Recipes: finding one, laying it over its base, checking it against the registered parts."""
+"""Recipes: search, merge with their bases, validation against the registered parts."""
 
 from __future__ import annotations
 
@@ -19,18 +19,25 @@ from cifarlab.core.errors import ConfigError, did_you_mean, unknown
 from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
 
-FOLDER = Path(__file__).resolve().parents[1] / "recipes"  # As the files in it are called.
-# Keys of a recipe file that are not part of the run's configuration.
+# Resolved, since recipe files are compared with it by their resolved paths.
+FOLDER = Path(__file__).resolve().parents[1] / "recipes"
+# Keys of a recipe file that do not belong to the run's configuration.
 BESIDE = ("base", "about")
 NOT_MEASURED_YET = "not measured yet"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, read and laid over its bases: its name, its plain data, what its file says of itself.
+    """A recipe that was read and merged with its bases.
 
-    files: `path` and `sha256` of its own file and those of its bases, in that order. A path in the package
-    begins with `cifarlab/recipes/`, any other is absolute.
+    Attributes:
+        name: Name in the package, e.g. `ladder/04_cosine`, or the stem of a user's file.
+        path: The recipe file.
+        base: Name or path of its base, as the file gives it.
+        about: The file's `about`: description, published and measured results.
+        plain: The merged configuration, before overrides and validation.
+        files: `path` and `sha256` of the file and of its bases, in that order. The path of a file in the
+            package begins with `cifarlab/recipes/`. Other paths are absolute.
     """
 
     name: str
@@ -42,26 +49,27 @@ class Recipe:
 
     @property
     def what(self) -> str:
+        """The description in a few words, or an empty string."""
         return str(self.about.get("what", ""))
 
     @property
     def published(self) -> float | None:
-        """The published top-1 accuracy, in percent."""
+        """The published top-1 accuracy in percent, or None."""
         return self.about.get("published")
 
     @property
     def measured(self) -> str | None:
-        """The accuracy measured with this code, with its seeds, or None."""
+        """The accuracy measured with this code and its seeds, as text, or None."""
         return self._said("measured")
 
     @property
     def waits(self) -> str | None:
-        """Why the recipe is not measured, e.g. `queued`."""
+        """The reason why the recipe is not measured yet, e.g. `queued`, or None."""
         return self._said("waits")
 
     @property
     def result(self) -> str:
-        """`measured` where there is such, else why not."""
+        """The measured accuracy as text, or the reason why there is none."""
         return self.measured or ": ".join([NOT_MEASURED_YET, *([self.waits] if self.waits else [])])
 
     def _said(self, key: str) -> str | None:
@@ -69,13 +77,17 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The recipes of the package by name, e.g. `resnet18_baseline`, `as_run/resnet18_baseline`."""
+    """Return the names of the package's recipes, e.g. `resnet18_baseline`, `as_run/resnet18_baseline`."""
     found = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")]
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def every() -> list[Recipe]:
-    """Read the recipes of the package: measured ones first; then sub-folders last, each after its base."""
+    """Read all recipes of the package.
+
+    Measured recipes come first. Among these, and among the others, recipes in sub-folders come last, and each
+    recipe follows its base.
+    """
     recipes = {name: read_recipe(name) for name in recipe_names()}
 
     def descent(recipe: Recipe) -> tuple[str, ...]:
@@ -86,7 +98,15 @@ def every() -> list[Recipe]:
 
 
 def find(name: str, beside: Path | None = None) -> Path:
-    """The file of a recipe: one of the package's by name, or a YAML file (from a recipe: relative to it)."""
+    """Return the file of a recipe.
+
+    Args:
+        name: Name of a recipe of the package, or path of a YAML file.
+        beside: Folder that a relative path starts from. Default: the working folder.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         path = beside / path if beside and not path.is_absolute() else path
@@ -101,7 +121,16 @@ def find(name: str, beside: Path | None = None) -> Path:
 
 
 def read_recipe(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) -> Recipe:
-    """Read a recipe and lay it over its bases. Raises ConfigError naming a file that is not a recipe."""
+    """Read a recipe and merge it with its bases.
+
+    Args:
+        name: Name of a recipe of the package, or path of a YAML file.
+        beside: Folder that a relative path starts from. Default: the working folder.
+        above: Files of the recipes that have this one as their base. They reveal a cycle.
+
+    Raises:
+        ConfigError: There is no such recipe, or a file is not a recipe.
+    """
     path = find(name, beside).resolve()
     if path in above:
         chain = " -> ".join(p.stem for p in (*above[above.index(path) :], path))
@@ -126,13 +155,13 @@ def read_recipe(name: str, beside: Path | None = None, above: tuple[Path, ...] =
 
 
 def _place(path: Path) -> str:
-    """Return a recipe file's path; in the package it is the same everywhere."""
+    """Return the path of a recipe file to record. In the package it is equal on every machine."""
     is_packaged = path.is_relative_to(FOLDER)
     return f"cifarlab/recipes/{path.relative_to(FOLDER)}" if is_packaged else str(path)
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Plain], str]:
-    """Return what a file holds, and its sha256."""
+    """Return the content of a recipe file and its sha256."""
     try:
         data = path.read_bytes()
         content = parse_yaml(data.decode(), str(path)) or {}
@@ -154,7 +183,11 @@ def _imports(content: dict[str, Plain], path: Path) -> list[str]:
 
 
 def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
-    """The recipe under `key=value` overrides, checked. Raises ConfigError with the key's full path."""
+    """Apply `key=value` overrides to a recipe and validate the result.
+
+    Raises:
+        ConfigError: An override or a value is wrong. The error has the full path of the key.
+    """
     plain = recipe.plain
     for text in overrides:
         override = parse_override(text)
@@ -166,7 +199,7 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
 
 
 def checked(plain: Mapping[str, Plain]) -> Config:
-    """Check plain data against every registered part, the recipe's own imports included."""
+    """Import the files under `imports`, then validate plain data."""
     import_builtin_parts()
     import_parts(read_entries(plain.get("imports")))
     return build_config(order(plain))

@@ -1,4 +1,4 @@
-"""The reference pages, made from the registries and sections: `python -m cifarlab.config.reference`."""
+"""Generator of the reference pages: `python -m cifarlab.config.reference`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEADINGS = {
 
 
 def reference_pages() -> dict[str, str]:
-    """Return the text of the reference pages by the names of their files."""
+    """Return the text of each reference page by file name."""
     import_builtin_parts()
     return {"options.md": _options_page(), "parts.md": _parts_page()}
 
@@ -40,10 +40,10 @@ def _options_page() -> str:
         "command line an option is `section.option=value`. `cifarlab options SECTION` prints the same.",
     ]
     for name, section in describe_sections().items():
-        lines += [f"## `{name}`" if name else "## Beside the sections", section.doc]
+        lines += [f"## `{name}`" if name else "## Outside of the sections", section.doc]
         lines.append(_table(section.options, name))
         if name in REGISTRIES:
-            lines.append(f"Beside these stand the options of the part: [{_HEADINGS[name]}]({_link(name)}).")
+            lines.append(f"The section also takes options of its part: [{_HEADINGS[name]}]({_link(name)}).")
     return "\n\n".join(lines) + "\n"
 
 
@@ -51,7 +51,7 @@ def _parts_page() -> str:
     lines = [
         "# Parts",
         _MADE,
-        "What a recipe can name, by kind, with the options of each. `cifarlab parts NAME` prints the same.",
+        "Parts that a recipe can name, by kind, with their options. `cifarlab parts NAME` prints the same.",
         "\n".join(f"- [{heading}]({_link(key)}): `{key}`" for key, heading in _HEADINGS.items()),
     ]
     for key, heading in _HEADINGS.items():
@@ -59,7 +59,7 @@ def _parts_page() -> str:
         lines.append(f"## {heading}")
         also = f" Each also takes {' and '.join(f'`{word}`' for word in registry.beside)}."
         lines.append(f"In a recipe under `{key}`.{also if registry.beside else ''}")
-        # A part that a user's file registered is no part of the package's reference.
+        # Parts that a user's file has registered do not belong in the package's reference.
         own = [part for part in registry.parts() if part.module.startswith("cifarlab.") or not part.module]
         for part in map(describe_part, own):
             lines += [f"### `{part.name}`", part.doc, *part.about]
@@ -83,7 +83,7 @@ def _cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` with `<class>` and the like as letters, not as elements of HTML; comments stay."""
+    """Escape `<`, so that `<class>` is not read as an HTML element. Comments stay unchanged."""
     return text if text.startswith("<!--") else text.replace("<", "&lt;")
 
 
@@ -92,7 +92,7 @@ def _link(key: str) -> str:
 
 
 def write_reference() -> None:
-    """Write the pages to `docs/reference` of the working folder."""
+    """Write the pages to `docs/reference` in the working folder."""
     PAGES.mkdir(parents=True, exist_ok=True)
     for name, text in reference_pages().items():
         write_atomically(PAGES / name, lambda file, text=text: file.write(text.encode()))

@@ -1,4 +1,4 @@
-"""Configurations that lie with a run: read section by section, without running what they name."""
+"""Saved configurations of runs. They are read by section, without importing what they name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cifarlab.config.sections.train import TrainConfig
 from cifarlab.core.errors import ConfigError, explain
 from cifarlab.core.plain import Plain
 
-# What to do where a run has parts of its own, and nobody said from where.
+# The advice if a run has custom parts and the caller did not name their files.
 NAME_THEM = "name each with --imports (in Python: imports=[...])"
 
 
@@ -37,7 +37,7 @@ class _Train(Section):
     train: TrainConfig
 
 
-# What is read of a saved configuration without asking for a registered part.
+# The values that are read from a saved configuration without validating a registered part.
 _DATA_FACTS, _TRAIN_FACTS = ("image_size", "split_seed"), ("seed", "precision", "select")
 
 
@@ -45,20 +45,20 @@ _Section = TypeVar("_Section", bound=BaseModel)
 
 
 class SavedConfig:
-    """The configuration that a checkpoint or a run's folder holds.
+    """The configuration in a checkpoint or a run's folder.
 
-    Reading it validates the model's section alone: a model loads where the experiment's losses, optimizer or
-    augmentations are registered no more. The data section is validated when it is first asked for, without
-    augmentation and mixing. Nothing that the configuration names is imported.
+    The constructor validates only the section of the model. So a model loads even if losses, optimizer or
+    augmentations of its experiment are no longer registered. The section of the data is validated on first
+    access, without augmentation and mixing. Nothing that the configuration names is imported.
 
     Args:
         plain: The configuration as it was saved.
-        where: The file or folder that holds it, for messages.
-        imports: Python files or modules that register the run's own parts, as the caller names them.
-        fix: What a message tells the user to do if a part is missing.
+        where: File or folder of the configuration, for messages.
+        imports: Python files or modules that register the run's custom parts, named by the caller.
+        fix: Advice in the message if a part is missing.
 
     Raises:
-        ConfigError: If the section of the model is malformed, or names a part that is not registered.
+        ConfigError: The section of the model is malformed, or names a part that is not registered.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SavedConfig:
         self._named = import_named(imports)
         self.model = self._section(_Model, {"model": self.plain.get("model")}).model
         data, train = (self.plain.get(key) for key in ("data", "train"))
-        # Any data set does: what is asked for does not depend on it.
+        # The section needs a data set, but the values read here do not depend on which one.
         data = {"dataset": "synthetic", **_only(data, _DATA_FACTS)} if isinstance(data, dict) else data
         train = _only(train, _TRAIN_FACTS) if isinstance(train, dict) else train
         pictures = self._section(_Data, {"data": data}).data
@@ -85,23 +85,31 @@ class SavedConfig:
 
     @property
     def imports(self) -> list[str]:
-        """What registered its own parts: files and modules that the caller named or this process knows."""
+        """Files and modules of custom parts that the caller named or this process imported."""
         return _known(self.plain, self._named)
 
     @cached_property
     def data(self) -> DataConfig:
-        """Its pictures, without augmentation and mixing. Raises ConfigError if they are not registered."""
+        """The section of the data, without augmentation and mixing.
+
+        Raises:
+            ConfigError: A value is wrong, or the data set is not registered.
+        """
         data = self.plain.get("data")
         plain = {**data, "augment": {}, "mix": {}} if isinstance(data, dict) else data
         return self._section(_Data, {"data": plain}).data
 
     @cached_property
     def whole(self) -> Config:
-        """The experiment, every part of it checked. Raises ConfigError if a part is not registered."""
+        """The complete configuration, validated.
+
+        Raises:
+            ConfigError: A value is wrong, or a part is not registered.
+        """
         return checked_unimported(self.plain, self.where, self._named, self._fix)
 
     def at(self, root: str | None) -> SavedConfig:
-        """Return the same with its data set at `root`; None leaves it where the run found it."""
+        """Return the configuration with `data.root` replaced. None leaves it as the run had it."""
         if root is None:
             return self
         moved = copy.copy(self)
@@ -122,17 +130,17 @@ class SavedConfig:
 def checked_unimported(
     plain: Mapping[str, Plain], where: Path, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Config:
-    """Check a whole configuration without importing what it names.
+    """Validate a complete configuration without importing what it names.
 
     Args:
-        plain: The configuration, as a run saved it or as a recipe gives it.
-        where: The file or folder that holds it, for messages.
-        imports: Python files or modules that register its own parts, as the caller names them. They are the
-            `imports` of the result, with those that the configuration names and this process knows.
-        fix: What a message tells the user to do if a part is missing.
+        plain: The configuration of a run or a recipe.
+        where: File or folder of the configuration, for messages.
+        imports: Python files or modules that register its custom parts, named by the caller. The `imports` of
+            the result are these, and those of the configuration that this process has already imported.
+        fix: Advice in the message if a part is missing.
 
     Raises:
-        ConfigError: If a part is not registered, or a value is wrong.
+        ConfigError: A part is not registered, or a value is wrong.
     """
     named = import_named(imports)
     try:
@@ -151,7 +159,7 @@ def _own_imports(plain: Mapping[str, Plain]) -> list[str]:
 
 
 def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
-    """`named`, and what the configuration names and this process has imported before."""
+    """Return `named` and those of the configuration's imports that this process has imported."""
     own = _own_imports(plain)
     return list(dict.fromkeys([*named, *(entry for entry in own if module_of(entry) in sys.modules)]))
 
@@ -159,24 +167,24 @@ def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
 def _explained(
     error: ConfigError, plain: Mapping[str, Plain], where: Path, named: Sequence[str], fix: str
 ) -> ConfigError:
-    """The error with the place of the configuration, and with what would register its parts."""
+    """Add the configuration's place and, for missing custom parts, advice to an error."""
     known = _known(plain, named)
     unasked = [entry for entry in _own_imports(plain) if entry not in known]
-    # Nobody is asked to run a stranger's code for an error that it cannot mend.
+    # Do not advise to run foreign code for an error that it cannot fix.
     if unasked and error.message.startswith("unknown "):
         files = ", ".join(unasked)
         return ConfigError(
-            f"{where} has parts of its own, from {files}, which are not run unasked; if you trust them, {fix}"
-            f" ({error})"
+            f"{where} has custom parts from {files}, which are not run automatically; if you trust them, "
+            f"{fix} ({error})"
         )
     return ConfigError(f"{where}: {error}")
 
 
 def translate_saved(plain: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Rename the options of a saved configuration that have other names now.
+    """Rename options of a saved configuration that have new names.
 
-    `teacher.views` is `data.views` now; null, its default, is dropped. What is no section is left as it is:
-    whoever checks the configuration explains it.
+    `teacher.views` became `data.views`. Null, its default, is dropped. Malformed sections stay unchanged: the
+    later validation reports them.
     """
     translated = copy.deepcopy(dict(plain))
     teacher, data = translated.get("teacher"), translated.get("data")

@@ -1,1 +1,1 @@
-"""What knows no experiment: errors, registries, randomness, batches, devices, files."""
+"""Ground layer, independent of any experiment: errors, registries, randomness, batches, devices, files."""

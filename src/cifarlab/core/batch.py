@@ -1,4 +1,4 @@
-"""The records that cross module borders: `Batch`, what a model is shown, and `Output`, what it answers."""
+"""Records shared by all layers: a model's input, `Batch`, and its `Output`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Output:
-    """What a classifier says of a batch.
+    """Output of a classifier for a batch.
 
-    logits: (B, C). embedding: (B, D), what the last layer sees. stages: feature maps, first to last, where
-    asked for. A head that compares directions also gives cosines (B, C) and scale (logits = scale x cosines);
-    one whose logits are products with embeddings gives weight (C, D); with K directions a class (C x K, D).
+    Attributes:
+        logits: (B, C).
+        embedding: (B, D), the input of the last layer.
+        stages: Feature maps, first to last. Empty unless they were asked for.
+        cosines: (B, C), the cosines between embedding and class directions. None if the head has no such
+            directions.
+        scale: Factor of the cosines: logits = scale x cosines.
+        weight: (C, D), the head's weights, or (C x K, D) from a head with K directions per class. None if the
+            logits are not products of embedding and weights.
     """
 
     logits: Tensor
@@ -28,11 +34,15 @@ class Output:
 class Batch:
     """A batch as the model sees it: augmented and mixed.
 
-    images: (B, 3, H, W) float32 in [0, 1]. labels: (B,) int64. targets: (B, C) float32, rows that sum to 1
-    and carry mixing only. indices: (B,) int64, each sample's index in its data set. teacher: its output for
-    the same view, or None. activations: (B, ...) what the frozen part of the network gives for the pictures,
-    which are then (B, 3, 0, 0); or None. progress: the share of the run that is over;
-    a tensor where the device must not be waited for.
+    Attributes:
+        images: (B, 3, H, W) float32 in [0, 1]. (B, 3, 0, 0) if `activations` replace them.
+        labels: (B,) int64.
+        targets: (B, C) float32. Each row sums to 1. They contain mixing, but no label smoothing.
+        indices: (B,) int64, the index of each sample in its data set.
+        teacher: Output of the teacher for the same view, or None.
+        progress: Completed share of the run, in [0, 1]. A tensor if reading it must not synchronize the
+            device.
+        activations: (B, ...) output of the frozen part of the network, or None.
     """
 
     images: Tensor

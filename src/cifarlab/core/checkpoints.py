@@ -1,4 +1,7 @@
-"""Checkpoint files: tensors and plain containers, written whole or not at all, read without running code."""
+"""Checkpoint files of tensors and plain containers.
+
+They are written atomically, and reading them runs no code.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,22 @@ def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
 
 
 def load_checkpoint(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Read a checkpoint to the host; nothing in it can run (`weights_only=True`).
+    """Load a checkpoint into host memory without executing anything in it (`weights_only=True`).
 
-    keys: what it must hold. Raises ConfigError naming a file that is not such a checkpoint.
+    Args:
+        path: The checkpoint.
+        keys: Keys that the checkpoint must hold.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, of another format, or lacks a key.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # A damaged file raises whatever its reader ran into.
+    except Exception as error:  # torch raises errors of many types for damaged files.
         reason = _why_unreadable(path, error)
-        raise ConfigError(f"{path}: not a checkpoint that can be read ({reason})") from None
+        raise ConfigError(f"{path}: not a readable checkpoint ({reason})") from None
     known = isinstance(state, dict) and state.get("format")
     if isinstance(known, int) and not isinstance(known, bool) and known != FORMAT:
         raise ConfigError(f"{path}: a checkpoint of format {known}; this version of cifarlab reads {FORMAT}")
@@ -42,7 +50,11 @@ def load_checkpoint(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def best_in(folder: Path) -> Path:
-    """The checkpoint of the chosen epoch of a run's folder. Raises ConfigError where there is none."""
+    """Return the path of `best.pt` in a run's folder.
+
+    Raises:
+        ConfigError: The folder has no `best.pt`.
+    """
     path = folder / "best.pt"
     if path.is_file():
         return path
@@ -52,17 +64,17 @@ def best_in(folder: Path) -> Path:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    """What is the matter with a file that torch could not read; its own words advise to run what is in it."""
+    """Explain a read failure. torch's message suggests `weights_only=False`, which would execute the file."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if not path.stat().st_size:
         return "it is empty"
     try:
         is_archive = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # Its end speaks of further files.
+    except zipfile.BadZipFile:  # The file ends like one part of a multi-file archive.
         is_archive = False
     if not is_archive:
-        return "it is cut off, or of another kind"
+        return "it is truncated, or not a checkpoint"
     if isinstance(error, pickle.UnpicklingError):
-        return "it holds more than tensors and plain values"
+        return "it contains more than tensors and plain values"
     return str(error).strip().partition("\n")[0][:120] or type(error).__name__

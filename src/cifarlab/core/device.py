@@ -1,4 +1,4 @@
-"""What the machine can do: its device, the arithmetic it is fast in, its memory."""
+"""Devices: choice of device and precision, memory, determinism, description of the hardware."""
 
 from __future__ import annotations
 
@@ -21,42 +21,44 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Precision:
-    """The arithmetic of a run: autocast's dtype, and whether losses are scaled (float16 only)."""
+    """The device of a run and the dtype of its autocast."""
 
     device: torch.device
     dtype: torch.dtype
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The context in which forward passes run."""
+        """Return the context manager for forward passes."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @property
     def scaled(self) -> bool:
+        """Whether losses are scaled before the backward pass: with float16 only."""
         return self.dtype == torch.float16
 
     def layout(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in the memory format that convolutions are fastest in."""
+        """Return images (B, 3, H, W) in channels-last format. Convolutions are fastest in it."""
         return images.to(memory_format=torch.channels_last)
 
     def __str__(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
 
-# glibc's parameters for mallopt, and the variables by which a user sets them.
+# Environment variable: (mallopt's parameter of the same meaning, our value for it).
 _MALLOPT = {"MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1), "MALLOC_MMAP_THRESHOLD_": (-3, 1 << 30)}
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Have the C library keep the memory that tensors free, for the next ones.
+    """Make the C library keep freed memory for later tensors.
 
-    By default glibc returns every large block to the system, and each page of the next one is then faulted in
-    again: up to two thirds of a step on a CPU. A threshold that the user set in the environment stays.
+    By default glibc returns every large block to the system. The pages of the next block then fault in again,
+    which takes up to two thirds of a training step on a CPU. Thresholds that the user has set in the
+    environment are kept.
 
     Returns:
-        Whether the allocator took the setting: False where it is not glibc's, where nothing changes.
+        True if the allocator took the setting. False if it is not glibc's; nothing changes then.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return False
@@ -69,9 +71,16 @@ def keep_freed_memory() -> bool:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `train.device`; `auto` is CUDA where there is one, else the CPU. Raises ConfigError.
+    """Return the device that `train.device` names.
 
-    Every process that trains, scores or predicts begins here: it keeps its freed memory from here on.
+    Every process that trains, scores or predicts calls this function first. So it also calls
+    `keep_freed_memory`.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, ..., or `auto`: CUDA if available, else the CPU.
+
+    Raises:
+        ConfigError: The name is not a device, or the machine has no such device.
     """
     keep_freed_memory()
     if name == "auto":
@@ -82,16 +91,25 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"{name!r} is not a device; use auto, cpu, cuda or cuda:1", path) from None
     if device.type == "cpu" and device.index:
-        raise ConfigError(f"{name!r}: there is one cpu; use auto or cpu", path)
+        raise ConfigError(f"{name!r}: there is only one cpu; use auto or cpu", path)
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"{device.type} is not supported (nobody has tested it); use auto or cpu", path)
+        raise ConfigError(f"{device.type} is not supported, since it is untested; use auto or cpu", path)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"this machine has no {name}; leave train.device=auto", path)
+        raise ConfigError(f"this machine has no {name}; use train.device=auto", path)
     return device
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """The arithmetic of `train.precision`; `auto` is bfloat16 where it is fast, float16 on older GPUs."""
+    """Return the precision that `train.precision` names.
+
+    Args:
+        name: A dtype, or `auto`: bfloat16 if the device computes it fast, float16 on older GPUs, else
+            float32.
+        device: The device of the run.
+
+    Raises:
+        ConfigError: float16 is asked for on a CPU.
+    """
     if name == "auto":
         if has_bfloat16(device):
             return Precision(device, torch.bfloat16)
@@ -102,7 +120,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; emulated, it is slower than float32."""
+    """Tell whether the device supports bfloat16 in hardware. Emulated, it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu" or sys.platform != "linux":
@@ -112,7 +130,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def picture_budget(device: torch.device) -> int | None:
-    """Bytes of pictures that may live on the device; None where the device is the host."""
+    """Return how many bytes of pictures the device may hold; None for a CPU."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2
@@ -120,22 +138,29 @@ def picture_budget(device: torch.device) -> int | None:
 
 
 def use_deterministic(device: torch.device, wanted: bool) -> None:
-    """Make a GPU repeat itself bit for bit; the CPU does so anyway at an equal number of threads."""
+    """Turn bit-identical results on a GPU on or off.
+
+    On a CPU results are always bit-identical if the number of threads is the same.
+    """
     if device.type == "cuda":
-        # cuBLAS reads it once, before its first product: a later run of this process may want it.
+        # Set even if not wanted, since a later run of this process may need it: cuBLAS reads it only once,
+        # before its first product.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not wanted
         torch.use_deterministic_algorithms(wanted)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Have `peak_memory` count from now on a GPU; on the CPU it goes on to count from the process's start."""
+    """Reset the count of `peak_memory` on a GPU. On a CPU it always counts from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes this process has held: of the device's memory on a GPU, of the host's on the CPU."""
+    """Return the process's peak memory in bytes.
+
+    That is GPU memory on a GPU, host memory on a CPU. 0 if the system does not report it (Windows).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -147,12 +172,12 @@ def peak_memory(device: torch.device) -> int:
 
 
 def num_cores() -> int:
-    """How many cores this process may use; in a container they can be fewer than the machine's."""
+    """Return how many cores this process may use. A container may have fewer than its machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_hardware(device: torch.device) -> dict[str, str | int | None]:
-    """What a result was measured on."""
+    """Describe device, processor, cores, threads, system and, if used, the GPU."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What goes wrong, said in one line: a user's mistake or a failure."""
+"""Errors that are printed in one line: `ConfigError` (user's mistake) and `Failure`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pydantic import ValidationError
 
 
 class ConfigError(ValueError):
-    """A mistake in a recipe; `path` holds the keys that lead to it, relative to where it was raised."""
+    """A user's mistake, for example in a recipe.
+
+    Attributes:
+        message: The message without the path.
+        path: Keys that lead to the wrong option, relative to where the error was raised. May be empty.
+    """
 
     def __init__(self, message: str, path: tuple[str, ...] = ()):
         super().__init__(message)
@@ -20,11 +25,16 @@ class ConfigError(ValueError):
 
 
 class Failure(RuntimeError):
-    """Something went wrong that is no mistake of the user's; the message says what, where, and what to do."""
+    """An error that is not the user's mistake. Its message says what happened, where, and what to do."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?` for the nearest of `known`, else the list of them where it is short, else nothing."""
+    """Return a hint for a misspelt name.
+
+    Returns:
+        `did you mean X?` if one of `known` is similar. Else the list of `known` if it has at most 20 entries.
+        Else an empty string.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
@@ -33,17 +43,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(word: str, known: Iterable[str]) -> str:
-    """The message for a name nobody registered or an option nobody takes."""
+    """Return the message for an unknown name or option, with a hint."""
     hint = did_you_mean(word, known)
     return f"unknown; {hint}" if hint else "unknown"
 
 
 def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[str]]) -> ConfigError:
-    """Pydantic's first error as one line with the full path of its key.
+    """Convert pydantic's first error to a ConfigError with the full path.
 
-    `known(path)` gives the keys that exist at `path`, for the nearest right name.
+    Args:
+        error: The error of a validation.
+        known: Returns the keys that exist at a path. They are suggested for a misspelt key.
     """
-    # A name that is misspelt is missing, too: it is said once, as what it is.
+    # A misspelt key gives two errors, `extra_forbidden` and `missing`. Only the first one helps.
     first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
     path = tuple(str(part) for part in first["loc"])
     cause = first.get("ctx", {}).get("error")

@@ -1,4 +1,4 @@
-"""Atomic files: what was saved is never half-written."""
+"""Files that are written atomically: completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from cifarlab.core.errors import ConfigError, Failure
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace `path` by what `write(file)` writes: whole or not at all, even if the machine stops.
+    """Write a file atomically: completely or not at all, even if a crash happens.
 
-    Raises Failure where it cannot be written.
+    Args:
+        path: The file to create or replace.
+        write: Writes the content to the open binary file that it is given.
+
+    Raises:
+        Failure: The file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,10 +34,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError.
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        with contextlib.suppress(OSError):  # The folder may be what is gone.
+        with contextlib.suppress(OSError):  # The folder may have been removed.
             if shutil.disk_usage(path.parent).free < 1 << 20:
                 reason = "no space left on the disk"
-        raise Failure(f"{path}: cannot be written ({reason}); what was saved before is whole") from error
+        raise Failure(f"{path}: cannot be written ({reason}); files saved before are intact") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -47,7 +52,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; what is not finite becomes null, since JSON has no word for it."""
+    """Write JSON atomically. NaN and infinity become null, since JSON cannot express them."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -63,19 +68,23 @@ def _finite(value: Any) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the sha256 of a file as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process left half-written. Only for the holder of the run's lock."""
+    """Remove temporary files that a killed process left. Call it only while holding the run's lock."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ConfigError naming a file that is not one."""
+    """Read a file that holds a JSON object.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, or does not hold a JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,9 +100,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the system's into the Failure that says where it happened."""
+    """Convert an OSError in the body to a Failure that names `path`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise Failure(f"{path}: cannot be written ({reason}); what was saved before is whole") from error
+        raise Failure(f"{path}: cannot be written ({reason}); files saved before are intact") from error

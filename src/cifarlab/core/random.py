@@ -1,4 +1,4 @@
-"""`Draws`: random numbers as a pure function of (seed, epoch, sample index, label path, n)."""
+"""Random numbers as a function of (seed, epoch, sample index, label path, n)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's own is arithmetic."""
+    """Shift int64 right logically; torch's own shift is arithmetic."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def mix_bits(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64, elementwise on int64: every input bit moves every output bit."""
+    """Apply splitmix64's finaliser to each int64. Every input bit affects every output bit."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)
 
 
 def _mix_int(x: int) -> int:
-    """`mix_bits` of one Python integer, as a signed 64-bit value."""
+    """Apply `mix_bits` to a Python integer; return a signed 64-bit value."""
     mask = (1 << 64) - 1
     x &= mask
     x = ((x ^ (x >> 30)) * _MIX_1) & mask
@@ -40,12 +40,12 @@ def _mix_int(x: int) -> int:
 
 
 def label_key(label: str) -> int:
-    """A signed 64-bit key of a label."""
+    """Return a signed 64-bit hash of a label."""
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def hash_ints(*values: int) -> int:
-    """A signed 64-bit hash of integers, in order."""
+    """Return a signed 64-bit hash of integers. Their order matters."""
     key = 0
     for value in values:
         key = _mix_int((key + _GAMMA) ^ _mix_int(value + _GAMMA))
@@ -53,23 +53,26 @@ def hash_ints(*values: int) -> int:
 
 
 def hash_each(key: int, values: Tensor) -> Tensor:
-    """A hash of each of `values` (any shape, int64) under `key`, as int64."""
+    """Hash each of `values` (int64, any shape) under `key`; return int64 of the same shape."""
     return mix_bits(mix_bits(values * _GAMMA + key))
 
 
 def permutation(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """The order of an epoch: (n,) int64, the same on every device."""
+    """Return an epoch's order of samples: (n,) int64, equal on every device."""
     key = hash_ints(seed, epoch, label_key("order"))
     return torch.argsort(hash_each(key, torch.arange(n, device=device)), stable=True)
 
 
 class Draws:
-    """Per-sample random numbers of one part of a policy.
+    """Random numbers of a part of an augmentation policy, for each sample.
 
-    seed: int. epoch: the view epoch, an int. indices: (B,) int64, each sample's index in its data set.
-    Every call takes the next n, so the numbers depend on the order of calls inside a part and on nothing
-    else: not on the batch size, the device, or what other parts draw. `at(label)` gives a part its own
-    stream; `of_epoch` is that of another view epoch, for what an epoch takes over from an earlier one.
+    Each call draws the next numbers of the part's stream. So the numbers depend on the order of calls within
+    the part. They do not depend on the batch size, the device, or the numbers that other parts draw.
+
+    Args:
+        seed: Seed of the run.
+        epoch: The view epoch.
+        indices: (B,) int64, the index of each sample in its data set.
     """
 
     def __init__(self, seed: int, epoch: int, indices: Tensor):
@@ -80,21 +83,24 @@ class Draws:
         self._count = 0
 
     def at(self, label: str) -> Draws:
-        """The stream of the part `label` below this one."""
+        """Return the stream of the sub-part called `label`."""
         child = copy.copy(self)
         child._path = (*self._path, label)
         child._keys, child._count = mix_bits(self._keys ^ label_key(label)), 0
         return child
 
     def of_epoch(self, epoch: int) -> Draws:
-        """The stream of the same part and samples in another view epoch, from its first number on."""
+        """Return the part's stream in another view epoch, from its first number.
+
+        An augmentation uses it for what an epoch takes over from an earlier one.
+        """
         stream = Draws(self._seed, epoch, self._indices)
         for label in self._path:
             stream = stream.at(label)
         return stream
 
     def take(self, indices: Tensor) -> Draws:
-        """The same stream for other rows of the batch: row i of the result is row indices[i] of this one."""
+        """Return the stream of some rows of the batch. Its row i is row indices[i] of this one."""
         child = copy.copy(self)
         child._indices, child._keys = self._indices[indices], self._keys[indices]
         return child
@@ -107,32 +113,32 @@ class Draws:
         return len(self._keys)
 
     def bits(self, shape: tuple[int, ...] = ()) -> Tensor:
-        """(B, *shape) int64, uniform over all 64-bit values."""
+        """Draw (B, *shape) int64, uniform over all 64-bit values."""
         size = math.prod(shape)
-        # The second factor is odd and unlike the stream of `indices * _GAMMA`, so that n and the index
-        # cannot trade places.
+        # The factor is odd and differs from the _GAMMA of the indices, so that n and a sample's index are not
+        # interchangeable.
         counters = (torch.arange(size, device=self.device) + self._count) * _MIX_1
         self._count += size
         return mix_bits(mix_bits(self._keys[:, None] + counters)).view(-1, *shape)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
-        """(B, *shape) float32 in [low, high): 24 random bits, so that they are equal on every device."""
+        """Draw (B, *shape) float32 in [low, high). They have 24 random bits, equal on every device."""
         values = _shift(self.bits(shape), 40).to(torch.float32) * (2.0**-24 * (high - low)) + low
         if low == high:
             return values
-        # The sum is rounded, and may come out as `high` or beyond.
+        # Rounding of the sum may give `high` or more.
         last = float(np.nextafter(np.float32(high), np.float32(low)))
         return values.clamp(max=last) if low < high else values.clamp(min=last)
 
     def integers(self, high: int, low: int = 0, shape: tuple[int, ...] = ()) -> Tensor:
-        """(B, *shape) int64 in low to high - 1."""
+        """Draw (B, *shape) int64 from low to high - 1."""
         return (_shift(self.bits(shape), 33) * (high - low) >> 31) + low
 
     def bernoulli(self, p: float, shape: tuple[int, ...] = ()) -> Tensor:
-        """(B, *shape) bool, true with probability p."""
+        """Draw (B, *shape) bool, true with probability p."""
         return self.uniform(shape=shape) < p
 
     def normal(self, shape: tuple[int, ...] = ()) -> Tensor:
-        """(B, *shape) float32, standard normal (Box and Muller, 1958)."""
+        """Draw (B, *shape) float32, standard normal (Box and Muller, 1958)."""
         radius = (-2.0 * (1.0 - self.uniform(shape=shape)).log()).sqrt()
         return radius * (2.0 * math.pi * self.uniform(shape=shape)).cos()

@@ -1,4 +1,4 @@
-"""YAML that a user wrote (JSON is YAML, too), read as plain data."""
+"""Reader of YAML files that users write. It reads JSON, too, which is a subset of YAML."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Twice(yaml.MarkedYAMLError):
-    """A mapping has a key twice."""
+    """A mapping in which a key occurs twice."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's own loader drops the first of two equal keys; this one raises."""
+    """A loader that raises if a mapping has a key twice. YAML's own loader drops the first one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Not in `construct_mapping`: by then `<<` has put other mappings' keys among a mapping's own.
+        # Not in `construct_mapping`: there, `<<` has already merged the keys of other mappings.
         node = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode):
-                continue  # A key that is a list or a mapping is refused later.
+                continue  # `yaml.load` refuses keys that are lists or mappings later.
             key = name.value if name.tag == _MERGE else self.construct_object(name)
             alike = {key, str(key)}  # 1 and "1" are the same label.
             for first in (lines[same] for same in alike if same in lines):
@@ -35,9 +35,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, source: str, path: tuple[str, ...] = ()) -> Any:
-    """Read YAML as plain data. Raises ConfigError at `path` with source, line and key.
+    """Parse YAML as plain data.
 
-    source: a file's path, or the text as `repr` shows it.
+    Args:
+        text: The YAML.
+        source: Name of the source in messages: a file's path, or `repr(text)`.
+        path: Keys that lead to the value, for messages.
+
+    Raises:
+        ConfigError: The text is not YAML, or a key occurs twice. The message has source, line and key.
     """
     try:
         return yaml.load(text, _Loader)

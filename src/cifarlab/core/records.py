@@ -1,4 +1,4 @@
-"""Records that are written as JSON and read back: typed, frozen, checked where they are read."""
+"""Records that are stored as JSON: typed, frozen, validated when read."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from cifarlab.core.files import read_json
 
 
 class Record(BaseModel):
-    """A set of named values that leaves the process as a JSON object.
+    """Base class of records that are stored as JSON objects.
 
-    A number is never read from a string, nor a truth value from a number. Keys that a class does not know
-    are kept: a file that another version wrote loses nothing when it is written again.
+    Validation is strict: a number is not read from a string, nor a boolean from a number. Unknown keys are
+    kept, so a file from another version loses nothing when it is rewritten.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file.
+        """Read a record from a JSON file.
 
         Raises:
-            ConfigError: It cannot be read, is no JSON object, or a value is missing or of another type.
+            ConfigError: The file is unreadable or no JSON object, or a value is missing or of a wrong type.
         """
         try:
             return cls.model_validate(read_json(path))
@@ -35,13 +35,13 @@ class Record(BaseModel):
             raise ConfigError(f"{path}: cannot be read: {where}: {first['msg'].lower()}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was given, without the defaults of what was not."""
+        """Return the values that were set, without defaults."""
         return self.model_dump(exclude_unset=True)
 
     def changed(self, **values: Any) -> Self:
-        """Return a copy with other values.
+        """Return a copy with some values replaced.
 
         Raises:
-            pydantic.ValidationError: A value is of another type.
+            pydantic.ValidationError: A value has a wrong type.
         """
         return type(self).model_validate({**self.to_json(), **values})

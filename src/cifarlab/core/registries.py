@@ -13,10 +13,10 @@ from cifarlab.core.registry import Registry, Spec
 
 @dataclass(frozen=True)
 class DatasetTraits:
-    """What a data set declares.
+    """Traits of a data set.
 
     Attributes:
-        split_as_published: Its parts do not depend on the size at which pictures are kept.
+        split_as_published: The data set's parts do not depend on the size at which pictures are kept.
     """
 
     split_as_published: bool = False
@@ -24,10 +24,10 @@ class DatasetTraits:
 
 @dataclass(frozen=True)
 class AugmentTraits:
-    """What an augmentation declares.
+    """Traits of an augmentation.
 
     Attributes:
-        lower: Plans its step, so that steps with equal kernels become one.
+        lower: Returns the augmentation's kernel and its parameters. Steps with equal kernels are fused.
     """
 
     lower: Callable[..., Any] | None = None
@@ -35,11 +35,11 @@ class AugmentTraits:
 
 @dataclass(frozen=True)
 class HeadTraits:
-    """What a head declares of its logits.
+    """Traits of a head.
 
     Attributes:
-        cosines: They are cosines times a scale.
-        products: They are products of the embedding and a row of weights; a bias may be added.
+        cosines: The logits are cosines times a scale.
+        products: The logits are products of the embedding with rows of weights, perhaps plus a bias.
     """
 
     cosines: bool = False
@@ -48,16 +48,16 @@ class HeadTraits:
 
 @dataclass(frozen=True)
 class LossTraits:
-    """What a loss declares.
+    """Traits of a loss.
 
     Attributes:
-        soft_targets: It has a form for mixed targets.
-        needs_cosines: It works on a head's cosines.
-        needs_products: It works on logits without bias.
-        needs_teacher: What it reads of a teacher; None: it has none.
-        compares: It compares the pictures of a batch.
-        reads_logits: Of the student.
-        reads_scale: It multiplies cosines by the head's scale.
+        soft_targets: The loss accepts mixed targets.
+        needs_cosines: The loss needs a head's cosines.
+        needs_products: The loss needs logits without bias.
+        needs_teacher: The part of the teacher's output that the loss reads. None: it needs no teacher.
+        compares: The loss compares the pictures of a batch with each other.
+        reads_logits: The loss reads the student's logits.
+        reads_scale: The loss multiplies cosines by the head's scale.
     """
 
     soft_targets: bool = True
@@ -71,10 +71,10 @@ class LossTraits:
 
 @dataclass(frozen=True)
 class OptimizerTraits:
-    """What an optimizer declares.
+    """Traits of an optimizer.
 
     Attributes:
-        hidden_apart: It steps hidden matrices in another way than the rest, and wants them in groups apart.
+        hidden_apart: The optimizer updates hidden matrices differently and needs them in separate groups.
     """
 
     hidden_apart: bool = False
@@ -91,7 +91,7 @@ SCHEDULES = Registry("schedule")
 SHARPNESS = Registry("sharpness-aware step")
 AVERAGES = Registry("weight average")
 
-# The keys of a recipe where each kind stands.
+# Registries by the key of a recipe that takes parts of their kind.
 REGISTRIES = {
     "data.dataset": DATASETS,
     "data.augment": AUGMENTS,

@@ -1,4 +1,4 @@
-"""Registries: names to callables, where a callable's signature is the schema of what a recipe may set."""
+"""Registries of parts. A part's keyword-only parameters are the options that a recipe may set."""
 
 from __future__ import annotations
 
@@ -12,21 +12,15 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
 from cifarlab.core.plain import Plain
 from cifarlab.core.strict_numbers import Strict, refuse_boolean
 
-# Each takes the name of a module that is about to be read anew, and forgets what it registered.
+# Called with the name of a module before it is reloaded. Each removes what the module registered.
 FORGETTERS: list[Callable[[str], None]] = []
-# Keys beside a part's own options; a callable that takes one of them as an option cannot be registered.
+# Keys that a recipe sets beside a part's own options. No part may have an option of such a name.
 RESERVED = ("name", "weight", "p", "before")
 
 
@@ -39,7 +33,7 @@ class _Options(Strict):
 
 
 def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -> type[BaseModel]:
-    """A pydantic model of the keyword-only half of a signature. fields_beside: names that it must not use."""
+    """Return a pydantic model of a callable's keyword-only parameters. `fields_beside`: forbidden names."""
     target = call.__init__ if inspect.isclass(call) else call
     hints = typing.get_type_hints(target, include_extras=True)
     options: dict[str, Any] = {}
@@ -61,7 +55,7 @@ def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -
 
 
 def _named_like_a_field(name: str, option: str) -> TypeError:
-    return TypeError(f"{name}: option {option!r} has the name of a field that stands beside it; rename it")
+    return TypeError(f"{name}: option {option!r} has the name of a field of the same section; rename it")
 
 
 @dataclass(frozen=True)
@@ -69,10 +63,10 @@ class Part:
     """A registered callable.
 
     Attributes:
-        schema: Of its options.
-        doc: The first line of its docstring.
-        traits: Facts that the toolkit asks for, as the registry's class of traits declares them.
-        module: That registered it, which need not be the callable's own.
+        schema: Pydantic model of the options.
+        doc: First line of the callable's docstring.
+        traits: Instance of the registry's class of traits.
+        module: Name of the module that registered the part. It may differ from the callable's own.
     """
 
     name: str
@@ -84,7 +78,7 @@ class Part:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option with its default; `...` marks one that a recipe must give."""
+        """Options with their defaults; `...` marks a required option."""
         return {
             key: ... if field.is_required() else field.get_default(call_default_factory=True)
             for key, field in self.schema.model_fields.items()
@@ -93,9 +87,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Spec:
-    """A part with its options checked and frozen: what a recipe says, ready to be built.
+    """A part with validated, frozen options.
 
-    `weight` is a loss's factor in the total; `p` the probability of an augmentation, per picture.
+    Attributes:
+        weight: Factor of a loss in the total.
+        p: Probability that an augmentation or mixer is applied to a picture.
+        beside: Which of `weight` and `p` the part takes.
     """
 
     part: Part
@@ -109,35 +106,35 @@ class Spec:
         return self.part.name
 
     def kwargs(self) -> dict[str, Any]:
-        """The options as keyword arguments; nested parts stay `Spec`s."""
+        """Return the options as keyword arguments. Nested parts remain `Spec`s."""
         return {key: getattr(self.options, key) for key in type(self.options).model_fields}
 
     def build(self, *given: Any) -> Any:
-        """Call the part with what the toolkit gives and what the recipe set."""
+        """Call the part with positional arguments and the recipe's options."""
         return self.part.call(*given, **self.kwargs())
 
     def bind(self) -> Callable[..., Any]:
-        """The part with the recipe's half of its signature filled in."""
+        """Return the part as a function whose options are already set."""
         return partial(self.part.call, **self.kwargs())
 
     def dump(self) -> dict[str, Plain]:
-        """The spec as plain data: what a recipe would say to get it."""
+        """Return the spec as plain data in the form of a recipe."""
         beside = {key: getattr(self, key) for key in self.beside}
         return {"name": self.name, **self.options.model_dump(mode="json"), **beside}
 
 
 @dataclass(frozen=True)
 class NoTraits:
-    """A kind of parts that declare nothing of themselves."""
+    """Empty class of traits, for kinds of parts that declare none."""
 
 
 class Registry:
-    """Names to callables of one kind.
+    """A mapping from names to parts of one kind.
 
     Args:
-        kind: The word for a member in messages.
-        beside: Which of `weight` and `p` its parts take.
-        traits: A frozen dataclass with defaults: what a part of this kind may declare of itself.
+        kind: Word for a part of this kind in messages.
+        beside: Which of `weight` and `p` the parts take.
+        traits: Frozen dataclass of the facts that a part may declare about itself. All have defaults.
     """
 
     def __init__(self, kind: str, beside: tuple[str, ...] = (), traits: type = NoTraits):
@@ -152,10 +149,12 @@ class Registry:
             del self._parts[name]
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Keep the names of fields that share one mapping with the options of a part of this kind.
+        """Forbid names of options that are fields of the same section.
 
-        A value under such a name would reach the field, never the option. Raises TypeError where a part that
-        is registered already has an option of that name.
+        A value under such a name would reach the field, never the option.
+
+        Raises:
+            TypeError: A registered part already has an option of that name.
         """
         self._fields_beside |= frozenset(names)
         for part in self.parts():
@@ -164,12 +163,16 @@ class Registry:
                     raise _named_like_a_field(part.name, option)
 
     def register(self, call: Any = None, *, name: str | None = None, **traits: Any) -> Any:
-        """Add a function or class under its own name, or `name`; a decorator, with or without arguments.
+        """Register a function or class; a decorator, with or without arguments.
 
-        traits: what the part declares of itself (`soft_targets=False`: a loss without a soft-target form).
-        Raises TypeError for a reserved or unannotated option, for one that is named like a field beside it,
-        and for a trait that parts of this kind do not have; ValueError for a name that is taken by other
-        code.
+        Args:
+            call: The part.
+            name: Name of the part. Default: the callable's own.
+            traits: Traits of the part, e.g. `soft_targets=False`.
+
+        Raises:
+            TypeError: An option is unannotated or has a forbidden name, or a trait is unknown.
+            ValueError: Other code has registered the name.
         """
         if call is None:
             return partial(self.register, name=name, **traits)
@@ -183,19 +186,23 @@ class Registry:
         schema = _schema(call, name, self._fields_beside)
         part = Part(name, call, schema, doc, self.traits(**traits), module)
         old = self._parts.get(name)
-        # A module that is reloaded replaces its own parts.
+        # A reloaded module may replace its own parts.
         if old and (old.call.__module__, old.call.__qualname__) != (call.__module__, call.__qualname__):
-            raise ValueError(f"{self.kind} {name!r} is registered already, by {old.call.__module__}")
+            raise ValueError(f"{self.kind} {name!r} is already registered by {old.call.__module__}")
         self._parts[name] = part
         return call
 
     def register_open(
         self, title: str, accepts: Callable[[str], bool], names: Callable[[], Iterable[str]]
     ) -> Any:
-        """Decorator for the part that answers for every unregistered name that `accepts`.
+        """Return a decorator for the open part, which handles unregistered names.
 
-        title: what a listing calls it. The callable gets the name as the first thing the toolkit gives;
-        `names()` feeds `did you mean`.
+        The callable gets the name as its first argument.
+
+        Args:
+            title: Name of the open part in listings.
+            accepts: Tells whether the open part handles a name.
+            names: Returns names to suggest for a misspelt one.
         """
 
         def add(call: Any) -> Any:
@@ -207,7 +214,7 @@ class Registry:
         return add
 
     def parts(self) -> list[Part]:
-        """Every part by name; last, the one that answers for unregistered names."""
+        """Return all parts, sorted by name, the open part last."""
         return [self._parts[name] for name in self] + ([self._open[0]] if self._open else [])
 
     def __iter__(self) -> Iterator[str]:
@@ -217,12 +224,12 @@ class Registry:
         return name in self._parts
 
     def answering_for(self, name: str) -> Part | None:
-        """Return the open part under a name that nobody registered, if it accepts that name."""
+        """Return the open part if it accepts an unregistered name, else None."""
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None
 
     def __getitem__(self, name: str) -> Part:
-        """The part called `name`. Raises ConfigError with the nearest right name."""
+        """Return the part called `name`. Raise ConfigError, with a suggestion, if there is none."""
         if name in self._parts:
             return self._parts[name]
         if self._open:
@@ -236,7 +243,7 @@ class Registry:
         raise ConfigError(f"unknown {self.kind} {name!r}" + (f"; {hint}" if hint else ""))
 
     def spec(self, value: Any) -> Spec:
-        """Parse `{name: ..., **options}` or a bare name. Raises ConfigError with the path of the option."""
+        """Parse `{name: ..., **options}` or a bare name. Raise ConfigError with a wrong option's path."""
         if isinstance(value, Spec):
             return value
         if isinstance(value, str):
@@ -246,7 +253,7 @@ class Registry:
         options = dict(value)
         name = options.pop("name", None)
         if not isinstance(name, str):
-            raise ConfigError(f"names no {self.kind}; known: {', '.join(self)}", ("name",))
+            raise ConfigError(f"expected the name of a {self.kind}; known: {', '.join(self)}", ("name",))
         beside = {key: _number(key, options.pop(key)) for key in self.beside if key in options}
         part = self[name]
         try:
@@ -256,7 +263,7 @@ class Registry:
         return Spec(part, parsed, beside=self.beside, **beside)
 
     def labelled(self, value: Any) -> Any:
-        """Fill in `name` from the label, for each entry of `{label: options}`."""
+        """Set missing names to the label in each entry of `{label: options}`."""
         if value is None:
             return {}
         if isinstance(value, str):
@@ -286,5 +293,5 @@ def _number(key: str, value: Any) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"expected a finite number, got {value!r}", (key,))
     if key == "p" and not 0 <= number <= 1:
-        raise ConfigError(f"a probability lies in 0 to 1, got {number}", (key,))
+        raise ConfigError(f"expected a probability from 0 to 1, got {number}", (key,))
     return number

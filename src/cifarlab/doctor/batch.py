@@ -1,4 +1,4 @@
-"""Checks that take data, a model and one small batch."""
+"""Checks that need data, a model and one small batch."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from cifarlab.doctor.probe import Probe
 from cifarlab.engine.batches import num_views
 from cifarlab.training.no_effect import without_effect_on
 
-# Pictures below which batch norm's statistics are mostly noise (Wu and He 2018, figure 1).
+# With fewer pictures, batch norm's statistics are mostly noise (Wu and He 2018, figure 1).
 _TINY = 8
-# Share of log(classes) by which the first loss may be off: a new head's logits deviate by about 1.
+# Allowed deviation of the first loss, as a share of log(classes): a new head's logits deviate by about 1.
 _FAR = 0.5
-# Less than half a step of 8 bits.
+# Pixels in [0, 1] that differ by at most this are equal: it is less than half a step of 8 bits.
 _UNCHANGED = 1 / 512
 
 
 @check("batch", "warning", "say model.backbone.stem=cifar, or a larger data.image_size")
 def last_map_1x1(probe: Probe) -> Reasons:
-    """The last convolution sees a map of one pixel: of its kernels only the centre ever learns."""
+    """The feature map is one pixel at the last convolution, so only its kernels' centres learn."""
     size = min(probe.config.data.image_size, *probe.config.data.train_sizes)
     name, side = _last_map(probe.model, size)
     if side == 1:
-        yield f"at {size} px the map is 1 x 1 by {name}: nothing is left of where things are"
+        yield f"at {size} px the feature map is only 1 x 1 at {name}: it has no positions left"
 
 
 def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
-    """The last convolution that looks at neighbours, and the larger side of what it gives."""
+    """Return the last convolution with a kernel above 1 x 1: (name, output's larger side)."""
     seen = [("", 0)]
 
     def note(name: str):
@@ -60,7 +60,7 @@ def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
 
 @check("batch", "warning", "raise data.batch_size, or say model.batch_norm_eval=backbone")
 def tiny_batch_norm(probe: Probe) -> Reasons:
-    """Batch norm takes its statistics from a handful of pictures."""
+    """Batch norm computes its statistics from fewer than 8 pictures."""
     if not any(isinstance(module, _BatchNorm) and module.training for module in probe.model.modules()):
         return
     data, plan = probe.config.data, probe.case.plan
@@ -68,29 +68,29 @@ def tiny_batch_norm(probe: Probe) -> Reasons:
     parts = len(scale.sizes) if scale is not None and scale.per == "sample" else 1
     if data.batch_size // parts < _TINY:
         at_once = f", {data.batch_size // parts} at each size" if parts > 1 else ""
-        yield f"batch norm sees data.batch_size={data.batch_size} pictures at once{at_once}"
+        yield f"batch norm sees only data.batch_size={data.batch_size} pictures at once{at_once}"
     elif plan is not None and 1 < plan.samples % plan.batch_size < _TINY:
         rest = plan.samples % plan.batch_size
         yield (
-            f"the last batch of each epoch has {rest} pictures",
-            (f"choose data.batch_size so that it does not leave {rest} of {plan.samples:,}"),
+            f"batch norm sees only {rest} pictures in the last batch of each epoch",
+            (f"choose a data.batch_size that does not leave {rest} of {plan.samples:,} pictures"),
         )
 
 
 @check("batch", "warning", "raise the augmentation's strength or p, or remove it")
 def same_views(probe: Probe) -> Reasons:
-    """Augmentation is on, and yet a picture looks the same in two epochs."""
+    """Augmentation is on, but pictures look the same in two epochs."""
     data = probe.config.data
     if not (data.augment or data.mix) or num_views(probe.config) == 1:
         return
     one, other = probe.views(0).images, probe.views(1).images
     if not _changed(one, other).any():
-        yield f"{len(one)} pictures look the same in epochs 1 and 2, for all data.augment and data.mix say"
+        yield f"{len(one)} pictures look the same in epochs 1 and 2, despite data.augment and data.mix"
 
 
 @check("batch", "warning", "raise its strength, or remove it")
 def augmentation_idle(probe: Probe) -> Reasons:
-    """An augmentation leaves every picture as it is."""
+    """An augmentation changes no picture."""
     clean = probe.views(0)
     images = probe.job.splits.train.gather(torch.arange(len(clean.labels)))[0].float() / 255
     for label, spec in probe.config.data.augment.items():
@@ -100,32 +100,32 @@ def augmentation_idle(probe: Probe) -> Reasons:
 
 
 def _changed(one: Tensor, other: Tensor) -> Tensor:
-    """(B,) bool: which pictures differ by more than rounding."""
+    """Tell which pictures differ by more than rounding: (B,) bool."""
     return (one - other).abs().flatten(1).amax(1) > _UNCHANGED
 
 
-@check("batch", "warning", "remove the setting, or change what leaves it idle", told=True)
+@check("batch", "warning", "remove the setting, or change the one that disables it", told=True)
 def no_effect_on_model(probe: Probe) -> Reasons:
-    """A setting changes nothing for this model and these data."""
+    """A setting has no effect on this model and this data set."""
     yield from without_effect_on(probe.config, probe.model)
 
 
 @check("batch", "warning", "look at the head's initial weights, and at model.normalize")
 def initial_loss(probe: Probe) -> Reasons:
-    """Before training the cross-entropy is far from log(classes), that of a guess."""
+    """Before training, the cross-entropy is far from log(classes), that of random guessing."""
     output, batch = probe.first.output, probe.first.batch
     guess = math.log(probe.model.num_classes)
-    # Cosines x 64 are far from a guess by design; a model.init may know the classes.
+    # Cosines x 64 are far from guessing by design. Weights of a model.init may already know the classes.
     if output.cosines is not None or probe.config.model.init:
         return
     loss = F.cross_entropy(output.logits.float(), batch.targets).item()
     if math.isfinite(loss) and abs(loss - guess) > _FAR * guess:
-        yield f"the cross-entropy before training is {loss:.2f}, a guess has log(classes) = {guess:.2f}"
+        yield f"the cross-entropy before training is {loss:.2f}, guessing has log(classes) = {guess:.2f}"
 
 
-@check("batch", "error", "try train.precision=float32; else look at the block it names, and at the loss")
+@check("batch", "error", "try train.precision=float32; if that fails, look at the block and at the loss")
 def gradient_not_finite(probe: Probe) -> Reasons:
-    """The first loss or its gradient is not a number."""
+    """The first loss or its gradient is not finite."""
     if not math.isfinite(probe.first.loss):
         yield f"the first loss is {probe.first.loss}"
         return
@@ -134,9 +134,9 @@ def gradient_not_finite(probe: Probe) -> Reasons:
         yield f"the first gradient is not finite in {', '.join(broken[:3])}"
 
 
-@check("batch", "error", "let a loss with weight depend on it, or freeze it by name (model.freeze)")
+@check("batch", "error", "use a loss that depends on the block, or freeze it by name (model.freeze)")
 def gradient_zero(probe: Probe) -> Reasons:
-    """A block that is to be trained gets no gradient at all."""
+    """A block of trained weights gets no gradient."""
     still = [name for name, norm in _norms_of_blocks(probe) if norm == 0]
     if still and any(probe.objective.weights.values()):
         more = f" and {len(still) - 3} more" if len(still) > 3 else ""
@@ -144,8 +144,8 @@ def gradient_zero(probe: Probe) -> Reasons:
 
 
 def _norms_of_blocks(probe: Probe) -> Iterator[tuple[str, float]]:
-    """(block, norm of its gradient). A block: what the first three words of a parameter's name share."""
-    # Single layers may rest at first: a residual block whose last scale begins at 0 passes nothing back.
+    """Return (block, norm of its gradient). Parameters whose names share three words form a block."""
+    # Not by layer: if the last scale of a residual block starts at 0, its other layers get no gradient yet.
     blocks: dict[str, list[float]] = {}
     for name, gradient in zip(probe.first.names, probe.first.gradients, strict=True):
         block = ".".join(name.split(".")[:-1][:3]) or name
@@ -155,16 +155,16 @@ def _norms_of_blocks(probe: Probe) -> Iterator[tuple[str, float]]:
 
 @check("batch", "warning", "get the published data, or do not compare with published figures", told=True)
 def data_altered(probe: Probe) -> Reasons:
-    """The data are not the published ones, by their fingerprint."""
+    """The data differ from the published ones, as their fingerprint shows."""
     if probe.data_at_hand:
         yield from probe.job.splits.warnings
 
 
 @check("batch", "warning", "remove them from one of the two folders (`data.root`)")
 def validation_in_train(probe: Probe) -> Reasons:
-    """Pictures that validate the run are among those that it trains on, pixel for pixel."""
+    """Some validation pictures are also training pictures, pixel by pixel."""
     splits = probe.job.splits
-    # Pictures taken from train for validation leave with their copies: only a part of its own can overlap.
+    # A drawn validation split takes all copies of a picture. Only a published `val` part can overlap.
     if probe.data_at_hand and splits.val is not None and "val" in splits.fingerprint:
         found = int(np.isin(_digests(splits.val), _digests(splits.train)).sum())
         if found:

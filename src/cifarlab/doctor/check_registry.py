@@ -1,4 +1,4 @@
-"""`Finding`, what is wrong with a recipe, and the registry of the checks that look for it."""
+"""The registry of the doctor's checks, and `Finding`, a problem of a recipe."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from typing import Any, Literal
 from cifarlab.core.registry import FORGETTERS
 
 Severity = Literal["error", "warning", "note"]
-# static: from the configuration alone. batch: data, a model and one small batch. deep: more than that.
+# What a check needs. static: the configuration alone. batch: data, a model and one small batch. deep: a short
+# training, or the teacher's answers.
 Stage = Literal["static", "batch", "deep"]
-# What a check yields: a reason, or a reason with a fix of its own in place of the check's.
+# A check yields reasons. A reason may come with its own fix, which replaces that of the check.
 Reasons = Iterable[str | tuple[str, str]]
 FINDING_LEVELS: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a recipe. error: the run is worth nothing; note: worth knowing, perhaps meant."""
+    """A problem of a recipe.
+
+    Attributes:
+        id: Name of the check.
+        severity: `error`: the run is useless. `warning`: the result is worse than it could be, or misleading.
+            `note`: worth knowing, but perhaps intended.
+        reason: What is wrong, in one line.
+        fix: What to do, in one line.
+    """
 
     id: str
     severity: Severity
@@ -27,13 +36,23 @@ class Finding:
     fix: str
 
     def __str__(self) -> str:
-        """One line, as a run's warnings are."""
+        """Return the finding as a line in the form of a run's warnings."""
         return f"{self.reason}; {self.fix}"
 
 
 @dataclass(frozen=True)
 class Check:
-    """A registered check. meaning: what its finding says of a recipe. told: `prepare` warns of it, too."""
+    """A registered check.
+
+    Attributes:
+        id: Name of the check.
+        stage: What it needs.
+        severity: Severity of its findings.
+        fix: What to do about a finding.
+        meaning: What a finding means: the first line of the docstring.
+        look: The check itself. It yields a reason for each finding.
+        told: Whether training warns of the same problem by itself.
+    """
 
     id: str
     stage: Stage
@@ -44,7 +63,7 @@ class Check:
     told: bool
 
     def findings(self, subject: Any) -> list[Finding]:
-        """Look at a `Planned` (static) or a `Probe` (batch, deep)."""
+        """Apply the check to a `Planned` (static) or a `Probe` (batch, deep)."""
         pairs = [(said, self.fix) if isinstance(said, str) else said for said in self.look(subject)]
         return [Finding(self.id, self.severity, reason, fix) for reason, fix in pairs]
 
@@ -63,7 +82,16 @@ FORGETTERS.append(_forget)
 def check(
     stage: Stage, severity: Severity, fix: str, *, told: bool = False
 ) -> Callable[[Callable[[Any], Reasons]], Callable[[Any], Reasons]]:
-    """Decorator: the function is the check named as it is, and its docstring's first line what is found."""
+    """Return a decorator that registers a function as a check.
+
+    The check has the name of the function. The first line of its docstring describes its findings.
+
+    Args:
+        stage: What the check needs.
+        severity: Severity of its findings.
+        fix: What to do about a finding.
+        told: Whether training warns of the same problem by itself.
+    """
 
     def add(look: Callable[[Any], Reasons]) -> Callable[[Any], Reasons]:
         name, meaning = look.__name__, (inspect.getdoc(look) or "").partition("\n")[0]
@@ -74,10 +102,10 @@ def check(
 
 
 def run_checks(stage: Stage, subject: Any) -> list[Finding]:
-    """What all checks of a stage find, in the order in which they were registered."""
+    """Return the findings of a stage's checks, in the order of registration."""
     return [found for each in CHECKS.values() if each.stage == stage for found in each.findings(subject)]
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors first, notes last; within each in the order given."""
+    """Sort findings by severity, errors first. Findings of the same severity keep their order."""
     return sorted(findings, key=lambda finding: FINDING_LEVELS.index(finding.severity))

@@ -1,4 +1,4 @@
-"""Checks that take more than one batch: a short training, a look at the teacher."""
+"""Checks that need a short training, or the teacher's answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cifarlab.engine.step import Engine
 from cifarlab.teachers import teacher_faults
 
 PICTURES, STEPS = 64, 200
-# Shares of them: known by heart, at which it is over; and known after all steps, below which it failed.
+# Training accuracies: the check ends early at the first one, and fails if it stays below the second one.
 _BY_HEART, _FAILED = 0.9, 0.5
 
 
 @check("deep", "error", "try optim.lr ten times higher, then lower; look at model.freeze and at the loss")
 def cannot_overfit(probe: Probe) -> Reasons:
-    """200 steps on 64 pictures, unaugmented, do not teach half of them: more will not be learned either."""
+    """The model cannot memorise half of 64 unaugmented pictures in 200 steps."""
     engine = Engine(
         overfitting(probe.config),
         copy.deepcopy(probe.model),
@@ -42,11 +42,14 @@ def cannot_overfit(probe: Probe) -> Reasons:
         if best >= _BY_HEART:
             return
     if best < _FAILED:
-        yield f"after {STEPS} steps on {len(engine.train)} pictures, {best:.0%} of them are known"
+        yield f"after {STEPS} steps on {len(engine.train)} pictures, training accuracy is only {best:.0%}"
 
 
 def overfitting(config: Config) -> Config:
-    """The configuration for a few pictures: one batch of them, unchanged, at the peak rate; no decay."""
+    """Return a configuration to memorise one batch of a few pictures.
+
+    The pictures are not augmented, the learning rate stays at its peak after a warm-up, weights do not decay.
+    """
     clean = {"augment": {}, "mix": {}, "multi_scale": None, "batch_size": PICTURES, "views": None,
              "freeze_views": False}  # fmt: skip
     steady = {"schedule": SCHEDULES.spec({"name": "constant", "warmup": 0.1}), "sharpness": None}
@@ -67,31 +70,31 @@ def _teacher_fault(probe: Probe, wanted: str) -> Iterator[tuple[str, str]]:
 
 @check("deep", "warning", "train it longer, or name another teacher.run", told=True)
 def teacher_guesses(probe: Probe) -> Reasons:
-    """The teacher is hardly better than a guess."""
+    """The teacher is hardly better than random guessing."""
     return _teacher_fault(probe, "guess")
 
 
 @check("deep", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
 def teacher_says_little(probe: Probe) -> Reasons:
-    """The teacher's answers to training pictures are near uniform at the loss's temperature."""
+    """The teacher's answers for training pictures are almost uniform at the loss's temperature."""
     return _teacher_fault(probe, "near_uniform")
 
 
 @check("deep", "warning", "raise the temperature", told=True)
 def teacher_near_one_hot(probe: Probe) -> Reasons:
-    """The teacher's answers are nearly one-hot: they say little that the labels do not."""
+    """The teacher's answers are almost one-hot, so they add little to the labels."""
     return _teacher_fault(probe, "near_one_hot")
 
 
-@check("deep", "warning", "raise the weight of its loss, or train what the loss acts on", told=True)
+@check("deep", "warning", "raise the weight of its loss, or train the layers that it acts on", told=True)
 def teacher_hardly_counts(probe: Probe) -> Reasons:
-    """The teacher's share of the gradient is next to nothing."""
+    """The teacher contributes almost nothing to the gradient."""
     return _teacher_fault(probe, "idle")
 
 
 @check("deep", "warning", "hold pictures out: data.val=0.1, in its run and in this one", told=True)
 def teacher_not_held_out(probe: Probe) -> Reasons:
-    """The teacher is calibrated or scored on pictures that it was trained on."""
+    """The teacher is calibrated or scored on its own training pictures."""
     return _teacher_fault(probe, "not_held_out")
 
 

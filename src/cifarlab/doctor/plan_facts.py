@@ -1,4 +1,4 @@
-"""`Planned`: what a configuration says of a run before any data are read."""
+"""Facts about a run that its configuration shows, without reading the data."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from cifarlab.config import Config
 from cifarlab.engine.plan import Plan
 from cifarlab.optim.schedules import learning_rate
 
-# (pictures of the train part, classes) of data sets that are always the same.
+# (training pictures, classes) of data sets of fixed size.
 _KNOWN = {"cifar100": (50_000, 100), "cifar10": (50_000, 10)}
 _SYNTHETIC_CLASSES = 100
-# Optimizers whose decay is a share of the weights, lr x decay a step; sgd's goes through its momentum.
+# Optimizers with decoupled weight decay: a step removes lr x decay of a weight. SGD's decay passes through
+# its momentum.
 _DECOUPLED = ("adamw", "lion", "muon")
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A configuration, with how many pictures it trains on and how many classes there are, where known."""
+    """A configuration with its numbers of training pictures and classes; None if these are unknown."""
 
     config: Config
     num_pictures: int | None
@@ -25,7 +26,7 @@ class Planned:
 
     @property
     def plan(self) -> Plan | None:
-        """How the steps fall into epochs."""
+        """Division of the epochs into steps; None if the number of pictures is unknown."""
         config = self.config
         if self.num_pictures is None:
             return None
@@ -33,13 +34,15 @@ class Planned:
 
     @property
     def run_steps(self) -> int | None:
-        """How many steps the run takes: where train.stop ends it, fewer than its schedules span."""
+        """Number of steps of the run. With train.stop, these are fewer than its schedules span."""
         return self.plan and self.plan.steps_per_epoch * self.config.train.last_epoch
 
     def rates(self, num: int = 1000, taken: int | None = None) -> list[float]:
-        """Learning rates of at most `num` steps spread over the run, the first and the last among them.
+        """Return learning rates of evenly spaced steps, first and last included.
 
-        taken: of the first so many steps, not of all planned.
+        Args:
+            num: Largest number of rates.
+            taken: Use only this many steps, the first ones. Default: all steps that schedules span.
         """
         total = self.plan.total_steps if self.plan else num
         last = (total if taken is None else taken) - 1
@@ -47,7 +50,10 @@ class Planned:
         return [learning_rate(self.config.optim, step, total) for step in steps]
 
     def decay_per_step(self) -> float | None:
-        """Which share of the weights a step at the peak rate decays; None where the optimizer is unknown."""
+        """Return the share of a weight that decay removes in a step.
+
+        It is that of a step at the peak learning rate. None if the optimizer's form of decay is unknown.
+        """
         optim = self.config.optim
         if optim.optimizer.name in _DECOUPLED:
             return optim.lr * optim.weight_decay
@@ -57,7 +63,7 @@ class Planned:
 
 
 def planned(config: Config) -> Planned:
-    """The numbers of pictures and classes, from the configuration alone."""
+    """Derive the numbers of pictures and classes from a configuration, if possible."""
     data = config.data
     if data.dataset.name == "synthetic":
         known = (data.dataset.kwargs()["train"], _SYNTHETIC_CLASSES)

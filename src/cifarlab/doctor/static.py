@@ -1,4 +1,4 @@
-"""Checks of a configuration alone: what it leaves out, or sets to what does not work."""
+"""Checks that need the configuration alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from cifarlab.runs.folder import Run
 from cifarlab.teachers.diagnosis import NEARLY_UNIFORM
 from cifarlab.training.no_effect import low_scale, without_effect_as_planned
 
-# What weights lose to decay over a whole run, below which it is as good as none.
+# Weight decay that removes less than this share of the weights over the whole run is negligible.
 _NO_DECAY = 0.05
-# How far a mean or deviation may be from the weights' own: the data set's own statistics of photographs are.
+# Allowed difference between our mean or deviation and that of the weights. Statistics of data sets of
+# photographs differ by as much.
 _SAME_STATISTICS = 0.06
 _SGD_DECAY = 5e-4
 _PHOTOGRAPHS = ("cifar100", "cifar10")
@@ -30,7 +31,7 @@ _PHOTOGRAPHS = ("cifar100", "cifar10")
 def nothing_to_learn(case: Planned) -> Reasons:
     """Every loss has weight 0."""
     if all(spec.weight == 0 for spec in case.config.objective.values()):
-        yield "every loss has weight 0: no weight moves"
+        yield "every loss has weight 0: the model learns nothing"
 
 
 @check("static", "warning", "say data.shuffle=true")
@@ -43,10 +44,10 @@ def no_shuffling(case: Planned) -> Reasons:
 
 @check("static", "warning", "say data.freeze_views=false, or data.views above 1")
 def frozen_views(case: Planned) -> Reasons:
-    """Augmentation makes one copy of each picture, and every epoch shows that copy."""
+    """Every epoch shows the same augmented copy of each picture."""
     data = case.config.data
     if (data.augment or data.mix) and num_views(case.config) == 1 and case.config.train.last_epoch > 1:
-        yield "every epoch shows the same augmented copy of a picture: augmentation adds none"
+        yield "every epoch shows the same augmented copy of each picture: augmentation adds no variety"
 
 
 @check(
@@ -54,10 +55,10 @@ def frozen_views(case: Planned) -> Reasons:
     "say optim.schedule=cosine (or one_cycle, linear, step), or average the weights: train.average=ema",
 )  # fmt: skip
 def lr_never_changes(case: Planned) -> Reasons:
-    """The learning rate stays at its peak to the last planned step."""
+    """The learning rate stays at its peak until the last planned step."""
     rates = case.rates()
     after = rates[rates.index(max(rates)) :]
-    # An average over the last weights does what a falling rate does.
+    # Averaging the last weights has the effect of a falling rate.
     if case.config.train.average is None and len(rates) > 1 and min(after) == max(rates):
         steps = f"{case.plan.total_steps:,} planned steps" if case.plan else "planned steps"
         yield f"the learning rate never falls from its peak, {max(rates):g}, within the {steps}"
@@ -65,21 +66,21 @@ def lr_never_changes(case: Planned) -> Reasons:
 
 @check("static", "warning", "say train.select=val and data.val=0.1, or train.select=last", told=True)
 def chosen_on_test(case: Planned) -> Reasons:
-    """The test set chooses the epoch, and so cannot score it."""
+    """The test set chooses the epoch, so its score of that epoch is optimistic."""
     if case.config.train.select == "test":
         epochs = case.config.train.last_epoch
-        yield f"the best of {epochs} scores on test is reported as the test score: optimistic"
+        yield f"the best of {epochs} scores on test is reported as the test score, which is optimistic"
 
 
-@check("static", "warning", "say model.normalize=pretrained; with model.init, what that run says")
+@check("static", "warning", "say model.normalize=pretrained; with model.init, the value of that run")
 def other_normalization(case: Planned) -> Reasons:
-    """Pretrained weights see pictures in another normalisation than the one that they were trained with."""
+    """Pretrained weights get pictures in another normalisation than in their own training."""
     model = case.config.model
     if model.init:
         theirs = None
-        with contextlib.suppress(ConfigError):  # A checkpoint alone, or a damaged run: nobody knows.
+        with contextlib.suppress(ConfigError):  # Unknown for a standalone checkpoint or a damaged run.
             theirs = Run(model.init).plain_config()["model"].get("normalize")
-        # All but none take photographs to much the same numbers.
+        # All values but `none` give similar numbers for photographs.
         if theirs is not None and (theirs == "none") != (model.normalize == "none"):
             yield f"{model.init} was trained with model.normalize={theirs}, this run has {model.normalize}"
     elif getattr(model.backbone.options, "pretrained", False) and model.normalize in NORMALIZATIONS:
@@ -91,14 +92,14 @@ def other_normalization(case: Planned) -> Reasons:
         if max(abs(a - b) for a, b in zip(ours, own, strict=True)) > _SAME_STATISTICS:
             mean, std = (", ".join(f"{value:g}" for value in values) for values in (own[:3], own[3:]))
             yield (
-                f"the weights of {model.backbone.name} were trained on pictures less ({mean}), over ({std}); "
+                f"the weights of {model.backbone.name} were trained with mean ({mean}), deviation ({std}); "
                 f"this run has model.normalize={model.normalize}"
             )
 
 
 @check("static", "note", "raise optim.weight_decay (AdamW: 0.05 is usual; SGD: 5e-4), or say 0")
 def decay_negligible(case: Planned) -> Reasons:
-    """Over the whole run weight decay takes next to nothing off the weights: lr x decay x steps."""
+    """Weight decay removes almost nothing of the weights over the whole run: lr x decay x steps."""
     share, steps = case.decay_per_step(), case.run_steps
     if not share or steps is None:
         return
@@ -106,32 +107,33 @@ def decay_negligible(case: Planned) -> Reasons:
     lost = 1 - math.exp(-share * steps * sum(rates) / len(rates) / case.config.optim.lr)
     if lost < _NO_DECAY:
         decay = case.config.optim.weight_decay
-        yield f"weight decay {decay:g} takes {lost:.2%} off the weights in the whole run"
+        yield f"optim.weight_decay={decay:g} removes only {lost:.2%} of the weights in the whole run"
 
 
 @check("static", "warning", "lower optim.weight_decay or optim.lr")
 def decay_overwhelms(case: Planned) -> Reasons:
-    """Weights decay to a fraction within an epoch: what an epoch teaches is gone before the next."""
+    """Weights decay to a fraction within an epoch, so the model forgets what it learned before."""
     share, plan, optim = case.decay_per_step(), case.plan, case.config.optim
     if share and plan is not None and share * min(plan.steps_per_epoch, plan.total_steps) > 1:
         left = math.exp(-share * plan.steps_per_epoch)
         yield (
-            f"weight decay {optim.weight_decay:g} at learning rate {optim.lr:g} leaves {left:.1%} of a "
+            f"optim.weight_decay={optim.weight_decay:g} at optim.lr={optim.lr:g} leaves {left:.1%} of a "
             f"weight after one epoch ({plan.steps_per_epoch} steps)"
         )
 
 
 @check("static", "note", "say optim.decay_norms=false")
 def norms_decayed(case: Planned) -> Reasons:
-    """Weight decay other than SGD's usual 5e-4 pulls on norms' scales and shifts and on biases, too."""
+    """Weight decay acts on norms and biases, too, and is not SGD's usual one of at most 5e-4."""
     optim = case.config.optim
-    # Published recipes of SGD decay them; google-research/sam's first README finds that critical for a WRN.
+    # Published recipes with SGD decay norms and biases. The first README of google-research/sam calls that
+    # critical for a WRN.
     is_usual = optim.optimizer.name == "sgd" and optim.weight_decay <= _SGD_DECAY
     if optim.decay_norms and optim.weight_decay and not is_usual:
-        yield f"weight decay {optim.weight_decay:g} acts on norms and biases, too"
+        yield f"optim.weight_decay={optim.weight_decay:g} acts on norms and biases, too"
 
 
-@check("static", "warning", "raise model.head.scale above that: 30 or 64 are usual", told=True)
+@check("static", "warning", "raise model.head.scale: 30 or 64 are usual", told=True)
 def margin_scale_low(case: Planned) -> Reasons:
     """The scale of a margin head is so low that no class can reach probability 0.99."""
     if case.num_classes:
@@ -140,7 +142,7 @@ def margin_scale_low(case: Planned) -> Reasons:
 
 @check("static", "warning", "set the smoothing of cross_entropy to 0, or remove the margin")
 def smoothing_against_margin(case: Planned) -> Reasons:
-    """Label smoothing asks for small gaps between the very cosines that a margin pulls apart."""
+    """Label smoothing shrinks the gaps between the same cosines that a margin widens."""
     smoothed = [
         label
         for label, spec in case.config.objective.items()
@@ -151,7 +153,7 @@ def smoothing_against_margin(case: Planned) -> Reasons:
 
 
 def _margins(config: Config) -> list[str]:
-    """The labels of losses that act on cosines."""
+    """Return the labels of losses that act on cosines."""
     return [
         label for label, spec in config.objective.items() if spec.weight and spec.part.traits.needs_cosines
     ]
@@ -159,7 +161,7 @@ def _margins(config: Config) -> list[str]:
 
 @check("static", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
 def teacher_near_uniform(case: Planned) -> Reasons:
-    """At the loss's temperature even a teacher that is sure gives almost equal probabilities."""
+    """At the loss's temperature even a confident teacher gives almost equal probabilities."""
     teacher, config = case.config.teacher, case.config
     if teacher is None or teacher.calibrate or not case.num_classes:
         return
@@ -172,13 +174,13 @@ def teacher_near_uniform(case: Planned) -> Reasons:
         nats, most = _from_uniform(max(scales) / temperature, case.num_classes), math.log(case.num_classes)
         if nats < NEARLY_UNIFORM * most:
             yield (
-                f"objective.{label} is nearly empty: cosines x {max(scales):g} over a temperature of "
-                f"{temperature:g} are at most {nats:.3f} nats from uniform, of {most:.3f}"
+                f"objective.{label} learns almost nothing: cosines x {max(scales):g} at temperature "
+                f"{temperature:g} are at most {nats:.3f} of {most:.3f} nats from uniform"
             )
 
 
 def _config_of(name: str) -> Config | None:
-    """The configuration of a recipe, or of a row of the tutorial as published; None for other names."""
+    """Return the configuration of a recipe or of a published tutorial row, else None."""
     if name in recipes.recipe_names():
         return recipes.resolve(recipes.read_recipe(name))
     setting = find_setting(name)
@@ -186,7 +188,7 @@ def _config_of(name: str) -> Config | None:
 
 
 def _from_uniform(gap: float, num_classes: int) -> float:
-    """Nats from uniform of a softmax in which one logit is `gap` above all others, which are equal."""
+    """Return a softmax's nats from uniform if one logit is `gap` above all others."""
     total = math.exp(gap) + num_classes - 1
     top, rest = math.exp(gap) / total, 1 / total
     return math.log(num_classes) + top * math.log(top) + (num_classes - 1) * rest * math.log(rest)
@@ -194,18 +196,18 @@ def _from_uniform(gap: float, num_classes: int) -> float:
 
 @check("static", "warning", "lower train.average.decay, or say train.average.warmup=true")
 def average_keeps_the_start(case: Planned) -> Reasons:
-    """An exponential average without warm-up forgets too slowly: at the end it holds the initial weights."""
+    """An exponential average without warm-up still contains the initial weights at the end."""
     average, steps = case.config.train.average, case.run_steps
     options = average.kwargs() if average else {}
     if steps and "decay" in options and not options.get("warmup"):
         share = options["decay"] ** steps
         if share > _NO_DECAY:
-            yield f"after {steps:,} steps the average holds {share:.0%} of the initial weights"
+            yield f"after {steps:,} steps the average still has {share:.0%} of the initial weights in it"
 
 
 @check("static", "note", "add data.image_size to data.multi_scale.sizes")
 def scored_at_another_size(case: Planned) -> Reasons:
-    """The model is scored at a size that it is never trained at."""
+    """The model is scored at an image size that it is never trained at."""
     data = case.config.data
     if data.multi_scale is not None and data.image_size not in data.train_sizes:
         yield f"the model is scored at {data.image_size} px and trained at {[*data.train_sizes]}"
@@ -213,33 +215,33 @@ def scored_at_another_size(case: Planned) -> Reasons:
 
 @check("static", "note", "start with data.augment={crop: {padding: 4}, flip: {p: 0.5}}")
 def no_augmentation(case: Planned) -> Reasons:
-    """From scratch, and for more than a few epochs, on pictures that never vary."""
+    """A model is trained from scratch for 20 epochs or more on pictures that never vary."""
     data, model, epochs = case.config.data, case.config.model, case.config.train.last_epoch
     pretrained = model.init or getattr(model.backbone.options, "pretrained", False)
     if not (data.augment or data.mix or pretrained) and epochs >= 20:
-        yield f"{epochs} epochs from scratch show each picture unchanged: no crop, no flip"
+        yield f"{epochs} epochs from scratch without augmentation: no crop, no flip"
 
 
 @check("static", "note", "give one_of a p below 1, drop vertical_flip, lower rotate and hue")
 def harsh_augmentation(case: Planned) -> Reasons:
-    """The policy hides what pictures look like: never a clean one, upside down, far turns of colour."""
+    """Augmentation is too strong: no unchanged picture, upside down, large rotations or colour shifts."""
     data, found = case.config.data, []
     for label, spec, is_certain in _parts(data.augment):
         options = spec.kwargs()
         if is_certain and "choices" in options:
-            found.append(f"{label} leaves no picture as it is")
+            found.append(f"{label} leaves no picture unchanged")
         if spec.name == "vertical_flip" and data.dataset.name in _PHOTOGRAPHS:
             found.append(f"{label} turns photographs upside down")
         if options.get("rotate", 0) >= 45:
-            found.append(f"{label} turns by up to {options['rotate']:g} degrees")
+            found.append(f"{label} rotates by up to {options['rotate']:g} degrees")
         if options.get("hue", 0) >= 0.5:
-            found.append(f"{label} makes any hue any other")
+            found.append(f"{label} shifts hues by any amount")
     if len(found) > 1:
         yield f"harsh augmentation: {', '.join(found)}"
 
 
 def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
-    """(label, part, whether it meets every picture), those among the choices of a policy included."""
+    """Yield (label, part, whether it meets every picture), choices in parts included."""
     for label, spec in specs.items():
         if spec.p:
             yield label, spec, spec.p == 1
@@ -248,7 +250,7 @@ def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
 
 
 def warnings_before(config: Config) -> list[str]:
-    """A line for each error and warning that the configuration alone shows and `prepare` does not give."""
+    """Return lines for static errors and warnings that training lacks by itself."""
     case = planned(config)
     return [
         str(finding)
@@ -258,7 +260,7 @@ def warnings_before(config: Config) -> list[str]:
     ]
 
 
-@check("static", "warning", "remove the setting, or change what leaves it idle")
+@check("static", "warning", "remove the setting, or change the one that disables it")
 def no_effect(case: Planned) -> Reasons:
-    """A setting changes nothing as the rest stands, by the configuration alone."""
+    """A setting has no effect, as the configuration alone shows."""
     yield from without_effect_as_planned(case.config, case.plan, case.run_steps)

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, log, ledger and saved model."""
+"""A run on disk: folder, log, summary, ledger, environment and saved model."""

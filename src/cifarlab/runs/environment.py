@@ -1,4 +1,4 @@
-"""What a result stands on: versions, hardware, command, the repositories' states, time."""
+"""The environment of a run: versions, hardware, command, git state, time."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from pydantic import Field, JsonValue
 from cifarlab.core.records import Record
 
 PACKAGES = ("cifarlab", "torch", "torchvision", "timm", "numpy", "pillow", "albumentations")
-# A hook of git runs with these set: they would name its repository, wherever a folder lies.
+# Git sets these variables when it runs a hook. They would override the repository of the folder asked about.
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 class GitState(Record):
-    """The commit of a repository, and whether its files differ from it."""
+    """The commit of a repository, and whether files differ from it."""
 
     commit: str
     dirty: bool | None = None
 
 
 class Environment(Record):
-    """What a result stands on: the content of a run's `env.json`.
+    """The environment of a run: the content of `env.json`.
 
     Attributes:
-        time: When the process began, in UTC.
-        command: Its words.
-        versions: Of Python and of packages, by name.
-        hardware: As of `describe_hardware`.
-        git: Of the package's own repository; None where it is installed without one.
-        git_of_working_directory: Of the repository from which the command was given.
-        name: Of the run; it may have several parts.
-        recipes: The recipe's files, as `Recipe.files`.
-        precision: The arithmetic.
-        data_fingerprint: Of the data, by part.
-        weights: What each file of weights gave to the model.
-        notes: A line each, as `warnings`.
-        earlier: The environments of earlier processes of the same run, first to last.
+        time: Start of the process, in UTC.
+        command: Words of the command line.
+        versions: Versions of Python and of packages, by name.
+        hardware: Result of `describe_hardware`.
+        git: State of the package's own repository. None if the package was installed without one.
+        git_of_working_directory: State of the repository that holds the working folder.
+        name: Name of the run. It may have several parts, e.g. `a/b`.
+        recipes: Files of the recipe, as in `Recipe.files`.
+        precision: Precision of the training.
+        data_fingerprint: Fingerprints of the data, by part.
+        weights: One entry for each weights file: what was loaded from it.
+        notes: Notes of the run, one line each.
+        warnings: Warnings of the run, one line each.
+        earlier: Environments of earlier processes of the same run, oldest first.
     """
 
     time: str = ""
@@ -64,7 +65,7 @@ class Environment(Record):
 
 
 def describe_environment(hardware: Mapping[str, str | int | None]) -> Environment:
-    """Describe what a result stands on: versions, hardware, command, repositories, time."""
+    """Describe this process: versions, hardware, command, repositories, time."""
     versions = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -80,17 +81,14 @@ def describe_environment(hardware: Mapping[str, str | int | None]) -> Environmen
 
 
 def _git_state(path: Path) -> GitState | None:
-    """Return commit and cleanliness of a folder's repository; None without one.
-
-    Of a file it is the repository that tracks it.
-    """
+    """Return the state of the repository that holds a folder or tracks a file, or None."""
     env = {key: value for key, value in os.environ.items() if key not in GIT_PLACES}
     git = partial(
         subprocess.run, cwd=path if path.is_dir() else path.parent, env=env,
         capture_output=True, text=True, timeout=10, check=True,
     )  # fmt: skip
     try:
-        if not path.is_dir():  # A virtual environment may lie in a repository that knows nothing of it.
+        if not path.is_dir():  # A virtual environment may lie in a repository that does not track it.
             git(["git", "ls-files", "--error-unmatch", path.name])
         return GitState(
             commit=git(["git", "rev-parse", "HEAD"]).stdout.strip(),

@@ -1,4 +1,4 @@
-"""One run's folder: what lies in it, who may write to it, whether it is the run that was asked for."""
+"""The folder of a run: files, lock, check of its configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ from cifarlab.runs.summary import Summary
 
 
 class Run:
-    """The folder `runs/<name>/<seed>/`. recipe_files: those of its recipe, as `Recipe.files`."""
+    """The folder of a run, `runs/<name>/<seed>/`.
+
+    Args:
+        folder: The folder. It need not exist.
+        recipe: Name of the recipe.
+        name: Name of the run. Default: the name of the parent folder.
+        recipe_files: Files of the recipe, as in `Recipe.files`.
+    """
 
     def __init__(
         self,
@@ -34,7 +41,7 @@ class Run:
         recipe_files: Sequence[dict[str, str]] = (),
     ):
         self.folder = Path(folder)
-        if ".." in self.folder.parts:  # The folders above it are meant, not the words of the path.
+        if ".." in self.folder.parts:  # Its parents are needed, and `parents` does not resolve `..`.
             self.folder = self.folder.resolve()
         self.recipe, self.name = recipe, run_name(name) if name else self.folder.absolute().parent.name
         self.recipe_files = tuple(recipe_files)
@@ -57,37 +64,46 @@ class Run:
 
     @property
     def runs(self) -> Path:
-        """The folder of all runs."""
+        """The folder that holds all runs."""
         above = len(Path(self.name).parts)
         parents = self.folder.parents
         return parents[above] if above < len(parents) else self.folder.absolute().parents[above]
 
     @property
     def started(self) -> bool:
+        """Whether the folder has a `config.yaml`."""
         return self.config_path.exists()
 
     def summary(self) -> Summary | None:
-        """The summary of a finished run, else None. Raises ConfigError where the file cannot be read."""
+        """Return the summary of the run; None if the run is not finished.
+
+        Raises:
+            ConfigError: `summary.json` cannot be read.
+        """
         if not self.summary_path.exists():
             return None
         try:
             return Summary.read(self.summary_path)
         except ConfigError as error:
-            fix = "remove it, and the command that trained the run writes it anew"
+            fix = "remove the file, then repeat the command that trained the run: it writes a new one"
             raise ConfigError(f"{error}; {fix}") from None
 
     def finished(self) -> Summary:
-        """The summary of a run that is known to be finished. Raises ConfigError where it is not."""
+        """Return the summary of a finished run. Raise ConfigError if it is not finished."""
         if (summary := self.summary()) is None:
             raise ConfigError(f"{self.folder}: not finished")
         return summary
 
     def write_summary(self, summary: Summary) -> None:
-        """Write summary.json, which says that the run is finished."""
+        """Write `summary.json`, which marks the run as finished."""
         write_json(self.summary_path, summary.to_json())
 
     def plain_config(self) -> dict[str, Plain]:
-        """Read the resolved configuration, in today's names. Raises ConfigError where this is no run."""
+        """Read the resolved configuration. Options are renamed to their current names.
+
+        Raises:
+            ConfigError: The folder is not a run, or `config.yaml` is damaged.
+        """
         try:
             text = self.config_path.read_text(encoding="utf-8")
             plain = parse_yaml(text, str(self.config_path))
@@ -109,13 +125,17 @@ class Run:
         return translate_saved(plain)
 
     def refuse_other(self, config: Config, fix: str | None = None) -> None:
-        """Raise ConfigError if the folder holds another configuration; path and device may differ.
+        """Raise ConfigError if the folder holds a run of another configuration.
 
-        fix: what to do then, of a command without `--name` and `--fresh`.
+        Keys in `NOT_IDENTITY`, such as the device, may differ.
+
+        Args:
+            config: The configuration of the run that is about to use the folder.
+            fix: Advice for the message. Needed from commands without `--name` and `--fresh`.
         """
         if not self.started:
             if self.last_path.exists() or self.summary_path.exists():
-                raise ConfigError(f"{self.folder} has lost its config.yaml; `--fresh` starts it over")
+                raise ConfigError(f"{self.folder}: config.yaml is missing; `--fresh` starts the run over")
             return
         changed = changes_since(self.plain_config(), config)
         if changed:
@@ -125,9 +145,15 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, wait: float = 0.0) -> Iterator[None]:
-        """Hold the run: a second process is refused. The system frees the lock of a process that dies.
+        """Hold the lock of the run.
 
-        wait: how many seconds to wait for the other process.
+        No second process can write to the folder then. The system releases the lock of a process that dies.
+
+        Args:
+            wait: Seconds to wait for another process to release the lock.
+
+        Raises:
+            ConfigError: Another process holds the lock, or the folder cannot be written or lies within a run.
         """
         if not self.started:
             self._refuse_nesting()
@@ -137,12 +163,12 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=wait)
-            except FileNotFoundError:  # Another process, whose run never started, has removed the folder.
+            except FileNotFoundError:  # Another process has removed the folder, since its run never started.
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=wait)
         except Timeout:
             raise ConfigError(
-                f"{self.folder} is in use by another process; wait for it (or train beside it, with --name)"
+                f"{self.folder} is in use by another process; wait for it, or train another run with --name"
             ) from None
         except OSError as error:
             raise ConfigError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
@@ -150,28 +176,29 @@ class Run:
             clear_leftovers(self.folder)
             yield
         finally:
-            # A run that never started leaves nothing.
+            # Remove the folders of a run that never started.
             made = [] if self.started else made
-            if made:  # While it is held: once it is released it may be another's.
+            if made:  # Before the release: afterwards another process may hold the file.
                 with contextlib.suppress(OSError):
                     self.lock_path.unlink()
             lock.release()
-            with contextlib.suppress(OSError):  # What is not empty stays.
+            with contextlib.suppress(OSError):  # Folders that are not empty stay.
                 for path in made:
                     path.rmdir()
 
     def _refuse_nesting(self) -> None:
-        """Raise ConfigError where the folder would lie in, or around, a run."""
+        """Raise ConfigError if the folder would lie within or around a run."""
         above = self.folder.absolute().parents[: len(Path(self.name).parts)]
         runs = [path for path in above if (path / "config.yaml").exists()]
         runs += [path.parent for path in self.folder.rglob("config.yaml")]
         if runs:
-            raise ConfigError(f"{self.folder} and the run {runs[0]} would share a folder; use another --name")
+            raise ConfigError(f"{self.folder} and the run {runs[0]} would be nested; use another --name")
 
     def start_over(self) -> None:
-        """Remove what a run wrote, and nothing else.
+        """Remove the files that a run wrote, and no others.
 
-        The configuration goes last: half a removal must not look like a run of another one.
+        `config.yaml` is removed last. If it went first and the removal was interrupted, the other files could
+        be taken for those of a run of another configuration.
         """
         for path in (self.summary_path, self.last_path, self.best_path, self.metrics_path, self.env_path):
             path.unlink(missing_ok=True)
@@ -182,29 +209,30 @@ class Run:
         self.config_path.unlink(missing_ok=True)
 
     def write_config(self, config: Config) -> None:
+        """Write the resolved configuration to `config.yaml`."""
         text = f"# {self.recipe}, resolved: every option of the run.\n" + yaml.safe_dump(
             config.dump(), sort_keys=False
         )
         write_atomically(self.config_path, lambda file: file.write(text.encode()))
 
     def write_env(self, env: Environment) -> None:
-        """Write env.json; the environments of earlier processes, first to last, are kept under `earlier`."""
+        """Write `env.json`. Environments of earlier processes are kept under `earlier`, oldest first."""
         before, earlier = None, []
         try:
             before = Environment.read(self.env_path) if self.env_path.exists() else None
-        except ConfigError:  # Damaged: kept for whoever can read it, and no reason not to train.
+        except ConfigError:  # A damaged file does not prevent training. It is kept under another name.
             self.env_path.replace(self.env_path.with_suffix(".damaged"))
         if before is not None:
             earlier = [*before.earlier, before.model_dump(exclude_unset=True, exclude={"earlier"})]
-            # A later process reads its checkpoint only; what the run started from stays on record.
+            # A resumed run reads no weights files. Keep the record of the first process.
             env = env if env.weights else env.changed(weights=before.weights)
         write_json(self.env_path, env.changed(earlier=earlier).to_json())
 
 
 def recorded_run(folder: Path | str) -> Run:
-    """Return the run in a folder with its recorded name and recipe's files.
+    """Return the run in a folder, with name and recipe files from `env.json`.
 
-    Names may have several parts.
+    The recorded name is needed for names of several parts, such as `a/b`.
     """
     run = Run(folder)
     with contextlib.suppress(ConfigError):
@@ -218,17 +246,20 @@ def recorded_run(folder: Path | str) -> Run:
 
 
 def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[Any, Any]]:
-    """Compare a saved configuration with `config`: {dotted key: (saved, config's)}.
+    """Compare a saved configuration with a current one.
 
-    What may differ between two processes of one run (path, device) is left out. Keys that the saving version
-    did not have count as their defaults.
+    Keys in `NOT_IDENTITY`, such as the device, are ignored. Keys that the saving version did not have yet
+    count as their defaults.
+
+    Returns:
+        {dotted key: (saved value, current value)}.
     """
     return differences(without_places(_as_of_now(plain)), config.identity())
 
 
 def _as_of_now(plain: dict[str, Plain]) -> dict[str, Plain]:
-    """A saved configuration with the defaults of keys that the version which saved it did not have."""
+    """Add defaults to a saved configuration for keys that did not exist yet."""
     try:
         return build_config(order(plain)).dump()
-    except ConfigError:  # A part of it is not registered, or renamed: then it is compared as it stands.
+    except ConfigError:  # A part is not registered, or was renamed. Compare the configuration unchanged.
         return plain

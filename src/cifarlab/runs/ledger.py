@@ -1,4 +1,4 @@
-"""The ledger beside the runs, or a lone checkpoint: when the sealed test pictures were looked at, by what."""
+"""The ledger, `ledger.jsonl`: when which model saw the test pictures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from cifarlab.runs.naming import LEDGER, spelled
 def record_opening(
     run: Run, reader: str, fingerprint: str, epoch: int, weights_sha256: str | None = None
 ) -> None:
-    """Write down that a run's model is about to see the test pictures; raises Failure where it cannot be.
+    """Record that a run's model is about to see the test pictures.
 
-    reader: train (a recipe that chooses its epoch on test), or the command. fingerprint: of the test
-    pictures. weights_sha256: of the checkpoint, where there is one.
+    Args:
+        run: The run.
+        reader: `train` for a recipe that chooses its epoch on test, else the name of the command.
+        fingerprint: Fingerprint of the test pictures.
+        epoch: Epoch of the model, from 1.
+        weights_sha256: sha256 of the checkpoint, if there is one.
+
+    Raises:
+        Failure: The ledger cannot be written. The test pictures must then not be read.
     """
     path = _folder(run) / LEDGER
     entry = {
@@ -34,7 +41,7 @@ def record_opening(
     }
     try:
         with FileLock(path.with_suffix(".lock")), path.open("ab+") as file:
-            # A line that a crash cut off stays a line of its own.
+            # A crash may have left a line without its end. Do not append to it.
             torn = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
             file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
             file.flush()
@@ -45,9 +52,13 @@ def record_opening(
 
 
 def openings(runs: Path) -> list[dict[str, JsonValue]]:
-    """The ledger's entries, first to last; a line that cannot be read is an opening all the same, as {}.
+    """Read the ledger in a folder, normally that of all runs.
 
-    Raises Failure for a file that cannot be read at all.
+    Returns:
+        Its entries, oldest first. An unreadable line counts as an opening, too, and gives {}.
+
+    Raises:
+        Failure: The file cannot be read.
     """
     path = runs / LEDGER
     if not path.exists():
@@ -69,13 +80,16 @@ def openings(runs: Path) -> list[dict[str, JsonValue]]:
 
 
 def count_openings(run: Run) -> dict[str, int]:
-    """How often the test pictures were looked at: for this `run`, and for all `runs` beside it."""
+    """Count openings of the test pictures: {run: of this run, runs: of all}."""
     entries, key = openings(_folder(run)), _key(run)
     return {"run": sum(spelled(str(entry.get("run"))) == key for entry in entries), "runs": len(entries)}
 
 
 def _folder(run: Run) -> Path:
-    """Where the ledger lies: above a lone checkpoint are folders that are no business of its."""
+    """Return the folder of the ledger.
+
+    A standalone checkpoint keeps its ledger beside itself: its parent folders may be unrelated.
+    """
     return run.runs if run.started else run.folder
 
 

@@ -12,23 +12,26 @@ from typing import TypeAlias
 
 from cifarlab.core.files import writing
 
-# What training logs of an epoch: `epoch`, `step`, `lr` and scores such as `val/top1`, by name.
+# The row of an epoch in the log: `epoch`, `step`, `lr` and scores such as `val/top1`, by name.
 EpochRow: TypeAlias = "dict[str, int | float]"
 
 
 class RunLog:
-    """Appends one JSON object a line to `metrics.jsonl` and mirrors it to TensorBoard.
+    """Writer of `metrics.jsonl` (one JSON object per line) and of TensorBoard's copy.
 
-    size: bytes of the log that a checkpoint vouches for. What lies beyond is cut off, and TensorBoard's
-    files are written anew from what remains, so that an interrupted run and an uninterrupted one leave the
-    same log.
+    The constructor cuts off the rows after the last checkpoint and rewrites TensorBoard's file from the rest.
+    So an interrupted run and an uninterrupted one leave the same log.
+
+    Args:
+        folder: Folder of the run.
+        size: Bytes of the log at the time of the last checkpoint.
     """
 
     def __init__(self, folder: Path, size: int = 0):
         self.path = folder / "metrics.jsonl"
         with writing(self.path):
             with self.path.open("ab") as file:
-                # A log that was lost or cut off is shorter: to truncate it would lengthen it, with zeros.
+                # A damaged log may be shorter than `size`, and `truncate` would pad it with zeros.
                 file.truncate(min(size, file.tell()))
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             self._board = Board(folder / "tensorboard")
@@ -36,24 +39,25 @@ class RunLog:
                 self._board.add(row)
 
     def append(self, row: EpochRow) -> None:
-        """Write a row; it must hold `epoch`. Raises Failure where it cannot be written."""
+        """Append a row, which must have the key `epoch`. Raise Failure if it cannot be written."""
         with writing(self.path):
             with self.path.open("ab") as file:
                 file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-                # The checkpoint that follows vouches for this line.
+                # On disk before the next checkpoint, which records the log's size with this line.
                 file.flush()
                 os.fsync(file.fileno())
             self._board.add(row)
 
     @property
     def size(self) -> int:
+        """Size of the log in bytes."""
         return self.path.stat().st_size
 
 
 class Board:
-    """A file of a run's numbers for TensorBoard, each under its key.
+    """Writer of a run's numbers for TensorBoard, each under its key.
 
-    Torch's writer hands them to a thread that dies where the disk is full, and then waits for it for ever.
+    torch's own writer is not used: its thread dies if the disk is full, and the writer then waits forever.
     """
 
     def __init__(self, folder: Path):
@@ -62,7 +66,7 @@ class Board:
         self._write({"file_version": "brain.Event:2"})
 
     def _write(self, *events: dict[str, object]) -> None:
-        # Imported here: it takes a second, and only a training run needs it.
+        # Imported here, since the import takes a second and only training needs it.
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -72,7 +76,7 @@ class Board:
                 records.write(Event(wall_time=time.time(), **event).SerializeToString())
 
     def add(self, row: EpochRow) -> None:
-        """Write a row's numbers at its `epoch`."""
+        """Write the numbers of a row at its `epoch`."""
         from torch.utils.tensorboard.summary import scalar
 
         numbers = [(k, v) for k, v in row.items() if k != "epoch" and isinstance(v, int | float)]
@@ -80,15 +84,18 @@ class Board:
 
 
 def is_epoch(row: EpochRow) -> bool:
-    """Whether a row is what training logs of an epoch: numbers, those of the training batches among them."""
+    """Tell whether a row has the form that training logs.
+
+    All its values are numbers, those of the training batches among them.
+    """
     numbers = all(isinstance(value, int | float) for value in row.values())
     return numbers and {"epoch", "train/top1", "train/loss/total"} <= row.keys()
 
 
 def read_log(path: Path) -> list[EpochRow]:
-    """The rows of a `metrics.jsonl`; what follows a line that is none is left out; a lost file is empty."""
+    """Read the rows of a `metrics.jsonl`, up to the first invalid line; [] if the file is missing."""
     rows = []
-    if not path.exists():  # Lost; or a soup's, which was never trained.
+    if not path.exists():  # The file was lost, or the run is a soup, which has no log.
         return rows
     for line in path.read_bytes().splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Trained models: what a run keeps of its chosen epoch, read back."""
+"""Trained models, loaded from the checkpoint of a run's chosen epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cifarlab.core.strict_numbers import Strict
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.runs.folder import Run
 
-# What best.pt holds: a model that stands alone.
+# Keys of best.pt, a standalone checkpoint.
 BEST = ("model", "config", "classes", "store_size", "fingerprint", "row")
 
 
@@ -31,12 +31,12 @@ class _Row(Strict):
 
 
 class _Kept(Strict):
-    """What a checkpoint says beside the weights and the configuration."""
+    """The values of a checkpoint beside weights and configuration."""
 
     model_config = ConfigDict(extra="ignore")
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    # Pictures are decoded at this size: no file may ask for more memory than a machine has.
+    # Pictures are decoded at this size. The limit keeps a file from demanding absurd amounts of memory.
     store_size: Annotated[int, Field(ge=1, le=10_000)]
     fingerprint: dict[str, str]
     row: _Row
@@ -44,10 +44,15 @@ class _Kept(Strict):
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's chosen model and what its checkpoint says of the experiment.
+    """The model of a run's chosen epoch, with facts from its checkpoint.
 
-    precision: the arithmetic that it was trained in, where the device has it. store_size: pixels a side of
-    the pictures it was given. fingerprint: of its data, by part. epoch: the chosen one. file: the checkpoint.
+    Attributes:
+        saved: The configuration in the checkpoint.
+        precision: Precision of the training, or that of `auto` if the device does not support it.
+        store_size: Side length in pixels of the stored pictures that the model was trained on.
+        fingerprint: Fingerprints of the data, by part.
+        epoch: The chosen epoch, from 1.
+        file: The checkpoint.
     """
 
     model: Classifier
@@ -59,17 +64,25 @@ class Trained:
     file: Path
 
     def at(self, root: str | None) -> Trained:
-        """The same, with its data set at `root`; None: where the run found it."""
+        """Return a copy with `data.root` replaced. None leaves it as the run had it."""
         return replace(self, saved=self.saved.at(root))
 
 
 def load(run: Path | str, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
-    """The chosen model of a run, in evaluation mode.
+    """Load the model of a run's chosen epoch, in evaluation mode.
 
-    It takes pictures (B, 3, H, W) of any size, uint8 or floats in [0, 1], and answers with an `Output`;
-    `classes` holds the labels' names. imports: the Python files or modules that register the run's own parts,
-    where it has such; what a checkpoint itself names is never run. Raises ConfigError where the folder holds
-    no finished epoch, and where a part is registered by nobody.
+    Args:
+        run: Folder of the run, or a checkpoint.
+        device: Device of the model.
+        imports: Python files or modules that register the run's custom parts. Files that only the checkpoint
+            names are never run.
+
+    Returns:
+        The classifier. It takes pictures (B, 3, H, W) of any size, uint8 or floats in [0, 1], and returns an
+        `Output`. Its attribute `classes` has the names of the labels.
+
+    Raises:
+        ConfigError: The folder has no finished epoch, or a part is not registered.
     """
     return load_trained(run, device, imports).model
 
@@ -77,10 +90,16 @@ def load(run: Path | str, device: str = "cpu", imports: Sequence[Path | str] = (
 def load_trained(
     path: Path | str, device: str = "cpu", imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Trained:
-    """The chosen model of a run (its folder, or its best.pt), and what it was trained on.
+    """Load the model of a run's chosen epoch with facts about it.
 
-    imports, fix: as of `SavedConfig`. Raises ConfigError as `load` does, and for a file that is cut off or
-    something else.
+    Args:
+        path: Folder of the run, or a checkpoint.
+        device: Device of the model.
+        imports: As in `SavedConfig`.
+        fix: As in `SavedConfig`.
+
+    Raises:
+        ConfigError: As in `load`, or the checkpoint is damaged.
     """
     place_on = pick_device(device)
     file = best_of(path)
@@ -103,7 +122,7 @@ def load_trained(
 
 
 def saved_recipe(run: Run, imports: Sequence[Path | str] = ()) -> Recipe:
-    """Return a run's configuration as a recipe. imports: as of `checked_unimported`."""
+    """Return the configuration of a run as a recipe. `imports` is that of `checked_unimported`."""
     plain, summary = run.plain_config(), run.summary()
     known = checked_unimported(plain, run.folder, imports).imports
     name = (summary.recipe if summary is not None else "") or run.name
@@ -113,31 +132,43 @@ def saved_recipe(run: Run, imports: Sequence[Path | str] = ()) -> Recipe:
 def refuse_other_classes(
     path: Path | str, known: Sequence[str], classes: Sequence[str], here: str = "this run", fix: str = ""
 ) -> None:
-    """Raise ConfigError unless `classes`, those of what is `here`, are the ones that a model knows."""
+    """Raise ConfigError if a model was trained on other classes.
+
+    Args:
+        path: Run or checkpoint of the model, for the message.
+        known: Names of the model's classes.
+        classes: Names of the classes that it must have.
+        here: Words for the owner of `classes`, for the message.
+        fix: Advice to append to the message.
+    """
     if len(known) != len(classes):
-        raise ConfigError(f"{path} tells {len(known)} classes apart, {here} has {len(classes)}{fix}")
+        raise ConfigError(f"{path} has {len(known)} classes, {here} has {len(classes)}{fix}")
     for label, (there, ours) in enumerate(zip(known, classes, strict=True)):
         if there != ours:
             raise ConfigError(f"{path} calls class {label} {there!r}, {here} {ours!r}: other classes{fix}")
 
 
 def unloaded(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
-    """Build a classifier on the CPU, as written, with random weights and no statistics."""
-    statistics = ((0.0,) * 3, (1.0,) * 3)  # A checkpoint holds its own.
+    """Build a classifier with random weights, to load a checkpoint into."""
+    statistics = ((0.0,) * 3, (1.0,) * 3)  # Placeholders: the checkpoint has the mean and deviation.
     return build_classifier(config, image_size, len(classes), statistics, classes=classes, initial=False)
 
 
 def _own_precision(own: str, device: torch.device) -> Precision:
-    """The arithmetic in which a run was trained; float16 needs a GPU, so elsewhere `auto`'s is used."""
+    """Return the precision of a run's training. float16 needs a GPU; elsewhere that of `auto` is used."""
     return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
 
 
 def best_of(path: Path | str) -> Path:
-    """The checkpoint of a run's chosen epoch; a file stands for itself. Raises ConfigError."""
+    """Return the checkpoint of a run's chosen epoch. A path of a checkpoint is returned unchanged.
+
+    Raises:
+        ConfigError: There is no such run or checkpoint, or the path is a `last.pt`.
+    """
     path = Path(path)
     if path.is_file():
         if path.name == "last.pt":
-            raise ConfigError(f"{path} is what its run goes on from; name {path.with_name('best.pt')}")
+            raise ConfigError(f"{path} serves only to resume its run; name {path.with_name('best.pt')}")
         return path
     run = Run(path)
     if not run.folder.is_dir():

@@ -1,4 +1,4 @@
-"""A run's name: its one spelling, and what cannot be one."""
+"""Names of runs: their normal form and their validation."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ from pathlib import PurePosixPath
 
 from cifarlab.core.errors import ConfigError
 
-# What counts the openings of the test set lies beside the runs, and its lock.
+# Files beside the runs that count the openings of the test set. No run may have such a name.
 LEDGER = "ledger.jsonl"
 LEDGER_FILES = (LEDGER, "ledger.lock")
 
 
 def spelled(name: str) -> str:
-    """Return the one spelling of a name: `a/b` for `./a//b/`."""
+    """Return the normal form of a name, e.g. `a/b` for `./a//b/`."""
     return posixpath.normpath(name)
 
 
 def run_name(name: str) -> str:
-    """Return the spelling of a run's name.
+    """Return the normal form of a run's name.
 
-    Raises ConfigError for what cannot be one.
+    Raises:
+        ConfigError: The text cannot be the name of a run.
     """
     found = spelled(name)
     path = PurePosixPath(found)
     reason = None
     if not path.parts or path.is_absolute() or ".." in path.parts:
-        reason = "give a name, not a path; --runs says where all runs lie"
+        reason = "give a name, not a path; --runs is the folder of all runs"
     elif "=" in found or found.startswith("-") or path.suffix in (".yaml", ".yml"):
-        reason = "commands take it for an override (=), an option (-) or a recipe's file (.yaml)"
+        reason = "commands would read it as an override (=), an option (-) or a recipe file (.yaml)"
     elif path.parts[0].lower() in LEDGER_FILES:
-        reason = "the test set's ledger is called so"
+        reason = "the ledger of the test set has this name"
     elif not name.isprintable() or max(map(len, path.parts)) > 200:
-        reason = "too long, or not printable"
+        reason = "it is too long (more than 200 characters in a part), or not printable"
     if reason is not None:
         raise ConfigError(f"{name[:40]!r} cannot be a run's name (--name): {reason}")
     return found

@@ -1,4 +1,4 @@
-"""A request to stop, by a signal."""
+"""Requests to stop a run by a signal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifarlab.runs.folder import Run
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; it was saved. `status` is the shell's exit status for the signal."""
+    """A signal stopped the run after it was saved. `status` is the process's exit status for the shell."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -18,7 +18,11 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While entered, a first SIGINT, SIGTERM or SIGHUP is noted in `signal`; a second stops the process."""
+    """Context manager that catches the first SIGINT, SIGTERM or SIGHUP; a second one stops the process.
+
+    Attributes:
+        signal: The caught signal, or None.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -36,9 +40,9 @@ class StopRequest:
         self.__exit__()
 
     def raise_interrupted(self, run: Run, where: str) -> NoReturn:
-        """Leave the run, which was saved at `where`."""
+        """Raise Interrupted with the message that the run was saved at `where`."""
         assert self.signal is not None
-        raise Interrupted(f"saved {run} at {where}; the same command goes on", 128 + self.signal)
+        raise Interrupted(f"saved {run} at {where}; the same command resumes it", 128 + self.signal)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():

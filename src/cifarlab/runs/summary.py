@@ -1,4 +1,4 @@
-"""The summary of a run: what its chosen epoch scores, how the run ended, what it cost."""
+"""The summary of a run: scores of its chosen epoch, end, cost."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Selection = Literal["val", "test", "last"]
 
 
 class SoupIngredient(Record):
-    """One model that a soup was offered.
+    """A model that was considered for a soup.
 
     Attributes:
-        run: Its path, as it was given.
-        sha256: Of its checkpoint.
-        seconds: That its training took, where that is known.
-        val_top1: Its own accuracy on validation.
-        soup_val_top1: That of the soup with it.
-        kept: Whether it is in the soup.
+        run: Path of the run, as the user gave it.
+        sha256: sha256 of the run's checkpoint.
+        seconds: Duration of the run's training, if known.
+        val_top1: Validation accuracy of the model alone.
+        soup_val_top1: Validation accuracy of the soup with this model added.
+        kept: Whether the model is in the soup.
     """
 
     run: str
@@ -32,44 +32,45 @@ class SoupIngredient(Record):
 
 
 class Soup(Record):
-    """What a soup is made of; `kept` counts the ingredients in it."""
+    """The models that were considered for a soup. `kept` is the number of those in it."""
 
     kept: int
     ingredients: list[SoupIngredient]
 
 
 class ScoreAtSize(Record):
-    """A test accuracy at another size than the run's own."""
+    """The test accuracy at another image size than the run's own."""
 
     test_top1: float
 
 
 class Summary(Record):
-    """The content of `summary.json`, which says that a run is finished.
+    """The content of `summary.json`, whose existence marks a run as finished.
 
-    Accuracies are fractions of the chosen epoch's model on clean pictures.
+    Accuracies are fractions in [0, 1]. They belong to the model of the chosen epoch on unaugmented pictures.
 
     Attributes:
         recipe: Name of the recipe.
-        epochs: That the configuration asks for.
-        epochs_run: That were trained.
-        ended_by: The option that ended the run.
-        chosen_on: What chose the epoch.
-        chosen_epoch: From 1.
-        val_top1: None where no pictures were held out.
-        test_top1: None until the test pictures were looked at.
-        gap: `train_top1` less `val_top1`.
-        val_top1_by_image_size: Where the run trained at several sizes.
-        by_image_size: Test accuracies at other sizes than the run's own, by pixels a side.
-        parameters: Their number in the model that was trained.
-        data_fingerprint: Of the training pictures.
-        seconds: Over all the processes that the run took.
-        images_per_second: Training pictures over `seconds`.
-        macs: Multiplications of one picture's forward pass.
-        peak_memory_bytes: The most that a process, or the GPU, held.
-        warnings: A line each.
-        distillation: What the teacher gave, and what it cost.
-        soup: Where the weights are a mean of other runs'.
+        seed: Seed of the run.
+        epochs: Epochs in the configuration.
+        epochs_run: Epochs that were trained.
+        ended_by: Option that ended the run, e.g. `train.patience`.
+        chosen_on: Split that chose the epoch, or `last`.
+        chosen_epoch: The chosen epoch, from 1.
+        val_top1: Validation accuracy. None if no pictures were held out.
+        test_top1: Test accuracy. None until the test pictures are opened.
+        val_top1_by_image_size: Validation accuracy by side length in pixels, if the run trained at several.
+        gap: `train_top1` - `val_top1`.
+        parameters: Number of the model's parameters.
+        data_fingerprint: Fingerprint of the training pictures.
+        seconds: Duration of the run over all its processes.
+        images_per_second: Training pictures of all epochs divided by `seconds`.
+        macs: Multiply-adds of a forward pass of one picture.
+        peak_memory_bytes: Peak memory of the process, or of the GPU if there is one.
+        warnings: Warnings of the run, one line each.
+        distillation: Measurements of the teacher, and the cost of its answers.
+        soup: The models of the soup, if the run is one.
+        by_image_size: Test accuracy at other sizes than the run's own, by side length in pixels.
     """
 
     recipe: str = ""
@@ -96,5 +97,5 @@ class Summary(Record):
     by_image_size: dict[str, ScoreAtSize] | None = None
 
     def top1(self, split: str) -> float | None:
-        """Return the accuracy on `train`, `val` or `test`; None where it was not measured."""
+        """Return the accuracy on `train`, `val` or `test`; None if it was not measured."""
         return {"train": self.train_top1, "val": self.val_top1, "test": self.test_top1}[split]

@@ -1,4 +1,4 @@
-"""Teachers: trained models that a student learns from, what they say kept, and whether it says anything."""
+"""Teachers for distillation: search, loading, cached answers, diagnosis."""
 
 from cifarlab.teachers.cache import Replay
 from cifarlab.teachers.diagnosis import (

@@ -1,4 +1,4 @@
-"""`Replay`: a teacher's answers for views that come back, computed once and kept in memory-mapped files."""
+"""A teacher's answers for recurring views, computed once and kept in files."""
 
 from __future__ import annotations
 
@@ -22,39 +22,60 @@ from cifarlab.data.splits import Split
 from cifarlab.engine.batches import code_digest, make_batch, num_views
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Answers, Teacher
 
-# Raised whenever the files hold something else.
+# Increase it whenever the content of the files changes.
 ANSWERS_VERSION = 2
-# The views of so many pictures are kept beside the answers, to be compared when the answers are replayed.
+# The views of this many pictures are stored beside the answers. When these are loaded, the stored views are
+# compared with fresh ones.
 WITNESSES = 32
 TEACHER_CACHE = ("teacher", "cache")
 Arrays = dict[str, Tensor]
 
 
 class Replay:
-    """A teacher whose answers are kept: `begin(view)` finds or computes them, `answer` looks them up.
+    """A teacher with cached answers.
 
-    Each view lies in a folder of its own, written whole or not at all, under a key of all that the answers
-    depend on; what does not match its key, its checksums or the views of today is made anew.
+    `begin(view)` loads or computes the answers for a view, `answer` looks them up. Each view has its own
+    folder of memory-mapped files, which is written atomically. The folder's name is derived from a key of
+    everything that the answers depend on. Answers are computed again if their key, their checksums or the
+    stored views do not match.
+
+    Args:
+        teacher: The teacher.
+        config: The configuration of the student. Its views must recur.
+        split: The training pictures.
+        num_classes: Number of classes.
+        fingerprint: Fingerprint of the training data.
+
+    Raises:
+        ConfigError: The cache folder cannot be written.
     """
 
     def __init__(self, teacher: Teacher, config: Config, split: Split, num_classes: int, fingerprint: str):
         views = num_views(config)
-        assert views is not None, "only views that come back can be replayed"
+        assert views is not None, "only recurring views can be replayed"
         self.teacher, self.config, self.split, self.num_classes = teacher, config, split, num_classes
         self.key = _key(teacher, config, split, fingerprint, views)
         self.folder = cache_folder("teachers") / digest(self.key)
         with explain_refusal("the teacher's answers", self.folder, TEACHER_CACHE):
-            # A place that takes no data is better known before the run begins.
+            # Fail now, before the run begins, if the folder cannot be written.
             self.folder.mkdir(parents=True, exist_ok=True)
-        # Mapped on the host; the current view is where the labels are.
+        # Memory-mapped on the host. The answers of the current view are on the device of the labels.
         self._views: dict[int, tuple[Arrays, float | None]] = {}
         self._current: tuple[Arrays, float | None] | None = None
 
     def begin(self, view: int, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Make a view's answers ready; a line for the user where they were computed.
+        """Load the answers for a view, or compute and store them.
 
-        Raises Stopped as soon as `stop()` says so, ConfigError where the cache folder takes no data or the
-        answers cannot be kept in float16.
+        Args:
+            view: Number of the view, from 0.
+            stop: Tells whether to stop early. It is called before each batch.
+
+        Returns:
+            A line for the user if the answers were computed, else None.
+
+        Raises:
+            Stopped: `stop` returned True.
+            ConfigError: The cache folder cannot be written, or an answer is not finite in float16.
         """
         said = None
         if view not in self._views:
@@ -62,7 +83,7 @@ class Replay:
             with locked(folder, stop):
                 found = self._open(folder, view)
                 if found is None:
-                    again = "made anew, it did not match: " if folder.exists() else ""
+                    again = "the cache did not match; computed again: " if folder.exists() else ""
                     begun = time.monotonic()
                     self._fill(folder, view, stop)
                     said = (
@@ -72,8 +93,8 @@ class Replay:
                     found = self._open(folder, view)
                     if found is None:
                         raise ConfigError(
-                            "the same view was made twice and differs: an augmentation does not take "
-                            "its random numbers from `draws`; mend it, or say teacher.cache=false",
+                            "the same view differs when it is made twice: an augmentation does not take its "
+                            "random numbers from `draws`; fix it, or say teacher.cache=false",
                             TEACHER_CACHE,
                         )
             self._views[view] = found
@@ -83,7 +104,7 @@ class Replay:
         return said
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:
-        """What the teacher said of the samples at `positions` in the view that was begun, calibrated."""
+        """Return the calibrated output for samples at `positions` in the current view."""
         assert self._current is not None, "begin(view) comes first"
         arrays, scale = self._current
         rows = {name: array[positions.to(array.device)].float() for name, array in arrays.items()}
@@ -91,13 +112,13 @@ class Replay:
         return self.teacher.read(Answers(rows["logits"], embedding, scale=scale))
 
     def _open(self, folder: Path, view: int) -> tuple[Arrays, float | None] | None:
-        """A view's answers and their scale, if they are whole and of the view as it is made today."""
+        """Load the stored answers for a view and their scale; None if they are missing or do not match."""
         found = read_arrays(folder, self.key | {"view_number": view}, self._names())
         if found is None:
             return None
         arrays, record = found
         seen, scale = arrays.pop("witnesses"), record["scale"]
-        # Code that makes a view may have changed under the same names and options.
+        # The augmentation's code may have changed under the same names and options.
         now = self._witnesses(view)
         if seen.shape != now.shape or (np.abs(seen.astype(np.int16) - now) > 1).mean() > 0.001:
             return None
@@ -105,7 +126,7 @@ class Replay:
 
     def _fill(self, folder: Path, view: int, stop: Callable[[], bool]) -> None:
         total, names = len(self.split), [name for name in self._names() if name != "witnesses"]
-        title = f"asking the teacher about view {view + 1} of {self.key['views']} ({total:,} pictures)"
+        title = f"computing teacher answers for view {view + 1} of {self.key['views']} ({total:,} pictures)"
         scale: float | None = None
         with (
             explain_refusal("the teacher's answers", folder, TEACHER_CACHE),
@@ -114,7 +135,7 @@ class Replay:
             ExitStack() as open_files,
         ):
             files = {name: open_files.enter_context(Rows(fresh / f"{name}.npy", total)) for name in names}
-            # An even number, so that the pairs of a mix that is part of the view stay together.
+            # The number per pass is even, so that pairs of mixed pictures stay together.
             for positions in torch.arange(total, device=self.split.rows.device).split(PICTURES_PER_PASS):
                 if stop():
                     raise Stopped
@@ -139,7 +160,7 @@ class Replay:
         return make_batch(self.split, positions, config.data, config.train.seed, view, self.num_classes)
 
     def _witnesses(self, view: int) -> np.ndarray:
-        """(n, 3, H, W) uint8: the views of the first few samples."""
+        """Make a view of the first samples: (n, 3, H, W) uint8."""
         first = torch.arange(min(WITNESSES, len(self.split)), device=self.split.rows.device)
         return (self._dress(first, view).images * 255).round().to(torch.uint8).cpu().numpy()
 
@@ -148,17 +169,17 @@ def _halved(values: Tensor) -> np.ndarray:
     halved = values.to(torch.float16)
     if not halved.isfinite().all():
         raise ConfigError(
-            "the teacher's answers are not finite in float16, in which they are kept; say "
+            "the teacher's answers are stored in float16, and some are not finite in it; say "
             "teacher.precision=float32, or teacher.cache=false", TEACHER_CACHE)  # fmt: skip
     return halved.cpu().numpy()
 
 
 def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views: int) -> dict[str, Plain]:
-    """All that a teacher's answers for a view depend on, as plain data."""
+    """Return everything that a teacher's answers depend on, as plain data."""
     data = config.dump()["data"]
     policy = {name: data[name] for name in ("augment", "mix", "freeze_views", "shuffle")}
     if not data["mix"]:
-        policy.pop("shuffle")  # It says who is mixed with whom, and nothing else of a view.
+        policy.pop("shuffle")  # It affects a view only through the pairs that are mixed.
     return {
         "version": ANSWERS_VERSION,
         "code": code_digest(config.imports, *(member.trained.saved.imports for member in teacher.members)),

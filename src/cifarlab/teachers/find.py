@@ -1,4 +1,4 @@
-"""Finding the runs that `teacher.run` names, and loading them as a `Teacher`."""
+"""Search for the runs in `teacher.run`, and loading of a `Teacher`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ TEACHER_RUN = ("teacher", "run")
 
 
 def find_teacher(name: str, seed: int, runs: Path) -> Path:
-    """The checkpoint that `teacher.run` names: a file, a run's folder, or a run's name below `runs`.
+    """Find the checkpoint of a teacher.
 
-    Raises ConfigError for one that is not there, or whose run is not finished, with the command that trains
-    it.
+    Args:
+        name: A checkpoint, the folder of a run, or the name of a run.
+        seed: Seed of the run, if `name` is the name of one.
+        runs: Folder of all runs.
+
+    Raises:
+        ConfigError: There is no such checkpoint, or its run is not finished. The message has the command
+            that trains the teacher, if it is known.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -33,21 +39,27 @@ def find_teacher(name: str, seed: int, runs: Path) -> Path:
         if run.summary_path.is_file():
             return best_of(folder)
         if run.started:
-            raise ConfigError(f"{run} is not finished; the command that began it goes on", TEACHER_RUN)
+            raise ConfigError(
+                f"{run} is not finished; resume it with the command that started it", TEACHER_RUN
+            )
         if run.best_path.is_file():
-            raise ConfigError(f"{folder} is no whole run; name its checkpoint, {run.best_path}", TEACHER_RUN)
+            raise ConfigError(
+                f"{folder} is not a complete run; name its checkpoint, {run.best_path}", TEACHER_RUN
+            )
     missing = f"no run {name!r} with seed {seed} in {runs}"
     if fix := _command(name, seed, runs):
         raise ConfigError(f"{missing}; {fix}", TEACHER_RUN)
     if seeds := sorted(p.parent.name for p in (runs / name).glob("*/summary.json")):
-        raise ConfigError(f"{missing}, but with {', '.join(seeds)}; say teacher.seed={seeds[0]}", TEACHER_RUN)
+        raise ConfigError(
+            f"{missing}, only with {', '.join(seeds)}; say teacher.seed={seeds[0]}", TEACHER_RUN
+        )
     trained = {p.parents[1].relative_to(runs).as_posix() for p in runs.rglob("summary.json")}
     hint = did_you_mean(name, trained | set(recipes.recipe_names())) or "name a run's folder or a checkpoint"
     raise ConfigError(f"{missing}; {hint}", TEACHER_RUN)
 
 
 def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
-    """The names in `teacher.run` that are recipes and have no finished run."""
+    """Return the names in `teacher.run` that are recipes without a finished run."""
     missing = []
     for name in teacher.run if teacher else ():
         try:
@@ -59,7 +71,7 @@ def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
 
 
 def _command(name: str, seed: int, runs: Path) -> str | None:
-    """What trains a recipe of this name; None where there is none."""
+    """Return the advice for training a recipe; None if there is no such recipe."""
     if name not in recipes.recipe_names():
         return None
     options = [f"train.seed={seed}"] if seed else []
@@ -68,19 +80,30 @@ def _command(name: str, seed: int, runs: Path) -> str | None:
 
 
 def load_teacher(config: Config, classes: Sequence[str], device: torch.device, runs: Path) -> Teacher:
-    """The teacher of a recipe, on `device`. Raises ConfigError for one that is missing or does not fit."""
+    """Load the teacher of a configuration.
+
+    Args:
+        config: The configuration of the student. It must have a teacher.
+        classes: Names of the student's classes.
+        device: Device of the teacher.
+        runs: Folder of all runs.
+
+    Raises:
+        ConfigError: The teacher is missing or does not fit the student.
+    """
     lesson = config.teacher
     assert lesson is not None
     paths = [find_teacher(name, lesson.seed, runs) for name in lesson.run]
     if len(set(map(Path.resolve, paths))) < len(paths):
-        raise ConfigError("names a run twice", TEACHER_RUN)
+        raise ConfigError("names a run twice; name each once", TEACHER_RUN)
     members = [_load(path, lesson, classes, device, config.imports) for path in paths]
     if "stages" in config.lessons:
         if len(members) > 1:
-            raise ConfigError("feature maps of several teachers have no mean; name one", TEACHER_RUN)
+            raise ConfigError("feature maps of several teachers have no mean; name one run", TEACHER_RUN)
         if not getattr(members[0].trained.model.backbone, "stage_names", ()):
             raise ConfigError(
-                f"{paths[0]}: its backbone names no stages, so it has no feature maps", TEACHER_RUN
+                f"{paths[0]}: its backbone declares no stages, so a loss cannot read its feature maps",
+                TEACHER_RUN,
             )
     return Teacher(members, config.lessons)
 

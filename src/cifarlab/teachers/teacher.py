@@ -1,4 +1,4 @@
-"""`Teacher`: one trained classifier or several, frozen, that answer for the views a student is shown."""
+"""`Teacher`: one or several frozen classifiers that a student learns from."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
 from cifarlab.runs.model import Trained
 
-# Pictures in a forward pass: bounded by their pixels, since a teacher may see them at seven times a student's
-# size.
+# Limits of a forward pass. The number of pixels is limited, too, since a teacher may see pictures at seven
+# times the student's side length.
 PIXELS_PER_PASS = 250 * 224 * 224
 PICTURES_PER_PASS = 500
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trained model, where it was found, and the size and arithmetic in which it answers."""
+    """A classifier of a teacher.
+
+    Attributes:
+        trained: The model, with facts about its run.
+        path: Path of its checkpoint.
+        sha256: sha256 of its checkpoint.
+        image_size: Side length in pixels at which it sees pictures.
+        precision: Precision of its forward passes.
+    """
 
     trained: Trained
     path: str
@@ -35,11 +43,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a teacher says of a batch, before it is calibrated.
+    """Output of a teacher for a batch, before calibration.
 
-    logits: (B, M, C), of each of M members. embedding: (B, D), the members' side by side, (B, 0) where no
-    loss reads it. stages: the one member's feature maps. scale: of the one member's head, where it compares
-    directions.
+    Attributes:
+        logits: (B, M, C), those of each of M members.
+        embedding: (B, D), the concatenated embeddings of the members. (B, 0) if no loss reads them.
+        stages: Feature maps. Only with a single member.
+        scale: Scale of the head, if a single member has a head that gives cosines.
     """
 
     logits: Tensor
@@ -49,11 +59,17 @@ class Answers:
 
 
 class Teacher:
-    """Trained classifiers, always in evaluation mode, that know nothing of the labels.
+    """One or several trained classifiers, always in evaluation mode. They never see the labels.
 
-    It is no module, so that no optimizer and no checkpoint of the student can hold its weights. lessons: what
-    losses read of it (`Config.lessons`). temperatures: what each member's logits are divided by; see
-    `calibration`.
+    A teacher is not a module, so that neither the optimizer nor a checkpoint of the student includes its
+    weights.
+
+    Args:
+        members: The classifiers.
+        lessons: The outputs that losses read, see `Config.lessons`.
+
+    Attributes:
+        temperatures: The divisor of each member's logits, found by calibration. 1 before.
     """
 
     def __init__(self, members: Sequence[Member], lessons: frozenset[str]):
@@ -76,26 +92,30 @@ class Teacher:
 
     @temperatures.setter
     def temperatures(self, values: Sequence[float]) -> None:
-        # On the device: a step must not wait for the host.
+        # Stored on the device, so that a step does not wait for a copy from the host.
         device = self.members[0].precision.device
         self._temperatures = torch.tensor(values, dtype=torch.float32, device=device)
 
     def begin(self, view: int, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Nothing to prepare: it answers for any view."""
+        """Do nothing: a live teacher answers for any view."""
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:
-        """What the teacher says of the batch's views, calibrated."""
+        """Return the calibrated output for the views of a batch."""
         return self.read(self.ask(batch.images))
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> Answers:
-        """What each member says of (B, 3, H, W) views in [0, 1]; each resizes and normalises for itself."""
+        """Return the members' uncalibrated outputs.
+
+        Args:
+            images: Views (B, 3, H, W) in [0, 1]. Each member resizes and normalises them itself.
+        """
         said = [self._ask_member(member, images) for member in self.members]
         return Answers(
             torch.stack([answers.logits for answers in said], dim=1),
             torch.cat([answers.embedding for answers in said], dim=1),
             said[0].stages,
-            # The members' mean has no directions.
+            # Several members have no common scale.
             said[0].scale if len(said) == 1 else None,
         )
 
@@ -113,9 +133,9 @@ class Teacher:
         return Answers(logits, embedding, tuple(stages), scale)
 
     def read(self, answers: Answers) -> Output:
-        """Calibrated answers: of several members the mean of their logits.
+        """Calibrate answers. Several members give the mean of their logits.
 
-        A teacher that compares directions gives cosines and the scale at which they are calibrated.
+        A single member whose head gives cosines also gives these, and the scale after calibration.
         """
         logits = self.mean_logits(answers.logits)
         if answers.scale is None:
@@ -124,5 +144,5 @@ class Teacher:
         return Output(logits, answers.embedding, answers.stages, cosines=logits / scale, scale=scale)
 
     def mean_logits(self, logits: Tensor) -> Tensor:
-        """(B, M, C) logits of the members to the calibrated mean (B, C)."""
+        """Return the calibrated mean (B, C) of members' logits (B, M, C)."""
         return (logits / self._temperatures[:, None]).mean(1)

@@ -1,1 +1,1 @@
-"""The loop: from a resolved recipe to a finished run."""
+"""Training: from a resolved recipe to a finished run."""

@@ -1,4 +1,4 @@
-"""`train_run(config, run)`: the loop. There is one."""
+"""The training loop, the only one in the package: `train_run`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from cifarlab.training.start import start
 from cifarlab.training.state import BestState, LastState, LoopState
 from cifarlab.training.summarise import Cost, summarise
 
-# An epoch that takes longer than this saves in between, too.
+# Within longer epochs, checkpoints are saved at this interval.
 SECONDS_BETWEEN_SAVES = 600.0
-# How often a terminal's line changes, and a loss that is not finite is noticed, where looking costs nothing
-# (the CPU).
+# How often the terminal's line is updated. On a CPU the loss is checked for NaN and infinity as often; on a
+# GPU that would wait for the device.
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -40,23 +40,36 @@ def train_run(
     fresh: bool = False,
     warnings: Sequence[str] = (),
 ) -> Summary:
-    """Train to the end, from the start or from where the run was left, and return its summary.
+    """Train a run to its end, from its start or last checkpoint.
 
-    A finished run is not trained again. fresh: remove what the run wrote first. warnings: a line each, to be
-    said and recorded beside the run's own. Raises ConfigError for a user's mistake (no folder is made),
-    Interrupted on SIGINT and SIGTERM (after saving), Failure where the run cannot go on.
+    A finished run is not trained again.
+
+    Args:
+        config: The configuration.
+        run: The folder of the run. It need not exist.
+        progress: Output for the user. Default: none.
+        fresh: Remove the files of an earlier run in this folder first.
+        warnings: Further warnings to print and record, one line each.
+
+    Returns:
+        The summary of the run.
+
+    Raises:
+        ConfigError: The user made a mistake. No folder is created then.
+        Interrupted: A signal stopped the run. A checkpoint was saved.
+        Failure: Training cannot continue, e.g. because the loss is not finite or memory ran out.
     """
     progress = progress or TrainingProgress(quiet=True)
     if not fresh and (summary := _finished(config, run)):
         return _say_finished(run, summary, progress)
     with out_of_memory_explained(config), run.locked():
-        # Asked again: another process may have made, finished or replaced the run before the lock was ours.
+        # Check again: before we got the lock, another process may have started, finished or replaced the run.
         if not fresh and (summary := _finished(config, run)):
             return _say_finished(run, summary, progress)
         progress.note(f"{run}: reading {config.data.dataset.name}, building the model")
-        # Runs that this process trained before may have held more.
+        # This process may have trained other runs before, with a higher peak.
         reset_peak_memory(pick_device(config.train.device))
-        # What a checkpoint holds need not be fetched a second time.
+        # If a checkpoint will be loaded, initial weights are not needed.
         job = prepare(config, initial=fresh or not run.last_path.exists(), runs=run.runs)
         job.remarks.warn(*warnings)
         if fresh:
@@ -67,7 +80,7 @@ def train_run(
 
 
 def _finished(config: Config, run: Run) -> Summary | None:
-    """The run's summary if it is done. Raises ConfigError if it is a run of another configuration."""
+    """Return the summary if the run is finished. Raise ConfigError if it has another configuration."""
     run.refuse_other(config)
     return run.summary()
 
@@ -79,7 +92,7 @@ def _say_finished(run: Run, summary: Summary, progress: TrainingProgress) -> Sum
 
 
 class _Training:
-    """The epochs of a run from its state to its end."""
+    """A run in training, from its first epoch to its summary."""
 
     def __init__(self, config: Config, run: Run, job: Job, state: LoopState, progress: TrainingProgress):
         self.config, self.run, self.job, self.state, self.progress = config, run, job, state, progress
@@ -110,11 +123,11 @@ class _Training:
             self.progress.stop()
 
     def is_asked(self) -> bool:
-        """Tell whether a signal asked the run to stop."""
+        """Tell whether a signal has asked the run to stop."""
         return self.asked.signal is not None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Make ready what is kept: activations of the frozen part, the teacher's answers."""
+        """Load or compute cached values for the epoch: frozen activations, the teacher's answers."""
         try:
             if self.job.activations is not None:
                 for line in self.job.activations.begin(epoch, self.is_asked):
@@ -129,7 +142,7 @@ class _Training:
             self.progress.note(answered)
 
     def train_epoch(self, epoch: int) -> int:
-        """Train on what is left of an epoch; return how many pictures that were."""
+        """Train the remaining steps of an epoch; return the number of pictures in them."""
         engine, plan, state = self.engine, self.engine.plan, self.state
         self.begin_epoch(epoch)
         order = engine.order(epoch)
@@ -140,7 +153,7 @@ class _Training:
             engine.step(order, epoch, state.step)
             state.step += 1
             if step + 1 == plan.steps_per_epoch:
-                # A checkpoint that vouches for a whole epoch must hold its scores: `close_epoch` writes it.
+                # `close_epoch` saves next: a checkpoint at an epoch's end must include its scores.
                 break
             if self.is_asked():
                 self.save_between()
@@ -149,7 +162,7 @@ class _Training:
             if now - last_look > SECONDS_BETWEEN_LOOKS:
                 last_look = now
                 pace = (step + 1 - first) * plan.step_size / (now - self.epoch_begun)
-                # On a GPU a look would wait for the device: there the epoch's end is soon enough.
+                # Not on a GPU: reading the means would wait for the device.
                 means = engine.means.read() if engine.device.type == "cpu" else {}
                 if engine.device.type == "cpu":
                     self.stop_if_diverged()
@@ -159,18 +172,18 @@ class _Training:
         return plan.samples_per_epoch - plan.samples_before(first)
 
     def stop_if_diverged(self) -> None:
-        """Raise Failure if a loss was not finite. The checkpoint stays: it is older than the bad step."""
+        """Raise Failure if a loss was not finite. The last checkpoint is from before that step."""
         step = self.engine.means.first_bad_step()
         if step is not None:
             self.fail_diverged(f"the loss was not finite at step {step + 1}", step)
 
     def stop_if_weights_diverged(self) -> None:
-        """Raise Failure if the last step's update was not finite, which its loss does not tell."""
+        """Raise Failure if the weights are not finite. The last step's loss does not show that."""
         if not self.engine.has_finite_weights():
             self.fail_diverged("the weights were not finite", self.state.step - 1)
 
     def fail_diverged(self, what: str, step: int) -> NoReturn:
-        self.saver.wait()  # What it may have to say of the disk matters less.
+        self.saver.wait()  # Not `flush`: an error of the disk matters less than this one.
         kept = f"; {self.run.last_path} is from before" if self.run.last_path.exists() else ""
         raise Failure(
             f"{what} (epoch {step // self.engine.plan.steps_per_epoch + 1}, learning rate "
@@ -180,7 +193,7 @@ class _Training:
         )
 
     def close_epoch(self, epoch: int, pictures: int) -> None:
-        """Evaluate, log, keep the best, save. pictures: that were trained on since `epoch_begun`."""
+        """Evaluate, log and save an epoch. `pictures`: how many were trained on since `epoch_begun`."""
         engine, state = self.engine, self.state
         self.stop_if_diverged()
         engine.finish(epoch)
@@ -197,7 +210,7 @@ class _Training:
         row["lr"] = engine.learning_rate(state.step - 1)
         if not is_finite(row):
             self.fail_diverged("the scores were not finite at the end of the epoch", state.step - 1)
-        # Not every run is scored, and the weights that are scored may be an average of others.
+        # Scores do not show it: a run may have no evaluation, or evaluate an average of the weights.
         self.stop_if_weights_diverged()
         elapsed = time.monotonic() - self.epoch_begun
         row |= {"seconds": elapsed, "images_per_second": pictures / elapsed}
@@ -215,13 +228,13 @@ class _Training:
         return select == "last" or best is None or row[f"{select}/top1"] > best[f"{select}/top1"]
 
     def save_between(self) -> None:
-        """Save within an epoch, unless the weights are past saving."""
+        """Save a checkpoint within an epoch. Raise Failure if loss or weights are not finite."""
         self.stop_if_diverged()
         self.stop_if_weights_diverged()
         self.save()
 
     def save(self, best: BestState | None = None) -> None:
-        """Have `last.pt` written, all that the rest of the run depends on; before it, `best.pt` if given."""
+        """Submit `last.pt` and, if given, a new `best.pt`, which is written first."""
         reached = replace(self.state, seconds=self.seconds(), peak_memory_bytes=self.peak_memory())
         state = LastState(
             **vars(reached),
@@ -233,7 +246,7 @@ class _Training:
         self.last_save = time.monotonic()
 
     def leave(self, where: str) -> NoReturn:
-        """Stop, as asked, when all that was saved is on the disk."""
+        """Wait until all checkpoints are on disk, then raise Interrupted."""
         self.saver.flush()
         self.asked.raise_interrupted(self.run, where)
 
@@ -247,12 +260,12 @@ class _Training:
         return Cost(self.seconds(), self.job.macs, self.peak_memory())
 
     def conclude(self) -> Summary:
-        """Score the chosen epoch on clean pictures and write `summary.json`: the run is finished."""
+        """Score the chosen epoch on the unaugmented training pictures and write `summary.json`."""
         config, engine, best, activations = self.config, self.engine, self.state.best, self.job.activations
         assert best is not None, "a run has at least one epoch"
         self.saver.flush()
         chosen = read_best(self.run)
-        assert chosen["row"]["epoch"] == best["epoch"], "best.pt is the chosen epoch's"
+        assert chosen["row"]["epoch"] == best["epoch"], "best.pt must hold the chosen epoch"
         engine.evaluated.load_state_dict(chosen["model"])
         epochs_run = self.state.step // engine.plan.steps_per_epoch
         summary = summarise(config, engine, self.splits, best=best, epochs_run=epochs_run, cost=self.cost)

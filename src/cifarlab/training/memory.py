@@ -1,4 +1,4 @@
-"""What to lower where memory runs out."""
+"""Advice for runs that are out of memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cifarlab.core.errors import ConfigError, Failure
 
 @contextlib.contextmanager
 def out_of_memory_explained(config: Config) -> Iterator[None]:
-    """Turn an allocator's failure into one line that says what to lower."""
+    """Convert an out-of-memory error in the body to a Failure with advice."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a bare RuntimeError.
+        # torch's allocator for the CPU raises a plain RuntimeError.
         is_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
         if not is_memory and "can't allocate memory" not in str(error):
             raise
@@ -32,9 +32,11 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
 
 
 def smaller(config: Config) -> str:
-    """What takes less memory: overrides that the configuration accepts, or in words where none is left.
+    """Suggest overrides with which a configuration needs less memory.
 
-    Half the pictures at once, in steps of twice as many batches where the losses and the optimizer allow.
+    The first choice is half the batch size and twice `train.accumulate`, if losses and optimizer allow it.
+    Otherwise half the batch size alone. If the batch cannot be smaller: smaller pictures, or in words a
+    smaller backbone.
     """
     data, accumulate = config.data, config.train.accumulate
     size = max(2, data.batch_size // 4 * 2)  # Even, for mixing.

@@ -1,4 +1,4 @@
-"""Training the teachers that a student is missing."""
+"""Training of the teachers that students need and that are missing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,21 @@ from cifarlab.training.progress import TrainingProgress
 def train_teachers(
     students: Sequence[tuple[Config, Run]], runs: Path, progress: TrainingProgress, fresh: bool = False
 ) -> None:
-    """Train the recipes that students' teachers are missing, and theirs, on the student's data.
+    """Train the missing teachers of students on the students' data.
 
-    students: runs of one recipe, at several seeds. runs: the folder of all runs. fresh: the students start
-    over. Raises ConfigError where a student could not be trained after, as far as can be known before, and as
-    `train` does.
+    Teachers that these teachers miss are trained first.
+
+    Args:
+        students: Configurations and folders of runs of one recipe, at several seeds.
+        runs: Folder of all runs.
+        progress: Output for the user.
+        fresh: Whether the students will be trained from the start even if they exist.
+
+    Raises:
+        ConfigError: The user made a mistake. Mistakes that would keep a student from being trained are found
+            before its teacher is trained, as far as possible.
+        Interrupted: As in `train_run`.
+        Failure: As in `train_run`.
     """
     waiting = []
     for config, run in students:
@@ -39,7 +49,7 @@ def train_teachers(
 
 
 def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiting: set[Path]) -> None:
-    """waiting: the folders of the runs that wait for these teachers."""
+    """Train the missing teachers of a configuration. `waiting`: folders of the runs that need them."""
     for name in missing_teachers(config.teacher, runs):
         teacher = _on_same_data(name, config)
         run = Run(runs / name / str(teacher.train.seed), name, name, read_recipe(name).files)
@@ -51,28 +61,31 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
         changed = differences(resolve(read_recipe(name)).identity(), teacher.identity())
         words = [f"{key}={json.dumps(value)}" for key, (_, value) in changed.items()]
         data = f", on this run's data ({', '.join(words)})" if words else ""
-        progress.note(f"the teacher first: {name}, {teacher.train.epochs} epochs{data}")
+        progress.note(f"training the teacher first: {name}, {teacher.train.epochs} epochs{data}")
         train_run(teacher, run, progress)
 
 
 def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -> None:
-    """Say that one teacher cannot share the splits of students that are split in several ways."""
+    """Print a note if students have different splits. One teacher cannot share all of them."""
     first = students[0]
     if first.data.val and len({student.split_seed for student in students}) > 1:
         progress.note(
-            f"the teacher shares the validation pictures of seed {first.train.seed} alone, and trains on "
-            f"some of the other seeds'; data.split_seed={first.split_seed} would give all seeds the same ones"
+            f"the teacher has the validation pictures of seed {first.train.seed} and trains on some of those "
+            f"of the other seeds; data.split_seed={first.split_seed} gives all seeds the same ones"
         )
 
 
 def _on_same_data(name: str, config: Config) -> Config:
-    """Resolve the recipe of a teacher on its student's data, so that neither trains on what validates one.
+    """Resolve the recipe of a teacher with its student's data and split.
 
-    Raises ConfigError where the sizes at which pictures are kept do not allow one split.
+    So neither of them trains on pictures that validate the other.
+
+    Raises:
+        ConfigError: They keep pictures at different sizes, so they cannot have the same split.
     """
     recipe, overrides = read_recipe(name), _same_data(config)
     teacher = resolve(recipe, overrides)
-    # Not where it changes nothing: the teacher is then a run of its recipe as it stands.
+    # Only if it has an effect. Without the override the teacher is a run of its unchanged recipe.
     is_drawn = config.data.val or config.data.limit is not None
     if is_drawn and teacher.split_seed != config.split_seed:
         overrides.append(f"data.split_seed={config.split_seed}")
@@ -80,8 +93,8 @@ def _on_same_data(name: str, config: Config) -> Config:
         if config.data.store_size is None:
             ours, theirs = kept_size(config.data), kept_size(teacher.data)
             raise ConfigError(
-                f"the teacher {name} would train on pictures that validate this run: it keeps them at "
-                f"{theirs} px, this run at {ours}, and they are split by what is kept; say "
+                f"the teacher {name} would train on pictures that validate this run: it keeps pictures at "
+                f"{theirs} px, this run at {ours} px, and the split depends on the kept pictures; say "
                 f"data.store_size={max(ours, theirs)}",
                 ("data", "store_size"),
             )
@@ -90,12 +103,12 @@ def _on_same_data(name: str, config: Config) -> Config:
 
 
 def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
-    """Tell whether one data set is split in two ways because its pictures are kept at two sizes."""
+    """Tell whether different sizes of kept pictures lead to different splits."""
     if ours.dataset.part.traits.split_as_published:
         return False
     if (ours.store_size, kept_size(ours)) == (theirs.store_size, kept_size(theirs)):
         return False
-    if splits.read_data(ours, "val") is not None:  # Nothing is drawn from train.
+    if splits.read_data(ours, "val") is not None:  # Validation pictures are not drawn from the train part.
         return False
     one, other = splits.read_data(ours, "train"), splits.read_data(theirs, "train")
     assert one is not None and other is not None, "every data set has a train part"
@@ -103,7 +116,7 @@ def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
 
 
 def _same_data(config: Config) -> list[str]:
-    """List overrides that give a teacher its student's classes and pictures, on the same device."""
+    """Return overrides that give a teacher its student's pictures, classes and device."""
     assert config.teacher is not None
     data = config.dump()["data"]
     kept = ("dataset", "root", "val", "limit", "classes", "skip_broken")

@@ -1,4 +1,4 @@
-"""Settings that change nothing, or too little, as the rest of the configuration stands."""
+"""Checks for settings without effect, given the rest of the configuration."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from cifarlab.objectives.classification import least_scale
 
 
 def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | None) -> Iterator[str]:
-    """Yield a line for each setting that changes nothing, by the configuration alone.
+    """Yield a line for each setting without effect.
 
-    plan: how the steps fall into epochs, where the number of pictures is known. steps: those that the run
-    takes.
+    It finds what the configuration alone shows, without model and data.
+
+    Args:
+        config: The configuration.
+        plan: Division of the epochs into steps, if the number of pictures is known.
+        steps: Number of steps of the run, if known. `train.stop` may end it before its schedules end.
     """
     for section, specs in (("augment", config.data.augment), ("mix", config.data.mix)):
         yield from (
-            f"data.{section}.{label} has p 0: it meets no picture" for label, s in specs.items() if s.p == 0
+            f"data.{section}.{label} has p=0: it is never applied" for label, s in specs.items() if s.p == 0
         )
     weights = {label: spec.weight for label, spec in config.objective.items()}
     if any(weights.values()):
         yield from (f"objective.{label} has weight 0" for label, weight in weights.items() if weight == 0)
     if (patience := config.train.patience) is not None and patience >= config.train.last_epoch - 1:
-        yield f"train.patience={patience} is never lost in {config.train.last_epoch} epochs"
+        yield f"train.patience={patience} cannot end a run of {config.train.last_epoch} epochs"
     if config.optim.decay_norms and not config.optim.weight_decay:
         yield "optim.decay_norms has no effect: optim.weight_decay is 0"
     if plan is not None and steps is not None:
@@ -34,13 +38,16 @@ def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | No
 
 
 def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
-    """What needs more steps than the run has.
+    """Yield a line for each setting that needs a longer run.
 
-    total_steps: those that schedules span. steps: those that the run takes.
+    Args:
+        config: The configuration.
+        total_steps: Number of steps that schedules span.
+        steps: Number of steps of the run.
     """
     warmup = config.optim.schedule.kwargs().get("warmup", 0)
     if 0 < warmup * total_steps < 1:
-        yield f"optim.schedule.warmup={warmup:g} is less than a step of {total_steps}"
+        yield f"optim.schedule.warmup={warmup:g} is less than one of {total_steps} steps"
     lookahead = config.optim.lookahead
     if lookahead is not None and lookahead.steps >= steps:
         yield f"optim.lookahead.steps={lookahead.steps} is never reached in {steps} steps"
@@ -48,13 +55,13 @@ def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
     options = average.kwargs() if average else {}
     if options.get("warmup") and options.get("decay", 0) > 1 - 1 / steps:
         decay = options["decay"]
-        yield f"train.average.decay={decay:g} looks back over more than all {steps} steps"
+        yield f"train.average.decay={decay:g} averages over more steps than the run has, {steps}"
     if average is not None and average.name == "swa":
         epochs, last = config.train.epochs, config.train.last_epoch
         counted = sum(epoch / epochs >= options["start"] for epoch in range(1, last + 1))
         if counted < 2:
             found = (
-                "one epoch only: the last one"
+                "only one epoch, the last one"
                 if counted
                 else f"nothing: train.stop={last} is before its start"
             )
@@ -62,7 +69,7 @@ def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
 
 
 def without_effect_on(config: Config, model: Classifier) -> list[str]:
-    """A line for each setting that changes nothing as the rest stands."""
+    """Return a line for each setting without effect on this model."""
     data, name = config.data, config.data.dataset.name
     norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
     scale = data.multi_scale
@@ -76,7 +83,7 @@ def without_effect_on(config: Config, model: Classifier) -> list[str]:
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
         "teacher.run": config.teacher is not None and not config.lessons,
-        # Behind it are the logits alone: an embedding is taken before it.
+        # The dropout acts on the logits only: the embedding is taken before it.
         "model.head.dropout": head.name == "linear" and head.kwargs()["dropout"] > 0 and not reads_logits,
         "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],
         "optim.layer_decay": config.optim.layer_decay < 1
@@ -86,10 +93,13 @@ def without_effect_on(config: Config, model: Classifier) -> list[str]:
 
 
 def low_scale(config: Config, num_classes: int) -> list[str]:
-    """A line where a margin loss multiplies cosines by too little for any class to be sure."""
+    """Return a line if a margin loss has too low a scale.
+
+    It is too low if no class can reach probability 0.99.
+    """
     scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
     reads_it = any(s.weight and s.part.traits.reads_scale for s in config.objective.values())
     if not reads_it or scale is None or scale >= least:
         return []
-    takes = f"that takes {math.ceil(10 * least) / 10}"
-    return [f"at model.head.scale={scale:g} no class of {num_classes} can reach probability 0.99: {takes}"]
+    takes = f"the least scale for that is {math.ceil(10 * least) / 10}"
+    return [f"model.head.scale={scale:g}: no class of {num_classes} can reach probability 0.99; {takes}"]

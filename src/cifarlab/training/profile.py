@@ -1,4 +1,4 @@
-"""Where the time of a step and of an epoch goes, beside what the machine's arithmetic alone would take."""
+"""Profile of training: times of a step's parts, compared with the device's peak speed."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ from cifarlab.engine.step import Engine
 from cifarlab.training.saver import Saver, snapshot
 from cifarlab.training.setup import prepare
 
-# In the order of a step; what a step does beside them is `other`.
+# In the order of a step. The rest of a step is called `other`.
 STEP_PARTS = ("batch", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
 WARM_UP, LEAST = 2, 3
-# Slow steps are timed less often: after so many seconds no further one begins.
+# No further step is timed after this time, so slow steps are timed less often.
 SECONDS = 60.0
-# Enough steps in the trace to see one beside the next.
+# Steps in the trace: enough to see consecutive ones.
 TRACED = 3
-# The side of the square matrices that the floor is measured with: large enough to keep the device busy.
+# Side of the square matrices for the measurement of peak speed: large enough to keep the device busy.
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 PRODUCTS = 20
 
 
 class Stopwatch:
-    """Seconds of each part of a step; on a GPU it waits for the device, so that a part's time is its own."""
+    """Context manager that sums the seconds of each part of a step.
+
+    On a GPU it waits for the device at both ends of a part, so that no part is charged with another's work.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -54,7 +57,7 @@ class Stopwatch:
         self.seconds[part] += self.now() - begun
 
     def now(self) -> float:
-        """The clock, when all that was asked of the device is done."""
+        """Wait for the device, then return the clock's time in seconds."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -63,20 +66,32 @@ class Stopwatch:
 def profile(
     config: Config, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")
 ) -> dict[str, Any]:
-    """Train some steps of a run that is not kept, and tell what they spend their time on.
+    """Time some training steps of a configuration without writing a run.
 
-    steps: how many are timed whole, each before one that is timed in parts; fewer where they are slow. trace:
-    a file for a viewer (https://ui.perfetto.dev). Times in the result are medians, in seconds, of a step's
-    parts, of a step and of an epoch, whose checkpoint is the snapshot that training waits for; writing: what
-    the thread then takes to write it; floor: what a step's matrix products and convolutions would take at the
-    rate at which this device multiplies large matrices. Raises ConfigError as `prepare` does.
+    Args:
+        config: The configuration.
+        steps: Number of steps to time as a whole; as many others are timed in parts. Fewer if they are slow.
+        trace: File to write a trace to, for a viewer such as https://ui.perfetto.dev.
+        runs: Folder in which the run of a teacher is searched by name.
+
+    Returns:
+        Plain data. Times are medians in seconds.
+        `step`, `parts`: Time of a step and of its parts.
+        `epoch`: Time of an epoch's training, evaluation and checkpoint. The checkpoint is the snapshot that
+        training waits for.
+        `writing`: Time that the saver's thread then takes to write it.
+        `floor`: Time that a step's matrix products and convolutions would take at the speed at which this
+        device multiplies large matrices.
+
+    Raises:
+        ConfigError: As in `prepare`.
     """
     job = prepare(config, runs=runs)
     engine, plan = job.engine, job.engine.plan
     engine.model.train()
     engine.begin(0)
     if job.activations is not None:
-        # Before anything is timed or counted: a step must not be the one that computes them.
+        # Compute them now, so that no timed or counted step does.
         job.activations.begin(0)
     flops = count_flops(engine)
     whole, parts = _timed(engine, steps)
@@ -118,15 +133,15 @@ def _convolution_gradients(
     wanted: Sequence[bool],
     out_shape: object,
 ) -> int:
-    """Count the operations of a convolution's gradients; torch's own count is wrong for groups."""
+    """Count the FLOPs of a convolution's gradients. torch's own count is wrong for grouped convolutions."""
     places = images if transposed else grad
     return (wanted[0] + wanted[1]) * 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
 
 
 def count_flops(engine: Engine) -> int:
-    """Of the matrix products and convolutions of the first step, forward and backward; trains that step."""
+    """Train the first step; return the FLOPs of its matrix products and convolutions, backward included."""
     counts = {torch.ops.aten.convolution_backward: _convolution_gradients}
-    # Compiled kernels are not counted.
+    # Run eagerly, since FlopCounterMode does not see compiled kernels.
     with (
         torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False, custom_mapping=counts) as counter,
@@ -136,10 +151,13 @@ def count_flops(engine: Engine) -> int:
 
 
 def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of steps that nothing is measured in, and of the parts of as many others, in turns.
+    """Time whole steps and, alternating with them, steps in parts.
 
-    Each figure is the mean over as many steps as are augmented at once. A captured step has no parts: theirs
-    are those of the same steps uncaptured.
+    Each time is the mean over as many steps as are augmented together. A captured step cannot be timed in
+    parts, so those steps run uncaptured.
+
+    Returns:
+        Seconds of whole steps, and seconds of the parts by name.
     """
     watch, coming = Stopwatch(engine.device), _whole_steps(engine)
     order = engine.order(0)
@@ -172,20 +190,20 @@ def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[floa
 
 
 def _whole_steps(engine: Engine) -> Iterator[int]:
-    """Steps of the first epoch, again and again; its last may be shorter, and is left out."""
+    """Cycle through the first epoch's steps, without a shorter last one."""
     plan = engine.plan
     return itertools.cycle(range(max(1, plan.samples_per_epoch // plan.step_size)))
 
 
 def _write_trace(engine: Engine, path: Path) -> None:
-    """Write what TRACED steps do, in Chrome's trace format."""
-    # The profiler tells stderr of its own beginning and end, and complains where there is no GPU.
+    """Write a trace of TRACED steps in Chrome's format."""
+    # Without this the profiler prints its start and end to stderr, and a warning if there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [ProfilerActivity.CPU]
     if engine.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     order = engine.order(0)
-    # The device is not waited for: the trace shows a step as it runs.
+    # Not a Stopwatch, which waits for the device: the trace must show a step as it normally runs.
     engine.span = record_function
     with torch.profiler.profile(activities=activities) as found:
         for number in itertools.islice(_whole_steps(engine), TRACED):
@@ -197,7 +215,7 @@ def _write_trace(engine: Engine, path: Path) -> None:
 
 
 def peak_flops(precision: Precision) -> float:
-    """FLOP/s at which the device multiplies large square matrices in this precision: the best of PRODUCTS."""
+    """Return the device's best FLOP/s over PRODUCTS products of large matrices."""
     device, side = precision.device, MATRIX_SIDE[precision.device.type]
     left, right = (torch.randn(side, side, device=device, dtype=precision.dtype) for _ in range(2))
     watch, times = Stopwatch(device), []
@@ -209,7 +227,7 @@ def peak_flops(precision: Precision) -> float:
 
 
 def _scoring_seconds(engine: Engine, splits: Splits) -> float:
-    """Of the evaluations at the end of an epoch: on a GPU of later ones, which may be captured by then."""
+    """Time an epoch's evaluations. On a GPU time late ones, since the first ones are not captured yet."""
     watch, seconds = Stopwatch(engine.device), 0.0
     for _ in range(UNCAPTURED + 2 if engine.device.type == "cuda" else 1):
         begun = watch.now()
@@ -221,14 +239,14 @@ def _scoring_seconds(engine: Engine, splits: Splits) -> float:
 
 
 def _saving_seconds(engine: Engine) -> tuple[float, float]:
-    """Of an epoch that is the best so far: of the snapshot that it waits for, of writing both its files."""
+    """Time the snapshot and the writing of `last.pt` and `best.pt`."""
     watch, waited, written = Stopwatch(engine.device), 0.0, 0.0
     states = {"engine": engine.state_dict()}, {"model": engine.evaluated.state_dict()}
     with (
         tempfile.TemporaryDirectory() as folder,
         Saver(Path(folder) / "best.pt", Path(folder) / "last.pt", engine.device) as saver,
     ):
-        for _ in range(2):  # The first time there is no memory to copy to yet.
+        for _ in range(2):  # Twice, since the first snapshot also allocates memory.
             begun = watch.now()
             snapshot(*states)
             waited = watch.now() - begun

@@ -1,4 +1,4 @@
-"""What a user sees while a run trains: a live line in a terminal, plain lines elsewhere."""
+"""Output of training: a live line in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ OPTIMISTIC = "chosen on test: optimistic"
 
 
 class TrainingProgress:
-    """Prints one line an epoch, and between them, in a terminal, a bar with the epoch's steps.
+    """Printer of a line per epoch and, in a terminal, a progress bar.
 
-    quiet: print nothing (the API's default).
+    Args:
+        console: Where to print. Default: stdout.
+        quiet: Print nothing; the default of the API.
     """
 
     def __init__(self, console: Console | None = None, quiet: bool = False):
@@ -26,20 +28,27 @@ class TrainingProgress:
         self._task: Any = None
 
     def line(self, text: str, style: str | None = None) -> None:
-        """Print a line; all that stays on the screen goes through here."""
-        # A terminal's lines end between words; elsewhere a line is a line, for whoever reads it by program.
+        """Print a line. All output except the live bar goes through this method."""
+        # Wrap long lines in a terminal only: elsewhere a program may read them.
         self.console.print(text, style=style, markup=False, soft_wrap=not self.console.is_terminal)
 
     def note(self, text: str) -> None:
-        """A fact worth a line."""
+        """Print a note."""
         self.line(text)
 
     def warn(self, text: str) -> None:
-        """Something that makes the result mean less than it seems to."""
+        """Print a warning: the result may be worse, or less meaningful than it seems."""
         self.line(f"warning: {text}", style="yellow")
 
     def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
-        """Begin at `first_epoch` (from 0). select: what chooses the epoch."""
+        """Start the output of a run.
+
+        Args:
+            epochs: Number of epochs of the run.
+            first_epoch: First epoch to train, from 0.
+            steps_per_epoch: Number of steps of an epoch.
+            select: Value of `train.select`.
+        """
         self._epochs, self._first, self._steps = epochs, first_epoch, steps_per_epoch
         self._select = select
         self._begun = time.monotonic()
@@ -57,7 +66,7 @@ class TrainingProgress:
     def step(
         self, epoch: int, step: int, means: dict[str, float], lr: float, images_per_second: float
     ) -> None:
-        """Show the running means of an epoch in progress; `means` may be empty."""
+        """Update the live line within an epoch. `means` are its running means, or empty."""
         if self._live:
             done = epoch + step / self._steps
             words = [*_losses(means), *([f"train {means['top1']:.2%}"] if "top1" in means else [])]
@@ -65,7 +74,7 @@ class TrainingProgress:
             self._live.update(self._task, completed=step, epoch=epoch + 1, text="  ".join(words))
 
     def _left(self, done: float) -> float:
-        """Seconds left when `done` epochs of the run are behind, at this process's pace so far."""
+        """Estimate the seconds left after `done` epochs from this process's pace."""
         return (time.monotonic() - self._begun) / max(done - self._first, 1e-9) * (self._epochs - done)
 
     def epoch(self, row: EpochRow, best: bool) -> None:
@@ -91,13 +100,13 @@ class TrainingProgress:
         self.line("  ".join(parts))
 
     def stop(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def finish(self, summary: Summary, folder: str) -> None:
-        """Print what came of the run."""
+        """Print the result of the run."""
         found = {split: summary.top1(split) for split in ("train", "val", "test")}
         scores = [f"{split} {top1:.2%}" for split, top1 in found.items() if top1 is not None]
         how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary.chosen_on]
@@ -114,7 +123,7 @@ class TrainingProgress:
 
 
 def _losses(means: dict[str, float]) -> list[str]:
-    """`loss 1.234`, and its terms where there are several."""
+    """Return e.g. [`loss 1.234`], with the terms if there are several; [] if `means` has no losses."""
     losses = {key.removeprefix("loss/"): value for key, value in means.items() if key.startswith("loss/")}
     if not losses:
         return []
@@ -124,7 +133,7 @@ def _losses(means: dict[str, float]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `1 h 12 min`."""
+    """Format a duration, e.g. `42 s`, `3 min 20 s`, `1 h 12 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

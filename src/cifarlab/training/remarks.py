@@ -1,4 +1,4 @@
-"""What is to be told of a run before it begins."""
+"""Notes and warnings about a run, collected before it begins."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Remarks:
-    """Lines for the terminal and the run's record, in the order in which they came up."""
+    """Notes and warnings for the terminal and `env.json`, one line each."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def note(self, *lines: str) -> None:
-        """Add what is good to know."""
+        """Add notes: facts that are good to know."""
         self.notes += lines
 
     def warn(self, *lines: str) -> None:
-        """Add what may make a result worse, or say less than it seems to."""
+        """Add warnings: the result may be worse, or less meaningful than it seems."""
         self.warnings += lines

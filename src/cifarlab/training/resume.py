@@ -1,4 +1,4 @@
-"""What a run's `last.pt` and `best.pt` hold, and how a run goes on from them."""
+"""Resumption of a run from its `last.pt` and `best.pt`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cifarlab.runs.log import EpochRow
 from cifarlab.runs.model import BEST
 from cifarlab.training.state import BestState, LastState, LoopState
 
-# What last.pt holds: all that the rest of the run depends on.
+# Keys of last.pt: everything that the rest of the run depends on.
 LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "precision", "fingerprint")
 
 
 def best_state(model: nn.Module, config: Config, splits: Splits, row: EpochRow) -> BestState:
-    """What `best.pt` holds: a model that stands alone, with its configuration and its classes' names."""
+    """Return the content of `best.pt`, a standalone checkpoint."""
     return {
         "model": model.state_dict(),
         "config": config.dump(),
@@ -34,30 +34,34 @@ def best_state(model: nn.Module, config: Config, splits: Splits, row: EpochRow) 
 
 
 def read_best(run: Run) -> BestState:
-    """What the run's `best.pt` holds. Raises ConfigError."""
+    """Read the run's `best.pt`. Raise ConfigError if it is missing or damaged."""
     return cast("BestState", _read_own(run.best_path, BEST))
 
 
 def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, list[str]]:
-    """Bring the engine to where `last.pt` was written: (the loop's state there, warnings).
+    """Load the state of the run's `last.pt` into the engine.
 
-    The state is None where the run has no such file. Its `best` is the row of the best epoch so far. A kill
-    may leave best.pt some epochs ahead of last.pt: then `best` is that file's, and what is trained again on
-    the way there is compared with it, and is no better. Raises ConfigError for a file that is damaged, and
-    where the data have changed.
+    If a process was killed, `best.pt` may be some epochs ahead of `last.pt`. Then the best row is that of
+    `best.pt`. The epochs up to it are trained again and compared with it; they are not better.
+
+    Returns:
+        The state of the loop, or None if the run has no `last.pt`; and warnings, one line each.
+
+    Raises:
+        ConfigError: A checkpoint is damaged, or the data have changed.
     """
     if not run.last_path.exists():
-        gone = f"{run.last_path} is gone: the run begins again at epoch 1"
+        gone = f"{run.last_path} is missing: the run starts over at epoch 1"
         return None, [gone] if run.best_path.exists() else []
     saved = cast("LastState", _read_own(run.last_path, LAST))
     if saved["fingerprint"] != splits.fingerprint:
         raise ConfigError(
-            f"the data have changed since {run} began (another fingerprint): its validation "
-            "pictures may have been trained on; bring back the old data, or start over with `--fresh`"
+            f"the data have changed since {run} began (another fingerprint), so it may have trained on "
+            "today's validation pictures; restore the old data, or start over with `--fresh`"
         )
     warnings = []
     if saved["precision"] != str(engine.precision):
-        warnings.append(f"the run began in {saved['precision']} and goes on in {engine.precision}")
+        warnings.append(f"the run began in {saved['precision']} and resumes in {engine.precision}")
     try:
         engine.load_state_dict(saved["engine"])
     except (RuntimeError, KeyError, ValueError) as error:
@@ -65,7 +69,7 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
         raise ConfigError(
             f"{run.last_path}: does not fit its configuration ({reason}); `--fresh` starts over"
         ) from None
-    # The first runs without a teacher saved no `distillation`.
+    # Early versions did not save `distillation` in runs without a teacher.
     state = LoopState(**{key: saved[key] for key in vars(LoopState()) if key in saved})
     if state.best is not None or run.best_path.exists():
         row = read_best(run)["row"]
@@ -74,7 +78,7 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
 
 
 def _read_own(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A checkpoint that the run itself wrote: one that cannot be read is a reason to start over."""
+    """Read a checkpoint of the run. If it is unreadable, raise ConfigError with the advice `--fresh`."""
     try:
         return checkpoints.load_checkpoint(path, keys)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: from snapshots, by a thread."""
+"""Asynchronous checkpoints: a thread writes snapshots of the state while training continues."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cifarlab.training.state import BestState, LastState
 
 @dataclass(frozen=True)
 class _Job:
-    """What a moment of a run wants on the disk. taken: happens when a GPU has made the copies."""
+    """Snapshots to write. `taken` is the event at which a GPU has made the copies."""
 
     last: LastState
     best: BestState | None
@@ -28,29 +28,36 @@ class _Job:
 
 
 class Saver:
-    """While entered, a thread writes what is submitted: to `best`, and then to `last`.
+    """Context manager with a thread that writes submitted states to disk.
 
-    A file holds its state as it was when it was submitted, though the run trains on in the same tensors.
-    Training waits for neither disk nor device: while the thread is busy one submission waits, and a newer one
-    takes its place, but keeps its best unless it has one of its own. So memory is bounded, and when a `last`
-    on the disk says which epoch is the best so far, `best` holds that epoch or a later one. Who leaves waits:
-    everything submitted is then on the disk, as far as it can be written.
+    A file holds the state at the time of its submission, although training continues in the same tensors.
+    Training waits neither for the disk nor for the device. While the thread is busy, one submission waits. A
+    newer one replaces it, but keeps its best state unless it has one of its own. So memory is bounded. The
+    thread writes `best.pt` before `last.pt`. So if `last.pt` names an epoch as the best so far, `best.pt`
+    holds that epoch or a later one. The exit waits until everything submitted is written, or has failed to
+    be.
 
-    The thread allocates and waits on the device. A step that is captured as a graph meanwhile must forbid
-    that to its own thread only (`capture_error_mode="thread_local"`).
+    The thread allocates memory and waits on the device. A CUDA graph that is captured at the same time must
+    forbid this to its own thread only (`capture_error_mode="thread_local"`).
+
+    Args:
+        best: Path of `best.pt`.
+        last: Path of `last.pt`.
+        device: Device of the submitted tensors.
     """
 
     def __init__(self, best: Path, last: Path, device: torch.device):
         self.best, self.last, self.device = best, last, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        # Guards what follows, and tells of its changes.
+        # Guards the next three attributes and notifies of their changes.
         self._changed = threading.Condition()
         self._waiting: _Job | None = None
         self._busy = self._leaving = False
         self._error: BaseException | None = None
-        # A best that is not on the disk: no `last` that speaks of it may come before it. The thread's own.
+        # Best state that is not on disk yet. It must be written before a `last.pt` that names its epoch. Only
+        # the thread uses it.
         self._owed: BestState | None = None
-        # No daemon: what was submitted is written even where the interpreter is about to end.
+        # Not a daemon: submitted states are written even if the interpreter is about to exit.
         self._thread = threading.Thread(target=self._write_all, name="saver")
 
     def __enter__(self) -> Saver:
@@ -58,9 +65,10 @@ class Saver:
         return self
 
     def submit(self, last: LastState, best: BestState | None = None) -> None:
-        """Have these states written, as they are now. Raises what went wrong with earlier ones, once.
+        """Submit snapshots of states to be written.
 
-        These are submitted even then: what can yet be written is not lost.
+        An error of an earlier submission is raised here, once. The new states are submitted even then, so
+        that whatever can still be written is not lost.
         """
         last, best = snapshot(last, best)
         taken = None
@@ -70,19 +78,19 @@ class Saver:
         job = _Job(last, best, taken)
         with self._changed:
             if job.best is None and self._waiting is not None:
-                # Copied earlier on the same stream: `taken` stands for both.
+                # Its copy was made earlier on the same stream, so the newer `taken` covers both.
                 job = replace(job, best=self._waiting.best)
             self._waiting = job
             self._changed.notify_all()
         self._raise_error()
 
     def wait(self) -> None:
-        """Return when everything submitted is on the disk, or has failed to get there."""
+        """Wait until everything submitted is written or has failed to be."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is None and not self._busy)
 
     def flush(self) -> None:
-        """Return when everything submitted is on the disk. Raises what went wrong with it, once."""
+        """Wait until everything submitted is written. Raise the error if writing failed, once."""
         self.wait()
         self._raise_error()
 
@@ -94,7 +102,7 @@ class Saver:
             self._changed.notify_all()
         impatience = None
         while self._thread.is_alive():
-            # The run's lock is free after this; it must not be before the thread is done with its files.
+            # The run's lock is released after this. The thread must have finished with the files by then.
             try:
                 self._thread.join()
             except KeyboardInterrupt as interrupt:
@@ -111,19 +119,19 @@ class Saver:
             try:
                 raise error
             finally:
-                del error  # Its traceback has this frame: a cycle, which would keep the snapshots of others.
+                del error  # Its traceback refers to this frame. The cycle would keep snapshots in memory.
 
     def _write_all(self) -> None:
         while self._has_job():
             try:
                 self._write()
             except BaseException as error:
-                # Whatever it was, it is the training's to hear of, and of the first one only.
+                # The training thread raises it. Only the first error is kept.
                 with self._changed:
                     self._error = self._error or error
 
     def _has_job(self) -> bool:
-        """Wait for a job. False: there will be none."""
+        """Wait for a job. Return False if there will be none."""
         with self._changed:
             self._busy = False
             self._changed.notify_all()
@@ -134,10 +142,10 @@ class Saver:
     def _write(self) -> None:
         with self._changed:
             job, self._waiting = self._waiting, None
-        assert job is not None, "nobody else takes one away"
+        assert job is not None, "only this thread takes jobs"
         self._owed = self._owed if job.best is None else job.best
         last, self._owed = self._on_host(job.last, self._owed, job.taken)
-        del job  # The device has its memory back while the disk is written to.
+        del job  # Free the device's memory before writing to disk.
         if self._owed is not None:
             checkpoints.save_checkpoint(self.best, self._owed)
             self._owed = None
@@ -146,10 +154,10 @@ class Saver:
     def _on_host(
         self, last: LastState, best: BestState | None, taken: torch.cuda.Event | None
     ) -> tuple[LastState, BestState | None]:
-        """Both states, copied from a GPU in a stream of its own: the training's goes on."""
+        """Copy both states to the host. On a GPU use a separate stream, so training is not delayed."""
         if self._stream is None or taken is None:
             return last, best
-        # Events, not the stream, are waited for: a blocking one leaves the processor to others.
+        # Wait for an event instead of the stream: a blocking event does not occupy a core while waiting.
         copied = torch.cuda.Event(blocking=True)
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(taken)
@@ -160,14 +168,14 @@ class Saver:
 
 
 def snapshot(last: LastState, best: BestState | None) -> tuple[LastState, BestState | None]:
-    """Both states as they are now, their tensors copied where they are; a GPU is not waited for.
+    """Copy both states. Tensors are copied on their own device, without waiting for a GPU.
 
-    Where the device has no room for copies they are made on the host at once: slower, but a run whose step
-    just fits goes on.
+    If the device has no memory for copies, they are made on the host immediately. That is slower, but a run
+    that just fits into memory can continue.
     """
     with suppress(torch.OutOfMemoryError):
         return _copies(_clone, last, best)
-    # Here, not where the error is handled: its traceback keeps the copies that were made.
+    # Not in an `except` clause: the error's traceback would keep the copies made so far.
     return _copies(lambda tensor: tensor.detach().to("cpu", copy=True), last, best)
 
 
@@ -176,7 +184,7 @@ def _clone(tensor: Tensor) -> Tensor:
 
 
 def _start_copy(tensor: Tensor) -> Tensor:
-    """The tensor on the host, once the current stream has come so far."""
+    """Start to copy a tensor to the host on the current stream; return the copy."""
     if tensor.device.type == "cpu":
         return tensor
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
@@ -185,13 +193,13 @@ def _start_copy(tensor: Tensor) -> Tensor:
 def _copies(
     change: Callable[[Tensor], Tensor], last: LastState, best: BestState | None
 ) -> tuple[LastState, BestState | None]:
-    """Both states with their tensors changed; what lies in one place, such as a model in both, once."""
+    """Apply `change` to both states' tensors, once if tensors share memory."""
     known: dict[object, Tensor] = {}
     return _copied(last, change, known), _copied(best, change, known)
 
 
-# Not nested in `_copies`: a nested function that calls itself is a reference cycle, and would keep every
-# tensor in `known` until garbage is collected, epochs later.
+# Not nested in `_copies`: a nested recursive function is a reference cycle. It would keep all tensors in
+# `known` until the next garbage collection, perhaps epochs later.
 def _copied(value: Any, change: Callable[[Tensor], Tensor], known: dict[object, Tensor]) -> Any:
     if isinstance(value, Tensor):
         place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
@@ -199,7 +207,7 @@ def _copied(value: Any, change: Callable[[Tensor], Tensor], known: dict[object, 
             known[place] = change(value)
         return known[place]
     if isinstance(value, dict):
-        fresh = copy.copy(value)  # A module's state has its layers' versions beside its items.
+        fresh = copy.copy(value)  # Keeps attributes: a module's state dict has `_metadata`.
         for key, item in value.items():
             fresh[key] = _copied(item, change, known)
         return fresh

@@ -1,4 +1,4 @@
-"""What a run needs before its folder may be made: data, model, objective and optimizer, on the device."""
+"""Preparation of a run before its folder is created: data, model, teacher, objective, engine."""
 
 from __future__ import annotations
 
@@ -30,16 +30,21 @@ from cifarlab.training.no_effect import low_scale, without_effect_on
 from cifarlab.training.progress import OPTIMISTIC
 from cifarlab.training.remarks import Remarks
 
-# The share of a forward pass from which on it is worth the disk to compute it once.
+# Activations are kept automatically if they save at least this share of a forward pass.
 WORTH_KEEPING = 0.1
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a user's mistake can no longer spoil.
+    """A prepared run: all checks for user's mistakes have passed.
 
-    teacher: live, whether or not the engine hears it through a cache. activations: of the model's frozen
-    part, where they are kept. macs: of the model as written, for one picture.
+    Attributes:
+        splits: The pictures, placed on the device if they fit.
+        engine: The engine, ready for the first step.
+        teacher: The live teacher, even if the engine reads its answers from a cache.
+        activations: Cache of the frozen part's activations, if they are kept.
+        macs: Multiply-adds of the whole model for one picture.
+        remarks: Notes and warnings.
     """
 
     splits: Splits
@@ -51,13 +56,18 @@ class Job:
 
 
 def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> Job:
-    """Read the data; build model, teacher, objective and optimizer on the device. Raises ConfigError.
+    """Read the data; build model, teacher, objective and optimizer on the device.
 
-    initial: give the model its initial weights, from files and from training pictures, as far as it has such;
-    not needed where a checkpoint is loaded after. runs: where a teacher's run is looked for by name.
+    Args:
+        config: The configuration.
+        initial: Load initial weights. Pass False when a checkpoint will overwrite them.
+        runs: Folder in which the run of a teacher is searched by name.
+
+    Raises:
+        ConfigError: The configuration does not fit the data, the model, the teacher or this machine.
     """
     if config.lessons and config.teacher:
-        for name in config.teacher.run:  # Before data are fetched for a run that cannot begin.
+        for name in config.teacher.run:  # A missing teacher is reported before data are downloaded.
             find_teacher(name, config.teacher.seed, runs)
     remarks = Remarks()
     device = pick_device(config.train.device)
@@ -65,7 +75,7 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     use_deterministic(device, config.train.deterministic)
     splits = load_data(config, device, remarks)
     num_classes = len(splits.classes)
-    # Head, objective and whatever else draws initial weights do so in this order, from one stream.
+    # Model and objective draw their initial weights from this one stream, in this order.
     torch.manual_seed(hash_ints(config.train.seed, label_key("weights")))
     model = build_model(config, splits, initial, remarks)
     macs = count_macs(model, config.data.image_size)
@@ -85,9 +95,10 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
 
 
 def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
-    """Read the pictures that the run trains and is scored on, to the device where they fit.
+    """Load the run's splits, on the device if they fit.
 
-    Raises ConfigError where there is nothing to train on, or to choose the epoch on.
+    Raises:
+        ConfigError: There are too few pictures to train on, or none to choose the epoch on.
     """
     select = config.train.select
     parts = ("train", "val", "test") if select == "test" else ("train", "val")
@@ -107,10 +118,16 @@ def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
 
 
 def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks) -> Classifier:
-    """Build the classifier on the host, its parts frozen that are to be.
+    """Build the classifier on the host and freeze its parts.
 
-    initial: with initial weights, from files and from training pictures, as far as it has such. Raises
-    ConfigError.
+    Args:
+        config: The configuration.
+        splits: The data. Statistics and data-dependent initial weights are computed from `train`.
+        initial: Load initial weights, from files and from training pictures.
+        remarks: Collects notes and warnings.
+
+    Raises:
+        ConfigError: The model cannot be built, or does not support a size of the pictures.
     """
     statistics = None
     if config.model.normalize == "dataset":
@@ -130,14 +147,14 @@ def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks)
 def build_teacher(
     config: Config, splits: Splits, device: torch.device, runs: Path, remarks: Remarks
 ) -> Teacher | None:
-    """Load the teacher on the device, if a loss reads one. Raises ConfigError."""
+    """Load the teacher if a loss needs one, else return None. Raise ConfigError if it does not fit."""
     if not config.lessons:
         return None
     teacher = load_teacher(config, splits.classes, device, runs)
     remarks.note(f"teacher: {teacher}", *teacher_notes(config, teacher, splits))
     remarks.warn(
         *(
-            f"the teacher {member.path} was {OPTIMISTIC}, and so is what it teaches"
+            f"the teacher {member.path} was {OPTIMISTIC}, and so are this run's scores"
             for member in teacher.members
             if member.trained.saved.select == "test"
         )
@@ -154,10 +171,12 @@ def keep_activations(
     teacher: Source | None,
     remarks: Remarks,
 ) -> Activations | None:
-    """Make ready to keep the activations of the model's frozen first part, if they can be kept.
+    """Prepare the cache of the frozen part's activations, if possible.
 
-    Why they cannot be is noted where a part of the backbone is frozen, unless train.keep_activations=false.
-    Raises ConfigError where it is true and they cannot be kept.
+    If a part of the backbone is frozen, a note gives the reason why activations cannot be kept.
+
+    Raises:
+        ConfigError: `train.keep_activations` is true and they cannot be kept.
     """
     wanted, has_frozen = config.train.keep_activations, any(map(_is_of_backbone, config.model.freeze))
     if wanted is False or (wanted == "auto" and not has_frozen):
@@ -186,7 +205,7 @@ def _is_of_backbone(part: str) -> bool:
 
 
 def _small_batch(config: Config, model: Classifier, split: Split, teacher: Source | None) -> Batch:
-    """A few training pictures as the first epoch shows them."""
+    """Return at most 16 training pictures of the first epoch as a batch."""
     positions = torch.arange(min(16, config.data.batch_size, len(split)), device=split.rows.device)
     view = view_epoch(config, 0)
     batch = make_batch(split, positions, config.data, config.train.seed, view, model.num_classes)
@@ -197,19 +216,22 @@ def _small_batch(config: Config, model: Classifier, split: Split, teacher: Sourc
 
 
 def some_pictures(split: Split, count: int = 5000) -> Tensor:
-    """At most `count` pictures of a split, from all over it, on the CPU: the same ones each time."""
+    """Return up to `count` evenly spaced pictures of a split on the CPU: the same ones each time."""
     stride = -(-len(split) // count)
     return split.gather(torch.arange(0, len(split), stride))[0].cpu()
 
 
 def can_be_kept(config: Config) -> bool:
-    """Whether a teacher's answers can be computed once: views come back, each mixed with the same others."""
+    """Tell whether a teacher's answers can be cached.
+
+    Views must recur, and always be mixed with the same others. Feature maps are too large.
+    """
     mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
     return num_views(config) is not None and not mixed_anew and "stages" not in config.lessons
 
 
 def _examples(model: Classifier, teacher: Teacher | None, split: Split) -> tuple[Output, ...]:
-    """What student and teacher say of one picture, for losses with parameters between them."""
+    """Return student's and teacher's outputs for a picture. Losses with own layers need their shapes."""
     if teacher is None:
         return ()
     picture = split.gather(torch.zeros(1, dtype=torch.int64))[0]
@@ -221,7 +243,7 @@ def _examples(model: Classifier, teacher: Teacher | None, split: Split) -> tuple
 
 
 def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]:
-    """A line for each teacher that was trained on other pictures, or on those that validate this run."""
+    """Return a line for each teacher trained on another data set or validation pictures."""
     notes = []
     for member in teacher.members:
         if not has_same_pictures(member, config, splits):
@@ -235,25 +257,25 @@ def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]
 
 
 def weight_notes(config: Config, model: Classifier) -> list[str]:
-    """A line for each file that was read into the model, for what was passed over, for what is frozen."""
+    """Return lines about loaded and ignored weights files and frozen parts."""
     notes = [str(report) for report in model.loaded]
     if notes and config.model.init and getattr(config.model.backbone.options, "pretrained", False):
-        notes.append("model.backbone.pretrained is passed over: model.init replaces all of the backbone")
+        notes.append("model.backbone.pretrained is ignored: model.init replaces all of the backbone")
     return notes + describe_frozen(model)
 
 
 def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:
-    """Raise ConfigError where to start over would remove the run's own teacher or first weights."""
+    """Raise ConfigError if --fresh would remove the run's teacher or initial weights."""
     sources = [member.path for member in teacher.members] if teacher else []
     sources += [config.model.init] if config.model.init else []
     for source in sources:
         path = Path(source).expanduser().resolve()
         if folder.resolve() in (path, path.parent):
-            raise ConfigError(f"--fresh would remove {source}, from which this run starts; use --name")
+            raise ConfigError(f"--fresh would remove {source}, which this run needs; use --name")
 
 
 def count_macs(model: nn.Module, image_size: int) -> int:
-    """Multiply-adds for one picture seen at `image_size`: of convolutions and matrix products only."""
+    """Count the multiply-adds of convolutions and matrix products for a picture."""
     parameter = next(model.parameters())
     picture = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
     was_training = model.training

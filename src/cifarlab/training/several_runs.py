@@ -1,4 +1,4 @@
-"""Runs trained one after the other, or several at once: each in a process with its share of the cores."""
+"""Training of several runs, one after the other or in parallel processes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.worker import FAILED, LINE, MISTAKE, ROOM, SAVED, train_alone
 
-# A process that is forked has the parent's locks and no device.
+# Not fork: a forked process inherits the parent's locks and cannot use its CUDA device.
 CONTEXT = multiprocessing.get_context("spawn")
-# What the terminal, or whoever ends a whole group, sends to all processes: the parent alone hears it.
+# A terminal sends these signals to the whole process group. Only the parent handles them.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# How often a request to stop is looked for.
+# How often the parent checks for a request to stop.
 SECONDS_BETWEEN_POLLS = 0.2
-# A run may come to take this much more than its first epoch showed.
+# A run may later need this multiple of the memory that its first epoch needed.
 MARGIN = 1.25
 
 
 class Task(NamedTuple):
-    """A run to be trained; warnings: as `train` takes them."""
+    """A run to train. `warnings` is an argument of `train_run`."""
 
     config: Config
     run: Run
@@ -42,11 +42,11 @@ class Task(NamedTuple):
 
 
 def usual_at_once(config: Config) -> int:
-    """How many runs of a recipe are trained at the same time, at most, where nobody says.
+    """Return how many runs to train at once, at most, by default.
 
-    One on a CPU: in turn, with all cores each, they are as fast (docs/benchmarks.md). On a GPU one for each
-    core, since each has a process that gives the device its work; but one where the first epoch does not show
-    what memory a run takes. Raises ConfigError as `pick_device`.
+    On a CPU: one, since runs in turn with all cores are as fast (docs/benchmarks.md). On a GPU: one per core,
+    since each run has a process that launches its kernels. Also one if the first epoch does not show how much
+    memory a run needs. Raise ConfigError if the device does not exist.
     """
     is_told = config.data.multi_scale is None and config.data.val > 0
     if pick_device(config.train.device).type == "cpu" or not is_told:
@@ -62,14 +62,21 @@ def train_all(
     left_out: Callable[[Task, ConfigError], None] | None = None,
     by_memory: bool = False,
 ) -> None:
-    """Train runs, begun in the given order; what is finished says so.
+    """Train runs, started in the given order. For a finished run only its result is printed.
 
-    tasks: each is asked for when its turn has come. at_once: 1 trains in this process; more: so many at the
-    same time, in processes of their own, with the bits of a run alone that has as many threads as each of
-    them. left_out: is told of a run that a user's mistake keeps from training, and the others go on; None: it
-    is raised. by_memory: of runs that are alike, begin the first alone, and when it has trained an epoch as
-    many of at_once as the GPU has memory for, which share the cores anew. Raises as `train` does, after the
-    other runs were stopped and saved.
+    Args:
+        tasks: The runs. Each is taken from the iterable when its turn comes.
+        at_once: 1 trains in this process. More: this many runs at a time, in separate processes. Results are
+            bit-identical to those of a run trained alone with as many threads.
+        progress: Output for the user.
+        fresh: Remove the files of earlier runs in the same folders first.
+        left_out: Called for a run that a user's mistake keeps from training; the others continue. None: the
+            ConfigError is raised.
+        by_memory: Start the first run alone. After its first epoch, start as many others, up to `at_once`, as
+            the GPU has memory for. They share the cores. All runs must be of one recipe.
+
+    Raises:
+        ConfigError, Interrupted, Failure: As in `train_run`, after the other runs were stopped and saved.
     """
     if at_once > 1:
         _Crew(at_once, progress, fresh, left_out, by_memory).work(iter(tasks))
@@ -84,7 +91,7 @@ def train_all(
 
 
 class _Crew:
-    """The processes at work, what came of those that ended, and the first error."""
+    """The running processes, the results of ended ones, and the first error."""
 
     def __init__(
         self,
@@ -104,12 +111,12 @@ class _Crew:
 
     def work(self, tasks: Iterator[Task]) -> None:
         if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()  # What was trained in this process before, teachers, needs it no more.
+            torch.cuda.empty_cache()  # Teachers may have been trained in this process before.
         with StopRequest() as asked:
             try:
                 self.work_until_asked(tasks, asked)
             except Exception:
-                # Something went wrong in this process, which hears nobody any more.
+                # An error of this process. Stop the children, since nobody reads their messages now.
                 for child in self.children:
                     child.ask_to_stop()
                     child.line.close()
@@ -117,17 +124,17 @@ class _Crew:
                     child.process.join()
                 raise
             finally:
-                # Nobody is left unless Ctrl-C was pressed a second time.
+                # Children are left only if Ctrl-C was pressed a second time.
                 for child in self.children:
                     child.process.kill()
                     child.process.join()
         if self.error is not None:
             self.raise_error(*self.error)
         if asked.signal is not None:
-            raise Interrupted(f"{self.saved_runs()}; the same command goes on", 128 + asked.signal)
+            raise Interrupted(f"{self.saved_runs()}; the same command resumes the runs", 128 + asked.signal)
 
     def work_until_asked(self, tasks: Iterator[Task], asked: StopRequest) -> None:
-        """Begin runs and listen to them until all have ended, because they are finished or were asked to."""
+        """Start runs and read their messages until all have ended."""
         more = True
         while more or self.children:
             if asked.signal is not None or self.error is not None:
@@ -143,7 +150,7 @@ class _Crew:
             self.listen()
 
     def begin(self, task: Task) -> None:
-        """Start a run's process; none for a run that is finished, refused, or was begun already."""
+        """Start a run's process, unless it is finished, invalid, or already started."""
         folder = task.run.folder.resolve()
         if folder in self.seen:
             return
@@ -160,7 +167,7 @@ class _Crew:
         self.children.append(_Child(task, self.threads, self.fresh))
 
     def listen(self) -> None:
-        """Wait a moment for what the processes have to say, and print it or keep it."""
+        """Wait shortly for messages of the processes; print or keep them."""
         ready = wait([child.line for child in self.children], SECONDS_BETWEEN_POLLS)
         for child in [*self.children]:
             if child.line in ready:
@@ -177,22 +184,25 @@ class _Crew:
                 else:
                     child.last_word = kind, text, more
             elif not child.process.is_alive() and not child.line.poll():
-                # Something that the run began holds the line still.
+                # A subprocess of the run may still hold the pipe open.
                 self.end(child)
 
     def fill(self, child: _Child, taken: int, free: int) -> None:
-        """Let runs begin beside the first, which has trained an epoch: as many as the GPU has memory for.
+        """Start more runs after the first one's first epoch, if memory allows.
 
-        taken, free: bytes of it.
+        Args:
+            child: The first run.
+            taken: Bytes of GPU memory that it needs.
+            free: Bytes of GPU memory that are free.
         """
         if self.at_once < self.most:
             self.most = self.at_once = min(self.most, 1 + int(free / (MARGIN * taken)))
             self.threads = max(1, torch.get_num_threads() // self.at_once)
-            room = f"{taken / 2**30:.1f} GiB of the GPU, {free / 2**30:.1f} are free"
-            self.progress.note(f"{child.label} takes {room}: {self.at_once} at once")
+            room = f"{taken / 2**30:.1f} GiB of GPU memory, {free / 2**30:.1f} GiB are free"
+            self.progress.note(f"{child.label} needs {room}: training {self.at_once} at once")
 
     def end(self, child: _Child) -> None:
-        """See what came of a run whose process has ended."""
+        """Record the result of a run whose process has ended."""
         self.children.remove(child)
         child.line.close()
         child.process.join()
@@ -206,14 +216,14 @@ class _Crew:
             self.fail(child.task, error)
 
     def fail(self, task: Task, error: ConfigError | Failure) -> None:
-        """Leave a run out, if it is a mistake and somebody is to be told; else stop all."""
+        """Leave a run out after a user's mistake if `left_out` is given; else stop all runs."""
         if self.left_out is not None and isinstance(error, ConfigError):
             self.left_out(task, error)
         elif self.error is None:
             self.error = task, error
 
     def raise_error(self, task: Task, error: Exception) -> None:
-        """Raise the first run's error, with the run's name, and what became of the others."""
+        """Raise a run's error with the run's name and the number of saved runs."""
         text = str(error) if str(task.run) in str(error) else f"{task.run}: {error}"
         if text.startswith(f"{task.run}: out of memory at"):
             text += ", or a lower --at-once"
@@ -228,7 +238,7 @@ class _Crew:
 
 
 class _Child:
-    """A run's process, the line to it, and the last that it said."""
+    """The process of a run, its pipe, and its last message."""
 
     def __init__(self, task: Task, threads: int, fresh: bool):
         self.task = task
@@ -248,20 +258,20 @@ class _Child:
         return str(self.task.run)
 
     def ask_to_stop(self) -> None:
-        """Have the run saved and its process end; said once."""
+        """Ask the process to save the run and exit, at most once."""
         if not self.asked:
             self.asked = True
-            with contextlib.suppress(OSError):  # It has ended.
+            with contextlib.suppress(OSError):  # The process has ended.
                 self.line.send(None)
 
 
 @contextlib.contextmanager
 def _inherited(threads: int) -> Iterator[None]:
-    """What a process has from its first moment: no ear for signals, and the number of its threads."""
-    resource_tracker.ensure_running()  # When it is started it lets the signals through again.
+    """Let a new process start with blocked signals and `threads` threads."""
+    resource_tracker.ensure_running()  # Start it before: its start unblocks the signals.
     before = os.environ.get("OMP_NUM_THREADS")
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    # Libraries read it when they are loaded, and that is before any of our code runs there.
+    # Libraries read it when they are loaded, before any of our code runs in the process.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
         yield
@@ -274,15 +284,15 @@ def _inherited(threads: int) -> Iterator[None]:
 
 
 def _last_sign(status: int | None) -> str:
-    """Why a process may have ended without a word."""
+    """Explain why a process ended without a last message."""
     if status is not None and status < 0:
         name = signal.Signals(-status).name
-        return f"its process was killed ({name}): out of memory? A lower --at-once takes less"
-    return f"its process ended without a word, with status {status}"
+        return f"its process was killed ({name}), perhaps out of memory; a lower --at-once needs less"
+    return f"its process ended without a message, with exit status {status}"
 
 
 class _Elsewhere(Exception):
-    """The traceback of an error in another process."""
+    """The traceback of an error in another process, as text."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"

@@ -1,4 +1,4 @@
-"""What comes before the first step: resuming, the teacher's examination, the record of the environment."""
+"""Start of a run: resumption, evaluation of the teacher, `env.json`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from cifarlab.training.state import LoopState
 
 
 def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> LoopState:
-    """Resume the run and examine its teacher; print and record what is known of it.
+    """Resume a run, evaluate its teacher, and print and record its notes.
 
-    Returns the state to train on from. Raises ConfigError if the data or the teacher have changed since the
-    run began.
+    The configuration and the environment are written to the folder of the run.
+
+    Returns:
+        The state from which training continues.
+
+    Raises:
+        ConfigError: A checkpoint is damaged, or the data or the teacher have changed since the run began.
     """
     remarks = job.remarks
     state, warnings = resume(run, job.engine, job.splits)
@@ -53,27 +58,26 @@ def _print_place(
     epochs, steps = divmod(state.step, engine.plan.steps_per_epoch)
     where = f"epoch {epochs + 1}, step {steps + 1}" if steps else f"epoch {epochs + 1}"
     if epochs < config.train.last_epoch and not state.is_out_of_patience(config.train.patience, epochs):
-        progress.note(f"{run}: goes on at {where}")
+        progress.note(f"{run}: resuming at {where}")
 
 
 def _examined(
     run: Run, job: Job, teacher: Teacher, known: dict[str, Any] | None, progress: TrainingProgress
 ) -> dict[str, Any]:
-    """Calibrate and examine the teacher, once a run: later calls return what was found then."""
+    """Calibrate and evaluate the teacher. A resumed run reuses its first results, `known`."""
     if known is None:
-        progress.note("asking the teacher what it has to say")
+        progress.note("evaluating the teacher")
         known = {**examine(teacher, job.engine, job.splits), "cache_seconds": 0.0}
     if [each["sha256"] for each in known["teachers"]] != [member.sha256 for member in teacher.members]:
         raise ConfigError(
-            f"the teacher has changed since {run} began; bring the old one back, or start over with "
-            "`--fresh`",
+            f"the teacher has changed since {run} began; restore the old one, or start over with `--fresh`",
             ("teacher", "run"),
         )
     return known
 
 
 def _environment(run: Run, job: Job) -> Environment:
-    """Describe what the run is trained by, on and from, for `env.json`."""
+    """Return the content of `env.json`."""
     engine = job.engine
     return describe_environment(describe_hardware(engine.device)).changed(
         name=run.name,

@@ -1,4 +1,4 @@
-"""What of the loop outlives a stop."""
+"""The state of the training loop, and the content of its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cifarlab.runs.log import EpochRow
 
 @dataclass
 class LoopState:
-    """The loop's share of `last.pt`, beside the engine's.
+    """The state of the loop in `last.pt`. The state of the engine is separate.
 
     Attributes:
-        step: Steps taken since the run began.
-        best: The row of the best epoch so far.
-        log_size: Bytes of `metrics.jsonl` that belong to the run.
-        seconds: Of training, earlier ones included.
-        peak_memory_bytes: Of the device.
-        distillation: What was measured of the teacher; None without one.
+        step: Number of steps since the run began.
+        best: Row of the best epoch so far.
+        log_size: Bytes of `metrics.jsonl` at this step.
+        seconds: Duration of the run, over all its processes.
+        peak_memory_bytes: Peak memory of the process, or of the GPU if there is one.
+        distillation: Measurements of the teacher. None without one.
     """
 
     step: int = 0
@@ -33,14 +33,19 @@ class LoopState:
     distillation: dict[str, Any] | None = None
 
     def is_out_of_patience(self, patience: int | None, epochs: int) -> bool:
-        """Tell whether none of the last `patience` of `epochs` was the best so far."""
+        """Tell whether the best epoch is at least `patience` epochs ago."""
         return patience is not None and self.best is not None and epochs - self.best["epoch"] >= patience
 
 
 class LastState(TypedDict):
-    """What `last.pt` holds: all that the rest of the run depends on.
+    """The content of `last.pt`: everything that later steps depend on.
 
-    The loop's share is that of `LoopState`, by name. fingerprint: of the data, by part.
+    The first six keys are those of `LoopState`.
+
+    Attributes:
+        engine: State of the engine: model, optimizer, ...
+        precision: Precision of the training.
+        fingerprint: Fingerprints of the data, by part.
     """
 
     step: int
@@ -55,9 +60,15 @@ class LastState(TypedDict):
 
 
 class BestState(TypedDict):
-    """What `best.pt` holds: a model that stands alone, with its configuration and its classes' names.
+    """The content of `best.pt`: a standalone model with its configuration.
 
-    store_size: pixels a side of the pictures that the model was given. row: of the log, of its epoch.
+    Attributes:
+        model: State dict of the classifier.
+        config: The configuration as plain data.
+        classes: Names of the classes.
+        fingerprint: Fingerprints of the data, by part.
+        store_size: Side length in pixels of the stored pictures that the model was trained on.
+        row: Row of the model's epoch in the log.
     """
 
     model: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""What a finished run's summary says of its scores and its end."""
+"""Creation of the summary of a finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cifarlab.runs.summary import Summary
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took. macs: multiplications of one picture's forward pass."""
+    """The cost of a run. `macs` are the multiply-adds of a forward pass of one picture."""
 
     seconds: float
     macs: int | None
@@ -30,9 +30,15 @@ def summarise(
     epochs_run: int,
     cost: Callable[[], Cost],
 ) -> Summary:
-    """Score the chosen epoch's weights, which the engine holds, on clean training pictures.
+    """Score the chosen epoch on unaugmented training pictures and return the summary.
 
-    best: the row of the log of that epoch. cost: asked for when all is scored, which counts, too.
+    Args:
+        config: The configuration.
+        engine: The engine. It must hold the weights of the chosen epoch.
+        splits: The pictures.
+        best: Row of the chosen epoch in the log.
+        epochs_run: Number of epochs that were trained.
+        cost: Returns the cost of the run. It is called after the scoring, to include that.
     """
     train_top1 = engine.score(splits.train)["top1"]
     val_top1 = best.get("val/top1")
@@ -62,7 +68,7 @@ def summarise(
 
 
 def _end(config: Config, epochs_run: int) -> str:
-    """The option that ended the run."""
+    """Return the option that ended the run."""
     if epochs_run < config.train.last_epoch:
         return "train.patience"
     return "train.epochs" if epochs_run == config.train.epochs else "train.stop"
@@ -71,7 +77,7 @@ def _end(config: Config, epochs_run: int) -> str:
 def _val_top1_by_image_size(
     config: Config, engine: Engine, val: Split | None, val_top1: float | None
 ) -> dict[str, float] | None:
-    """The weights in use on validation at each training size; `val_top1` is theirs at image_size."""
+    """Score validation pictures at each training size. `val_top1` is the known score at image_size."""
     if val is None or val_top1 is None:
         return None
     others = {size: engine.score(val, size)["top1"] for size in config.data.train_sizes}

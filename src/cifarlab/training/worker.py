@@ -1,4 +1,4 @@
-"""The process of a run that is trained beside others, and what it tells the one that began it."""
+"""The process of one of several parallel runs, and its messages to the parent."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from cifarlab.runs.signals import Interrupted
 from cifarlab.training.loop import train_run
 from cifarlab.training.progress import TrainingProgress
 
-# What a process has of a GPU that torch does not count: the driver's context, the kernels of its libraries.
+# GPU memory of a process that torch does not count: the driver's context and the libraries' kernels.
 CONTEXT_BYTES = 1 << 30
-# What is said meanwhile: a line for the user, and what memory a run takes.
+# Messages during training: a line for the user, and the memory that the run needs.
 LINE, ROOM = "line", "room"
-# The last word of a process: what came of its run.
+# The last message of a process: the result of its run. UNBEGUN: it was stopped before training began.
 DONE, SAVED, UNBEGUN, MISTAKE, FAILED = "done", "saved", "unbegun", "mistake", "failed"
 
 
 class _Reporter(TrainingProgress):
-    """Hands each line to the parent process, and what an epoch has shown that a run takes of `device`."""
+    """Progress that sends lines and, after each epoch, GPU memory use to the parent."""
 
     def __init__(self, line: Connection, device: torch.device):
         super().__init__(quiet=True)
@@ -48,14 +48,14 @@ class _Reporter(TrainingProgress):
 
 
 def _room(device: torch.device) -> tuple[int, int] | None:
-    """(bytes of a GPU's memory that this process takes at most, bytes that are free); None on a CPU."""
+    """Return (peak GPU bytes of this process, free GPU bytes); None on a CPU."""
     if device.type == "cpu":
         return None
     return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES, torch.cuda.mem_get_info(device)[0]
 
 
 def _say(line: Connection, kind: str, text: str, more: Any = None) -> None:
-    with contextlib.suppress(OSError):  # A parent that is gone does not keep the run from being saved.
+    with contextlib.suppress(OSError):  # The run must be saved even if the parent has ended.
         line.send((kind, text, more))
 
 
@@ -70,9 +70,21 @@ def train_alone(
     fresh: bool,
     warnings: tuple[str, ...],
 ) -> None:
-    """What a run's process does: train, and tell the parent what a run alone prints, returns or raises."""
+    """Train a run in its own process; send output and result to the parent.
+
+    Args:
+        line: The pipe to the parent.
+        threads: Number of torch's threads.
+        plain: The configuration as plain data.
+        folder: Folder of the run.
+        recipe: Name of the recipe.
+        name: Name of the run.
+        recipe_files: Files of the recipe.
+        fresh: As in `train_run`.
+        warnings: As in `train_run`.
+    """
     torch.set_num_threads(threads)
-    # Until the run hears it, and saves itself, a request to stop ends what there is to end.
+    # Before training has begun there is nothing to save, so a request to stop ends the process at once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGURG, lambda *_: None)
     threading.Thread(target=_wait_for_the_end, args=(line,), daemon=True).start()
@@ -100,14 +112,14 @@ def train_alone(
 
 
 def _wait_for_the_end(line: Connection) -> None:
-    """Stop this process's run when the parent asks for it, or is gone: once, whoever else sends signals."""
+    """Stop this process's run once, when the parent asks or has ended."""
     with contextlib.suppress(EOFError, OSError):
         line.recv()
-    # All threads block the signal, so that one from outside waits, too, and is one with this.
+    # All threads block the signal. So one from outside is pending, too, and both are delivered as one.
     os.kill(os.getpid(), signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    # Python calls the handler in the main thread, which may have to be woken.
+    # Python calls the handler in the main thread. Wake it up, since it may be in a system call.
     main = threading.main_thread().ident
     assert main is not None
     signal.pthread_kill(main, signal.SIGURG)

@@ -1,1 +1,1 @@
-"""The typed sections of a run, each checked by itself."""
+"""Typed sections of a configuration, each validated by itself."""

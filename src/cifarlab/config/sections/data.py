@@ -1,4 +1,4 @@
-"""`data`: the pictures."""
+"""The section `data`: the pictures."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class MultiScale(Section):
     per: Literal["batch", "sample", "stage"] = Field(
         "batch",
         description=(
-            "What shares a size: all pictures of a batch, each sample by itself, or a stage of the run. "
-            "With stage, the sizes follow one another in their order; small ones first is progressive "
-            "resizing."
+            "What gets a size of its own: each batch, each sample, or each stage of the run. "
+            "With stage, the sizes are used one after the other in their order; small ones first is "
+            "progressive resizing."
         ),
     )
     shares: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None,
         description=(
-            "With per: stage, the share of the run's steps that each size gets; they sum to 1. Default: "
+            "With per: stage, the share of the run's steps for each size; the shares sum to 1. Default: "
             "equal shares."
         ),
     )
@@ -42,7 +42,7 @@ class MultiScale(Section):
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) < len(value):
-            raise ConfigError(f"at least one size, and each once; got {[*value]}")
+            raise ConfigError(f"expected at least one size, and each size once; got {[*value]}")
         return value
 
     @model_validator(mode="after")
@@ -50,10 +50,11 @@ class MultiScale(Section):
         if self.shares is None:
             return self
         if self.per != "stage":
-            raise ConfigError(f"shares are of stages, and this is per: {self.per}", ("shares",))
+            raise ConfigError(f"needs per: stage, and this is per: {self.per}", ("shares",))
         if len(self.shares) != len(self.sizes) or abs(sum(self.shares) - 1) > 1e-6:
             raise ConfigError(
-                f"one for each of {len(self.sizes)} sizes, 1 in total; got {[*self.shares]}", ("shares",)
+                f"expected {len(self.sizes)} shares (one for each size) that sum to 1; got {[*self.shares]}",
+                ("shares",),
             )
         return self
 
@@ -61,9 +62,7 @@ class MultiScale(Section):
 class DataConfig(Section):
     """The pictures: data set, split, sizes, augmentation."""
 
-    dataset: DatasetSpec = Field(
-        description="The data set: a registered reader, see `cifarlab parts data.dataset`."
-    )
+    dataset: DatasetSpec = Field(description="The data set, see `cifarlab parts data.dataset`.")
     root: str | None = Field(
         None,
         description=(
@@ -81,8 +80,8 @@ class DataConfig(Section):
     store_size: Annotated[int, Field(ge=8)] | None = Field(
         None,
         description=(
-            "Side length in pixels at which pictures are kept in memory. Default: the data set's own, or "
-            "the largest size that the model sees."
+            "Side length in pixels at which pictures are kept in memory. Default: the data set's own size, "
+            "or else the largest size that the model sees."
         ),
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(
@@ -96,17 +95,18 @@ class DataConfig(Section):
         ),
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Train on this many pictures only, the same share of every class. Null: on all."
+        None,
+        description="Train on this many pictures only, the same share of every class. Null: train on all.",
     )
     split_seed: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description=(
-            "Seed that draws the validation pictures and those of `limit`. Default: train.seed, so that "
-            "seeds differ in their pictures, too."
+            "Seed that draws the validation pictures and those of `limit`. Default: train.seed, so runs of "
+            "different seeds train on different pictures."
         ),
     )
     classes: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="Keep the first so many classes only. Null: all."
+        None, description="Keep only this many classes, the first ones. Null: keep all."
     )
     shuffle: bool = Field(True, description="Draw a new order of the training pictures every epoch.")
     views: Annotated[int, Field(ge=1)] | None = Field(
@@ -119,21 +119,21 @@ class DataConfig(Section):
     freeze_views: bool = Field(
         False,
         description=(
-            "Show the augmented pictures of the first epoch in every epoch. A known defect of some "
-            "pipelines, kept to measure its cost."
+            "Show the augmented pictures of the first epoch in every epoch. Some pipelines have this defect; "
+            "the option measures its cost."
         ),
     )
 
     @field_validator("root")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        # The run is read from other folders later.
+        # Later commands may read the run from another working folder.
         return str(Path(value).expanduser().absolute()) if value is not None else None
 
     skip_broken: bool = Field(
         False,
         description=(
-            "Leave out files that cannot be read, and count them in a note. False: the first one is an error."
+            "Leave out unreadable files and print their number. False: the first unreadable file is an error."
         ),
     )
     augment: AugmentSpecs = Field(
@@ -147,5 +147,5 @@ class DataConfig(Section):
 
     @property
     def train_sizes(self) -> tuple[int, ...]:
-        """Pixels a side of the pictures that the model is trained on."""
+        """Side lengths in pixels that the model is trained on."""
         return (self.image_size,) if self.multi_scale is None else self.multi_scale.sizes

@@ -1,4 +1,4 @@
-"""`model`: the classifier."""
+"""The section `model`: the classifier."""
 
 from __future__ import annotations
 
@@ -17,32 +17,37 @@ class ModelConfig(Section):
     """The classifier: backbone, head, initial weights, frozen parts."""
 
     backbone: BackboneSpec = Field(
-        description="The network up to its features, by name or with options: {name: resnet18, stem: cifar}."
+        description=(
+            "The network up to its features, as a name or with options: {name: resnet18, stem: cifar}."
+        )
     )
     head: HeadSpec = Field(description="The last layer, from features to logits.")
     init: str | None = Field(
         None,
-        description="Run's folder or checkpoint whose weights the model starts from. Null: initial weights.",
+        description=(
+            "Folder of a run, or checkpoint, from which to load the model's first weights. Null: random or "
+            "pretrained ones, as the backbone's options say."
+        ),
     )
     freeze: tuple[str, ...] = Field(
         (),
         description=(
-            "Parts that are not trained, by their names: head, backbone, backbone.conv1, "
-            "backbone.layer1.0, ..."
+            "Names of parts that are not trained: head, backbone, backbone.conv1, backbone.layer1.0, ..."
         ),
     )
     batch_norm_eval: Literal["none", "frozen", "backbone"] = Field(
         "frozen",
         description=(
-            "Batch norms that keep their running statistics during training: none, those in frozen "
-            "parts, or all of the backbone."
+            "Batch norms that use and keep their running statistics during training: none, those in frozen "
+            "parts, or all in the backbone."
         ),
     )
     normalize: Literal["none", "imagenet", "dataset", "pretrained"] = Field(
         "none",
         description=(
-            "Mean and standard deviation that the model's first layer removes. dataset: of the training "
-            "pictures; pretrained: those that the backbone's published weights were trained with."
+            "Mean and standard deviation by which the model normalises its input. none: no normalisation. "
+            "imagenet: those of ImageNet. dataset: those of the training pictures. pretrained: those that "
+            "the backbone's published weights were trained with."
         ),
     )
 

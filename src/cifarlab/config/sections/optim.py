@@ -1,4 +1,4 @@
-"""`optim`: the optimizer and its learning rate."""
+"""The section `optim`: the optimizer and its learning rate."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from cifarlab.core.registries import (
 
 
 class Lookahead(Section):
-    """Slow weights that follow the optimizer's at intervals (Zhang et al. 2019), around any optimizer.
+    """Lookahead around any optimizer: slow weights follow the fast ones (Zhang et al. 2019).
 
-    The slow weights begin where the first `steps` steps lead.
+    The slow weights start as the fast weights after the first `steps` steps.
     """
 
     steps: Annotated[int, Field(ge=1)] = Field(
-        5, description="Optimizer steps between two moves of the slow weights."
+        5, description="Optimizer steps between two updates of the slow weights."
     )
     alpha: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="Share of the way to the fast weights that the slow weights move."
+        0.5, description="Share of the distance to the fast weights by which an update moves the slow ones."
     )
 
 
@@ -36,7 +36,11 @@ class OptimConfig(Section):
 
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Learning rate at the schedule's peak.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Weight decay, as the optimizer defines it; norms and biases are left out."
+        0.0,
+        description=(
+            "Weight decay, as the optimizer defines it. Norms and biases are excluded unless decay_norms is "
+            "true."
+        ),
     )
     decay_norms: bool = Field(
         False, description="Apply weight decay to norms, biases, class tokens and position embeddings, too."
@@ -48,23 +52,24 @@ class OptimConfig(Section):
         1.0,
         description=(
             "Learning rate of each layer as a multiple of the rate of the layer above it. The head has "
-            "the full rate; 1 turns it off."
+            "the full rate. 1: equal rates."
         ),
     )
     schedule: ScheduleSpec = Field(
-        description="How the learning rate changes over the run, see `cifarlab parts optim.schedule`."
+        description="Course of the learning rate over the run, see `cifarlab parts optim.schedule`."
     )
     lookahead: Lookahead | None = Field(
         None,
         description=(
-            "Slow weights that follow the optimizer's: {steps, alpha}, or {} for the defaults. Null: none."
+            "Lookahead: slow weights that follow the optimizer's. {steps, alpha}, or {} for the defaults. "
+            "Null: none."
         ),
     )
     sharpness: SharpnessSpec | None = Field(
         None,
         description=(
-            "Sharpness-aware minimization, sam or asam: a second pass takes the gradient where the loss "
-            "nearby is highest. Null: none."
+            "Sharpness-aware minimization, sam or asam: a second pass computes the gradient at the nearby "
+            "weights of highest loss. Null: none."
         ),
     )
     optimizer: Annotated[Any, Field(exclude=True)]

@@ -1,4 +1,4 @@
-"""What all sections of a configuration share."""
+"""Base class of the sections of a configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cifarlab.core.strict_numbers import Strict
 
 
 class Section(Strict):
-    """One frozen section of a configuration; unknown keys are errors, defaults are checked and saved."""
+    """A frozen section of a configuration. Unknown keys are errors; defaults are validated and saved."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False

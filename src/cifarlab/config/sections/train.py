@@ -1,4 +1,4 @@
-"""`train` and `teacher`: the loop, and whom a student learns from."""
+"""The sections `train` (the training loop) and `teacher` (the teacher of a distillation)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ class TrainConfig(Section):
     """The training loop: length, seed, device, choice of the epoch."""
 
     epochs: Annotated[int, Field(ge=1)] = Field(
-        200, description="Passes over the training pictures; schedules span all of them."
+        200, description="Passes over the training pictures. Schedules span all of them."
     )
     stop: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Epoch after which the run ends, while schedules still span `epochs`. Default: the last.",
+        description="Epoch after which the run ends. Schedules still span `epochs`. Default: the last epoch.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Seed of weights, order and augmentation, and of the split if data.split_seed is null.",
+        description=(
+            "Seed of initial weights, order and augmentation, and of the split if data.split_seed is null."
+        ),
     )
     device: str = Field(
-        "auto", description="Device to train on: auto, cpu, cuda, cuda:1. auto: a GPU where there is one."
+        "auto", description="Device to train on: auto, cpu, cuda, cuda:1. auto: a GPU if there is one."
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -40,9 +42,9 @@ class TrainConfig(Section):
     engine: Literal["auto", "eager", "compiled", "graph"] = Field(
         "auto",
         description=(
-            "How steps are run. eager: one kernel after the other. compiled: torch.compile writes the "
-            "model's kernels during the first steps. graph: steps are captured as CUDA graphs and "
-            "replayed. auto: eager."
+            "How steps are executed. eager: one kernel after the other. compiled: torch.compile compiles "
+            "the model during the first steps. graph: steps are captured as CUDA graphs and replayed. "
+            "auto: eager."
         ),
     )
     select: Literal["val", "test", "last"] = Field(
@@ -54,7 +56,7 @@ class TrainConfig(Section):
     patience: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description=(
-            "End the run after so many epochs without a better score on the split that `select` names. "
+            "End the run after this many epochs without a better score on the split that `select` names. "
             "Null: never."
         ),
     )
@@ -65,26 +67,26 @@ class TrainConfig(Section):
         ),
     )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Largest norm of the gradient; larger ones are scaled down. Null: none."
+        None, description="Largest norm of the gradient. Larger ones are scaled down to it. Null: no limit."
     )
     keep_activations: Literal["auto"] | bool = Field(
         "auto",
         description=(
             "Compute the frozen first part of the network (model.freeze) once for each view, keep its "
-            "activations in the user cache, and train from them. auto: where views come back "
-            "(data.views, or no augmentation) and the losses stay the same. true: an error where that is "
-            "impossible. false: never."
+            "activations in the user cache, and train from them. auto: do so if views recur "
+            "(data.views, or no augmentation) and the losses stay the same. true: raise an error if that "
+            "is impossible. false: never."
         ),
     )
     average: AverageSpec | None = Field(
         None,
         description=(
-            "Average of the weights that is evaluated and kept in place of the weights themselves. Null: "
+            "Average of the weights over the run. It is evaluated and saved in place of the weights. Null: "
             "none."
         ),
     )
     deterministic: bool = Field(
-        False, description="Give bit-identical results on a GPU, too, at a cost in speed."
+        False, description="Make results bit-identical on a GPU, too, at a cost in speed."
     )
 
     @property
@@ -97,26 +99,29 @@ class TeacherConfig(Section):
     """The teacher of a distillation."""
 
     run: tuple[str, ...] = Field(
-        description="A run's name, its folder, or a checkpoint. Several make an ensemble."
+        description="Name of a run, its folder, or a checkpoint. Several make an ensemble."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of a run that is given by its name.")
-    cache: bool = Field(True, description="Keep the teacher's answers on disk where each view comes back.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of a run that `run` gives by name.")
+    cache: bool = Field(
+        True,
+        description="Cache the teacher's answers on disk if views recur (data.views, or no augmentation).",
+    )
     calibrate: bool = Field(
         True, description="Divide the teacher's logits by the temperature that minimizes its validation loss."
     )
     image_size: Annotated[int, Field(ge=8)] | None = Field(
         None,
-        description="Side length in pixels at which the teacher sees pictures. Default: its own run's.",
+        description="Side length in pixels at which the teacher sees pictures. Default: that of its own run.",
     )
     precision: Literal["own", "auto", "float32", "bfloat16", "float16"] = Field(
-        "own", description="Arithmetic of the teacher. own: as it was trained."
+        "own", description="Arithmetic of the teacher. own: that of its training."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_views(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and "views" in value:
-            raise ConfigError(f"teacher.views is data.views now; say data.views={value['views']}")
+            raise ConfigError(f"teacher.views was renamed to data.views; say data.views={value['views']}")
         return value
 
     @field_validator("run", mode="before")
