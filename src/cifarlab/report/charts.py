@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from cifarlab.experiments.records import JudgedDifference
 from cifarlab.experiments.wording import interval
 from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.collect import RunGroup
@@ -73,10 +74,10 @@ def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
     return _banded(groups, rows, "train - validation, points")
 
 
-def waterfall(rungs: Sequence[RunGroup], steps: Sequence[dict[str, Any]]) -> alt.LayerChart:
+def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> alt.LayerChart:
     """What each rung adds to the one before, in points of validation accuracy, first to last.
 
-    steps: of each rung but the first, as `verdicts.described` gives them; their intervals stand at the bars'
+    steps: of each rung but the first, as `described` gives them; their intervals stand at the bars'
     ends.
     """
     means = [100 * fmean(rung.values("val_top1")) for rung in rungs]
@@ -84,11 +85,13 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[dict[str, Any]]) -> alt
         {"name": rungs[0].name, "to": means[0], "kind": DIFFERENCE_KINDS[0], "verdict": ""}
     ]
     for rung, before, mean, step in zip(rungs[1:], means[:-1], means[1:], steps, strict=True):
-        row = {"name": rung.name, "from": before, "to": mean, "verdict": step["verdict"],
-               "kind": DIFFERENCE_KINDS[1 + (step["mean"] < 0)] if step["shown"] else DIFFERENCE_KINDS[3],
-               "step": f"{100 * step['mean']:+.2f}", "interval": interval(step, "+.2f")}  # fmt: skip
-        if step["low"] is not None:
-            row |= {"low": before + 100 * step["low"], "high": before + 100 * step["high"]}
+        row = {
+            "name": rung.name, "from": before, "to": mean, "verdict": step.verdict,
+            "kind": DIFFERENCE_KINDS[1 + (step.mean < 0)] if step.shown else DIFFERENCE_KINDS[3],
+            "step": f"{100 * step.mean:+.2f}", "interval": interval(step, "+.2f"),
+        }  # fmt: skip
+        if step.low is not None and step.high is not None:
+            row |= {"low": before + 100 * step.low, "high": before + 100 * step.high}
         rows.append(row)
     # The first bar stands on the ground, which is not far below the others.
     lowest, highest = min(means), max(means)

@@ -20,7 +20,7 @@ from cifarlab.report import analysis_charts, charts, tables
 from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.chart_libraries import vl_convert
 from cifarlab.report.collect import RunGroup, Skipped, collect_runs
-from cifarlab.report.differences import Comparison, compare_names, ladders, steps
+from cifarlab.report.differences import AgainstOne, compare_names, ladders, steps
 from cifarlab.report.provenance import changes, surroundings
 from cifarlab.report.sections import PageSection, sections
 from cifarlab.runs.folder import recorded_run
@@ -44,7 +44,7 @@ class Contents:
     groups: list[RunGroup]
     skipped: list[Skipped]
     charts: dict[str, tuple[str, dict[str, Any]]]
-    compared: Comparison | None
+    compared: AgainstOne | None
     analyzed: list[PageSection]
     kinds: dict[str, dict[str, Any]]
     opened: int
