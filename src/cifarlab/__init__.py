@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cifarlab.api.compare import compare
     from cifarlab.api.train import train
     from cifarlab.core.batch import Batch, Output
     from cifarlab.core.errors import ConfigError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         SHARPNESS,
     )
     from cifarlab.evaluation.predict import predict
+    from cifarlab.experiments.records import Comparison
     from cifarlab.models.prediction import Prediction
     from cifarlab.runs.folder import Run
     from cifarlab.runs.model import load
@@ -30,15 +32,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "SHARPNESS", "Batch", "ConfigError", "Output", "Prediction", "Run", "load", "predict", "train",
+    "SHARPNESS", "Batch", "Comparison", "ConfigError", "Output", "Prediction", "Run", "compare", "load",
+    "predict", "train",
 ]  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch. All else is a registry.
 _HOMES = {
     "Batch": "core.batch",
+    "Comparison": "experiments.records",
     "ConfigError": "core.errors",
     "Output": "core.batch",
     "Prediction": "models.prediction",
     "Run": "runs.folder",
+    "compare": "api.compare",
     "load": "runs.model",
     "predict": "evaluation.predict",
     "train": "api.train",

@@ -69,8 +69,10 @@ def test_values_stay_what_they_are(tmp_path):
 def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     package.train("demo", OPTIONS)
-    found = doctest.DocTestFinder(recurse=False).find(package.train, "train", globs={"cifarlab": Quick})
-    assert doctest.DocTestRunner().run(found[0]).failed == 0
+    for function in (package.train, package.compare):
+        name = function.__name__
+        (example,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={"cifarlab": Quick})
+        assert example.examples and doctest.DocTestRunner().run(example).failed == 0
 
 
 class Quick:
@@ -81,3 +83,7 @@ class Quick:
         return package.train(
             recipe, {**OPTIONS, "data.dataset": {"train": 1000}, **overrides}, name="example"
         )
+
+    @staticmethod
+    def compare(names, **options):
+        return package.compare(names, overrides=OPTIONS, runs="compared", **options)

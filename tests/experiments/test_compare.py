@@ -11,6 +11,7 @@ from scipy import stats
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.compare import best_epoch_optimism, compare_arms, find_arm
+from cifarlab.experiments.records import Comparison
 from cifarlab.experiments.statistics import paired_difference
 from cifarlab.experiments.wording import described
 from cifarlab.runs.folder import Run
@@ -44,52 +45,69 @@ def test_a_comparison_is_scipys_over_seeds(write_runs):
     write_runs("b", b)
     runs = write_runs("c", c)
     found = compare_arms([find_arm(name, runs, None) for name in "abc"], "val", "first")
-    first, better, other = found["arms"]
-    assert first["mean"] == pytest.approx(np.mean(a)) and first["sd"] == pytest.approx(np.std(a, ddof=1))
-    assert first["difference"] is None and first["minutes"] == pytest.approx(2)
+    first, better, other = found.arms
+    assert first.mean == pytest.approx(np.mean(a)) and first.sd == pytest.approx(np.std(a, ddof=1))
+    assert first.difference is None and first.minutes == pytest.approx(2)
     truth = stats.ttest_rel(b, a)
-    record = better["difference"]
-    assert record["p"] == pytest.approx(truth.pvalue) and record["p_holm"] == pytest.approx(2 * truth.pvalue)
+    record = better.difference
+    assert record.p == pytest.approx(truth.pvalue) and record.p_holm == pytest.approx(2 * truth.pvalue)
     interval = truth.confidence_interval()
-    assert [record["low"], record["high"]] == pytest.approx([interval.low, interval.high])
-    assert record["verdict"] == f"better by {100 * (np.mean(b) - np.mean(a)):.2f} points"
-    assert other["difference"]["verdict"].startswith("no difference shown (smallest difference that 4 seeds")
-    assert found["test_opened"] == 0
-    below = compare_arms([find_arm(name, runs, None) for name in "abc"], "val", "previous")["arms"][2]
-    assert below["difference"]["from"] == "b" and below["difference"]["verdict"].startswith("worse by")
+    assert [record.low, record.high] == pytest.approx([interval.low, interval.high])
+    assert record.verdict == f"better by {100 * (np.mean(b) - np.mean(a)):.2f} points"
+    assert other.difference.verdict.startswith("no difference shown (smallest difference that 4 seeds")
+    assert found.test_opened == 0
+    below = compare_arms([find_arm(name, runs, None) for name in "abc"], "val", "previous").arms[2]
+    assert below.difference.against == "b" and below.difference.verdict.startswith("worse by")
+
+
+def test_the_keys_in_json_are_these_in_this_order(write_runs):
+    write_runs("a", [0.5, 0.52])
+    runs = write_runs("b", [0.6, 0.61])
+    found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first")
+    plain = found.to_json()
+    assert [*plain] == ["metric", "arms", "notes", "test_opened"]
+    first, other = plain["arms"]
+    assert [*first] == [*other] == [
+        "name", "recipe", "chosen_on", "seeds", "scores", "n", "mean", "sd", "low", "high", "optimism",
+        "minutes", "difference",
+    ]  # fmt: skip
+    assert first["difference"] is None and [*other["difference"]] == [
+        "from", "paired", "seeds", "mean", "low", "high", "p", "p_holm", "shown", "smallest", "more_seeds",
+        "verdict",
+    ]  # fmt: skip
+    assert Comparison.model_validate(json.loads(json.dumps(plain, allow_nan=False))) == found
 
 
 def test_one_seed_is_never_better(write_runs):
     write_runs("a", [0.1])
     runs = write_runs("b", [0.9])
-    found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first")["arms"][1]
-    assert found["difference"]["verdict"].startswith("no difference shown (one seed cannot")
-    assert found is not None and found["sd"] is None and found["difference"]["p_holm"] is None
-    json.dumps(found, allow_nan=False)
+    found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first").arms[1]
+    assert found.difference.verdict.startswith("no difference shown (one seed cannot")
+    assert found.sd is None and found.difference.p_holm is None
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 def test_one_seed_among_several_takes_nothing_from_the_others():
     many = paired_difference([0.5, 0.52, 0.51], [0.4, 0.43, 0.41])
     single = paired_difference([0.5], [0.4])
     records = described([many, single])
-    assert records[0]["p_holm"] == pytest.approx(many.p)
-    assert records[1]["p_holm"] is None and not records[1]["shown"]
+    assert records[0].p_holm == pytest.approx(many.p)
+    assert records[1].p_holm is None and not records[1].shown
 
 
 def test_what_is_never_shown_says_how_many_more_seeds_would():
     record = described([paired_difference([0.50, 0.53, 0.49], [0.49, 0.50, 0.50])])[0]
-    more = record["more_seeds"]
-    assert f"about {more} more seeds would settle it" in record["verdict"]
-    assert f"{100 * record['smallest']:.2f} points" in record["verdict"]
-    assert not math.isnan(record["smallest"])
+    assert f"about {record.more_seeds} more seeds would settle it" in record.verdict
+    assert f"{100 * record.smallest:.2f} points" in record.verdict
+    assert not math.isnan(record.smallest)
 
 
 def test_what_only_the_correction_hides_says_so():
     close = paired_difference([0.50, 0.53, 0.49, 0.51], [0.48, 0.50, 0.48, 0.48])
     assert close.p < 0.05
-    assert described([close])[0]["verdict"].startswith("better by 2.25 points")
+    assert described([close])[0].verdict.startswith("better by 2.25 points")
     records = described([close, *[paired_difference([0.5, 0.52], [0.51, 0.5])] * 5])
-    assert records[0]["verdict"].startswith("no difference shown among 6 comparisons, though one would be")
+    assert records[0].verdict.startswith("no difference shown among 6 comparisons, though one would be")
 
 
 def test_luck_is_measured_where_the_choice_was_on_test(write_runs):
@@ -108,8 +126,8 @@ def test_notes_say_what_is_not_alike(write_runs):
     for path in (runs / "b").glob("*/config.yaml"):
         path.write_text(path.read_text().replace("100", "200"))
     found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first")
-    assert any("same pictures" in note for note in found["notes"])
-    assert any("same share" in note for note in found["notes"])
+    assert any("same pictures" in note for note in found.notes)
+    assert any("same share" in note for note in found.notes)
 
 
 @pytest.fixture(scope="module")

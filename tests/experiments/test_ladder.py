@@ -118,6 +118,7 @@ def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_pat
     without = Run(runs / "ladder/12_wide_without_11_sam" / "0")
     assert without.plain_config()["optim"]["sharpness"] is None
     top = found["arms"][-1]
+    assert [*found][-1] == "drop_one" and [*sam] == ["left_out", *top]
     assert sam["difference"]["mean"] == pytest.approx(top["mean"] - sam["mean"])
     status, out, _ = cifarlab("ladder", "ladder/1", "--drop-one", "--runs", runs)
     assert status == 0

@@ -57,10 +57,15 @@ def test_the_pictures_are_the_splits_own(one, analyzed):
             assert np.array_equal(np.asarray(tile), picture_at(found.pictures, row["position"]))
 
 
+def plain(specifications):
+    """As the page reads them."""
+    return json.loads(json.dumps(specifications))
+
+
 def test_the_line_of_perfect_calibration_stays_where_rows_are_filled_in(analyzed):
     path = analyzed / "analysis.json"
     found = read_analysis(path, json.loads(path.read_text())["epoch"])
-    ideal, *_ = still_charts(found, 400)["calibration"]["layer"]
+    ideal, *_ = plain(still_charts(found, 400))["calibration"]["layer"]
     assert ideal["data"]["values"] == [{"at": 0}, {"at": 100}]
 
 
@@ -109,7 +114,8 @@ def test_rows_of_the_charts_are_the_analysis(runs):
     path = runs / "a" / "1" / "analysis.json"
     report = json.loads(path.read_text())
     found = {
-        kind: each["datasets"]["rows"] for kind, each in filling(read_analysis(path, report["epoch"])).items()
+        kind: each["datasets"]["rows"]
+        for kind, each in plain(filling(read_analysis(path, report["epoch"]))).items()
     }
     assert sum(row["pictures"] for row in found["confusion"]) == report["pictures"]
     right = sum(row["pictures"] for row in found["confusion"] if row["kind"] == "right")

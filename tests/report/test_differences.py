@@ -28,14 +28,11 @@ def runs(one, tmp_path):
 
 def test_the_page_says_what_compare_says(runs, tmp_path):
     names = ["base", "better", "alike", "single"]
-    truth = compare_arms([find_arm(name, runs, None) for name in names], "val", "first")["arms"][1:]
+    truth = compare_arms([find_arm(name, runs, None) for name in names], "val", "first").arms[1:]
     found = compare_names(collect_runs(runs)[0], "base")
-    assert found.records == {
-        row["name"]: {key: value for key, value in row["difference"].items() if key != "from"}
-        for row in sorted(truth, key=lambda row: row["name"])
-    }
-    assert found.records["better"]["verdict"] == "better by 5.00 points"
-    assert found.records["single"]["verdict"].startswith("no difference shown (one seed cannot")
+    assert found.records == {row.name: row.difference.changed(against=None) for row in truth}
+    assert found.records["better"].verdict == "better by 5.00 points"
+    assert found.records["single"].verdict.startswith("no difference shown (one seed cannot")
     page, _ = build_page(runs, tmp_path / "out", against="base")
     with (page.parent / "differences.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
@@ -69,7 +66,7 @@ def test_what_is_scored_on_test_alone_is_compared_there(one, tmp_path):
             changes = {"gap": None, "test_top1": score + seed / 100, "chosen_on": "test"}
             plant(one, tmp_path, name, seed, None, **changes)
     found = compare_names(collect_runs(tmp_path)[0])
-    assert found.metric == "test" and found.records["b"]["mean"] == pytest.approx(0.1)
+    assert found.metric == "test" and found.records["b"].mean == pytest.approx(0.1)
     assert "a chose its epoch on test: optimistic" in found.notes
 
 
@@ -103,7 +100,7 @@ def test_steps_are_gains_and_losses_only_where_they_are_shown(ladder, tmp_path):
     assert [row["kind"] for row in rows] == ["first", "gain", "loss", "no difference shown"]
     for row, below, step in zip(rows[1:], rows, found, strict=False):
         assert row["from"] == below["to"]
-        assert row["high"] - row["low"] == pytest.approx(100 * (step["high"] - step["low"]), abs=1e-3)
+        assert row["high"] - row["low"] == pytest.approx(100 * (step.high - step.low), abs=1e-3)
     page, _ = build_page(ladder, tmp_path / "out")
     assert (page.parent / "steps.svg").exists() and "Step by step: ladder" in page.read_text()
 

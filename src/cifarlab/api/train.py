@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from cifarlab.api.overrides import override_texts
 from cifarlab.config.merge import refuse_twice
 from cifarlab.config.recipes import read_recipe, resolve
-from cifarlab.core.errors import ConfigError
 from cifarlab.core.plain import Plain
 from cifarlab.doctor import warnings_before
 from cifarlab.runs.folder import Run
@@ -54,7 +52,7 @@ def train(
         >>> run.summary()["epochs"]
         2
     """
-    texts = [_text(key, value) for key, value in (overrides or {}).items()]
+    texts = override_texts(overrides)
     refuse_twice(texts)
     found = read_recipe(str(recipe))
     config = resolve(found, texts)
@@ -65,17 +63,3 @@ def train(
         train_teachers([(config, run)], Path(runs), progress, fresh)
     train_run(config, run, progress, fresh, tuple(warnings_before(config)))
     return run
-
-
-def _text(key: str, value: Any) -> str:
-    """An override as the command line takes it; JSON is YAML, too."""
-    try:
-        return f"{key}={json.dumps(value, default=_path, ensure_ascii=False)}"
-    except TypeError:
-        raise ConfigError(f"expected plain data, got {type(value).__name__}", tuple(key.split("."))) from None
-
-
-def _path(value: object) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError

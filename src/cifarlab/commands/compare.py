@@ -18,8 +18,6 @@ from cifarlab.commands.shared import (
     Seeds,
     app,
     print_comparison,
-    refuse_idle_at_once,
-    refuse_idle_overrides,
     training_progress,
 )
 
@@ -43,23 +41,13 @@ def compare(
 
     With --seeds, missing runs are trained first. Shows the difference, its confidence interval and its cost.
     """
-    from cifarlab.config.merge import refuse_twice
-    from cifarlab.core.errors import ConfigError
-    from cifarlab.experiments.compare import compare_arms, find_arm, train_missing
+    from cifarlab.experiments.compare import run_comparison
 
     overrides = [text for text in what if "=" in text]
     names = [text for text in what if "=" not in text]
-    if len(names) < 2:
-        raise ConfigError("compare needs two recipes or names of runs, or more")
-    refuse_twice(overrides)
-    refuse_idle_overrides(overrides, seeds)
-    refuse_idle_at_once(at_once, seeds)
-    arms = [find_arm(name, runs, seeds, overrides, imports or ()) for name in names]
-    if len({arm.name for arm in arms}) < len(arms):
-        raise ConfigError("compare was given a name twice")
-    train_missing(arms, runs, training_progress(as_json), at_once)
-    found = compare_arms(arms, metric, "first")
+    progress = training_progress(as_json)
+    found = run_comparison(names, runs, seeds, overrides, metric, progress, at_once, imports or ())
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.to_json(), indent=2))
         return
     print_comparison(found)

@@ -20,8 +20,6 @@ from cifarlab.commands.shared import (
     app,
     print_comparison,
     print_rows,
-    refuse_idle_at_once,
-    refuse_idle_overrides,
     training_progress,
 )
 
@@ -46,24 +44,24 @@ def ladder(
     each change.
     """
     from cifarlab.experiments.ladder import run_ladder
+    from cifarlab.experiments.records import DroppedChange, LadderComparison
 
-    refuse_idle_overrides(overrides or [], seeds)
-    refuse_idle_at_once(at_once, seeds)
     progress = training_progress(as_json)
     words = overrides or []
     found = run_ladder(prefix, runs, seeds, words, metric, drop_one, progress, at_once, imports or ())
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.to_json(), indent=2))
         return
     print_comparison(found)
-    if not drop_one:
+    if not isinstance(found, LadderComparison):
         return
-    rows = [row for row in found["drop_one"] if "kept" not in row]
+    rows = [row for row in found.drop_one if isinstance(row, DroppedChange)]
     if rows:
-        top = found["arms"][-1]["name"]
+        top = found.arms[-1].name
         print(f"\n{top} without each change; the differences are what the change is worth there:")
-        print_rows([{**row, "name": row["left_out"]} for row in rows], found["metric"])
-    for row in found["drop_one"]:
-        said = row["difference"]["verdict"] if "kept" not in row else f"cannot be left out: {row['kept']}"
-        shown = " than without" if "kept" not in row and row["difference"]["shown"] else ""
-        print(f"with {row['left_out']}: {said}{shown}")
+        print_rows([row.changed(name=row.left_out) for row in rows], found.metric)
+    for row in found.drop_one:
+        if not isinstance(row, DroppedChange):
+            print(f"with {row.left_out}: cannot be left out: {row.kept}")
+        elif apart := row.difference:
+            print(f"with {row.left_out}: {apart.verdict}" + (" than without" if apart.shown else ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ from cifarlab.commands.shared import (
     refuse_place,
     training_progress,
 )
+
+if TYPE_CHECKING:
+    from cifarlab.experiments.records import Lesson, ReproducedRow, ReproducedSide, Reproduction
 
 
 @app.command()
@@ -65,46 +68,45 @@ def reproduce(
 
         write_page(found, page)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.to_json(), indent=2))
         return
     _print(found)
     if page is not None:
         print(page.resolve())
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: Reproduction) -> None:
     head = ("", "published", "as run", "95 % interval", "corrected", "95 % interval", "difference", "p",
             "optimism", "minutes")  # fmt: skip
-    print_table(head, [_cells(row) for row in found["rows"]], numbers=head[1:])
-    for row in found["rows"]:
-        for side, reason in list(row["missing"].items())[:1]:
-            which = "" if len(row["missing"]) > 1 else f", {side.replace('_', ' ')}"
-            print(f"{row['name']}{which}: not measured: {reason}")
-    if found["lessons"]:
+    print_table(head, [_cells(row) for row in found.rows], numbers=head[1:])
+    for row in found.rows:
+        for side, reason in list(row.missing.items())[:1]:
+            which = "" if len(row.missing) > 1 else f", {side.replace('_', ' ')}"
+            print(f"{row.name}{which}: not measured: {reason}")
+    if found.lessons:
         print("\nThe lessons: each less the one that it builds on, in points")
         head = ("", "from", "published", "as run", "95 % interval", "corrected", "95 % interval")
-        print_table(head, [_lesson_cells(lesson) for lesson in found["lessons"]], numbers=head[2:])
+        print_table(head, [_lesson_cells(lesson) for lesson in found.lessons], numbers=head[2:])
     print(
-        f"{found['epochs']} epochs. Test top-1 %, mean ± standard deviation over seeds. As run: the best of "
+        f"{found.epochs} epochs. Test top-1 %, mean ± standard deviation over seeds. As run: the best of "
         "all epochs on test, as published; optimism: the points by which that flatters. Corrected: the epoch "
         "that validation chose. p after Holm's correction; * a difference that holds after it."
     )
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: ReproducedRow) -> tuple[str, ...]:
     from cifarlab.experiments.wording import p_value
 
-    published = "-" if row["published"] is None else f"{100 * row['published']:.2f}"
-    sides = [cell for side in ("as_run", "corrected") for cell in _side_cells(row[side])]
-    known = [row[side] for side in ("as_run", "corrected") if row[side]]
-    minutes = "-" if not known else f"{sum(side['minutes'] for side in known) / len(known):.1f}"
-    optimism = row["as_run"]["optimism"] if row["as_run"] else None
-    difference = row["difference"]
+    published = "-" if row.published is None else f"{100 * row.published:.2f}"
+    sides = [cell for side in row.sides.values() for cell in _side_cells(side)]
+    known = [side for side in row.sides.values() if side is not None]
+    minutes = "-" if not known else f"{sum(side.minutes for side in known) / len(known):.1f}"
+    optimism = row.as_run.optimism if row.as_run else None
     apart = ("-", "-")
-    if difference:
-        apart = (f"{100 * difference['mean']:+.2f}", p_value(difference["p_holm"]))
+    if difference := row.difference:
+        apart = (f"{100 * difference.mean:+.2f}", p_value(difference.p_holm))
     return (
-        row["name"],
+        row.name,
         published,
         *sides,
         *apart,
@@ -113,24 +115,23 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _side_cells(side: dict[str, Any] | None) -> tuple[str, str]:
+def _side_cells(side: ReproducedSide | None) -> tuple[str, str]:
     from cifarlab.experiments.wording import interval
 
     if side is None:
         return "not measured", "-"
-    spread = "" if side["sd"] is None else f" ± {100 * side['sd']:.2f}"
-    return f"{100 * side['mean']:.2f}{spread}", interval(side, ".2f")
+    spread = "" if side.sd is None else f" ± {100 * side.sd:.2f}"
+    return f"{100 * side.mean:.2f}{spread}", interval(side, ".2f")
 
 
-def _lesson_cells(lesson: dict[str, Any]) -> tuple[str, ...]:
+def _lesson_cells(lesson: Lesson) -> tuple[str, ...]:
     from cifarlab.experiments.wording import interval
 
-    published = "-" if lesson["published"] is None else f"{100 * lesson['published']:+.2f}"
+    published = "-" if lesson.published is None else f"{100 * lesson.published:+.2f}"
     cells = []
-    for side in ("as_run", "corrected"):
-        apart = lesson[side]
+    for apart in lesson.sides.values():
         if apart is None:
             cells += ["not measured", "-"]
         else:
-            cells += [f"{100 * apart['mean']:+.2f}{' *' if apart['shown'] else ''}", interval(apart, "+.2f")]
-    return (lesson["name"], lesson["from"], published, *cells)
+            cells += [f"{100 * apart.mean:+.2f}{' *' if apart.shown else ''}", interval(apart, "+.2f")]
+    return (lesson.name, lesson.builds_on, published, *cells)

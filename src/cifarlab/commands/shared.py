@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cifarlab.config.describe import Option
+    from cifarlab.experiments.records import Comparison, ComparisonRow
 
 app = typer.Typer(
     help="Train image classifiers on small data. Each recipe is one YAML file.",
@@ -44,9 +47,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cu
 Root = Annotated[str | None, typer.Option(help="The data set's folder; default: as the run recorded it.")]
 Tta = Annotated[
     str | None,
-    typer.Option(
-        help="Test-time augmentation: flip, multi_crop or sizes; with options: {name: flip, ...}."
-    ),
+    typer.Option(help="Test-time augmentation: flip, multi_crop or sizes; with options: {name: flip, ...}."),
 ]
 Scored = Annotated[
     Literal["val", "test"], typer.Option(help="The pictures to score; test opens the sealed test set.")
@@ -90,14 +91,6 @@ def refuse_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option}: {there} is a file; name a folder, or a place where one can be made")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{option}: {there} cannot be written; make it so, or name another place")
-
-
-def refuse_idle_at_once(at_once: int, seeds: int | None) -> None:
-    """Raise ConfigError where there are no seeds to be trained at the same time."""
-    from cifarlab.core.errors import ConfigError
-
-    if at_once > 1 and seeds is None:
-        raise ConfigError(f"--at-once {at_once}: of how many runs? Say, e.g., --seeds {at_once}")
 
 
 def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
@@ -188,42 +181,34 @@ MetricOption = Annotated[
 ]
 
 
-def refuse_idle_overrides(overrides: list[str], seeds: int | None) -> None:
-    from cifarlab.core.errors import ConfigError
-
-    if overrides and seeds is None:
-        raise ConfigError(f"{overrides[0]}: overrides say how to train; say how many seeds, e.g. --seeds 3")
-
-
-def print_comparison(found: dict[str, Any]) -> None:
-    print_rows(found["arms"], found["metric"])
-    for row in found["arms"]:
-        if apart := row["difference"]:
-            print(f"{row['name']}: {apart['verdict']}" + (f" than {apart['from']}" if apart["shown"] else ""))
-    for note in found["notes"]:
+def print_comparison(found: Comparison) -> None:
+    print_rows(found.arms, found.metric)
+    for row in found.arms:
+        if apart := row.difference:
+            print(f"{row.name}: {apart.verdict}" + (f" than {apart.against}" if apart.shown else ""))
+    for note in found.notes:
         print(f"note: {note}")
     print(
         "Mean ± standard deviation over seeds. Differences in points, p after Holm's correction. Optimism: "
         "the points by which choosing the best epoch flatters."
     )
-    print(f"The test set has been opened {found['test_opened']:,} x for the runs in this folder.")
+    print(f"The test set has been opened {found.test_opened:,} x for the runs in this folder.")
 
 
-def print_rows(rows: list[dict[str, Any]], metric: str) -> None:
+def print_rows(rows: Sequence[ComparisonRow], metric: str) -> None:
     head = ("", "seeds", f"{metric} top-1 %", "95 % interval", "difference", "95 % interval", "p", "optimism",
             "minutes")  # fmt: skip
     print_table(head, [comparison_cells(row) for row in rows], numbers=head[1:])
 
 
-def comparison_cells(row: dict[str, Any]) -> tuple[str, ...]:
+def comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
     from cifarlab.experiments.wording import interval, p_value
 
-    spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
-    difference = row["difference"]
+    spread = "" if row.sd is None else f" ± {100 * row.sd:.2f}"
     apart = ("", "", "")
-    if difference:
+    if difference := row.difference:
         shown = interval(difference, "+.2f")
-        apart = (f"{100 * difference['mean']:+.2f}", shown, p_value(difference["p_holm"]))
-    optimism = "-" if row["optimism"] is None else f"{100 * row['optimism']:.2f}"
-    scores = f"{100 * row['mean']:.2f}{spread}", interval(row, ".2f")
-    return (row["name"], str(row["n"]), *scores, *apart, optimism, f"{row['minutes']:.1f}")
+        apart = (f"{100 * difference.mean:+.2f}", shown, p_value(difference.p_holm))
+    optimism = "-" if row.optimism is None else f"{100 * row.optimism:.2f}"
+    scores = f"{100 * row.mean:.2f}{spread}", interval(row, ".2f")
+    return (row.name, str(row.n), *scores, *apart, optimism, f"{row.minutes:.1f}")

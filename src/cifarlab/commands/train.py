@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.commands.shared import (
-    Overrides,
-    RecipeName,
-    app,
-    refuse_idle_at_once,
-)
+from cifarlab.commands.shared import Overrides, RecipeName, app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +48,7 @@ def train(
     """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import warnings_before
+    from cifarlab.experiments.idle_options import refuse_idle_at_once
     from cifarlab.runs.folder import Run
     from cifarlab.runs.naming import run_name
     from cifarlab.training.missing_teachers import train_teachers

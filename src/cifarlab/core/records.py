@@ -36,7 +36,7 @@ class Record(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that were set, without defaults."""
-        return self.model_dump(exclude_unset=True)
+        return self.model_dump(exclude_unset=True, by_alias=True)
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with some values replaced.
@@ -44,4 +44,4 @@ class Record(BaseModel):
         Raises:
             pydantic.ValidationError: A value has a wrong type.
         """
-        return type(self).model_validate({**self.to_json(), **values})
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **values})

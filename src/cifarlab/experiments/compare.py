@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cifarlab.config import Config, recipes
 from cifarlab.config.imports import import_named
-from cifarlab.config.merge import parse_override
+from cifarlab.config.merge import parse_override, refuse_twice
 from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.evaluation.score import evaluate
+from cifarlab.experiments.idle_options import refuse_idle_at_once, refuse_idle_overrides
+from cifarlab.experiments.records import Comparison, ComparisonRow, JudgedDifference, Metric
 from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.experiments.statistics import difference, estimate, optimism
-from cifarlab.experiments.wording import Metric, described, notes, plain
+from cifarlab.experiments.wording import described, held_out, notes, unless_nan
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import openings
 from cifarlab.runs.log import read_log
@@ -28,6 +30,8 @@ from cifarlab.training.several_runs import Task, train_all
 
 # Where a run of another configuration has the name: these commands have no --name.
 APART = "keep these runs apart with --runs another_folder"
+# What each name is compared with.
+Against = Literal["first", "previous"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,46 @@ class Arm:
     recipe: str
     runs: Mapping[int, Run]
     configs: Mapping[int, Config]
+
+
+def run_comparison(
+    names: Sequence[str],
+    runs: Path,
+    seeds: int | None,
+    overrides: Sequence[str],
+    metric: Metric,
+    progress: TrainingProgress,
+    at_once: int,
+    imports: Sequence[Path | str] = (),
+    against: Against = "first",
+) -> Comparison:
+    """Train what is missing of recipes or runs, and compare them.
+
+    Args:
+        names: Two or more, each as `find_arm` takes it.
+        runs: Folder of all runs.
+        seeds: How many to train, where they are missing; None: the finished runs as they are.
+        overrides: Laid over each recipe; none without `seeds`.
+        metric: Which accuracy; test opens the sealed test set.
+        progress: Is told of the training.
+        at_once: As of `train_all`; 1 without `seeds`.
+        imports: As of `load`, for runs with parts of their own.
+        against: Which name the others are compared with.
+
+    Raises:
+        ConfigError: If there are fewer than two names, one is given twice, and as `find_arm`,
+            `train_missing` and `compare_arms` do.
+    """
+    if len(names) < 2:
+        raise ConfigError("compare needs two recipes or names of runs, or more")
+    refuse_twice(overrides)
+    refuse_idle_overrides(overrides, seeds)
+    refuse_idle_at_once(at_once, seeds)
+    arms = [find_arm(name, runs, seeds, overrides, imports) for name in names]
+    if len({arm.name for arm in arms}) < len(arms):
+        raise ConfigError("compare was given a name twice")
+    train_missing(arms, runs, progress, at_once)
+    return compare_arms(arms, metric, against)
 
 
 def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, overrides: Sequence[str] = ()) -> Arm:
@@ -134,9 +178,7 @@ def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, a
     train_all(tasks, at_once, progress)
 
 
-def compare_arms(
-    arms: Sequence[Arm], metric: Metric, against: Literal["first", "previous"]
-) -> dict[str, Any]:
+def compare_arms(arms: Sequence[Arm], metric: Metric, against: Against) -> Comparison:
     """Every arm over its seeds, and its difference from the first arm, or from the one before it.
 
     Accuracies are fractions, their differences corrected for one another by Holm's method. `test` opens the
@@ -145,18 +187,19 @@ def compare_arms(
     scores = [
         {seed: _score(run, metric, arm.configs.get(seed)) for seed, run in arm.runs.items()} for arm in arms
     ]
-    rows = [_row(arm, found, metric) for arm, found in zip(arms, scores, strict=True)]
     others = [0 if against == "first" else i - 1 for i in range(1, len(arms))]
-    found = described([difference(scores[i], scores[other]) for i, other in enumerate(others, 1)])
-    for row, other, record in zip(rows[1:], others, found, strict=True):
-        row["difference"] = {"from": rows[other]["name"], **record}
+    found = described(
+        [difference(scores[i], scores[other]) for i, other in enumerate(others, 1)],
+        [arms[other].name for other in others],
+    )
+    rows = zip(arms, scores, [None, *found], strict=True)
     runs = next(iter(arms[0].runs.values())).runs
-    return {
-        "metric": metric,
-        "arms": rows,
-        "notes": notes({arm.name: _records(arm) for arm in arms}, metric),
-        "test_opened": len(openings(runs)),
-    }
+    return Comparison(
+        metric=metric,
+        arms=[_row(arm, by_seed, metric, apart) for arm, by_seed, apart in rows],
+        notes=notes({arm.name: _sides(arm) for arm in arms}, metric),
+        test_opened=len(openings(runs)),
+    )
 
 
 def _score(run: Run, metric: Metric, config: Config | None) -> float:
@@ -169,7 +212,9 @@ def _score(run: Run, metric: Metric, config: Config | None) -> float:
     return evaluate(run.folder, split="test", root=root, reader="compare")["top1"]
 
 
-def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any]:
+def _row(
+    arm: Arm, scores: Mapping[int, float], metric: Metric, apart: JudgedDifference | None
+) -> ComparisonRow:
     summaries = [run.finished() for run in arm.runs.values()]
     found = estimate([*scores.values()])
     chosen_on = sorted({summary.chosen_on for summary in summaries})
@@ -177,18 +222,21 @@ def _row(arm: Arm, scores: Mapping[int, float], metric: Metric) -> dict[str, Any
         [best_epoch_optimism(run, metric) for run in arm.runs.values()] if chosen_on == [metric] else []
     )
     known = [points for points in flattered if points is not None]
-    return {
-        "name": arm.name,
-        "recipe": arm.recipe,
-        "chosen_on": ", ".join(chosen_on),
-        "seeds": [*scores],
-        "scores": [*scores.values()],
-        "n": found.n,
-        **plain({"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}),
-        "optimism": sum(known) / len(known) if known else None,
-        "minutes": sum(summary.seconds for summary in summaries) / len(summaries) / 60,
-        "difference": None,
-    }
+    return ComparisonRow(
+        name=arm.name,
+        recipe=arm.recipe,
+        chosen_on=", ".join(chosen_on),
+        seeds=[*scores],
+        scores=[*scores.values()],
+        n=found.n,
+        mean=float(found.mean),
+        sd=unless_nan(found.sd),
+        low=unless_nan(found.low),
+        high=unless_nan(found.high),
+        optimism=sum(known) / len(known) if known else None,
+        minutes=sum(summary.seconds for summary in summaries) / len(summaries) / 60,
+        difference=apart,
+    )
 
 
 def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
@@ -204,5 +252,5 @@ def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
     return optimism(scores)
 
 
-def _records(arm: Arm) -> list[tuple[Summary, Mapping[str, Any]]]:
-    return [(run.finished(), run.plain_config()) for run in arm.runs.values()]
+def _sides(arm: Arm) -> list[tuple[Summary, str]]:
+    return [(run.finished(), held_out(run.plain_config())) for run in arm.runs.values()]

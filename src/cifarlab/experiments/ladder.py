@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cifarlab.config import recipes
 from cifarlab.config.merge import Order, differences
 from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.compare import Arm, compare_arms, find_arm, train_missing, trained_arm
+from cifarlab.experiments.idle_options import refuse_idle_at_once, refuse_idle_overrides
+from cifarlab.experiments.records import (
+    Comparison,
+    ComparisonRow,
+    DroppedChange,
+    KeptChange,
+    LadderComparison,
+    Metric,
+    by_seed,
+)
 from cifarlab.experiments.statistics import difference
-from cifarlab.experiments.wording import Metric, described
+from cifarlab.experiments.wording import described
 from cifarlab.training.progress import TrainingProgress
 
 # A value that a configuration does not hold.
 ABSENT = object()
+Value = TypeVar("Value")
 
 
 def run_ladder(
@@ -30,36 +41,42 @@ def run_ladder(
     progress: TrainingProgress,
     at_once: int,
     imports: Sequence[Path | str] = (),
-) -> dict[str, Any]:
+) -> Comparison | LadderComparison:
     """Train the recipes whose names begin with `prefix`, in order, and compare each with the one below it.
 
     seeds: how many to train where they are missing; None: the finished runs as they are. drop_one: beside
     that, train the top again without each rung's change, and compare the top with each of those. at_once: as
-    of `train_all`. imports: as of `load`. Raises ConfigError for fewer than two recipes.
+    of `train_all`. imports: as of `load`. Returns the rungs, with drop_one a `LadderComparison` of them.
+    Raises ConfigError for fewer than two recipes.
     """
+    refuse_idle_overrides(overrides, seeds)
+    refuse_idle_at_once(at_once, seeds)
     names = [name for name in recipes.recipe_names() if name.startswith(prefix)]
     if len(names) < 2:
         raise ConfigError(f"{prefix!r}: a ladder needs two recipes that begin so, found {names or 'none'}")
     rungs = [find_arm(name, runs, seeds, overrides, imports) for name in names]
     left_out, kept = _left_out(rungs, runs, seeds, overrides) if drop_one else ({}, {})
     train_missing([*rungs, *left_out.values()], runs, progress, at_once)
-    scored = compare_arms([rungs[-1], *left_out.values()], metric, "first")["arms"] if left_out else []
+    scored = compare_arms([rungs[-1], *left_out.values()], metric, "first").arms if left_out else []
     found = compare_arms(rungs, metric, "previous")
     if not drop_one:
         return found
     dropped = dict(zip(left_out, _worth(scored), strict=True))
-    rows = [{"left_out": name, **dropped.get(name, {"kept": kept.get(name)})} for name in names[1:]]
-    return {**found, "drop_one": rows}
-
-
-def _worth(scored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of what was left out, each with the difference from it to the top, the first of `scored`."""
-    top, *others = [dict(zip(row["seeds"], row["scores"], strict=True)) for row in scored] or [{}]
-    records = described([difference(top, other) for other in others])
-    return [
-        {**row, "difference": {"from": row["name"], **record}}
-        for row, record in zip(scored[1:], records, strict=True)
+    rows: list[DroppedChange | KeptChange] = [
+        DroppedChange(left_out=name, **dropped[name].to_json())
+        if name in dropped
+        else KeptChange(left_out=name, kept=kept[name])
+        for name in names[1:]
     ]
+    return LadderComparison(**found.to_json(), drop_one=rows)
+
+
+def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """The rows of what was left out, each with the difference from it to the top, the first of `scored`."""
+    top, *others = [by_seed(row) for row in scored] or [{}]
+    without = scored[1:]
+    records = described([difference(top, other) for other in others], [row.name for row in without])
+    return [row.changed(difference=record) for row, record in zip(without, records, strict=True)]
 
 
 def _left_out(
@@ -115,20 +132,20 @@ def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, An
     return without
 
 
-def _is_moved_again(below: Mapping[str, Any], rung: Mapping[str, Any], top: Any) -> bool:
+def _is_moved_again(below: Collection[str], rung: Collection[str], top: Any) -> bool:
     """Tell whether `top` holds the labels that `rung` moved in another order than `rung`."""
     moved = [label for label in rung if label in below]
     return not isinstance(top, Mapping) or [label for label in top if label in moved] != moved
 
 
-def _sort(section: dict[str, Any], labels: Sequence[str]) -> None:
+def _sort(section: dict[str, Value], labels: Sequence[str]) -> None:
     """Bring those of `labels` that `section` holds into their order; other keys keep their places."""
     sorted_labels = iter([label for label in labels if label in section])
     keys = [next(sorted_labels) if key in labels else key for key in section]
     _rearrange(section, keys)
 
 
-def _insert(section: dict[str, Any], label: str, value: Any, labels: Sequence[str]) -> None:
+def _insert(section: dict[str, Value], label: str, value: Value, labels: Sequence[str]) -> None:
     """Add `label` to `section`, next to its neighbour in `labels`: behind the one before it, if any."""
     keys, at = list(section), labels.index(label)
     section[label] = value
@@ -143,7 +160,7 @@ def _insert(section: dict[str, Any], label: str, value: Any, labels: Sequence[st
     _rearrange(section, keys)
 
 
-def _rearrange(section: dict[str, Any], keys: Sequence[str]) -> None:
+def _rearrange(section: dict[str, Value], keys: Sequence[str]) -> None:
     values = {key: section[key] for key in keys}
     section.clear()
     section.update(values)

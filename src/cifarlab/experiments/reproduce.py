@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from cifarlab.config import Config
 from cifarlab.config.recipes import read_recipe
 from cifarlab.core.errors import ConfigError, did_you_mean
 from cifarlab.core.files import read_json
 from cifarlab.experiments.compare import APART, Arm, compare_arms, trained_arm
+from cifarlab.experiments.records import (
+    Budget,
+    ComparisonRow,
+    JudgedDifference,
+    Lesson,
+    MeasuredOn,
+    ReproducedRow,
+    ReproducedSide,
+    Reproduction,
+    SideName,
+    StandIn,
+    by_seed,
+)
 from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
 from cifarlab.experiments.wording import described
@@ -19,8 +31,6 @@ from cifarlab.runs.folder import Run
 from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.several_runs import Task, train_all
-
-Budget = Literal["short", "whole"]
 
 # What a processor does in minutes a run: a fifth of the pictures, which a ResNet-18 then knows by heart in a
 # tenth of the epochs, as it does all of them in the published 200.
@@ -34,8 +44,8 @@ class Row:
     """One experiment of the tutorial. arms: `as_run` and `corrected`; missing: why one has no figure."""
 
     experiment: Experiment
-    arms: dict[str, Arm]
-    missing: dict[str, str]
+    arms: dict[SideName, Arm]
+    missing: dict[SideName, str]
 
     @property
     def name(self) -> str:
@@ -51,7 +61,7 @@ def reproduce(
     start: Path | None,
     progress: TrainingProgress,
     at_once: int,
-) -> dict[str, Any]:
+) -> Reproduction:
     """Train what is missing of the tutorial's experiments, as run and corrected, and set all side by side.
 
     only: names of `experiments`; none for all. start: a run whose weights stand in for ImageNet's, where its
@@ -66,22 +76,19 @@ def reproduce(
     if not arms:
         reasons = "; ".join(dict.fromkeys(reason for row in rows for reason in row.missing.values()))
         raise ConfigError(f"nothing to show: {reasons}")
-    scored = {found["name"]: found for found in compare_arms(arms, "test", "first")["arms"]}
+    scored = {arm.name: arm for arm in compare_arms(arms, "test", "first").arms}
     table = [_figures(row, scored) for row in rows]
     first = next(iter(arms[0].runs.values()))
-    return {
-        "budget": budget,
-        "pictures": first.plain_config()["data"]["limit"],
-        "epochs": first.finished().epochs,
-        "overrides": list(overrides),
-        "start": _described_start(start),
-        "rows": _with_corrections(table),
-        "lessons": _lessons(table),
-        "env": {
-            key: read_json(first.env_path)[key]
-            for key in ("hardware", "versions", "precision", "time", "git")
-        },
-    }
+    return Reproduction(
+        budget=budget,
+        pictures=first.plain_config()["data"]["limit"],
+        epochs=first.finished().epochs,
+        overrides=list(overrides),
+        start=_described_start(start),
+        rows=_with_corrections(table),
+        lessons=_lessons(table),
+        env=_measured_on(first),
+    )
 
 
 def _chosen(only: Sequence[str]) -> list[Experiment]:
@@ -101,8 +108,9 @@ def _row(
     overrides: Sequence[str],
     start: Path | None,
 ) -> Row:
-    arms, missing = {}, {}
-    sides = {
+    arms: dict[SideName, Arm] = {}
+    missing: dict[SideName, str] = {}
+    sides: dict[SideName, tuple[str, Setting]] = {
         "as_run": (AS_RUN + experiment.name, experiment.as_run),
         "corrected": (experiment.name, experiment.corrected),
     }
@@ -172,80 +180,99 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
     train_all(list(taught([True])), at_once, progress, left_out=leave_out)
 
 
-def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, str, Config, Run]]:
+def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, SideName, Config, Run]]:
     sides = [(row, side, arm) for row in rows for side, arm in row.arms.items() if side not in row.missing]
     for seed in sorted({seed for _, _, arm in sides for seed in arm.configs}):
         for row, side, arm in sides:
             yield row, side, arm.configs[seed], arm.runs[seed]
 
 
-def _figures(row: Row, scored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _figures(row: Row, scored: Mapping[str, ComparisonRow]) -> ReproducedRow:
     """A row of the table: what was published, and either side's figures, or None with the reason."""
     experiment = row.experiment
-    kept = ("mean", "sd", "low", "high", "n", "seeds", "scores", "chosen_on", "optimism", "minutes")
-    sides = {
-        side: {key: scored[arm.name][key] for key in kept} if side not in row.missing else None
-        for side, arm in row.arms.items()
+    sides = {side: _side(scored[arm.name]) for side, arm in row.arms.items() if side not in row.missing}
+    return ReproducedRow(
+        name=row.name,
+        what=experiment.what,
+        published=None if experiment.published is None else experiment.published / 100,
+        as_run=sides.get("as_run"),
+        corrected=sides.get("corrected"),
+        missing=row.missing,
+        difference=None,
+    )
+
+
+def _side(row: ComparisonRow) -> ReproducedSide:
+    return ReproducedSide(
+        mean=row.mean,
+        sd=row.sd,
+        low=row.low,
+        high=row.high,
+        n=row.n,
+        seeds=row.seeds,
+        scores=row.scores,
+        chosen_on=row.chosen_on,
+        optimism=row.optimism,
+        minutes=row.minutes,
+    )
+
+
+def _judged(
+    pairs: Sequence[tuple[ReproducedSide | None, ReproducedSide | None]],
+) -> list[JudgedDifference | None]:
+    """The difference of each pair, p corrected for all of them; None where a side was not measured."""
+    measured = {
+        i: difference(by_seed(ours), by_seed(others))
+        for i, (ours, others) in enumerate(pairs)
+        if ours is not None and others is not None
     }
-    published = None if experiment.published is None else experiment.published / 100
-    return {
-        "name": row.name,
-        "what": experiment.what,
-        "published": published,
-        **sides,
-        "missing": row.missing,
-    }
+    found = dict(zip(measured, described([*measured.values()]), strict=True))
+    return [found.get(i) for i in range(len(pairs))]
 
 
-def _by_seed(side: Mapping[str, Any]) -> dict[int, float]:
-    return dict(zip(side["seeds"], side["scores"], strict=True))
-
-
-def _with_corrections(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
     """Each row with the difference that its correction makes, p corrected for all of them."""
-    both = [row for row in table if row["as_run"] and row["corrected"]]
-    records = described([difference(_by_seed(row["corrected"]), _by_seed(row["as_run"])) for row in both])
-    found = dict(zip((row["name"] for row in both), records, strict=True))
-    return [{**row, "difference": found.get(row["name"])} for row in table]
+    found = _judged([(row.corrected, row.as_run) for row in table])
+    return [row.changed(difference=one) for row, one in zip(table, found, strict=True)]
 
 
-def _lessons(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _lessons(table: Sequence[ReproducedRow]) -> list[Lesson]:
     """What the tutorial concludes: each experiment less the one it builds on, on all three sides."""
-    rows = {row["name"]: row for row in table}
-    known = experiments()
-    lessons = []
-    for name, row in rows.items():
-        base = known[name].builds_on
-        if base not in rows:
-            continue
-        published = None
-        if row["published"] is not None and rows[base]["published"] is not None:
-            published = row["published"] - rows[base]["published"]
-        lessons.append({"name": name, "what": row["what"], "from": base, "published": published})
-    for side in ("as_run", "corrected"):
-        both = [lesson for lesson in lessons if rows[lesson["name"]][side] and rows[lesson["from"]][side]]
-        records = described(
-            [
-                difference(_by_seed(rows[lesson["name"]][side]), _by_seed(rows[lesson["from"]][side]))
-                for lesson in both
-            ]
+    rows, known = {row.name: row for row in table}, experiments()
+    pairs = [(row, rows[base]) for row in table if (base := known[row.name].builds_on) in rows]
+    as_run = _judged([(row.as_run, base.as_run) for row, base in pairs])
+    corrected = _judged([(row.corrected, base.corrected) for row, base in pairs])
+    return [
+        Lesson(
+            name=row.name,
+            what=row.what,
+            builds_on=base.name,
+            published=_less(row.published, base.published),
+            as_run=one,
+            corrected=other,
         )
-        for lesson in lessons:
-            lesson[side] = None
-        for lesson, record in zip(both, records, strict=True):
-            lesson[side] = record
-    return lessons
+        for (row, base), one, other in zip(pairs, as_run, corrected, strict=True)
+    ]
 
 
-def _described_start(start: Path | None) -> dict[str, Any] | None:
+def _less(ours: float | None, other: float | None) -> float | None:
+    return None if ours is None or other is None else ours - other
+
+
+def _described_start(start: Path | None) -> StandIn | None:
     """What the weights in place of ImageNet's were trained on, and for how long."""
     if start is None:
         return None
     run = Run(start)
     config, summary = run.plain_config(), run.finished()
-    return {
-        "recipe": summary.recipe,
-        "epochs": summary.epochs,
-        "backbone": config["model"]["backbone"]["name"],
-        "image_size": config["data"]["image_size"],
-    }
+    return StandIn(
+        recipe=summary.recipe,
+        epochs=summary.epochs,
+        backbone=config["model"]["backbone"]["name"],
+        image_size=config["data"]["image_size"],
+    )
+
+
+def _measured_on(run: Run) -> MeasuredOn:
+    env = read_json(run.env_path)
+    return MeasuredOn(**{key: env[key] for key in MeasuredOn.model_fields})

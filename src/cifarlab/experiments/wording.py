@@ -1,19 +1,31 @@
-"""Differences between names in words and plain data: what `compare`, `ladder` and the report say alike."""
+"""Differences between names, judged and in words: what `compare`, `ladder` and the report say alike."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Protocol
 
+from cifarlab.experiments.records import JudgedDifference, Metric
 from cifarlab.experiments.statistics import ROUNDING, Difference, holm
 from cifarlab.runs.summary import Summary
 
-Metric = Literal["val", "test"]
+
+class HasInterval(Protocol):
+    """What has a 95 % interval, or has None in its place."""
+
+    @property
+    def low(self) -> float | None: ...
+
+    @property
+    def high(self) -> float | None: ...
 
 
-def described(found: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Differences as plain data, p corrected for their number, each with its verdict in words."""
+def described(found: Sequence[Difference], against: Sequence[str] = ()) -> list[JudgedDifference]:
+    """Judge differences: p corrected for their number, each with its verdict in words.
+
+    against: the names that they are differences from, one for each; none: they stay unsaid.
+    """
     tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
     corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
     records = []
@@ -21,18 +33,23 @@ def described(found: Sequence[Difference]) -> list[dict[str, Any]]:
         p, smallest, more = corrected.get(i), one.smallest(len(tested)), one.more_seeds(len(tested))
         shown = p is not None and bool(one.shown(p))
         records.append(
-            {
-                "paired": one.paired,
-                "seeds": one.seeds,
-                **plain({"mean": one.mean, "low": one.low, "high": one.high, "p": one.p}),
-                "p_holm": p,
-                "shown": shown,
-                **plain({"smallest": smallest}),
-                "more_seeds": more,
-                "verdict": _verdict(one, shown, smallest, more, len(tested)),
-            }
+            JudgedDifference(
+                paired=one.paired,
+                seeds=one.seeds,
+                mean=float(one.mean),
+                low=unless_nan(one.low),
+                high=unless_nan(one.high),
+                p=unless_nan(one.p),
+                p_holm=p,
+                shown=shown,
+                smallest=unless_nan(smallest),
+                more_seeds=more,
+                verdict=_verdict(one, shown, smallest, more, len(tested)),
+            )
         )
-    return records
+    if not against:
+        return records
+    return [record.changed(against=name) for record, name in zip(records, against, strict=True)]
 
 
 def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, comparisons: int) -> str:
@@ -52,24 +69,26 @@ def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, 
     )
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, float | None]:
-    """Plain numbers, None for what is not known."""
-    return {key: None if math.isnan(value) else float(value) for key, value in values.items()}
+def unless_nan(value: float) -> float | None:
+    """Return a plain number, None for what is not known."""
+    return None if math.isnan(value) else float(value)
 
 
-def notes(sides: Mapping[str, Sequence[tuple[Summary, Mapping[str, Any]]]], metric: Metric) -> list[str]:
+def held_out(config: Mapping[str, Any]) -> str:
+    """Say which pictures a saved configuration held out."""
+    return repr([config["data"].get(key) for key in ("val", "classes", "split_seed")])
+
+
+def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) -> list[str]:
     """A line for each thing that makes the sides of a comparison less alike than they look.
 
-    sides: by name, the (summary, configuration) of each run.
+    sides: by name, of each run its summary and what it held out, as `held_out` says it.
     """
     said = []
     runs = [run for side in sides.values() for run in side]
     if len({summary.data_fingerprint for summary, _ in runs}) > 1:
         said.append("not all of these runs were given the same pictures")
-    held_out = {
-        repr([config["data"].get(key) for key in ("val", "classes", "split_seed")]) for _, config in runs
-    }
-    if metric == "val" and len(held_out) > 1:
+    if metric == "val" and len({share for _, share in runs}) > 1:
         said.append("not all of these runs were validated on the same share of the pictures")
     for name, side in sides.items():
         if any(summary.chosen_on == metric == "test" for summary, _ in side):
@@ -77,11 +96,11 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, Mapping[str, Any]]]], metr
     return said
 
 
-def interval(values: Mapping[str, Any], form: str) -> str:
+def interval(values: HasInterval, form: str) -> str:
     """A 95 % interval of fractions, in percent: `41.20 to 42.05`; of one seed there is none."""
-    if values["low"] is None:
+    if values.low is None or values.high is None:
         return "-"
-    return f"{100 * values['low']:{form}} to {100 * values['high']:{form}}"
+    return f"{100 * values.low:{form}} to {100 * values.high:{form}}"
 
 
 def p_value(value: float | None) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from cifarlab.report.analyses import AnalysisFile
 from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.plot import COLORS
+from cifarlab.report.specs import ChartRows, ChartSpec
 
-ChartRows = list[dict[str, Any]]
 # Pixels: of a row of names, and of a chart without.
 STEP, HEIGHT = 17, 300
 # Of the classes, so many of the lowest and of the highest; and of the commonest errors.
@@ -18,7 +17,7 @@ ENDS, COMMONEST = 10, 12
 ROWS = alt.NamedData(name="rows")
 
 
-def specifications() -> dict[str, dict[str, Any]]:
+def specifications() -> dict[str, ChartSpec]:
     """By kind, without rows."""
     made = {kind: chart() for kind, (_, chart, _) in ANALYSIS_CHARTS.items()}
     # The height is each name's own, whatever stands around it.
@@ -26,7 +25,7 @@ def specifications() -> dict[str, dict[str, Any]]:
     return {kind: chart.properties(width="container", autosize=fit).to_dict() for kind, chart in made.items()}
 
 
-def filling(analysis: AnalysisFile) -> dict[str, dict[str, Any]]:
+def filling(analysis: AnalysisFile) -> dict[str, ChartSpec]:
     """By kind, where there is something to show: what its specification lacks."""
     found = {kind: rows(analysis) for kind, (_, _, rows) in ANALYSIS_CHARTS.items()}
     return {
@@ -36,7 +35,7 @@ def filling(analysis: AnalysisFile) -> dict[str, dict[str, Any]]:
     }
 
 
-def still_charts(analysis: AnalysisFile, width: int) -> dict[str, dict[str, Any]]:
+def still_charts(analysis: AnalysisFile, width: int) -> dict[str, ChartSpec]:
     """By kind, where there is something to show: a specification that stands alone, `width` pixels wide."""
     empty = specifications()
     titles = {kind: heading for kind, (heading, _, _) in ANALYSIS_CHARTS.items()}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from cifarlab.experiments.records import JudgedDifference
 from cifarlab.experiments.wording import interval
 from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.collect import RunGroup
 from cifarlab.report.plot import COLORS
+from cifarlab.report.specs import ChartRow, ChartRows, ChartSpec, SpecValue
 
 # Seen on white and on black: without the palette's black and yellow.
 SEEN = COLORS[:6]
@@ -26,31 +28,33 @@ DIFFERENCE_KINDS = ["first", "gain", "loss", "no difference shown"]
 
 def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
     """Accuracy against minutes: a point a name, joined where nothing cheaper is better."""
-    rows: list[dict[str, Any]] = []
-    for group in groups:
-        if (val := group.mean("val_top1")) is not None:
-            minutes = fmean(group.values("seconds")) / 60
-            rows.append({"name": group.name, "minutes": minutes, "val": 100 * val, "seeds": len(group.runs)})
-    rows.sort(key=lambda row: (row["minutes"], -row["val"]))
+    points = [
+        (fmean(group.values("seconds")) / 60, 100 * val, group)
+        for group in groups
+        if (val := group.mean("val_top1")) is not None
+    ]
+    points.sort(key=lambda point: (point[0], -point[1]))
+    rows: ChartRows = []
     best = float("-inf")
-    for row in rows:
-        row["front"] = row["val"] > best
-        best = max(best, row["val"])
+    for minutes, val, group in points:
+        rows.append({"name": group.name, "minutes": minutes, "val": val, "seeds": len(group.runs),
+                     "front": val > best})  # fmt: skip
+        best = max(best, val)
     base = alt.Chart(_data(rows)).encode(
-        x=alt.X("minutes:Q", title="minutes a run", scale=_scale(rows, "minutes")),
+        x=alt.X("minutes:Q", title="minutes a run", scale=_scale([minutes for minutes, _, _ in points])),
         y=alt.Y("val:Q", title="top-1 % on validation", scale=alt.Scale(zero=False)),
     )
     line = base.transform_filter("datum.front").mark_line(strokeDash=[4, 3], color="#888888")
-    points = base.mark_point(size=90, opacity=1, filled=True).encode(
+    marks = base.mark_point(size=90, opacity=1, filled=True).encode(
         color=_color(groups, symbol=None), shape=_shape(groups),
         tooltip=_tooltip("name", "minutes", "val", "seeds"),
     )  # fmt: skip
-    return _sized(line, points)
+    return _sized(line, marks)
 
 
 def curves(groups: Sequence[RunGroup], key: str, title: str) -> alt.LayerChart:
     """`key` of the logs by epoch, in percent: the mean over seeds as a line, all seeds as a band."""
-    rows = []
+    rows: ChartRows = []
     for group in groups:
         logs = [{row["epoch"]: row[key] for row in run.log if key in row} for run in group.runs]
         epochs = sorted(set.intersection(*(set(log) for log in logs)))
@@ -62,7 +66,7 @@ def curves(groups: Sequence[RunGroup], key: str, title: str) -> alt.LayerChart:
 
 def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
     """Accuracy on training batches less that on validation, by epoch, in points."""
-    rows = []
+    rows: ChartRows = []
     for group in groups:
         logs = [
             {row["epoch"]: row["train/top1"] - row["val/top1"] for row in run.log if "val/top1" in row}
@@ -73,28 +77,28 @@ def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
     return _banded(groups, rows, "train - validation, points")
 
 
-def waterfall(rungs: Sequence[RunGroup], steps: Sequence[dict[str, Any]]) -> alt.LayerChart:
+def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> alt.LayerChart:
     """What each rung adds to the one before, in points of validation accuracy, first to last.
 
-    steps: of each rung but the first, as `verdicts.described` gives them; their intervals stand at the bars'
+    steps: of each rung but the first, as `described` gives them; their intervals stand at the bars'
     ends.
     """
     means = [100 * fmean(rung.values("val_top1")) for rung in rungs]
-    rows: list[dict[str, Any]] = [
-        {"name": rungs[0].name, "to": means[0], "kind": DIFFERENCE_KINDS[0], "verdict": ""}
-    ]
+    rows: ChartRows = [{"name": rungs[0].name, "to": means[0], "kind": DIFFERENCE_KINDS[0], "verdict": ""}]
     for rung, before, mean, step in zip(rungs[1:], means[:-1], means[1:], steps, strict=True):
-        row = {"name": rung.name, "from": before, "to": mean, "verdict": step["verdict"],
-               "kind": DIFFERENCE_KINDS[1 + (step["mean"] < 0)] if step["shown"] else DIFFERENCE_KINDS[3],
-               "step": f"{100 * step['mean']:+.2f}", "interval": interval(step, "+.2f")}  # fmt: skip
-        if step["low"] is not None:
-            row |= {"low": before + 100 * step["low"], "high": before + 100 * step["high"]}
+        row: ChartRow = {
+            "name": rung.name, "from": before, "to": mean, "verdict": step.verdict,
+            "kind": DIFFERENCE_KINDS[1 + (step.mean < 0)] if step.shown else DIFFERENCE_KINDS[3],
+            "step": f"{100 * step.mean:+.2f}", "interval": interval(step, "+.2f"),
+        }  # fmt: skip
+        if step.low is not None and step.high is not None:
+            row |= {"low": before + 100 * step.low, "high": before + 100 * step.high}
         rows.append(row)
     # The first bar stands on the ground, which is not far below the others.
     lowest, highest = min(means), max(means)
     rows[0]["from"] = max(0.0, lowest - 0.1 * max(highest - lowest, 1.0))
-    for row in rows:
-        row["short"] = row["name"].rpartition("/")[2]
+    for row, rung in zip(rows, rungs, strict=True):
+        row["short"] = rung.name.rpartition("/")[2]
     tooltip = _tooltip("name", "to", "step", "interval", "verdict")
     base = alt.Chart(_data(rows)).encode(
         x=alt.X("short:N", sort=None, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=120))
@@ -114,18 +118,27 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[dict[str, Any]]) -> alt
     return _sized(bars, ends, rules.encode(y="low:Q", y2="high:Q", tooltip=tooltip))
 
 
-def still(spec: dict[str, Any]) -> dict[str, Any]:
+def still(spec: ChartSpec) -> dict[str, SpecValue]:
     """A specification without what answers a pointer, for a picture."""
-    layers = [layer for layer in spec.get("layer", ()) if layer.get("name") != HOVER]
-    params = [param for param in spec.get("params", ()) if HOVER not in param.get("views", ())]
+    layers = [layer for layer in _parts(spec, "layer") if layer.get("name") != HOVER]
+    params = [param for param in _parts(spec, "params") if HOVER not in _listed(param, "views")]
     return {**spec, **({"layer": layers} if layers else {}), "params": params}
 
 
-def _band(name: str, epoch: int, values: Sequence[float]) -> dict[str, Any]:
+def _listed(spec: ChartSpec, key: str) -> list[SpecValue]:
+    found = spec.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _parts(spec: ChartSpec, key: str) -> list[ChartSpec]:
+    return [part for part in _listed(spec, key) if isinstance(part, Mapping)]
+
+
+def _band(name: str, epoch: int, values: Sequence[float]) -> ChartRow:
     return {"name": name, "epoch": epoch, "mean": fmean(values), "low": min(values), "high": max(values)}
 
 
-def _banded(groups: Sequence[RunGroup], rows: list[dict[str, Any]], title: str) -> alt.LayerChart:
+def _banded(groups: Sequence[RunGroup], rows: ChartRows, title: str) -> alt.LayerChart:
     # Press a name in the legend to see it alone.
     chosen = alt.selection_point(fields=["name"], bind="legend")
     base = alt.Chart(_data(rows)).encode(
@@ -153,7 +166,7 @@ def _banded(groups: Sequence[RunGroup], rows: list[dict[str, Any]], title: str) 
     return _sized(band, line.add_params(chosen), points.add_params(near))
 
 
-def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
+def _data(rows: ChartRows) -> alt.InlineData:
     rounded = [
         {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
         for row in rows
@@ -197,9 +210,8 @@ def _legend(symbol: str | None) -> alt.Legend:
     )  # fmt: skip
 
 
-def _scale(rows: list[dict[str, Any]], key: str) -> alt.Scale:
+def _scale(values: Sequence[float]) -> alt.Scale:
     """Logarithmic where the values span more than a factor of ten."""
-    values = [row[key] for row in rows]
     wide = values and min(values) > 0 and max(values) > 10 * min(values)
     return alt.Scale(type="log", nice=False, padding=12) if wide else alt.Scale(zero=False)
 

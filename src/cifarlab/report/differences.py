@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Any
 
 from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.experiments.records import JudgedDifference, Metric
 from cifarlab.experiments.statistics import difference
-from cifarlab.experiments.wording import Metric, described, interval, notes, p_value
+from cifarlab.experiments.wording import described, held_out, interval, notes, p_value
 from cifarlab.report.collect import RunGroup
 from cifarlab.report.tables import Cell, Table
 
@@ -22,7 +22,7 @@ RUNGS = 3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AgainstOne:
     """Every name that has the score less `against`.
 
     records: by name, as `described` gives them. notes: what makes the sides less alike than they look.
@@ -31,28 +31,28 @@ class Comparison:
 
     metric: Metric
     against: str
-    records: dict[str, dict[str, Any]]
+    records: dict[str, JudgedDifference]
     notes: list[str]
     without: list[str]
 
     def table(self) -> Table:
         rows = []
         for name, record in self.records.items():
-            pairs = f"{record['seeds']} pair{'s' * (record['seeds'] != 1)}"
+            pairs = f"{record.seeds} pair{'s' * (record.seeds != 1)}"
             rows.append(
                 [
                     Cell(name, name),
-                    Cell(pairs if record["paired"] else "unpaired", record["seeds"]),
-                    Cell(f"{100 * record['mean']:+.2f}", record["mean"]),
-                    Cell(interval(record, "+.2f"), record["low"]),
-                    Cell(p_value(record["p_holm"]), record["p_holm"]),
-                    Cell(record["verdict"], record["verdict"]),
+                    Cell(pairs if record.paired else "unpaired", record.seeds),
+                    Cell(f"{100 * record.mean:+.2f}", record.mean),
+                    Cell(interval(record, "+.2f"), record.low),
+                    Cell(p_value(record.p_holm), record.p_holm),
+                    Cell(record.verdict, record.verdict),
                 ]
             )
         return Table(HEAD, rows)
 
 
-def compare_names(groups: Sequence[RunGroup], against: str | None = None) -> Comparison | None:
+def compare_names(groups: Sequence[RunGroup], against: str | None = None) -> AgainstOne | None:
     """All names against one, by default the first, on validation; on test where too few were validated.
 
     None where there are no two to compare. Raises ConfigError where `against` is no name, or has no score.
@@ -71,12 +71,15 @@ def compare_names(groups: Sequence[RunGroup], against: str | None = None) -> Com
 
 def _compared(
     groups: Sequence[RunGroup], scored: Sequence[RunGroup], metric: Metric, against: str
-) -> Comparison:
+) -> AgainstOne:
     reference = next(group for group in scored if group.name == against)
     others = [group for group in scored if group is not reference]
     found = described([difference(_scores(other, metric), _scores(reference, metric)) for other in others])
-    sides = {group.name: [(run.summary, run.config) for run in group.runs] for group in [reference, *others]}
-    return Comparison(
+    sides = {
+        group.name: [(run.summary, held_out(run.config)) for run in group.runs]
+        for group in [reference, *others]
+    }
+    return AgainstOne(
         metric,
         against,
         {group.name: record for group, record in zip(others, found, strict=True)},
@@ -97,7 +100,7 @@ def ladders(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
     return {folder: [*rungs.values()] for folder, rungs in found.items() if len(rungs) >= RUNGS}
 
 
-def steps(rungs: Sequence[RunGroup]) -> list[dict[str, Any]]:
+def steps(rungs: Sequence[RunGroup]) -> list[JudgedDifference]:
     """Each rung but the first less the one before it, on validation, as `described` gives it."""
     scores = [_scores(rung, "val") for rung in rungs]
     return described([difference(ours, below) for below, ours in pairwise(scores)])

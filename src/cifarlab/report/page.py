@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +20,10 @@ from cifarlab.report import analysis_charts, charts, tables
 from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.chart_libraries import vl_convert
 from cifarlab.report.collect import RunGroup, Skipped, collect_runs
-from cifarlab.report.differences import Comparison, compare_names, ladders, steps
+from cifarlab.report.differences import AgainstOne, compare_names, ladders, steps
 from cifarlab.report.provenance import changes, surroundings
 from cifarlab.report.sections import PageSection, sections
+from cifarlab.report.specs import ChartSpec
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import openings
 
@@ -43,10 +44,10 @@ class Contents:
 
     groups: list[RunGroup]
     skipped: list[Skipped]
-    charts: dict[str, tuple[str, dict[str, Any]]]
-    compared: Comparison | None
+    charts: dict[str, tuple[str, ChartSpec]]
+    compared: AgainstOne | None
     analyzed: list[PageSection]
-    kinds: dict[str, dict[str, Any]]
+    kinds: dict[str, ChartSpec]
     opened: int
 
     def tables(self) -> dict[str, tables.Table]:
@@ -108,7 +109,7 @@ def _contents(folder: Path, against: str | None) -> Contents:
     )
 
 
-def _charts(groups: Sequence[RunGroup]) -> dict[str, tuple[str, dict[str, Any]]]:
+def _charts(groups: Sequence[RunGroup]) -> dict[str, tuple[str, ChartSpec]]:
     """Each chart that some run has what it shows for: by the name of its files, with its heading."""
     validated = [group for group in groups if group.values("val_top1")]
     trained = [group for group in groups if all(run.log for run in group.runs)]  # A soup was not.
@@ -184,9 +185,10 @@ def _count(groups: Sequence[RunGroup]) -> str:
     return f"{runs} run{'s' * (runs != 1)} of {len(groups)} name{'s' * (len(groups) != 1)}"
 
 
-def _save_pictures(path: Path, spec: dict[str, Any]) -> None:
+def _save_pictures(path: Path, spec: ChartSpec) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    config = {**spec.get("config", {}), "legend": {"columns": 2}}
+    own = spec.get("config")
+    config = {**(own if isinstance(own, Mapping) else {}), "legend": {"columns": 2}}
     svg = vl_convert.vegalite_to_svg({**charts.still(spec), "config": config}, vl_version=VEGA_LITE)
     _write(path.with_suffix(".svg"), svg)
     png = vl_convert.svg_to_png(svg, scale=2)

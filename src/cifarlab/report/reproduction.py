@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cifarlab.core.files import write_atomically
+from cifarlab.experiments.records import JudgedDifference, Lesson, ReproducedSide, Reproduction, SideName
 from cifarlab.experiments.wording import interval
 from cifarlab.report.plot import COLORS, STYLE
 
-SIDES = {"as_run": "as run", "corrected": "corrected"}
+SIDES: dict[SideName, str] = {"as_run": "as run", "corrected": "corrected"}
 NOT_MEASURED = "not measured yet"
 
 
-def write_page(found: Mapping[str, Any], path: Path) -> None:
+def write_page(found: Reproduction, path: Path) -> None:
     """Write what `reproduce` found to `path`, and beside it the chart as PNG where a lesson was measured."""
-    measured = [lesson for lesson in found["lessons"] if any(lesson[side] for side in SIDES)]
+    measured = [lesson for lesson in found.lessons if any(lesson.sides.values())]
     path.parent.mkdir(parents=True, exist_ok=True)
     if measured:
         write_chart(measured, path.with_suffix(".png"))
@@ -28,23 +28,23 @@ def write_page(found: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _opening(found: Mapping[str, Any]) -> list[str]:
-    amount = f"{found['pictures']:,} training pictures" if found["pictures"] else "all training pictures"
-    overrides = f" with {', '.join(f'`{word}`' for word in found['overrides'])}" if found["overrides"] else ""
+def _opening(found: Reproduction) -> list[str]:
+    amount = f"{found.pictures:,} training pictures" if found.pictures else "all training pictures"
+    overrides = f" with {', '.join(f'`{word}`' for word in found.overrides)}" if found.overrides else ""
     lines = [
         "# The tutorial's table again",
         "",
-        f"`cifarlab reproduce --budget {found['budget']}`{overrides}: {_epochs(found['epochs'])} of "
+        f"`cifarlab reproduce --budget {found.budget}`{overrides}: {_epochs(found.epochs)} of "
         f"{amount}. *As run* is what the published code does, defects included (`as_run/` recipes): the same "
         "batches in the same order every epoch, augmentation frozen, ImageNet weights without their "
         "normalisation, and the best epoch of the test set. *Corrected* is the same experiment without them, "
         "its epoch chosen on validation.",
         "",
     ]
-    if start := found["start"]:
+    if start := found.start:
         lines += [
-            f"Where an experiment starts from ImageNet weights, those of `{start['recipe']}` "
-            f"({_epochs(start['epochs'])} at {start['image_size']} px) stand in for them: its published "
+            f"Where an experiment starts from ImageNet weights, those of `{start.recipe}` "
+            f"({_epochs(start.epochs)} at {start.image_size} px) stand in for them: its published "
             "figure is no yardstick.",
             "",
         ]
@@ -55,26 +55,25 @@ def _epochs(num: int) -> str:
     return f"{num} epoch{'s' * (num != 1)}"
 
 
-def _table(found: Mapping[str, Any]) -> list[str]:
+def _table(found: Reproduction) -> list[str]:
     lines = [
         "| experiment | published | as run, % | 95 % interval | corrected, % | 95 % interval "
         "| correction, points | seeds | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
-        sides = [row[side] for side in SIDES]
-        known = [side for side in sides if side]
-        cells = [cell for side in sides for cell in _side(side)]
-        seeds = str(min(side["n"] for side in known)) if known else "-"
-        minutes = f"{sum(side['minutes'] for side in known) / len(known):.1f}" if known else "-"
-        published = "-" if row["published"] is None else f"{100 * row['published']:.2f}"
-        apart = _points(row["difference"]) if row["difference"] else "-"
-        name = f"`{row['name']}`"
+    for row in found.rows:
+        known = [side for side in row.sides.values() if side is not None]
+        cells = [cell for side in row.sides.values() for cell in _side(side)]
+        seeds = str(min(side.n for side in known)) if known else "-"
+        minutes = f"{sum(side.minutes for side in known) / len(known):.1f}" if known else "-"
+        published = "-" if row.published is None else f"{100 * row.published:.2f}"
+        apart = _points(row.difference) if row.difference else "-"
+        name = f"`{row.name}`"
         lines.append(f"| {' | '.join([name, published, *cells, apart, seeds, minutes])} |")
     notes = [
-        f"- `{row['name']}`{'' if len(row['missing']) > 1 else f', {SIDES[side]}'}: {reason}"
-        for row in found["rows"]
-        for side, reason in list(row["missing"].items())[:1]
+        f"- `{row.name}`{'' if len(row.missing) > 1 else f', {SIDES[side]}'}: {reason}"
+        for row in found.rows
+        for side, reason in list(row.missing.items())[:1]
     ]
     return [
         *lines,
@@ -86,29 +85,29 @@ def _table(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _side(side: Mapping[str, Any] | None) -> tuple[str, str]:
+def _side(side: ReproducedSide | None) -> tuple[str, str]:
     if side is None:
         return NOT_MEASURED, "-"
-    spread = "" if side["sd"] is None else f" ± {100 * side['sd']:.2f}"
-    return f"{100 * side['mean']:.2f}{spread}", interval(side, ".2f")
+    spread = "" if side.sd is None else f" ± {100 * side.sd:.2f}"
+    return f"{100 * side.mean:.2f}{spread}", interval(side, ".2f")
 
 
-def _points(apart: Mapping[str, Any]) -> str:
+def _points(apart: JudgedDifference) -> str:
     """`+1.23 [+0.40, +2.06] *`: a difference in points."""
-    if apart["low"] is None:
-        return f"{100 * apart['mean']:+.2f}"
-    low, high = 100 * apart["low"], 100 * apart["high"]
-    return f"{100 * apart['mean']:+.2f} [{low:+.2f}, {high:+.2f}]{' *' if apart['shown'] else ''}"
+    if apart.low is None or apart.high is None:
+        return f"{100 * apart.mean:+.2f}"
+    low, high = 100 * apart.low, 100 * apart.high
+    return f"{100 * apart.mean:+.2f} [{low:+.2f}, {high:+.2f}]{' *' if apart.shown else ''}"
 
 
-def _lessons(found: Mapping[str, Any], chart: str | None) -> list[str]:
-    if not found["lessons"]:
+def _lessons(found: Reproduction, chart: str | None) -> list[str]:
+    if not found.lessons:
         return []
     lines = ["| experiment | less | published | as run | corrected |", "|---|---|---|---|---|"]
-    for lesson in found["lessons"]:
-        published = "-" if lesson["published"] is None else f"{100 * lesson['published']:+.2f}"
-        sides = [_points(lesson[side]) if lesson[side] else NOT_MEASURED for side in SIDES]
-        lines.append(f"| `{lesson['name']}` | `{lesson['from']}` | {published} | {' | '.join(sides)} |")
+    for lesson in found.lessons:
+        published = "-" if lesson.published is None else f"{100 * lesson.published:+.2f}"
+        sides = [_points(apart) if apart else NOT_MEASURED for apart in lesson.sides.values()]
+        lines.append(f"| `{lesson.name}` | `{lesson.builds_on}` | {published} | {' | '.join(sides)} |")
     picture = [f"![The lessons: each as published, as run and corrected, with intervals]({chart})", ""]
     return [
         "",
@@ -122,8 +121,8 @@ def _lessons(found: Mapping[str, Any], chart: str | None) -> list[str]:
     ]
 
 
-def _closing(found: Mapping[str, Any]) -> list[str]:
-    optimism = [row["as_run"]["optimism"] for row in found["rows"] if row["as_run"]]
+def _closing(found: Reproduction) -> list[str]:
+    optimism = [row.as_run.optimism for row in found.rows if row.as_run]
     known = [value for value in optimism if value is not None]
     flatters = []
     if known:
@@ -132,36 +131,37 @@ def _closing(found: Mapping[str, Any]) -> list[str]:
             "figures as run, on average, judged from each run's own curve.",
             "",
         ]
-    env = found["env"]
-    hardware, versions = env["hardware"], env["versions"]
+    env = found.env
+    hardware, versions = env.hardware, env.versions
     return [
         "",
         *flatters,
         f"Measured on {hardware.get('gpu') or hardware['processor']}, {hardware['cores']} cores, "
-        f"{env['precision']}; torch {versions['torch']}, timm {versions['timm']}; {env['time'][:10]}.",
+        f"{env.precision}; torch {versions['torch']}, timm {versions['timm']}; {env.time[:10]}.",
     ]
 
 
-def write_chart(lessons: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_chart(lessons: Sequence[Lesson], path: Path) -> None:
     """A row a lesson: a diamond where it was published, a mean with its interval as run and corrected."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 1.4 + 0.75 * len(lessons)), layout="constrained", dpi=140)
         axis = figure.subplots()
         axis.axvline(0, color="0.6", linewidth=1)
         for place, (side, word) in zip((-0.14, 0.14), SIDES.items(), strict=True):
-            shown = [(row, lesson[side]) for row, lesson in enumerate(lessons) if lesson[side]]
-            means = [100 * apart["mean"] for _, apart in shown]
+            sides = [lesson.sides[side] for lesson in lessons]
+            shown = [(row, apart) for row, apart in enumerate(sides) if apart is not None]
+            means = [100 * apart.mean for _, apart in shown]
             reach = [
-                [100 * (apart["mean"] - (apart["low"] or apart["mean"])) for _, apart in shown],
-                [100 * ((apart["high"] or apart["mean"]) - apart["mean"]) for _, apart in shown],
+                [100 * (apart.mean - (apart.low or apart.mean)) for _, apart in shown],
+                [100 * ((apart.high or apart.mean) - apart.mean) for _, apart in shown],
             ]
             color = COLORS[1] if side == "as_run" else COLORS[0]
             rows = [row + place for row, _ in shown]
             axis.errorbar(means, rows, xerr=reach, fmt="o", color=color, capsize=3, label=word)
-        told = [(row, 100 * lesson["published"]) for row, lesson in enumerate(lessons) if lesson["published"]]
+        told = [(row, 100 * lesson.published) for row, lesson in enumerate(lessons) if lesson.published]
         axis.plot([value for _, value in told], [row for row, _ in told], "D", color="black",
                   markerfacecolor="none", label="published", linestyle="none")  # fmt: skip
-        axis.set_yticks(range(len(lessons)), [lesson["name"] for lesson in lessons])
+        axis.set_yticks(range(len(lessons)), [lesson.name for lesson in lessons])
         axis.set_ylim(len(lessons) - 0.5, -0.5)
         axis.set(xlabel="points of test top-1, against what it builds on")
         axis.grid(axis="x", alpha=0.25, linewidth=0.6)

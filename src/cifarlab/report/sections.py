@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cifarlab.report.analyses import FILES, AnalysisFile, PictureRow, data_uri
 from cifarlab.report.analysis_charts import filling
 from cifarlab.report.collect import Analyzed, RunGroup
+from cifarlab.report.specs import ChartSpec
 
 HEADINGS = ("Hardest: least probability of the label", "Most confidently wrong")
 
@@ -23,7 +23,7 @@ class PageSection:
     name: str
     seed: int
     analysis: AnalysisFile
-    charts: dict[str, dict[str, Any]]
+    charts: dict[str, ChartSpec]
     grids: dict[str, list[tuple[str, PictureRow]]]
 
 

@@ -1,0 +1,82 @@
+"""`cifarlab.compare`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from cifarlab.api.overrides import override_texts
+from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.experiments.compare import Against, run_comparison
+from cifarlab.experiments.records import Comparison, Metric
+from cifarlab.training.progress import TrainingProgress
+
+
+def compare(
+    names: Sequence[str | Path],
+    *,
+    runs: str | Path = "runs",
+    seeds: int | None = None,
+    metric: Metric = "val",
+    against: Against = "first",
+    overrides: Mapping[str, Any] | None = None,
+    at_once: int = 1,
+    imports: Sequence[str | Path] = (),
+    show_progress: bool = False,
+) -> Comparison:
+    """Compare recipes or runs over their seeds; seeds that are missing are trained first.
+
+    Args:
+        names: Two or more: names of recipes (`cifarlab list` shows them), paths of YAML files, or names of
+            runs in `runs`.
+        runs: Folder of all runs. They lie in `runs`/name/seed.
+        seeds: Compare seeds 0 to `seeds` - 1 of each name. None: the finished runs as they are; nothing is
+            trained.
+        metric: Which accuracy. test opens the sealed test set; each opening is counted.
+        against: What each name is compared with: the first one, or the previous one.
+        overrides: Options that differ from each recipe, by their paths: {"train.epochs": 20}. They need
+            `seeds`.
+        at_once: Train so many runs at the same time, each in a process of its own. More than 1 needs `seeds`,
+            and a script whose work stands below `if __name__ == "__main__":`.
+        imports: Python files or modules that register the runs' own parts, where they have such.
+        show_progress: Print what the command line prints while it trains.
+
+    Returns:
+        What `cifarlab compare --json` prints, as an object: `arms` holds a row a name with its scores, their
+        mean and its interval. `difference.verdict` of a row says in words what the seeds show. `to_json()`
+        returns plain data.
+
+    Raises:
+        ConfigError: If a name or an option is wrong, a run is of another configuration or lacks the score,
+            or the runs of a name are not seeds of one experiment.
+        Failure: If a loss is not finite any more, or the disk is full (`cifarlab.core.errors`).
+        Interrupted: If SIGINT or SIGTERM stopped the training (`cifarlab.runs.signals`). The runs are saved,
+            and the same call resumes them.
+
+    Example:
+        >>> found = cifarlab.compare(["demo", "resnet18_baseline"], seeds=2)
+        >>> [arm.n for arm in found.arms]
+        [2, 2]
+        >>> found.arms[1].difference.against
+        'demo'
+    """
+    for name, value, known in (("metric", metric, Metric), ("against", against, Against)):
+        if value not in (choices := get_args(known)):
+            raise ConfigError(f"{value!r}: {unknown(value, choices)}", (name,))
+    for name, value in (("seeds", seeds), ("at_once", at_once)):
+        if value is not None and value < 1:
+            raise ConfigError(f"at least 1, got {value}", (name,))
+    given = [names] if isinstance(names, str | Path) else names
+    return run_comparison(
+        [os.fspath(name) for name in given],
+        Path(runs),
+        seeds,
+        override_texts(overrides),
+        metric,
+        TrainingProgress(quiet=not show_progress),
+        at_once,
+        imports,
+        against,
+    )
