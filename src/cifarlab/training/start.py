@@ -10,6 +10,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.engine.step import Engine
 from cifarlab.runs.environment import describe_environment
 from cifarlab.runs.folder import Run
+from cifarlab.runs.teacher_report import TeacherReport
 from cifarlab.teachers import Teacher, describe_teacher, examine, teacher_warnings
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.resume import resume
@@ -31,7 +32,7 @@ def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> Loo
     state = state or LoopState()
     if job.teacher is not None:
         state.distillation = _examined(run, job, job.teacher, state.distillation, progress)
-        job.teacher.temperatures = state.distillation["temperatures"]
+        job.teacher.temperatures = state.distillation.temperatures
         remarks.note(*describe_teacher(state.distillation))
         remarks.warn(*teacher_warnings(state.distillation, config))
     if job.activations is not None:
@@ -56,13 +57,13 @@ def _print_place(
 
 
 def _examined(
-    run: Run, job: Job, teacher: Teacher, known: dict[str, Any] | None, progress: TrainingProgress
-) -> dict[str, Any]:
+    run: Run, job: Job, teacher: Teacher, known: TeacherReport | None, progress: TrainingProgress
+) -> TeacherReport:
     """Calibrate and examine the teacher, once a run: later calls return what was found then."""
     if known is None:
         progress.note("asking the teacher what it has to say")
-        known = {**examine(teacher, job.engine, job.splits), "cache_seconds": 0.0}
-    if [each["sha256"] for each in known["teachers"]] != [member.sha256 for member in teacher.members]:
+        known = examine(teacher, job.engine, job.splits)
+    if [each.sha256 for each in known.teachers] != [member.sha256 for member in teacher.members]:
         raise ConfigError(
             f"the teacher has changed since {run} began; bring the old one back, or start over with "
             "`--fresh`",
