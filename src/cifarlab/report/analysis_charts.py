@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from cifarlab.report.analyses import AnalysisFile
+from cifarlab.evaluation.analysis.records import AnalysisFile
 from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.plot import COLORS
 
