@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import cast
 
 import torch
 from torch.profiler import ProfilerActivity, record_function
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config
 from cifarlab.core.device import Precision, describe_hardware
+from cifarlab.core.records import Record
 from cifarlab.data.splits import Splits
 from cifarlab.engine.graphs import WARM_UP as UNCAPTURED
 from cifarlab.engine.sources import unobserved
@@ -60,16 +61,50 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def profile(
-    config: Config, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")
-) -> dict[str, Any]:
+class EpochTimes(Record):
+    """Seconds of an epoch's parts; `checkpoint` is the snapshot that training waits for."""
+
+    training: float
+    evaluation: float
+    checkpoint: float
+
+
+class Profile(Record):
+    """Where the time of a run goes; times are in seconds, those of steps medians.
+
+    Attributes:
+        pictures: In a step.
+        steps: How many were timed whole.
+        step: Of one that nothing is measured in.
+        parts: By STEP_PARTS and `other`.
+        flops: Of a step's matrix products and convolutions.
+        peak_flops_per_second: The rate at which this device multiplies large matrices.
+        floor: What `flops` would take at that rate.
+        writing: That a thread takes to write the checkpoint of an epoch.
+        run: Of all `epochs`.
+    """
+
+    hardware: dict[str, str | int | None]
+    precision: str
+    pictures: int
+    steps: int
+    step: float
+    parts: dict[str, float]
+    images_per_second: float
+    flops: int
+    peak_flops_per_second: float
+    floor: float
+    epoch: EpochTimes
+    writing: float
+    epochs: int
+    run: float
+
+
+def profile(config: Config, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")) -> Profile:
     """Train some steps of a run that is not kept, and tell what they spend their time on.
 
     steps: how many are timed whole, each before one that is timed in parts; fewer where they are slow. trace:
-    a file for a viewer (https://ui.perfetto.dev). Times in the result are medians, in seconds, of a step's
-    parts, of a step and of an epoch, whose checkpoint is the snapshot that training waits for; writing: what
-    the thread then takes to write it; floor: what a step's matrix products and convolutions would take at the
-    rate at which this device multiplies large matrices. Raises ConfigError as `prepare` does.
+    a file for a viewer (https://ui.perfetto.dev). Raises ConfigError as `prepare` does.
     """
     job = prepare(config, runs=runs)
     engine, plan = job.engine, job.engine.plan
@@ -86,22 +121,22 @@ def profile(
     scoring, (saving, writing) = _scoring_seconds(engine, job.splits), _saving_seconds(engine)
     pictures = min(plan.step_size, plan.samples_per_epoch)
     training = plan.samples_per_epoch / pictures * step
-    return {
-        "hardware": describe_hardware(engine.device),
-        "precision": str(engine.precision),
-        "pictures": pictures,
-        "steps": len(whole),
-        "step": step,
-        "parts": {part: median(parts[part]) for part in (*STEP_PARTS, "other") if part in parts},
-        "images_per_second": pictures / step,
-        "flops": flops,
-        "peak_flops_per_second": peak,
-        "floor": flops / peak,
-        "epoch": {"training": training, "evaluation": scoring, "checkpoint": saving},
-        "writing": writing,
-        "epochs": config.train.last_epoch,
-        "run": config.train.last_epoch * (training + scoring + saving),
-    }
+    return Profile(
+        hardware=cast("dict[str, str | int | None]", describe_hardware(engine.device)),
+        precision=str(engine.precision),
+        pictures=pictures,
+        steps=len(whole),
+        step=step,
+        parts={part: median(parts[part]) for part in (*STEP_PARTS, "other") if part in parts},
+        images_per_second=pictures / step,
+        flops=flops,
+        peak_flops_per_second=peak,
+        floor=flops / peak,
+        epoch=EpochTimes(training=training, evaluation=scoring, checkpoint=saving),
+        writing=writing,
+        epochs=config.train.last_epoch,
+        run=config.train.last_epoch * (training + scoring + saving),
+    )
 
 
 def _convolution_gradients(
