@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         SHARPNESS,
     )
     from cifarlab.evaluation.predict import predict
+    from cifarlab.evaluation.score import evaluate
+    from cifarlab.evaluation.score_records import Scores
     from cifarlab.models.prediction import Prediction
     from cifarlab.runs.folder import Run
     from cifarlab.runs.model import load
@@ -30,7 +32,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "SHARPNESS", "Batch", "ConfigError", "Output", "Prediction", "Run", "load", "predict", "train",
+    "SHARPNESS", "Batch", "ConfigError", "Output", "Prediction", "Run", "Scores", "evaluate", "load",
+    "predict", "train",
 ]  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch. All else is a registry.
 _HOMES = {
@@ -39,6 +42,8 @@ _HOMES = {
     "Output": "core.batch",
     "Prediction": "models.prediction",
     "Run": "runs.folder",
+    "Scores": "evaluation.score_records",
+    "evaluate": "evaluation.score",
     "load": "runs.model",
     "predict": "evaluation.predict",
     "train": "api.train",

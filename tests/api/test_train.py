@@ -66,15 +66,18 @@ def test_values_stay_what_they_are(tmp_path):
     assert plain["optim"]["lr"] == 1e-5 and plain["data"]["root"] == root
 
 
-def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("function", [package.train, package.evaluate], ids=lambda each: each.__name__)
+def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch, function):
     monkeypatch.chdir(tmp_path)
-    package.train("demo", OPTIONS)
-    found = doctest.DocTestFinder(recurse=False).find(package.train, "train", globs={"cifarlab": Quick})
-    assert doctest.DocTestRunner().run(found[0]).failed == 0
+    finder = doctest.DocTestFinder(recurse=False)
+    (found,) = finder.find(function, function.__name__, globs={"cifarlab": Quick})
+    assert doctest.DocTestRunner().run(found).failed == 0
 
 
 class Quick:
     """cifarlab, with few pictures and a tiny network."""
+
+    evaluate = staticmethod(package.evaluate)
 
     @staticmethod
     def train(recipe, overrides):
