@@ -54,7 +54,7 @@ def write(runs: dict[str, Run], out: Path, epochs: int) -> None:
         # The test set is read once, for the epoch that validation chose; as run, training itself reads it.
         test = summary["test_top1"]
         if test is None:
-            test = evaluate(run.folder, split="test")["top1"]
+            test = evaluate(run.folder, split="test").top1
         results[name] = {
             "epochs": [{k: v for k, v in row.items() if k.endswith("top1") or k == "epoch"} for row in rows],
             "chosen_on": summary["chosen_on"], "chosen_epoch": summary["chosen_epoch"], "test_top1": test,

@@ -71,7 +71,7 @@ def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
         found["val_top1"] = summary.val_top1
     else:
         begun = time.perf_counter()
-        found["test_top1"] = evaluate(folder, split="test", device=config.train.device)["top1"]
+        found["test_top1"] = evaluate(folder, split="test", device=config.train.device).top1
         found["test_seconds"] = round(time.perf_counter() - begun, 2)
     kept = ("epoch", "step", "lr", "train/loss/total", "train/top1", "val/top1", "images_per_second")
     found["curve"] = [{key: row[key] for key in kept if key in row} for row in rows]

@@ -78,7 +78,7 @@ def figures_of(run: Run) -> dict[str, Any]:
     summary, env = read_json(run.summary_path), read_json(run.env_path)
     test = summary["test_top1"]
     if test is None:
-        test = evaluate(run.folder, split="test")["top1"]
+        test = evaluate(run.folder, split="test").top1
     kept = ("recipe", "seed", "chosen_on", "chosen_epoch", "train_top1", "val_top1", "seconds")
     # Files by their content: where they lay is nobody's business.
     health = dict(summary.get("distillation") or {})

@@ -43,7 +43,7 @@ def main() -> None:
         summary = train_run(config, run, TrainingProgress())
         env = read_json(run.env_path)
         results[name] = {
-            "summary": {**summary.to_json(), "test_top1": evaluate(run.folder, split="test")["top1"]},
+            "summary": {**summary.to_json(), "test_top1": evaluate(run.folder, split="test").top1},
             "hardware": env["hardware"],
             "versions": env["versions"],
             "git": env["git"],

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         SHARPNESS,
     )
     from cifarlab.evaluation.predict import predict
+    from cifarlab.evaluation.score import evaluate
+    from cifarlab.evaluation.score_records import Scores
     from cifarlab.experiments.records import Comparison
     from cifarlab.models.prediction import Prediction
     from cifarlab.runs.folder import Run
@@ -32,8 +34,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AUGMENTS", "AVERAGES", "BACKBONES", "DATASETS", "HEADS", "LOSSES", "MIXERS", "OPTIMIZERS", "SCHEDULES",
-    "SHARPNESS", "Batch", "Comparison", "ConfigError", "Output", "Prediction", "Run", "compare", "load",
-    "predict", "train",
+    "SHARPNESS", "Batch", "Comparison", "ConfigError", "Output", "Prediction", "Run", "Scores", "compare",
+    "evaluate", "load", "predict", "train",
 ]  # fmt: skip
 # Found on first use: `import cifarlab` and `cifarlab --help` must not wait for torch. All else is a registry.
 _HOMES = {
@@ -43,7 +45,9 @@ _HOMES = {
     "Output": "core.batch",
     "Prediction": "models.prediction",
     "Run": "runs.folder",
+    "Scores": "evaluation.score_records",
     "compare": "api.compare",
+    "evaluate": "evaluation.score",
     "load": "runs.model",
     "predict": "evaluation.predict",
     "train": "api.train",

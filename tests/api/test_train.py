@@ -66,17 +66,21 @@ def test_values_stay_what_they_are(tmp_path):
     assert plain["optim"]["lr"] == 1e-5 and plain["data"]["root"] == root
 
 
-def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "function", [package.train, package.evaluate, package.compare], ids=lambda each: each.__name__
+)
+def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch, function):
     monkeypatch.chdir(tmp_path)
     package.train("demo", OPTIONS)
-    for function in (package.train, package.compare):
-        name = function.__name__
-        (example,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={"cifarlab": Quick})
-        assert example.examples and doctest.DocTestRunner().run(example).failed == 0
+    finder = doctest.DocTestFinder(recurse=False)
+    (found,) = finder.find(function, function.__name__, globs={"cifarlab": Quick})
+    assert found.examples and doctest.DocTestRunner().run(found).failed == 0
 
 
 class Quick:
     """cifarlab, with few pictures and a tiny network."""
+
+    evaluate = staticmethod(package.evaluate)
 
     @staticmethod
     def train(recipe, overrides):

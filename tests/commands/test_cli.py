@@ -92,6 +92,13 @@ def test_eval_scores_a_split_and_writes_it_down(trained, cifarlab):
     assert json.loads((run / "summary.json").read_text())["test_top1"] == scores["top1"]
     kept = json.loads((run / "summary.json").read_text())["val_top1"]
     assert json.loads(cifarlab("eval", run, "--json")[1])["top1"] == pytest.approx(kept)
+    measured = ["top1", "top5", "loss", "nll", "ece", "temperature", "nll_calibrated", "ece_calibrated",
+                "forward_passes", "images_per_second"]  # fmt: skip
+    after = ["image_size", "pictures", "remark", "written", "not_written", "test_opened", "warnings"]
+    assert [*scores] == ["run", "split", *measured, "tta", *after]
+    views = "{name: multi_crop, pixels: 2}"
+    scores = json.loads(cifarlab("eval", run, "--tta", views, "--json")[1])
+    assert [*scores["tta"]] == ["name", "pixels", "mean", *measured]
 
 
 def test_predict(trained, cifarlab, tmp_path):

@@ -102,7 +102,7 @@ def test_the_summary_scores_each_size(trained):
     assert by_size["32"] == summary.val_top1
     assert list(trained["batch"][1]["val_top1_by_image_size"]) == ["24", "32", "40"], "image_size is there"
     for size, top1 in by_size.items():
-        assert evaluate(run.folder, split="val", device="cpu", image_size=int(size))["top1"] == pytest.approx(
+        assert evaluate(run.folder, split="val", device="cpu", image_size=int(size)).top1 == pytest.approx(
             top1
         )
 
@@ -145,7 +145,7 @@ def test_eval_at_a_size_is_the_model_asked_at_it(trained):
     with torch.inference_mode():
         images, labels, _ = val.gather(torch.arange(len(val)))
         right = torch.cat([model(image[None], size=16).logits for image in images]).argmax(-1) == labels
-    top1 = evaluate(run.folder, split="val", device="cpu", image_size=16)["top1"]
+    top1 = evaluate(run.folder, split="val", device="cpu", image_size=16).top1
     # In the run's own precision, which may be bfloat16: a picture in a hundred may change sides.
     assert top1 == pytest.approx(right.float().mean().item(), abs=0.02)
 

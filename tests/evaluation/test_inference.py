@@ -79,14 +79,14 @@ def test_eval_says_what_it_is_calibrated_to(runs):
     temperature = best_temperature(*logits_of(run, "val"))
     logits, labels = logits_of(run, "test")
     found = evaluate(run, split="test", device="cpu")
-    assert found["temperature"] == pytest.approx(temperature, rel=1e-3)
-    assert found["ece"] == pytest.approx(expected_calibration_error(logits, labels), abs=1e-4)
+    assert found.temperature == pytest.approx(temperature, rel=1e-3)
+    assert found.ece == pytest.approx(expected_calibration_error(logits, labels), abs=1e-4)
     truth = -log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean()
-    assert found["nll_calibrated"] == pytest.approx(truth, abs=1e-4)
-    assert found["nll"] == pytest.approx(found["loss"], abs=1e-4)
+    assert found.nll_calibrated == pytest.approx(truth, abs=1e-4)
+    assert found.nll == pytest.approx(found.loss, abs=1e-4)
     after = expected_calibration_error(logits / temperature, labels)
-    assert found["ece_calibrated"] == pytest.approx(after, abs=2e-3)
-    assert evaluate(runs / "all" / "0", split="test", device="cpu")["temperature"] is None
+    assert found.ece_calibrated == pytest.approx(after, abs=2e-3)
+    assert evaluate(runs / "all" / "0", split="test", device="cpu").temperature is None
 
 
 def test_eval_with_views(runs, cifarlab):
@@ -115,38 +115,38 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean, split):
     paths = [runs / "a" / "0", runs / "large" / "0", runs / "margin" / "0"]
     found = evaluate_ensemble(paths, split, "cpu", mean=mean)
     cooled, labels = [], torch.empty(0)
-    for path, row in zip(paths, found["members"], strict=True):
+    for path, row in zip(paths, found.members, strict=True):
         temperature = best_temperature(*logits_of(path, "val"))
         logits, labels = logits_of(path, split)
-        assert row["temperature"] == pytest.approx(temperature, rel=1e-3)
-        assert row["top1"] == pytest.approx(top1(logits, labels), abs=0.003)
-        assert row["val_top1"] == pytest.approx(top1(*logits_of(path, "val")), abs=0.03)
+        assert row.temperature == pytest.approx(temperature, rel=1e-3)
+        assert row.top1 == pytest.approx(top1(logits, labels), abs=0.003)
+        assert row.val_top1 == pytest.approx(top1(*logits_of(path, "val")), abs=0.03)
         cooled.append(logits / temperature)
     together = np.stack(cooled)
     together = np.log(softmax(together, axis=-1).mean(0)) if mean == "probabilities" else together.mean(0)
-    assert found["top1"] == pytest.approx(top1(together, labels), abs=0.003)
+    assert found.top1 == pytest.approx(top1(together, labels), abs=0.003)
     truth = -log_softmax(together, axis=1)[np.arange(len(labels)), labels].mean()
-    assert found["nll"] == pytest.approx(truth, abs=1e-3)
-    assert found["chosen_on_val"] == []
-    best = next(row for row in found["members"] if row["run"] == found["best_member"])
-    assert best["val_top1"] == max(row["val_top1"] for row in found["members"])
-    assert found["gain"] == pytest.approx(found["top1"] - best["top1"])
-    assert [row["image_size"] for row in found["members"]] == [32, 48, 32]
+    assert found.nll == pytest.approx(truth, abs=1e-3)
+    assert found.chosen_on_val == []
+    best = next(row for row in found.members if row.run == found.best_member)
+    assert best.val_top1 == max(row.val_top1 for row in found.members)
+    assert found.gain == pytest.approx(found.top1 - best.top1)
+    assert [row.image_size for row in found.members] == [32, 48, 32]
 
 
 def test_what_an_ensemble_costs(runs):
     paths = [runs / "a" / "0", runs / "large" / "0"]
     macs = [summary_of(path).macs for path in paths]
     found = evaluate_ensemble(paths, "val", "cpu", tta=TTA.spec("flip"))
-    assert [row["macs"] for row in found["members"]] == [2 * count for count in macs]
-    assert (found["forward_passes"], found["macs"]) == (4, 2 * sum(macs))
+    assert [row.macs for row in found.members] == [2 * count for count in macs]
+    assert (found.forward_passes, found.macs) == (4, 2 * sum(macs))
 
 
 def test_an_ensemble_of_one_is_its_member(runs):
     run = runs / "a" / "0"
     found, alone = evaluate_ensemble([run], "test", "cpu"), evaluate(run, split="test", device="cpu")
-    assert (found["top1"], found["gain"]) == (alone["top1"], 0)
-    assert found["nll"] == pytest.approx(alone["nll_calibrated"], abs=1e-5)
+    assert (found.top1, found.gain) == (alone.top1, 0)
+    assert found.nll == pytest.approx(alone.nll_calibrated, abs=1e-5)
 
 
 def test_nothing_is_chosen_on_test(runs, monkeypatch):
@@ -165,11 +165,11 @@ def test_nothing_is_chosen_on_test(runs, monkeypatch):
 
     monkeypatch.setattr("cifarlab.evaluation.ensemble.open_split", scrambled)
     on_test = evaluate_ensemble(paths, "test", "cpu", choose=True)
-    assert on_test["mean"] == on_val["mean"]
-    chosen = [row["run"] for row in on_val["members"] if row["chosen"]]
-    assert [row["run"] for row in on_test["members"] if row["chosen"]] == chosen
+    assert on_test.mean == on_val.mean
+    chosen = [row.run for row in on_val.members if row.chosen]
+    assert [row.run for row in on_test.members if row.chosen] == chosen
     assert sorted(opened) == sorted((path, "test") for path in chosen)
-    assert on_test["chosen_on_val"] == ["mean", "members"]
+    assert on_test.chosen_on_val == ["mean", "members"]
 
 
 @given(st.integers(0, 1000), st.integers(1, 6))
@@ -197,8 +197,8 @@ def test_forward_selection_stops_where_no_member_improves(seed, count):
 def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs):
     run = runs / "all" / "0"
     found = evaluate_ensemble([run, run], "test", "cpu", mean="logits")
-    assert found["top1"] == evaluate(run, split="test", device="cpu")["top1"]
-    assert found["temperature"] is found["gain"] is None
+    assert found.top1 == evaluate(run, split="test", device="cpu").top1
+    assert found.temperature is found.gain is None
     for split, options in (
         ("test", {}),
         ("val", {"mean": "logits"}),
@@ -215,6 +215,15 @@ def test_the_command_shows_each_member_and_the_cost(runs, cifarlab):
     assert "ensemble of 3" in out and "at 3.0 times its cost" in out and "optimistic" in out
     found = json.loads(cifarlab("ensemble", *paths, "--choose", "--split", "test", "--json")[1])
     assert found["pictures"] == 200 and len(found["members"]) == 3
+    assert [*found] == [
+        "split", "pictures", "members", "mean", "chosen_on_val", "tta", "top1", "top5", "loss", "nll", "ece",
+        "temperature", "nll_calibrated", "ece_calibrated", "best_member", "gain", "forward_passes", "macs",
+        "warnings",
+    ]  # fmt: skip
+    assert [*found["members"][0]] == [
+        "run", "chosen", "val_top1", "top1", "temperature", "image_size", "precision", "forward_passes",
+        "macs",
+    ]  # fmt: skip
     out = cifarlab("ensemble", *paths, "--choose", "--split", "test")[1]
     assert out.count("left out") == sum(not row["chosen"] for row in found["members"])
 
@@ -228,8 +237,8 @@ def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
     assert summary.soup.kept == 3
     for split in ("val", "test"):
         assert (
-            evaluate(soup.folder, split=split, device="cpu")["top1"]
-            == evaluate(run, split=split, device="cpu")["top1"]
+            evaluate(soup.folder, split=split, device="cpu").top1
+            == evaluate(run, split=split, device="cpu").top1
         )
 
 
@@ -269,7 +278,7 @@ def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
     for entry in entries:
         assert entry.kept == (entry.soup_val_top1 >= best)
         best = max(best, entry.soup_val_top1)
-    assert summary.val_top1 == best == evaluate(soup.folder, split="val", device="cpu")["top1"]
+    assert summary.val_top1 == best == evaluate(soup.folder, split="val", device="cpu").top1
     kept = [load_trained(entry.run).model for entry in entries if entry.kept]
     assert {entry.run for entry in entries if entry.kept} >= {str(first), str(near)}
     assert 2 <= len(kept) < 4

@@ -78,14 +78,14 @@ def test_no_figure_is_known(override):
 
 def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
     found = placed(config("as_run/resnet18_baseline"), 0.4426, "test")
-    assert found["verdict"] == "below"
-    assert found["band"] == [75.11, 78.04]
-    assert found["difference"] == pytest.approx(44.26 - 75.11)
+    assert found.verdict == "below"
+    assert found.band == [75.11, 78.04]
+    assert found.difference == pytest.approx(44.26 - 75.11)
     reasons = ["stem", "no crop", "never falls", "adamw", "same batches"]
-    positions = [next(i for i, line in enumerate(found["causes"]) if reason in line) for reason in reasons]
+    positions = [next(i for i, line in enumerate(found.causes) if reason in line) for reason in reasons]
     assert positions == sorted(positions) == list(range(5))
-    assert found["text"].startswith("30.9 points below the band of ResNet-18, [75.1, 78.0] (")
-    assert "chosen on test: optimistic; likely causes, in order: a stem" in found["text"]
+    assert found.text.startswith("30.9 points below the band of ResNet-18, [75.1, 78.0] (")
+    assert "chosen on test: optimistic; likely causes, in order: a stem" in found.text
 
 
 @pytest.mark.parametrize(
@@ -111,30 +111,30 @@ def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
 def test_each_difference_is_a_cause_by_itself(overrides, reason):
     found = placed(config("ladder/06_cifar_stem", "data.val=0", *overrides), 0.6, "test")
     if reason is None:
-        assert found["causes"] == [] and found["text"].endswith("nothing in its configuration says why")
+        assert found.causes == [] and found.text.endswith("nothing in its configuration says why")
         return
-    assert any(reason in line for line in found["causes"])
+    assert any(reason in line for line in found.causes)
     expected = 1 if "30" not in str(overrides) or len(overrides) == 1 else 2
-    assert len(found["causes"]) == expected
+    assert len(found.causes) == expected
 
 
 def test_within_and_above():
     plain = config("ladder/06_cifar_stem", "data.val=0")
-    assert placed(plain, 0.77, "test")["text"].startswith("within the band of ResNet-18, [75.1, 78.0]")
+    assert placed(plain, 0.77, "test").text.startswith("within the band of ResNet-18, [75.1, 78.0]")
     above = placed(plain, 0.79, "val")
-    assert (above["verdict"], above["causes"]) == ("above", [])
-    assert above["difference"] == pytest.approx(79 - 78.04)
-    assert "measured on validation pictures, the figures on test" in above["text"]
+    assert (above.verdict, above.causes) == ("above", [])
+    assert above.difference == pytest.approx(79 - 78.04)
+    assert "measured on validation pictures, the figures on test" in above.text
 
 
 def test_fine_tuning_without_weights_or_at_a_small_size():
     at_224 = ("model.backbone={name: deit_tiny_patch16_224}", "data.image_size=224")
     found = placed(config("ladder/06_cifar_stem", *at_224), 0.5, "test")
-    assert "no pretrained weights" in found["causes"][0]
+    assert "no pretrained weights" in found.causes[0]
     lines = {
-        size: placed(config("resnet18_pretrained_arcface_224x224", f"data.image_size={size}"), 0.5, "test")[
-            "causes"
-        ]
+        size: placed(
+            config("resnet18_pretrained_arcface_224x224", f"data.image_size={size}"), 0.5, "test"
+        ).causes
         for size in (32, 160)
     }
     assert lines[32][0].startswith("pictures seen at 32 pixels, not 224 (about 20 points in the tutorial); ")
@@ -161,8 +161,8 @@ def test_a_recipe_with_a_published_figure_is_placed_beside_it(tmp_path):
     for name in recipes:
         published = read_recipe(name).published
         assert published is not None
-        assert placed(config(name), published / 100, "test")["verdict"] == "within", name
-        below = placed(config(name), 0.61, "test")["causes"]
+        assert placed(config(name), published / 100, "test").verdict == "within", name
+        below = placed(config(name), 0.61, "test").causes
         # At 384 px in the README of the vision transformers, at 224 here, as its comment says.
         expected = ["pictures seen at 224 pixels, not 384; data.image_size=384"] if "vit" in name else []
         assert below == expected, name
@@ -174,7 +174,7 @@ def test_mixers_among_which_one_is_chosen_are_counted():
         found = augmentation(config("ladder/06_cifar_stem", mixed % p))
         assert found == {"crop", "flip", *kinds}
     found = placed(config("ladder/06_cifar_stem", "data.val=0", mixed % "1"), 0.6, "test")
-    assert found["anchor"] in ("ResNet-18 with mixup", "ResNet-18 with CutMix") and found["causes"] == []
+    assert found.anchor in ("ResNet-18 with mixup", "ResNet-18 with CutMix") and found.causes == []
 
 
 def test_a_finished_run_by_its_summary(tmp_path):
@@ -184,8 +184,8 @@ def test_a_finished_run_by_its_summary(tmp_path):
     assert place_run(run) is None
     summary = summary_values()
     run.summary_path.write_text(json.dumps(summary))
-    assert (run_placed(run)["split"], run_placed(run)["verdict"]) == ("val", "above")
+    assert (run_placed(run).split, run_placed(run).verdict) == ("val", "above")
     run.summary_path.write_text(json.dumps({**summary, "test_top1": 0.7}))
-    assert (run_placed(run)["split"], run_placed(run)["verdict"]) == ("test", "below")
+    assert (run_placed(run).split, run_placed(run).verdict) == ("test", "below")
     run.summary_path.write_text(json.dumps({**summary, "val_top1": None}))
     assert place_run(run) is None

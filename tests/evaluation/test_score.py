@@ -114,8 +114,8 @@ def test_a_run_is_scored_where_only_test_can_be_read(copied, cifarlab):
     for picture in (root / "train").rglob("*.png"):
         picture.unlink()
     found = evaluate(run, split="test", device="cpu", root=str(root))
-    assert found["pictures"] == 12 and found["temperature"] is None
-    assert "no temperature is fitted" in found["warnings"][0]
+    assert found.pictures == 12 and found.temperature is None
+    assert "no temperature is fitted" in found.warnings[0]
     # An analysis needs the training pictures: without them it opens nothing.
     status, _, err = cifarlab("analyze", run, "--split", "test", "--root", root, "--device", "cpu")
     assert status == 2 and "holds no pictures" in err
@@ -128,10 +128,9 @@ def test_a_run_is_scored_on_its_data_wherever_they_lie(copied, trained, name):
     run, root = copied[0].parents[1] / name / "0", copied[1]
     there = evaluate(run, split="test", device="cpu", root=str(trained / "pictures"))
     here = evaluate(run, split="test", device="cpu", root=str(root.rename(root.with_name("moved"))))
-    assert here["temperature"] is not None and here["warnings"] == []
-    assert {**here, "images_per_second": 0, "test_opened": 0} == {
-        **there, "images_per_second": 0, "test_opened": 0
-    }  # fmt: skip
+    assert here.temperature is not None and here.warnings == []
+    changing = {"images_per_second": 0.0, "test_opened": {}}
+    assert here.changed(**changing) == there.changed(**changing)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -147,7 +146,7 @@ def test_a_validation_part_is_not_taken_for_test_when_test_is_gone(trained, tmp_
         "data.val=6",
         "train.epochs=1",
     )
-    assert evaluate(run.folder, split=split, device="cpu")["pictures"] == (11 if split == "val" else 12)
+    assert evaluate(run.folder, split=split, device="cpu").pictures == (11 if split == "val" else 12)
     before = openings(tmp_path / "runs")
     shutil.rmtree(root / "test")
     with pytest.raises(ConfigError, match=r"val of the data set .* is not what .* was trained on"):
@@ -196,7 +195,7 @@ def test_a_path_with_dots_is_the_folder_that_it_means(copied, monkeypatch):
     evaluate("../../a/0", split="test", device="cpu", root=str(root))
     assert [entry["run"] for entry in openings(run.parents[1])] == ["a/0"]
     monkeypatch.chdir(run.with_name("1").mkdir() or run.with_name("1"))
-    assert evaluate("../0", split="test", device="cpu", root=str(root))["test_opened"] == {
+    assert evaluate("../0", split="test", device="cpu", root=str(root)).test_opened == {
         "run": 2,
         "runs": 2,
     }

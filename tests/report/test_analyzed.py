@@ -12,6 +12,7 @@ from PIL import Image
 
 from cifarlab.data.splits import Split
 from cifarlab.evaluation.analysis.analyze import analyze
+from cifarlab.evaluation.analysis.records import PictureRow
 from cifarlab.evaluation.analysis.tiles import LARGEST, TILES_SHOWN, picture_at, read_tiles, write_tiles
 from cifarlab.report import tables
 from cifarlab.report.analyses import read_analysis
@@ -30,8 +31,8 @@ def analyzed(one, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("analyzed")
     found = analyze(one, corruptions=True, near=False)
-    write_tiles(found.report, found.pictures, folder / "analysis_pictures.png")
-    write_json(folder / "analysis.json", found.report)
+    write_tiles(found.report.worth_a_look, found.pictures, folder / "analysis_pictures.png")
+    write_json(folder / "analysis.json", found.report.to_json())
     return folder
 
 
@@ -48,13 +49,12 @@ def runs(one, analyzed, tmp_path):
 
 def test_the_pictures_are_the_splits_own(one, analyzed):
     found = analyze(one, near=False)
-    counts = [len(found.report[kind]) for kind in ("hardest", "confident_errors")]
-    for kind, tiles in zip(
-        ("hardest", "confident_errors"), read_tiles(analyzed / "analysis_pictures.png", counts), strict=True
-    ):
+    kinds = found.report.worth_a_look
+    kept = read_tiles(analyzed / "analysis_pictures.png", [len(kind) for kind in kinds])
+    for kind, tiles in zip(kinds, kept, strict=True):
         assert len(tiles) == TILES_SHOWN
-        for tile, row in zip(tiles, found.report[kind], strict=False):
-            assert np.array_equal(np.asarray(tile), picture_at(found.pictures, row["position"]))
+        for tile, row in zip(tiles, kind, strict=False):
+            assert np.array_equal(np.asarray(tile), picture_at(found.pictures, row.position))
 
 
 def plain(specifications):
@@ -74,11 +74,12 @@ def test_large_pictures_are_kept_small(tmp_path):
 
     images = torch.randint(0, 256, (24, 3, 224, 224), dtype=torch.uint8)
     pictures = Split(images, torch.arange(24), torch.zeros(24, dtype=torch.int64), torch.arange(24))
-    rows = [{"position": i} for i in range(24)]
-    path = write_tiles({"hardest": rows, "confident_errors": rows[:3]}, pictures, tmp_path / "p.png")
+    known = {"label": "cat", "guess": "dog", "probability": 0.9, "probability_of_label": 0.1}
+    rows = [PictureRow(position=i, id=i, **known) for i in range(24)]
+    path = write_tiles((rows, rows[:3]), pictures, tmp_path / "p.png")
     assert [len(tiles) for tiles in read_tiles(path, [24, 3])] == [TILES_SHOWN, 3]
     # The worst case, noise: 30 names of it, as text, beside 2 MB of everything else.
-    full = write_tiles({"hardest": rows, "confident_errors": rows}, pictures, tmp_path / "q.png")
+    full = write_tiles((rows, rows), pictures, tmp_path / "q.png")
     assert read_tiles(full, [24, 24])[0][0].size == (LARGEST, LARGEST)
     assert 30 * full.stat().st_size * 4 / 3 < 5e6
 

@@ -35,7 +35,7 @@ def sealed(monkeypatch):
 def test_training_and_choosing_never_read_the_test_part(sealed, tmp_path, select):
     run, summary = train_tiny(tmp_path / "runs" / "a" / "0", f"train.select={select}")
     assert summary.test_top1 is None
-    assert evaluate(run.folder, split="val")["top1"] is not None
+    assert evaluate(run.folder, split="val").top1 is not None
     assert openings(tmp_path / "runs") == []
     with pytest.raises(AssertionError, match="test part was read"):
         evaluate(run.folder, split="test")

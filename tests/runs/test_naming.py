@@ -50,7 +50,7 @@ def test_openings_are_counted_under_one_spelling(tmp_path, cifarlab):
         arm = find_arm(spelling, runs, None)
         assert (arm.name, arm.runs[0].runs) == ("a", runs)
         record_opening(arm.runs[0], "eval", "f", 1)
-    assert evaluate(folder, split="test", device="cpu")["test_opened"] == {"run": 5, "runs": 5}
+    assert evaluate(folder, split="test", device="cpu").test_opened == {"run": 5, "runs": 5}
     assert {entry["run"] for entry in openings(runs)} == {"a/0"}
 
 

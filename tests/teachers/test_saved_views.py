@@ -39,14 +39,14 @@ def test_a_finished_run_loads_and_a_started_one_resumes(
     config = student(runs, "data.augment={crop: {}}", f"data.views={views}", "train.epochs=3")
     whole, parts = Run(tmp_path / "whole" / "0"), Run(tmp_path / "parts" / "0")
     train_run(config, whole)
-    score = evaluate(whole.folder, split="val")["top1"]
+    score = evaluate(whole.folder, split="val").top1
     with stop_at(9):
         train_run(config, parts)
     for run in (whole, parts):
         save_as_before(run)
         assert yaml.safe_load(run.config_path.read_text())["teacher"]["views"] == config.data.views
     assert load_trained(whole.folder).saved.data.views == config.data.views
-    assert evaluate(whole.folder, split="val")["top1"] == score
+    assert evaluate(whole.folder, split="val").top1 == score
     assert read_run(whole.folder, "whole").config["data"].get("views") == config.data.views
     assert train_run(config, whole) == whole.summary()  # Finished: not trained again, nor refused.
     train_run(config, parts)

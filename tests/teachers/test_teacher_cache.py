@@ -259,7 +259,7 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
     ]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     assert json.loads(whole.summary_path.read_text())["distillation"]["cache_seconds"] > 0
-    assert summary.distillation["cache_seconds"] == 0
+    assert summary.distillation.cache_seconds == 0
 
 
 def test_a_mix_that_depends_on_the_batch_is_not_kept(runs):

@@ -22,19 +22,19 @@ def test_health_is_what_it_says(runs):
     health = examine(job.teacher, job.engine, job.splits)
     model, val = load_trained(runs / "margin" / "0").model, job.splits.val
     scores = score_split(model, val, job.engine.precision, 32)
-    assert health["teacher_top1"] == pytest.approx(scores["top1"])
-    assert health["pictures"] == 100
-    (temperature,) = health["temperatures"]
+    assert health.teacher_top1 == pytest.approx(scores["top1"])
+    assert health.pictures == 100
+    (temperature,) = health.temperatures
     train = job.splits.train
     images, labels, _ = train.gather(torch.arange(len(train)))
     logits = (model(images).logits.detach() / temperature / 2).double()
     entropy = torch.distributions.Categorical(logits=logits).entropy().mean().item()
-    term = health["terms"]["distill"]
-    assert term["entropy"] == pytest.approx(entropy, rel=1e-3)
-    assert term["kl_from_uniform"] == pytest.approx(np.log(100) - entropy, rel=1e-3)
-    assert health["agreement"] == pytest.approx((logits.argmax(-1) == labels).double().mean().item())
+    term = health.terms["distill"]
+    assert term.entropy == pytest.approx(entropy, rel=1e-3)
+    assert term.kl_from_uniform == pytest.approx(np.log(100) - entropy, rel=1e-3)
+    assert health.agreement == pytest.approx((logits.argmax(-1) == labels).double().mean().item())
     norms = gradient_norms(job.teacher, job.engine)
-    assert term["gradient_ratio"] == pytest.approx(norms["distill"] / norms["cross_entropy"])
+    assert term.gradient_ratio == pytest.approx(norms["distill"] / norms["cross_entropy"])
 
 
 def test_the_norm_of_a_gradient_is_torchs(runs):
@@ -56,15 +56,15 @@ def test_a_teacher_of_another_split_is_scored_on_its_own_validation_pictures(run
     shared = prepare(student(runs, "train.seed=1", "data.split_seed=0", run="margin"))
     assert not any("validate this run" in note for note in shared.remarks.notes)
     health = [examine(job.teacher, job.engine, job.splits) for job in (own, other)]
-    assert [h["measured_on"] for h in health] == ["val", "the teacher's val"]
-    assert health[0]["teacher_top1"] == health[1]["teacher_top1"]
-    assert health[0]["temperatures"] == health[1]["temperatures"]
+    assert [h.measured_on for h in health] == ["val", "the teacher's val"]
+    assert health[0].teacher_top1 == health[1].teacher_top1
+    assert health[0].temperatures == health[1].temperatures
 
 
 def test_a_teacher_of_other_pictures_is_named(runs):
     job = prepare(student(runs, "data.dataset={train: 310}", run="margin"))
     assert any("another data set" in note for note in job.remarks.notes)
-    assert examine(job.teacher, job.engine, job.splits)["measured_on"] == "val"
+    assert examine(job.teacher, job.engine, job.splits).measured_on == "val"
 
 
 def test_the_same_pictures_kept_at_another_size_and_place_are_split_alike(tmp_path):
@@ -128,14 +128,14 @@ def test_the_tutorials_settings_are_called_nearly_empty(runs, tmp_path):
     distill = "objective={arcface: {weight: 0.3}, distill: {weight: 0.7, temperature: 4}}"
     overrides = (*head, *arcface, distill, f"teacher.run={teacher}")
     _, summary = train_tiny(tmp_path / "run" / "0", *overrides, "teacher.calibrate=false", "train.epochs=1")
-    assert 0.01 < summary.distillation["terms"]["distill"]["kl_from_uniform"] < 0.18
-    assert summary.distillation["teacher_top1"] > 0.05
+    assert 0.01 < summary.distillation.terms["distill"].kl_from_uniform < 0.18
+    assert summary.distillation.teacher_top1 > 0.05
     (warning,) = [line for line in summary.warnings if "nearly empty" in line]
     assert "say teacher.calibrate=true" in warning
     # This teacher knows little: calibrated, its answers at the same temperature still say so, with the other
     # fix.
     _, calibrated = train_tiny(tmp_path / "calibrated" / "0", *overrides, "train.epochs=1")
-    assert "lower objective.distill.temperature" in " ".join(calibrated["warnings"])
+    assert "lower objective.distill.temperature" in " ".join(calibrated.warnings)
     colder = (*overrides, "objective.distill.temperature=1", "train.epochs=1")
     _, mended = train_tiny(tmp_path / "mended" / "0", *colder)
-    assert not any("nearly empty" in line for line in mended["warnings"])
+    assert not any("nearly empty" in line for line in mended.warnings)

@@ -17,6 +17,7 @@ from cifarlab.data.splits import load_splits
 from cifarlab.engine.batches import make_batch
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
+from cifarlab.runs.teacher_report import TemperedTerm
 from cifarlab.teachers import find_teacher, missing_teachers
 from cifarlab.training.missing_teachers import train_teachers as teach
 from cifarlab.training.progress import TrainingProgress
@@ -89,16 +90,16 @@ def test_a_student_with_a_margin_head_learns_from_each_kind_of_teacher(runs, tmp
             "objective.distill={weight: 0.5}",
             f"teacher.run={runs / name / '0'}",
         )
-        assert summary.distillation["terms"]["distill"]["gradient_ratio"] > 0
+        assert summary.distillation.terms["distill"].gradient_ratio > 0
 
 
 @pytest.mark.parametrize("loss", ["distill", "dkd", "rkd"])
 def test_each_loss_trains_end_to_end(runs, tmp_path, loss):
     overrides = (f"objective={{{loss}: {{weight: 0.1}}}}", f"teacher.run={runs / 'linear' / '0'}")
     _, summary = train_tiny(tmp_path / "run" / "0", *overrides)
-    term = summary.distillation["terms"][loss]
-    assert term["gradient_norm"] > 0
-    assert ("entropy" in term) == (loss != "rkd")
+    term = summary.distillation.terms[loss]
+    assert term.gradient_norm > 0
+    assert isinstance(term, TemperedTerm) == (loss != "rkd")
 
 
 def test_feature_maps_are_compared_end_to_end(tmp_path):
@@ -106,7 +107,7 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
     train_tiny(tmp_path / "teacher" / "0", *short, "model.backbone=resnet20", "data.image_size=40")
     hints = ("objective={fitnet: {weight: 100}}", f"teacher.run={tmp_path / 'teacher' / '0'}")
     run, summary = train_tiny(tmp_path / "student" / "0", *short, *hints, "model.backbone=resnet8x4")
-    assert summary.distillation["terms"]["fitnet"]["gradient_norm"] > 0
+    assert summary.distillation.terms["fitnet"].gradient_norm > 0
     assert summary.parameters == 1_233_540
     saved = checkpoints.load_checkpoint(run.last_path, ("engine",))["engine"]["objective"]
     assert saved["loss_fitnet.regressor.0.weight"].shape == (32, 128, 1, 1)

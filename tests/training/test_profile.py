@@ -18,28 +18,28 @@ def _small_matrices(monkeypatch):
 
 def test_the_parts_of_a_step_are_those_that_the_recipe_has():
     plain = profile(tiny_config("train.grad_clip=null"), steps=1)
-    assert [*plain["parts"]] == ["batch", "forward", "loss", "sums", "backward", "optimizer", "other"]
+    assert [*plain.parts] == ["batch", "forward", "loss", "sums", "backward", "optimizer", "other"]
     more = profile(tiny_config("train.grad_clip=5", "train.average=ema"), steps=1)
-    assert [*more["parts"]] == [*(part for part in STEP_PARTS if part != "teacher"), "other"]
-    assert all(seconds > 0 for part, seconds in more["parts"].items() if part != "other")
+    assert [*more.parts] == [*(part for part in STEP_PARTS if part != "teacher"), "other"]
+    assert all(seconds > 0 for part, seconds in more.parts.items() if part != "other")
 
 
 def test_a_teacher_is_a_part(tmp_path):
     teacher, _ = train_tiny(tmp_path / "teacher" / "0", "train.epochs=1")
     config = tiny_config(f"teacher={{run: {teacher.folder}, cache: false}}", "objective.distill={}")
-    assert "teacher" in profile(config, steps=1)["parts"]
+    assert "teacher" in profile(config, steps=1).parts
 
 
 def test_figures_follow_from_one_another():
     found = profile(tiny_config("train.epochs=7"), steps=2)
-    assert found["pictures"] == 32 and found["steps"] == 2 and found["epochs"] == 7
-    assert found["images_per_second"] == pytest.approx(32 / found["step"])
+    assert found.pictures == 32 and found.steps == 2 and found.epochs == 7
+    assert found.images_per_second == pytest.approx(32 / found.step)
     # 200 pictures of 300: 100 validate.
-    assert found["epoch"]["training"] == pytest.approx(200 / 32 * found["step"])
-    assert found["run"] == pytest.approx(7 * sum(found["epoch"].values()))
-    assert found["floor"] == pytest.approx(found["flops"] / found["peak_flops_per_second"])
-    assert found["epoch"]["evaluation"] > 0 and found["epoch"]["checkpoint"] > 0
-    assert found["writing"] > 0
+    assert found.epoch.training == pytest.approx(200 / 32 * found.step)
+    assert found.run == pytest.approx(7 * sum(found.epoch.to_json().values()))
+    assert found.floor == pytest.approx(found.flops / found.peak_flops_per_second)
+    assert found.epoch.evaluation > 0 and found.epoch.checkpoint > 0
+    assert found.writing > 0
 
 
 def test_the_arithmetic_of_a_step_is_three_times_that_of_its_forward():
@@ -75,7 +75,12 @@ def test_the_command_prints_json_and_leaves_no_run(tmp_path, cifarlab, monkeypat
     monkeypatch.chdir(tmp_path)
     status, out, err = cifarlab("profile", "demo", *TINY, "--steps", 1, "--json")
     assert status == 0, err
-    assert {"parts", "epoch", "hardware", "precision"} <= json.loads(out).keys()
+    found = json.loads(out)
+    assert [*found] == [
+        "hardware", "precision", "pictures", "steps", "step", "parts", "images_per_second", "flops",
+        "peak_flops_per_second", "floor", "epoch", "writing", "epochs", "run",
+    ]  # fmt: skip
+    assert [*found["epoch"]] == ["training", "evaluation", "checkpoint"]
     assert not [*tmp_path.iterdir()]
 
 
@@ -105,4 +110,4 @@ def test_kept_activations_are_not_counted(tmp_path, monkeypatch):
     probe = ("model.freeze=backbone", "data.augment={crop: null, flip: null}", "train.precision=float32")
     found = profile(tiny_config(*probe), steps=1)
     # 16 features to 100 classes, forward, and back to the weights.
-    assert found["flops"] == 2 * 2 * 16 * 100 * 32
+    assert found.flops == 2 * 2 * 16 * 100 * 32

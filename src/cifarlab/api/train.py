@@ -39,7 +39,7 @@ def train(
         show_progress: Print what the command line prints.
 
     Returns:
-        The finished run. `load` and `predict` take it as they take a folder.
+        The finished run. `evaluate`, `load` and `predict` take it as they take a folder.
 
     Raises:
         ConfigError: If an option is wrong, or the folder holds a run of another configuration.
@@ -49,7 +49,7 @@ def train(
 
     Example:
         >>> run = cifarlab.train("demo", {"train.epochs": 2})
-        >>> run.summary()["epochs"]
+        >>> run.summary().epochs
         2
     """
     texts = override_texts(overrides)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifarlab.commands.shared import AsJson, Imports, RunFolder, Scored, app, refuse_place
+
+if TYPE_CHECKING:
+    from cifarlab.evaluation.analysis.records import AnalysisFile
 
 
 @app.command()
@@ -47,49 +50,48 @@ def analyze(
     found = analyze_run(
         run, split, corruptions=corruptions, near=near, device=device, root=root, imports=imports or ()
     )
-    write_tiles(found.report, found.pictures, pictures_path(file))
-    write_json(file, found.report)
+    write_tiles(found.report.worth_a_look, found.pictures, pictures_path(file))
+    write_json(file, found.report.to_json())
     page = write_analysis_page(found.report, found.pictures, file.with_suffix(".png"))
     if as_json:
-        print(json.dumps({**found.report, "page": str(page.resolve())}, indent=2))
+        print(json.dumps({**found.report.to_json(), "page": str(page.resolve())}, indent=2))
         return
-    for line in found.report["warnings"]:
+    for line in found.report.warnings:
         print(f"warning: {line}", file=sys.stderr)
     for line in _findings(found.report):
         print(line)
     print(page.resolve())
 
 
-def _findings(report: dict[str, Any]) -> list[str]:
-    remark = f" ({report['remark']})" if report["remark"] else ""
-    after = report["after_temperature"]
-    temperatures = " and ".join(f"{value:.2f}" for value in report["temperatures"])
+def _findings(report: AnalysisFile) -> list[str]:
+    remark = f" ({report.remark})" if report.remark else ""
+    after = report.after_temperature
+    temperatures = " and ".join(f"{value:.2f}" for value in report.temperatures)
     lines = [
-        f"{report['run']} on {report['split']}: top-1 {report['top1']:.2%}{remark}, "
-        f"top-5 {report['top5']:.2%}, {report['pictures']:,} pictures; "
-        f"on as many of train {report['train_top1']:.2%}, a gap of {100 * report['gap']:.1f} points",
-        f"NLL {report['nll']:.3f}, calibration error {report['ece']:.1%}; after temperature scaling "
-        f"({temperatures}) {after['nll']:.3f}, {after['ece']:.1%}",
+        f"{report.run} on {report.split}: top-1 {report.top1:.2%}{remark}, "
+        f"top-5 {report.top5:.2%}, {report.pictures:,} pictures; "
+        f"on as many of train {report.train_top1:.2%}, a gap of {100 * report.gap:.1f} points",
+        f"NLL {report.nll:.3f}, calibration error {report.ece:.1%}; after temperature scaling "
+        f"({temperatures}) {after.nll:.3f}, {after.ece:.1%}",
     ]
-    if "superclass_top1" in report:
-        lines.append(f"right superclass: {report['superclass_top1']:.2%}")
-    by_class = [(name, value) for name, value in report["by_class"].items() if value is not None]
+    if report.superclass_top1 is not None:
+        lines.append(f"right superclass: {report.superclass_top1:.2%}")
+    by_class = [(name, value) for name, value in report.by_class.items() if value is not None]
     worst = ", ".join(f"{name} {value:.0%}" for name, value in by_class[:3])
     best = ", ".join(f"{name} {value:.0%}" for name, value in by_class[-3:])
     lines.append(f"classes: lowest {worst}; highest {best}")
-    if report["most_confused"]:
-        common = [f"{row['label']} for {row['guess']} ({row['count']})" for row in report["most_confused"]]
+    if report.most_confused:
+        common = [f"{each.label} for {each.guess} ({each.count})" for each in report.most_confused]
         lines.append(f"commonest errors, what for what: {', '.join(common[:3])}")
-    if "without_near_duplicates" in report:
-        known = report["without_near_duplicates"]
-        line = f"{known['near_duplicates']:,} pictures are, exactly or nearly, among the training pictures"
-        if known["near_duplicates"] and known["top1"] is not None:
-            line += f": top-1 {known['top1_on_near_duplicates']:.2%} on them, {known['top1']:.2%} without"
+    if (known := report.without_near_duplicates) is not None:
+        line = f"{known.near_duplicates:,} pictures are, exactly or nearly, among the training pictures"
+        if known.near_duplicates and known.top1 is not None:
+            line += f": top-1 {known.top1_on_near_duplicates:.2%} on them, {known.top1:.2%} without"
         lines.append(line)
-    if "corruptions" in report:
-        kinds = [(kind, values) for kind, values in report["corruptions"].items() if kind != "mean"]
+    if (mean := report.corrupted_top1) is not None:
+        kinds = report.by_corruption.items()
         said = ", ".join(f"{kind} {sum(values) / len(values):.1%}" for kind, values in kinds)
-        lines.append(f"corrupted: {report['corruptions']['mean']:.1%} (means over severities: {said})")
-    if report["anchor"]:
-        lines.append(report["anchor"]["text"])
+        lines.append(f"corrupted: {mean:.1%} (means over severities: {said})")
+    if report.anchor:
+        lines.append(report.anchor.text)
     return lines

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifarlab.commands.shared import AsJson, Imports, app, refuse_place
+
+if TYPE_CHECKING:
+    from cifarlab.evaluation.audit.report import AuditReport, SuspectLabels
 
 # Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
 WEAK = 0.6
@@ -46,10 +49,10 @@ def audit(
     data, runs = data_and_runs(what or ["cifar100"], root, device, imports or ())
     found = audit_data(data, runs, near=near)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "audit.json", found.report)
+    write_json(out / "audit.json", found.report.to_json())
     sheet = write_audit_sheet(found, out / "audit.png")
     if as_json:
-        print(json.dumps({**found.report, "sheet": str(sheet.resolve())}, indent=2))
+        print(json.dumps({**found.report.to_json(), "sheet": str(sheet.resolve())}, indent=2))
         return
     for pictures in found.parts.values():
         for line in pictures.warnings:
@@ -59,40 +62,40 @@ def audit(
     print(sheet.resolve())
 
 
-def _lines(report: dict[str, Any]) -> list[str]:
-    parts = list(report["pictures"])
+def _lines(report: AuditReport) -> list[str]:
+    parts, near = list(report.pictures), report.near
     lines = []
     for part in parts:
-        balance = report["class_balance"][part]
-        (small, least), (large, most) = balance["smallest"], balance["largest"]
+        balance = report.class_balance[part]
+        (small, least), (large, most) = balance.smallest, balance.largest
         sizes = f"{least:,} each" if least == most else f"{least:,} ({small}) to {most:,} ({large})"
-        line = f"{part}: {report['pictures'][part]:,} pictures, {len(balance['counts'])} classes of {sizes}; "
-        line += f"{report[f'duplicates_in_{part}']:,} surplus exact duplicates"
-        if f"near_duplicates_in_{part}" in report:
-            line += f", {report[f'near_duplicates_in_{part}']:,} with a near duplicate"
-        lines.append(line)
+        line = f"{part}: {report.pictures[part]:,} pictures, {len(balance.counts)} classes of {sizes}; "
+        line += f"{report.exact.surplus[part]:,} surplus exact duplicates"
+        lines.append(line + (f", {near.pictures[part, part]:,} with a near duplicate" if near else ""))
     for theirs in parts:
         for ours in parts[parts.index(theirs) + 1 :]:
-            key = f"{ours}_in_{theirs}"
-            line = f"{ours} in {theirs}: {report[key]:,} pictures exactly "
-            line += f"({report[f'{key}_same_label']:,} with the same label)"
-            lines.append(line + (f", {report[f'near_{key}']:,} nearly" if f"near_{key}" in report else ""))
-    if "near_threshold" in report:
+            shared = report.exact.shared[ours, theirs]
+            line = f"{ours} in {theirs}: {shared.pictures:,} pictures exactly "
+            line += f"({shared.same_label:,} with the same label)"
+            lines.append(line + (f", {near.pictures[ours, theirs]:,} nearly" if near else ""))
+    if near:
         lines.append(
-            f"nearly: the pictures' detail correlates by {report['near_threshold']} or more, flipped or "
+            f"nearly: the pictures' detail correlates by {near.threshold} or more, flipped or "
             "shifted by one of 32 pixels (by two where the picture is smooth)"
         )
-    if "suspects" in report:
-        lines.append(
-            f"suspect labels: {len(report['suspects']):,} of {report['suspects_among']:,} training pictures "
-            f"that a run was not trained on; it puts {report['suspects_accuracy']:.0%} of them where "
-            "they are labelled"
-        )
-        if report["suspects_accuracy"] < WEAK:
-            lines.append("  most of these are the runs' errors, not the labels'; name more accurate runs")
-        lines += [
-            f"  train {row['picture'][1]}: {row['label']} ({row['probability_of_label']:.0%}), or "
-            f"{row['suggested']} ({row['probability_of_suggested']:.0%})?"
-            for row in report["suspects"][:10]
-        ]
-    return lines
+    return lines + (_suspect_lines(report.suspected) if report.suspected else [])
+
+
+def _suspect_lines(found: SuspectLabels) -> list[str]:
+    lines = [
+        f"suspect labels: {len(found.suspects):,} of {found.suspects_among:,} training pictures "
+        f"that a run was not trained on; it puts {found.suspects_accuracy:.0%} of them where "
+        "they are labelled"
+    ]
+    if found.suspects_accuracy < WEAK:
+        lines.append("  most of these are the runs' errors, not the labels'; name more accurate runs")
+    return lines + [
+        f"  train {row.picture[1]}: {row.label} ({row.probability_of_label:.0%}), or "
+        f"{row.suggested} ({row.probability_of_suggested:.0%})?"
+        for row in found.suspects[:10]
+    ]

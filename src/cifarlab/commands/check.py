@@ -33,7 +33,7 @@ def check(
     config = resolve(found, overrides or ())
     diagnosis = diagnose(config, deep, runs, say=lambda line: print(line, file=sys.stderr))
     if as_json:
-        print(json.dumps(diagnosis.record(), indent=2))
+        print(json.dumps(diagnosis.record().to_json(), indent=2))
     else:
         for finding in diagnosis.findings:
             print(f"{finding.severity} {finding.id}: {finding.reason}\n    {finding.fix}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from cifarlab.commands.shared import (
     print_table,
     print_warnings,
 )
+
+if TYPE_CHECKING:
+    from cifarlab.evaluation.ensemble import EnsembleMember, EnsembleScores
 
 
 @app.command()
@@ -50,35 +53,33 @@ def ensemble(
     augmented = parse(tta) if tta is not None else None
     found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented, imports or ())
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.to_json(), indent=2))
         return
-    print_warnings(found["warnings"])
+    print_warnings(found.warnings)
     _print_ensemble(found)
 
 
-def _print_ensemble(found: dict[str, Any]) -> None:
-    split = found["split"]
+def _print_ensemble(found: EnsembleScores) -> None:
+    split = found.split
     rows = [
-        (
-            row["run"],
-            f"{row['top1']:.2%}" if row["chosen"] else f"left out ({row['val_top1']:.2%} on val)",
-            str(row["forward_passes"]),
-            f"{row['macs'] / 1e6:,.1f}",
-        )
-        for row in found["members"]
+        (row.run, _top1_cell(row), str(row.forward_passes), f"{row.macs / 1e6:,.1f}") for row in found.members
     ]
-    count = sum(row["chosen"] for row in found["members"])
-    name = f"ensemble of {count}, mean of {found['mean']}"
-    rows.append((name, f"{found['top1']:.2%}", str(found["forward_passes"]), f"{found['macs'] / 1e6:,.1f}"))
+    count = sum(row.chosen for row in found.members)
+    name = f"ensemble of {count}, mean of {found.mean}"
+    rows.append((name, f"{found.top1:.2%}", str(found.forward_passes), f"{found.macs / 1e6:,.1f}"))
     print_table(("run", f"top-1 on {split}", "passes", "million MACs a picture"), rows)
-    best = next((row for row in found["members"] if row["run"] == found["best_member"]), None)
-    if best is not None:
-        cost = found["macs"] / best["macs"]
+    best = next((row for row in found.members if row.run == found.best_member), None)
+    if best is not None and found.gain is not None:
+        cost = found.macs / best.macs
         print(
-            f"{100 * found['gain']:+.2f} points over {best['run']}, the best on val, at {cost:.1f} times its "
-            f"cost ({found['pictures']:,} pictures)"
+            f"{100 * found.gain:+.2f} points over {best.run}, the best on val, at {cost:.1f} times its "
+            f"cost ({found.pictures:,} pictures)"
         )
     print(calibration_line(found))
-    if found["chosen_on_val"]:
+    if found.chosen_on_val:
         also = "; these are the same pictures: optimistic" if split == "val" else ""
-        print(f"chosen on val: {' and '.join(found['chosen_on_val'])}{also}")
+        print(f"chosen on val: {' and '.join(found.chosen_on_val)}{also}")
+
+
+def _top1_cell(row: EnsembleMember) -> str:
+    return f"{row.top1:.2%}" if row.chosen else f"left out ({row.val_top1:.2%} on val)"

@@ -46,43 +46,40 @@ def evaluate(
     A test score is also written to the run's summary.
     """
     from cifarlab.evaluation.score import evaluate
-    from cifarlab.evaluation.tta import parse
 
     refuse_idle_mean(mean, tta)
-    augmented = parse(tta) if tta is not None else None
     scores = evaluate(
         run,
         split=split,
         device=device,
         root=root,
         image_size=image_size,
-        tta=augmented,
+        tta=tta,
         mean=mean or "logits",
         imports=imports or (),
     )
     if as_json:
-        print(json.dumps(scores, indent=2))
+        print(json.dumps(scores.to_json(), indent=2))
         return
-    for line in scores["warnings"]:
+    for line in scores.warnings:
         print(f"warning: {line}", file=sys.stderr)
     print(
-        f"{run} on {split}: top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, "
-        f"loss {scores['loss']:.3f} ({scores['pictures']:,} pictures){scores['remark']}"
+        f"{run} on {split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%}, "
+        f"loss {scores.loss:.3f} ({scores.pictures:,} pictures){scores.remark}"
     )
     print(calibration_line(scores))
-    if (other := scores["tta"]) is not None:
-        passes = other["forward_passes"]
+    if (other := scores.tta) is not None:
         print(
-            f"with {tta}: top-1 {other['top1']:.2%} ({100 * (other['top1'] - scores['top1']):+.2f} points), "
-            f"top-5 {other['top5']:.2%}, loss {other['loss']:.3f}; {passes} forward passes a picture, "
-            f"{other['images_per_second']:,.0f} img/s instead of {scores['images_per_second']:,.0f}"
+            f"with {tta}: top-1 {other.top1:.2%} ({100 * (other.top1 - scores.top1):+.2f} points), "
+            f"top-5 {other.top5:.2%}, loss {other.loss:.3f}; {other.forward_passes} forward passes a "
+            f"picture, {other.images_per_second:,.0f} img/s instead of {scores.images_per_second:,.0f}"
         )
         print(calibration_line(other))
     if split == "test":
-        opened = scores["test_opened"]
+        opened = scores.test_opened
         print(
             f"the test set has been opened {opened['run']:,} x for this run, "
             f"{opened['runs']:,} x for all runs beside it"
         )
-    if split == "test" and not scores["written"]:
-        print(f"not written to a summary: {scores['not_written']}")
+    if split == "test" and not scores.written:
+        print(f"not written to a summary: {scores.not_written}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app, print_table, refuse_place
+
+if TYPE_CHECKING:
+    from cifarlab.training.profile import Profile
 
 
 @app.command()
@@ -37,35 +40,36 @@ def profile(
     found = read_recipe(recipe)
     result = profile_recipe(resolve(found, overrides or ()), steps, trace, runs)
     if as_json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result.to_json(), indent=2))
         return
     _print(found.name, result)
     if trace is not None:
         print(trace.resolve())
 
 
-def _print(name: str, found: dict[str, Any]) -> None:
+def _print(name: str, found: Profile) -> None:
     from cifarlab.training.progress import duration
 
-    hardware, step = found["hardware"], found["step"]
+    hardware, step = found.hardware, found.step
     machine = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} threads"
     print(
-        f"{name} on {machine}, {found['precision']}: {found['images_per_second']:,.0f} img/s, "
-        f"{1000 * step:.1f} ms for a step of {found['pictures']} pictures (median of {found['steps']})"
+        f"{name} on {machine}, {found.precision}: {found.images_per_second:,.0f} img/s, "
+        f"{1000 * step:.1f} ms for a step of {found.pictures} pictures (median of {found.steps})"
     )
-    parts = sum(found["parts"].values())
+    parts = sum(found.parts.values())
     rows = [
-        (part, f"{1000 * seconds:.2f}", f"{seconds / parts:.1%}") for part, seconds in found["parts"].items()
+        (part, f"{1000 * seconds:.2f}", f"{seconds / parts:.1%}") for part, seconds in found.parts.items()
     ]
     print_table(("part of a step", "ms", "share"), rows, numbers=("ms", "share"))
-    epoch = sum(found["epoch"].values())
-    rows = [(part, f"{seconds:.2f}", f"{seconds / epoch:.1%}") for part, seconds in found["epoch"].items()]
+    epoch: dict[str, float] = found.epoch.to_json()
+    whole = sum(epoch.values())
+    rows = [(part, f"{seconds:.2f}", f"{seconds / whole:.1%}") for part, seconds in epoch.items()]
     print_table(("part of an epoch", "s", "share"), rows, numbers=("s", "share"))
     print(
-        f"Its matrix products and convolutions, {found['flops'] / 1e9:,.1f} GFLOP a step, take "
-        f"{1000 * found['floor']:.1f} ms at the rate of large matrices here, "
-        f"{found['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s: the step reaches {found['floor'] / step:.0%} "
+        f"Its matrix products and convolutions, {found.flops / 1e9:,.1f} GFLOP a step, take "
+        f"{1000 * found.floor:.1f} ms at the rate of large matrices here, "
+        f"{found.peak_flops_per_second / 1e9:,.0f} GFLOP/s: the step reaches {found.floor / step:.0%} "
         "of that."
     )
-    print(f"Writing the checkpoint takes {found['writing']:.2f} s, beside the training that follows.")
-    print(f"{found['epochs']} epochs: {duration(found['run'])}")
+    print(f"Writing the checkpoint takes {found.writing:.2f} s, beside the training that follows.")
+    print(f"{found.epochs} epochs: {duration(found.run)}")

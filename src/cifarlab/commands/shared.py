@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cifarlab.config.describe import Option
+    from cifarlab.evaluation.score_records import Calibrated
     from cifarlab.experiments.records import Comparison, ComparisonRow
 
 app = typer.Typer(
@@ -101,14 +102,14 @@ def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
         raise ConfigError(f"--mean {mean}: of which views? Say, e.g., --tta flip")
 
 
-def calibration_line(scores: dict[str, Any]) -> str:
+def calibration_line(scores: Calibrated) -> str:
     """How well what was scored knows itself, as it is and at the temperature fitted on validation."""
-    line = f"  calibration error {scores['ece']:.2%}, NLL {scores['nll']:.3f}"
-    if scores["temperature"] is None:
+    line = f"  calibration error {scores.ece:.2%}, NLL {scores.nll:.3f}"
+    if scores.temperature is None:
         return f"{line}; no temperature, for want of validation pictures"
     return (
-        f"{line}; at temperature {scores['temperature']:.3g} (fitted on val) "
-        f"{scores['ece_calibrated']:.2%}, {scores['nll_calibrated']:.3f}"
+        f"{line}; at temperature {scores.temperature:.3g} (fitted on val) "
+        f"{scores.ece_calibrated:.2%}, {scores.nll_calibrated:.3f}"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cifarlab.core.records import Record
 from cifarlab.core.registry import FORGETTERS
 
 Severity = Literal["error", "warning", "note"]
@@ -18,8 +19,7 @@ Reasons = Iterable[str | tuple[str, str]]
 FINDING_LEVELS: tuple[Severity, ...] = ("error", "warning", "note")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """A problem of a recipe.
 
     Attributes:
@@ -65,7 +65,7 @@ class Check:
     def findings(self, subject: Any) -> list[Finding]:
         """Apply the check to a `Planned` (static) or a `Probe` (batch, deep)."""
         pairs = [(said, self.fix) if isinstance(said, str) else said for said in self.look(subject)]
-        return [Finding(self.id, self.severity, reason, fix) for reason, fix in pairs]
+        return [Finding(id=self.id, severity=self.severity, reason=reason, fix=fix) for reason, fix in pairs]
 
 
 CHECKS: dict[str, Check] = {}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cifarlab.config import Config, build_config
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.records import Record
 from cifarlab.data.cifar import CIFAR10, CIFAR100
 from cifarlab.data.download import is_at_hand
 from cifarlab.doctor.check_registry import Finding, by_severity, run_checks
@@ -27,6 +27,16 @@ _ARCHIVES = {"cifar100": CIFAR100, "cifar10": CIFAR10}
 _DRAWN = 1000
 
 
+class DiagnosisRecord(Record):
+    """What `cifarlab check --json` prints; no minutes, memory and device where no steps could be timed."""
+
+    findings: list[Finding]
+    minutes: float | None
+    peak_memory_bytes: int | None
+    device: str | None
+    left_out: list[str]
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """findings: errors first. left_out: a line for each thing that could not be looked at."""
@@ -39,12 +49,15 @@ class Diagnosis:
     def has_errors(self) -> bool:
         return any(finding.severity == "error" for finding in self.findings)
 
-    def record(self) -> dict[str, Any]:
-        """Plain data: findings, minutes, peak_memory_bytes, device, left_out."""
-        took = self.estimate.record() if self.estimate else dict.fromkeys(CostEstimate.__dataclass_fields__)
-        return {
-            "findings": [asdict(finding) for finding in self.findings], **took, "left_out": [*self.left_out]
-        }  # fmt: skip
+    def record(self) -> DiagnosisRecord:
+        takes = self.estimate
+        return DiagnosisRecord(
+            findings=[*self.findings],
+            minutes=takes.minutes if takes else None,
+            peak_memory_bytes=takes.peak_memory_bytes if takes else None,
+            device=takes.device if takes else None,
+            left_out=[*self.left_out],
+        )
 
 
 def diagnose(

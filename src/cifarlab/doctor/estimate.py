@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import torch
 
@@ -35,9 +34,6 @@ class CostEstimate:
     minutes: float
     peak_memory_bytes: int
     device: str
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
     def __str__(self) -> str:
         memory = f"{self.peak_memory_bytes / 2**30:.1f} GiB on {self.device}"

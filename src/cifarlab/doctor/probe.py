@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from cifarlab.core.batch import Batch, Output
 from cifarlab.data.splits import Split
 from cifarlab.doctor.plan_facts import Planned
 from cifarlab.engine.batches import make_batch, view_epoch
+from cifarlab.runs.teacher_report import TeacherReport
 from cifarlab.teachers import examine
 from cifarlab.training.setup import Job
 
@@ -96,7 +96,7 @@ class Probe:
         return Pass(batch, output, losses["total"].item(), tuple(named), gradients, kept)
 
     @cached_property
-    def health(self) -> dict[str, Any] | None:
+    def health(self) -> TeacherReport | None:
         """What the teacher has to say, measured; None without one."""
         job = self.job
         return examine(job.teacher, job.engine, job.splits) if job.teacher is not None else None

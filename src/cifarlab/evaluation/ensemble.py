@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.records import Record
 from cifarlab.core.registry import Spec
 from cifarlab.data.placement import left_on_host, place_split
 from cifarlab.data.splits import Split
-from cifarlab.engine.calibration import best_temperature, calibration
+from cifarlab.engine.calibration import best_temperature
 from cifarlab.engine.scoring import collect_outputs, scores
 from cifarlab.evaluation.members import load_members, optimism_warnings
+from cifarlab.evaluation.score_records import Augmentation, measure
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.evaluation.tta import MEANS, Augmented, mean_called
 from cifarlab.models.classifier import Classifier
@@ -42,6 +43,63 @@ class Choice:
     best: int | None = None
 
 
+class EnsembleMember(Record):
+    """One run that an ensemble was offered.
+
+    Attributes:
+        run: Its path, as it was given.
+        chosen: Whether it answers.
+        val_top1: Its accuracy on validation; None where no pictures were held out.
+        top1: On the pictures that are scored; None for one that was not asked.
+        temperature: What its logits are divided by.
+        image_size: Pixels a side that it sees.
+        precision: The arithmetic in which it answers.
+        forward_passes: A picture's, as `macs`, the multiply-adds of the model as written.
+    """
+
+    run: str
+    chosen: bool
+    val_top1: float | None
+    top1: float | None
+    temperature: float
+    image_size: int
+    precision: str
+    forward_passes: int
+    macs: int
+
+
+class EnsembleScores(Record):
+    """The scores of an ensemble; those of the mean are named as in `Scores`.
+
+    Attributes:
+        mean: Of what, one of `tta.MEANS`.
+        chosen_on_val: What was chosen on validation: mean, members.
+        best_member: The run that is best on validation; None where no pictures were held out.
+        gain: Accuracy over that run's.
+        forward_passes: Those of the chosen members together, as `macs`.
+    """
+
+    split: str
+    pictures: int
+    members: list[EnsembleMember]
+    mean: str
+    chosen_on_val: list[str]
+    tta: Augmentation | None
+    top1: float
+    top5: float
+    loss: float
+    nll: float
+    ece: float
+    temperature: float | None
+    nll_calibrated: float | None
+    ece_calibrated: float | None
+    best_member: str | None
+    gain: float | None
+    forward_passes: int
+    macs: int
+    warnings: list[str]
+
+
 def evaluate_ensemble(
     runs: Sequence[Path | str],
     split: str,
@@ -51,7 +109,7 @@ def evaluate_ensemble(
     choose: bool = False,
     tta: Spec | None = None,
     imports: Sequence[Path | str] = (),
-) -> dict[str, Any]:
+) -> EnsembleScores:
     """Score the mean of several runs' answers on `val` or `test`, beside its members and its cost.
 
     Each run's logits are first divided by the temperature that fits them to validation: their scales may
@@ -83,23 +141,23 @@ def evaluate_ensemble(
         answers = _answers(asked, pictures, tta, [choice.temperatures[i] for i in choice.members])
     together = mean_called(choice.mean)(answers)
     alone = dict(zip(choice.members, (_top1(logits, pictures.labels) for logits in answers), strict=True))
-    found = scores(together, pictures.labels)
+    found = measure(together, pictures.labels, choice.temperature)
     rows = [_row(i, member, choice, alone.get(i), tta) for i, member in enumerate(members)]
     best = choice.best
-    return {
-        "split": split,
-        "pictures": len(pictures),
-        "members": rows,
-        "mean": choice.mean,
-        "chosen_on_val": [what for what, is_so in (("mean", len(means) > 1), ("members", choose)) if is_so],
-        "tta": tta.dump() if tta is not None else None,
+    return EnsembleScores(
+        split=split,
+        pictures=len(pictures),
+        members=rows,
+        mean=choice.mean,
+        chosen_on_val=[what for what, is_so in (("mean", len(means) > 1), ("members", choose)) if is_so],
+        tta=Augmentation.model_validate(tta.dump()) if tta is not None else None,
         **found,
-        **calibration(together, pictures.labels, choice.temperature),
-        "best_member": members[best].path if best is not None else None,
-        "gain": found["top1"] - rows[best]["top1"] if best is not None else None,
-        **{key: sum(rows[i][key] for i in choice.members) for key in ("forward_passes", "macs")},
-        "warnings": [*warnings, *left_on_host(pictures)],
-    }
+        best_member=members[best].path if best is not None else None,
+        gain=found["top1"] - alone[best] if best is not None else None,
+        forward_passes=sum(rows[i].forward_passes for i in choice.members),
+        macs=sum(rows[i].macs for i in choice.members),
+        warnings=[*warnings, *left_on_host(pictures)],
+    )
 
 
 def _decide(
@@ -167,28 +225,29 @@ def _divided(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
     return logits / torch.tensor(temperatures, device=logits.device)[:, None, None]
 
 
-def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec | None) -> dict[str, Any]:
-    """top1: on the pictures that are scored; None for one that was not asked."""
-    return {
-        "run": member.path,
-        "chosen": i in choice.members,
-        "val_top1": choice.val_top1[i] if choice.val_top1 is not None else None,
-        "top1": top1,
-        "temperature": choice.temperatures[i],
-        "image_size": member.image_size,
-        "precision": str(member.precision),
-        **_cost(member, tta),
-    }
+def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec | None) -> EnsembleMember:
+    passes, macs = _cost(member, tta)
+    return EnsembleMember(
+        run=member.path,
+        chosen=i in choice.members,
+        val_top1=choice.val_top1[i] if choice.val_top1 is not None else None,
+        top1=top1,
+        temperature=choice.temperatures[i],
+        image_size=member.image_size,
+        precision=str(member.precision),
+        forward_passes=passes,
+        macs=macs,
+    )
 
 
-def _cost(member: Member, tta: Spec | None) -> dict[str, int]:
+def _cost(member: Member, tta: Spec | None) -> tuple[int, int]:
     """Forward passes and multiply-adds a picture, of the model as written."""
     trained, size = member.trained, member.image_size
     written = unloaded(trained.saved.model, trained.saved.image_size, trained.model.classes)
     if tta is None:
-        return {"forward_passes": 1, "macs": count_macs(written, size)}
+        return 1, count_macs(written, size)
     augmented = _augmented(member, written, tta)
-    return {"forward_passes": augmented.passes, "macs": count_macs(augmented, size)}
+    return augmented.passes, count_macs(augmented, size)
 
 
 def _augmented(member: Member, model: Classifier, tta: Spec) -> Augmented:

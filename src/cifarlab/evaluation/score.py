@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.core.device import Precision
+from cifarlab.core.errors import ConfigError, Failure, unknown
 from cifarlab.core.registry import Spec
 from cifarlab.data.placement import left_on_host, place_split
-from cifarlab.engine.calibration import best_temperature, calibration
-from cifarlab.engine.scoring import collect_outputs, scores
+from cifarlab.data.splits import Split
+from cifarlab.engine.calibration import best_temperature
+from cifarlab.engine.scoring import collect_outputs
+from cifarlab.evaluation.score_records import AugmentedScores, Measured, Scores, measure
 from cifarlab.evaluation.sealed import open_split
-from cifarlab.evaluation.tta import Augmented
+from cifarlab.evaluation.tta import Augmented, parse
 from cifarlab.models.sizes import check_sizes
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings
@@ -22,39 +24,67 @@ from cifarlab.runs.model import Trained, best_of, load_trained
 from cifarlab.runs.summary import ScoreAtSize
 from cifarlab.training.progress import OPTIMISTIC
 
+SPLITS = ("train", "val", "test")
 # How long a score waits for another process that writes to the same summary.
 SECONDS_TO_WAIT = 10.0
 
 
 def evaluate(
-    run: Path | str,
+    run: Run | Path | str,
     *,
     split: str = "val",
     device: str = "auto",
     root: str | None = None,
     image_size: int | None = None,
-    tta: Spec | None = None,
+    tta: Spec | str | None = None,
     mean: str = "logits",
     reader: str = "eval",
     imports: Sequence[Path | str] = (),
-) -> dict[str, Any]:
-    """Score the chosen model of a run on `train`, `val` or `test`; a test score goes into `summary.json`.
+) -> Scores:
+    """Score the chosen model of a run on `train`, `val` or `test`.
 
-    Training does not read the test pictures (unless its recipe says so): this is the way to them. Each
-    opening is written to the ledger beside the runs, as `reader`'s, and `test_opened` counts them. `written`
-    is false where there is no summary to write to. image_size: pixels a side that the model sees, if not the
-    run's own; a test score at another size stands under `by_image_size`. tta: score it with test-time
-    augmentation, too, its views averaged as `mean` says (MEANS); the same scores then stand under `tta`.
-    The temperature is fitted on validation. imports: as of `load`. Raises ConfigError as `load` and
-    `open_split` do, and for a size that the model cannot take; on test a train part that cannot be read is a
-    warning.
+    Training does not read the test pictures, unless its recipe says so: this is the way to them. A test score
+    is written into the run's `summary.json`. Each opening is written to the ledger beside the runs. The
+    temperature is fitted on validation.
+
+    Args:
+        run: The run, its folder, or its best.pt.
+        split: Which pictures.
+        device: auto, cpu, cuda or cuda:1.
+        root: Where the data set lies, if not where the run found it.
+        image_size: Pixels a side that the model sees; None: the run's own. A test score at another size
+            stands under `by_image_size` of the summary.
+        tta: Score it with test-time augmentation, too: a name, or `{name: ..., option: ...}`, as on the
+            command line. Those scores stand under `tta`.
+        mean: Of the views' logits or probabilities.
+        reader: In whose name an opening is written to the ledger.
+        imports: Python files or modules that register the run's own parts, where it has such.
+
+    Returns:
+        The scores. Where the train part cannot be read, a test score has a warning and no temperature.
+
+    Raises:
+        ConfigError: If the run cannot be loaded, the data are not what it was trained on or hold no such
+            pictures, or the model cannot take the size.
+        Failure: If the ledger cannot be written (`cifarlab.core.errors`). The test pictures stay sealed.
+
+    Example:
+        >>> run = cifarlab.train("demo", {"train.epochs": 2})
+        >>> scores = cifarlab.evaluate(run, tta="flip")
+        >>> scores.top1 <= scores.top5, scores.tta.forward_passes
+        (True, 2)
+        >>> cifarlab.evaluate(run, split="test").top1 == run.summary().test_top1
+        True
     """
+    run = str(run)
+    if split not in SPLITS:
+        raise ConfigError(f"{split}: {unknown(split, SPLITS)}", ("split",))
+    if isinstance(tta, str):
+        tta = parse(tta)
     trained = load_trained(run, device, imports).at(root)
     own_size, saved = trained.saved.image_size, trained.saved
     size = asked_image_size(trained, image_size)
-    models: dict[str, nn.Module] = {"plain": trained.model}
-    if tta is not None:
-        models["tta"] = Augmented(trained.model, tta, size, saved.model.backbone.name, mean)
+    views = Augmented(trained.model, tta, size, saved.model.backbone.name, mean) if tta is not None else None
     here = next(trained.model.parameters()).device
     opened = open_split(run, trained, split, reader, alone=True)
     pictures, val = (
@@ -62,41 +92,49 @@ def evaluate(
         opened.learned.val if opened.learned is not None else None,
     )
     val = pictures if split == "val" else place_split(val, here) if val is not None else None
-    found = {}
-    for key, model in models.items():
-        logits, labels, pace = collect_outputs(model, pictures, trained.precision, size)
-        temperature = None
-        if val is not None:
-            own = (
-                (logits, labels)
-                if split == "val"
-                else collect_outputs(model, val, trained.precision, size)[:2]
-            )
-            temperature = best_temperature(*own)
-        measured = scores(logits, labels) | calibration(logits, labels, temperature)
-        found[key] = {**measured, "forward_passes": getattr(model, "passes", 1), "images_per_second": pace}
+    plain = _timed(trained.model, pictures, val, trained.precision, size)
+    augmented = None
+    if tta is not None and views is not None:
+        timed = _timed(views, pictures, val, trained.precision, size)
+        augmented = AugmentedScores.model_validate({**tta.dump(), "mean": mean, **timed})
     other_size = size if size != own_size else None
     kept_out = None
     if split == "test":
-        kept_out = _write_test_score(best_of(run), found["plain"]["top1"], trained.epoch, other_size)
+        kept_out = _write_test_score(best_of(run), plain["top1"], trained.epoch, other_size)
     written = split == "test" and kept_out is None
     remark = f"; {OPTIMISTIC}" if split == saved.select == "test" else ""
     if other_size is not None:
         remark = f" at {size} px, the run's own size is {own_size}{remark}"
         remark += "; in the summary under by_image_size, apart from test_top1" if written else ""
-    return {
-        "run": str(run),
-        "split": split,
-        **found["plain"],
-        "tta": {**tta.dump(), "mean": mean, **found["tta"]} if tta is not None else None,
-        "image_size": size,
-        "pictures": len(pictures),
-        "remark": remark,
-        "written": written,
-        "not_written": kept_out,
-        "test_opened": count_openings(recorded_run(best_of(run).parent)),
-        "warnings": [*opened.warnings, *left_on_host(pictures, val)],
-    }
+    return Scores(
+        run=run,
+        split=split,
+        **plain,
+        tta=augmented,
+        image_size=size,
+        pictures=len(pictures),
+        remark=remark,
+        written=written,
+        not_written=kept_out,
+        test_opened=count_openings(recorded_run(best_of(run).parent)),
+        warnings=[*opened.warnings, *left_on_host(pictures, val)],
+    )
+
+
+class _Timed(Measured):
+    forward_passes: int
+    images_per_second: float
+
+
+def _timed(model: nn.Module, pictures: Split, val: Split | None, precision: Precision, size: int) -> _Timed:
+    """Score a model on pictures, at the temperature that fits it to `val`."""
+    logits, labels, pace = collect_outputs(model, pictures, precision, size)
+    temperature = None
+    if val is not None:
+        own = (logits, labels) if val is pictures else collect_outputs(model, val, precision, size)[:2]
+        temperature = best_temperature(*own)
+    passes = model.passes if isinstance(model, Augmented) else 1
+    return {**measure(logits, labels, temperature), "forward_passes": passes, "images_per_second": pace}
 
 
 def asked_image_size(trained: Trained, image_size: int | None) -> int:

@@ -209,7 +209,7 @@ def _score(run: Run, metric: Metric, config: Config | None) -> float:
     if score is not None:
         return score
     root = config.data.root if config else None
-    return evaluate(run.folder, split="test", root=root, reader="compare")["top1"]
+    return evaluate(run.folder, split="test", root=root, reader="compare").top1
 
 
 def _row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from cifarlab.report.analyses import AnalysisFile
+from cifarlab.evaluation.analysis.records import AnalysisFile
 from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.plot import COLORS
 from cifarlab.report.specs import ChartRows, ChartSpec

@@ -6,14 +6,13 @@ import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
+from cifarlab.evaluation.analysis.records import AnalysisFile, PictureRow
 from cifarlab.evaluation.analysis.tiles import picture_at
-from cifarlab.report.analyses import AnalysisFile
 from cifarlab.report.analysis_charts import still_charts
 from cifarlab.report.chart_libraries import vl_convert
 from cifarlab.report.contact_sheet import COLUMNS, Tile, draw_sheet
@@ -23,17 +22,17 @@ TILES = 2 * COLUMNS
 GAP, SCALE, WIDTH = 20, 1.5, 480
 
 
-def write_analysis_page(report: dict[str, Any], pictures: Split, out: Path) -> Path:
+def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Path:
     """Draw what `analyze` found of the `pictures` it scored, and return the path."""
     sections = [
-        ("Hardest: least probability of the label", report["hardest"]),
-        ("Most confident errors", report["confident_errors"]),
+        ("Hardest: least probability of the label", report.hardest),
+        ("Most confident errors", report.confident_errors),
     ]
     tiles = [(title, [_tile(pictures, row) for row in rows[:TILES]]) for title, rows in sections]
     sheet = draw_sheet(tiles, _heading(report))
     charts = [
         Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=SCALE)))
-        for spec in still_charts(AnalysisFile.model_validate(report), WIDTH).values()
+        for spec in still_charts(report, WIDTH).values()
     ]
     page = _below(sheet, charts)
     write_atomically(out, lambda file: page.save(file, "PNG"))
@@ -54,18 +53,18 @@ def _below(sheet: Image.Image, charts: Sequence[Image.Image]) -> Image.Image:
     return page
 
 
-def _heading(report: dict[str, Any]) -> str:
-    remark = f" ({report['remark']})" if report["remark"] else ""
+def _heading(report: AnalysisFile) -> str:
+    remark = f" ({report.remark})" if report.remark else ""
     lines = [
-        f"{report['run']} on {report['split']}: top-1 {report['top1']:.1%}{remark}, "
-        f"top-5 {report['top5']:.1%}, on train {report['train_top1']:.1%}"
+        f"{report.run} on {report.split}: top-1 {report.top1:.1%}{remark}, "
+        f"top-5 {report.top5:.1%}, on train {report.train_top1:.1%}"
     ]
-    if report["anchor"]:
-        lines.append(report["anchor"]["text"])
+    if report.anchor:
+        lines.append(report.anchor.text)
     return "\n".join(textwrap.fill(line, 150) for line in lines)
 
 
-def _tile(pictures: Split, row: dict[str, Any]) -> Tile:
-    guess = f"{row['guess']} {row['probability']:.0%}"
-    said = guess if row["guess"] == row["label"] else f"{guess}\n({row['label']})"
-    return picture_at(pictures, row["position"]), said
+def _tile(pictures: Split, row: PictureRow) -> Tile:
+    guess = f"{row.guess} {row.probability:.0%}"
+    said = guess if row.guess == row.label else f"{guess}\n({row.label})"
+    return picture_at(pictures, row.position), said

@@ -12,9 +12,10 @@ from PIL import Image
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.plain import Plain
+from cifarlab.evaluation.analysis.records import AnalysisFile
 from cifarlab.evaluation.analysis.tiles import pictures_path
 from cifarlab.experiments.seeds import seed_differences
-from cifarlab.report.analyses import FILES, AnalysisFile, read_analysis, tiles_of
+from cifarlab.report.analyses import FILES, read_analysis, tiles_of
 from cifarlab.runs.environment import Environment
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import count_openings

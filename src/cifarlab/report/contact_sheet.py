@@ -14,6 +14,7 @@ from PIL import Image
 
 from cifarlab.core.files import write_atomically
 from cifarlab.evaluation.audit.audit import Audit
+from cifarlab.evaluation.audit.report import DuplicatePair, SuspectLabel
 from cifarlab.report.plot import STYLE, drawn
 
 COLUMNS, SHOWN = 8, 24
@@ -23,33 +24,34 @@ Tile = tuple[np.ndarray, str]  # (H, W, 3) uint8, and what to write above
 def write_audit_sheet(audit: Audit, out: Path) -> Path:
     """The duplicates, near duplicates and suspect labels of an audit, SHOWN of each, as one picture."""
     sections = []
-    across = sorted(audit.report["pairs"], key=lambda row: row["pictures"][0][0] == row["pictures"][1][0])
+    report = audit.report
+    across = sorted(report.pairs, key=lambda row: row.pictures[0][0] == row.pictures[1][0])
     kinds = [("exact", "Exact duplicates")]
-    if "near_threshold" in audit.report:
+    if report.near is not None:
         kinds.append(("near", "Near duplicates"))
     for kind, title in kinds:
-        rows = [row for row in across if row["kind"] == kind]
+        rows = [row for row in across if row.kind == kind]
         sections.append((f"{title}: {len(rows):,} pairs", [_pair(audit, row) for row in rows[:SHOWN]]))
-    if "suspects" in audit.report:
-        rows = audit.report["suspects"]
-        title = f"Suspect labels: {len(rows):,} of {audit.report['suspects_among']:,} pictures"
+    if (found := report.suspected) is not None:
+        rows = found.suspects
+        title = f"Suspect labels: {len(rows):,} of {found.suspects_among:,} pictures"
         sections.append((title, [_suspect(audit, row) for row in rows[:SHOWN]]))
-    sheet = draw_sheet(sections, f"Audit of {audit.report['dataset']}")
+    sheet = draw_sheet(sections, f"Audit of {report.dataset}")
     write_atomically(out, lambda file: sheet.save(file, "PNG"))
     return out
 
 
-def _pair(audit: Audit, row: dict[str, Any]) -> Tile:
-    both = [audit.picture(part, index) for part, index in row["pictures"]]
+def _pair(audit: Audit, row: DuplicatePair) -> Tile:
+    both = [audit.picture(part, index) for part, index in row.pictures]
     gap = np.full((both[0].shape[0], max(1, both[0].shape[1] // 16), 3), 255, np.uint8)
     named = [f"{part} {index}: {label}"
-             for (part, index), label in zip(row["pictures"], row["labels"], strict=True)]  # fmt: skip
+             for (part, index), label in zip(row.pictures, row.labels, strict=True)]  # fmt: skip
     return np.concatenate([both[0], gap, both[1]], 1), "\n".join(named)
 
 
-def _suspect(audit: Audit, row: dict[str, Any]) -> Tile:
-    said = f"{row['label']} {row['probability_of_label']:.0%}\n{row['suggested']}? "
-    return audit.picture(*row["picture"]), said + f"{row['probability_of_suggested']:.0%}"
+def _suspect(audit: Audit, row: SuspectLabel) -> Tile:
+    said = f"{row.label} {row.probability_of_label:.0%}\n{row.suggested}? "
+    return audit.picture(*row.picture), said + f"{row.probability_of_suggested:.0%}"
 
 
 def draw_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:

@@ -99,7 +99,7 @@ def _letters_in_boxes() -> Iterator[None]:
         yield
 
 
-def _log(run: Run) -> list[dict[str, Any]]:
+def _log(run: Run) -> list[dict[str, float]]:
     if not (rows := [row for row in read_log(run.metrics_path) if is_epoch(row)]):
         raise ConfigError(f"{run}: not a run with a finished epoch")
     return rows
@@ -133,7 +133,7 @@ def _heading(run: Run, name: str) -> str:
 
 
 def _curves(
-    axes: Sequence[Axes], runs: Sequence[Run], names: list[str], logs: list[list[dict[str, Any]]]
+    axes: Sequence[Axes], runs: Sequence[Run], names: list[str], logs: list[list[dict[str, float]]]
 ) -> None:
     left, right = axes
     for color, name, rows in zip(COLORS * len(runs), names, logs, strict=False):

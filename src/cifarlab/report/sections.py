@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cifarlab.report.analyses import FILES, AnalysisFile, PictureRow, data_uri
+from cifarlab.evaluation.analysis.records import AnalysisFile, PictureRow
+from cifarlab.report.analyses import FILES, data_uri
 from cifarlab.report.analysis_charts import filling
 from cifarlab.report.collect import Analyzed, RunGroup
 from cifarlab.report.specs import ChartSpec

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from cifarlab.core.records import Record
+from cifarlab.runs.teacher_report import TeacherReport
 
 Selection = Literal["val", "test", "last"]
 
@@ -92,7 +93,7 @@ class Summary(Record):
     macs: int | None = None
     peak_memory_bytes: int | None = None
     warnings: list[str] = Field(default_factory=list)
-    distillation: dict[str, Any] | None = None
+    distillation: TeacherReport | None = None
     soup: Soup | None = None
     by_image_size: dict[str, ScoreAtSize] | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from cifarlab.data.splits import Split, Splits, load_splits
 from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.engine.calibration import COLDEST, HOTTEST, best_temperature
 from cifarlab.engine.step import Engine
+from cifarlab.runs.teacher_report import TaughtTerm, TeacherFile, TeacherReport, TemperedTerm
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Member, Teacher
 
 # Enough to know an accuracy to 1.6 points; a teacher at 224 px answers slowly on a CPU.
@@ -30,14 +30,10 @@ NEARLY_ONE_HOT = 0.01
 NEARLY_NO_GRADIENT = 0.05
 
 
-def examine(teacher: Teacher, engine: Engine, splits: Splits) -> dict[str, Any]:
-    """Calibrate a teacher, if the recipe says so, and measure what its answers hold; a record as plain data.
+def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
+    """Calibrate a teacher, if the recipe says so, and measure what its answers hold.
 
-    teacher_top1: on clean pictures of `measured_on`, see `held_out`. agreement: the share of training views
-    that it gives the label. terms, by the label of each loss that reads it: entropy and kl_from_uniform of
-    its answers to training views at the loss's temperature, means in nats, of log_classes at most;
-    gradient_norm of the weighted term at the initial weights, gradient_ratio to all that no teacher has a
-    part in.
+    Its accuracy is that on the pictures of `held_out`.
     """
     config, num_classes = engine.config, engine.model.num_classes
     unseen, where = held_out(teacher, config, splits)
@@ -47,16 +43,17 @@ def examine(teacher: Teacher, engine: Engine, splits: Splits) -> dict[str, Any]:
     top1 = _agreement(teacher.mean_logits(raw), labels)
     raw, labels = _answers(teacher, splits.train, config, num_classes, view=view_epoch(config, 0))
     logits = teacher.mean_logits(raw)
-    return {
-        "teachers": [{"path": m.path, "sha256": m.sha256} for m in teacher.members],
-        "temperatures": teacher.temperatures,
-        "measured_on": where,
-        "pictures": min(PICTURES, len(unseen)),
-        "teacher_top1": top1,
-        "agreement": _agreement(logits, labels),
-        "log_classes": math.log(num_classes),
-        "terms": _terms(config, logits, gradient_norms(teacher, engine)),
-    }
+    return TeacherReport(
+        teachers=[TeacherFile(path=m.path, sha256=m.sha256) for m in teacher.members],
+        temperatures=teacher.temperatures,
+        measured_on=where,
+        pictures=min(PICTURES, len(unseen)),
+        teacher_top1=top1,
+        agreement=_agreement(logits, labels),
+        log_classes=math.log(num_classes),
+        terms=_terms(config, logits, gradient_norms(teacher, engine)),
+        cache_seconds=0.0,
+    )
 
 
 def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, str]:
@@ -120,19 +117,24 @@ def _agreement(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(-1) == labels).double().mean().item()
 
 
-def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str, dict[str, float | None]]:
+def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str, TemperedTerm | TaughtTerm]:
     """What each loss that reads the teacher gets from it, by label."""
     taught = {label: spec for label, spec in config.objective.items() if spec.part.traits.needs_teacher}
     others = math.hypot(*(norm for label, norm in norms.items() if label not in taught))
-    terms: dict[str, dict[str, float | None]] = {}
+    terms: dict[str, TemperedTerm | TaughtTerm] = {}
     for label, spec in taught.items():
         ratio = norms[label] / others if others else None
-        terms[label] = {"gradient_norm": norms[label], "gradient_ratio": ratio}
+        terms[label] = TaughtTerm(gradient_norm=norms[label], gradient_ratio=ratio)
         if temperature := spec.kwargs().get("temperature"):
             log_probability = (logits / temperature).double().log_softmax(-1)
             entropy = -(log_probability.exp() * log_probability).sum(-1).mean().item()
-            from_uniform = math.log(logits.shape[1]) - entropy
-            terms[label] |= {"temperature": temperature, "entropy": entropy, "kl_from_uniform": from_uniform}
+            terms[label] = TemperedTerm(
+                gradient_norm=norms[label],
+                gradient_ratio=ratio,
+                temperature=temperature,
+                entropy=entropy,
+                kl_from_uniform=math.log(logits.shape[1]) - entropy,
+            )
     return terms
 
 
@@ -159,81 +161,80 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     return norms
 
 
-def describe_teacher(health: dict[str, Any]) -> list[str]:
+def describe_teacher(health: TeacherReport) -> list[str]:
     """Lines for the terminal."""
     first = (
-        f"teacher: top-1 {health['teacher_top1']:.1%} on {health['pictures']:,} pictures of "
-        f"{health['measured_on']}, gives the label of {health['agreement']:.1%} of training views"
+        f"teacher: top-1 {health.teacher_top1:.1%} on {health.pictures:,} pictures of "
+        f"{health.measured_on}, gives the label of {health.agreement:.1%} of training views"
     )
-    if health["temperatures"] != [1.0] * len(health["temperatures"]):
-        first += f"; its logits are divided by {', '.join(f'{t:.3g}' for t in health['temperatures'])}"
+    if health.temperatures != [1.0] * len(health.temperatures):
+        first += f"; its logits are divided by {', '.join(f'{t:.3g}' for t in health.temperatures)}"
     lines = [first]
-    for label, term in health["terms"].items():
+    for label, term in health.terms.items():
         words = []
-        if "entropy" in term:
+        if isinstance(term, TemperedTerm):
             words.append(
-                f"at temperature {term['temperature']:g} its answers have entropy {term['entropy']:.3f} and "
-                f"are {term['kl_from_uniform']:.3f} from uniform, of {health['log_classes']:.3f} nats"
+                f"at temperature {term.temperature:g} its answers have entropy {term.entropy:.3f} and "
+                f"are {term.kl_from_uniform:.3f} from uniform, of {health.log_classes:.3f} nats"
             )
-        if term["gradient_ratio"] is not None:
-            words.append(f"the gradient is {term['gradient_ratio']:.2f} times that of the untaught terms")
+        if term.gradient_ratio is not None:
+            words.append(f"the gradient is {term.gradient_ratio:.2f} times that of the untaught terms")
         lines += [f"{label}: {'; '.join(words)}"] if words else []
     return lines
 
 
-def teacher_warnings(health: dict[str, Any], config: Config) -> list[str]:
+def teacher_warnings(health: TeacherReport, config: Config) -> list[str]:
     """A line, with the fix, for each way in which the teacher says next to nothing."""
     return [f"{reason}; {fix}" for _, reason, fix in teacher_faults(health, config)]
 
 
-def teacher_faults(health: dict[str, Any], config: Config) -> list[tuple[str, str, str]]:
+def teacher_faults(health: TeacherReport, config: Config) -> list[tuple[str, str, str]]:
     """The same as (what ails it, reason, fix).
 
     What ails it: guess, near_uniform, near_one_hot, idle, not_held_out, not_calibrated.
     """
     assert config.teacher is not None
-    log_classes, found = health["log_classes"], []
-    if health["teacher_top1"] < 2 / math.exp(log_classes):
+    log_classes, found = health.log_classes, []
+    if health.teacher_top1 < 2 / math.exp(log_classes):
         reason = "the teacher is hardly better than a guess"
         found.append(("guess", reason, "train it longer, or name another teacher.run"))
     else:
-        for label, term in health["terms"].items():
+        for label, term in health.terms.items():
             found += _ailments_of(label, term, log_classes, config.teacher.calibrate)
-    if health["measured_on"] == "train":
+    if health.measured_on == "train":
         what = "calibrated and scored" if config.teacher.calibrate else "scored"
         reason = f"no pictures are held out from the teacher: it was {what} on what it was trained on"
         found.append(("not_held_out", reason, "hold some out: data.val=0.1, in its run and in this one"))
-    if config.teacher.calibrate and not all(
-        1.01 * COLDEST < t < 0.99 * HOTTEST for t in health["temperatures"]
-    ):
+    if config.teacher.calibrate and not all(1.01 * COLDEST < t < 0.99 * HOTTEST for t in health.temperatures):
         reason = f"no temperature between {COLDEST:g} and {HOTTEST:g} calibrates the teacher"
         found.append(("not_calibrated", reason, "name another teacher.run, or say teacher.calibrate=false"))
     return found
 
 
 def _ailments_of(
-    label: str, term: dict[str, Any], log_classes: float, calibrated: bool
+    label: str, term: TaughtTerm, log_classes: float, calibrated: bool
 ) -> list[tuple[str, str, str]]:
     found = []
-    if "entropy" in term and term["kl_from_uniform"] < NEARLY_UNIFORM * log_classes:
+    tempered = isinstance(term, TemperedTerm)
+    if tempered and term.kl_from_uniform < NEARLY_UNIFORM * log_classes:
         reason = (
-            f"{label} is nearly empty: at temperature {term['temperature']:g} the teacher's answers are "
-            f"{term['kl_from_uniform']:.3f} nats from uniform, of {log_classes:.3f}"
+            f"{label} is nearly empty: at temperature {term.temperature:g} the teacher's answers are "
+            f"{term.kl_from_uniform:.3f} nats from uniform, of {log_classes:.3f}"
         )
         fix = f"lower objective.{label}.temperature" if calibrated else "say teacher.calibrate=true"
         found.append(("near_uniform", reason, fix))
-    elif "entropy" in term and term["entropy"] < NEARLY_ONE_HOT * log_classes:
+    elif tempered and term.entropy < NEARLY_ONE_HOT * log_classes:
         reason = (
-            f"{label} reads answers that are nearly one-hot (entropy {term['entropy']:.3f} nats): they say "
+            f"{label} reads answers that are nearly one-hot (entropy {term.entropy:.3f} nats): they say "
             "little that the labels do not"
         )
         found.append(("near_one_hot", reason, f"raise objective.{label}.temperature"))
-    if term["gradient_norm"] == 0:
+    if term.gradient_norm == 0:
         fix = f"train what it acts on (model.freeze), or remove objective.{label}"
         found.append(("idle", f"{label} moves no weight that is trained", fix))
-    elif term["gradient_ratio"] is not None and term["gradient_ratio"] < NEARLY_NO_GRADIENT:
+    elif term.gradient_ratio is not None and term.gradient_ratio < NEARLY_NO_GRADIENT:
         reason = (
-            f"{label} hardly counts: its gradient is {term['gradient_ratio']:.3f} times that of the untaught "
+            f"{label} hardly counts: its gradient is {term.gradient_ratio:.3f} times that of the untaught "
             "terms"
         )
         found.append(("idle", reason, f"raise objective.{label}.weight"))

@@ -137,8 +137,9 @@ class _Training:
         except Stopped:
             self.save_between()
             self.leave(f"the beginning of epoch {epoch + 1}")
-        if answered and self.state.distillation is not None:
-            self.state.distillation["cache_seconds"] += time.monotonic() - begun
+        if answered and (health := self.state.distillation) is not None:
+            spent = health.cache_seconds + time.monotonic() - begun
+            self.state.distillation = health.changed(cache_seconds=spent)
             self.progress.note(answered)
 
     def train_epoch(self, epoch: int) -> int:
@@ -237,7 +238,7 @@ class _Training:
         """Submit `last.pt` and, if given, a new `best.pt`, which is written first."""
         reached = replace(self.state, seconds=self.seconds(), peak_memory_bytes=self.peak_memory())
         state = LastState(
-            **vars(reached),
+            **reached.to_plain(),
             engine=self.engine.state_dict(),
             precision=str(self.engine.precision),
             fingerprint=self.splits.fingerprint,

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import cast
 
 import torch
 from torch.profiler import ProfilerActivity, record_function
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.config import Config
 from cifarlab.core.device import Precision, describe_hardware
+from cifarlab.core.records import Record
 from cifarlab.data.splits import Splits
 from cifarlab.engine.graphs import WARM_UP as UNCAPTURED
 from cifarlab.engine.sources import unobserved
@@ -63,9 +64,46 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def profile(
-    config: Config, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")
-) -> dict[str, Any]:
+class EpochTimes(Record):
+    """Seconds of an epoch's parts; `checkpoint` is the snapshot that training waits for."""
+
+    training: float
+    evaluation: float
+    checkpoint: float
+
+
+class Profile(Record):
+    """Where the time of a run goes; times are in seconds, those of steps medians.
+
+    Attributes:
+        pictures: Pictures in a step.
+        steps: Number of steps that were timed as a whole.
+        step: Time of a step without measurements inside it.
+        parts: Time of each part of a step, by STEP_PARTS and `other`.
+        flops: Operations of a step's matrix products and convolutions.
+        peak_flops_per_second: Speed at which this device multiplies large matrices.
+        floor: Time that `flops` would take at that speed.
+        writing: Time that the saver's thread takes to write an epoch's checkpoint.
+        run: Time of all `epochs`.
+    """
+
+    hardware: dict[str, str | int | None]
+    precision: str
+    pictures: int
+    steps: int
+    step: float
+    parts: dict[str, float]
+    images_per_second: float
+    flops: int
+    peak_flops_per_second: float
+    floor: float
+    epoch: EpochTimes
+    writing: float
+    epochs: int
+    run: float
+
+
+def profile(config: Config, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")) -> Profile:
     """Time some training steps of a configuration without writing a run.
 
     Args:
@@ -73,15 +111,6 @@ def profile(
         steps: Number of steps to time as a whole; as many others are timed in parts. Fewer if they are slow.
         trace: File to write a trace to, for a viewer such as https://ui.perfetto.dev.
         runs: Folder in which the run of a teacher is searched by name.
-
-    Returns:
-        Plain data. Times are medians in seconds.
-        `step`, `parts`: Time of a step and of its parts.
-        `epoch`: Time of an epoch's training, evaluation and checkpoint. The checkpoint is the snapshot that
-        training waits for.
-        `writing`: Time that the saver's thread then takes to write it.
-        `floor`: Time that a step's matrix products and convolutions would take at the speed at which this
-        device multiplies large matrices.
 
     Raises:
         ConfigError: As in `prepare`.
@@ -101,22 +130,22 @@ def profile(
     scoring, (saving, writing) = _scoring_seconds(engine, job.splits), _saving_seconds(engine)
     pictures = min(plan.step_size, plan.samples_per_epoch)
     training = plan.samples_per_epoch / pictures * step
-    return {
-        "hardware": describe_hardware(engine.device),
-        "precision": str(engine.precision),
-        "pictures": pictures,
-        "steps": len(whole),
-        "step": step,
-        "parts": {part: median(parts[part]) for part in (*STEP_PARTS, "other") if part in parts},
-        "images_per_second": pictures / step,
-        "flops": flops,
-        "peak_flops_per_second": peak,
-        "floor": flops / peak,
-        "epoch": {"training": training, "evaluation": scoring, "checkpoint": saving},
-        "writing": writing,
-        "epochs": config.train.last_epoch,
-        "run": config.train.last_epoch * (training + scoring + saving),
-    }
+    return Profile(
+        hardware=cast("dict[str, str | int | None]", describe_hardware(engine.device)),
+        precision=str(engine.precision),
+        pictures=pictures,
+        steps=len(whole),
+        step=step,
+        parts={part: median(parts[part]) for part in (*STEP_PARTS, "other") if part in parts},
+        images_per_second=pictures / step,
+        flops=flops,
+        peak_flops_per_second=peak,
+        floor=flops / peak,
+        epoch=EpochTimes(training=training, evaluation=scoring, checkpoint=saving),
+        writing=writing,
+        epochs=config.train.last_epoch,
+        run=config.train.last_epoch * (training + scoring + saving),
+    )
 
 
 def _convolution_gradients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
 from torch import nn
 
 from cifarlab.config import Config
@@ -69,8 +70,11 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
         raise ConfigError(
             f"{run.last_path}: does not fit its configuration ({reason}); `--fresh` starts over"
         ) from None
-    # Early versions did not save `distillation` in runs without a teacher.
-    state = LoopState(**{key: saved[key] for key in vars(LoopState()) if key in saved})
+    try:
+        state = LoopState.from_plain(saved)
+    except ValidationError as error:
+        reason = f"its record of the teacher, {error.errors()[0]['msg'].lower()}"
+        raise ConfigError(f"{run.last_path}: damaged: {reason}; `--fresh` starts over") from None
     if state.best is not None or run.best_path.exists():
         row = read_best(run)["row"]
         state.best = row if row["step"] > state.step else state.best

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from cifarlab.config import Config
 from cifarlab.core.device import describe_hardware
@@ -11,6 +10,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.engine.step import Engine
 from cifarlab.runs.environment import Environment, describe_environment
 from cifarlab.runs.folder import Run
+from cifarlab.runs.teacher_report import TeacherReport
 from cifarlab.teachers import Teacher, describe_teacher, examine, teacher_warnings
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.resume import resume
@@ -37,7 +37,7 @@ def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> Loo
     state = state or LoopState()
     if job.teacher is not None:
         state.distillation = _examined(run, job, job.teacher, state.distillation, progress)
-        job.teacher.temperatures = state.distillation["temperatures"]
+        job.teacher.temperatures = state.distillation.temperatures
         remarks.note(*describe_teacher(state.distillation))
         remarks.warn(*teacher_warnings(state.distillation, config))
     if job.activations is not None:
@@ -62,13 +62,13 @@ def _print_place(
 
 
 def _examined(
-    run: Run, job: Job, teacher: Teacher, known: dict[str, Any] | None, progress: TrainingProgress
-) -> dict[str, Any]:
+    run: Run, job: Job, teacher: Teacher, known: TeacherReport | None, progress: TrainingProgress
+) -> TeacherReport:
     """Calibrate and evaluate the teacher. A resumed run reuses its first results, `known`."""
     if known is None:
         progress.note("evaluating the teacher")
-        known = {**examine(teacher, job.engine, job.splits), "cache_seconds": 0.0}
-    if [each["sha256"] for each in known["teachers"]] != [member.sha256 for member in teacher.members]:
+        known = examine(teacher, job.engine, job.splits)
+    if [each.sha256 for each in known.teachers] != [member.sha256 for member in teacher.members]:
         raise ConfigError(
             f"the teacher has changed since {run} began; restore the old one, or start over with `--fresh`",
             ("teacher", "run"),

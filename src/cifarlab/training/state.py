@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypedDict
 
 from torch import Tensor
 
 from cifarlab.core.plain import Plain
 from cifarlab.engine.state import EngineState
 from cifarlab.runs.log import EpochRow
+from cifarlab.runs.teacher_report import TeacherReport
 
 
 @dataclass
@@ -30,7 +31,25 @@ class LoopState:
     log_size: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
-    distillation: dict[str, Any] | None = None
+    distillation: TeacherReport | None = None
+
+    @classmethod
+    def from_plain(cls, saved: dict[str, Any]) -> Self:
+        """Return the state that a `last.pt` holds.
+
+        Raises:
+            pydantic.ValidationError: What was measured of the teacher is damaged.
+        """
+        known = {each.name: saved[each.name] for each in fields(cls) if each.name in saved}
+        # The first runs without a teacher saved no `distillation`.
+        if (health := known.get("distillation")) is not None:
+            known["distillation"] = TeacherReport.model_validate(health)
+        return cls(**known)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what `last.pt` holds of it: plain values and containers."""
+        health = self.distillation
+        return {**vars(self), "distillation": health.to_json() if health is not None else None}
 
     def is_out_of_patience(self, patience: int | None, epochs: int) -> bool:
         """Tell whether the best epoch is at least `patience` epochs ago."""

@@ -404,8 +404,8 @@ def test_test_pictures_are_looked_at_after_the_ledger_knows(tmp_path: Path) -> N
 
 def test_a_probe_is_scored_on_test_as_its_log_says(tmp_path: Path) -> None:
     run, summary = train_tiny(tmp_path / "run" / "0", *PROBE, *CLEAN, "train.epochs=4")
-    assert evaluate(run.folder, split="val")["top1"] == pytest.approx(summary.val_top1, abs=1e-6)
-    assert evaluate(run.folder, split="train")["top1"] == pytest.approx(summary.train_top1, abs=1e-6)
+    assert evaluate(run.folder, split="val").top1 == pytest.approx(summary.val_top1, abs=1e-6)
+    assert evaluate(run.folder, split="train").top1 == pytest.approx(summary.train_top1, abs=1e-6)
 
 
 @pytest.mark.parametrize("overrides", [(*RESNET, *VIEWS), (*PROBE, *CLEAN)], ids=["resnet", "probe"])

@@ -70,8 +70,8 @@ def test_confusion_is_sklearns_and_gathers_into_superclasses():
     assert list(found.values()) == sorted(found.values())
     worst = scores.most_confused(matrix, "abcdef", 3)
     off = matrix - np.diag(np.diag(matrix))
-    assert [row["count"] for row in worst] == sorted(off.ravel(), reverse=True)[:3]
-    assert all(off["abcdef".index(r["label"]), "abcdef".index(r["guess"])] == r["count"] for r in worst)
+    assert [row.count for row in worst] == sorted(off.ravel(), reverse=True)[:3]
+    assert all(off["abcdef".index(r.label), "abcdef".index(r.guess)] == r.count for r in worst)
 
 
 def test_a_class_without_pictures_has_no_accuracy():

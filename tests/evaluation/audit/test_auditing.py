@@ -65,6 +65,16 @@ def test_runs_tell_suspect_labels_of_what_they_were_not_trained_on(runs, cifarla
     held = [set(load_splits(t.saved.data, t.saved.split_seed).val.ids.tolist())
             for t in map(load_trained, runs)]  # fmt: skip
     assert report["suspects_among"] == len(held[0] | held[1])
+    assert [*report] == [
+        "dataset", "pictures", "fingerprint", "class_balance", "duplicates_in_train", "duplicates_in_test",
+        "test_in_train", "test_in_train_same_label", "near_threshold", "near_duplicates_in_train",
+        "near_test_in_train", "near_duplicates_in_test", "pairs", "suspects", "suspects_among",
+        "suspects_accuracy", "sheet",
+    ]  # fmt: skip
+    assert [*report["class_balance"]["train"]] == ["smallest", "largest", "counts"]
+    assert [*report["suspects"][0]] == [
+        "picture", "label", "suggested", "probability_of_label", "probability_of_suggested"
+    ]  # fmt: skip
     assert {row["picture"][1] for row in report["suspects"]} <= held[0] | held[1]
     status, out, _ = cifarlab("audit", *runs, "--no-near", "--out", tmp_path)
     assert "errors, not the labels'" in out, "two epochs make a weak model"
@@ -81,7 +91,7 @@ def test_a_model_that_sees_the_test_pictures_leaves_an_entry_in_its_ledger(runs)
     found = audit(data, trained)
     *earlier, last = openings(beside)
     assert earlier == before and (last["run"], last["reader"]) == ("a/0", "audit")
-    assert last["fingerprint"] == found.report["fingerprint"]["test"]
+    assert last["fingerprint"] == found.report.fingerprint["test"]
     assert last["weights_sha256"] == file_digest(runs[0] / "best.pt")
 
 
@@ -112,10 +122,10 @@ def test_planted_wrong_labels_are_those_that_a_sure_model_contradicts(tmp_path, 
     )  # fmt: skip
     monkeypatch.setattr(Pictures, "order", lambda self: order)  # Of the true labels.
     report = module.suspect_labels(replace(honest, labels=labels), trained)
-    assert report["suspects_among"] == 1200
-    assert {row["picture"][1] for row in report["suspects"]} == set(wrong)
-    assert all(row["probability_of_suggested"] > 0.9 for row in report["suspects"])
-    assert report["suspects_accuracy"] == 1 - 60 / 1200
+    assert report.suspects_among == 1200
+    assert {row.picture[1] for row in report.suspects} == set(wrong)
+    assert all(row.probability_of_suggested > 0.9 for row in report.suspects)
+    assert report.suspects_accuracy == 1 - 60 / 1200
 
 
 def test_runs_that_held_nothing_out_cannot_tell(tmp_path):

@@ -51,20 +51,19 @@ def test_planted_duplicates_are_found_and_nothing_else(planted):
     name = planted(**parts)
     found = audit(config(name))
     report = found.report
-    assert report["duplicates_in_train"] == 2
-    assert report["duplicates_in_test"] == 1
-    assert report["test_in_train"] == 2
     # train[3] has label 3; so has neither test[0] nor test[1].
-    assert report["test_in_train_same_label"] == 0
-    assert report["near_test_in_train"] == 5
-    assert report["near_duplicates_in_train"] == 2
-    assert report["near_duplicates_in_test"] == 0
+    assert report.exact.counts() == {
+        "duplicates_in_train": 2, "duplicates_in_test": 1, "test_in_train": 2, "test_in_train_same_label": 0
+    }  # fmt: skip
+    assert report.near.counts() == {
+        "near_duplicates_in_train": 2, "near_test_in_train": 5, "near_duplicates_in_test": 0
+    }  # fmt: skip
 
     def numbers(kind):
         orders = {part: p.order() for part, p in parts.items()}
         return {
-            tuple((part, int(orders[part][index])) for part, index in row["pictures"])
-            for row in report["pairs"] if row["kind"] == kind
+            tuple((part, int(orders[part][index])) for part, index in row.pictures)
+            for row in report.pairs if row.kind == kind
         }  # fmt: skip
 
     across = {(("test", i), ("train", j)) for i, j in ((2, 4), (3, 5), (4, 6), (5, 7), (6, 8))}
@@ -72,12 +71,12 @@ def test_planted_duplicates_are_found_and_nothing_else(planted):
     exact = {tuple(sorted(pair)) for pair in numbers("exact")}
     assert {(("test", 0), ("train", 3)), (("test", 1), ("train", 3)), (("test", 0), ("test", 1))} <= exact
     assert len(exact) == 5  # Three copies are two pairs.
-    for row in report["pairs"]:
-        (part, index), _ = row["pictures"]
+    for row in report.pairs:
+        (part, index), _ = row.pictures
         label = parts[part].labels[parts[part].order()[index]]
-        assert row["labels"][0] == f"class_{label}"
-        if row["kind"] == "exact":
-            assert np.array_equal(found.picture(*row["pictures"][0]), found.picture(*row["pictures"][1]))
+        assert row.labels[0] == f"class_{label}"
+        if row.kind == "exact":
+            assert np.array_equal(found.picture(*row.pictures[0]), found.picture(*row.pictures[1]))
 
 
 def test_a_validation_part_is_audited_too(planted):
@@ -90,8 +89,9 @@ def test_a_validation_part_is_audited_too(planted):
         test=pictures(images[25:], np.arange(5) % 4),
     )
     report = audit(config(name), near=False).report
-    assert (report["val_in_train"], report["test_in_train"], report["test_in_val"]) == (2, 1, 1)
-    assert "near_test_in_train" not in report
+    shared = {parts: found.pictures for parts, found in report.exact.shared.items()}
+    assert shared == {("val", "train"): 2, ("test", "train"): 1, ("test", "val"): 1}
+    assert report.near is None and not any("near" in key for key in report.to_json())
 
 
 def test_which_pictures_are_among_others():

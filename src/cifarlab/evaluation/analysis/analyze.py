@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +18,14 @@ from cifarlab.engine import scoring
 from cifarlab.evaluation import published
 from cifarlab.evaluation.analysis import scores
 from cifarlab.evaluation.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from cifarlab.evaluation.analysis.records import (
+    AnalysisFile,
+    Confusion,
+    Error,
+    PictureRow,
+    Scaled,
+    Unseen,
+)
 from cifarlab.evaluation.audit.audit import is_among
 from cifarlab.evaluation.sealed import open_split
 from cifarlab.runs.model import Trained, load_trained
@@ -28,9 +36,9 @@ PICTURES_SHOWN = 24
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found, plain data, of which pictures."""
+    """What was found, of which pictures."""
 
-    report: dict[str, Any]
+    report: AnalysisFile
     pictures: Split
 
 
@@ -61,36 +69,48 @@ def analyze(
     probabilities, guesses, truth = scores.softmax(said.logits), said.guesses.numpy(), said.labels.numpy()
     held_out = _answers(trained, learned.val)[:2] if split == "test" and learned.val is not None else None
     calibrated, temperatures = scores.scaled_by_temperature(said.logits, said.labels, held_out)
-    report: dict[str, Any] = {
-        "run": str(run),
-        "epoch": trained.epoch,
-        "split": split,
-        "pictures": len(truth),
-        "remark": OPTIMISTIC if split == trained.saved.select == "test" else "",
-        "warnings": [*opened.warnings, *said.left],
-        "top1": said.top1,
-        "top5": said.top5,
+    warnings = [*opened.warnings, *said.left]
+    try:
+        anchor = published.place_score(trained.saved.whole, said.top1, split)
+    except ConfigError as error:  # The experiment has a part that is gone; its model was scored.
+        anchor = None
+        warnings.append(f"not placed among published figures: {error}")
+    further: _Further = {}
+    if near:
+        further["without_near_duplicates"] = _without(is_among(pictures, learned.train), guesses == truth)
+    if corruptions:
+        further["corruptions"] = _corrupted(trained, pictures)
+    hardest, confident_errors = _worth_a_look(pictures, probabilities, guesses, truth, learned.classes)
+    report = AnalysisFile(
+        run=str(run),
+        epoch=trained.epoch,
+        split=split,
+        pictures=len(truth),
+        remark=OPTIMISTIC if split == trained.saved.select == "test" else "",
+        warnings=warnings,
+        top1=said.top1,
+        top5=said.top5,
         **scores.losses(probabilities, truth),
-        "reliability": scores.reliability(probabilities, guesses, truth),
-        "temperatures": temperatures,
-        "after_temperature": {
-            **scores.losses(calibrated, truth),
-            "reliability": scores.reliability(calibrated, guesses, truth),
-        },
+        reliability=scores.reliability(probabilities, guesses, truth),
+        temperatures=temperatures,
+        after_temperature=Scaled(
+            **scores.losses(calibrated, truth), reliability=scores.reliability(calibrated, guesses, truth)
+        ),
         **_by_class(guesses, truth, learned),
         **_gap(trained, learned.train, len(truth), said.top1),
-    }
-    if near:
-        report["without_near_duplicates"] = _without(is_among(pictures, learned.train), guesses == truth)
-    if corruptions:
-        report["corruptions"] = _corrupted(trained, pictures)
-    report |= _worth_a_look(pictures, probabilities, guesses, truth, learned.classes)
-    try:
-        report["anchor"] = published.place_score(trained.saved.whole, report["top1"], split)
-    except ConfigError as error:  # The experiment has a part that is gone; its model was scored.
-        report["anchor"] = None
-        report["warnings"].append(f"not placed among published figures: {error}")
+        **further,
+        hardest=hardest,
+        confident_errors=confident_errors,
+        anchor=anchor,
+    )
     return Analysis(report, pictures)
+
+
+class _Further(TypedDict, total=False):
+    """What is measured where it was asked for."""
+
+    without_near_duplicates: Unseen
+    corruptions: dict[str, list[float] | float]
 
 
 class SplitAnswers(NamedTuple):
@@ -115,9 +135,19 @@ def _answers(trained: Trained, split: Split) -> SplitAnswers:
     return SplitAnswers(*on_cpu, found["top1"], found["top5"], left_on_host(here))
 
 
-def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> dict[str, Any]:
+class _ByClass(TypedDict):
+    classes: list[str]
+    by_class: dict[str, float | None]
+    most_confused: list[Error]
+    confusion: list[list[int]]
+    superclass_top1: NotRequired[float]
+    by_superclass: NotRequired[dict[str, float]]
+    superclass_confusion: NotRequired[Confusion]
+
+
+def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> _ByClass:
     matrix = scores.confusion(guesses, labels, len(splits.classes))
-    found: dict[str, Any] = {
+    found: _ByClass = {
         "classes": list(splits.classes),
         "by_class": scores.by_class(matrix, splits.classes),
         "most_confused": scores.most_confused(matrix, splits.classes),
@@ -129,15 +159,18 @@ def _by_class(guesses: np.ndarray, labels: np.ndarray, splits: Splits) -> dict[s
         groups = np.array(splits.superclass_of)[labels]
         within = {name: float((guesses == labels)[groups == i].mean())
                   for i, name in enumerate(names) if (groups == i).any()}  # fmt: skip
-        found |= {
-            "superclass_top1": float(np.trace(coarse) / coarse.sum()),
-            "by_superclass": dict(sorted(within.items(), key=lambda item: item[1])),
-            "superclass_confusion": {"names": list(names), "counts": coarse.tolist()},
-        }
+        found["superclass_top1"] = float(np.trace(coarse) / coarse.sum())
+        found["by_superclass"] = dict(sorted(within.items(), key=lambda item: item[1]))
+        found["superclass_confusion"] = Confusion(names=list(names), counts=coarse.tolist())
     return found
 
 
-def _gap(trained: Trained, train: Split, count: int, top1: float) -> dict[str, float]:
+class _Gap(TypedDict):
+    train_top1: float
+    gap: float
+
+
+def _gap(trained: Trained, train: Split, count: int, top1: float) -> _Gap:
     """Accuracy on as many clean training pictures, and how far it lies above the split's."""
     # A split lies in the order of a hash: its first pictures are a random sample.
     few = Split(train.images, train.rows[:count], train.labels[:count], train.ids[:count])
@@ -145,19 +178,19 @@ def _gap(trained: Trained, train: Split, count: int, top1: float) -> dict[str, f
     return {"train_top1": train_top1, "gap": train_top1 - top1}
 
 
-def _without(known: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+def _without(known: np.ndarray, right: np.ndarray) -> Unseen:
     """Accuracy without and on the pictures that are, exactly or nearly, among the training pictures."""
-    return {
-        "near_duplicates": int(known.sum()),
-        "top1": float(right[~known].mean()) if not known.all() else None,
-        "top1_on_near_duplicates": float(right[known].mean()) if known.any() else None,
-    }
+    return Unseen(
+        near_duplicates=int(known.sum()),
+        top1=float(right[~known].mean()) if not known.all() else None,
+        top1_on_near_duplicates=float(right[known].mean()) if known.any() else None,
+    )
 
 
-def _corrupted(trained: Trained, split: Split) -> dict[str, Any]:
+def _corrupted(trained: Trained, split: Split) -> dict[str, list[float] | float]:
     """{kind: top-1 at severities 1 to 5}, and the mean of all."""
     images, rows = np.asarray(split.images)[split.rows], torch.arange(len(split))
-    found: dict[str, Any] = {}
+    found: dict[str, list[float]] = {}
     for kind in CORRUPTIONS:
         found[kind] = []
         for severity in range(1, 1 + len(SEVERITIES[kind])):
@@ -168,20 +201,20 @@ def _corrupted(trained: Trained, split: Split) -> dict[str, Any]:
 
 def _worth_a_look(
     split: Split, probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
-) -> dict[str, Any]:
+) -> tuple[list[PictureRow], list[PictureRow]]:
     hardest, confident = scores.rows_worth_a_look(probabilities, guesses, labels, PICTURES_SHOWN)
 
-    def described(rows: np.ndarray) -> list[dict[str, Any]]:
+    def described(rows: np.ndarray) -> list[PictureRow]:
         return [
-            {
-                "position": int(row),
-                "id": int(split.ids[row]),
-                "label": classes[labels[row]],
-                "guess": classes[guess],
-                "probability": float(probabilities[row, guess]),
-                "probability_of_label": float(probabilities[row, labels[row]]),
-            }
+            PictureRow(
+                position=int(row),
+                id=int(split.ids[row]),
+                label=classes[labels[row]],
+                guess=classes[guess],
+                probability=float(probabilities[row, guess]),
+                probability_of_label=float(probabilities[row, labels[row]]),
+            )
             for row, guess in zip(rows.tolist(), guesses[rows].tolist(), strict=True)
         ]
 
-    return {"hardest": described(hardest), "confident_errors": described(confident)}
+    return described(hardest), described(confident)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cifarlab.engine.calibration import best_temperature, expected_calibration_error
+from cifarlab.evaluation.analysis.records import Bin, Error
 
 CALIBRATION_BINS = 15
 
 
-def losses(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """nll (mean negative log-likelihood, nats) and ece of (N, C) probabilities."""
+class Losses(TypedDict):
+    """Mean negative log-likelihood, in nats, and expected calibration error."""
+
+    nll: float
+    ece: float
+
+
+def losses(probabilities: np.ndarray, labels: np.ndarray) -> Losses:
+    """Measure (N, C) probabilities."""
     own = probabilities[np.arange(len(labels)), labels]
     return {
         "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
@@ -25,17 +33,17 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def reliability(
     probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS
-) -> list[dict[str, float]]:
-    """{count, confidence, accuracy} of the pictures in each of equal bins of the guess's probability."""
+) -> list[Bin]:
+    """Compare confidence with accuracy in each of equal bins of the guess's probability."""
     confidence = probabilities.max(1)
     right = guesses == labels
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return [
-        {
-            "count": int((bin_of == b).sum()),
-            "confidence": float(confidence[bin_of == b].mean()),
-            "accuracy": float(right[bin_of == b].mean()),
-        }
+        Bin(
+            count=int((bin_of == b).sum()),
+            confidence=float(confidence[bin_of == b].mean()),
+            accuracy=float(right[bin_of == b].mean()),
+        )
         for b in np.unique(bin_of)
     ]
 
@@ -82,12 +90,12 @@ def by_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float | None
     return dict(sorted(found.items(), key=lambda item: (item[1] is None, item[1])))
 
 
-def most_confused(matrix: np.ndarray, names: Sequence[str], count: int = 30) -> list[dict[str, Any]]:
-    """The commonest errors: {label, guess, count}."""
+def most_confused(matrix: np.ndarray, names: Sequence[str], count: int = 30) -> list[Error]:
+    """The commonest errors."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-wrong.ravel(), kind="stable")[:count]
     pairs = [(int(i // len(names)), int(i % len(names))) for i in order if wrong.ravel()[i]]
-    return [{"label": names[i], "guess": names[j], "count": int(wrong[i, j])} for i, j in pairs]
+    return [Error(label=names[i], guess=names[j], count=int(wrong[i, j])) for i, j in pairs]
 
 
 def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:

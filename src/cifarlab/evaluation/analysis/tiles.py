@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,6 +11,7 @@ from PIL import Image
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
+from cifarlab.evaluation.analysis.records import PictureRow
 
 # Of each kind; and pixels a side: larger pictures are made smaller. Thirty runs' must fit one page.
 TILES_SHOWN = 12
@@ -28,14 +28,14 @@ def picture_at(pictures: Split, position: int) -> np.ndarray:
     return pictures.images[pictures.rows[position]].permute(1, 2, 0).cpu().numpy()
 
 
-def write_tiles(report: dict[str, Any], pictures: Split, path: Path) -> Path:
-    """Write a PNG of two rows of squares: of the hardest pictures, and of the most confident errors."""
-    rows = [report[kind][:TILES_SHOWN] for kind in ("hardest", "confident_errors")]
+def write_tiles(kinds: Sequence[Sequence[PictureRow]], pictures: Split, path: Path) -> Path:
+    """Write a PNG with a row of squares for each kind of picture; see `AnalysisFile.worth_a_look`."""
+    rows = [kind[:TILES_SHOWN] for kind in kinds]
     side = min(LARGEST, *pictures.images.shape[-2:])
     sheet = Image.new("RGB", (side * max(map(len, rows)), side * len(rows)))
     for i, row in enumerate(rows):
         for j, each in enumerate(row):
-            picture = Image.fromarray(picture_at(pictures, each["position"]))
+            picture = Image.fromarray(picture_at(pictures, each.position))
             if picture.size != (side, side):
                 picture = picture.resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(picture, (j * side, i * side))

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,17 @@ from cifarlab.evaluation.audit.duplicates import (
     surplus,
 )
 from cifarlab.evaluation.audit.labels import suspects
+from cifarlab.evaluation.audit.report import (
+    AuditReport,
+    ClassBalance,
+    DuplicatePair,
+    ExactDuplicates,
+    NearDuplicates,
+    Parts,
+    SharedPictures,
+    SuspectLabel,
+    SuspectLabels,
+)
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, load_trained
@@ -41,13 +51,13 @@ AUDITED_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found: `report`, plain data, and the pictures that it names.
+    """What was found: `report`, and the pictures that it names.
 
     parts: each part as published. A picture goes by its index in the part's canonical order, whatever the
     packaging.
     """
 
-    report: dict[str, Any]
+    report: AuditReport
     parts: dict[str, Pictures]
 
     def picture(self, part: str, index: int) -> np.ndarray:
@@ -71,58 +81,58 @@ def audit(data: DataConfig, runs: Sequence[Trained] = (), *, near: bool = True) 
     parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
     for trained in runs:
         _refuse_other(trained, parts["train"])
-    report: dict[str, Any] = {
-        "dataset": data.dataset.name,
-        "pictures": {part: len(pictures.labels) for part, pictures in parts.items()},
-        "fingerprint": {part: pictures.fingerprint() for part, pictures in parts.items()},
-        "class_balance": {part: class_balance(pictures) for part, pictures in parts.items()},
-    }
-    pairs = _exact(parts, report)
+    exact, pairs = _exact(parts)
     # First, for it may refuse: then nothing has been opened.
-    suspected = suspect_labels(parts["train"], runs) if runs else {}
-    if near:
-        pairs += _near(parts, runs, report)
-    return Audit({**report, "pairs": pairs, **suspected}, parts)
+    suspected = suspect_labels(parts["train"], runs) if runs else None
+    nearly, near_rows = _near(parts, runs) if near else (None, [])
+    report = AuditReport(
+        dataset=data.dataset.name,
+        pictures={part: len(pictures.labels) for part, pictures in parts.items()},
+        fingerprint={part: pictures.fingerprint() for part, pictures in parts.items()},
+        class_balance={part: class_balance(pictures) for part, pictures in parts.items()},
+        exact=exact,
+        near=nearly,
+        pairs=[*pairs, *near_rows],
+        suspected=suspected,
+    )
+    return Audit(report, parts)
 
 
-def class_balance(pictures: Pictures) -> dict[str, Any]:
+def class_balance(pictures: Pictures) -> ClassBalance:
     """The smallest and the largest class, and how many pictures each class has."""
     counts = np.bincount(pictures.labels, minlength=len(pictures.classes)).tolist()
     ranked = sorted(range(len(counts)), key=counts.__getitem__)
-    return {
-        "smallest": [pictures.classes[ranked[0]], counts[ranked[0]]],
-        "largest": [pictures.classes[ranked[-1]], counts[ranked[-1]]],
-        "counts": dict(zip(pictures.classes, counts, strict=True)),
-    }
+    return ClassBalance(
+        smallest=(pictures.classes[ranked[0]], counts[ranked[0]]),
+        largest=(pictures.classes[ranked[-1]], counts[ranked[-1]]),
+        counts=dict(zip(pictures.classes, counts, strict=True)),
+    )
 
 
-def _exact(parts: dict[str, Pictures], report: dict[str, Any]) -> list[dict[str, Any]]:
+def _exact(parts: dict[str, Pictures]) -> tuple[ExactDuplicates, list[DuplicatePair]]:
     digests = {part: pictures.digests[pictures.order()] for part, pictures in parts.items()}
-    rows = []
+    shared: dict[Parts, SharedPictures] = {}
+    rows: list[DuplicatePair] = []
     for part in parts:
-        report[f"duplicates_in_{part}"] = surplus(digests[part])
         rows += _rows(parts, (part, part), exact_pairs(digests[part]), None)
     for theirs, ours in itertools.combinations(parts, 2):
         pairs = exact_pairs_across(digests[ours], digests[theirs])
         found = _rows(parts, (ours, theirs), pairs, None)
         rows += found
-        agreeing = {row["pictures"][0][1] for row in found if len(set(row["labels"])) == 1}
-        report[f"{ours}_in_{theirs}"] = len(np.unique(pairs[:, 0]))
-        report[f"{ours}_in_{theirs}_same_label"] = len(agreeing)
-    return rows
+        agreeing = {row.pictures[0][1] for row in found if len(set(row.labels)) == 1}
+        shared[ours, theirs] = SharedPictures(len(np.unique(pairs[:, 0])), len(agreeing))
+    return ExactDuplicates({part: surplus(digests[part]) for part in parts}, shared), rows
 
 
-def _near(
-    parts: dict[str, Pictures], runs: Sequence[Trained], report: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _near(parts: dict[str, Pictures], runs: Sequence[Trained]) -> tuple[NearDuplicates, list[DuplicatePair]]:
     orders = {part: pictures.order() for part, pictures in parts.items()}
     coarse = {part: descriptors(p.images)[orders[part]] for part, p in parts.items()}
     fine = {part: details(p.images)[orders[part]] for part, p in parts.items()}
     if runs and "test" in parts:
         _record(runs[0], parts["test"])
     embedded = {part: embeddings(runs[0], whole(p)) for part, p in parts.items()} if runs else {}
-    report["near_threshold"] = NEAR
-    rows = []
+    counts: dict[Parts, int] = {}
+    rows: list[DuplicatePair] = []
     for theirs, ours in itertools.combinations_with_replacement(parts, 2):
         within = ours == theirs
         candidates = alike(coarse[ours], None if within else coarse[theirs])
@@ -133,10 +143,9 @@ def _near(
         digests = parts[ours].digests[orders[ours]], parts[theirs].digests[orders[theirs]]
         other = digests[0][pairs[:, 0]] != digests[1][pairs[:, 1]]
         pairs, values = pairs[other], values[other]
-        found = len(np.unique(pairs if within else pairs[:, 0]))
-        report[f"near_duplicates_in_{ours}" if within else f"near_{ours}_in_{theirs}"] = found
+        counts[ours, theirs] = len(np.unique(pairs if within else pairs[:, 0]))
         rows += _rows(parts, (ours, theirs), pairs, values)
-    return rows
+    return NearDuplicates(NEAR, counts), rows
 
 
 def _record(trained: Trained, test: Pictures) -> None:
@@ -146,17 +155,17 @@ def _record(trained: Trained, test: Pictures) -> None:
 
 def _rows(
     parts: dict[str, Pictures], names: tuple[str, str], pairs: np.ndarray, values: np.ndarray | None
-) -> list[dict[str, Any]]:
-    """Pairs as plain data. values: their correlation; None for equal pictures."""
+) -> list[DuplicatePair]:
+    """Name the pictures of pairs. values: their correlation; None for equal pictures."""
     labels = [[parts[name].classes[label] for label in parts[name].labels[parts[name].order()[column]]]
               for name, column in zip(names, pairs.T, strict=True)]  # fmt: skip
     return [
-        {
-            "kind": "exact" if values is None else "near",
-            "pictures": [[names[0], int(pair[0])], [names[1], int(pair[1])]],
-            "labels": [labels[0][i], labels[1][i]],
-            "correlation": 1.0 if values is None else round(float(values[i]), 4),
-        }
+        DuplicatePair(
+            kind="exact" if values is None else "near",
+            pictures=[(names[0], int(pair[0])), (names[1], int(pair[1]))],
+            labels=[labels[0][i], labels[1][i]],
+            correlation=1.0 if values is None else round(float(values[i]), 4),
+        )
         for i, pair in enumerate(pairs)
     ]
 
@@ -190,13 +199,11 @@ def _outputs(trained: Trained, split: Split):
     return outputs_of(trained.model, place_split(split, device), trained.precision, trained.saved.image_size)
 
 
-def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
-    """`suspects`, most suspect first; among how many pictures, `suspects_among`; the share of those whose
-    label is the most probable one, `suspects_accuracy`: what a weak model takes for suspect is its own error.
+def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> SuspectLabels:
+    """Find labels that runs contradict with confidence, in pictures that they were not trained on.
 
-    Those are the training pictures that a run was not trained on: its validation pictures, and what its
-    `data.limit` left out. Where several runs can tell, the mean of their probabilities counts. Raises
-    ConfigError where none can.
+    Those are a run's validation pictures, and the training pictures that its `data.limit` left out. Where
+    several runs can tell, the mean of their probabilities counts. Raises ConfigError where none can.
     """
     total = np.zeros((len(train.labels), len(train.classes)))
     times = np.zeros(len(train.labels), dtype=np.int64)
@@ -217,17 +224,17 @@ def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> dict[str, Any]:
     labels = train.labels[train.order()[asked]]
     rows, others = suspects(probabilities, labels)
     found = [
-        {
-            "picture": ["train", int(asked[row])],
-            "label": train.classes[labels[row]],
-            "suggested": train.classes[other],
-            "probability_of_label": round(float(probabilities[row, labels[row]]), 4),
-            "probability_of_suggested": round(float(probabilities[row, other]), 4),
-        }
+        SuspectLabel(
+            picture=("train", int(asked[row])),
+            label=train.classes[labels[row]],
+            suggested=train.classes[other],
+            probability_of_label=round(float(probabilities[row, labels[row]]), 4),
+            probability_of_suggested=round(float(probabilities[row, other]), 4),
+        )
         for row, other in zip(rows, others, strict=True)
     ]
     accuracy = float((probabilities.argmax(1) == labels).mean())
-    return {"suspects": found, "suspects_among": len(asked), "suspects_accuracy": accuracy}
+    return SuspectLabels(suspects=found, suspects_among=len(asked), suspects_accuracy=accuracy)
 
 
 def _refuse_other(trained: Trained, train: Pictures) -> None:

@@ -1,5 +1,5 @@
 """Published accuracies, and where a run stands among them."""
 
-from cifarlab.evaluation.published.placing import place_run, place_score
+from cifarlab.evaluation.published.placing import Placement, place_run, place_score
 
-__all__ = ["place_run", "place_score"]
+__all__ = ["Placement", "place_run", "place_score"]

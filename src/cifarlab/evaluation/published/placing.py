@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 from cifarlab.config import Config
 from cifarlab.config.saved import checked_unimported
+from cifarlab.core.records import Record
 from cifarlab.evaluation.published.causes import augmentation, causes, pretrained
 from cifarlab.evaluation.published.figures import ANCHORS, Anchor
 from cifarlab.runs.folder import Run
@@ -14,12 +15,42 @@ from cifarlab.training.progress import OPTIMISTIC
 ANCHORS_SHOWN = 5
 
 
-def place_score(config: Config, top1: float, split: str) -> dict[str, Any] | None:
-    """The published figures nearest to a configuration, and where `top1` (a fraction) stands among them.
+class PublishedFigure(Record):
+    """As `figures.Figure`."""
 
-    split: what it was measured on; the figures are of test. Holds `anchor` (its name), `band`, `figures`,
-    `difference` (points outside the band, 0 within), `verdict` (below, within, above), `causes` (where below,
-    the costliest first) and `text`. None where no figure is known for the backbone or the data set.
+    top1: float
+    source: str
+    runs: int | None
+    epoch: str | None
+
+
+class Placement(Record):
+    """Where an accuracy stands among published ones.
+
+    Attributes:
+        anchor: Name of their architecture and protocol.
+        band: The least and the greatest accuracy, in percent, that surprise nobody.
+        figures: What the band is made of.
+        split: What the accuracy was measured on; the figures are of test.
+        difference: Points outside the band, 0 within.
+        causes: Why it lies below, the costliest first.
+        text: All of it in words.
+    """
+
+    anchor: str
+    band: list[float]
+    figures: list[PublishedFigure]
+    split: str
+    difference: float
+    verdict: Literal["below", "within", "above"]
+    causes: list[str]
+    text: str
+
+
+def place_score(config: Config, top1: float, split: str) -> Placement | None:
+    """Place `top1` (a fraction), measured on `split`, among the published figures nearest to a configuration.
+
+    Returns None where no figure is known for the backbone or the data set.
     """
     anchor = nearest_anchor(config)
     if anchor is None:
@@ -28,20 +59,21 @@ def place_score(config: Config, top1: float, split: str) -> dict[str, Any] | Non
     difference = round(min(accuracy - low, 0) + max(accuracy - high, 0), 2)
     verdict = "below" if difference < 0 else "above" if difference > 0 else "within"
     found = causes(config, anchor) if verdict == "below" else []
-    figures = [{"top1": f.top1, "source": f.source, "runs": f.runs, "epoch": f.epoch} for f in anchor.figures]
-    return {
-        "anchor": anchor.name,
-        "band": [low, high],
-        "figures": figures,
-        "split": split,
-        "difference": difference,
-        "verdict": verdict,
-        "causes": found,
-        "text": _text(anchor, difference, verdict, found, _remark(config, split)),
-    }
+    return Placement(
+        anchor=anchor.name,
+        band=[low, high],
+        figures=[
+            PublishedFigure(top1=f.top1, source=f.source, runs=f.runs, epoch=f.epoch) for f in anchor.figures
+        ],
+        split=split,
+        difference=difference,
+        verdict=verdict,
+        causes=found,
+        text=_text(anchor, difference, verdict, found, _remark(config, split)),
+    )
 
 
-def place_run(run: Run) -> dict[str, Any] | None:
+def place_run(run: Run) -> Placement | None:
     """`place` for a finished run, by its summary: test where it was scored there, else validation."""
     summary = run.summary()
     if summary is None:
