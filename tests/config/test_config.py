@@ -126,7 +126,7 @@ def test_a_file_with_such_a_part_is_refused_in_one_line(tmp_path):
 
 
 def test_settings_that_contradict_each_other():
-    assert "data.batch_size: mixing" in fails("data.batch_size=25", "data.mix.mixup={}")
+    assert "data.batch_size: data.mix pairs" in fails("data.batch_size=25", "data.mix.mixup={}")
     assert "objective.arcface" in fails(
         "objective.arcface={}", "objective.cross_entropy=null", "data.mix.mixup={}"
     )

@@ -148,7 +148,7 @@ def test_store_size_keeps_digests(tmp_path: Path) -> None:
     ({"fine_labels": [100] * 200}, "fine_labels holds 100, outside 0 to 99"),
     ({"fine_labels": [-1] * 200}, "holds -1"),
     ({"coarse_labels": [20] * 200}, "coarse_labels holds 20, outside 0 to 19"),
-    ({"coarse_labels": [i % 20 for i in range(100)] + [0] * 100}, "one superclass a class"),
+    ({"coarse_labels": [i % 20 for i in range(100)] + [0] * 100}, "exactly one superclass"),
 ])  # fmt: skip
 def test_wrong_content_is_an_error_that_names_the_file(
     tmp_path: Path, changes: dict[str, Any], message: str

@@ -17,7 +17,6 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError
 from torch import Tensor
 
 from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
-from cifarlab.core.plain import Plain
 from cifarlab.core.random import Draws
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
@@ -41,7 +40,11 @@ def _library() -> Any:
     return albumentations
 
 
-def _kinds() -> dict[str, Plain]:
+# A transform as a recipe gives it: its name, and its options by name.
+Entry = dict[str, dict[str, Any]]
+
+
+def _kinds() -> dict[str, type]:
     """Return the library's transforms and compositions by name."""
     library = _library()
     bases = library.BasicTransform, library.BaseCompose
@@ -66,7 +69,7 @@ def _read(value: Any) -> Any:
     return [content["transform"]] if isinstance(content, Mapping) and "transform" in content else content
 
 
-def _plain(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, dict[str, Plain]]]:
+def _plain(value: Any, path: tuple[str, ...] = ()) -> list[Entry]:
     """Bring a list of transforms into the form `[{Name: options}, ...]`.
 
     Lists inside compositions are brought into the same form.
@@ -76,7 +79,7 @@ def _plain(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, dict[str, P
     return [_entry(entry, (*path, str(place))) for place, entry in enumerate(value)]
 
 
-def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Plain]]:
+def _entry(entry: Any, path: tuple[str, ...]) -> Entry:
     """Bring one transform into the form `{Name: options}`."""
     if isinstance(entry, Mapping) and _SAVED in entry:
         entry = {entry[_SAVED]: {key: option for key, option in entry.items() if key != _SAVED}}
@@ -94,7 +97,7 @@ def _entry(entry: Any, path: tuple[str, ...]) -> dict[str, dict[str, Plain]]:
     return {str(name): dict(options)}
 
 
-def _built(entry: Mapping[str, dict[str, Plain]], path: tuple[str, ...]) -> Any:
+def _built(entry: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     """Build a transform; raise ConfigError with the path of an invalid option."""
     ((name, options),) = entry.items()
     kinds = _kinds()
@@ -128,11 +131,11 @@ def _built(entry: Mapping[str, dict[str, Plain]], path: tuple[str, ...]) -> Any:
     return built
 
 
-def _pipeline(transforms: list[dict[str, dict[str, Plain]]]) -> Any:
+def _pipeline(transforms: list[Entry]) -> Any:
     return _library().Compose([_built(entry, (str(place),)) for place, entry in enumerate(transforms)])
 
 
-def _checked(transforms: list[dict[str, dict[str, Plain]]]) -> list[dict[str, dict[str, Plain]]]:
+def _checked(transforms: list[Entry]) -> list[Entry]:
     _pipeline(transforms)
     return transforms
 
@@ -143,7 +146,7 @@ def _cached(transforms: str) -> Any:
 
 
 Transforms = Annotated[
-    list[dict[str, dict[str, Plain]]],
+    list[Entry],
     AfterValidator(_checked),
     BeforeValidator(_plain),
     BeforeValidator(_read),

@@ -139,11 +139,11 @@ class Config(Section):
         needs = (spec.part.traits.needs_teacher for spec in self.objective.values())
         return frozenset(need for need in needs if need)
 
-    def dump(self) -> dict[str, Plain]:
+    def dump(self) -> dict[str, Any]:
         """Return plain data from which an equal config can be built."""
         return self.model_dump(mode="json")
 
-    def identity(self) -> dict[str, Plain]:
+    def identity(self) -> dict[str, Any]:
         """Return `dump()` without the keys in NOT_IDENTITY."""
         plain = self.dump()
         return without_places(plain)
@@ -154,17 +154,17 @@ def _draws_per_batch(mixer: Spec) -> bool:
     return getattr(mixer.options, "per", "pair") == "batch" or any(map(_draws_per_batch, choices.values()))
 
 
-def without_places(plain: dict[str, Plain]) -> dict[str, Plain]:
+def without_places(plain: Mapping[str, Plain]) -> dict[str, Any]:
     """Return a copy of a plain configuration without the keys in NOT_IDENTITY."""
-    plain = copy.deepcopy(plain)
+    kept = copy.deepcopy(dict(plain))
     for path in NOT_IDENTITY:
         *sections, key = path.split(".")
-        inner: Any = plain
+        inner: Any = kept
         for section in sections:
             inner = inner.get(section) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
             inner.pop(key, None)
-    return plain
+    return kept
 
 
 def build_config(plain: Mapping[str, Plain]) -> Config:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cifarlab.config import ROOT, Config, build_config, keys_at
 from cifarlab.config.imports import (
@@ -43,8 +44,8 @@ class Recipe:
     name: str
     path: Path
     base: str | None
-    about: dict[str, Plain]
-    plain: dict[str, Plain]
+    about: dict[str, Any]
+    plain: dict[str, Any]
     files: tuple[dict[str, str], ...] = ()
 
     @property
@@ -146,7 +147,7 @@ def read_recipe(name: str, beside: Path | None = None, above: tuple[Path, ...] =
     below = read_recipe(base, path.parent, (*above, path)) if base else None
     lower = below.plain if below else ROOT
     plain = merge_sections(lower, content)
-    plain["imports"] = list(dict.fromkeys([*lower.get("imports", ()), *imports]))
+    plain["imports"] = list(dict.fromkeys([*read_entries(lower.get("imports")), *imports]))
     package_name = (
         path.relative_to(FOLDER).with_suffix("").as_posix() if path.is_relative_to(FOLDER) else path.stem
     )
@@ -193,7 +194,7 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
         override = parse_override(text)
         if "imports" in override:
             added = [absolute_entry(entry, Path.cwd()) for entry in read_entries(override["imports"])]
-            override["imports"] = list(dict.fromkeys([*plain.get("imports", ()), *added]))
+            override["imports"] = list(dict.fromkeys([*read_entries(plain.get("imports")), *added]))
         plain = merge_sections(plain, override)
     return checked(plain)
 

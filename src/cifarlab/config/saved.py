@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -180,7 +180,7 @@ def _explained(
     return ConfigError(f"{where}: {error}")
 
 
-def translate_saved(plain: Mapping[str, Plain]) -> dict[str, Plain]:
+def translate_saved(plain: Mapping[str, Plain]) -> dict[str, Any]:
     """Rename options of a saved configuration that have new names.
 
     `teacher.views` became `data.views`. Null, its default, is dropped. Malformed sections stay unchanged: the

@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
-from cifarlab.core.plain import Plain
 from cifarlab.core.strict_numbers import Strict, refuse_boolean
 
 # Called with the name of a module before it is reloaded. Each removes what the module registered.
@@ -117,7 +116,7 @@ class Spec:
         """Return the part as a function whose options are already set."""
         return partial(self.part.call, **self.kwargs())
 
-    def dump(self) -> dict[str, Plain]:
+    def dump(self) -> dict[str, Any]:
         """Return the spec as plain data in the form of a recipe."""
         beside = {key: getattr(self, key) for key in self.beside}
         return {"name": self.name, **self.options.model_dump(mode="json"), **beside}

@@ -295,6 +295,6 @@ class Engine:
                 group["lr"] = float(group["lr"])
         if state["scaler"] and self.precision.scaled:
             self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
+        if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         self.means.load_state_dict(state["means"])

@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.plain import Plain
 from cifarlab.core.registries import BACKBONES
 from cifarlab.core.registry import Spec
 from cifarlab.models.blocks.stems import no_patches, patch_options, put_cifar_stem, put_patches
@@ -121,7 +120,7 @@ def _size_options(name: str, image_size: int) -> dict[str, int]:
     return {"img_size": image_size}
 
 
-def _create(name: str, image_size: int, options: Mapping[str, Plain]) -> Any:
+def _create(name: str, image_size: int, options: Mapping[str, Any]) -> Any:
     import timm
 
     try:
@@ -218,7 +217,7 @@ def unfit(
 
 
 def _load_pretrained(
-    model: Any, name: str, options: Mapping[str, Plain], pretrained: bool | str, renewed: dict[str, str]
+    model: Any, name: str, options: Mapping[str, Any], pretrained: bool | str, renewed: dict[str, str]
 ) -> LoadReport:
     """Load published weights or a file's weights, except those of new layers.
 
@@ -264,7 +263,7 @@ def has_weights(backbone: Spec) -> bool:
 
 
 def _translate(
-    name: str, options: Mapping[str, Plain], state: dict[str, Tensor], path: Path
+    name: str, options: Mapping[str, Any], state: dict[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
     """Rename and resize published weights to fit this model.
 

@@ -31,7 +31,7 @@ def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Pat
     tiles = [(title, [_tile(pictures, row) for row in rows[:TILES]]) for title, rows in sections]
     sheet = draw_sheet(tiles, _heading(report))
     charts = [
-        Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=SCALE)))
+        Image.open(io.BytesIO(vl_convert.vegalite_to_png(dict(spec), scale=SCALE)))
         for spec in still_charts(report, WIDTH).values()
     ]
     page = _below(sheet, charts)

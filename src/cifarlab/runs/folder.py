@@ -98,7 +98,7 @@ class Run:
         """Write `summary.json`, which marks the run as finished."""
         write_json(self.summary_path, summary.to_json())
 
-    def plain_config(self) -> dict[str, Plain]:
+    def plain_config(self) -> dict[str, Any]:
         """Read the resolved configuration. Options are renamed to their current names.
 
         Raises:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import JsonValue
 
 from cifarlab.core.errors import Failure
 from cifarlab.runs.folder import Run
@@ -51,7 +50,7 @@ def record_opening(
         raise Failure(f"{path}: cannot be written ({reason}), so the test pictures stay sealed") from error
 
 
-def openings(runs: Path) -> list[dict[str, JsonValue]]:
+def openings(runs: Path) -> list[dict[str, str | int | None]]:
     """Read the ledger in a folder, normally that of all runs.
 
     Returns:

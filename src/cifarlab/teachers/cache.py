@@ -54,6 +54,7 @@ class Replay:
         views = num_views(config)
         assert views is not None, "only recurring views can be replayed"
         self.teacher, self.config, self.split, self.num_classes = teacher, config, split, num_classes
+        self.answers = sorted({"logits"} | (teacher.lessons & {"embedding"}))
         self.key = _key(teacher, config, split, fingerprint, views)
         self.folder = cache_folder("teachers") / digest(self.key)
         with explain_refusal("the teacher's answers", self.folder, TEACHER_CACHE):
@@ -153,7 +154,7 @@ class Replay:
             write_record(fresh, {"key": key, "scale": scale, "checksums": checksums})
 
     def _names(self) -> list[str]:
-        return [*self.key["answers"], "witnesses"]
+        return [*self.answers, "witnesses"]
 
     def _dress(self, positions: Tensor, view: int) -> Batch:
         config = self.config

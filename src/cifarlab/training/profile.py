@@ -27,6 +27,7 @@ from cifarlab.engine.sources import unobserved
 from cifarlab.engine.step import Engine
 from cifarlab.training.saver import Saver, snapshot
 from cifarlab.training.setup import prepare
+from cifarlab.training.state import BestState, LastState
 
 # In the order of a step. The rest of a step is called `other`.
 STEP_PARTS = ("batch", "teacher", "forward", "loss", "sums", "backward", "clip", "optimizer", "average")
@@ -270,16 +271,18 @@ def _scoring_seconds(engine: Engine, splits: Splits) -> float:
 def _saving_seconds(engine: Engine) -> tuple[float, float]:
     """Time the snapshot and the writing of `last.pt` and `best.pt`."""
     watch, waited, written = Stopwatch(engine.device), 0.0, 0.0
-    states = {"engine": engine.state_dict()}, {"model": engine.evaluated.state_dict()}
+    # What is large in the two files.
+    last = cast("LastState", {"engine": engine.state_dict()})
+    best = cast("BestState", {"model": engine.evaluated.state_dict()})
     with (
         tempfile.TemporaryDirectory() as folder,
         Saver(Path(folder) / "best.pt", Path(folder) / "last.pt", engine.device) as saver,
     ):
         for _ in range(2):  # Twice, since the first snapshot also allocates memory.
             begun = watch.now()
-            snapshot(*states)
+            snapshot(last, best)
             waited = watch.now() - begun
-            saver.submit(*states)
+            saver.submit(last, best)
             saver.flush()
             written = watch.now() - begun - 2 * waited
     return waited, written

@@ -9,13 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from cifarlab.core import checkpoints
 from cifarlab.training.state import BestState, LastState
+
+Last = TypeVar("Last")
+Best = TypeVar("Best")
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Saver:
         return states
 
 
-def snapshot(last: LastState, best: BestState | None) -> tuple[LastState, BestState | None]:
+def snapshot(last: Last, best: Best) -> tuple[Last, Best]:
     """Copy both states. Tensors are copied on their own device, without waiting for a GPU.
 
     If the device has no memory for copies, they are made on the host immediately. That is slower, but a run
@@ -190,9 +193,7 @@ def _start_copy(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def _copies(
-    change: Callable[[Tensor], Tensor], last: LastState, best: BestState | None
-) -> tuple[LastState, BestState | None]:
+def _copies(change: Callable[[Tensor], Tensor], last: Last, best: Best) -> tuple[Last, Best]:
     """Apply `change` to both states' tensors, once if tensors share memory."""
     known: dict[object, Tensor] = {}
     return _copied(last, change, known), _copied(best, change, known)

@@ -34,7 +34,7 @@ class LoopState:
     distillation: TeacherReport | None = None
 
     @classmethod
-    def from_plain(cls, saved: dict[str, Any]) -> Self:
+    def from_plain(cls, saved: LastState) -> Self:
         """Return the state that a `last.pt` holds.
 
         Raises:

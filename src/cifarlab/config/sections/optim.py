@@ -9,7 +9,6 @@ from pydantic import Field, model_serializer, model_validator
 
 from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError, unknown
-from cifarlab.core.plain import Plain
 from cifarlab.core.registries import (
     OPTIMIZERS,
     ScheduleSpec,
@@ -90,7 +89,7 @@ class OptimConfig(Section):
         return {**own, "optimizer": OPTIMIZERS.spec(rest)}
 
     @model_serializer(mode="plain")
-    def _flat(self) -> dict[str, Plain]:
+    def _flat(self) -> dict[str, Any]:
         keys = ("lr", "weight_decay", "decay_norms", "norm_rate", "layer_decay")
         own = {key: getattr(self, key) for key in keys}
         around = {
