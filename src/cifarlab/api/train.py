@@ -49,7 +49,7 @@ def train(
 
     Example:
         >>> run = cifarlab.train("demo", {"train.epochs": 2})
-        >>> run.summary()["epochs"]
+        >>> run.summary().epochs
         2
     """
     texts = override_texts(overrides)
