@@ -36,7 +36,7 @@ class JudgedDifference(Record):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    against: str | None = Field(None, validation_alias="from", serialization_alias="from")
+    against: str | None = Field(default=None, validation_alias="from", serialization_alias="from")
     paired: bool
     seeds: int
     mean: float

@@ -151,7 +151,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
     waiting = list(_waiting(rows))
     for _, _, config, run in waiting:
         run.refuse_other(config, APART)
-    sides = {run.folder: (row, side) for row, side, _, run in waiting}
+    sides: dict[Path, tuple[Row, SideName]] = {run.folder: (row, side) for row, side, _, run in waiting}
 
     def leave_out(task: Task, error: ConfigError) -> None:
         # Weights that cannot be fetched: the other rows do not need them.
@@ -181,7 +181,9 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
 
 
 def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, SideName, Config, Run]]:
-    sides = [(row, side, arm) for row in rows for side, arm in row.arms.items() if side not in row.missing]
+    sides: list[tuple[Row, SideName, Arm]] = [
+        (row, side, arm) for row in rows for side, arm in row.arms.items() if side not in row.missing
+    ]
     for seed in sorted({seed for _, _, arm in sides for seed in arm.configs}):
         for row, side, arm in sides:
             yield row, side, arm.configs[seed], arm.runs[seed]
