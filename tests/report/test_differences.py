@@ -100,6 +100,7 @@ def test_steps_are_gains_and_losses_only_where_they_are_shown(ladder, tmp_path):
     assert [row["kind"] for row in rows] == ["first", "gain", "loss", "no difference shown"]
     for row, below, step in zip(rows[1:], rows, found, strict=False):
         assert row["from"] == below["to"]
+        assert step.low is not None and step.high is not None
         assert row["high"] - row["low"] == pytest.approx(100 * (step.high - step.low), abs=1e-3)
     page, _ = build_page(ladder, tmp_path / "out")
     assert (page.parent / "steps.svg").exists() and "Step by step: ladder" in page.read_text()

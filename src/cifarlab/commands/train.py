@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cifarlab.runs.folder import Run
-    from cifarlab.runs.summary import Summary
 
 
 @app.command()
@@ -80,13 +79,14 @@ def train(
     most = min(at_once or usual_at_once(configs[0]), len(configs))
     train_all(tasks(), most, progress, fresh, by_memory=at_once is None)
     if len(configs) > 1:
-        _print_over_seeds(folder, students[0], [run.finished() for run in students])
+        _print_over_seeds(folder, students)
 
 
-def _print_over_seeds(folder: Path, run: Run, summaries: list[Summary]) -> None:
+def _print_over_seeds(folder: Path, students: list[Run]) -> None:
     from cifarlab.experiments.statistics import estimate
     from cifarlab.runs.ledger import count_openings
 
+    summaries = [run.finished() for run in students]
     for split in ("val", "test"):
         values = [top1 for summary in summaries if (top1 := summary.top1(split)) is not None]
         if len(values) == len(summaries):
@@ -97,5 +97,5 @@ def _print_over_seeds(folder: Path, run: Run, summaries: list[Summary]) -> None:
             what = f"{split} top1 {found.mean:.2%} mean"
             print(f"{folder}: {what}, {interval}, {spread}{optimistic}")
             if split == "test":
-                opened = count_openings(run)["runs"]
-                print(f"the test set has been opened {opened:,} x for the runs in {run.runs}")
+                opened = count_openings(students[0])["runs"]
+                print(f"the test set has been opened {opened:,} x for the runs in {students[0].runs}")

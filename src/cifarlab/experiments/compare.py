@@ -17,7 +17,7 @@ from cifarlab.experiments.idle_options import refuse_idle_at_once, refuse_idle_o
 from cifarlab.experiments.records import Comparison, ComparisonRow, JudgedDifference, Metric
 from cifarlab.experiments.seeds import refuse_mixed_seeds
 from cifarlab.experiments.statistics import difference, estimate, optimism
-from cifarlab.experiments.wording import described, held_out, notes, unless_nan
+from cifarlab.experiments.wording import described, held_out_share, notes, unless_nan
 from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import openings
 from cifarlab.runs.log import read_log
@@ -253,4 +253,4 @@ def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
 
 
 def _sides(arm: Arm) -> list[tuple[Summary, str]]:
-    return [(run.finished(), held_out(run.plain_config())) for run in arm.runs.values()]
+    return [(run.finished(), held_out_share(run.plain_config())) for run in arm.runs.values()]

@@ -181,11 +181,9 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
 
 
 def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, SideName, Config, Run]]:
-    sides: list[tuple[Row, SideName, Arm]] = []
-    for row in rows:
-        for side, arm in row.arms.items():
-            if side not in row.missing:
-                sides.append((row, side, arm))
+    sides: list[tuple[Row, SideName, Arm]] = [
+        (row, side, arm) for row in rows for side, arm in row.arms.items() if side not in row.missing
+    ]
     for seed in sorted({seed for _, _, arm in sides for seed in arm.configs}):
         for row, side, arm in sides:
             yield row, side, arm.configs[seed], arm.runs[seed]

@@ -74,7 +74,7 @@ def unless_nan(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def held_out(config: Mapping[str, Any]) -> str:
+def held_out_share(config: Mapping[str, Any]) -> str:
     """Say which pictures a saved configuration held out."""
     return repr([config["data"].get(key) for key in ("val", "classes", "split_seed")])
 
@@ -82,7 +82,7 @@ def held_out(config: Mapping[str, Any]) -> str:
 def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) -> list[str]:
     """A line for each thing that makes the sides of a comparison less alike than they look.
 
-    sides: by name, of each run its summary and what it held out, as `held_out` says it.
+    sides: by name, of each run its summary and what it held out, as `held_out_share` says it.
     """
     said = []
     runs = [run for side in sides.values() for run in side]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -118,7 +118,7 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> a
     return _sized(bars, ends, rules.encode(y="low:Q", y2="high:Q", tooltip=tooltip))
 
 
-def still(spec: ChartSpec) -> dict[str, SpecValue]:
+def still(spec: ChartSpec) -> ChartSpec:
     """A specification without what answers a pointer, for a picture."""
     layers = [layer for layer in _parts(spec, "layer") if layer.get("name") != HOVER]
     params = [param for param in _parts(spec, "params") if HOVER not in _listed(param, "views")]
@@ -131,7 +131,7 @@ def _listed(spec: ChartSpec, key: str) -> list[SpecValue]:
 
 
 def _parts(spec: ChartSpec, key: str) -> list[ChartSpec]:
-    return [part for part in _listed(spec, key) if isinstance(part, Mapping)]
+    return [part for part in _listed(spec, key) if isinstance(part, dict)]
 
 
 def _band(name: str, epoch: int, values: Sequence[float]) -> ChartRow:

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from cifarlab.core.errors import ConfigError, unknown
 from cifarlab.experiments.records import JudgedDifference, Metric
 from cifarlab.experiments.statistics import difference
-from cifarlab.experiments.wording import described, held_out, interval, notes, p_value
+from cifarlab.experiments.wording import described, held_out_share, interval, notes, p_value
 from cifarlab.report.collect import RunGroup
 from cifarlab.report.tables import Cell, Table
 
@@ -76,7 +76,7 @@ def _compared(
     others = [group for group in scored if group is not reference]
     found = described([difference(_scores(other, metric), _scores(reference, metric)) for other in others])
     sides = {
-        group.name: [(run.summary, held_out(run.config)) for run in group.runs]
+        group.name: [(run.summary, held_out_share(run.config)) for run in group.runs]
         for group in [reference, *others]
     }
     return AgainstOne(

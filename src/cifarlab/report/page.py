@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -188,7 +188,7 @@ def _count(groups: Sequence[RunGroup]) -> str:
 def _save_pictures(path: Path, spec: ChartSpec) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     own = spec.get("config")
-    config = {**(own if isinstance(own, Mapping) else {}), "legend": {"columns": 2}}
+    config = {**(own if isinstance(own, dict) else {}), "legend": {"columns": 2}}
     svg = vl_convert.vegalite_to_svg({**charts.still(spec), "config": config}, vl_version=VEGA_LITE)
     _write(path.with_suffix(".svg"), svg)
     png = vl_convert.svg_to_png(svg, scale=2)

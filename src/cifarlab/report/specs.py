@@ -6,6 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 SpecValue: TypeAlias = "str | float | Sequence[SpecValue] | Mapping[str, SpecValue] | None"
-ChartSpec = Mapping[str, SpecValue]
+ChartSpec = dict[str, SpecValue]
 ChartRow = dict[str, str | float]
 ChartRows = list[ChartRow]
