@@ -6,6 +6,7 @@ import json
 import pytest
 
 from cifarlab.config.recipes import read_recipe
+from cifarlab.core.errors import ConfigError
 from cifarlab.report.collect import Finished, read_run
 from cifarlab.report.page import build_page
 from cifarlab.report.provenance import changes, surroundings
@@ -16,13 +17,11 @@ from tests.report.planted import plant
 def run(one, tmp_path) -> Finished:
     """A run of the package's `demo` with other options, as it was written before recipes' files were."""
     found = read_run(plant(one, tmp_path / "runs", "demo", 0, 0.5), "demo")
-    return dataclasses.replace(
-        found, env={**found.env, "recipes": None, "command": ["cifarlab", "train", "demo"]}
-    )
+    return with_env(found, recipes=[], command=["cifarlab", "train", "demo"])
 
 
 def with_env(run: Finished, **env) -> Finished:
-    return dataclasses.replace(run, env={**run.env, **env})
+    return dataclasses.replace(run, env=run.env.changed(**env))
 
 
 @pytest.fixture
@@ -72,9 +71,13 @@ def test_a_recipe_without_a_base_is_compared_itself(run, own):
     assert heading == "Differs from its recipe in:" and "model.backbone.name" not in {key for key, *_ in rows}
 
 
-@pytest.mark.parametrize("recipes", [5, "demo", [], [1], [{"path": "x"}], {"path": "x", "sha256": "y"}])
-def test_a_record_that_is_none_is_as_good_as_no_record(run, recipes):
-    assert changes(with_env(run, recipes=recipes)) == changes(run)
+@pytest.mark.parametrize("recipes", [5, "demo", [1], [{"path": "x"}], {"path": "x", "sha256": "y"}])
+def test_a_record_of_another_kind_is_named(one, tmp_path, recipes):
+    folder = plant(one, tmp_path / "runs", "demo", 0, 0.5)
+    env = json.loads((folder / "env.json").read_text())
+    (folder / "env.json").write_text(json.dumps({**env, "recipes": recipes}))
+    with pytest.raises(ConfigError, match=r"env\.json: cannot be read: recipes"):
+        read_run(folder, "demo")
 
 
 def test_the_page_says_which_recipe_it_was(one, own, tmp_path):

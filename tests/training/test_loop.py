@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarlab.core import checkpoints, files
+from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.engine.step import Engine
 from cifarlab.evaluation import score, sealed
@@ -279,7 +279,7 @@ def test_a_run_is_not_resumed_in_another_order_of_augmentations(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.augment: order \[crop, flip, cutout\] there"):
         train_tiny(run.folder, *then, "train.epochs=1")
     assert run.last_path.read_bytes() == weights
-    assert train_tiny(run.folder, *first, "train.epochs=1")[1]["val_top1"] == summary.val_top1
+    assert train_tiny(run.folder, *first, "train.epochs=1")[1].val_top1 == summary.val_top1
 
 
 def test_a_run_of_an_older_version_is_the_same_run(uninterrupted, tmp_path):
@@ -373,7 +373,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", ["last step", "conclusion"])
 def test_a_signal_at_the_end_is_not_lost(tmp_path, monkeypatch, at):
     """The run is finished, and whoever asked to stop is heard: no further seed begins."""
-    owner, name, number = (Engine, "step", 13) if at == "last step" else (files, "write_json", None)
+    owner, name, number = (Engine, "step", 13) if at == "last step" else (Run, "write_summary", None)
     call = getattr(owner, name)
 
     def signals(*args):
@@ -599,7 +599,7 @@ def test_a_runs_memory_on_a_gpu_is_not_that_of_the_run_before(tmp_path):
     words = ("train.device=cuda", "train.engine=eager", "train.epochs=1")
     _, large = train_tiny(tmp_path / "large", *words, "data.image_size=256", "data.batch_size=100")
     _, small = train_tiny(tmp_path / "small", *words, "data.image_size=16")
-    assert small["peak_memory_bytes"] < large["peak_memory_bytes"] / 2
+    assert small.peak_memory_bytes < large.peak_memory_bytes / 2
 
 
 def test_four_frames_lie_between_the_loop_and_the_model(tmp_path, monkeypatch):

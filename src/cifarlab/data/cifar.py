@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.download import Archive, locate, md5_of
-from cifarlab.data.pickles import Value, read_pickle
+from cifarlab.data.pickles import PickledValue, read_pickle
 from cifarlab.data.splits import PartName, Pictures, digest_pictures
 
 SIZE = 32
@@ -124,13 +124,13 @@ def resize_pictures(images: np.ndarray, size: int) -> np.ndarray:
     return resized
 
 
-def _get(content: dict[str, Value], key: str, path: Path) -> Any:
+def _get(content: dict[str, PickledValue], key: str, path: Path) -> Any:
     if key not in content:
         raise ConfigError(f"{path} has no {key!r}: not a file of this data set", ("data", "root"))
     return content[key]
 
 
-def _names(meta: dict[str, Value], key: str, count: int, path: Path) -> tuple[str, ...]:
+def _names(meta: dict[str, PickledValue], key: str, count: int, path: Path) -> tuple[str, ...]:
     names = _get(meta, key, path)
     strings = type(names) is list and all(type(name) in (bytes, str) for name in names)
     if not strings or len(names) != count:
@@ -138,7 +138,7 @@ def _names(meta: dict[str, Value], key: str, count: int, path: Path) -> tuple[st
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
 
 
-def _images(content: dict[str, Value], path: Path) -> np.ndarray:
+def _images(content: dict[str, PickledValue], path: Path) -> np.ndarray:
     images = _get(content, "data", path)
     array = isinstance(images, np.ndarray)
     if not array or images.dtype != np.uint8 or images.shape[1:] != (3 * SIZE * SIZE,):
@@ -150,7 +150,7 @@ def _images(content: dict[str, Value], path: Path) -> np.ndarray:
     return np.array(images, order="C").reshape(-1, 3, SIZE, SIZE)
 
 
-def _labels(content: dict[str, Value], key: str, classes: int, count: int, path: Path) -> np.ndarray:
+def _labels(content: dict[str, PickledValue], key: str, classes: int, count: int, path: Path) -> np.ndarray:
     labels = _get(content, key, path)
     if isinstance(labels, np.ndarray):
         labels = labels.tolist()

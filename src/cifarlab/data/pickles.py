@@ -146,10 +146,10 @@ class Unpickler(pickle._Unpickler):
 
 
 # The values that a CIFAR file may hold.
-Value: TypeAlias = "int | float | bytes | str | list[Value] | np.ndarray | None"
+PickledValue: TypeAlias = "int | float | bytes | str | list[PickledValue] | np.ndarray | None"
 
 
-def read_pickle(path: Path) -> dict[str, Value]:
+def read_pickle(path: Path) -> dict[str, PickledValue]:
     """Read the dict of a CIFAR file.
 
     Returns:

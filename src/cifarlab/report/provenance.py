@@ -18,7 +18,7 @@ def recipe_of(run: Finished) -> str:
     """Return the name of a packaged recipe, or the path of another."""
     name = run.summary.recipe
     if run.env.recipes:
-        path = run.env.recipes[0]["path"]
+        path = run.env.recipes[0].path
         return name if path == f"cifarlab/recipes/{name}.yaml" else path
     # Before files were recorded only the command told a file of one's own from a recipe of its name.
     words = [Path(word) for word in run.env.command]
@@ -45,7 +45,10 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
     hidden = {"train.seed", *NOT_IDENTITY}
     rows = [(key, shown(old), shown(new)) for key, (old, new) in found.items() if key not in hidden]
     base = "its recipe's base" if recipe.base else "its recipe"
-    if run.env.recipes not in ([], [*recipe.files]):
+    if [(each.path, each.sha256) for each in run.env.recipes] not in (
+        [],
+        [(each["path"], each["sha256"]) for each in recipe.files],
+    ):
         base += " (files of which have changed since)"
     return (f"Differs from {base} in:" if rows else f"As {base}: {ALL}"), rows
 

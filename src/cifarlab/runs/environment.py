@@ -28,6 +28,13 @@ class GitState(Record):
     dirty: bool | None = None
 
 
+class RecipeFile(Record):
+    """A recipe's file, as in `Recipe.files`."""
+
+    path: str
+    sha256: str
+
+
 class Environment(Record):
     """The environment of a run: the content of `env.json`.
 
@@ -55,7 +62,7 @@ class Environment(Record):
     git: GitState | None = None
     git_of_working_directory: GitState | None = None
     name: str = ""
-    recipes: list[dict[str, str]] = Field(default_factory=list)
+    recipes: list[RecipeFile] = Field(default_factory=list)
     precision: str = ""
     data_fingerprint: dict[str, str] = Field(default_factory=dict)
     weights: list[dict[str, JsonValue]] = Field(default_factory=list)

@@ -237,7 +237,7 @@ def recorded_run(folder: Path | str) -> Run:
     run = Run(folder)
     with contextlib.suppress(ConfigError):
         env = Environment.read(run.env_path)
-        run.recipe_files = tuple(env.recipes)
+        run.recipe_files = tuple({"path": each.path, "sha256": each.sha256} for each in env.recipes)
         name = spelled(env.name)
         parts, parents = Path(name).parts, run.folder.absolute().parent.parts
         if parts and parents[-len(parts) :] == parts:
