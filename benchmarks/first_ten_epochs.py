@@ -38,8 +38,8 @@ def main() -> None:
     overrides += [f"data.root={arguments.root}"] if arguments.root else []
     runs = {}
     for name in [arguments.only] if arguments.only else RECIPES:
-        run = Run(arguments.runs / name / "0", name)
-        train_run(resolve(read_recipe(name), overrides), run, TrainingProgress())
+        run = Run(arguments.runs / name / "0", recipe=name)
+        train_run(resolve(read_recipe(name), overrides), run, progress=TrainingProgress())
         runs[name] = run
     if not arguments.only:
         write(runs, arguments.out, arguments.epochs)
@@ -68,7 +68,7 @@ def write(runs: dict[str, Run], out: Path, epochs: int) -> None:
     figures.write_text(json.dumps(results, indent=1) + "\n")
     picture = out / "docs" / "results" / "first_ten_epochs.png"
     title = "CIFAR-100, ResNet-18: the first epochs, as the text has it and as the code ran it"
-    plot_runs([run.folder for run in runs.values()], picture, title, gallery=False)
+    plot_runs([run.folder for run in runs.values()], picture, title=title, gallery=False)
     picture.with_suffix(".md").write_text(page(results, epochs))
 
 

@@ -76,7 +76,7 @@ def beyond(runs: Sequence[Run]) -> dict[str, Any]:
     """Test accuracy of runs that also see each picture mirrored, and of all of them as one ensemble."""
     answers, labels = [], torch.empty(0)
     for run in runs:
-        trained = load_trained(run.folder, "cpu")
+        trained = load_trained(run.folder, device="cpu")
         size = trained.saved.image_size
         model = Augmented(trained.model, parse("flip"), size, trained.saved.model.backbone.name)
         pictures = place_split(

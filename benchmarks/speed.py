@@ -55,11 +55,11 @@ def build(recipe: str, overrides: Sequence[str]) -> float:
 
 def run_once(recipe: str, config: Config, folder: Path) -> dict[str, Any]:
     """Train from a cold start and score the last epoch, on test or on what was held out."""
-    run = Run(folder, recipe)
+    run = Run(folder, recipe=recipe)
     ended: list[float] = []
     begun = time.perf_counter()
     with when_saved(lambda: ended.append(time.perf_counter())):
-        summary = train_run(config, run, TrainingProgress())
+        summary = train_run(config, run, progress=TrainingProgress())
     seconds = ended[0] - begun
     rows = read_log(run.metrics_path)
     found: dict[str, Any] = {

@@ -65,9 +65,11 @@ def train_all(arms: Sequence[Arm], options: argparse.Namespace) -> dict[str, lis
             root = [f"data.root={options.root}"] if options.root else []
             own = [text.replace("SEED", str(seed)) for text in arm.overrides]
             overrides = [f"train.epochs={options.epochs}", f"train.seed={seed}", *root, *own]
-            run = Run(options.runs / arm.folder / str(seed), arm.recipe, arm.folder)
+            run = Run(options.runs / arm.folder / str(seed), recipe=arm.recipe, name=arm.folder)
             train_run(
-                resolve(read_recipe(arm.recipe), [*overrides, *options.override]), run, TrainingProgress()
+                resolve(read_recipe(arm.recipe), [*overrides, *options.override]),
+                run,
+                progress=TrainingProgress(),
             )
             found[arm.name].append(run)
     return found

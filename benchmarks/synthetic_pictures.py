@@ -38,9 +38,9 @@ def main() -> None:
     given = parser.parse_args()
     results: dict[str, dict] = {}
     for name, changes in RUNS.items():
-        run = Run(given.runs / name / "0", "demo", name)
+        run = Run(given.runs / name / "0", recipe="demo", name=name)
         config = resolve(read_recipe("demo"), [f"train.epochs={given.epochs}", *changes, *given.override])
-        summary = train_run(config, run, TrainingProgress())
+        summary = train_run(config, run, progress=TrainingProgress())
         env = read_json(run.env_path)
         results[name] = {
             "summary": {**summary.to_json(), "test_top1": evaluate(run.folder, split="test").top1},
@@ -64,7 +64,7 @@ def write(results: dict[str, dict], given: argparse.Namespace) -> None:
     (figures / "synthetic_pictures.json").write_text(json.dumps(results, indent=1) + "\n")
     contact_sheet().save(docs / "synthetic.jpg", quality=85)
     title = "Synthetic pictures, ResNet-18: without augmentation, and with crop and flip"
-    plot_runs([given.runs / name / "0" for name in RUNS], docs / "synthetic.png", title, gallery=False)
+    plot_runs([given.runs / name / "0" for name in RUNS], docs / "synthetic.png", title=title, gallery=False)
     plain, augmented = (results[name]["summary"] for name in RUNS)
     rows = [
         f"| {label} | {100 * summary['train_top1']:.1f} | {100 * summary['val_top1']:.1f} | "

@@ -1,11 +1,15 @@
 """The architecture: folders in layers, small modules, one public name for one thing."""
 
 import ast
+import inspect
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import cifarlab
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cifarlab"
 
@@ -126,3 +130,48 @@ def test_the_command_line_imports_torch_in_commands_only(path):
     }
     known = {"__future__", "cifarlab.commands", "cifarlab.commands.shared", "typer", "io", "json", "pathlib"}
     assert top <= known | {"sys", "traceback", "typing"}
+
+
+# Public functions whose options may be given by position, each with its reason.
+BY_POSITION = {
+    "ConfigError": "an exception: the message, and the key that it is about",
+    "resolve": "a recipe and its overrides are a pair",
+    "train": "a recipe and its overrides are a pair",
+    "find": "the name and the folder of the recipe that names it are a pair",
+    "parse_yaml": "the third is the key at which ConfigError is raised, as of ConfigError",
+    "power": "vectorised by scipy's root finding, which calls it by position",
+}
+
+
+def options_by_position(tree: ast.Module) -> Iterator[str]:
+    """Yield public functions and classes that take an argument with a default by position."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            (init, *_) = [*(m for m in node.body if getattr(m, "name", "") == "__init__"), None]
+            arguments, first = getattr(init, "args", None), 2
+        elif isinstance(node, ast.FunctionDef):
+            arguments, first = node.args, 1
+        else:
+            continue
+        is_command = any("command" in ast.unparse(each) for each in node.decorator_list)
+        if arguments is None or node.name.startswith("_") or is_command:
+            continue
+        positional = [*arguments.posonlyargs, *arguments.args]
+        if len(positional) > max(first, len(positional) - len(arguments.defaults)):
+            yield node.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_options_are_given_by_keyword(path):
+    assert set(options_by_position(ast.parse(path.read_text()))) <= BY_POSITION.keys()
+
+
+def test_the_public_api_takes_all_but_the_first_argument_by_keyword():
+    functions = [
+        each for each in map(vars(cifarlab)["__getattr__"], cifarlab.__all__) if inspect.isfunction(each)
+    ]
+    assert {each.__name__ for each in functions} == {"compare", "evaluate", "load", "predict", "train"}
+    for function in functions:
+        _, *others = inspect.signature(function).parameters.values()
+        by_position = {each.name for each in others if each.kind is not inspect.Parameter.KEYWORD_ONLY}
+        assert by_position <= {"train": {"overrides"}, "predict": {"pictures"}}.get(function.__name__, set())

@@ -38,7 +38,7 @@ RATE = rates.Rate(1500.0, 6.0, 0.0, None, 30, {"32": 1500.0}, 2, "some", "abc", 
 def finish(folder, name, seed, test, overrides=(), recipe=None, curve=None):
     """Write the files of a finished run of a recipe: `curve` is its test score by epoch, if those chose."""
     recipe = recipe or name
-    run = Run(folder / name / str(seed), recipe, name)
+    run = Run(folder / name / str(seed), recipe=recipe, name=name)
     run.folder.mkdir(parents=True)
     config = resolve(read_recipe(recipe), [*overrides, f"train.seed={seed}", "data.root=/some/where"])
     run.write_config(config)

@@ -32,7 +32,7 @@ def once(*words: object) -> list[str]:
 
 def train_tiny(folder: Path, *overrides: str, recipe: str = "demo", **options):
     """Train and return (run, summary)."""
-    run = Run(folder, recipe)
+    run = Run(folder, recipe=recipe)
     return run, train_run(tiny_config(*overrides, recipe=recipe), run, **options)
 
 

@@ -53,7 +53,7 @@ class TestEveryRecipe:
         assert checked(plain).dump() == plain
         assert yaml.safe_load(yaml.safe_dump(plain)) == plain
         if recipe.base:
-            assert differences(resolve(read_recipe(recipe.base, recipe.path.parent)).dump(), plain), (
+            assert differences(resolve(read_recipe(recipe.base, beside=recipe.path.parent)).dump(), plain), (
                 "differs in nothing"
             )
 
@@ -67,13 +67,13 @@ class TestEveryRecipe:
         config = resolve(recipe, overrides)
         pictures = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
         split = Split(pictures, torch.arange(8), torch.arange(8), torch.arange(8))
-        model = build_classifier(config.model, 32, 100, ((0.5,) * 3, (0.3,) * 3))
+        model = build_classifier(config.model, 32, 100, dataset_mean_std=((0.5,) * 3, (0.3,) * 3))
         objective = build_objective(config.objective, 100, model.num_features)
         from cifarlab.core.device import Precision
 
         precision = Precision(torch.device("cpu"), torch.float32)
         teacher = Certain() if config.lessons else None
-        engine = Engine(config, model, objective, split, precision, teacher)
+        engine = Engine(config, model, objective, split, precision, teacher=teacher)
         before = [p.clone() for p in model.parameters()]
         engine.model.train()
         for step in range(2):

@@ -212,4 +212,4 @@ def test_a_gpu_draws_the_same_numbers() -> None:
     assert _same(cpu.bits((2,)), cuda.bits((2,)))
     assert _same(cpu.uniform(-1.0, 1.0), cuda.uniform(-1.0, 1.0))
     assert _same(cpu.integers(24), cuda.integers(24))
-    assert _same(permutation(0, 1, 50_000), permutation(0, 1, 50_000, "cuda"))
+    assert _same(permutation(0, 1, 50_000), permutation(0, 1, 50_000, device="cuda"))

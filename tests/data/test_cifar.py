@@ -131,7 +131,7 @@ def test_other_pictures_are_read_with_a_warning(tmp_path: Path) -> None:
 
 def test_store_size_keeps_digests(tmp_path: Path) -> None:
     write_cifar100(tmp_path)
-    own, larger = (read_cifar100(str(tmp_path), "test", size) for size in (None, 48))
+    own, larger = (read_cifar100(str(tmp_path), "test", store_size=size) for size in (None, 48))
     assert own and larger and larger.images.shape == (200, 3, 48, 48)
     assert (own.digests == larger.digests).all() and own.fingerprint() == larger.fingerprint()
     assert abs(resize_pictures(own.images, 16).mean() - own.images.mean()) < 1

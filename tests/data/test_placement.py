@@ -63,15 +63,17 @@ def moved(monkeypatch) -> list[int]:
 
 def audited(run: Path) -> None:
     trained = load_trained(run)
-    audit(trained.saved.data, [trained])
+    audit(trained.saved.data, runs=[trained])
 
 
 COMMANDS = {
     "train": lambda runs, _: prepare(tiny_config()),
     "eval": lambda runs, _: evaluate(runs / "a" / "0", split="test", device="cpu"),
-    "ensemble": lambda runs, _: evaluate_ensemble([runs / "a" / "0", runs / "a" / "1"], "test", "cpu"),
-    "soup": lambda runs, out: make_soup([runs / "a" / "0", runs / "a" / "1"], Run(out / "soup" / "0"), "cpu"),
-    "analyze": lambda runs, _: analyze(runs / "a" / "0", "test", corruptions=True, device="cpu"),
+    "ensemble": lambda runs, _: evaluate_ensemble([runs / "a" / "0", runs / "a" / "1"], "test", device="cpu"),
+    "soup": lambda runs, out: make_soup(
+        [runs / "a" / "0", runs / "a" / "1"], Run(out / "soup" / "0"), device="cpu"
+    ),
+    "analyze": lambda runs, _: analyze(runs / "a" / "0", split="test", corruptions=True, device="cpu"),
     "audit": lambda runs, _: audited(runs / "a" / "0"),
 }
 
@@ -104,7 +106,7 @@ def test_predict_takes_a_batch_at_a_time_at_any_size(runs, monkeypatch):
 
 
 def test_what_does_not_fit_stays_and_is_said(monkeypatch):
-    found = load_splits(tiny_config().data, 0, ("train", "val", "test"))
+    found = load_splits(tiny_config().data, 0, parts=("train", "val", "test"))
     shared, own = found.train.images.nbytes, found.test.images.nbytes
     for budget, places in {
         None: ("meta", "meta", "meta"),

@@ -38,7 +38,7 @@ def written_out(logits, labels, bins):
 @settings(max_examples=50, deadline=None)
 def test_the_calibration_error_is_the_sum_over_bins(seed, scale, classes, bins):
     logits, labels = answers(seed, scale, classes)
-    found = expected_calibration_error(torch.from_numpy(logits), torch.from_numpy(labels), bins)
+    found = expected_calibration_error(torch.from_numpy(logits), torch.from_numpy(labels), bins=bins)
     assert found == pytest.approx(written_out(logits, labels, bins), abs=1e-9)
 
 

@@ -113,7 +113,7 @@ def test_eval_with_views(runs, cifarlab):
 @pytest.mark.parametrize("mean", MEANS)
 def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean, split):
     paths = [runs / "a" / "0", runs / "large" / "0", runs / "margin" / "0"]
-    found = evaluate_ensemble(paths, split, "cpu", mean=mean)
+    found = evaluate_ensemble(paths, split, device="cpu", mean=mean)
     cooled, labels = [], torch.empty(0)
     for path, row in zip(paths, found.members, strict=True):
         temperature = best_temperature(*logits_of(path, "val"))
@@ -137,14 +137,14 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean, split):
 def test_what_an_ensemble_costs(runs):
     paths = [runs / "a" / "0", runs / "large" / "0"]
     macs = [summary_of(path).macs for path in paths]
-    found = evaluate_ensemble(paths, "val", "cpu", tta=TTA.spec("flip"))
+    found = evaluate_ensemble(paths, "val", device="cpu", tta=TTA.spec("flip"))
     assert [row.macs for row in found.members] == [2 * count for count in macs]
     assert (found.forward_passes, found.macs) == (4, 2 * sum(macs))
 
 
 def test_an_ensemble_of_one_is_its_member(runs):
     run = runs / "a" / "0"
-    found, alone = evaluate_ensemble([run], "test", "cpu"), evaluate(run, split="test", device="cpu")
+    found, alone = evaluate_ensemble([run], "test", device="cpu"), evaluate(run, split="test", device="cpu")
     assert (found.top1, found.gain) == (alone.top1, 0)
     assert found.nll == pytest.approx(alone.nll_calibrated, abs=1e-5)
 
@@ -152,7 +152,7 @@ def test_an_ensemble_of_one_is_its_member(runs):
 def test_nothing_is_chosen_on_test(runs, monkeypatch):
     """Members and mean are the same whatever the test pictures hold, which are opened for the chosen only."""
     paths = [runs / "a" / seed for seed in "012"]
-    on_val = evaluate_ensemble(paths, "val", "cpu", choose=True)
+    on_val = evaluate_ensemble(paths, "val", device="cpu", choose=True)
     opened = []
 
     def scrambled(path, trained, split, reader):
@@ -164,7 +164,7 @@ def test_nothing_is_chosen_on_test(runs, monkeypatch):
     from cifarlab.evaluation.sealed import open_split
 
     monkeypatch.setattr("cifarlab.evaluation.ensemble.open_split", scrambled)
-    on_test = evaluate_ensemble(paths, "test", "cpu", choose=True)
+    on_test = evaluate_ensemble(paths, "test", device="cpu", choose=True)
     assert on_test.mean == on_val.mean
     chosen = [row.run for row in on_val.members if row.chosen]
     assert [row.run for row in on_test.members if row.chosen] == chosen
@@ -196,7 +196,7 @@ def test_forward_selection_stops_where_no_member_improves(seed, count):
 
 def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs):
     run = runs / "all" / "0"
-    found = evaluate_ensemble([run, run], "test", "cpu", mean="logits")
+    found = evaluate_ensemble([run, run], "test", device="cpu", mean="logits")
     assert found.top1 == evaluate(run, split="test", device="cpu").top1
     assert found.temperature is found.gain is None
     for split, options in (
@@ -205,7 +205,7 @@ def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs):
         ("test", {"mean": "logits", "choose": True}),
     ):
         with pytest.raises(ConfigError, match=r"no validation pictures .*say --split test and --mean"):
-            evaluate_ensemble([run], split, "cpu", **options)
+            evaluate_ensemble([run], split, device="cpu", **options)
 
 
 def test_the_command_shows_each_member_and_the_cost(runs, cifarlab):
@@ -230,7 +230,7 @@ def test_the_command_shows_each_member_and_the_cost(runs, cifarlab):
 
 def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
     run, soup = runs / "a" / "0", Run(tmp_path / "soup" / "0")
-    summary = make_soup([run, run, run], soup, "cpu")
+    summary = make_soup([run, run, run], soup, device="cpu")
     state = load_trained(run).model.state_dict()
     made = cifarlab.load(soup.folder).state_dict()
     assert all(torch.equal(value, made[name]) for name, value in state.items())
@@ -270,7 +270,7 @@ def test_a_soup_keeps_what_does_not_lower_validation(runs, tmp_path):
     first = saved_as(tmp_path / "first", runs / "a" / "0", own.model.state_dict())
     near = saved_as(tmp_path / "near", runs / "a" / "0", moved(own.model.state_dict(), 1e-4))
     soup = Run(tmp_path / "soup" / "0")
-    summary = make_soup([runs / "a" / "2", runs / "a" / "1", first, near], soup, "cpu")
+    summary = make_soup([runs / "a" / "2", runs / "a" / "1", first, near], soup, device="cpu")
     entries = summary.soup.ingredients
     alone = [entry.val_top1 for entry in entries]
     assert alone == sorted(alone, reverse=True)

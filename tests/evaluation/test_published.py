@@ -178,7 +178,7 @@ def test_mixers_among_which_one_is_chosen_are_counted():
 
 
 def test_a_finished_run_by_its_summary(tmp_path):
-    run = Run(tmp_path / "a" / "0", "ladder/06_cifar_stem")
+    run = Run(tmp_path / "a" / "0", recipe="ladder/06_cifar_stem")
     run.folder.mkdir(parents=True)
     run.write_config(config("ladder/06_cifar_stem"))
     assert place_run(run) is None

@@ -46,7 +46,7 @@ def pictures():
 
 def said(model, pictures, text, mean="logits", size=32):
     with torch.inference_mode():
-        return Augmented(model, parse(text), size, "tiny", mean).eval()(pictures, size).logits
+        return Augmented(model, parse(text), size, "tiny", mean=mean).eval()(pictures, size).logits
 
 
 EVERY = [*TTA, "{name: multi_crop, pixels: 3}", "{name: sizes, scales: [0.5, 1, 2]}"]
@@ -129,7 +129,7 @@ def test_what_cannot_be_answered_is_refused(model):
     with pytest.raises(ConfigError, match=r"tta: rigid .*28"):
         Augmented(rigid, parse("sizes"), 32, "rigid")
     with pytest.raises(ConfigError, match="mean: logit: unknown; did you mean logits"):
-        Augmented(model, parse("flip"), 32, "tiny", "logit")
+        Augmented(model, parse("flip"), 32, "tiny", mean="logit")
 
 
 def test_the_command_line_knows_every_mean():

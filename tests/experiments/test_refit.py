@@ -36,7 +36,7 @@ def test_a_stopped_run_goes_on_after_a_signal(tmp_path, stop_at):
 def test_a_refit_trains_on_all_pictures_up_to_the_chosen_epoch(tmp_path, cifarlab):
     name = "as_run/small"
     config = tiny_config(COSINE, "train.epochs=5", "train.seed=3", "optim.lr=3e-2")
-    run = Run(tmp_path / "runs" / name / "3", "demo", name)
+    run = Run(tmp_path / "runs" / name / "3", recipe="demo", name=name)
     summary = train_run(config, run)
     status, out, err = cifarlab("refit", run.folder)
     assert status == 0, err

@@ -36,7 +36,7 @@ def trained(cifar100_root, weights, runs):
         overrides += ["train.epochs=1", "train.device=cpu"]
         if backbone["pretrained"]:
             overrides.append(f"model.backbone.pretrained={weights / backbone['name']}.pt")
-        run = Run(runs / name / "0", name, name)
+        run = Run(runs / name / "0", recipe=name, name=name)
         return run, train_run(row(name, *overrides), run)
 
     return trained

@@ -96,7 +96,7 @@ def test_autocast_does_not_touch_the_input_layer():
 
 
 def test_the_state_dict_carries_the_normalisation():
-    model = build_classifier(model_config(normalize="dataset"), 32, 7, (MEAN, STD))
+    model = build_classifier(model_config(normalize="dataset"), 32, 7, dataset_mean_std=(MEAN, STD))
     state = model.state_dict()
     assert {name.partition(".")[0] for name in state} == {"mean", "std", "backbone", "head"}
     assert state["mean"].shape == (1, 3, 1, 1)
@@ -108,7 +108,7 @@ def test_the_state_dict_carries_the_normalisation():
 
 def test_normalisations_by_name():
     def statistics(kind: str) -> tuple[list[float], list[float]]:
-        model = build_classifier(model_config(normalize=kind), 32, 7, (MEAN, STD))
+        model = build_classifier(model_config(normalize=kind), 32, 7, dataset_mean_std=(MEAN, STD))
         return model.mean.flatten().tolist(), model.std.flatten().tolist()
 
     assert statistics("none") == ([0, 0, 0], [1, 1, 1])

@@ -90,7 +90,7 @@ def test_which_batch_norms_keep_their_statistics(backbone, part):
 
     def moving(choice):
         model = classifier(backbone)
-        freeze(model, [part], choice)
+        freeze(model, [part], batch_norm_eval=choice)
         return norms_that_move(model)
 
     every = norms(classifier(backbone))
@@ -105,7 +105,7 @@ def test_a_frozen_norm_and_a_frozen_head():
     model = classifier()
     freeze(model, ["backbone.conv1", "head.norm"])
     assert "head.norm" not in norms_that_move(model)
-    freeze(model, ["head"], "backbone")
+    freeze(model, ["head"], batch_norm_eval="backbone")
     assert norms_that_move(model) == set()
     freeze(model, [])
     assert norms_that_move(model) == norms(model)
@@ -116,7 +116,7 @@ def test_a_frozen_part_computes_the_same_in_training_as_in_evaluation():
     freeze(model, ["backbone"])
     images = torch.rand(8, 3, 32, 32)
     assert torch.equal(model.train().backbone(images), model.eval().backbone(images))
-    freeze(model, ["backbone"], "none")
+    freeze(model, ["backbone"], batch_norm_eval="none")
     assert not torch.allclose(model.train().backbone(images), model.eval().backbone(images))
 
 
@@ -132,7 +132,7 @@ def test_norms_stay_in_evaluation_mode_through_copies_devices_and_scoring():
         assert norms_that_move(copied) == expected
     # The copy's norms are its own: the original's mode is not the copy's.
     original = classifier()
-    freeze(original, [], "backbone")
+    freeze(original, [], batch_norm_eval="backbone")
     twin = copy.deepcopy(original)
     original.norms_in_eval = ()
     original.train()

@@ -190,7 +190,7 @@ def test_a_stage_is_at_most_a_step_longer_than_another(sizes, total):
 def test_a_stage_lasts_for_its_share_of_the_steps(parts, times):
     total = sum(parts) * times
     shares = [part / sum(parts) for part in parts]
-    found = [size_of_stage(range(len(parts)), step, total, shares) for step in range(total)]
+    found = [size_of_stage(range(len(parts)), step, total, shares=shares) for step in range(total)]
     assert found == [stage for stage, part in enumerate(parts) for _ in range(part * times)]
 
 

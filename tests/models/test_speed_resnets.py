@@ -185,7 +185,7 @@ def test_a_job_begins_with_its_training_pictures_and_resumes_without():
 def test_some_pictures_are_from_all_over_the_split():
     split = prepare(tiny_config(SMALL)).splits.train
     assert torch.equal(some_pictures(split), split.gather(torch.arange(len(split)))[0])
-    assert torch.equal(some_pictures(split, 70), split.gather(torch.arange(0, 200, 3))[0])
+    assert torch.equal(some_pictures(split, count=70), split.gather(torch.arange(0, 200, 3))[0])
 
 
 def test_a_run_resumes_exactly_and_is_loaded_without_its_data(tmp_path, stop_at):

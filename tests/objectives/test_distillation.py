@@ -74,7 +74,9 @@ def trainable(output: Output) -> Output:
 
 
 def a_loss(name: str, student: Output, teacher: Output, **options: Any) -> nn.Module:
-    return build_objective({name: LOSSES.spec({"name": name, **options})}, 2, 2, student, teacher)
+    return build_objective(
+        {name: LOSSES.spec({"name": name, **options})}, 2, 2, student=student, teacher=teacher
+    )
 
 
 def gradient(loss: Tensor, of: Tensor) -> Tensor:

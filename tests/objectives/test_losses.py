@@ -55,7 +55,7 @@ def with_stages(output: Output, features: Tensor) -> Output:
 
 def taught_objective(name: str, student: Output, teacher: Output) -> torch.nn.Module:
     objective = build_objective(
-        {name: LOSSES.spec(name)}, CLASSES, student.embedding.shape[1], student, teacher
+        {name: LOSSES.spec(name)}, CLASSES, student.embedding.shape[1], student=student, teacher=teacher
     )
     return objective.requires_grad_(False)
 

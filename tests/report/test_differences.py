@@ -29,7 +29,7 @@ def runs(one, tmp_path):
 def test_the_page_says_what_compare_says(runs, tmp_path):
     names = ["base", "better", "alike", "single"]
     truth = compare_arms([find_arm(name, runs, None) for name in names], "val", "first").arms[1:]
-    found = compare_names(collect_runs(runs)[0], "base")
+    found = compare_names(collect_runs(runs)[0], against="base")
     assert found.records == {row.name: row.difference.changed(against=None) for row in truth}
     assert found.records["better"].verdict == "better by 5.00 points"
     assert found.records["single"].verdict.startswith("no difference shown (one seed cannot")
@@ -46,7 +46,7 @@ def test_the_first_name_is_the_reference_and_another_can_be(runs, tmp_path, cifa
     groups, _ = collect_runs(runs)
     assert compare_names(groups).against == "alike"
     with pytest.raises(ConfigError, match=r"--against bettr: unknown; did you mean better\?"):
-        compare_names(groups, "bettr")
+        compare_names(groups, against="bettr")
     status, _, err = cifarlab("report", runs, "--out", tmp_path / "out", "--against", "nobody")
     assert status == 2 and err.count("\n") == 1 and "known: alike, base" in err
     assert not (tmp_path / "out").exists()
@@ -57,7 +57,7 @@ def test_names_without_a_score_are_named_and_not_compared(one, runs):
     found = compare_names(collect_runs(runs)[0])
     assert found.without == ["refit"] and "refit" not in found.records
     with pytest.raises(ConfigError, match="no score"):
-        compare_names(collect_runs(runs)[0], "refit")
+        compare_names(collect_runs(runs)[0], against="refit")
 
 
 def test_what_is_scored_on_test_alone_is_compared_there(one, tmp_path):

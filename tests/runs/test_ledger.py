@@ -53,7 +53,7 @@ def test_every_evaluation_of_a_run_that_chooses_on_test_is_an_opening(tmp_path):
 
 def test_eval_on_test_is_an_opening_and_says_how_many(tmp_path, cifarlab):
     name = "as_run/small"
-    run = Run(tmp_path / "runs" / name / "0", "demo", name)
+    run = Run(tmp_path / "runs" / name / "0", recipe="demo", name=name)
     from cifarlab.training.loop import train_run
 
     train_run(tiny_config(), run)

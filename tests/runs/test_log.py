@@ -68,7 +68,7 @@ def test_a_log_is_cut_back_and_tensorboard_with_it(tmp_path):
     log.append({"epoch": 1, "val/top1": 0.25})
     size = log.size
     log.append({"epoch": 2, "val/top1": 0.5})
-    log = RunLog(tmp_path, size)
+    log = RunLog(tmp_path, size=size)
     log.append({"epoch": 2, "val/top1": 0.75})
     assert [row["val/top1"] for row in read_log(tmp_path / "metrics.jsonl")] == [0.25, 0.75]
     assert events(tmp_path)["val/top1"] == [(1, 0.25), (2, 0.75)]

@@ -98,7 +98,7 @@ def test_a_name_that_stands_for_something_else_is_refused(tmp_path, monkeypatch,
         assert reason in err
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     with pytest.raises(ConfigError, match="cannot be a run's name"):
-        Run(Path("runs", name, "0"), "demo", name)
+        Run(Path("runs", name, "0"), recipe="demo", name=name)
 
 
 def test_the_default_name_of_a_recipes_file_is_looked_at_too(tmp_path, cifarlab):
@@ -119,7 +119,7 @@ def test_a_run_is_not_made_within_another_nor_around_it(tmp_path):
         ("a/0/deep", 1, runs / "a/0"),
         ("b", 1, runs / "b/1/0"),
     ):
-        run = Run(runs / name / str(seed), "demo", name)
+        run = Run(runs / name / str(seed), recipe="demo", name=name)
         with pytest.raises(ConfigError, match=f"the run {other} would be nested"):
             train_run(tiny_config(f"train.seed={seed}"), run)
         assert not run.started

@@ -249,7 +249,7 @@ def test_a_resumed_student_equals_an_uninterrupted_one(runs, tmp_path, monkeypat
 
     parts = Run(tmp_path / "parts" / "0")
     with pytest.raises(Interrupted):
-        train_run(config, parts, StopAfterAnEpoch(quiet=True))
+        train_run(config, parts, progress=StopAfterAnEpoch(quiet=True))
     # What the first process found of the teacher stands: the second does not ask again.
     monkeypatch.setattr("cifarlab.training.start.examine", None)
     summary = train_run(config, parts)

@@ -181,7 +181,7 @@ def test_a_teachers_name_is_looked_for_beside_the_run(runs, tmp_path):
     assert find_teacher(str(runs / "linear"), 0, tmp_path) == path
     config = tiny_config(*DISTILL, f"teacher.run=[resnet18_baseline, {runs / 'linear'}, nothing]")
     assert missing_teachers(config.teacher, runs) == ["resnet18_baseline"]
-    assert Run(runs / "a" / "b" / "0", "x", "a/b").runs == runs
+    assert Run(runs / "a" / "b" / "0", recipe="x", name="a/b").runs == runs
 
 
 def test_train_teacher_trains_it_first_on_the_students_data(tmp_path, monkeypatch, capsys):
@@ -380,8 +380,8 @@ def test_train_teacher_looks_at_the_student_first(tmp_path, monkeypatch):
     monkeypatch.setattr("cifarlab.config.recipes.FOLDER", recipes)
     with pytest.raises(ConfigError, match="a run of another configuration"):
         teach([(config, other)], runs, progress)
-    own = Run(runs / "small_teacher" / "0", "small_teacher", "small_teacher")
+    own = Run(runs / "small_teacher" / "0", recipe="small_teacher", name="small_teacher")
     with pytest.raises(ConfigError, match="cannot be its own teacher"):
         teach([(config, own)], runs, progress)
-    teach([(idle, Run(runs / "idle" / "0", "idle", "idle"))], runs, progress)
+    teach([(idle, Run(runs / "idle" / "0", recipe="idle", name="idle"))], runs, progress)
     assert [path.name for path in runs.iterdir()] == ["student"]

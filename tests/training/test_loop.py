@@ -254,7 +254,7 @@ def test_the_order_of_labels_is_part_of_a_run(tmp_path, section):
     def config(order):
         return tiny_config(*clear, f"{section}={{{', '.join(f'{label}: {{}}' for label in order)}}}")
 
-    run = Run(tmp_path / "run" / "0", "demo")
+    run = Run(tmp_path / "run" / "0", recipe="demo")
     run.folder.mkdir(parents=True)
     run.write_config(config(labels))
     run.refuse_other(config(labels))
@@ -285,7 +285,7 @@ def test_a_run_is_not_resumed_in_another_order_of_augmentations(tmp_path):
 def test_a_run_of_an_older_version_is_the_same_run(uninterrupted, tmp_path):
     """Its config.yaml lacks the options that came later: they are at their defaults, or it is another run."""
     run, summary = uninterrupted
-    older = Run(tmp_path / "older" / "0", "demo")
+    older = Run(tmp_path / "older" / "0", recipe="demo")
     shutil.copytree(run.folder, older.folder)
     plain = run.plain_config()
     for section, key in (
@@ -356,8 +356,8 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     monkeypatch.undo()
     load_splits = prepare_module.load_splits
 
-    def changed(*args):
-        splits = load_splits(*args)
+    def changed(*args, **options):
+        splits = load_splits(*args, **options)
         return replace(splits, fingerprint={"train": "another"})
 
     monkeypatch.setattr(prepare_module, "load_splits", changed)

@@ -51,7 +51,7 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     configs = [tiny_config(*words, f"train.seed={seed}") for seed in (0, 1)]
     files = [{"path": "own.yaml", "sha256": "1234"}]
-    runs = [Run(tmp_path / "demo" / str(seed), "demo", recipe_files=files) for seed in (0, 1)]
+    runs = [Run(tmp_path / "demo" / str(seed), recipe="demo", recipe_files=files) for seed in (0, 1)]
     tasks = [Task(config, run, ("beware",)) for config, run in zip(configs, runs, strict=True)]
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -275,7 +275,7 @@ def test_nobody_says_how_many_at_once(cifarlab, tmp_path, monkeypatch, device, m
 def test_seeds_at_once_on_a_gpu_are_the_seeds_alone(tmp_path, progress):
     words = ("train.device=cuda", "train.deterministic=true", "train.engine=graph", "train.epochs=6")
     configs = [tiny_config(*words, f"train.seed={seed}") for seed in range(3)]
-    runs = [Run(tmp_path / "demo" / str(seed), "demo") for seed in range(3)]
+    runs = [Run(tmp_path / "demo" / str(seed), recipe="demo") for seed in range(3)]
     tasks = [Task(config, run) for config, run in zip(configs, runs, strict=True)]
     before = torch.get_num_threads()
     torch.set_num_threads(1)

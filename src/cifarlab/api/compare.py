@@ -77,6 +77,6 @@ def compare(
         metric,
         TrainingProgress(quiet=not show_progress),
         at_once,
-        imports,
-        against,
+        imports=imports,
+        against=against,
     )

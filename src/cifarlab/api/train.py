@@ -57,9 +57,11 @@ def train(
     found = read_recipe(str(recipe))
     config = resolve(found, texts)
     name = run_name(found.name if name is None else name)
-    run = Run(Path(runs) / name / str(config.train.seed), found.name, name, found.files)
+    run = Run(
+        Path(runs) / name / str(config.train.seed), recipe=found.name, name=name, recipe_files=found.files
+    )
     progress = TrainingProgress(quiet=not show_progress)
     if train_teacher:
-        train_teachers([(config, run)], Path(runs), progress, fresh)
-    train_run(config, run, progress, fresh, tuple(warnings_before(config)))
+        train_teachers([(config, run)], Path(runs), progress, fresh=fresh)
+    train_run(config, run, progress=progress, fresh=fresh, warnings=tuple(warnings_before(config)))
     return run

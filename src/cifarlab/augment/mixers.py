@@ -30,7 +30,7 @@ _TABLE_STEPS = 4096
 Per = Literal["pair", "batch"]
 
 
-def partners(size: int, device: torch.device | str = "cpu") -> Tensor:
+def partners(size: int, *, device: torch.device | str = "cpu") -> Tensor:
     """Return each position's neighbour, (size,) int64: position XOR 1.
 
     The last position of an odd batch is its own neighbour.

@@ -46,7 +46,7 @@ def audit(
     from cifarlab.report.contact_sheet import write_audit_sheet
 
     refuse_place(out, "--out")
-    data, runs = data_and_runs(what or ["cifar100"], root, device, imports or ())
+    data, runs = data_and_runs(what or ["cifar100"], root=root, device=device, imports=imports or ())
     found = audit_data(data, runs, near=near)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", found.report.to_json())

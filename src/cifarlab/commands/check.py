@@ -31,7 +31,7 @@ def check(
 
     found = read_recipe(recipe)
     config = resolve(found, overrides or ())
-    diagnosis = diagnose(config, deep, runs, say=lambda line: print(line, file=sys.stderr))
+    diagnosis = diagnose(config, deep=deep, runs=runs, say=lambda line: print(line, file=sys.stderr))
     if as_json:
         print(json.dumps(diagnosis.record().to_json(), indent=2))
     else:

@@ -46,7 +46,7 @@ def compare(
     overrides = [text for text in what if "=" in text]
     names = [text for text in what if "=" not in text]
     progress = training_progress(as_json)
-    found = run_comparison(names, runs, seeds, overrides, metric, progress, at_once, imports or ())
+    found = run_comparison(names, runs, seeds, overrides, metric, progress, at_once, imports=imports or ())
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return

@@ -51,7 +51,9 @@ def ensemble(
     from cifarlab.evaluation.tta import parse
 
     augmented = parse(tta) if tta is not None else None
-    found = evaluate_ensemble(runs, split, device, root, mean, choose, augmented, imports or ())
+    found = evaluate_ensemble(
+        runs, split, device=device, root=root, mean=mean, choose=choose, tta=augmented, imports=imports or ()
+    )
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return

@@ -48,7 +48,7 @@ def ladder(
 
     progress = training_progress(as_json)
     words = overrides or []
-    found = run_ladder(prefix, runs, seeds, words, metric, drop_one, progress, at_once, imports or ())
+    found = run_ladder(prefix, runs, seeds, words, metric, drop_one, progress, at_once, imports=imports or ())
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return

@@ -36,5 +36,7 @@ def plot(
 
     if out is not None or runs[0].is_dir():
         refuse_place(runs[0] if out is None else out.parent, "--out")
-    path = plot_runs(runs, out or runs[0] / "plot.png", title, gallery, root, imports or ())
+    path = plot_runs(
+        runs, out or runs[0] / "plot.png", title=title, gallery=gallery, root=root, imports=imports or ()
+    )
     print(path.resolve())

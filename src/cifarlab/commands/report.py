@@ -29,7 +29,7 @@ def report(
     from cifarlab.report.page import build_page
 
     refuse_place(out, "--out")
-    page, skipped = build_page(runs, out, title, against, imports or ())
+    page, skipped = build_page(runs, out, title=title, against=against, imports=imports or ())
     for each in skipped:
         print(f"left out: {each.path}: {each.reason}", file=sys.stderr)
     print(page.resolve())

@@ -136,7 +136,7 @@ def print_options(options: dict[str, Option]) -> None:
 
 
 def print_table(
-    head: tuple[str, ...], rows: list[tuple[str, ...]], numbers: tuple[str, ...] = ("published",)
+    head: tuple[str, ...], rows: list[tuple[str, ...]], *, numbers: tuple[str, ...] = ("published",)
 ) -> None:
     """Columns where they fit, or where the output is no terminal; else a paragraph a row.
 

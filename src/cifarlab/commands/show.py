@@ -33,7 +33,7 @@ def show(
             end="\n" if as_json else "",
         )
         return
-    base = checked(read_recipe(found.base, found.path.parent).plain).dump() if found.base else {}
+    base = checked(read_recipe(found.base, beside=found.path.parent).plain).dump() if found.base else {}
     changed = differences(base, plain)
     if as_json:
         rows = {key: {"base": old, "recipe": new} for key, (old, new) in changed.items()}

@@ -43,8 +43,8 @@ def soup(
 
     name = run_name(name)
     # It has no seed; 0 is where `teacher.run=NAME` looks.
-    made = Run(runs / name / "0", "soup", name)
-    summary = make_soup(ingredients, made, device, root, fresh, imports or ())
+    made = Run(runs / name / "0", recipe="soup", name=name)
+    summary = make_soup(ingredients, made, device=device, root=root, fresh=fresh, imports=imports or ())
     if as_json:
         print(json.dumps({"run": str(made), **summary.to_json()}, indent=2))
         return

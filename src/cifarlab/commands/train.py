@@ -66,9 +66,12 @@ def train(
         refuse_another_seed(seeds, overrides or ())
         configs = [resolve(found, [*(overrides or ()), f"train.seed={seed}"]) for seed in range(seeds)]
     progress = TrainingProgress()
-    students = [Run(folder / str(config.train.seed), found.name, name, found.files) for config in configs]
+    students = [
+        Run(folder / str(config.train.seed), recipe=found.name, name=name, recipe_files=found.files)
+        for config in configs
+    ]
     if train_teacher:
-        train_teachers(list(zip(configs, students, strict=True)), runs, progress, fresh)
+        train_teachers(list(zip(configs, students, strict=True)), runs, progress, fresh=fresh)
 
     def tasks() -> Iterator[Task]:
         for config, run in zip(configs, students, strict=True):
@@ -77,7 +80,7 @@ def train(
             yield Task(config, run, tuple(warnings_before(config)))
 
     most = min(at_once or usual_at_once(configs[0]), len(configs))
-    train_all(tasks(), most, progress, fresh, by_memory=at_once is None)
+    train_all(tasks(), most, progress, fresh=fresh, by_memory=at_once is None)
     if len(configs) > 1:
         _print_over_seeds(folder, students)
 

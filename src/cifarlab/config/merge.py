@@ -21,7 +21,7 @@ LISTED = 4
 
 
 def merge_sections(
-    base: Mapping[str, Plain], child: Mapping[str, Plain], path: tuple[str, ...] = ()
+    base: Mapping[str, Plain], child: Mapping[str, Plain], *, path: tuple[str, ...] = ()
 ) -> dict[str, Plain]:
     """Merge `child` deeply into `base`; return new plain data.
 
@@ -56,9 +56,9 @@ def merge_sections(
         elif value is None and (here in LABELLED or (isinstance(old, Mapping) and _is_labelled(path))):
             merged.pop(key, None)
         elif isinstance(value, Mapping):
-            merged[key] = merge_sections(old if isinstance(old, Mapping) else _named(old), value, here)
+            merged[key] = merge_sections(old if isinstance(old, Mapping) else _named(old), value, path=here)
         elif isinstance(value, str) and isinstance(old, Mapping):
-            merged[key] = merge_sections(old, {"name": value}, here)
+            merged[key] = merge_sections(old, {"name": value}, path=here)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
@@ -165,7 +165,7 @@ class Order(tuple[str, ...]):
         return f"order [{', '.join(self)}]"
 
 
-def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
+def differences(old: Any, new: Any, *, path: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
     """Compare two plain configurations.
 
     Args:
@@ -182,7 +182,7 @@ def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> dict[str, tup
         return {} if old == new else {".".join(path): (old, new)}
     found: dict[str, tuple[Any, Any]] = {}
     for key in [*old, *(k for k in new if k not in old)]:
-        found |= differences(old.get(key), new.get(key), (*path, str(key)))
+        found |= differences(old.get(key), new.get(key), path=(*path, str(key)))
     if _is_ordered(path) and [key for key in old if key in new] != [key for key in new if key in old]:
         found[".".join(path)] = Order(map(str, old)), Order(map(str, new))
     return found

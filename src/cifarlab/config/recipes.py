@@ -121,7 +121,7 @@ def find(name: str, beside: Path | None = None) -> Path:
     return path
 
 
-def read_recipe(name: str, beside: Path | None = None, above: tuple[Path, ...] = ()) -> Recipe:
+def read_recipe(name: str, *, beside: Path | None = None, above: tuple[Path, ...] = ()) -> Recipe:
     """Read a recipe and merge it with its bases.
 
     Args:
@@ -144,7 +144,7 @@ def read_recipe(name: str, beside: Path | None = None, above: tuple[Path, ...] =
     if not isinstance(about, Mapping):
         raise ConfigError(f"{path}: about: expected a mapping, got {about!r}")
     imports = [absolute_entry(entry, path.parent) for entry in _imports(content, path)]
-    below = read_recipe(base, path.parent, (*above, path)) if base else None
+    below = read_recipe(base, beside=path.parent, above=(*above, path)) if base else None
     lower = below.plain if below else ROOT
     plain = merge_sections(lower, content)
     plain["imports"] = list(dict.fromkeys([*read_entries(lower.get("imports")), *imports]))

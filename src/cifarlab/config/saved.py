@@ -65,6 +65,7 @@ class SavedConfig:
         self,
         plain: Mapping[str, Plain],
         where: Path,
+        *,
         imports: Sequence[Path | str] = (),
         fix: str = NAME_THEM,
     ):
@@ -106,7 +107,7 @@ class SavedConfig:
         Raises:
             ConfigError: A value is wrong, or a part is not registered.
         """
-        return checked_unimported(self.plain, self.where, self._named, self._fix)
+        return checked_unimported(self.plain, self.where, imports=self._named, fix=self._fix)
 
     def at(self, root: str | None) -> SavedConfig:
         """Return the configuration with `data.root` replaced. None leaves it as the run had it."""
@@ -128,7 +129,7 @@ class SavedConfig:
 
 
 def checked_unimported(
-    plain: Mapping[str, Plain], where: Path, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
+    plain: Mapping[str, Plain], where: Path, *, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Config:
     """Validate a complete configuration without importing what it names.
 

@@ -57,7 +57,7 @@ def hash_each(key: int, values: Tensor) -> Tensor:
     return mix_bits(mix_bits(values * _GAMMA + key))
 
 
-def permutation(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+def permutation(seed: int, epoch: int, n: int, *, device: torch.device | str = "cpu") -> Tensor:
     """Return an epoch's order of samples: (n,) int64, equal on every device."""
     key = hash_ints(seed, epoch, label_key("order"))
     return torch.argsort(hash_each(key, torch.arange(n, device=device)), stable=True)

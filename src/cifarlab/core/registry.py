@@ -136,7 +136,7 @@ class Registry:
         traits: Frozen dataclass of the facts that a part may declare about itself. All have defaults.
     """
 
-    def __init__(self, kind: str, beside: tuple[str, ...] = (), traits: type = NoTraits):
+    def __init__(self, kind: str, *, beside: tuple[str, ...] = (), traits: type = NoTraits):
         self.kind, self.beside, self.traits = kind, beside, traits
         self._parts: dict[str, Part] = {}
         self._fields_beside: frozenset[str] = frozenset()

@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 
 @contextmanager
-def locked(target: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def locked(target: Path, *, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Hold the exclusive right to create `target`; create its parent folder.
 
     Args:

@@ -41,7 +41,7 @@ CIFAR10 = Archive(
 )  # fmt: skip
 
 
-def read_cifar100(root: str | None, part: PartName, store_size: int | None = None) -> Pictures | None:
+def read_cifar100(root: str | None, part: PartName, *, store_size: int | None = None) -> Pictures | None:
     """Read one part of CIFAR-100; return None for "val".
 
     `locate` finds the files. A part that differs from the published one gets a warning, in any packaging.
@@ -78,7 +78,7 @@ def read_cifar100(root: str | None, part: PartName, store_size: int | None = Non
     return _finish(pictures, store_size, warnings)
 
 
-def read_cifar10(root: str | None, part: PartName, store_size: int | None = None) -> Pictures | None:
+def read_cifar10(root: str | None, part: PartName, *, store_size: int | None = None) -> Pictures | None:
     """Read one part of CIFAR-10; return None for "val".
 
     It works like `read_cifar100`, but compares the md5 sums of the files with the published ones.

@@ -28,7 +28,7 @@ def cifar100(data: DataConfig, part: PartName) -> Pictures | None:
     50,000 are for training and 10,000 for testing, at 32 pixels a side. The published archive is downloaded
     if it is not found.
     """
-    return read_cifar100(data.root, part, data.store_size)
+    return read_cifar100(data.root, part, store_size=data.store_size)
 
 
 @DATASETS.register(split_as_published=True)
@@ -38,7 +38,7 @@ def cifar10(data: DataConfig, part: PartName) -> Pictures | None:
     50,000 are for training and 10,000 for testing, at 32 pixels a side. The published archive is downloaded
     if it is not found.
     """
-    return read_cifar10(data.root, part, data.store_size)
+    return read_cifar10(data.root, part, store_size=data.store_size)
 
 
 @DATASETS.register

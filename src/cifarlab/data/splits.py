@@ -151,7 +151,7 @@ def read_data(data: DataConfig, part: PartName) -> Pictures | None:
     return pictures
 
 
-def load_splits(data: DataConfig, seed: int, parts: tuple[PartName, ...] = ("train", "val")) -> Splits:
+def load_splits(data: DataConfig, seed: int, *, parts: tuple[PartName, ...] = ("train", "val")) -> Splits:
     """Read the data set and split it.
 
     Validation pictures come from the data set's own validation part if it has one. Otherwise `seed` selects

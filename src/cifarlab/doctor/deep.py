@@ -27,7 +27,7 @@ def cannot_overfit(probe: Probe) -> Reasons:
         copy.deepcopy(probe.objective),
         first_pictures(probe.job.splits.train, PICTURES),
         probe.job.engine.precision,
-        probe.job.teacher,
+        teacher=probe.job.teacher,
     )
     engine.model.train()
     best = 0.0

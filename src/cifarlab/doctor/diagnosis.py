@@ -62,6 +62,7 @@ class Diagnosis:
 
 def diagnose(
     config: Config,
+    *,
     deep: bool = False,
     runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda line: None,

@@ -49,7 +49,7 @@ def make_batch(
     if data.augment:
         images = apply(images, Draws(seed, epoch, ids).at("augment"), data.augment)
     if data.mix:
-        partner = partners(len(labels), labels.device)
+        partner = partners(len(labels), device=labels.device)
         draws = pair_draws(seed, epoch, ids, partner)
         images, targets = mix_batch(images, targets, partner, draws, data.mix)
     return Batch(images, labels, targets, ids)

@@ -25,7 +25,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     return 1 / (low * high) ** 0.5
 
 
-def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     """Return the expected calibration error, in [0, 1].
 
     It is the distance of confidence from accuracy within bins of equal width, averaged over the pictures

@@ -166,17 +166,17 @@ def copied(given: Any) -> Any:
     return given.clone() if isinstance(given, Tensor) else given
 
 
-def copy_into(place: Any, given: Any, name: str = "what was given") -> None:
+def copy_into(place: Any, given: Any, *, name: str = "what was given") -> None:
     """Copy tensors to the fixed inputs of captured work.
 
     Values that are no tensors must be equal. `name` is the name of the value, for the message.
     """
     if isinstance(place, Batch | Output):
         for field in fields(place):
-            copy_into(getattr(place, field.name), getattr(given, field.name), field.name)
+            copy_into(getattr(place, field.name), getattr(given, field.name), name=field.name)
     elif isinstance(place, tuple):
         for one, other in zip(place, given, strict=True):
-            copy_into(one, other, name)
+            copy_into(one, other, name=name)
     elif isinstance(place, Tensor):
         place.copy_(given, non_blocking=True)
     else:

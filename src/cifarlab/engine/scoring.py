@@ -59,6 +59,7 @@ def score_split(
     split: Split,
     precision: Precision,
     image_size: int,
+    *,
     graphs: Graphs | None = None,
     kept: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:

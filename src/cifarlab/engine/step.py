@@ -46,6 +46,7 @@ class Engine:
         objective: Objective,
         train: Split,
         precision: Precision,
+        *,
         teacher: Source | None = None,
         activations: Kept | None = None,
     ):
@@ -81,10 +82,9 @@ class Engine:
 
     def order(self, epoch: int) -> Tensor:
         """Return the epoch's order, (N,) int64 positions on the pictures' device."""
-        device = self.train.rows.device
-        if not self.config.data.shuffle:
-            return torch.arange(len(self.train), device=device)
-        return permutation(self.config.train.seed, epoch, len(self.train), device)
+        shuffled = partial(permutation, self.config.train.seed, epoch)
+        make = shuffled if self.config.data.shuffle else torch.arange
+        return make(len(self.train), device=self.train.rows.device)
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> str | None:
         """Prepare teacher outputs for an epoch; return a line if computed."""
@@ -265,8 +265,8 @@ class Engine:
         own, model, kept = self.config.data.image_size, self.evaluated, None
         if self.activations is not None and image_size in (None, own) and self.activations.knows(model):
             kept = self.activations.clean(split)
-        model = model if kept is None else self._behind_border(model)
-        return score_split(model, split, self.precision, image_size or own, self.graphs, kept)
+        model, size = model if kept is None else self._behind_border(model), image_size or own
+        return score_split(model, split, self.precision, size, graphs=self.graphs, kept=kept)
 
     def has_finite_weights(self) -> bool:
         """Tell whether weights and buffers are finite; waits for the device."""

@@ -103,6 +103,7 @@ class EnsembleScores(Record):
 def evaluate_ensemble(
     runs: Sequence[Path | str],
     split: str,
+    *,
     device: str = "auto",
     root: str | None = None,
     mean: str | None = None,
@@ -121,7 +122,7 @@ def evaluate_ensemble(
     means = list(MEANS) if mean is None else [mean]
     for name in means:
         mean_called(name)
-    members, splits = load_members(runs, device, root, imports)
+    members, splits = load_members(runs, device, root, imports=imports)
     here = members[0].precision.device
     warnings = optimism_warnings(members)
     if splits.val is not None:

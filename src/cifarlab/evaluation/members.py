@@ -16,7 +16,7 @@ from cifarlab.training.progress import OPTIMISTIC
 
 
 def load_members(
-    runs: Sequence[Path | str], device: str, root: str | None, imports: Sequence[Path | str] = ()
+    runs: Sequence[Path | str], device: str, root: str | None, *, imports: Sequence[Path | str] = ()
 ) -> tuple[list[Member], Splits]:
     """The chosen models of runs, each with its own size and arithmetic, and their common pictures.
 
@@ -26,7 +26,7 @@ def load_members(
     """
     members = []
     for run in runs:
-        trained = load_trained(run, device, imports).at(root)
+        trained = load_trained(run, device=device, imports=imports).at(root)
         digest, size = file_digest(best_of(run)), trained.saved.image_size
         members.append(Member(trained, str(run), digest, size, trained.precision))
     first = members[0]

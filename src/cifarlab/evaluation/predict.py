@@ -61,5 +61,5 @@ def predict(
     found: list[Picture] = []
     for picture in given:
         found += pictures_in([picture]) if isinstance(picture, str | Path) else [picture]
-    trained = load_trained(run, device, imports)
+    trained = load_trained(run, device=device, imports=imports)
     return trained.model.predict(found, top=top, image_size=asked_image_size(trained, image_size))

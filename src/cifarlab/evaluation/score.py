@@ -81,10 +81,12 @@ def evaluate(
         raise ConfigError(f"{split}: {unknown(split, SPLITS)}", ("split",))
     if isinstance(tta, str):
         tta = parse(tta)
-    trained = load_trained(run, device, imports).at(root)
+    trained = load_trained(run, device=device, imports=imports).at(root)
     own_size, saved = trained.saved.image_size, trained.saved
     size = asked_image_size(trained, image_size)
-    views = Augmented(trained.model, tta, size, saved.model.backbone.name, mean) if tta is not None else None
+    views = (
+        Augmented(trained.model, tta, size, saved.model.backbone.name, mean=mean) if tta is not None else None
+    )
     here = next(trained.model.parameters()).device
     opened = open_split(run, trained, split, reader, alone=True)
     pictures, val = (

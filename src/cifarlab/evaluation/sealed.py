@@ -41,7 +41,9 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         fingerprint = source.fingerprint()
         _refuse_other_data(run, trained, {"test": fingerprint}, source.classes)
         digest = files.file_digest(trained.file)
-        record_opening(recorded_run(trained.file.parent), reader, fingerprint, trained.epoch, digest)
+        record_opening(
+            recorded_run(trained.file.parent), reader, fingerprint, trained.epoch, weights_sha256=digest
+        )
         return Opened(pictures, learned, (*source.warnings, *warnings))
     learned = read_splits(run, trained)
     pictures = learned.train if split == "train" else learned.val
@@ -88,7 +90,7 @@ def _refuse_other_data(
 ) -> None:
     data, fix = trained.saved.data, "; name the data that it was trained on with --root"
     here = f"the data set {data.root or data.dataset.name}"
-    refuse_other_classes(run, trained.model.classes, classes[: data.classes], here, fix)
+    refuse_other_classes(run, trained.model.classes, classes[: data.classes], here=here, fix=fix)
     # Few runs have read test.
     known = {"train": "", "val": "", "test": fingerprint.get("test")} | trained.fingerprint
     if changed := [part for part, found in fingerprint.items() if known[part] != found]:

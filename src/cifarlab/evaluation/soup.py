@@ -36,6 +36,7 @@ Weights = dict[str, Tensor]
 def make_soup(
     runs: Sequence[Path | str],
     soup: Run,
+    *,
     device: str = "auto",
     root: str | None = None,
     fresh: bool = False,
@@ -53,7 +54,7 @@ def make_soup(
     _refuse_to_overwrite(runs, soup, fresh)
     with soup.locked():
         _refuse_to_overwrite(runs, soup, fresh)  # Another process may have made it.
-        members, splits = load_members(runs, device, root, imports)
+        members, splits = load_members(runs, device, root, imports=imports)
         _refuse_other_architectures(members)
         for member in members:
             # The soup keeps the configuration of one of them. Raises before any work, and before anything is
@@ -127,7 +128,7 @@ def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
     (first, best), others = ranked[0], ranked[1:]
     config = first.trained.saved
     model = copy.deepcopy(first.trained.model)
-    freeze(model, config.model.freeze, config.model.batch_norm_eval)
+    freeze(model, config.model.freeze, batch_norm_eval=config.model.batch_norm_eval)
     kept = [first.trained.model.state_dict()]
     soup = kept[0]
     record = [_entry(first, best, best, True)]

@@ -114,7 +114,7 @@ class Augmented(nn.Module):
     passes: how many views there are. Raises ConfigError where the backbone cannot take a view's size.
     """
 
-    def __init__(self, model: Classifier, tta: Spec, size: int, backbone: str, mean: str = "logits"):
+    def __init__(self, model: Classifier, tta: Spec, size: int, backbone: str, *, mean: str = "logits"):
         super().__init__()
         self.model, self.views, self.mean = model, tta.bind(), mean_called(mean)
         views: Sequence[View] = self.views(torch.zeros(1, 3, 8, 8), size)

@@ -55,6 +55,7 @@ def run_comparison(
     metric: Metric,
     progress: TrainingProgress,
     at_once: int,
+    *,
     imports: Sequence[Path | str] = (),
     against: Against = "first",
 ) -> Comparison:
@@ -80,18 +81,21 @@ def run_comparison(
     refuse_twice(overrides)
     refuse_idle_overrides(overrides, seeds)
     refuse_idle_at_once(at_once, seeds)
-    arms = [find_arm(name, runs, seeds, overrides, imports) for name in names]
+    arms = [find_arm(name, runs, seeds, overrides=overrides, imports=imports) for name in names]
     if len({arm.name for arm in arms}) < len(arms):
         raise ConfigError("compare was given a name twice")
     train_missing(arms, runs, progress, at_once)
     return compare_arms(arms, metric, against)
 
 
-def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, overrides: Sequence[str] = ()) -> Arm:
+def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides: Sequence[str] = ()) -> Arm:
     """The arm of a recipe under overrides at seeds 0 to `seeds` - 1, in `runs`/`name`. Raises ConfigError."""
     refuse_another_seed(seeds, overrides)
     configs = {seed: resolve(recipe, [*overrides, f"train.seed={seed}"]) for seed in range(seeds)}
-    found = {seed: Run(runs / name / str(seed), recipe.name, name, recipe.files) for seed in configs}
+    found = {
+        seed: Run(runs / name / str(seed), recipe=recipe.name, name=name, recipe_files=recipe.files)
+        for seed in configs
+    }
     return Arm(name, recipe.name, found, configs)
 
 
@@ -107,6 +111,7 @@ def find_arm(
     text: str,
     runs: Path,
     seeds: int | None,
+    *,
     overrides: Sequence[str] = (),
     imports: Sequence[Path | str] = (),
 ) -> Arm:
@@ -122,7 +127,7 @@ def find_arm(
     name = read_recipe(text).name if is_file else _name(text, runs)
     is_recipe = is_file or name in recipes.recipe_names()
     if seeds is not None and is_recipe:
-        return trained_arm(name, read_recipe(text if is_file else name), runs, seeds, overrides)
+        return trained_arm(name, read_recipe(text if is_file else name), runs, seeds, overrides=overrides)
     finished = {seed: Run(runs / name / str(seed), name=name) for seed in _finished_seeds(runs / name)}
     if not finished:
         if (runs / name / "config.yaml").exists():
@@ -143,7 +148,9 @@ def find_arm(
         raise ConfigError(
             f"{name} is a soup, which has no seeds to train; train the others first, then leave out --seeds"
         )
-    return trained_arm(name, saved_recipe(recorded_run(first.folder), imports), runs, seeds, overrides)
+    return trained_arm(
+        name, saved_recipe(recorded_run(first.folder), imports=imports), runs, seeds, overrides=overrides
+    )
 
 
 def _name(text: str, runs: Path) -> str:
@@ -190,7 +197,7 @@ def compare_arms(arms: Sequence[Arm], metric: Metric, against: Against) -> Compa
     others = [0 if against == "first" else i - 1 for i in range(1, len(arms))]
     found = described(
         [difference(scores[i], scores[other]) for i, other in enumerate(others, 1)],
-        [arms[other].name for other in others],
+        against=[arms[other].name for other in others],
     )
     rows = zip(arms, scores, [None, *found], strict=True)
     runs = next(iter(arms[0].runs.values())).runs

@@ -40,6 +40,7 @@ def run_ladder(
     drop_one: bool,
     progress: TrainingProgress,
     at_once: int,
+    *,
     imports: Sequence[Path | str] = (),
 ) -> Comparison | LadderComparison:
     """Train the recipes whose names begin with `prefix`, in order, and compare each with the one below it.
@@ -54,7 +55,7 @@ def run_ladder(
     names = [name for name in recipes.recipe_names() if name.startswith(prefix)]
     if len(names) < 2:
         raise ConfigError(f"{prefix!r}: a ladder needs two recipes that begin so, found {names or 'none'}")
-    rungs = [find_arm(name, runs, seeds, overrides, imports) for name in names]
+    rungs = [find_arm(name, runs, seeds, overrides=overrides, imports=imports) for name in names]
     left_out, kept = _left_out(rungs, runs, seeds, overrides) if drop_one else ({}, {})
     train_missing([*rungs, *left_out.values()], runs, progress, at_once)
     scored = compare_arms([rungs[-1], *left_out.values()], metric, "first").arms if left_out else []
@@ -75,7 +76,7 @@ def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """The rows of what was left out, each with the difference from it to the top, the first of `scored`."""
     top, *others = [by_seed(row) for row in scored] or [{}]
     without = scored[1:]
-    records = described([difference(top, other) for other in others], [row.name for row in without])
+    records = described([difference(top, other) for other in others], against=[row.name for row in without])
     return [row.changed(difference=record) for row, record in zip(without, records, strict=True)]
 
 
@@ -115,7 +116,7 @@ def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, An
         path = key.split(".")
         is_moved = isinstance(old, Order)
         before, after, last = (_value(plain, path) for plain in (below, rung, top))
-        if _is_moved_again(before, after, last) if is_moved else differences(last, after, tuple(path)):
+        if _is_moved_again(before, after, last) if is_moved else differences(last, after, path=tuple(path)):
             what = f"the order of {key}" if is_moved else key
             raise ConfigError(f"a later rung changes {what} again")
         parent = without

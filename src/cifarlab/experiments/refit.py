@@ -19,6 +19,7 @@ from cifarlab.training.progress import TrainingProgress
 
 def refit(
     folder: Path | str,
+    *,
     name: str | None = None,
     progress: TrainingProgress | None = None,
     imports: Sequence[Path | str] = (),
@@ -46,7 +47,12 @@ def refit(
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
     # Raises where they are not what it was trained on.
     read_splits(run.folder, load_trained(run.folder, imports=imports))
-    recipe = saved_recipe(run, imports)
+    recipe = saved_recipe(run, imports=imports)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary.chosen_epoch}"]
-    again = Run(run.runs / new_name / run.folder.absolute().name, recipe.name, new_name, recipe.files)
-    return again, train_run(resolve(recipe, kept), again, progress)
+    again = Run(
+        run.runs / new_name / run.folder.absolute().name,
+        recipe=recipe.name,
+        name=new_name,
+        recipe_files=recipe.files,
+    )
+    return again, train_run(resolve(recipe, kept), again, progress=progress)

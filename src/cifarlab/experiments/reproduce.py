@@ -117,7 +117,7 @@ def _row(
     for side, (name, setting) in sides.items():
         short = SHORT if budget == "short" else ()
         words = [*setting.overrides, *short, *_start_words(setting, start), *overrides]
-        arms[side] = trained_arm(name, read_recipe(setting.recipe), runs, seeds, words)
+        arms[side] = trained_arm(name, read_recipe(setting.recipe), runs, seeds, overrides=words)
         if budget == "short" and (reason := _too_long(arms[side].configs[0])):
             missing[side] = reason
     return Row(experiment, arms, missing)

@@ -21,7 +21,7 @@ class HasInterval(Protocol):
     def high(self) -> float | None: ...
 
 
-def described(found: Sequence[Difference], against: Sequence[str] = ()) -> list[JudgedDifference]:
+def described(found: Sequence[Difference], *, against: Sequence[str] = ()) -> list[JudgedDifference]:
     """Judge differences: p corrected for their number, each with its verdict in words.
 
     against: the names that they are differences from, one for each; none: they stay unsaid.

@@ -204,6 +204,7 @@ def unfit(
     name: str,
     image_size: int,
     error: Exception,
+    *,
     path: tuple[str, ...] = ("data", "image_size"),
     own_size: int | None = None,
 ) -> ConfigError:

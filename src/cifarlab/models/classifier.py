@@ -222,8 +222,8 @@ def build_classifier(
     model: ModelConfig,
     image_size: int,
     num_classes: int,
-    dataset_mean_std: Statistics | None = None,
     *,
+    dataset_mean_std: Statistics | None = None,
     classes: Sequence[str] | None = None,
     initial: bool = True,
 ) -> Classifier:

@@ -13,7 +13,7 @@ from cifarlab.models.classifier import Classifier
 NormsInEval = Literal["none", "frozen", "backbone"]
 
 
-def freeze(classifier: Classifier, parts: Sequence[str], batch_norm_eval: NormsInEval = "frozen") -> None:
+def freeze(classifier: Classifier, parts: Sequence[str], *, batch_norm_eval: NormsInEval = "frozen") -> None:
     """Freeze parts of a classifier in place.
 
     Args:

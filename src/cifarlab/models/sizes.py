@@ -39,7 +39,7 @@ def sizes_of_batch(config: Config, count: int, epoch: int, step: int, total_step
     if scale.per == "batch":
         return ((size_of_step(scale.sizes, config.train.seed, step), whole),)
     if scale.per == "stage":
-        return ((size_of_stage(scale.sizes, step, total_steps, scale.shares), whole),)
+        return ((size_of_stage(scale.sizes, step, total_steps, shares=scale.shares), whole),)
     groups = size_groups(scale.sizes, place, count, epoch)
     return tuple((size, tuple(rows)) for size, rows in groups.items())
 
@@ -75,7 +75,7 @@ def size_of_step(sizes: Sequence[int], seed: int, step: int) -> int:
 
 
 def size_of_stage(
-    sizes: Sequence[int], step: int, total_steps: int, shares: Sequence[float] | None = None
+    sizes: Sequence[int], step: int, total_steps: int, *, shares: Sequence[float] | None = None
 ) -> int:
     """Return the training size of a step, with one stage per size.
 
@@ -165,6 +165,6 @@ def check_sizes(model: Classifier, name: str, sizes: Sequence[int], path: tuple[
             if not logits.isfinite().all():
                 raise ValueError("its logits are not finite")
         except Exception as error:  # a model may raise anything at a size that it does not support
-            raise unfit(name, size, error, path) from error
+            raise unfit(name, size, error, path=path) from error
         finally:
             model.train(was_training)

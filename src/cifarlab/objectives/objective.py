@@ -58,6 +58,7 @@ def build_objective(
     specs: Mapping[str, Spec],
     num_classes: int,
     num_features: int,
+    *,
     student: Output | None = None,
     teacher: Output | None = None,
 ) -> Objective:

@@ -186,6 +186,7 @@ def parameter_groups(
     module: nn.Module,
     weight_decay: float,
     decay_norms: bool,
+    *,
     layer_decay: float = 1.0,
     hidden_apart: bool = False,
     norm_rate: float = 1.0,
@@ -257,9 +258,8 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
     """
     parts = nn.ModuleList([modules] if isinstance(modules, nn.Module) else modules)
     apart = optim.optimizer.part.traits.hidden_apart
-    groups = parameter_groups(
-        parts, optim.weight_decay, optim.decay_norms, optim.layer_decay, apart, optim.norm_rate
-    )
+    rates = {"layer_decay": optim.layer_decay, "norm_rate": optim.norm_rate}
+    groups = parameter_groups(parts, optim.weight_decay, optim.decay_norms, hidden_apart=apart, **rates)
     if not groups:
         raise ConfigError("nothing to train: every parameter is frozen", ("model",))
     optimizer = optim.optimizer.build(groups, optim.lr)

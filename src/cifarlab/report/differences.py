@@ -52,7 +52,7 @@ class AgainstOne:
         return Table(HEAD, rows)
 
 
-def compare_names(groups: Sequence[RunGroup], against: str | None = None) -> AgainstOne | None:
+def compare_names(groups: Sequence[RunGroup], *, against: str | None = None) -> AgainstOne | None:
     """All names against one, by default the first, on validation; on test where too few were validated.
 
     None where there are no two to compare. Raises ConfigError where `against` is no name, or has no score.

@@ -63,6 +63,7 @@ class Contents:
 def build_page(
     folder: Path,
     out: Path,
+    *,
     title: str | None = None,
     against: str | None = None,
     imports: Sequence[Path | str] = (),
@@ -102,7 +103,7 @@ def _contents(folder: Path, against: str | None) -> Contents:
         groups=groups,
         skipped=skipped,
         charts=_charts(groups),
-        compared=compare_names(groups, against),
+        compared=compare_names(groups, against=against),
         analyzed=sections(groups),
         kinds=analysis_charts.specifications(),
         opened=sum(len(openings(runs)) for runs in {folder.resolve(), *beside}),

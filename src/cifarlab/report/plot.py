@@ -46,6 +46,7 @@ GRID_COLUMNS, GRID_ROWS = 8, 3
 def plot_runs(
     folders: Sequence[Path | str],
     out: Path,
+    *,
     title: str | None = None,
     gallery: bool = True,
     root: str | None = None,

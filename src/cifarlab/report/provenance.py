@@ -35,7 +35,7 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
         if name.endswith((".yaml", ".yml")) and not Path(name).is_absolute():
             raise ConfigError(f"{name}: nobody knows in which folder")
         recipe = read_recipe(name)
-        below = read_recipe(recipe.base, recipe.path.parent) if recipe.base else recipe
+        below = read_recipe(recipe.base, beside=recipe.path.parent) if recipe.base else recipe
         # The record may be of anybody's making, and with it the choice of the recipe.
         plain = checked_unimported(below.plain, below.path).dump()
     except ConfigError as error:  # One of the user's own, e.g., that has moved.

@@ -36,6 +36,7 @@ class Run:
     def __init__(
         self,
         folder: Path | str,
+        *,
         recipe: str = "",
         name: str = "",
         recipe_files: Sequence[dict[str, str]] = (),

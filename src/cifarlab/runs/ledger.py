@@ -15,7 +15,7 @@ from cifarlab.runs.naming import LEDGER, spelled
 
 
 def record_opening(
-    run: Run, reader: str, fingerprint: str, epoch: int, weights_sha256: str | None = None
+    run: Run, reader: str, fingerprint: str, epoch: int, *, weights_sha256: str | None = None
 ) -> None:
     """Record that a run's model is about to see the test pictures.
 

@@ -27,7 +27,7 @@ class RunLog:
         size: Bytes of the log at the time of the last checkpoint.
     """
 
-    def __init__(self, folder: Path, size: int = 0):
+    def __init__(self, folder: Path, *, size: int = 0):
         self.path = folder / "metrics.jsonl"
         with writing(self.path):
             with self.path.open("ab") as file:

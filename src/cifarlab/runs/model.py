@@ -68,7 +68,7 @@ class Trained:
         return replace(self, saved=self.saved.at(root))
 
 
-def load(run: Path | str, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
+def load(run: Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
     """Load the model of a run's chosen epoch, in evaluation mode.
 
     Args:
@@ -84,11 +84,11 @@ def load(run: Path | str, device: str = "cpu", imports: Sequence[Path | str] = (
     Raises:
         ConfigError: The folder has no finished epoch, or a part is not registered.
     """
-    return load_trained(run, device, imports).model
+    return load_trained(run, device=device, imports=imports).model
 
 
 def load_trained(
-    path: Path | str, device: str = "cpu", imports: Sequence[Path | str] = (), fix: str = NAME_THEM
+    path: Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Trained:
     """Load the model of a run's chosen epoch with facts about it.
 
@@ -104,7 +104,7 @@ def load_trained(
     place_on = pick_device(device)
     file = best_of(path)
     state = checkpoints.load_checkpoint(file, BEST)
-    saved = SavedConfig(state["config"], file, imports, fix)
+    saved = SavedConfig(state["config"], file, imports=imports, fix=fix)
     try:
         kept = _Kept.model_validate(state)
     except ValidationError as error:
@@ -121,16 +121,16 @@ def load_trained(
     return Trained(model, saved, precision, kept.store_size, kept.fingerprint, kept.row.epoch, file)
 
 
-def saved_recipe(run: Run, imports: Sequence[Path | str] = ()) -> Recipe:
+def saved_recipe(run: Run, *, imports: Sequence[Path | str] = ()) -> Recipe:
     """Return the configuration of a run as a recipe. `imports` is that of `checked_unimported`."""
     plain, summary = run.plain_config(), run.summary()
-    known = checked_unimported(plain, run.folder, imports).imports
+    known = checked_unimported(plain, run.folder, imports=imports).imports
     name = (summary.recipe if summary is not None else "") or run.name
     return Recipe(name, run.config_path, None, {}, {**plain, "imports": [*known]}, run.recipe_files)
 
 
 def refuse_other_classes(
-    path: Path | str, known: Sequence[str], classes: Sequence[str], here: str = "this run", fix: str = ""
+    path: Path | str, known: Sequence[str], classes: Sequence[str], *, here: str = "this run", fix: str = ""
 ) -> None:
     """Raise ConfigError if a model was trained on other classes.
 
@@ -151,7 +151,9 @@ def refuse_other_classes(
 def unloaded(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
     """Build a classifier with random weights, to load a checkpoint into."""
     statistics = ((0.0,) * 3, (1.0,) * 3)  # Placeholders: the checkpoint has the mean and deviation.
-    return build_classifier(config, image_size, len(classes), statistics, classes=classes, initial=False)
+    return build_classifier(
+        config, image_size, len(classes), dataset_mean_std=statistics, classes=classes, initial=False
+    )
 
 
 def _own_precision(own: str, device: torch.device) -> Precision:

@@ -81,7 +81,7 @@ class Replay:
         said = None
         if view not in self._views:
             folder = self.folder / f"view_{view}"
-            with locked(folder, stop):
+            with locked(folder, stop=stop):
                 found = self._open(folder, view)
                 if found is None:
                     again = "the cache did not match; computed again: " if folder.exists() else ""

@@ -112,7 +112,9 @@ def _load(
     path: Path, lesson: TeacherConfig, classes: Sequence[str], device: torch.device, imports: Sequence[str]
 ) -> Member:
     try:
-        trained = load_trained(path, str(device), imports, "name each under the recipe's imports")
+        trained = load_trained(
+            path, device=str(device), imports=imports, fix="name each under the recipe's imports"
+        )
         refuse_other_classes(path, trained.model.classes, classes)
     except ConfigError as error:
         raise ConfigError(str(error), TEACHER_RUN) from None

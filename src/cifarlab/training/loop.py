@@ -36,6 +36,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def train_run(
     config: Config,
     run: Run,
+    *,
     progress: TrainingProgress | None = None,
     fresh: bool = False,
     warnings: Sequence[str] = (),
@@ -97,7 +98,7 @@ class _Training:
     def __init__(self, config: Config, run: Run, job: Job, state: LoopState, progress: TrainingProgress):
         self.config, self.run, self.job, self.state, self.progress = config, run, job, state, progress
         self.engine, self.splits = job.engine, job.splits
-        self.log = RunLog(run.folder, state.log_size)
+        self.log = RunLog(run.folder, size=state.log_size)
         self.saver = Saver(run.best_path, run.last_path, job.engine.device)
         self.asked = StopRequest()
         self.begun = self.last_save = self.epoch_begun = time.monotonic()

@@ -19,7 +19,7 @@ from cifarlab.training.progress import TrainingProgress
 
 
 def train_teachers(
-    students: Sequence[tuple[Config, Run]], runs: Path, progress: TrainingProgress, fresh: bool = False
+    students: Sequence[tuple[Config, Run]], runs: Path, progress: TrainingProgress, *, fresh: bool = False
 ) -> None:
     """Train the missing teachers of students on the students' data.
 
@@ -52,7 +52,12 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
     """Train the missing teachers of a configuration. `waiting`: folders of the runs that need them."""
     for name in missing_teachers(config.teacher, runs):
         teacher = _on_same_data(name, config)
-        run = Run(runs / name / str(teacher.train.seed), name, name, read_recipe(name).files)
+        run = Run(
+            runs / name / str(teacher.train.seed),
+            recipe=name,
+            name=name,
+            recipe_files=read_recipe(name).files,
+        )
         folder = run.folder.resolve()
         if folder in waiting:
             raise ConfigError(f"{run} cannot be its own teacher", ("teacher", "run"))
@@ -62,7 +67,7 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
         words = [f"{key}={json.dumps(value)}" for key, (_, value) in changed.items()]
         data = f", on this run's data ({', '.join(words)})" if words else ""
         progress.note(f"training the teacher first: {name}, {teacher.train.epochs} epochs{data}")
-        train_run(teacher, run, progress)
+        train_run(teacher, run, progress=progress)
 
 
 def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -> None:

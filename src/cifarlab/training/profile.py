@@ -104,7 +104,9 @@ class Profile(Record):
     run: float
 
 
-def profile(config: Config, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")) -> Profile:
+def profile(
+    config: Config, *, steps: int = 20, trace: Path | None = None, runs: Path = Path("runs")
+) -> Profile:
     """Time some training steps of a configuration without writing a run.
 
     Args:

@@ -22,7 +22,7 @@ class TrainingProgress:
         quiet: Print nothing; the default of the API.
     """
 
-    def __init__(self, console: Console | None = None, quiet: bool = False):
+    def __init__(self, console: Console | None = None, *, quiet: bool = False):
         self.console = console or Console(highlight=False, emoji=False, quiet=quiet)
         self._live: Progress | None = None
         self._task: Any = None

@@ -55,7 +55,7 @@ class Job:
     remarks: Remarks
 
 
-def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> Job:
+def prepare(config: Config, *, initial: bool = True, runs: Path = Path("runs")) -> Job:
     """Read the data; build model, teacher, objective and optimizer on the device.
 
     Args:
@@ -81,8 +81,10 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     macs = count_macs(model, config.data.image_size)
     model = to_device(model, device)
     teacher = build_teacher(config, splits, device, runs, remarks)
-    examples = _examples(model, teacher, splits.train)
-    objective = build_objective(config.objective, num_classes, model.num_features, *examples).to(device)
+    student, answer = _examples(model, teacher, splits.train)
+    features = model.num_features
+    objective = build_objective(config.objective, num_classes, features, student=student, teacher=answer)
+    objective = objective.to(device)
     if config.train.select == "test":
         remarks.warn(f"the epoch is {OPTIMISTIC}")
     remarks.warn(*without_effect_on(config, model), *low_scale(config, num_classes))
@@ -90,7 +92,9 @@ def prepare(config: Config, initial: bool = True, runs: Path = Path("runs")) -> 
     if teacher and config.teacher and config.teacher.cache and can_be_kept(config):
         source = Replay(teacher, config, splits.train, num_classes, splits.fingerprint["train"])
     activations = keep_activations(config, model, objective, splits, precision, source, remarks)
-    engine = Engine(config, model, objective, splits.train, precision, source, activations)
+    engine = Engine(
+        config, model, objective, splits.train, precision, teacher=source, activations=activations
+    )
     return Job(splits, engine, teacher, activations, macs, remarks)
 
 
@@ -102,7 +106,7 @@ def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
     """
     select = config.train.select
     parts = ("train", "val", "test") if select == "test" else ("train", "val")
-    splits = load_splits(config.data, config.split_seed, parts)
+    splits = load_splits(config.data, config.split_seed, parts=parts)
     if len(splits.train) < 2:
         key, fix = ("val", "hold out fewer") if config.data.limit is None else ("limit", "keep more")
         raise ConfigError(f"leaves one picture to train on, and batch norm needs two; {fix}", ("data", key))
@@ -134,10 +138,12 @@ def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks)
         statistics, constant = channel_statistics(splits.train)
         remarks.warn(*constant)
     size, classes = config.data.image_size, splits.classes
-    model = build_classifier(config.model, size, len(classes), statistics, classes=classes, initial=initial)
+    model = build_classifier(
+        config.model, size, len(classes), dataset_mean_std=statistics, classes=classes, initial=initial
+    )
     if initial and not config.model.init:
         model.fit(some_pictures(splits.train))
-    freeze(model, config.model.freeze, config.model.batch_norm_eval)
+    freeze(model, config.model.freeze, batch_norm_eval=config.model.batch_norm_eval)
     remarks.note(*weight_notes(config, model))
     if (scale := config.data.multi_scale) is not None:
         check_sizes(model, config.model.backbone.name, scale.sizes, ("data", "multi_scale", "sizes"))
@@ -215,7 +221,7 @@ def _small_batch(config: Config, model: Classifier, split: Split, teacher: Sourc
     return replace(batch, progress=1.0)
 
 
-def some_pictures(split: Split, count: int = 5000) -> Tensor:
+def some_pictures(split: Split, *, count: int = 5000) -> Tensor:
     """Return up to `count` evenly spaced pictures of a split on the CPU: the same ones each time."""
     stride = -(-len(split) // count)
     return split.gather(torch.arange(0, len(split), stride))[0].cpu()
@@ -230,10 +236,12 @@ def can_be_kept(config: Config) -> bool:
     return num_views(config) is not None and not mixed_anew and "stages" not in config.lessons
 
 
-def _examples(model: Classifier, teacher: Teacher | None, split: Split) -> tuple[Output, ...]:
+def _examples(
+    model: Classifier, teacher: Teacher | None, split: Split
+) -> tuple[Output | None, Output | None]:
     """Return student's and teacher's outputs for a picture. Losses with own layers need their shapes."""
     if teacher is None:
-        return ()
+        return None, None
     picture = split.gather(torch.zeros(1, dtype=torch.int64))[0]
     training = model.training
     with torch.no_grad():

@@ -58,6 +58,7 @@ def train_all(
     tasks: Iterable[Task],
     at_once: int,
     progress: TrainingProgress,
+    *,
     fresh: bool = False,
     left_out: Callable[[Task, ConfigError], None] | None = None,
     by_memory: bool = False,
@@ -83,7 +84,7 @@ def train_all(
         return
     for task in tasks:
         try:
-            train_run(task.config, task.run, progress, fresh, task.warnings)
+            train_run(task.config, task.run, progress=progress, fresh=fresh, warnings=task.warnings)
         except ConfigError as error:
             if left_out is None:
                 raise
@@ -159,7 +160,7 @@ class _Crew:
             if not self.fresh:
                 task.run.refuse_other(task.config)
                 if task.run.summary() is not None:
-                    train_run(task.config, task.run, self.progress)
+                    train_run(task.config, task.run, progress=self.progress)
                     return
         except ConfigError as error:
             self.fail(task, error)

@@ -93,7 +93,13 @@ def train_alone(
         try:
             config = checked(plain)
             reporter = _Reporter(line, pick_device(config.train.device))
-            train_run(config, Run(folder, recipe, name, recipe_files), reporter, fresh, warnings)
+            train_run(
+                config,
+                Run(folder, recipe=recipe, name=name, recipe_files=recipe_files),
+                progress=reporter,
+                fresh=fresh,
+                warnings=warnings,
+            )
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         word = DONE, "", None

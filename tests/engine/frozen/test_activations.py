@@ -388,7 +388,7 @@ def test_random_numbers_of_its_own_make_an_augmentation_unfit(tmp_path: Path) ->
 
 def test_test_pictures_are_looked_at_after_the_ledger_knows(tmp_path: Path) -> None:
     seen = []
-    run = Run(tmp_path / "runs" / "0", "demo")
+    run = Run(tmp_path / "runs" / "0", recipe="demo")
     compute = Activations._fill
 
     def watched(self: Activations, folder: Path, split: Any, *rest: Any) -> None:

@@ -39,7 +39,7 @@ def classifier(backbone: str, *frozen: str, norms: str = "frozen", head: object 
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
-    freeze(model, [f"backbone.{part}" if part else "backbone" for part in frozen], norms)
+    freeze(model, [f"backbone.{part}" if part else "backbone" for part in frozen], batch_norm_eval=norms)
     return model.train()
 
 

@@ -68,7 +68,7 @@ def test_confusion_is_sklearns_and_gathers_into_superclasses():
     found = scores.by_class(matrix, "abcdef")
     assert [found[name] for name in "abcdef"] == pytest.approx(recall)
     assert list(found.values()) == sorted(found.values())
-    worst = scores.most_confused(matrix, "abcdef", 3)
+    worst = scores.most_confused(matrix, "abcdef", count=3)
     off = matrix - np.diag(np.diag(matrix))
     assert [row.count for row in worst] == sorted(off.ravel(), reverse=True)[:3]
     assert all(off["abcdef".index(r.label), "abcdef".index(r.guess)] == r.count for r in worst)

@@ -85,10 +85,10 @@ def test_a_model_that_sees_the_test_pictures_leaves_an_entry_in_its_ledger(runs)
     beside = runs[0].parents[1]
     before = openings(beside)
     data, trained = data_and_runs(runs)
-    audit(data, trained, near=False)
+    audit(data, runs=trained, near=False)
     audit(data)
     assert openings(beside) == before
-    found = audit(data, trained)
+    found = audit(data, runs=trained)
     *earlier, last = openings(beside)
     assert earlier == before and (last["run"], last["reader"]) == ("a/0", "audit")
     assert last["fingerprint"] == found.report.fingerprint["test"]
@@ -101,7 +101,8 @@ def test_what_cannot_be_written_down_is_shown_to_no_model(runs, tmp_path, monkey
     (tmp_path / "ledger.jsonl").mkdir()
     monkeypatch.setattr(module, "embeddings", lambda *_: pytest.fail("a model saw them"))
     with pytest.raises(Failure, match="stay sealed"):
-        audit(*data_and_runs([str(alone)]))
+        data, trained = data_and_runs([str(alone)])
+        audit(data, runs=trained)
 
 
 def test_planted_wrong_labels_are_those_that_a_sure_model_contradicts(tmp_path, monkeypatch):
@@ -133,7 +134,7 @@ def test_runs_that_held_nothing_out_cannot_tell(tmp_path):
     data, trained = data_and_runs([str(run.folder)])
     for near in (False, True):
         with pytest.raises(ConfigError, match=r"data\.val=0\.1"):
-            audit(data, trained, near=near)
+            audit(data, runs=trained, near=near)
     assert openings(tmp_path) == [], "it was refused before anything was opened"
 
 

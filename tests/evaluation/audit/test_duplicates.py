@@ -162,18 +162,18 @@ def test_blocks_change_nothing(monkeypatch):
     assert (3, 45) in expected and len(expected) > 10
     for rows in (7, 1000):
         monkeypatch.setattr(duplicates, "ROWS", rows)
-        assert {tuple(pair) for pair in duplicates.alike(codes, None, 0.3).tolist()} == expected
-        across = {tuple(pair) for pair in duplicates.alike(codes[:20], codes, 0.3).tolist()}
+        assert {tuple(pair) for pair in duplicates.alike(codes, None, least=0.3).tolist()} == expected
+        across = {tuple(pair) for pair in duplicates.alike(codes[:20], codes, least=0.3).tolist()}
         assert {pair for pair in across if pair[0] < pair[1]} == {p for p in expected if p[0] < 20}
 
 
 def test_nearest_embeddings():
     points = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)))
-    pairs = {tuple(p) for p in duplicates.nearest_neighbours(3 * points, None, 2).tolist()}
+    pairs = {tuple(p) for p in duplicates.nearest_neighbours(3 * points, None, count=2).tolist()}
     same = (points @ points.T).fill_diagonal_(-1)
     expected = {tuple(sorted((i, j))) for i in range(40) for j in same[i].topk(2).indices.tolist()}
     assert pairs == expected
-    assert len(duplicates.nearest_neighbours(points[:3], points, 2)) == 6
+    assert len(duplicates.nearest_neighbours(points[:3], points, count=2)) == 6
 
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=30)

@@ -208,7 +208,7 @@ class Activations:
         """Return a view's memory-mapped rows, computed if missing; None means clean."""
         folder = self._place(split, view)
         if folder not in self._opened:
-            with locked(folder, stop):
+            with locked(folder, stop=stop):
                 found = self._open(folder, split, view)
                 if found is None:
                     again = "computed again, the kept ones did not match: " if folder.exists() else ""

@@ -44,8 +44,8 @@ class Analysis:
 
 def analyze(
     run: Path | str,
-    split: str = "val",
     *,
+    split: str = "val",
     corruptions: bool = False,
     near: bool = True,
     device: str = "auto",
@@ -61,7 +61,7 @@ def analyze(
 
     imports: as of `load`. Raises ConfigError as `load` and `open_split` do.
     """
-    trained = load_trained(run, device, imports).at(root)
+    trained = load_trained(run, device=device, imports=imports).at(root)
     opened = open_split(run, trained, split, "analyze")
     pictures, learned = opened.pictures, opened.learned
     assert learned is not None, "without it nothing is opened"

@@ -27,12 +27,14 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> Losses:
     own = probabilities[np.arange(len(labels)), labels]
     return {
         "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
-        "ece": expected_calibration_error(_logits(probabilities), torch.from_numpy(labels), CALIBRATION_BINS),
+        "ece": expected_calibration_error(
+            _logits(probabilities), torch.from_numpy(labels), bins=CALIBRATION_BINS
+        ),
     }
 
 
 def reliability(
-    probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS
+    probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, *, bins: int = CALIBRATION_BINS
 ) -> list[Bin]:
     """Compare confidence with accuracy in each of equal bins of the guess's probability."""
     confidence = probabilities.max(1)
@@ -90,7 +92,7 @@ def by_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float | None
     return dict(sorted(found.items(), key=lambda item: (item[1] is None, item[1])))
 
 
-def most_confused(matrix: np.ndarray, names: Sequence[str], count: int = 30) -> list[Error]:
+def most_confused(matrix: np.ndarray, names: Sequence[str], *, count: int = 30) -> list[Error]:
     """The commonest errors."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-wrong.ravel(), kind="stable")[:count]

@@ -66,7 +66,7 @@ class Audit:
         return np.asarray(pictures.images[pictures.order()[index]]).transpose(1, 2, 0)
 
 
-def audit(data: DataConfig, runs: Sequence[Trained] = (), *, near: bool = True) -> Audit:
+def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) -> Audit:
     """Exact and near duplicates within and across the parts, the classes' sizes, suspect labels.
 
     runs: trained on this data set. The first one's embedding finds near duplicates beside the descriptors;
@@ -150,7 +150,9 @@ def _near(parts: dict[str, Pictures], runs: Sequence[Trained]) -> tuple[NearDupl
 
 def _record(trained: Trained, test: Pictures) -> None:
     digest = file_digest(trained.file)
-    record_opening(recorded_run(trained.file.parent), "audit", test.fingerprint(), trained.epoch, digest)
+    record_opening(
+        recorded_run(trained.file.parent), "audit", test.fingerprint(), trained.epoch, weights_sha256=digest
+    )
 
 
 def _rows(
@@ -179,7 +181,7 @@ def is_among(ours: Split, theirs: Split) -> np.ndarray:
     return found
 
 
-def whole(pictures: Pictures, ids: np.ndarray | None = None) -> Split:
+def whole(pictures: Pictures, *, ids: np.ndarray | None = None) -> Split:
     """A part, or those of its pictures that have the `ids`, in canonical order."""
     rows = pictures.order()
     ids = np.arange(len(rows)) if ids is None else ids
@@ -212,7 +214,9 @@ def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> SuspectLabels:
         ids = np.setdiff1d(np.arange(len(train.labels)), learned)
         if not len(ids):
             continue
-        said = [output.logits.float().softmax(-1).cpu() for output, _ in _outputs(trained, whole(train, ids))]
+        said = [
+            output.logits.float().softmax(-1).cpu() for output, _ in _outputs(trained, whole(train, ids=ids))
+        ]
         total[ids] += torch.cat(said).double().numpy()
         times[ids] += 1
     asked = np.flatnonzero(times)
@@ -246,6 +250,7 @@ def _refuse_other(trained: Trained, train: Pictures) -> None:
 
 def data_and_runs(
     what: Sequence[str],
+    *,
     root: str | None = None,
     device: str = "auto",
     imports: Sequence[Path | str] = (),
@@ -259,6 +264,6 @@ def data_and_runs(
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")
-        runs = [load_trained(path, device).at(root) for path in what]
+        runs = [load_trained(path, device=device).at(root) for path in what]
         return runs[0].saved.data, runs
     return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []

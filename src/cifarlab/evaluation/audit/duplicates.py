@@ -73,7 +73,7 @@ def _without_mean(values: Tensor, width: int) -> Tensor:
     return values - F.avg_pool2d(values, width, 1, width // 2, count_include_pad=False)
 
 
-def alike(ours: Tensor, theirs: Tensor | None, least: float = CANDIDATE) -> Tensor:
+def alike(ours: Tensor, theirs: Tensor | None, *, least: float = CANDIDATE) -> Tensor:
     """(P, 2) int64: pairs of descriptors that correlate by `least`, flipped or not.
 
     theirs: (M, 2, D), or None for pairs among `ours` (N, 2, D), each named once, the lower index first.
@@ -93,7 +93,7 @@ def alike(ours: Tensor, theirs: Tensor | None, least: float = CANDIDATE) -> Tens
     return torch.cat(found)
 
 
-def nearest_neighbours(ours: Tensor, theirs: Tensor | None, count: int = NEIGHBOURS_COMPARED) -> Tensor:
+def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIGHBOURS_COMPARED) -> Tensor:
     """(P, 2) int64: each of `ours` (N, D), and the `count` embeddings most like it by cosine; as `alike`."""
     ours = F.normalize(ours)
     columns = ours if theirs is None else F.normalize(theirs)

@@ -106,7 +106,7 @@ def cifar_shufflenet_v2(image_size: int) -> Staged:
         stages.append(nn.Sequential(ShuffleUnit(inputs, outputs, 2), *units))
         inputs = outputs
     stem, last = conv_norm(3, 24, 1), conv_norm(inputs, 1024, 1)
-    return Staged(stem, stages, last, num_features=1024, image_size=image_size, reduction=8)
+    return Staged(stem, stages, last=last, num_features=1024, image_size=image_size, reduction=8)
 
 
 class InvertedResidual(nn.Module):
@@ -155,4 +155,6 @@ def cifar_mobilenet_v2(image_size: int) -> Staged:
                 inputs = outputs
         stages.append(nn.Sequential(*blocks))
     stem, last = conv_norm(3, 16, 3, stride=2), conv_norm(inputs, 1280, 1)
-    return with_he_weights(Staged(stem, stages, last, num_features=1280, image_size=image_size, reduction=16))
+    return with_he_weights(
+        Staged(stem, stages, last=last, num_features=1280, image_size=image_size, reduction=16)
+    )

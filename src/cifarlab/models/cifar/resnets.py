@@ -96,7 +96,7 @@ def _wide_resnet(image_size: int, depth: int, factor: int, dropout: float) -> St
     ]
     stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
     last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
-    network = Staged(stem, stages, last, num_features=widths[-1], image_size=image_size, reduction=4)
+    network = Staged(stem, stages, last=last, num_features=widths[-1], image_size=image_size, reduction=4)
     # The output of a stage is not normalised. The first block of the next stage normalises it, and `last`
     # after the third.
     network.stage_names = ("stages.0", "stages.1", "last")
