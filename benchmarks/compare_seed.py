@@ -99,7 +99,7 @@ def run_ours(config: Config, folder: Path) -> tuple[float, float]:
     Engine.step, Engine.score = clock.timed(step), clock.timed(score)
     try:
         with when_saved(clock.saved):
-            training.train_run(config, Run(folder / "ours" / "0"), clock, fresh=True)
+            training.train_run(config, Run(folder / "ours" / "0"), progress=clock, fresh=True)
     finally:
         Engine.step, Engine.score = step, score
     assert clock.found is not None, "a run waits for its files"

@@ -100,7 +100,7 @@ def test_the_summary_scores_each_size(trained):
     by_size = summary.val_top1_by_image_size
     assert list(by_size) == ["24", "32", "40"]
     assert by_size["32"] == summary.val_top1
-    assert list(trained["batch"][1]["val_top1_by_image_size"]) == ["24", "32", "40"], "image_size is there"
+    assert list(trained["batch"][1].val_top1_by_image_size) == ["24", "32", "40"], "image_size is there"
     for size, top1 in by_size.items():
         assert evaluate(run.folder, split="val", device="cpu", image_size=int(size)).top1 == pytest.approx(
             top1

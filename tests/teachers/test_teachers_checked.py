@@ -35,7 +35,7 @@ def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):
     probe = Probe(planned(config), prepare(config), True)
     sound = probe.health
     assert sound is not None and run_checks("deep", probe) == []
-    probe.health = {**sound, "teacher_top1": 0.01, "temperatures": [20.0]}
+    probe.health = sound.changed(teacher_top1=0.01, temperatures=[20.0])
     ids = [finding.id for finding in run_checks("deep", probe)]
     assert ids == ["teacher_guesses", "teacher_not_calibrated"]
 

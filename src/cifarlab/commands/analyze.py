@@ -48,7 +48,7 @@ def analyze(
     file = best_of(run).with_name("analysis.json" if split == "val" else f"analysis_{split}.json")
     refuse_place(file.parent, str(run))
     found = analyze_run(
-        run, split, corruptions=corruptions, near=near, device=device, root=root, imports=imports or ()
+        run, split=split, corruptions=corruptions, near=near, device=device, root=root, imports=imports or ()
     )
     write_tiles(found.report.worth_a_look, found.pictures, pictures_path(file))
     write_json(file, found.report.to_json())

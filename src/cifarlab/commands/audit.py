@@ -47,7 +47,7 @@ def audit(
 
     refuse_place(out, "--out")
     data, runs = data_and_runs(what or ["cifar100"], root=root, device=device, imports=imports or ())
-    found = audit_data(data, runs, near=near)
+    found = audit_data(data, runs=runs, near=near)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", found.report.to_json())
     sheet = write_audit_sheet(found, out / "audit.png")

@@ -38,7 +38,7 @@ def profile(
     if trace is not None:
         refuse_place(trace.parent, "--trace")
     found = read_recipe(recipe)
-    result = profile_recipe(resolve(found, overrides or ()), steps, trace, runs)
+    result = profile_recipe(resolve(found, overrides or ()), steps=steps, trace=trace, runs=runs)
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
         return

@@ -26,5 +26,5 @@ def refit(
     from cifarlab.experiments.refit import refit as refit_run
     from cifarlab.training.progress import TrainingProgress
 
-    again, _ = refit_run(run, name, TrainingProgress(), imports or ())
+    again, _ = refit_run(run, name=name, progress=TrainingProgress(), imports=imports or ())
     print(f"nothing was held out to score it on; the test set: cifarlab eval {again} --split test")

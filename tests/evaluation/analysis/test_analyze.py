@@ -120,5 +120,6 @@ def test_pictures_that_are_among_the_training_pictures_are_left_out(run, monkeyp
     report = analyze(run).report
     found = report.without_near_duplicates
     assert found.near_duplicates == 25
+    assert found.top1 is not None and found.top1_on_near_duplicates is not None
     whole = 0.75 * found.top1 + 0.25 * found.top1_on_near_duplicates
     assert whole == pytest.approx(report.top1)
