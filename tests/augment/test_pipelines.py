@@ -209,5 +209,5 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
                             ("ToFloat", r"\(32, 32, 3\) float32"), ("ToTensorV2", r"\(3, 32, 32\) torch")],
 )  # fmt: skip
 def test_a_pipeline_that_makes_no_such_pictures_is_refused(transform: Any, made: str) -> None:
-    with pytest.raises(ConfigError, match=rf"makes {made}.* of a picture of \(32, 32, 3\) uint8"):
+    with pytest.raises(ConfigError, match=rf"gives {made}.* for pictures of \(32, 32, 3\) uint8"):
         views([transform], noise(8), p=1.0)

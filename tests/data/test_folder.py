@@ -166,7 +166,7 @@ def test_a_file_that_became_readable(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(module, "decode_or_raise", denied)
         assert len(read(root, skip_broken=True).labels) == 5
-        with pytest.raises(ConfigError, match=r"dog/1.png: Permission denied; mend"):
+        with pytest.raises(ConfigError, match=r"dog/1.png: Permission denied; repair"):
             read(root)
     assert len(read(root).labels) == 6
 

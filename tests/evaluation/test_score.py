@@ -104,7 +104,7 @@ def test_other_classes_are_refused_where_test_came_alone(copied):
     with_another_class(root)
     for picture in (root / "train").rglob("*.png"):
         picture.unlink()
-    with pytest.raises(ConfigError, match="tells 3 classes apart"):
+    with pytest.raises(ConfigError, match="has 3 classes"):
         evaluate(run, split="test", device="cpu", root=str(root))
     assert openings(run.parents[1]) == []
 

@@ -20,7 +20,7 @@ def test_a_run_stopped_at_an_epoch_is_the_beginning_of_the_whole_run(tmp_path):
     )
     assert logged(stopped) == logged(whole)[:2]
     assert summary.epochs == 4 and summary.chosen_epoch == 2
-    with pytest.raises(ConfigError, match=r"train\.stop: at most train\.epochs, 4"):
+    with pytest.raises(ConfigError, match=r"train\.stop: at most train\.epochs=4"):
         tiny_config("train.epochs=4", "train.stop=5")
 
 

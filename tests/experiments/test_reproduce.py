@@ -163,10 +163,10 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
     from cifarlab.core.errors import ConfigError
     from cifarlab.training import several_runs
 
-    def no_weights(config, *arguments):
+    def no_weights(config, *arguments, **options):
         if config.model.normalize == "imagenet":
             raise ConfigError("no weights here; put them there")
-        return train(config, *arguments)
+        return train(config, *arguments, **options)
 
     train = several_runs.train_run
     monkeypatch.setattr(several_runs, "train_run", no_weights)

@@ -129,7 +129,7 @@ def test_any_array_is_answered_or_refused(model, shape, dtype, kind):
 
 @pytest.mark.parametrize("options", [{"top": 0}, {"top": -1}, {"image_size": 0}])
 def test_no_class_and_no_pixel_are_refused(model, options):
-    with pytest.raises(ConfigError, match="at least one"):
+    with pytest.raises(ConfigError, match="at least 1"):
         model.predict(torch.zeros(3, 32, 32), **options)
 
 

@@ -80,7 +80,7 @@ def test_a_run_whose_checkpoint_is_cut_off_anywhere(train, finished):
     Path("broken").mkdir()
     for size in (0, *random.Random(0).sample(range(1, len(whole)), CUTS), len(whole) - 1):
         Path("broken/best.pt").write_bytes(whole[:size])
-        assert_refused(train("model.init=broken"), "model.init: broken/best.pt: not weights that can be read")
+        assert_refused(train("model.init=broken"), "model.init: broken/best.pt: cannot be read as weights")
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])

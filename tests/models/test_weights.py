@@ -109,7 +109,7 @@ def test_everything_is_accounted_for():
     assert torch.equal(module.state_dict()["0.weight"], other[0].weight)
     assert "\n" not in str(report)
     assert "6 tensors loaded" in str(report)
-    assert report.record()["sha256"] == "ab" * 32
+    assert report.sha256 == "ab" * 32
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "spare"])

@@ -440,7 +440,7 @@ def test_a_scale_below_the_bound_is_warned_of(scale: float, loss: str, warned: b
 def test_the_tutorials_scale_is_warned_of(tmp_path, name: str, warned: bool):
     short = (*TINY, "train.epochs=1", "train.select=val", "model.normalize=none")
     summary = train_run(row(name, *short), Run(tmp_path / "run"))
-    assert any("model.head.scale=8 " in line for line in summary.warnings) == warned
+    assert any("model.head.scale=8:" in line for line in summary.warnings) == warned
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_feature_maps_are_compared_end_to_end(tmp_path):
         (["teacher.run=linear", "teacher.precision=float16"], "teacher.precision: float16 needs a CUDA"),
         (["teacher.run=linear", "data.classes=50"], "has 100 classes, this run has 50"),
         (["teacher.run={cut}"], "cut.pt: not a readable checkpoint"),
-        (["teacher.run={text}"], "text.pt: not a checkpoint"),
+        (["teacher.run={text}"], "text.pt: not a readable checkpoint"),
         (["teacher.run={last}"], "serves only to resume its run; name .*best.pt"),
         (["teacher.run=linear", "objective={fitnet: {}}"], "stages"),
         (["teacher.run=[linear, margin]", "objective={fitnet: {}}"], "several teachers have no mean"),

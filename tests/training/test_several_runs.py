@@ -140,7 +140,7 @@ class Crew:
             for seed in range(len(behaviours))
         ]
 
-    def train(self, config, run, progress, *arguments):
+    def train(self, config, run, *, progress, **options):
         seed = config.train.seed
         self.log("start", seed)
         self.progress = progress
@@ -266,7 +266,7 @@ def test_nobody_says_how_many_at_once(cifarlab, tmp_path, monkeypatch, device, m
     monkeypatch.setattr("cifarlab.commands.train._print_over_seeds", lambda *rest: None)
     for words in (("--seeds", 8), ("--seeds", 20), ("--seeds", 20, "--at-once", 3)):
         assert cifarlab("train", "demo", *TINY, "--runs", tmp_path, *words)[0] == 0
-    by_memory = [{"by_memory": told} for told in (True, True, False)]
+    by_memory = [{"fresh": False, "by_memory": told} for told in (True, True, False)]
     assert asked == list(zip((min(8, most), most, 3), by_memory, strict=True))
 
 
