@@ -183,7 +183,8 @@ def _largest_difference(engine: Engine, tutorial: Tutorial) -> float:
     apart = []
     for name, theirs in names.items():
         one, other = ours[name].grad, theirs.grad
-        assert one is not None and other is not None, name
+        assert one is not None, name
+        assert other is not None, name
         other = other.to(one.device)  # Lightning brings a model back to the host.
         # The last batch norm of a block begins at zero, and with it the gradients of what comes before.
         norm = other.norm().item()

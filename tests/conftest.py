@@ -131,9 +131,10 @@ def stop_at(monkeypatch):
             if at == number:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        with monkeypatch.context() as patch:
             patch.setattr(Engine, "step", interrupted)
-            yield
+            with pytest.raises(Interrupted):
+                yield
 
     return stopped
 

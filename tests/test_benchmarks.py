@@ -49,7 +49,8 @@ def run_tiny(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             "time", "versions", "hardware", "git", "load_before", "clocks_before", "clocks_after", "pictures"
         }  # fmt: skip
         assert told <= result.keys()
-        assert result["versions"]["torch"] and result["hardware"]["cores"]
+        assert result["versions"]["torch"]
+        assert result["hardware"]["cores"]
         return capsys.readouterr().out, result
 
     return run
@@ -91,7 +92,8 @@ def test_cpu_train_compares_every_contestant_on_equal_terms(run_tiny: Tiny):
         assert counted == max(speeds[f"tutorial, {kind}, {workers} workers"]["median"] for workers in (0, 2))
         ratio = result["ratios"][f"ours / tutorial, {kind}"]
         assert ratio["of_medians"] == pytest.approx(speeds[f"ours, {kind}"]["median"] / counted, rel=0.01)
-        assert ratio["required"] == 1.3 and len(ratio["rounds"]) == 2
+        assert ratio["required"] == 1.3
+        assert len(ratio["rounds"]) == 2
     assert result["ratios"]["ours, policy / plain"]["required"] == 0.9
     losses = result["first_losses"]
     assert losses["largest_difference_of_pictures"] < 1e-6
@@ -130,14 +132,17 @@ def test_startup_measures_whole_processes(run_tiny: Tiny):
     assert result["limits"] == {
         "help_seconds": 0.5, "first_step_seconds": 10.0, "peak_memory_bytes": 2.5e9
     }  # fmt: skip
-    assert "| peak memory, resnet18_baseline |" in printed and "| 2.5 GB |" in printed
+    assert "| peak memory, resnet18_baseline |" in printed
+    assert "| 2.5 GB |" in printed
 
 
 def test_compare_seed_runs_whole_epochs_of_each_side(run_tiny: Tiny):
     printed, result = run_tiny("compare_seed")
     found = result["sizes"]["32"]
     equality = found["equality"]
-    assert equality["gradients"] < 1e-4 and equality["losses"] < 5e-3 and equality["pictures"] == 0
+    assert equality["gradients"] < 1e-4
+    assert equality["losses"] < 5e-3
+    assert equality["pictures"] == 0
     seconds = found["seconds"]
     assert list(seconds) == ["A, 1 and 1 workers", "A', 1 and 1 workers", "B"]
     for figures in seconds.values():
@@ -145,7 +150,8 @@ def test_compare_seed_runs_whole_epochs_of_each_side(run_tiny: Tiny):
     for side in ("A", "A'"):
         ratio = found["ratios"][f"B over {side}"]
         counted = seconds[ratio["counted"]]["median"]
-        assert ratio["counted"].startswith(f"{side},") and len(ratio["rounds"]) == 1
+        assert ratio["counted"].startswith(f"{side},")
+        assert len(ratio["rounds"]) == 1
         assert ratio["of_medians"] == pytest.approx(counted / seconds["B"]["median"], rel=0.01)
     assert found["ratios"]["B over A"]["required"] == 1.7
     assert all(0 < share < 1 for share in found["outside"]["rounds"])
@@ -170,7 +176,8 @@ def test_scaling_varies_one_thing_at_a_time(run_tiny: Tiny, monkeypatch: pytest.
     printed, result = run_tiny("scaling")
     (key,) = result["varied"]
     rows = result["varied"][key]["rows"]
-    assert key == "epochs" and [*rows] == ["1", "2", "3"]
+    assert key == "epochs"
+    assert [*rows] == ["1", "2", "3"]
     for row in rows.values():
         check_spread(row["seconds"], 1, min)
         assert row["peak_memory_bytes"] > 100e6
@@ -180,7 +187,8 @@ def test_scaling_varies_one_thing_at_a_time(run_tiny: Tiny, monkeypatch: pytest.
         assert off <= line["largest_deviation"] * row["seconds"]["median"] + 1e-3
     assert "off a line at most" in printed
     ((seeds, found),) = result["seeds"].items()
-    assert seeds == "2" and "2 seeds at once: training" in printed
+    assert seeds == "2"
+    assert "2 seeds at once: training" in printed
     for kind in ("whole", "training"):
         in_turn, at_once = found["in turn"][kind], found["at once"][kind]
         check_spread(in_turn, 1, min)
@@ -191,7 +199,8 @@ def test_scaling_varies_one_thing_at_a_time(run_tiny: Tiny, monkeypatch: pytest.
         assert found[way]["training"]["median"] < found[way]["whole"]["median"]
     # Three processes hold torch each, where one did.
     one, three = (found[way]["peak_memory_bytes"] for way in ("in turn", "at once"))
-    assert one > 100e6 and 1.5 * one < three < 20e9
+    assert one > 100e6
+    assert 1.5 * one < three < 20e9
 
 
 def test_distillation_speed_compares_a_student_with_itself_taught(run_tiny: Tiny):
@@ -201,9 +210,12 @@ def test_distillation_speed_compares_a_student_with_itself_taught(run_tiny: Tiny
         check_spread(figures, 2, min)
     ratio = result["ratio"]
     assert ratio["of_medians"] == pytest.approx(other["median"] / one["median"], rel=0.01)
-    assert ratio["required"] == 1.3 and len(ratio["rounds"]) == 2
-    assert result["fill"]["pictures"] == 20 and result["fill"]["seconds"] > 0
-    assert "20 answers for view 1 of 1" in printed and "filling the cache" in printed
+    assert ratio["required"] == 1.3
+    assert len(ratio["rounds"]) == 2
+    assert result["fill"]["pictures"] == 20
+    assert result["fill"]["seconds"] > 0
+    assert "20 answers for view 1 of 1" in printed
+    assert "filling the cache" in printed
 
 
 @pytest.mark.parametrize(("options", "scored"), [((), "test"), (("--hold-out", "100"), "val")])
@@ -212,15 +224,18 @@ def test_speed_times_a_cold_start_and_reads_the_test_set_once(
 ):
     printed, result = run_tiny("speed", *options, "--seeds", "2", "--override", "optim.lr=0.1")
     first, second = result["runs"]
-    assert result["config"]["optim"]["lr"] == 0.1 and result["config"]["model"]["backbone"]["widths"] == [
+    assert result["config"]["optim"]["lr"] == 0.1
+    assert result["config"]["model"]["backbone"]["widths"] == [
         8,
         8,
         16,
     ]
     assert result["config"]["data"]["val"] == int(scored == "val") * 100
     for seed, run in enumerate((first, second)):
-        assert run["seed"] == seed and 0 < sum(run["epoch_seconds"]) < run["seconds"] + 0.02
-        assert (f"{scored}_top1" in run) and len({"val_top1", "test_top1"} & run.keys()) == 1
+        assert run["seed"] == seed
+        assert 0 < sum(run["epoch_seconds"]) < run["seconds"] + 0.02
+        assert f"{scored}_top1" in run
+        assert len({"val_top1", "test_top1"} & run.keys()) == 1
         assert [row["epoch"] for row in run["curve"]] == [1, 2, 3, 4]
         assert all(("val/top1" in row) == (scored == "val") for row in run["curve"])
         assert f"| {seed} | {100 * run[f'{scored}_top1']:.2f} | {run['seconds']:.1f} |" in printed
@@ -229,8 +244,11 @@ def test_speed_times_a_cold_start_and_reads_the_test_set_once(
     assert result["mean"][f"{scored}_top1"] == pytest.approx(mean, abs=1e-5)
     assert result["required"] == {"test_top1": 0.7, "seconds": 1200}
     again, grown = run_tiny("speed", *options, "--seeds", "3", "--override", "optim.lr=0.1")
-    assert grown["runs"][:2] == result["runs"] and len(grown["runs"]) == 3 and "mean of 3: " in again
-    assert result["build_seconds"] > 0 and "asked: 70 %, in 20 minutes" in printed
+    assert grown["runs"][:2] == result["runs"]
+    assert len(grown["runs"]) == 3
+    assert "mean of 3: " in again
+    assert result["build_seconds"] > 0
+    assert "asked: 70 %, in 20 minutes" in printed
 
 
 def expected_rows(name: str, result: dict[str, Any]) -> list[str]:
@@ -337,13 +355,16 @@ def test_the_time_to_an_accuracy_is_that_of_the_recipe_as_it_is(name: str):
     for config in (measured, as_it_is):
         # Where it ran, and where the pictures lay.
         config["train"]["device"] = config["data"]["root"] = None
-    assert found["recipe"] == f"speed/{name}" and found["overrides"] == [] and found["hold_out"] == 0
+    assert found["recipe"] == f"speed/{name}"
+    assert found["overrides"] == []
+    assert found["hold_out"] == 0
     assert measured == as_it_is
     accuracy = statistics.mean(run["test_top1"] for run in found["runs"])
     minutes = statistics.mean(run["seconds"] for run in found["runs"]) / 60
     told = str(read_recipe(f"speed/{name}").about["measured"])
     assert told == f"{100 * accuracy:.2f} ({len(found['runs'])} seed{'s' * (len(found['runs']) > 1)})"
-    assert accuracy >= found["required"]["test_top1"] and 60 * minutes <= found["required"]["seconds"]
+    assert accuracy >= found["required"]["test_top1"]
+    assert 60 * minutes <= found["required"]["seconds"]
 
 
 # Reads what timm's script reads, in its options, and trains nothing.
@@ -383,10 +404,12 @@ def test_compare_timm_tells_what_an_epoch_costs(
     monkeypatch.setattr(compare_timm, "seconds_of", measured)
     printed, result = run_tiny("compare_timm", *options)
     for figures in result["seconds"].values():
-        assert len(figures["epoch"]["rounds"]) == len(figures["rest"]["rounds"]) == 1 and figures["first"] > 0
+        assert len(figures["epoch"]["rounds"]) == len(figures["rest"]["rounds"]) == 1
+        assert figures["first"] > 0
     others = ["timm, float32", "timm", "timm, compiled"]
     assert list(result["seconds"]) == [*others, "ours"]
-    assert (result["train"], result["val"]) == (40, 100) and result["epochs"]["ours"] == [1, 3]
+    assert (result["train"], result["val"]) == (40, 100)
+    assert result["epochs"]["ours"] == [1, 3]
     for name in others:
         medians = [result["seconds"][who]["epoch"]["median"] for who in (name, "ours")]
         ratio = result["ratios"][f"ours over {name}"]
@@ -401,7 +424,8 @@ def test_live_taps_finds_the_weights_that_no_picture_moves(run_tiny: Tiny):
     assert result["weights"]["all weights"] - result["weights"]["live weights"] == dead
     medians = {label: it["median"] for label, it in result["seconds"].items()}
     ratio = medians["torch's convolutions"] / medians["live taps"]
-    assert result["ratio"] == pytest.approx(ratio, abs=1e-3) and f"{ratio:.2f} times as fast" in printed
+    assert result["ratio"] == pytest.approx(ratio, abs=1e-3)
+    assert f"{ratio:.2f} times as fast" in printed
     saved = (medians["all weights"] - medians["live weights"]) / medians["live taps"]
     assert result["optimizer_bound"] == pytest.approx(saved, abs=1e-4)
 
@@ -409,7 +433,8 @@ def test_live_taps_finds_the_weights_that_no_picture_moves(run_tiny: Tiny):
 def test_compare_timm_says_how_to_get_the_script(tmp_path: Path):
     words = [sys.executable, str(BENCHMARKS / "compare_timm.py"), "--tiny"]
     finished = subprocess.run(words, capture_output=True, text=True)
-    assert finished.returncode == 2 and "github.com/huggingface/pytorch-image-models" in finished.stderr
+    assert finished.returncode == 2
+    assert "github.com/huggingface/pytorch-image-models" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
 
 
@@ -433,7 +458,8 @@ def test_a_device_that_computes_something_else_is_found_out(monkeypatch: pytest.
 
     assert judged({}, [2.0, 4.0]) == ({"gradients": 0.0, "mean_loss": 0.0}, True)
     figures, close = judged({"a": torch.tensor([3.0, 4.5])}, [2.0, 4.0])
-    assert figures["gradients"] == pytest.approx(0.1) and not close  # of a norm of 5
+    assert figures["gradients"] == pytest.approx(0.1)
+    assert not close
     assert not judged({"b": torch.tensor([0.0, 1.0])}, [2.0, 4.0])[1]
     assert not judged({"a": torch.tensor([3.0, float("nan")])}, [2.0, 4.0])[1]
     assert not judged({}, [2.0, float("nan")])[1]
@@ -450,6 +476,7 @@ def test_tests_that_need_a_gpu_are_counted_by_how_they_ended(tmp_path: Path):
     ]
     subprocess.run(words, check=True, capture_output=True)
     result = json.loads((tmp_path / "found.json").read_text())
-    assert result["counts"]["failed"] == 0 and result["counts"]["passed"] + result["counts"]["skipped"] > 10
+    assert result["counts"]["failed"] == 0
+    assert result["counts"]["passed"] + result["counts"]["skipped"] > 10
     assert "tests/engine/test_graphs.py" in result["files"]
     assert "tests/runs/test_naming.py" not in result["files"]

@@ -98,32 +98,40 @@ def test_a_rehearsed_run_is_kept_and_not_done_again(tmp_path: Path):
     assert first.returncode == 0, first.stdout + first.stderr
     kept = tmp_path / "rehearsal" / "resnet18_baseline_eager.json"
     found = json.loads(kept.read_text())
-    assert found["summary"]["epochs_run"] == 1 and found["summary"]["recipe"] == "resnet18_baseline"
-    assert found["env"]["versions"]["torch"] and [row["epoch"] for row in found["metrics"]] == [1]
+    assert found["summary"]["epochs_run"] == 1
+    assert found["summary"]["recipe"] == "resnet18_baseline"
+    assert found["env"]["versions"]["torch"]
+    assert [row["epoch"] for row in found["metrics"]] == [1]
     before = kept.stat().st_mtime_ns
     second = suite(*options, "^(resnet18_baseline_eager|profile_eager)$", "--total", "0")
     assert "done: resnet18_baseline_eager; failed: nothing; left: profile_eager." in second.stdout
     assert kept.stat().st_mtime_ns == before
     (attempt,) = json.loads((tmp_path / "rehearsal" / "suite.json").read_text())["resnet18_baseline_eager"]
-    assert attempt["end"] == "done" and " -m cifarlab train resnet18_baseline " in attempt["command"]
+    assert attempt["end"] == "done"
+    assert " -m cifarlab train resnet18_baseline " in attempt["command"]
 
 
 @needs_bash
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path):
     finished = suite("--out", str(tmp_path / "none"))
-    assert finished.returncode == 2 and "--dry" in finished.stderr and "CIFARLAB_DATA" in finished.stderr
-    assert len(finished.stderr.splitlines()) == 2 and not (tmp_path / "none").exists()
+    assert finished.returncode == 2
+    assert "--dry" in finished.stderr
+    assert "CIFARLAB_DATA" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_failed_step_is_told_and_what_it_wrote_does_not_count(tmp_path: Path):
     process = driven(tmp_path, "--only", "says|writes|last")
     printed, _ = process.communicate()
-    assert process.returncode == 1 and "done: says last; failed: writes; left: nothing" in printed
+    assert process.returncode == 1
+    assert "done: says last; failed: writes; left: nothing" in printed
     results = tmp_path / "rehearsal"
     assert json.loads((results / "says.json").read_text())["printed"] == [1, 2]
     assert json.loads((results / "last.json").read_text())["printed"] == "ends here\n"
-    assert not (results / "writes.json").exists() and (results / "writes.part.json").exists()
+    assert not (results / "writes.json").exists()
+    assert (results / "writes.part.json").exists()
     (attempt,) = json.loads((results / "suite.json").read_text())["writes"]
     assert (attempt["status"], attempt["end"]) == (3, "failed")
     with tarfile.open(results / "results.tar.gz") as archive:
@@ -133,8 +141,10 @@ def test_a_failed_step_is_told_and_what_it_wrote_does_not_count(tmp_path: Path):
 def test_a_step_out_of_time_is_asked_to_stop_and_left_for_later(tmp_path: Path):
     process = driven(tmp_path, "--only", "waits|last", "--limit", "5")
     printed, _ = process.communicate()
-    assert process.returncode == 0 and "done: last; failed: nothing; left: waits (cut off)" in printed
-    assert (tmp_path / "saved").exists() and not (tmp_path / "rehearsal" / "waits.json").exists()
+    assert process.returncode == 0
+    assert "done: last; failed: nothing; left: waits (cut off)" in printed
+    assert (tmp_path / "saved").exists()
+    assert not (tmp_path / "rehearsal" / "waits.json").exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -145,8 +155,10 @@ def test_an_interrupt_reaches_the_step_and_ends_the_suite(tmp_path: Path, how: s
         time.sleep(0.05)
     process.send_signal(how)
     printed, complaints = process.communicate()
-    assert (process.returncode, complaints) == (130, "") and "the same command goes on" in printed
-    assert (tmp_path / "saved").exists() and not (tmp_path / "rehearsal" / "last.json").exists()
+    assert (process.returncode, complaints) == (130, "")
+    assert "the same command goes on" in printed
+    assert (tmp_path / "saved").exists()
+    assert not (tmp_path / "rehearsal" / "last.json").exists()
 
 
 def test_missing_packages_are_named_to_pip_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -165,21 +177,26 @@ def test_missing_packages_are_named_to_pip_one_by_one(tmp_path: Path, monkeypatc
     assert [words[-1] for words in called] == ["no-such-package", "rich>=1000"]
     assert all({"--no-index", "--find-links", str(tmp_path)} <= set(words) for words in called)
     told, _ = gpu_suite.problems(dry=True)
-    assert "no-such-package, rich>=1000" in told[0] and "--wheels" in told[0]
+    assert "no-such-package, rich>=1000" in told[0]
+    assert "--wheels" in told[0]
 
 
 def test_the_tests_come_first_and_what_is_not_there_is_left_out():
     names = [step.name for step in planned(dry=False)]
-    assert names[0] == "gpu_tests" and len(names) == len(set(names))
+    assert names[0] == "gpu_tests"
+    assert len(names) == len(set(names))
     assert {"reproduce_resnet18_pretrained_arcface_mst", "reproduce_resnet18_baseline"} <= set(names)
     without = [step.name for step in Plan(Path("out")).steps()]
-    assert "reproduce_resnet18_baseline" in without and "reproduce_resnet18_pretrained" not in without
-    assert "compare_timm" in names and "compare_timm" not in without
+    assert "reproduce_resnet18_baseline" in without
+    assert "reproduce_resnet18_pretrained" not in without
+    assert "compare_timm" in names
+    assert "compare_timm" not in without
 
 
 def test_the_suites_rows_are_the_tutorials_without_resnet50():
     needs_none = {name for name in experiments() if not {"resnet50", "kd"} & set(name.split("_"))}
-    assert set(ROWS) == needs_none and len(ROWS) == len(needs_none)
+    assert set(ROWS) == needs_none
+    assert len(ROWS) == len(needs_none)
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -251,13 +268,15 @@ def test_a_daemon_of_its_own_lives_as_long_as_the_command(daemon: Path):
     for ending, status in (("", 0), ("; raise SystemExit(3)", 3)):
         assert subprocess.run([*WITH_MPS, shows + ending]).returncode == status
         folders, words = words_until_the_end(daemon)
-        assert words == ["begun", "worked", "quit"] and len(folders) == 1
+        assert words == ["begun", "worked", "quit"]
+        assert len(folders) == 1
         daemon.unlink()
 
 
 def test_without_the_daemon_it_says_so():
     without = subprocess.run([*WITH_MPS, "print(1)"], env={"PATH": ""}, capture_output=True, text=True)
-    assert (without.returncode, without.stdout) == (2, "") and "is not installed" in without.stderr
+    assert (without.returncode, without.stdout) == (2, "")
+    assert "is not installed" in without.stderr
 
 
 @needs_bash
@@ -270,7 +289,8 @@ def test_whoever_stops_it_stops_the_command_once_and_the_daemon(daemon: Path, ho
         "print('up', flush=True); time.sleep(2)"
     )
     process = subprocess.Popen([*WITH_MPS, code], stdout=subprocess.PIPE, text=True, process_group=0)
-    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
     whom(process.pid, how)
     printed = process.communicate(timeout=30)[0]
     expected = ("", -how) if how == signal.SIGKILL else ("asked\n", 0)

@@ -99,7 +99,8 @@ def test_changing_one_number_of_a_result_is_noticed(place):
     path.write_text(f"<!-- result: transfer.json {entry} --><!-- /result -->")
     found = known(place, recipes=())
     path.write_text(pages.outdated(found)[path])
-    assert ">39.9<" in path.read_text() and pages.outdated(found) == {}
+    assert ">39.9<" in path.read_text()
+    assert pages.outdated(found) == {}
     results = place / "benchmarks" / "results" / "transfer.json"
     changed = json.loads(results.read_text())
     changed["arms"]["from scratch"][0]["test_top1"] += 0.01
@@ -129,17 +130,21 @@ def test_a_result_of_another_configuration_is_not_shown_and_is_named(place):
     finish(folder, BASE, 1, 0.41)
     finish(folder, f"{AS_RUN}_lbsmooth", 0, 0.5, recipe=AS_RUN, curve=[0.1] * 9 + [0.5])
     found = known(place).results
-    assert [run.seed for run in found.shown[BASE].runs] == [1] and list(found.shown) == [BASE]
+    assert [run.seed for run in found.shown[BASE].runs] == [1]
+    assert list(found.shown) == [BASE]
     first, second = found.left_out
-    assert first.startswith(f"{AS_RUN}_lbsmooth/0: ") and "smoothing: 0.0 then, 0.1 now" in first
-    assert second.startswith(f"{BASE}/0: ") and "optim.lr: 0.5 then, 0.001 now" in second
+    assert first.startswith(f"{AS_RUN}_lbsmooth/0: ")
+    assert "smoothing: 0.0 then, 0.1 now" in first
+    assert second.startswith(f"{BASE}/0: ")
+    assert "optim.lr: 0.5 then, 0.001 now" in second
     assert str(place) not in first + second
 
 
 def test_the_path_the_device_and_the_seed_are_no_other_configuration(place):
     folder = place / "benchmarks" / "results" / "whole"
     finish(folder, BASE, 2, 0.40, ["train.device=cpu"])
-    assert known(place).results.left_out == () and list(known(place).shown) == [BASE]
+    assert known(place).results.left_out == ()
+    assert list(known(place).shown) == [BASE]
 
 
 def test_options_of_later_versions_count_as_their_defaults(place):
@@ -170,7 +175,8 @@ def test_what_cannot_be_shown_is_named_in_a_line(place, spoil, message):
     found = known(place).results
     assert found.shown == {}
     (line,) = found.left_out
-    assert message in line and "\n" not in line
+    assert message in line
+    assert "\n" not in line
 
 
 def test_the_best_epoch_on_test_is_called_so_and_has_to_be_the_logs(place):
@@ -197,7 +203,9 @@ def test_a_queued_runs_own_seconds_are_never_shown(place):
     assert (point["name"], point["minutes"], point["seeds"]) == (BASE, 120.0, "1 of 3 seeds")
     assert pages.chart_points(replace(found, rates={BASE: replace(RATE, cores=64)})) == []
     row = next(line for line in pages.whole_table(timed, "") if line.startswith(f"| `cifarlab train {BASE}`"))
-    assert "| 40.00 | 1 of 3 seeds |" in row and "| 120.0 |" in row and "0123456" in row
+    assert "| 40.00 | 1 of 3 seeds |" in row
+    assert "| 120.0 |" in row
+    assert "0123456" in row
     assert "1666" not in row
 
 
@@ -214,7 +222,8 @@ def test_the_table_at_whole_length(place):
     finish(folder, AS_RUN, 0, 0.40, curve=[0.3] * 9 + [0.40])
     finish(folder, BASE, 0, 0.42)
     row = next(line for line in pages.reproduce_table(known(place), "") if f"`{BASE}`" in line)
-    assert "| 44.26 | 40.00 | 1 seed |" in row and "-4.26: one seed cannot tell" in row
+    assert "| 44.26 | 40.00 | 1 seed |" in row
+    assert "-4.26: one seed cannot tell" in row
     assert "| 42.00 | 1 of 3 seeds | +2.00 |" in row
     finish(folder, AS_RUN, 1, 0.402, curve=[0.3] * 9 + [0.402])
     row = next(line for line in pages.reproduce_table(known(place), "") if f"`{BASE}`" in line)
@@ -240,7 +249,8 @@ def test_a_header_has_its_result_or_why_not(place):
     assert "\n  waits: queued\n" in text
     finish(place / "benchmarks" / "results" / "whole", BASE, 0, 0.40)
     text = pages.with_header(own[0], known(place))
-    assert "\n  measured: 40.00 (1 of 3 seeds)\n" in text and "waits" not in text
+    assert "\n  measured: 40.00 (1 of 3 seeds)\n" in text
+    assert "waits" not in text
     recipe.path.write_text(text)
     assert read_recipe(str(recipe.path)).measured == "40.00 (1 of 3 seeds)"
     for seed, score in ((1, 0.41), (2, 0.42)):
@@ -360,8 +370,11 @@ def test_a_recipe_is_timed_at_each_of_its_sizes(tmp_path, monkeypatch, scale, si
     monkeypatch.setattr(sys, "argv", [*words, *overrides, "--override", f"data.multi_scale={scale}"])
     rates.main()
     rate = rates.read_rates(tmp_path / "rates.json")["demo"]
-    assert set(rate.by_size) == sizes and min(rate.by_size.values()) > 0
-    assert rate.evaluation_seconds > 0 and rate.preparation_seconds == 0 and rate.cores >= 1
+    assert set(rate.by_size) == sizes
+    assert min(rate.by_size.values()) > 0
+    assert rate.evaluation_seconds > 0
+    assert rate.preparation_seconds == 0
+    assert rate.cores >= 1
     share = [1 / value for value in rate.by_size.values()]
     assert 1 / rate.images_per_second == pytest.approx(sum(share) / len(share), rel=0.01)
 

@@ -26,7 +26,8 @@ def test_it_finds_what_the_command_line_finds(runs, cifarlab, capsys):
         assert status == 0, err
         found = package.compare(["a", runs / "b", "c"], runs=runs, metric=metric)
         assert json.dumps(found.to_json(), indent=2) == out.rstrip()
-        assert isinstance(found, package.Comparison) and found.metric == metric
+        assert isinstance(found, package.Comparison)
+        assert found.metric == metric
     assert not capsys.readouterr().out, "silent, unless progress is asked for"
     assert [arm.difference and arm.difference.against for arm in found.arms] == [None, "a", "a"]
 
@@ -49,7 +50,8 @@ def test_it_trains_what_is_missing_and_no_more(tmp_path, cifarlab, capsys):
         ("mine", "mine", [0, 1]),
     ]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.pt")}
-    assert compared() == found and openings(tmp_path / "runs") == []
+    assert compared() == found
+    assert openings(tmp_path / "runs") == []
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.pt")} == before
     words = ["demo", tmp_path / "mine.yaml", *once(*TINY, "train.epochs=1"), "--seeds", 2]
     status, out, err = cifarlab("compare", *words, "--json", "--runs", tmp_path / "runs")

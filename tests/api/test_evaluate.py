@@ -18,7 +18,8 @@ def run(tmp_path_factory):
 def test_it_scores_what_the_command_line_scores(run, cifarlab):
     assert package.evaluate is evaluate
     found = package.evaluate(run, device="cpu", tta="{name: sizes, scales: [1.0, 1.5]}")
-    assert isinstance(found, package.Scores) and found.tta.scales == [1.0, 1.5]
+    assert isinstance(found, package.Scores)
+    assert found.tta.scales == [1.0, 1.5]
     words = ("eval", run, "--device", "cpu", "--tta", "{name: sizes, scales: [1.0, 1.5]}", "--json")
     plain = json.loads(cifarlab(*words)[1])
     plain["images_per_second"] = found.images_per_second

@@ -31,7 +31,8 @@ def test_it_trains_what_the_command_line_trains(tmp_path, cifarlab):
 
 def test_a_run_is_given_to_what_reads_runs(tmp_path, capsys):
     run = package.train("demo", OPTIONS, runs=tmp_path, name="mine")
-    assert run.folder == tmp_path / "mine" / "0" and repr(run) == f"Run('{tmp_path / 'mine' / '0'}')"
+    assert run.folder == tmp_path / "mine" / "0"
+    assert repr(run) == f"Run('{tmp_path / 'mine' / '0'}')"
     picture = np.zeros((32, 32, 3), np.uint8)
     assert package.predict(run, picture) == package.load(run).predict(picture)
     assert not capsys.readouterr().out, "silent, unless progress is asked for"
@@ -63,7 +64,8 @@ def test_values_stay_what_they_are(tmp_path):
     root = str(tmp_path / "\U0001f600 \U00020bb7: #[]")
     run = package.train("demo", {**OPTIONS, "optim.lr": 1e-5, "data.root": root}, runs=tmp_path / "runs")
     plain = run.plain_config()
-    assert plain["optim"]["lr"] == 1e-5 and plain["data"]["root"] == root
+    assert plain["optim"]["lr"] == 1e-5
+    assert plain["data"]["root"] == root
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,8 @@ def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch, function):
     package.train("demo", OPTIONS)
     finder = doctest.DocTestFinder(recurse=False)
     (found,) = finder.find(function, function.__name__, globs={"cifarlab": Quick})
-    assert found.examples and doctest.DocTestRunner().run(found).failed == 0
+    assert found.examples
+    assert doctest.DocTestRunner().run(found).failed == 0
 
 
 class Quick:

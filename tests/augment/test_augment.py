@@ -184,8 +184,11 @@ def test_views_are_pictures(name: str) -> None:
         kept = images.clone()
         views = run(POLICIES[name], images)
         assert torch.equal(images, kept), "the pictures that were given have changed"
-        assert views.shape == images.shape and views.dtype == torch.float32
-        assert views.isfinite().all() and views.min() >= 0 and views.max() <= 1
+        assert views.shape == images.shape
+        assert views.dtype == torch.float32
+        assert views.isfinite().all()
+        assert views.min() >= 0
+        assert views.max() <= 1
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -217,7 +220,8 @@ def test_p_leaves_the_parameters_alone() -> None:
     always, often, seldom = (run({"cutout": {"p": p}}, images) for p in (1, 0.8, 0.3))
     for some in (often, seldom):
         changed = (some != images).flatten(1).any(1)
-        assert changed.any() and torch.equal(some[changed], always[changed])
+        assert changed.any()
+        assert torch.equal(some[changed], always[changed])
     # Who is picked at a low p is picked at a higher one.
     assert ((often != images) | (seldom == images)).all()
 
@@ -248,7 +252,8 @@ def test_any_function_is_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(augment.apply(images, draws, parse({"darken": {"most": 0.2}})), expected)
     half = augment.apply(images, draws, parse({"darken": {"most": 0.2, "p": 0.5}}))
     changed = (half != images).flatten(1).any(1)
-    assert 20 < changed.sum() < 80 and torch.equal(half[changed], expected[changed])
+    assert 20 < changed.sum() < 80
+    assert torch.equal(half[changed], expected[changed])
     for chosen in (
         run({"one_of": {"choices": {"darken": {}, "flip": {}}}}, images[i : i + 1], first=i) for i in range(5)
     ):
@@ -494,7 +499,8 @@ def test_coarse_dropout_paints_holes_within_the_picture() -> None:
     chances = np.array([0.8, 1.0, 1.0, 0.4]) / 3.2
     for length in (tall, wide):
         counts = torch.bincount(length, minlength=7)
-        assert counts[:3].sum() == 0 and len(counts) == 7
+        assert counts[:3].sum() == 0
+        assert len(counts) == 7
         assert stats.chisquare(counts[3:].numpy(), size * chances).pvalue > 1e-3
     top = holes.any(2).int().argmax(1)
     assert stats.chisquare(torch.bincount(top[tall == 4], minlength=29).numpy()).pvalue > 1e-3
@@ -506,7 +512,8 @@ def test_coarse_dropout_counts_holes() -> None:
     painted = (run({"coarse_dropout": options}, images)[:, 0] == 0.5).flatten(1).sum(1)
     # Two of these single pixels coincide in 1 of 10,000.
     counts = torch.bincount(painted, minlength=4)
-    assert counts[0] == 0 and stats.chisquare(counts[1:].numpy()).pvalue > 1e-3
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:].numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("length", [1, 8, 15])
@@ -515,7 +522,8 @@ def test_cutout_is_a_square_about_any_pixel(length: int) -> None:
     holes = run({"cutout": {"size": length}}, torch.ones(size, 3, side, side))[:, 0] == 0
     tall, wide = holes.any(2).sum(1), holes.any(1).sum(1)
     assert torch.equal(tall * wide, holes.flatten(1).sum(1))
-    assert tall.max() == length and tall.min() == (length - length // 2 if length > 1 else 1)
+    assert tall.max() == length
+    assert tall.min() == (length - length // 2 if length > 1 else 1)
     expected = (side - length + 1) / side
     assert stats.binomtest(int((tall == length).sum()), size, expected).pvalue > 1e-3
 

@@ -97,7 +97,8 @@ def test_beta_has_the_quantiles_of_the_distribution(alpha: float) -> None:
     uniform = Draws(0, 0, indices).uniform().double()
     expected = torch.from_numpy(stats.beta(alpha, alpha).ppf(uniform.numpy()))
     assert (values - expected).abs().max() < 1e-3
-    assert values.min() >= 0 and values.max() <= 1
+    assert values.min() >= 0
+    assert values.max() <= 1
     extremes = torch.tensor([0.0, 2.0**-24, 0.25, 0.5, 1 - 2.0**-24])
 
     class Fixed(Draws):
@@ -124,7 +125,8 @@ def test_the_same_pair_gives_the_same_mix_in_any_batch(
         part = run(PAIRED[name], images[rows], targets[rows], ids[rows], epoch=3)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(part[0], whole[0][rows]) and torch.equal(part[1], whole[1][rows])
+    assert torch.equal(part[0], whole[0][rows])
+    assert torch.equal(part[1], whole[1][rows])
 
 
 @pytest.mark.parametrize("name", MIXES)
@@ -132,7 +134,8 @@ def test_mixes_repeat_and_differ_between_epochs(name: str) -> None:
     images, targets, ids, _ = batch(64)
     mixed, mixed_targets = run(MIXES[name], images, targets, ids)
     again = run(MIXES[name], images, targets, ids)
-    assert torch.equal(mixed, again[0]) and torch.equal(mixed_targets, again[1])
+    assert torch.equal(mixed, again[0])
+    assert torch.equal(mixed_targets, again[1])
     later = [run(MIXES[name], images, targets, ids, epoch)[0] for epoch in range(1, 4)]
     assert len(torch.stack([mixed, *later]).flatten(1).unique(dim=0)) >= 3
 
@@ -156,7 +159,8 @@ def test_a_batch_has_one_lambda_which_depends_on_it(name: str) -> None:
     images, targets, ids, _ = batch(40)
     epochs = range(12)
     each = torch.stack([shares(BATCHED[name], 40, epoch) for epoch in epochs])
-    assert (each == each[:, :1]).all() and len(each[:, 0].unique()) > 5
+    assert (each == each[:, :1]).all()
+    assert len(each[:, 0].unique()) > 5
     whole = torch.stack([run(BATCHED[name], images, targets, ids, epoch)[0] for epoch in epochs])
     rest = torch.stack([run(BATCHED[name], images[2:], targets[2:], ids[2:], epoch)[0] for epoch in epochs])
     assert not torch.equal(whole[:, 2:], rest)
@@ -170,9 +174,12 @@ def test_results_are_pictures_and_targets(name: str, size: int) -> None:
     images, targets, ids, _ = batch(size)
     kept = images.clone(), targets.clone()
     mixed, mixed_targets = run(MIXES[name], images, targets, ids)
-    assert torch.equal(images, kept[0]) and torch.equal(targets, kept[1])
-    assert mixed.shape == images.shape and mixed.dtype == torch.float32
-    assert mixed.min() >= 0 and mixed.max() <= 1
+    assert torch.equal(images, kept[0])
+    assert torch.equal(targets, kept[1])
+    assert mixed.shape == images.shape
+    assert mixed.dtype == torch.float32
+    assert mixed.min() >= 0
+    assert mixed.max() <= 1
     torch.testing.assert_close(mixed_targets.sum(1), torch.ones(size))
     assert mixed_targets.min() >= 0
     striped, _ = run(MIXES[name], images.to(memory_format=torch.channels_last), targets, ids)
@@ -247,7 +254,8 @@ def test_mixers_run_in_order() -> None:
     )
     first = mixup(images, targets, partner, draws.at("mixup"))
     second = cutmix(*first, partner, draws.at("cutmix"))
-    assert torch.equal(both[0], second[0]) and torch.equal(both[1], second[1])
+    assert torch.equal(both[0], second[0])
+    assert torch.equal(both[1], second[1])
 
 
 # Against torchvision and timm, with the lambda and the box that we drew.
@@ -269,7 +277,9 @@ def test_pairs_are_mixed_as_torchvision_mixes_a_batch_of_two() -> None:
     weights = beta(pair_draws(0, 0, ids, partner).at("mixup"), 1.0)
     up, cut = run({"mixup": {"alpha": 1.0}}, images, targets, ids), run({"cutmix": {}}, images, targets, ids)
     spans = boxes({"cutmix": {}}, ids, 0)
-    assert min(weights) < 0.2 and max(weights) > 0.8 and len(set(spans)) > 20
+    assert min(weights) < 0.2
+    assert max(weights) > 0.8
+    assert len(set(spans)) > 20
     for i in range(0, 60, 2):
         two, labels = images[i : i + 2], targets[i : i + 2]
         mixup_given = {"lam": weights[i].item(), "labels": labels, "batch_size": 2}
@@ -325,7 +335,8 @@ def test_one_of_takes_p_as_weights() -> None:
     below = draws.at("one_of")
     up = (ours == mixup(images, targets, partner, below.at("mixup"), alpha=1.0)[0]).flatten(1).all(1)
     cut = (ours == cutmix(images, targets, partner, below.at("cutmix"))[0]).flatten(1).all(1)
-    assert (up | cut).all() and torch.equal(up, up[partner])
+    assert (up | cut).all()
+    assert torch.equal(up, up[partner])
     assert stats.binomtest(int(up[::2].sum()), 4000, 0.25).pvalue > 1e-3
 
 

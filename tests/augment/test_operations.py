@@ -212,7 +212,8 @@ def test_posterize_draws_bits_inclusively() -> None:
     values = torch.tensor([len(view.unique()) for view in views])
     counts = torch.stack([(values == 2**bits).sum() for bits in (2, 3, 4, 5)])
     # Four standard deviations of a binomial of 2000 and 1/4.
-    assert counts.sum() == 2000 and (counts - 500).abs().max() < 78
+    assert counts.sum() == 2000
+    assert (counts - 500).abs().max() < 78
 
 
 def test_solarize_draws_its_threshold() -> None:
@@ -220,7 +221,8 @@ def test_solarize_draws_its_threshold() -> None:
     spec = AUGMENTS.spec({"name": "solarize", "threshold": [0.1, 0.4]})
     views = spec.build(images, Draws(0, 0, torch.arange(500)))
     lowest = torch.where(views == images, 1.0, images).amin((1, 2, 3))
-    assert 0.1 <= lowest.min() < 0.11 and 0.39 < lowest.max() <= 0.41
+    assert 0.1 <= lowest.min() < 0.11
+    assert 0.39 < lowest.max() <= 0.41
     assert abs(lowest.mean() - 0.25) < 0.02
 
 

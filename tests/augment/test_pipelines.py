@@ -76,7 +76,8 @@ def test_transforms_of_one_picture_are_independent() -> None:
     found = views(FLIPS, images)
     kinds = [images, images.flip(-1), images.flip(-2), images.flip((-1, -2))]
     counts = [int((found == kind).flatten(1).all(1).sum()) for kind in kinds]
-    assert sum(counts) == 4000 and stats.chisquare(counts).pvalue > 1e-3
+    assert sum(counts) == 4000
+    assert stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_parameters_are_distributed_as_the_librarys() -> None:
@@ -108,7 +109,8 @@ def test_every_transform_draws_from_its_own_seed_alone() -> None:
                 continue  # It needs an option, or more than a picture, or makes another size of it.
             singles = [views(transforms, images[i : i + 1], first=i) for i in reversed(range(6))]
             assert torch.equal(torch.cat(singles[::-1]), found), name
-            assert found.min() >= 0 and found.max() <= 1, name
+            assert found.min() >= 0, name
+            assert found.max() <= 1, name
             tried.append(name)
     assert len(tried) > 70
     assert np.array_equal(np.random.get_state()[1], global_state)

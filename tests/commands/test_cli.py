@@ -36,7 +36,8 @@ def test_seeds_make_runs_side_by_side(trained, cifarlab):
     status, out, _ = cifarlab("train", "demo", *TINY, "--seeds", 2, "--name", "a", "--runs", trained)
     assert status == 0
     assert out.count("is finished") == 2
-    assert "val top1" in out and "over 2 seeds" in out
+    assert "val top1" in out
+    assert "over 2 seeds" in out
 
 
 def test_a_terminal_less_run_prints_one_line_an_epoch(cifarlab, tmp_path):
@@ -87,7 +88,9 @@ def test_parts(cifarlab):
 def test_eval_scores_a_split_and_writes_it_down(trained, cifarlab):
     run = trained / "a" / "0"
     status, out, _ = cifarlab("eval", run, "--split", "test")
-    assert status == 0 and "top-1" in out and "100 pictures" in out
+    assert status == 0
+    assert "top-1" in out
+    assert "100 pictures" in out
     scores = json.loads(cifarlab("eval", run, "--split", "test", "--json")[1])
     assert json.loads((run / "summary.json").read_text())["test_top1"] == scores["top1"]
     kept = json.loads((run / "summary.json").read_text())["val_top1"]
@@ -179,7 +182,8 @@ def test_a_mistake_is_one_line_and_status_2(cifarlab, tmp_path, monkeypatch, arg
     status, out, err = cifarlab(*arguments)
     assert status == 2, err
     assert message in err
-    assert err.startswith("error: ") and len(err.splitlines()) == 1, err
+    assert err.startswith("error: "), err
+    assert len(err.splitlines()) == 1, err
     assert "Traceback" not in out + err
     assert list(tmp_path.iterdir()) == [], "nothing half-made is left"
 
@@ -204,7 +208,9 @@ def test_what_nobody_foresaw_is_one_line_and_status_1(cifarlab, monkeypatch):
     monkeypatch.setattr("cifarlab.config.recipes.every", breaks)
     status, _, err = cifarlab("list")
     assert status == 1
-    assert "KeyError" in err and "--debug" in err and len(err.splitlines()) == 1
+    assert "KeyError" in err
+    assert "--debug" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_recipe_of_ones_own(cifarlab, tmp_path, monkeypatch):
@@ -225,7 +231,8 @@ def test_a_recipe_of_ones_own(cifarlab, tmp_path, monkeypatch):
     rows = (tmp_path / "runs" / "mine" / "0" / "metrics.jsonl").read_text().splitlines()
     assert "train/loss/sharp" in json.loads(rows[0])
     out = cifarlab("show", "mine.yaml", "--diff")[1]
-    assert "objective.sharp" in out and "objective.cross_entropy" in out
+    assert "objective.sharp" in out
+    assert "objective.cross_entropy" in out
     assert cifarlab("eval", "runs/mine/0")[0] == 0
 
 
@@ -234,5 +241,6 @@ def test_help_is_complete(cifarlab):
     assert {"train", "check", "compare", "report"} <= {*commands}
     for command in commands:
         status, out, _ = cifarlab(command, "--help")
-        assert status == 0 and "Usage:" in out
+        assert status == 0
+        assert "Usage:" in out
     assert "--debug" in cifarlab("--help")[1]

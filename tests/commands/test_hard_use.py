@@ -45,7 +45,8 @@ def runs(made, tmp_path, monkeypatch):
 
 def one_line(status, err, *words):
     assert status == 2, err
-    assert err.startswith("error: ") and len(err.splitlines()) == 1, err
+    assert err.startswith("error: "), err
+    assert len(err.splitlines()) == 1, err
     for word in words:
         assert word in err, err
 
@@ -69,7 +70,9 @@ def test_a_commands_words_are_refused_in_one_line(cifarlab, words, message):
 
 def test_no_words_at_all_are_answered_with_help(cifarlab):
     status, out, err = cifarlab()
-    assert status == 2 and "Usage:" in out + err and "Traceback" not in err
+    assert status == 2
+    assert "Usage:" in out + err
+    assert "Traceback" not in err
 
 
 def test_a_name_is_shown_as_it_is_in_every_table(runs, cifarlab):
@@ -77,7 +80,8 @@ def test_a_name_is_shown_as_it_is_in_every_table(runs, cifarlab):
     assert status == 0, err
     assert any(line.startswith(ODD) for line in out.splitlines()), out
     status, out, err = cifarlab("train", "demo", *once(*TINY, "train.epochs=1"), "--name", ODD)
-    assert status == 0 and f"runs/{ODD}/0 is finished" in out
+    assert status == 0
+    assert f"runs/{ODD}/0 is finished" in out
     status, out, err = cifarlab("report", "runs", "--out", "page")
     assert (status, err) == (0, "")
     table = Path("page/table.tex").read_text()
@@ -135,13 +139,16 @@ def test_a_file_where_a_folder_should_be_is_named_before_the_work(runs, cifarlab
 def test_a_test_score_reaches_whoever_opened_the_test_set(runs, cifarlab):
     run = runs / "a" / "0"
     found = json.loads(cifarlab("eval", run / "best.pt", "--split", "test", "--json")[1])
-    assert found["written"] and json.loads((run / "summary.json").read_text())["test_top1"] == found["top1"]
+    assert found["written"]
+    assert json.loads((run / "summary.json").read_text())["test_top1"] == found["top1"]
     shutil.copy(run / "best.pt", "exported.pt")
     status, out, err = cifarlab("eval", "exported.pt", "--split", "test")
-    assert (status, err) == (0, "") and "not written to a summary: it is a checkpoint by itself" in out
+    assert (status, err) == (0, "")
+    assert "not written to a summary: it is a checkpoint by itself" in out
     (run / "summary.json").write_text("")
     status, out, err = cifarlab("eval", run, "--split", "test")
-    assert (status, err) == (0, "") and "top-1" in out
+    assert (status, err) == (0, "")
+    assert "top-1" in out
     assert "not written to a summary: runs/a/0/summary.json: cannot be read: it is empty" in out
 
 
@@ -150,7 +157,8 @@ def test_a_run_that_goes_on_can_be_asked_for_its_test_score(runs, cifarlab):
     (run / "summary.json").unlink()
     with FileLock(run / "lock"):
         status, out, err = cifarlab("eval", run, "--split", "test")
-    assert (status, err) == (0, "") and "not written to a summary: the run is not finished" in out
+    assert (status, err) == (0, "")
+    assert "not written to a summary: the run is not finished" in out
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"seed": 0}', '{"chosen_on": '])
@@ -185,7 +193,9 @@ def test_a_log_of_something_else_is_no_log(runs, cifarlab):
     status, _, err = cifarlab("plot", "runs/a/1", "--no-gallery")
     one_line(status, err, "runs/a/1: not a run with a finished epoch")
     status, _, err = cifarlab("report", "runs", "--out", "page")
-    assert status == 0 and err.startswith("left out: runs/a/1: ") and len(err.splitlines()) == 1
+    assert status == 0
+    assert err.startswith("left out: runs/a/1: ")
+    assert len(err.splitlines()) == 1
 
 
 def test_the_folder_of_seeds_is_not_a_run(runs, cifarlab):
@@ -199,7 +209,10 @@ def test_a_ledger_that_cannot_be_read_is_a_failure_in_one_line(runs, cifarlab):
     (runs / "ledger.jsonl").mkdir()
     for words in (["report", "runs", "--out", "page"], ["eval", "runs/a/0", "--split", "test"]):
         status, _, err = cifarlab(*words)
-        assert status == 1 and len(err.splitlines()) == 1
-        assert err.startswith("error: runs/ledger.jsonl: cannot be ") and "--debug" not in err
+        assert status == 1
+        assert len(err.splitlines()) == 1
+        assert err.startswith("error: runs/ledger.jsonl: cannot be ")
+        assert "--debug" not in err
     status, _, err = cifarlab("compare", "a", ODD)
-    assert status == 1 and "cannot be counted" in err
+    assert status == 1
+    assert "cannot be counted" in err

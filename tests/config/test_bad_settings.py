@@ -95,6 +95,7 @@ def test_it_is_one_line_and_status_2(cifarlab, tmp_path, monkeypatch, words, mes
     monkeypatch.chdir(tmp_path)
     status, out, err = cifarlab("train", "demo", *once(*words))
     assert status == 2, err
-    assert err.startswith(f"error: {message}") and len(err.splitlines()) == 1, err
+    assert err.startswith(f"error: {message}"), err
+    assert len(err.splitlines()) == 1, err
     assert "Traceback" not in out + err
     assert list(tmp_path.iterdir()) == [], "nothing half-made is left"

@@ -19,11 +19,14 @@ def resolved(**changes):
 
 
 def fails(*overrides):
-    plain = merge_sections(ROOT, {"objective": {"cross_entropy": {}}})
-    with pytest.raises(ConfigError) as error:
+    def check() -> None:
+        plain = merge_sections(ROOT, {"objective": {"cross_entropy": {}}})
         for text in overrides:
             plain = merge_sections(plain, parse_override(text))
         checked(plain)
+
+    with pytest.raises(ConfigError) as error:
+        check()
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -165,7 +168,8 @@ def test_a_bare_name_is_a_label_without_options(section, label):
 
     before, (short, inside) = under()[1], under(f"{section}={label}")
     assert short == under(f"{section}={{{label}: {{}}}}")[0]
-    assert list(inside) == [*before, label] and inside[label]["name"] == label
+    assert list(inside) == [*before, label]
+    assert inside[label]["name"] == label
     assert {key: inside[key] for key in before} == before
 
 

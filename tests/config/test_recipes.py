@@ -101,7 +101,8 @@ def test_the_recipes_of_the_benchmarks_resolve():
     for path in sorted((FOLDER.parents[2] / "benchmarks" / "recipes").glob("*.yaml")):
         recipe = read_recipe(str(path))
         command = f"# cifarlab train benchmarks/recipes/{path.name}\n"
-        assert recipe.what and path.read_text().startswith(command)
+        assert recipe.what
+        assert path.read_text().startswith(command)
         assert resolve(recipe).dump()
 
 
@@ -129,7 +130,8 @@ def test_the_strong_wide_network_is_trained_as_sams():
     told = resolve(read_recipe("ladder/12_wide"), overrides).dump()
     optim = told["optim"]
     assert (optim["name"], optim["lr"], optim["weight_decay"], optim["nesterov"]) == ("sgd", 0.1, 5e-4, True)
-    assert optim["decay_norms"] and optim["sharpness"] == {"name": "sam", "rho": 0.1}
+    assert optim["decay_norms"]
+    assert optim["sharpness"] == {"name": "sam", "rho": 0.1}
     assert (told["train"]["grad_clip"], told["train"]["epochs"]) == (5, 200)
 
 
@@ -180,7 +182,8 @@ def test_the_list_is_short_and_begins_with_what_is_measured():
     found = every()
     assert len(found) <= 40
     measured = [recipe.measured is not None for recipe in found]
-    assert measured == sorted(measured, reverse=True) and any(measured)
+    assert measured == sorted(measured, reverse=True)
+    assert any(measured)
 
 
 def test_every_file_of_the_folder_is_a_recipe():
@@ -214,7 +217,8 @@ def test_an_edited_file_of_parts_is_read_again(tmp_path):
 
     assert width() == 8
     first = BACKBONES["mine"].call
-    assert width() == 8 and BACKBONES["mine"].call is first, "it runs once"
+    assert width() == 8, "it runs once"
+    assert BACKBONES["mine"].call is first, "it runs once"
     # Of the same size and within the same second, and with other code under a name that stays.
     for function, number, foreign in (("first", 9, "dedent"), ("other", 7, "dedent"), ("third", 6, "indent")):
         path.write_text(PART.format(function=function, width=number, foreign=foreign))

@@ -53,25 +53,31 @@ def test_the_pages_are_those_of_the_code():
 
 def test_the_tool_prints_type_default_range_and_meaning(cifarlab):
     status, out, _ = cifarlab("parts", "muon")
-    assert status == 0 and "momentum: float in [0, 1), default 0.95" in out
+    assert status == 0
+    assert "momentum: float in [0, 1), default 0.95" in out
     listed = json.loads(cifarlab("parts", "muon", "--json")[1])
-    assert list(listed) == ["optim"] and [part["name"] for part in listed["optim"]] == ["muon"]
+    assert list(listed) == ["optim"]
+    assert [part["name"] for part in listed["optim"]] == ["muon"]
     for option in listed["optim"][0]["options"].values():
         assert option["doc"] in out
     out = cifarlab("options", "optim")[1]
-    assert "layer_decay: float in (0, 1], default 1.0" in out and "cifarlab parts optim.schedule" in out
+    assert "layer_decay: float in (0, 1], default 1.0" in out
+    assert "cifarlab parts optim.schedule" in out
     for option in describe_sections()["optim"].options.values():
         assert option.doc in out
 
 
 def test_a_model_of_timm_is_explained_by_its_name(cifarlab):
     status, out, _ = cifarlab("parts", "resnet18")
-    assert status == 0 and out.startswith("resnet18, of model.backbone") and "pretrained: " in out
+    assert status == 0
+    assert out.startswith("resnet18, of model.backbone")
+    assert "pretrained: " in out
 
 
 def test_one_option_is_looked_up_by_its_path(cifarlab):
     out = cifarlab("options", "train.select")[1]
-    assert "select: val | test | last" in out and "patience" not in out
+    assert "select: val | test | last" in out
+    assert "patience" not in out
     assert "steps" in cifarlab("options", "optim.lookahead")[1]
 
 
@@ -84,4 +90,5 @@ def test_one_option_is_looked_up_by_its_path(cifarlab):
 )
 def test_a_name_that_nothing_has_is_a_mistake(cifarlab, words, message):
     status, _, err = cifarlab(*words)
-    assert status == 2 and message in err
+    assert status == 2
+    assert message in err

@@ -46,7 +46,8 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
         time.sleep(0.05)
         process.kill()
     assert checkpoints.load_checkpoint(path, ("x",))["x"] == 1

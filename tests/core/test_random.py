@@ -52,7 +52,8 @@ def test_the_numbers_never_change() -> None:
 
 def test_uniform() -> None:
     values = numbers()
-    assert values.min() >= 0 and values.max() < 1
+    assert values.min() >= 0
+    assert values.max() < 1
     assert stats.kstest(values, "uniform").pvalue > 1e-3
     # Every one of the 24 bits.
     whole = (values * 2**24).astype(np.int64)
@@ -78,7 +79,8 @@ def spread(number: int, low: float, high: float) -> float:
 def test_a_uniform_number_never_reaches_its_upper_bound(low: float, high: float, number: int) -> None:
     value = spread(number, low, high)
     low, high = (float(np.float32(bound)) for bound in (low, high))
-    assert min(low, high) <= value <= max(low, high) and (value != high or low == high)
+    assert min(low, high) <= value <= max(low, high)
+    assert value != high or low == high
     # Nothing else about it changes: recorded views are made of it.
     plain = (torch.tensor(float(number % 2**24)) * (2.0**-24 * (high - low)) + low).item()
     assert value == plain or plain == high or (plain > high) == (low < high)
@@ -88,13 +90,16 @@ def test_a_uniform_number_never_reaches_its_upper_bound(low: float, high: float,
 def test_bounds_that_float32_does_not_hold(low: float, high: float) -> None:
     for number in (-1, -2, -3):
         value = spread(number, low, high)
-        assert value != np.float32(high) and (value < high) == (low < high)
+        assert value != np.float32(high)
+        assert (value < high) == (low < high)
 
 
 def test_uniform_range_and_shape() -> None:
     values = Draws(0, 0, torch.arange(1000)).uniform(-2.0, 3.0, shape=(4, 2))
-    assert values.shape == (1000, 4, 2) and values.dtype == torch.float32
-    assert values.min() >= -2 and values.max() <= 3
+    assert values.shape == (1000, 4, 2)
+    assert values.dtype == torch.float32
+    assert values.min() >= -2
+    assert values.max() <= 3
     assert stats.kstest(values.flatten().numpy(), stats.uniform(-2, 5).cdf).pvalue > 1e-3
 
 
@@ -103,7 +108,8 @@ def test_integers(low: int, high: int) -> None:
     values = Draws(1, 2, torch.arange(SIZE)).integers(high, low)
     assert values.dtype == torch.int64
     counts = torch.bincount(values - low, minlength=high - low)
-    assert len(counts) == high - low and counts.min() > 0
+    assert len(counts) == high - low
+    assert counts.min() > 0
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 

@@ -70,7 +70,8 @@ def test_keys_of_other_mappings_are_no_repetition(text):
 def test_what_is_wrong_is_one_line(text, message):
     with pytest.raises(ConfigError) as error:
         parse_yaml(text, "x")
-    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
 
 
 def test_every_reader_of_a_users_yaml_refuses_it(tmp_path):
@@ -107,7 +108,8 @@ def test_every_reader_of_a_users_yaml_refuses_it(tmp_path):
 def test_a_command_line_sets_a_key_once(overrides, key, cifarlab):
     for command in (("show", "demo"), ("compare", "demo", "resnet18_baseline", "--seeds", "1")):
         status, out, err = cifarlab(*command, *overrides)
-        assert (status, out) == (2, "") and err.startswith(f"error: {key}: given twice, by '"), err
+        assert (status, out) == (2, ""), err
+        assert err.startswith(f"error: {key}: given twice, by '"), err
 
 
 @pytest.mark.parametrize(

@@ -149,4 +149,5 @@ def test_a_boolean_where_it_belongs(kind):
 def test_the_command_line_says_it_in_one_line(word, cifarlab):
     key, _, _ = word.partition("=")
     status, out, err = cifarlab("show", "demo", word)
-    assert (status, out) == (2, "") and err.startswith(f"error: {key}: expected a number"), err
+    assert (status, out) == (2, ""), err
+    assert err.startswith(f"error: {key}: expected a number"), err

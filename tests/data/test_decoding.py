@@ -66,7 +66,8 @@ def test_orientation(tmp_path: Path) -> None:
     exif[0x0112] = 6  # to be turned clockwise: the top comes to the right
     picture.save(tmp_path / "x.png", exif=exif)
     turned = decode(tmp_path / "x.png", 16)
-    assert turned[:, 8, 2].tolist() == list(RED) and turned[:, 8, 13].tolist() == list(GREEN)
+    assert turned[:, 8, 2].tolist() == list(RED)
+    assert turned[:, 8, 13].tolist() == list(GREEN)
 
 
 def test_large_jpegs_are_close_to_a_full_decode(tmp_path: Path) -> None:
@@ -100,7 +101,9 @@ def test_random_damage_never_escapes(tmp_path: Path) -> None:
             damaged = raw.copy()
             damaged[rng.integers(0, min(len(raw), 200), 3)] = rng.integers(0, 256, 3)
             path.write_bytes(damaged.tobytes())
+            message = ""
             try:
                 assert decode(path, 16).shape == (3, 16, 16)
             except ConfigError as error:
-                assert str(path) in str(error)
+                message = str(error)
+            assert not message or str(path) in message

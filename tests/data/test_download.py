@@ -114,7 +114,8 @@ def test_fetched_once_into_the_cache(server: Server, tmp_path: Path) -> None:
     assert everything(tmp_path) == ["cache", "cache/data", "cache/data/set",
                                     *(f"cache/data/set/{name}" for name in sorted(MEMBERS))]  # fmt: skip
     asked = len(server.asked)
-    assert locate(server.archive(), None) == folder and len(server.asked) == asked
+    assert locate(server.archive(), None) == folder
+    assert len(server.asked) == asked
 
 
 @pytest.mark.parametrize("root", ["mine", "mine/set", "mine/deep/er"])
@@ -181,7 +182,8 @@ def test_wrong_md5(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataUnavailable) as raised:
         locate(server.archive(), None)
     assert hashlib.md5(server.content).hexdigest() in str(raised.value)
-    assert server.archive().md5 in str(raised.value) and "data.dataset=synthetic" in str(raised.value)
+    assert server.archive().md5 in str(raised.value)
+    assert "data.dataset=synthetic" in str(raised.value)
     assert everything(tmp_path) == ["cache", "cache/data"]
 
 
@@ -190,7 +192,8 @@ def test_a_whole_part_needs_no_network(server: Server, tmp_path: Path) -> None:
     part.parent.mkdir()
     part.write_bytes(GOOD)
     check(locate(server.archive(), str(tmp_path / "root")))
-    assert server.asked == [] and not part.exists()
+    assert server.asked == []
+    assert not part.exists()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
@@ -202,8 +205,11 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -
         with pytest.raises(ConfigError) as raised:
             locate(archive, root)
         message = str(raised.value)
-        assert archive.url in message and str(folder) in message and "data.dataset=synthetic" in message
-        assert "cifar-100-python.tar.gz" in message and "\n" not in message
+        assert archive.url in message
+        assert str(folder) in message
+        assert "data.dataset=synthetic" in message
+        assert "cifar-100-python.tar.gz" in message
+        assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -250,7 +256,8 @@ def test_a_tarball_beside(server: Server, tmp_path: Path) -> None:
         (tmp_path / place / "set.tar.gz").write_bytes(GOOD)
         folder = locate(server.archive(), str(tmp_path / root))
         check(folder)
-        assert folder == tmp_path / place / "set" and (tmp_path / place / "set.tar.gz").exists()
+        assert folder == tmp_path / place / "set"
+        assert (tmp_path / place / "set.tar.gz").exists()
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "set.tar.gz").write_bytes(GOOD[:-1])
     with pytest.raises(ConfigError) as raised:

@@ -53,9 +53,12 @@ def test_reads(tmp_path: Path) -> None:
     root = make(tmp_path / "root")
     for _ in range(2):
         train = read(root)
-        assert train.images.shape == (6, 3, 16, 16) and train.images.dtype == np.uint8
-        assert train.classes == ("cat", "dog") and train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-        assert (train.digests == digest_pictures(train.images)).all() and train.digests.shape == (6,)
+        assert train.images.shape == (6, 3, 16, 16)
+        assert train.images.dtype == np.uint8
+        assert train.classes == ("cat", "dog")
+        assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert (train.digests == digest_pictures(train.images)).all()
+        assert train.digests.shape == (6,)
         assert train.notes == train.warnings == ()
         assert (train.images[4] == decode(root / "train" / "dog" / "1.png", 16)).all()
         torch.from_numpy(train.images)
@@ -64,11 +67,14 @@ def test_reads(tmp_path: Path) -> None:
 
 def test_parts(tmp_path: Path) -> None:
     root = make(tmp_path / "root", ("train",))
-    assert read_folder(str(root), "val", 16) is None and read_folder(str(root), "test", 16) is None
+    assert read_folder(str(root), "val", 16) is None
+    assert read_folder(str(root), "test", 16) is None
     make(root, ("val",), each=2)
-    assert read_folder(str(root), "val", 16) is None and len(read(root, "test").labels) == 4
+    assert read_folder(str(root), "val", 16) is None
+    assert len(read(root, "test").labels) == 4
     make(root, ("test",), each=1)
-    assert len(read(root, "val").labels) == 4 and len(read(root, "test").labels) == 2
+    assert len(read(root, "val").labels) == 4
+    assert len(read(root, "test").labels) == 2
 
 
 def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
@@ -84,7 +90,9 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     (cat / "images" / "loop").symlink_to(cat)
     os.mkfifo(cat / "pipe.png")
     assert len(read(root).labels) == 7
-    assert ".jpg" in suffixes() and ".webp" in suffixes() and not {".eps", ".pdf", ".mpg", ".h5"} & suffixes()
+    assert ".jpg" in suffixes()
+    assert ".webp" in suffixes()
+    assert not {".eps", ".pdf", ".mpg", ".h5"} & suffixes()
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
@@ -135,10 +143,10 @@ def test_broken_files(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"bomb\.pbm.* pixels.*4 more.*data\.skip_broken=true"):
             read(root)
         skipped = read(root, skip_broken=True)
-        assert (
-            skipped.fingerprint() == whole.fingerprint() and skipped.labels.tolist() == whole.labels.tolist()
-        )
-        assert (skipped.images == whole.images).all() and f"{count} of 11 files" in skipped.notes[0]
+        assert skipped.fingerprint() == whole.fingerprint()
+        assert skipped.labels.tolist() == whole.labels.tolist()
+        assert (skipped.images == whole.images).all()
+        assert f"{count} of 11 files" in skipped.notes[0]
 
     Image.new("RGB", (20, 20)).save(root / "train" / "nowhere.png")
     (root / "train" / "cat" / "dangling.png").unlink()
@@ -182,7 +190,8 @@ def test_the_cache_is_used_and_never_misused(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(module, "_build", build)
     first = read(root)
-    assert (read(root).images == first.images).all() and built == [6]
+    assert (read(root).images == first.images).all()
+    assert built == [6]
     read(root, size=24)
     read(root, "test")
     assert built == [6, 6, 6]
@@ -196,10 +205,13 @@ def test_the_cache_is_used_and_never_misused(tmp_path: Path, monkeypatch: pytest
     read(root)
     assert len(built) == 4, "a changed time"
     picture.rename(picture.with_name("9.png"))
-    assert read(root).fingerprint() == first.fingerprint() and len(built) == 5, "a changed name"
+    assert read(root).fingerprint() == first.fingerprint(), "a changed name"
+    assert len(built) == 5, "a changed name"
     (root / "train" / "cat" / "1.png").unlink()
-    assert len(read(root).labels) == 5 and len(built) == 6, "a file less"
-    assert (first.images == first.images).all() and first.images[0].any(), "what was open stays as it was"
+    assert len(read(root).labels) == 5, "a file less"
+    assert len(built) == 6, "a file less"
+    assert (first.images == first.images).all(), "what was open stays as it was"
+    assert first.images[0].any(), "what was open stays as it was"
 
     (target,) = (path for path in cache_folder("folders").glob("*-train-16-*") if path.is_dir())
     for name in ("images.npy", "labels.npy", "digests.npy", "meta.json"):
@@ -208,7 +220,8 @@ def test_the_cache_is_used_and_never_misused(tmp_path: Path, monkeypatch: pytest
             if left is not None:
                 (target / name).write_bytes(left)
             count = len(built)
-            assert len(read(root).labels) == 5 and len(built) == count + 1
+            assert len(read(root).labels) == 5
+            assert len(built) == count + 1
     meta = json.loads((target / "meta.json").read_text())
     (target / "meta.json").write_text(json.dumps(meta | {"version": 0}))
     count = len(built)
@@ -247,7 +260,5 @@ def test_processes_at_once(tmp_path: Path) -> None:
 def test_digest_is_of_name_size_and_time(tmp_path: Path) -> None:
     root = make(tmp_path / "root", ("train",))
     listing = module.list_pictures(root / "train", ("cat", "dog"))
-    assert (
-        listing.files[0] == "cat/0.png"
-        and len(listing.digest) == 2 * hashlib.blake2b(digest_size=16).digest_size
-    )
+    assert listing.files[0] == "cat/0.png"
+    assert len(listing.digest) == 2 * hashlib.blake2b(digest_size=16).digest_size

@@ -98,7 +98,8 @@ def test_predict_takes_a_batch_at_a_time_at_any_size(runs, monkeypatch):
     monkeypatch.setattr(Classifier, "forward", watched)
     monkeypatch.setattr(prediction, "PICTURES_AT_ONCE", BATCH)
     answers = predict(runs / "a" / "0", [runs / "pictures"], device="cpu")
-    assert len(answers) == 2 * BATCH and seen == [BATCH, BATCH]
+    assert len(answers) == 2 * BATCH
+    assert seen == [BATCH, BATCH]
     seen.clear()
     monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 4 * 64 * 64)
     predict(runs / "a" / "0", [runs / "pictures"], device="cpu", image_size=64)
@@ -120,7 +121,8 @@ def test_what_does_not_fit_stays_and_is_said(monkeypatch):
         parts = [split for split in (placed.train, placed.val, placed.test) if split is not None]
         assert tuple(part.images.device.type for part in parts) == places
         for part in parts:
-            assert part.rows.device == part.images.device and part.labels.device == part.ids.device == META
+            assert part.rows.device == part.images.device
+            assert part.labels.device == part.ids.device == META
         left = {part.images.data_ptr(): part.images for part in parts if part.images.device != META}
         size = sum(images.nbytes for images in left.values()) / 2**30
         said = [f"{size:.1f} GiB of pictures do not fit on meta: they stay on the host"] if left else []
@@ -132,4 +134,6 @@ def test_what_does_not_fit_stays_and_is_said(monkeypatch):
     assert (placed.train.images.device.type, placed.test.images.device.type) == ("meta", "cpu"), "train first"
     set_budget(monkeypatch, 0)
     alone = place_split(found.test, META)
-    assert alone.images.device.type == "cpu" and alone.labels.device == META and left_on_host(alone, None)
+    assert alone.images.device.type == "cpu"
+    assert alone.labels.device == META
+    assert left_on_host(alone, None)

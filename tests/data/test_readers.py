@@ -33,17 +33,24 @@ def test_registered() -> None:
 def test_synthetic() -> None:
     data = config({"name": "synthetic", "train": 200, "test": 100})
     train, test = (read_data(data, part) for part in ("train", "test"))
-    assert train and test and read_data(data, "val") is None
+    assert train
+    assert test
+    assert read_data(data, "val") is None
     images, labels = synthetic.draw(200)
-    assert (train.images == images).all() and (train.labels == labels).all()
+    assert (train.images == images).all()
+    assert (train.labels == labels).all()
     assert (test.images == synthetic.draw(100, split="test")[0]).all()
-    assert len(train.classes) == 100 and len(train.superclasses) == 20 and len(train.superclass_of) == 100
+    assert len(train.classes) == 100
+    assert len(train.superclasses) == 20
+    assert len(train.superclass_of) == 100
     assert not cache_folder("synthetic").exists(), "a few are drawn anew"
     other = read_data(config({"name": "synthetic", "train": 200, "test": 100, "seed": 1}), "train")
-    assert other and not (other.images == train.images).all()
+    assert other
+    assert not (other.images == train.images).all()
     large = read_data(config("synthetic", image_size=32, store_size=64).model_copy(
         update={"dataset": DATASETS.spec({"name": "synthetic", "train": 10})}), "train")  # fmt: skip
-    assert large and large.images.shape == (10, 3, 64, 64)
+    assert large
+    assert large.images.shape == (10, 3, 64, 64)
     with pytest.raises(ConfigError):
         config({"name": "synthetic", "train": 0})
 
@@ -55,17 +62,16 @@ def test_many_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(readers.drawing, "draw", None)
         cached = read_data(data, "train")
-    assert (
-        drawn
-        and cached
-        and (drawn.images == cached.images).all()
-        and cached.fingerprint() == drawn.fingerprint()
-    )
+    assert drawn
+    assert cached
+    assert (drawn.images == cached.images).all()
+    assert cached.fingerprint() == drawn.fingerprint()
     (target,) = [path for path in cache_folder("synthetic").iterdir() if path.is_dir()]
     for spoil in (b"", (target / "images.npy").read_bytes()[:-5]):
         (target / "images.npy").write_bytes(spoil)
         again = read_data(data, "train")
-        assert again and again.fingerprint() == cached.fingerprint()
+        assert again
+        assert again.fingerprint() == cached.fingerprint()
 
 
 def test_folder_at_store_size_or_the_largest_that_is_seen(tmp_path: Path) -> None:
@@ -78,12 +84,15 @@ def test_folder_at_store_size_or_the_largest_that_is_seen(tmp_path: Path) -> Non
              (config("folder", root=root, image_size=24, multi_scale={"sizes": [16, 40]}), 40)]  # fmt: skip
     for data, size in sizes:
         pictures = read_data(data, "test")
-        assert pictures and pictures.images.shape == (1, 3, size, size)
+        assert pictures
+        assert pictures.images.shape == (1, 3, size, size)
     (tmp_path / "train" / "a" / "y.png").write_bytes(b"no")
     with pytest.raises(ConfigError, match=r"y\.png"):
         read_data(sizes[0][0], "train")
     skipped = read_data(config("folder", root=root, skip_broken=True), "train")
-    assert skipped and len(skipped.labels) == 1 and skipped.notes
+    assert skipped
+    assert len(skipped.labels) == 1
+    assert skipped.notes
     with pytest.raises(ConfigError, match=r"data\.root: missing"):
         read_data(config("folder"), "train")
 
@@ -91,9 +100,13 @@ def test_folder_at_store_size_or_the_largest_that_is_seen(tmp_path: Path) -> Non
 def test_cifar100(cifar100_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFARLAB_DATA", str(cifar100_root))
     test: Pictures | None = read_data(config("cifar100"), "test")
-    assert test and test.warnings == () and len(test.labels) == 10_000
+    assert test
+    assert test.warnings == ()
+    assert len(test.labels) == 10_000
     small = read_data(config("cifar100", store_size=16), "test")
-    assert small and small.images.shape == (10_000, 3, 16, 16) and small.fingerprint() == test.fingerprint()
+    assert small
+    assert small.images.shape == (10_000, 3, 16, 16)
+    assert small.fingerprint() == test.fingerprint()
 
 
 def test_cifar10_is_looked_for(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def config(*overrides):
 
 def test_val_is_a_part_of_train(source):
     found = load_splits(config("data.val=10"), seed=0)
-    assert len(found.train) == 50 and len(found.val) == 10
+    assert len(found.train) == 50
+    assert len(found.val) == 10
     assert found.test is None
     assert not set(found.train.ids.tolist()) & set(found.val.ids.tolist())
     assert (torch.bincount(found.val.labels) == 2).all()
@@ -93,10 +94,13 @@ def test_a_fraction_and_another_seed(source):
 
 def test_limit_and_classes(source):
     found = load_splits(config("data.val=10", "data.limit=15", "data.classes=5"), seed=0)
-    assert len(found.train) == 15 and len(found.val) == 10
+    assert len(found.train) == 15
+    assert len(found.val) == 10
     assert (torch.bincount(found.train.labels) == 3).all()
     found = load_splits(config("data.val=4", "data.classes=2"), seed=0, parts=("train", "val", "test"))
-    assert len(found.train) == 20 and len(found.val) == 4 and len(found.test) == 8
+    assert len(found.train) == 20
+    assert len(found.val) == 4
+    assert len(found.test) == 8
     assert found.classes == ("a", "b")
     # Few of the pictures are in use: they were copied, and still are the right ones.
     assert len(found.train.images) == 24
@@ -108,7 +112,8 @@ def test_limit_and_classes(source):
 def test_a_validation_part_of_its_own_is_used(source):
     source["val"] = pictures(10, seed=2)
     found = load_splits(config("data.val=30"), seed=0)
-    assert len(found.train) == 60 and len(found.val) == 10
+    assert len(found.train) == 60
+    assert len(found.val) == 10
     assert set(found.fingerprint) == {"train", "val"}
 
 
@@ -119,7 +124,8 @@ def test_exact_duplicates_stay_on_one_side(source):
     found = load_splits(config("data.val=20"), seed=0)
     held_out = {row.tobytes() for row in found.val.gather(torch.arange(len(found.val)))[0].numpy()}
     trained = {row.tobytes() for row in found.train.gather(torch.arange(len(found.train)))[0].numpy()}
-    assert held_out and not held_out & trained
+    assert held_out
+    assert not held_out & trained
 
 
 @pytest.mark.parametrize(
@@ -161,7 +167,8 @@ def test_a_constant_channel_is_named_and_its_pictures_stay_finite(source, values
     told = [line for line in job.remarks.warnings if "is constant in the training pictures" in line]
     assert [line.split()[1] for line in told] == [("red", "green", "blue")[channel] for channel in values]
     seen = job.engine.model.preprocess(job.splits.train.gather(torch.arange(50))[0])
-    assert seen.isfinite().all() and seen.abs().max() < 10
+    assert seen.isfinite().all()
+    assert seen.abs().max() < 10
     assert all(seen[:, channel].abs().max() < 1e-6 for channel in values)
     assert job.engine.model(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).logits.isfinite().all()
 
@@ -172,14 +179,17 @@ def test_a_channel_that_hardly_varies_counts_as_constant(source):
     images[7, 0, 0, 0] = 101
     source["train"] = replace(source["train"], images=images, digests=digest_pictures(images))
     (_, std), warnings = channel_statistics(load_splits(config("data.val=0"), seed=0).train)
-    assert std[0] == 1.0 and "red" in "".join(warnings)
+    assert std[0] == 1.0
+    assert "red" in "".join(warnings)
 
 
 def test_real_cifar100_splits(cifar100_root):
     found = load_splits(
         config("data.dataset=cifar100", f"data.root={cifar100_root}", "data.val=5000"), seed=0
     )
-    assert len(found.train) == 45000 and len(found.val) == 5000
+    assert len(found.train) == 45000
+    assert len(found.val) == 5000
     assert (torch.bincount(found.val.labels) == 50).all()
     assert not found.warnings
-    assert len(found.superclasses) == 20 and len(found.superclass_of) == 100
+    assert len(found.superclasses) == 20
+    assert len(found.superclass_of) == 100

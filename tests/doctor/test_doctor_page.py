@@ -28,8 +28,10 @@ def test_the_page_lists_every_check():
 
 def test_every_check_says_in_a_line_what_it_found_and_what_to_do():
     for each in CHECKS.values():
-        assert each.meaning.endswith(".") and len(each.meaning) < 110, each.id
-        assert each.fix and "\n" not in each.fix
+        assert each.meaning.endswith("."), each.id
+        assert len(each.meaning) < 110, each.id
+        assert each.fix
+        assert "\n" not in each.fix
 
 
 def test_its_example_adds_a_check(monkeypatch):

@@ -54,10 +54,12 @@ def test_the_recipe_has_every_part() -> None:
 def test_views_do_not_depend_on_the_batch(mix: dict[str, Any], sizes: tuple[int, ...]) -> None:
     config = tiny_config(*overrides(mix))
     images, targets = views(config, 24)
-    assert images.min() >= 0 and images.max() <= 1
+    assert images.min() >= 0
+    assert images.max() <= 1
     for size in sizes:
         again = views(config, size)
-        assert torch.equal(again[0], images) and torch.equal(again[1], targets)
+        assert torch.equal(again[0], images)
+        assert torch.equal(again[1], targets)
     others, _ = views(config, 24, epoch=1)
     assert (others != images).flatten(1).any(1).all()
 

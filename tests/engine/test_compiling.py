@@ -40,7 +40,8 @@ def test_the_first_step_is_the_same(engines):
     eager, compiled = engines
     assert compiled.means.read()["loss/total"] == pytest.approx(eager.means.read()["loss/total"], rel=1e-5)
     for (name, ours), theirs in zip(eager.model.named_parameters(), compiled.model.parameters(), strict=True):
-        assert ours.grad is not None and theirs.grad is not None
+        assert ours.grad is not None
+        assert theirs.grad is not None
         assert (ours.grad - theirs.grad).norm() <= 1e-5 * ours.grad.norm(), name
 
 
@@ -83,4 +84,5 @@ def test_the_command_line_says_nothing_beside_its_lines(tmp_path):
         text=True,
         check=True,
     )
-    assert not found.stderr and "epoch 1/1" in found.stdout
+    assert not found.stderr
+    assert "epoch 1/1" in found.stdout

@@ -124,7 +124,9 @@ def test_eval_at_another_size_leaves_the_test_score_alone(trained, command):
     own = json.loads(command("eval", run, "--split", "test", "--json")[1])
     status, out, _ = command("eval", run, "--split", "test", "--image-size", 64)
     assert status == 0
-    assert "64 px" in out and "the run's own size is 32" in out and "under by_image_size" in out
+    assert "64 px" in out
+    assert "the run's own size is 32" in out
+    assert "under by_image_size" in out
     other = json.loads(command("eval", run, "--split", "test", "--image-size", 16, "--json")[1])
     assert (own["image_size"], other["image_size"]) == (32, 16)
     summary = run.finished()

@@ -95,18 +95,21 @@ def test_eval_with_views(runs, cifarlab):
     status, out, _ = cifarlab("eval", run, "--split", "test", "--tta", "flip", "--json")
     found = json.loads(out)
     assert status == 0
-    assert found["top1"] == own["top1"] and own["tta"] is None
+    assert found["top1"] == own["top1"]
+    assert own["tta"] is None
     trained = load_trained(run)
     images, labels, _ = load_test(trained.saved.data)[0].gather(torch.arange(found["pictures"]))
     with torch.inference_mode():
         both = [trained.model(view).logits for view in (images, images.flip(-1))]
     assert found["tta"]["top1"] == pytest.approx(top1(sum(both), labels), abs=0.003)
     assert (found["forward_passes"], found["tta"]["forward_passes"]) == (1, 2)
-    assert found["images_per_second"] > 0 and found["tta"]["images_per_second"] > 0
+    assert found["images_per_second"] > 0
+    assert found["tta"]["images_per_second"] > 0
     # The summary keeps what the model says of a picture as it is.
     assert summary_of(run).test_top1 == own["top1"]
     out = cifarlab("eval", run, "--tta", "{name: multi_crop, pixels: 2}", "--mean", "probabilities")[1]
-    assert "18 forward passes a picture" in out and "calibration error" in out
+    assert "18 forward passes a picture" in out
+    assert "calibration error" in out
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -130,7 +133,8 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_members(runs, mean, split):
     assert found.chosen_on_val == []
     best = next(row for row in found.members if row.run == found.best_member)
     assert best.val_top1 == max(row.val_top1 for row in found.members)
-    assert best.top1 is not None and found.gain == pytest.approx(found.top1 - best.top1)
+    assert best.top1 is not None
+    assert found.gain == pytest.approx(found.top1 - best.top1)
     assert [row.image_size for row in found.members] == [32, 48, 32]
 
 
@@ -186,7 +190,8 @@ def test_forward_selection_stops_where_no_member_improves(seed, count):
     first = max(range(count), key=lambda i: rating([i]))
     tensors = torch.from_numpy(logits), torch.from_numpy(labels)
     chosen = forward_selection(*tensors, mean_of_probabilities, first)
-    assert chosen[0] == first and len(set(chosen)) == len(chosen)
+    assert chosen[0] == first
+    assert len(set(chosen)) == len(chosen)
     for end in range(1, len(chosen)):
         rest = [i for i in range(count) if i not in chosen[:end]]
         assert rating(chosen[: end + 1]) == max(rating([*chosen[:end], i]) for i in rest)
@@ -212,9 +217,12 @@ def test_the_command_shows_each_member_and_the_cost(runs, cifarlab):
     paths = [runs / "a" / seed for seed in "012"]
     status, out, _ = cifarlab("ensemble", *paths, "--tta", "flip")
     assert status == 0
-    assert "ensemble of 3" in out and "at 3.0 times its cost" in out and "optimistic" in out
+    assert "ensemble of 3" in out
+    assert "at 3.0 times its cost" in out
+    assert "optimistic" in out
     found = json.loads(cifarlab("ensemble", *paths, "--choose", "--split", "test", "--json")[1])
-    assert found["pictures"] == 200 and len(found["members"]) == 3
+    assert found["pictures"] == 200
+    assert len(found["members"]) == 3
     assert [*found] == [
         "split", "pictures", "members", "mean", "chosen_on_val", "tta", "top1", "top5", "loss", "nll", "ece",
         "temperature", "nll_calibrated", "ece_calibrated", "best_member", "gain", "forward_passes", "macs",
@@ -311,7 +319,8 @@ def test_the_mean_of_weights_sees_the_training_pictures(runs):
 def test_means_of_weights_keep_types_and_integers():
     states = [{"w": torch.tensor([value]), "n": torch.tensor(count)} for value, count in ((0.1, 3), (0.4, 5))]
     found = average(states)
-    assert found["w"].dtype == torch.float32 and found["w"].item() == pytest.approx(0.25)
+    assert found["w"].dtype == torch.float32
+    assert found["w"].item() == pytest.approx(0.25)
     assert torch.equal(found["n"], torch.tensor(3))
     third = {"w": torch.tensor([0.1])}
     assert torch.equal(average([third] * 3)["w"], third["w"])
@@ -322,20 +331,25 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
     status, out, err = cifarlab("soup", *paths, "--name", "broth", "--runs", folder)
     assert status == 0, err
     made = folder / "broth" / "0"
-    assert "soup with it" in out and str(made) in out
+    assert "soup with it" in out
+    assert str(made) in out
     assert sorted(path.name for path in made.iterdir()) == [
         "best.pt", "config.yaml", "env.json", "lock", "summary.json"]  # fmt: skip
     found = json.loads(cifarlab("eval", made, "--split", "test", "--json")[1])
-    assert found["written"] and summary_of(made).test_top1 == found["top1"]
+    assert found["written"]
+    assert summary_of(made).test_top1 == found["top1"]
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "grey.png")
     assert cifarlab("predict", made, tmp_path / "grey.png")[1].count("%") == 5
     best = (made / "best.pt").read_bytes()
     status, _, err = cifarlab("soup", *paths, "--name", "broth", "--runs", folder)
-    assert status == 2 and "replace it with --fresh" in err and (made / "best.pt").read_bytes() == best
+    assert status == 2
+    assert "replace it with --fresh" in err
+    assert (made / "best.pt").read_bytes() == best
     assert cifarlab("soup", paths[0], "--name", "broth", "--runs", folder, "--fresh")[0] == 0
     assert summary_of(made).soup.kept == 1
     status, _, err = cifarlab("soup", made, "--name", "broth", "--runs", folder, "--fresh")
-    assert status == 2 and "itself an ingredient" in err
+    assert status == 2
+    assert "itself an ingredient" in err
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def test_figures_are_plausible_and_their_bands_hold_them():
     assert len({anchor.name for anchor in ANCHORS}) == len(ANCHORS)
     for anchor in ANCHORS:
         low, high = anchor.band
-        assert 60 < low < high < 97 and high - low < 4
+        assert 60 < low < high < 97
+        assert high - low < 4
         assert all(low < figure.top1 < high and figure.source for figure in anchor.figures)
         assert anchor.augment <= {"crop", "flip", "cutout", "policy", "mixup", "cutmix"}
 
@@ -111,7 +112,8 @@ def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
 def test_each_difference_is_a_cause_by_itself(overrides, reason):
     found = placed(config("ladder/06_cifar_stem", "data.val=0", *overrides), 0.6, "test")
     if reason is None:
-        assert found.causes == [] and found.text.endswith("nothing in its configuration says why")
+        assert found.causes == []
+        assert found.text.endswith("nothing in its configuration says why")
         return
     assert any(reason in line for line in found.causes)
     expected = 1 if "30" not in str(overrides) or len(overrides) == 1 else 2
@@ -174,7 +176,8 @@ def test_mixers_among_which_one_is_chosen_are_counted():
         found = augmentation(config("ladder/06_cifar_stem", mixed % p))
         assert found == {"crop", "flip", *kinds}
     found = placed(config("ladder/06_cifar_stem", "data.val=0", mixed % "1"), 0.6, "test")
-    assert found.anchor in ("ResNet-18 with mixup", "ResNet-18 with CutMix") and found.causes == []
+    assert found.anchor in ("ResNet-18 with mixup", "ResNet-18 with CutMix")
+    assert found.causes == []
 
 
 def test_a_finished_run_by_its_summary(tmp_path):

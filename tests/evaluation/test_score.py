@@ -94,7 +94,8 @@ def test_other_classes_are_a_mistake_that_one_line_tells(copied, cifarlab, comma
     run, root = copied
     with_another_class(root)
     status, _, err = cifarlab(command, run, "--split", "test", "--root", root, "--device", "cpu")
-    assert status == 2 and "Traceback" not in err
+    assert status == 2
+    assert "Traceback" not in err
     assert "has 3 classes, the data set" in err.splitlines()[-1]
     assert openings(run.parents[1]) == []
 
@@ -114,11 +115,13 @@ def test_a_run_is_scored_where_only_test_can_be_read(copied, cifarlab):
     for picture in (root / "train").rglob("*.png"):
         picture.unlink()
     found = evaluate(run, split="test", device="cpu", root=str(root))
-    assert found.pictures == 12 and found.temperature is None
+    assert found.pictures == 12
+    assert found.temperature is None
     assert "no temperature is fitted" in found.warnings[0]
     # An analysis needs the training pictures: without them it opens nothing.
     status, _, err = cifarlab("analyze", run, "--split", "test", "--root", root, "--device", "cpu")
-    assert status == 2 and "holds no pictures" in err
+    assert status == 2
+    assert "holds no pictures" in err
     assert [entry["reader"] for entry in openings(run.parents[1])] == ["eval"]
 
 
@@ -128,7 +131,8 @@ def test_a_run_is_scored_on_its_data_wherever_they_lie(copied, trained, name):
     run, root = copied[0].parents[1] / name / "0", copied[1]
     there = evaluate(run, split="test", device="cpu", root=str(trained / "pictures"))
     here = evaluate(run, split="test", device="cpu", root=str(root.rename(root.with_name("moved"))))
-    assert here.temperature is not None and here.warnings == []
+    assert here.temperature is not None
+    assert here.warnings == []
     changing = {"images_per_second": 0.0, "test_opened": {}}
     assert here.changed(**changing) == there.changed(**changing)
 
@@ -160,7 +164,8 @@ def test_no_picture_that_was_trained_on_is_shown_as_held_out(copied, trained, ci
     run, root = copied
     with_a_train_picture_less(root)
     status, _, err = cifarlab(*command, run, "--root", root)
-    assert status == 2 and "is not what" in err.splitlines()[-1]
+    assert status == 2
+    assert "is not what" in err.splitlines()[-1]
     assert not [*run.glob("*.png")]
     assert cifarlab(*command, run, "--root", trained / "pictures")[0] == 0
     assert cifarlab("plot", run, "--no-gallery")[0] == 0

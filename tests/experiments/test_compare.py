@@ -45,18 +45,22 @@ def test_a_comparison_is_scipys_over_seeds(write_runs):
     runs = write_runs("c", c)
     found = compare_arms([find_arm(name, runs, None) for name in "abc"], "val", "first")
     first, better, other = found.arms
-    assert first.mean == pytest.approx(np.mean(a)) and first.sd == pytest.approx(np.std(a, ddof=1))
-    assert first.difference is None and first.minutes == pytest.approx(2)
+    assert first.mean == pytest.approx(np.mean(a))
+    assert first.sd == pytest.approx(np.std(a, ddof=1))
+    assert first.difference is None
+    assert first.minutes == pytest.approx(2)
     truth = stats.ttest_rel(b, a)
     record = better.difference
-    assert record.p == pytest.approx(truth.pvalue) and record.p_holm == pytest.approx(2 * truth.pvalue)
+    assert record.p == pytest.approx(truth.pvalue)
+    assert record.p_holm == pytest.approx(2 * truth.pvalue)
     interval = truth.confidence_interval()
     assert [record.low, record.high] == pytest.approx([interval.low, interval.high])
     assert record.verdict == f"better by {100 * (np.mean(b) - np.mean(a)):.2f} points"
     assert other.difference.verdict.startswith("no difference shown (smallest difference that 4 seeds")
     assert found.test_opened == 0
     below = compare_arms([find_arm(name, runs, None) for name in "abc"], "val", "previous").arms[2]
-    assert below.difference.against == "b" and below.difference.verdict.startswith("worse by")
+    assert below.difference.against == "b"
+    assert below.difference.verdict.startswith("worse by")
 
 
 def test_the_keys_in_json_are_these_in_this_order(write_runs):
@@ -70,10 +74,21 @@ def test_the_keys_in_json_are_these_in_this_order(write_runs):
         "name", "recipe", "chosen_on", "seeds", "scores", "n", "mean", "sd", "low", "high", "optimism",
         "minutes", "difference",
     ]  # fmt: skip
-    assert first["difference"] is None and [*other["difference"]] == [
-        "from", "paired", "seeds", "mean", "low", "high", "p", "p_holm", "shown", "smallest", "more_seeds",
+    assert first["difference"] is None
+    assert [*other["difference"]] == [
+        "from",
+        "paired",
+        "seeds",
+        "mean",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+        "shown",
+        "smallest",
+        "more_seeds",
         "verdict",
-    ]  # fmt: skip
+    ]
     assert Comparison.model_validate(json.loads(json.dumps(plain, allow_nan=False))) == found
 
 
@@ -82,7 +97,8 @@ def test_one_seed_is_never_better(write_runs):
     runs = write_runs("b", [0.9])
     found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first").arms[1]
     assert found.difference.verdict.startswith("no difference shown (one seed cannot")
-    assert found.sd is None and found.difference.p_holm is None
+    assert found.sd is None
+    assert found.difference.p_holm is None
     json.dumps(found.to_json(), allow_nan=False)
 
 
@@ -91,13 +107,15 @@ def test_one_seed_among_several_takes_nothing_from_the_others():
     single = paired_difference([0.5], [0.4])
     records = described([many, single])
     assert records[0].p_holm == pytest.approx(many.p)
-    assert records[1].p_holm is None and not records[1].shown
+    assert records[1].p_holm is None
+    assert not records[1].shown
 
 
 def test_what_is_never_shown_says_how_many_more_seeds_would():
     record = described([paired_difference([0.50, 0.53, 0.49], [0.49, 0.50, 0.50])])[0]
     assert f"about {record.more_seeds} more seeds would settle it" in record.verdict
-    assert record.smallest is not None and f"{100 * record.smallest:.2f} points" in record.verdict
+    assert record.smallest is not None
+    assert f"{100 * record.smallest:.2f} points" in record.verdict
 
 
 def test_what_only_the_correction_hides_says_so():
@@ -227,17 +245,22 @@ def test_the_command_trains_what_is_missing_and_no_more(tmp_path, cifarlab):
     assert openings(runs) == []
     before = (runs / "demo" / "0" / "last.pt").stat().st_mtime_ns
     status, out, _ = cifarlab(*words, "--seeds", 3)
-    assert status == 0 and "difference" in out and "opened 0 x" in out
+    assert status == 0
+    assert "difference" in out
+    assert "opened 0 x" in out
     assert (runs / "demo" / "0" / "last.pt").stat().st_mtime_ns == before
     assert Run(runs / "mine" / "2").summary()
     # By the names of the runs alone; the test set is opened for each run once.
     for _ in range(2):
         status, out, _ = cifarlab("compare", "demo", runs / "mine", "--metric", "test", "--runs", runs)
-        assert status == 0 and "test top-1 %" in out and "opened 6 x" in out
+        assert status == 0
+        assert "test top-1 %" in out
+        assert "opened 6 x" in out
     assert {entry["reader"] for entry in openings(runs)} == {"compare"}
     # Another configuration under the same name is refused before anything is trained.
     status, _, err = cifarlab(*once(*words, "--seeds", 4, "optim.lr=0.5"))
-    assert status == 2 and err.rstrip().endswith("; keep these runs apart with --runs another_folder")
+    assert status == 2
+    assert err.rstrip().endswith("; keep these runs apart with --runs another_folder")
     assert not (runs / "demo" / "3").exists()
 
 
@@ -265,7 +288,8 @@ def test_runs_that_are_no_recipes_are_trained_on_as_they_began(tmp_path):
 )
 def test_a_mistake_is_one_line(cifarlab, tmp_path, arguments, message):
     status, _, err = cifarlab("compare", *arguments, "--runs", tmp_path / "runs")
-    assert status == 2 and message in err
+    assert status == 2
+    assert message in err
     assert not (tmp_path / "runs").exists()
 
 
@@ -280,4 +304,5 @@ def test_runs_are_found_by_name_and_by_folder(write_runs):
     runs = write_runs("ladder/x", [0.5, 0.6])
     by_name, by_folder = find_arm("ladder/x", runs, None), find_arm(str(runs / "ladder/x"), runs, None)
     assert by_name.name == by_folder.name == "ladder/x"
-    assert [*by_name.runs] == [0, 1] and by_name.runs[0].runs == runs
+    assert [*by_name.runs] == [0, 1]
+    assert by_name.runs[0].runs == runs

@@ -91,7 +91,8 @@ def test_undo_is_exact_whatever_a_rung_moves_adds_and_removes(one, other, m, n, 
     if differences(below, rung) == {}:
         return
     undone = undo(rung, below, rung)
-    assert undone == below and order_of(undone) == order_of(below)
+    assert undone == below
+    assert order_of(undone) == order_of(below)
     # What a later rung adds stays, and leaves the rest in the order below.
     top = list(other[:n])
     for label in "xy":
@@ -114,11 +115,13 @@ def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_pat
     assert [row["left_out"] for row in found["drop_one"]] == rungs[1:]
     # The tiny backbone stands in for both: without its own change the top is the rung below it.
     sam, wide = found["drop_one"]
-    assert wide["name"] == rungs[1] and wide["difference"]["mean"] == 0
+    assert wide["name"] == rungs[1]
+    assert wide["difference"]["mean"] == 0
     without = Run(runs / "ladder/12_wide_without_11_sam" / "0")
     assert without.plain_config()["optim"]["sharpness"] is None
     top = found["arms"][-1]
-    assert [*found][-1] == "drop_one" and [*sam] == ["left_out", *top]
+    assert [*found][-1] == "drop_one"
+    assert [*sam] == ["left_out", *top]
     assert sam["difference"]["mean"] == pytest.approx(top["mean"] - sam["mean"])
     status, out, _ = cifarlab("ladder", "ladder/1", "--drop-one", "--runs", runs)
     assert status == 0
@@ -133,7 +136,8 @@ def test_a_rung_whose_seeds_differ_is_refused(tmp_path, cifarlab):
     train_tiny(runs / "ladder" / "11_sam" / "1", "train.epochs=1", "train.seed=1", "optim.weight_decay=0.5")
     status, out, err = cifarlab("ladder", "ladder/1", "--runs", runs)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
-    assert "ladder/11_sam: seeds 0 and 1 " in err and "optim.weight_decay: " in err
+    assert "ladder/11_sam: seeds 0 and 1 " in err
+    assert "optim.weight_decay: " in err
 
 
 @pytest.mark.parametrize(
@@ -147,5 +151,7 @@ def test_a_rung_whose_seeds_differ_is_refused(tmp_path, cifarlab):
 )
 def test_a_mistake_is_one_line(cifarlab, tmp_path, arguments, message):
     status, _, err = cifarlab("ladder", *arguments, "--runs", tmp_path / "runs")
-    assert status == 2 and message in err and len(err.splitlines()) == 1
+    assert status == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()

@@ -19,7 +19,8 @@ def test_a_run_stopped_at_an_epoch_is_the_beginning_of_the_whole_run(tmp_path):
         tmp_path / "stopped", COSINE, "train.epochs=4", "train.select=last", "train.stop=2"
     )
     assert logged(stopped) == logged(whole)[:2]
-    assert summary.epochs == 4 and summary.chosen_epoch == 2
+    assert summary.epochs == 4
+    assert summary.chosen_epoch == 2
     with pytest.raises(ConfigError, match=r"train\.stop: at most train\.epochs=4"):
         tiny_config("train.epochs=4", "train.stop=5")
 
@@ -71,7 +72,8 @@ def test_a_refit_trains_on_all_pictures_up_to_the_chosen_epoch(tmp_path, cifarla
 def test_what_cannot_be_refitted_says_why(tmp_path, cifarlab, overrides, message):
     run, _ = train_tiny(tmp_path / "runs" / "a" / "0", "train.epochs=1", *overrides)
     status, _, err = cifarlab("refit", run.folder)
-    assert status == 2 and message in err
+    assert status == 2
+    assert message in err
     assert not (tmp_path / "runs" / "a_refit").exists()
     run.summary_path.unlink()
     assert "not finished" in cifarlab("refit", run.folder)[2]

@@ -54,10 +54,12 @@ def test_the_experiments_are_the_tutorials():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_as_published_an_experiment_has_the_codes_defects(name):
     as_run, corrected = settings(name)
-    assert corrected["data"]["shuffle"] and not as_run["data"]["shuffle"]
+    assert corrected["data"]["shuffle"]
+    assert not as_run["data"]["shuffle"]
     assert (corrected["train"]["select"], as_run["train"]["select"]) == ("val", "test")
     assert as_run["data"]["val"] == 0
-    assert as_run["optim"]["decay_norms"] and not corrected["optim"]["decay_norms"]
+    assert as_run["optim"]["decay_norms"]
+    assert not corrected["optim"]["decay_norms"]
     assert as_run["data"]["freeze_views"] == (name == "resnet18_augment")
     assert as_run["model"]["normalize"] == "none"
     assert (corrected["model"]["normalize"] == "imagenet") == ("pretrained" in name)
@@ -93,7 +95,8 @@ def test_the_page_in_docs_is_that_of_its_figures(tmp_path):
     write_page(found, tmp_path / "reproduce.md")
     page = (ROOT / "docs" / "results" / "reproduce.md").read_text()
     rows = [line for line in (tmp_path / "reproduce.md").read_text().splitlines() if line.startswith("| `")]
-    assert len(rows) == 21 and not [row for row in rows if row not in page]
+    assert len(rows) == 21
+    assert not [row for row in rows if row not in page]
 
 
 def test_the_table_and_the_lessons(small, tmp_path, cifarlab):
@@ -112,11 +115,13 @@ def test_the_table_and_the_lessons(small, tmp_path, cifarlab):
         apart = row["corrected"]["mean"] - row["as_run"]["mean"]
         assert row["difference"]["mean"] == pytest.approx(apart)
     (lesson,) = [each for each in found["lessons"] if each["name"] == SMOOTH]
-    assert lesson["from"] == BASE and lesson["published"] == pytest.approx(0.0055)
+    assert lesson["from"] == BASE
+    assert lesson["published"] == pytest.approx(0.0055)
     for side in ("as_run", "corrected"):
         assert lesson[side]["mean"] == pytest.approx(smooth[side]["mean"] - base[side]["mean"])
     assert large["as_run"] is large["corrected"] is large["difference"] is None
-    assert "224 px" in large["missing"]["as_run"] and not (runs / LARGE).exists()
+    assert "224 px" in large["missing"]["as_run"]
+    assert not (runs / LARGE).exists()
     text = page.read_text()
     assert f"| `{LARGE}` | 79.57 | not measured yet |" in text
     assert "2 epochs of 150 training pictures" in text
@@ -131,14 +136,17 @@ def test_what_is_trained_is_only_read(small, cifarlab):
     assert status == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("last.pt")} == before
     assert out.count(f"{LARGE}: not measured: ") == 1
-    assert "+0.55" in out and "44.26" in out
+    assert "+0.55" in out
+    assert "44.26" in out
 
 
 def test_runs_of_another_configuration_are_refused_before_anything_is_trained(small, cifarlab):
     arguments, runs = small
     words = [word for word in arguments if word != "train.epochs=2"]
     status, _, err = cifarlab("reproduce", *words, "--budget", "short", *only("resnet18_augment"))
-    assert status == 2 and "another configuration" in err and len(err.splitlines()) == 1
+    assert status == 2
+    assert "another configuration" in err
+    assert len(err.splitlines()) == 1
     assert not (runs / "resnet18_augment").exists()
 
 
@@ -154,7 +162,8 @@ def test_weights_of_ones_own_stand_in_for_imagenets(tmp_path, cifarlab):
     assert status == 0, err
     for name in ("resnet18_pretrained", "as_run/resnet18_pretrained"):
         model = Run(runs / name / "0").plain_config()["model"]
-        assert model["init"] == str(start.folder) and model["backbone"]["pretrained"] is False
+        assert model["init"] == str(start.folder)
+        assert model["backbone"]["pretrained"] is False
     assert Run(runs / BASE / "0").plain_config()["model"]["init"] is None
     assert "those of `demo` (1 epoch at 32 px) stand in" in page.read_text()
 
@@ -174,8 +183,11 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
     status, out, err = cifarlab("reproduce", *small, *only(BASE, "resnet18_pretrained"), "--json")
     assert status == 0, err
     base, pretrained = json.loads(out)["rows"]
-    assert base["as_run"] and base["corrected"] and pretrained["as_run"]
-    assert pretrained["corrected"] is None and pretrained["missing"] == {"corrected": "no weights here"}
+    assert base["as_run"]
+    assert base["corrected"]
+    assert pretrained["as_run"]
+    assert pretrained["corrected"] is None
+    assert pretrained["missing"] == {"corrected": "no weights here"}
     assert "left out: no weights here; put them there" in err
 
 
@@ -192,5 +204,7 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
 )
 def test_a_mistake_is_one_line(cifarlab, tmp_path, arguments, message):
     status, _, err = cifarlab("reproduce", *arguments, "--runs", tmp_path / "runs")
-    assert status == 2 and message in err and len(err.splitlines()) == 1
+    assert status == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()

@@ -152,10 +152,12 @@ def test_holm_is_the_closed_test_of_bonferroni(p):
 def test_seeds_are_paired_where_both_have_them():
     ours, others = {0: 0.5, 1: 0.6, 2: 0.7, 7: 0.9}, {2: 0.6, 0: 0.45, 1: 0.53}
     found = difference(ours, others)
-    assert found.paired and found.seeds == 3
+    assert found.paired
+    assert found.seeds == 3
     assert found.p == pytest.approx(stats.ttest_rel([0.5, 0.6, 0.7], [0.45, 0.53, 0.6]).pvalue)
     apart = difference({0: 0.5, 1: 0.6, 2: 0.7}, {2: 0.6, 3: 0.45, 4: 0.53})
-    assert not apart.paired and apart.seeds == 3
+    assert not apart.paired
+    assert apart.seeds == 3
     truth = stats.ttest_ind([0.5, 0.6, 0.7], [0.6, 0.45, 0.53], equal_var=False)
     assert apart.p == pytest.approx(truth.pvalue)
 
@@ -164,7 +166,9 @@ def test_seeds_are_paired_where_both_have_them():
 def test_one_seed_shows_nothing(others):
     found = difference({0: 0.9}, others)
     assert found.mean == pytest.approx(0.8)
-    assert math.isnan(found.p) and math.isnan(found.smallest()) and found.more_seeds() is None
+    assert math.isnan(found.p)
+    assert math.isnan(found.smallest())
+    assert found.more_seeds() is None
     assert not found.shown()
     assert math.isnan(estimate([0.9]).sd)
 
@@ -175,7 +179,9 @@ def test_without_spread_nothing_is_shown():
         if make is unpaired_difference:
             found = make([0.5] * 3, [0.4] * 3)
         assert found.mean == pytest.approx(0.1)
-        assert found.p == 1 and not found.shown() and found.more_seeds() is None
+        assert found.p == 1
+        assert not found.shown()
+        assert found.more_seeds() is None
 
 
 @pytest.mark.parametrize(("slope", "excess"), [(0.0, 0.1), (0.1, 0.15), (0.5, 0.45)])

@@ -86,7 +86,8 @@ def test_stages_of_timm(name: str, stages: tuple[str, ...], pools_the_last: bool
     channels = {info["module"]: info["num_chs"] for info in model.backbone.feature_info}
     assert [maps.shape[1] for maps in output.stages] == [channels[stage] for stage in stages]
     sides = [maps.shape[2] for maps in output.stages]
-    assert all(maps.ndim == 4 for maps in output.stages) and sides == sorted(sides, reverse=True)
+    assert all(maps.ndim == 4 for maps in output.stages)
+    assert sides == sorted(sides, reverse=True)
     last = output.stages[-1].mean((2, 3))
     assert (last.shape == output.embedding.shape and torch.allclose(last, output.embedding)) == pools_the_last
 

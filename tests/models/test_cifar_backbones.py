@@ -148,7 +148,8 @@ def test_gradients_and_what_is_pooled(name: str):
     backbone = computed(name)
     backbone(torch.randn(4, 3, 32, 32)).square().mean().backward()
     for key, parameter in backbone.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), key
+        assert parameter.grad is not None, key
+        assert parameter.grad.any(), key
     features, maps = stages_of(backbone.eval(), torch.randn(2, 3, 32, 32))
     torch.testing.assert_close(maps[-1].mean((2, 3)), features)
 
@@ -195,7 +196,8 @@ def with_weights_of(ours: nn.Module, theirs: nn.Module, rename: Callable[[str], 
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.normal_(norm.bias, std=0.2)
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             nn.init.normal_(norm.running_mean, std=0.2)
             nn.init.uniform_(norm.running_var, 0.5, 1.5)
     state = theirs.state_dict()
@@ -345,7 +347,8 @@ def test_shake_drop_multiplies_each_picture_by_one_number(disturbed: float, seed
     # Five standard errors: alpha is uniform in [-1, 1], beta in [0, 1], independent of each other.
     close = 5 / count**0.5
     assert intact.float().mean().item() == pytest.approx(1 - disturbed, abs=close)
-    assert (backward[intact] == 1).all() and (forward[~intact].abs() <= 1).all()
+    assert (backward[intact] == 1).all()
+    assert (forward[~intact].abs() <= 1).all()
     few = 5 / max(1, int((~intact).sum())) ** 0.5
     assert forward[~intact].mean().item() == pytest.approx(0, abs=few)
     assert forward[~intact].square().mean().item() == pytest.approx(1 / 3, abs=few)

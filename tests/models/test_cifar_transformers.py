@@ -118,7 +118,8 @@ def test_layers(name: str):
     assert {layer[key] for key in layer if key.startswith(("stem", "class_token", "positions"))} == {0}
     depths = layer_depths(backbone)
     assert (depths["positions"], depths["norm.weight"], depths["blocks.0.mlp.fc1.weight"]) == (8, 1, 7)
-    assert "stem.weight" not in hidden_matrices(backbone) and "stem.0.weight" not in hidden_matrices(backbone)
+    assert "stem.weight" not in hidden_matrices(backbone)
+    assert "stem.0.weight" not in hidden_matrices(backbone)
     assert backbone.no_weight_decay() <= {"class_token", "positions"}
 
 

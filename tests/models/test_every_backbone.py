@@ -54,7 +54,8 @@ def test_shape_precision_and_gradients(name: str):
     with torch.autocast("cpu", torch.bfloat16):
         features = backbone(images)
     assert features.shape == (2, backbone.num_features)
-    assert features.dtype in (torch.bfloat16, torch.float32) and features.isfinite().all()
+    assert features.dtype in (torch.bfloat16, torch.float32)
+    assert features.isfinite().all()
     features.float().square().mean().backward()
     for key, parameter in backbone.named_parameters():
         assert parameter.dtype == torch.float32, key

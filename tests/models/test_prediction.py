@@ -47,9 +47,11 @@ def test_every_form_of_a_picture_gives_the_same_answer(run, model, tmp_path, sha
     ours = found["path"]
     for kind, other in found.items():
         assert (other.classes, other.probabilities) == (ours.classes, ours.probabilities), kind
-    assert ours.picture == str(tmp_path / "a.png") and found["PIL"].picture is None
+    assert ours.picture == str(tmp_path / "a.png")
+    assert found["PIL"].picture is None
     (again,) = predict(run, tmp_path / "a.png")
-    assert again == ours and again.label == again.classes[0]
+    assert again == ours
+    assert again.label == again.classes[0]
     assert list(ours.probabilities) == sorted(ours.probabilities, reverse=True)
 
 
@@ -77,7 +79,8 @@ def test_a_model_in_training_predicts_in_evaluation_and_trains_on(model):
     model.train()
     try:
         one, other = (model.predict(torch.zeros(3, 32, 32))[0] for _ in range(2))
-        assert model.training and one == other
+        assert model.training
+        assert one == other
     finally:
         model.eval()
 
@@ -122,9 +125,11 @@ def test_any_array_is_answered_or_refused(model, shape, dtype, kind):
     try:
         found = model.predict(picture)
     except ConfigError as error:
-        assert "expected" in str(error) or "cannot read" in str(error)
+        message = str(error)
     else:
         assert len(found) == (shape[0] if len(shape) == 4 else 1)
+        return
+    assert "expected" in message or "cannot read" in message
 
 
 @pytest.mark.parametrize("options", [{"top": 0}, {"top": -1}, {"image_size": 0}])
@@ -138,7 +143,8 @@ def test_a_part_that_is_in_evaluation_stays_so(model):
     model.backbone.eval()
     try:
         model.predict(torch.zeros(3, 32, 32))
-        assert model.training and not model.backbone.training
+        assert model.training
+        assert not model.backbone.training
     finally:
         model.eval()
 

@@ -78,7 +78,8 @@ def test_gradients_and_what_trains():
     backbone = built(widths=[8, 16, 32])
     backbone(torch.randn(4, 3, 32, 32)).square().mean().backward()
     for name, parameter in backbone.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
     norms = [part for part in backbone.modules() if isinstance(part, ShiftNorm)]
     assert len(norms) == 9
     assert [[name for name, _ in norm.named_parameters()] for norm in norms] == [["bias"]] * 9
@@ -112,7 +113,8 @@ def test_layers_and_matrices():
     assert min(depths.values()) == 1
     # All but the first, which the whitening is; in Muon's words the first is no hidden matrix.
     convs = [name for name, parameter in backbone.named_parameters() if parameter.ndim == 4]
-    assert hidden_matrices(backbone) == convs and len(convs) == 9
+    assert hidden_matrices(backbone) == convs
+    assert len(convs) == 9
     with_conv = built(stem="conv")
     convs = [name for name, parameter in with_conv.named_parameters() if parameter.ndim == 4]
     assert hidden_matrices(with_conv) == convs[1:]
@@ -177,7 +179,8 @@ def test_a_job_begins_with_its_training_pictures_and_resumes_without():
     model, own = job.engine.model, Whitening()
     own.fit(model.preprocess(some_pictures(job.splits.train)))
     whitening: Any = model.backbone.stem[0]  # pyright: ignore[reportIndexIssue]
-    assert torch.equal(whitening.weight, own.weight) and torch.equal(whitening.bias.data, own.bias.data)
+    assert torch.equal(whitening.weight, own.weight)
+    assert torch.equal(whitening.bias.data, own.bias.data)
     again: Any = prepare(tiny_config(SMALL), initial=False).engine.model.backbone
     assert torch.equal(again.stem[0].weight, Whitening().weight)
 

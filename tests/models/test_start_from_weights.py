@@ -55,7 +55,8 @@ def assert_refused(answer: tuple[int, str, str], *words: object) -> None:
     """A mistake: status 2, one line, and no folder."""
     status, out, err = answer
     assert status == 2, err
-    assert err.startswith("error: ") and len(err.splitlines()) == 1, err
+    assert err.startswith("error: "), err
+    assert len(err.splitlines()) == 1, err
     assert "Traceback" not in out + err
     for word in words:
         assert str(word) in err
@@ -147,5 +148,6 @@ def test_pretrained_weights_are_not_needed_where_a_run_replaces_them(train, fini
     (report,) = env["weights"]
     state = checkpoints.load_checkpoint(finished / "best.pt", ())["model"]
     assert report["loaded"] == len(state) - 2
-    assert set(report["fresh"]) == {"mean", "std"} and not report["left"]
+    assert set(report["fresh"]) == {"mean", "std"}
+    assert not report["left"]
     assert len(report["sha256"]) == 64

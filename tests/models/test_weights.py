@@ -178,10 +178,10 @@ def test_pretrained_with_smaller_patches(tmp_path: Path):
 def test_a_vits_patches_are_resized(tmp_path: Path):
     path = published("test_vit", tmp_path)
     model: Any = timm_backbone("test_vit", 32, pretrained=str(path), patch=8)
-    assert not model.loaded.fresh and model.loaded.loaded == len(model.state_dict())
-    assert (
-        model.patch_embed.proj.weight.shape[-2:] == (8, 8) and model.pos_embed.shape[1] == 1 + (32 // 8) ** 2
-    )
+    assert not model.loaded.fresh
+    assert model.loaded.loaded == len(model.state_dict())
+    assert model.patch_embed.proj.weight.shape[-2:] == (8, 8)
+    assert model.pos_embed.shape[1] == 1 + (32 // 8) ** 2
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])

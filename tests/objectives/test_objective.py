@@ -1,7 +1,5 @@
 """`Objective`: names, weights, losses with parameters of their own."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,11 +29,10 @@ def per_sample(batch: Batch, output: Output) -> Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _own_losses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LOSSES, "_parts", dict(LOSSES._parts))
     LOSSES.register(Centers, name="centers")
     LOSSES.register(per_sample)
-    yield
 
 
 def example() -> tuple[Batch, Output]:

@@ -95,7 +95,8 @@ def test_the_page_shows_an_analysis_and_opens_nothing(runs, tmp_path, monkeypatc
     assert not skipped
     text = page.read_text()
     report = json.loads((runs / "a" / "1" / "analysis.json").read_text())
-    assert "Seed 1, epoch" in text and f"top-5 {report['top5']:.1%}" in text
+    assert "Seed 1, epoch" in text
+    assert f"top-5 {report['top5']:.1%}" in text
     assert QUIET not in text
     assert text.count("data:image/png;base64,") == 2 * TILES_SHOWN
     first = re.findall(r"base64,([^\"]+)", text)[0]
@@ -104,7 +105,8 @@ def test_the_page_shows_an_analysis_and_opens_nothing(runs, tmp_path, monkeypatc
     assert (page.parent / "analyzed" / "a" / "confusion.svg").exists()
     row = tables.analyzed(collect_runs(runs)[0]).rows[0]
     shown = dict(zip(tables.analyzed(collect_runs(runs)[0]).head, [cell.text for cell in row], strict=True))
-    assert shown["seeds"] == "1 of 2" and shown["split"] == "val"
+    assert shown["seeds"] == "1 of 2"
+    assert shown["split"] == "val"
     assert shown["ECE after, %"] == f"{100 * report['after_temperature']['ece']:.2f}"
     assert shown["NLL"] == f"{report['nll']:.3f}"
     assert shown["corrupted, %"] == f"{100 * report['corruptions']['mean']:.2f}"
@@ -123,7 +125,8 @@ def test_rows_of_the_charts_are_the_analysis(runs):
     assert right / report["pictures"] == pytest.approx(report["superclass_top1"])
     assert sum(row["pictures"] for row in found["calibration"]) == 2 * report["pictures"]
     accuracies = [row["accuracy"] for row in found["classes"]]
-    assert len(accuracies) == 20 and accuracies == sorted(accuracies)
+    assert len(accuracies) == 20
+    assert accuracies == sorted(accuracies)
     jpeg = [row["accuracy"] for row in found["corruptions"] if row["kind"] == "jpeg"]
     assert jpeg == pytest.approx([100 * value for value in (report["top1"], *report["corruptions"]["jpeg"])])
 
@@ -131,7 +134,8 @@ def test_rows_of_the_charts_are_the_analysis(runs):
 def test_where_nothing_was_analyzed_one_line_says_how(runs, tmp_path):
     shutil.rmtree(runs / "a")
     text = build_page(runs, tmp_path / "out")[0].read_text()
-    assert text.count(QUIET) == 1 and "Beyond top-1" not in text
+    assert text.count(QUIET) == 1
+    assert "Beyond top-1" not in text
 
 
 @pytest.mark.parametrize("content", ["truncated", "", "[1, 2]", '{"top1": 0.5}', "wrong kind", "no mean"])
@@ -145,16 +149,19 @@ def test_a_damaged_analysis_is_named_and_its_run_kept(runs, content):
     }
     path.write_text(changed.get(content, content))
     groups, skipped = collect_runs(runs)
-    assert [each.path for each in skipped] == [path] and "\n" not in skipped[0].reason
+    assert [each.path for each in skipped] == [path]
+    assert "\n" not in skipped[0].reason
     assert skipped[0].reason.startswith("cannot be read: ")
-    assert [len(group.runs) for group in groups] == [2, 1] and not groups[0].runs[1].analyses
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert not groups[0].runs[1].analyses
 
 
 def test_an_analysis_of_another_model_is_left_out(runs):
     path = runs / "a" / "1" / "analysis.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": 77}))
     groups, skipped = collect_runs(runs)
-    assert "of epoch 77" in skipped[0].reason and "cifarlab analyze" in skipped[0].reason
+    assert "of epoch 77" in skipped[0].reason
+    assert "cifarlab analyze" in skipped[0].reason
     assert not groups[0].runs[1].analyses
 
 
@@ -169,7 +176,8 @@ def test_damaged_pictures_are_named_and_the_rest_shown(runs, tmp_path):
     assert "not the pictures of" in collect_runs(runs)[1][0].reason
     path.unlink()
     page, skipped = build_page(runs, tmp_path / "out")
-    assert not skipped and "No pictures were kept" in page.read_text()
+    assert not skipped
+    assert "No pictures were kept" in page.read_text()
     assert "Calibration" in page.read_text()
 
 
@@ -188,7 +196,8 @@ def test_an_analysis_in_a_browser(runs, analyzed, tmp_path, browser):
     first.locator("[data-kind=confusion] svg .mark-rect.role-mark path").nth(21).hover(force=True)
     tip = page.locator("#vg-tooltip-element")
     tip.wait_for(state="visible")
-    assert "taken for" in tip.inner_text() and "pictures" in tip.inner_text()
+    assert "taken for" in tip.inner_text()
+    assert "pictures" in tip.inner_text()
     pictures = first.locator(".pictures img")
     assert pictures.count() == 2 * TILES_SHOWN
     assert pictures.evaluate_all("all => all.every(each => each.naturalWidth === 32)")

@@ -45,9 +45,11 @@ def test_without_its_libraries_a_command_says_how_to_get_them(absent, one):
     report, analyze = said.splitlines()
     assert statuses == [2, 2]
     for line in (report, analyze):
-        assert line.startswith("error: ") and absent in line
+        assert line.startswith("error: ")
+        assert absent in line
         assert line.endswith("; run: pip install 'cifarlab[report]'")
-    assert not (one.parents[1] / "report").exists() and not (one / "analysis.json").exists()
+    assert not (one.parents[1] / "report").exists()
+    assert not (one / "analysis.json").exists()
 
 
 def test_the_demo_does_not_import_them(tmp_path):

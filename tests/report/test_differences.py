@@ -37,7 +37,8 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
     with (page.parent / "differences.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {"alike", "better", "single"}
-    assert rows["better"]["difference, points"] == "+5.00" and rows["better"]["seeds"] == "3 pairs"
+    assert rows["better"]["difference, points"] == "+5.00"
+    assert rows["better"]["seeds"] == "3 pairs"
     assert rows["single"]["95 % interval"] == rows["single"]["p (Holm)"] == "-"
     assert "Against base, on validation" in page.read_text()
 
@@ -48,14 +49,17 @@ def test_the_first_name_is_the_reference_and_another_can_be(runs, tmp_path, cifa
     with pytest.raises(ConfigError, match=r"--against bettr: unknown; did you mean better\?"):
         compare_names(groups, against="bettr")
     status, _, err = cifarlab("report", runs, "--out", tmp_path / "out", "--against", "nobody")
-    assert status == 2 and err.count("\n") == 1 and "known: alike, base" in err
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "known: alike, base" in err
     assert not (tmp_path / "out").exists()
 
 
 def test_names_without_a_score_are_named_and_not_compared(one, runs):
     plant(one, runs, "refit", 0, None, gap=None)
     found = compare_names(collect_runs(runs)[0])
-    assert found.without == ["refit"] and "refit" not in found.records
+    assert found.without == ["refit"]
+    assert "refit" not in found.records
     with pytest.raises(ConfigError, match="no score"):
         compare_names(collect_runs(runs)[0], against="refit")
 
@@ -66,7 +70,8 @@ def test_what_is_scored_on_test_alone_is_compared_there(one, tmp_path):
             changes = {"gap": None, "test_top1": score + seed / 100, "chosen_on": "test"}
             plant(one, tmp_path, name, seed, None, **changes)
     found = compare_names(collect_runs(tmp_path)[0])
-    assert found.metric == "test" and found.records["b"].mean == pytest.approx(0.1)
+    assert found.metric == "test"
+    assert found.records["b"].mean == pytest.approx(0.1)
     assert "a chose its epoch on test: optimistic" in found.notes
 
 
@@ -100,10 +105,12 @@ def test_steps_are_gains_and_losses_only_where_they_are_shown(ladder, tmp_path):
     assert [row["kind"] for row in rows] == ["first", "gain", "loss", "no difference shown"]
     for row, below, step in zip(rows[1:], rows, found, strict=False):
         assert row["from"] == below["to"]
-        assert step.low is not None and step.high is not None
+        assert step.low is not None
+        assert step.high is not None
         assert row["high"] - row["low"] == pytest.approx(100 * (step.high - step.low), abs=1e-3)
     page, _ = build_page(ladder, tmp_path / "out")
-    assert (page.parent / "steps.svg").exists() and "Step by step: ladder" in page.read_text()
+    assert (page.parent / "steps.svg").exists()
+    assert "Step by step: ladder" in page.read_text()
 
 
 def test_the_differences_sort_and_a_step_answers_the_pointer(ladder, tmp_path, browser):
@@ -113,11 +120,13 @@ def test_the_differences_sort_and_a_step_answers_the_pointer(ladder, tmp_path, b
     button = page.locator("#differences thead button", has_text="difference, points")
     button.click()
     rising = page.locator(names).all_inner_texts()
-    assert rising != before and rising[-1].endswith("without_01_up")
+    assert rising != before
+    assert rising[-1].endswith("without_01_up")
     # The other table keeps its order.
     assert page.locator("#table tbody th").first.inner_text() == "ladder/00_base"
     page.locator("#steps svg .mark-rect.role-mark path").nth(1).hover(force=True)
     tip = page.locator("#vg-tooltip-element")
     tip.wait_for(state="visible")
-    assert "better by" in tip.inner_text() and "95 % interval" in tip.inner_text()
+    assert "better by" in tip.inner_text()
+    assert "95 % interval" in tip.inner_text()
     assert not complaints

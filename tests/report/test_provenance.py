@@ -41,7 +41,8 @@ def test_a_file_of_ones_own_is_not_the_packages_recipe_of_its_name(run, own):
     packaged, mine = (with_env(run, recipes=[*read_recipe(name).files]) for name in ("demo", str(own)))
     # The base of the package's is resnet18_baseline, on CIFAR-100; that of the user's is the package's.
     assert "data.dataset.name" in keys(packaged) == keys(run)
-    assert "data.dataset.name" not in keys(mine) and "model.backbone.name" in keys(mine)
+    assert "data.dataset.name" not in keys(mine)
+    assert "model.backbone.name" in keys(mine)
     assert dict(surroundings(mine))["recipe"] == str(own)
     assert dict(surroundings(packaged))["recipe"] == dict(surroundings(run))["recipe"] == "demo"
 
@@ -51,7 +52,8 @@ def test_an_older_run_of_ones_own_file_is_known_by_its_command(run, word, own, m
     older = with_env(run, command=["/bin/cifarlab", "train", word, "optim.lr=1"])
     monkeypatch.chdir(own.parent)  # Another demo.yaml, perhaps.
     heading, rows = changes(older)
-    assert rows == [] and heading.startswith(f"Not compared with its recipe ({word}: ")
+    assert rows == []
+    assert heading.startswith(f"Not compared with its recipe ({word}: ")
     assert dict(surroundings(older))["recipe"] == word
 
 
@@ -62,13 +64,15 @@ def test_what_has_changed_or_gone_since_is_said(run, own, tmp_path):
     assert changes(mine) == ("Differs from its recipe's base (files of which have changed since) in:", before)
     own.unlink()
     heading, rows = changes(mine)
-    assert rows == [] and heading.startswith(f"Not compared with its recipe ({own}: no such recipe file)")
+    assert rows == []
+    assert heading.startswith(f"Not compared with its recipe ({own}: no such recipe file)")
 
 
 def test_a_recipe_without_a_base_is_compared_itself(run, own):
     own.write_text("model: {backbone: tiny}\nobjective: {cross_entropy: {}}\n")
     heading, rows = changes(with_env(run, recipes=[*read_recipe(str(own)).files]))
-    assert heading == "Differs from its recipe in:" and "model.backbone.name" not in {key for key, *_ in rows}
+    assert heading == "Differs from its recipe in:"
+    assert "model.backbone.name" not in {key for key, *_ in rows}
 
 
 @pytest.mark.parametrize("recipes", [5, "demo", [1], [{"path": "x"}], {"path": "x", "sha256": "y"}])
@@ -86,4 +90,5 @@ def test_the_page_says_which_recipe_it_was(one, own, tmp_path):
     (folder / "env.json").write_text(json.dumps({**env, "recipes": [*read_recipe(str(own)).files]}))
     text = build_page(tmp_path / "runs", tmp_path / "out")[0].read_text()
     assert "<code>data.dataset.name</code>" not in text, "it is that of the base"
-    assert f"recipe {own}" in text and "Differs from its recipe&#39;s base in:" in text
+    assert f"recipe {own}" in text
+    assert "Differs from its recipe&#39;s base in:" in text

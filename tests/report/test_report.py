@@ -28,12 +28,14 @@ def runs(one, tmp_path) -> Path:
 
 def test_the_interval_is_students(runs):
     groups, skipped = collect_runs(runs)
-    assert not skipped and [group.name for group in groups] == ["a/base", "b", "c"]
+    assert not skipped
+    assert [group.name for group in groups] == ["a/base", "b", "c"]
     table = tables.name_groups(groups)
     row = dict(zip(table.head, table.rows[0], strict=True))
     low, high = stats.t.interval(0.95, 2, loc=0.51, scale=stats.sem([0.5, 0.52, 0.51]))
     assert row["val, %"].text == f"51.00 ± {50 * (high - low):.2f}"
-    assert row["minutes"].text == "2.0" and row["seeds"].text == "3"
+    assert row["minutes"].text == "2.0"
+    assert row["seeds"].text == "3"
     # One seed has no spread, and the test was not read.
     assert table.rows[2][3].text == "10.00"
     assert all(row[4].text == "-" for row in table.rows)
@@ -92,7 +94,8 @@ def test_a_damaged_run_is_named_and_the_rest_kept(runs, name, kind):
         assert all(each.path == folder for each in skipped)
         return
     assert [each.path for each in skipped] == [folder]
-    assert skipped[0].reason and "\n" not in skipped[0].reason
+    assert skipped[0].reason
+    assert "\n" not in skipped[0].reason
     assert [(group.name, len(group.runs)) for group in groups] == [("a/base", 3), ("b", 2), ("c", 1)]
 
 
@@ -123,7 +126,8 @@ def test_seeds_in_another_order_are_told_and_those_of_an_older_version_are_not(r
     path.write_text(yaml.safe_dump(plain, sort_keys=False))
     warnings = {group.name: group.warnings for group in collect_runs(runs)[0]}
     assert warnings["a/base"] == []
-    assert len(warnings["b"]) == 1 and "its seeds differ in data.augment: " in warnings["b"][0]
+    assert len(warnings["b"]) == 1
+    assert "its seeds differ in data.augment: " in warnings["b"][0]
 
 
 def test_no_runs_is_a_users_mistake(tmp_path, cifarlab):
@@ -131,13 +135,16 @@ def test_no_runs_is_a_users_mistake(tmp_path, cifarlab):
         build_page(tmp_path / "none", tmp_path / "out")
     (tmp_path / "runs").mkdir()
     status, _, said = cifarlab("report", tmp_path / "runs")
-    assert status == 2 and "no runs in it" in said and said.count("\n") == 1
+    assert status == 2
+    assert "no runs in it" in said
+    assert said.count("\n") == 1
 
 
 def test_the_command_names_what_is_left_out_and_ends_on_the_page(runs, tmp_path, cifarlab):
     damage(runs / "b" / "1", "summary.json: empty")
     status, out, said = cifarlab("report", runs, "--out", tmp_path / "out")
-    assert status == 0 and out.strip() == str(tmp_path / "out" / "report.html")
+    assert status == 0
+    assert out.strip() == str(tmp_path / "out" / "report.html")
     assert f"left out: {runs / 'b' / '1'}: " in said
 
 
@@ -175,7 +182,8 @@ def test_thirty_runs_of_200_epochs_in_a_browser(one, tmp_path, browser):
     page.locator("#pareto svg .mark-symbol.role-mark path").first.hover(force=True)
     tip = page.locator("#vg-tooltip-element")
     tip.wait_for(state="visible")
-    assert "name_" in tip.inner_text() and "minutes" in tip.inner_text()
+    assert "name_" in tip.inner_text()
+    assert "minutes" in tip.inner_text()
     assert not complaints
     # On a phone nothing but the table's own box scrolls sideways.
     page.set_viewport_size({"width": 390, "height": 800})

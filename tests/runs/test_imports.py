@@ -103,7 +103,8 @@ COMMANDS = [
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words))
 def test_a_command_runs_no_code_but_what_it_is_told_to(runs, code, cifarlab, words):
     status, _, err = cifarlab(*words)
-    assert status == 2 and len(err.splitlines()) == 1, err
+    assert status == 2, err
+    assert len(err.splitlines()) == 1, err
     assert f"from {code}, which are not run automatically; if you trust them, name each with --imports" in err
     assert not was_run(code)
     status, _, err = cifarlab(*words, "--imports", code.name)
@@ -160,9 +161,11 @@ def test_the_report_runs_no_recipe_that_a_run_names(trained, tmp_path, code, cif
     words = ["report", runs, "--out", tmp_path / "out"]
     assert cifarlab(*words)[0] == 0
     page = tmp_path / "out" / "report.html"
-    assert f"from {code}, which are not run automatically" in page.read_text() and not was_run(code)
+    assert f"from {code}, which are not run automatically" in page.read_text()
+    assert not was_run(code)
     assert cifarlab(*words, "--imports", code)[0] == 0
-    assert "Differs from its recipe in:" in page.read_text() and was_run(code)
+    assert "Differs from its recipe in:" in page.read_text()
+    assert was_run(code)
 
 
 LOSS = """
@@ -209,7 +212,9 @@ def test_a_model_needs_nothing_of_the_experiment_but_its_own_section(gone, cifar
 
 def test_what_needs_the_whole_experiment_says_what_is_gone(gone, cifarlab):
     status, _, err = cifarlab("refit", gone)
-    assert status == 2 and len(err.splitlines()) == 1 and "own_" in err, err
+    assert status == 2, err
+    assert len(err.splitlines()) == 1, err
+    assert "own_" in err, err
 
 
 @pytest.mark.parametrize(
@@ -277,11 +282,13 @@ def test_a_soup_that_cannot_be_kept_removes_nothing(gone, cifarlab, tmp_path):
     shutil.copytree(gone, kept)
     before = sorted(path.name for path in kept.iterdir())
     status, _, err = cifarlab("soup", gone, gone.with_name("1"), "--name", "s", "--fresh")
-    assert status == 2 and "own_" in err, err
+    assert status == 2, err
+    assert "own_" in err, err
     assert sorted(path.name for path in kept.iterdir()) == before
 
 
 @pytest.mark.parametrize("words", [["plot", "runs/a/0", "--no-gallery"], ["audit", "synthetic"], ["report"]])
 def test_a_file_that_is_named_is_run_or_missed_at_once(runs, code, cifarlab, words):
     status, _, err = cifarlab(*words, "--imports", "none.py")
-    assert status == 2 and "none.py: FileNotFoundError" in err
+    assert status == 2
+    assert "none.py: FileNotFoundError" in err

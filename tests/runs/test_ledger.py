@@ -94,7 +94,8 @@ def test_a_checkpoint_that_stands_alone_has_its_ledger_beside_it(tmp_path, cifar
     alone = Path(shutil.copy(run.best_path, home / "best.pt"))
     (tmp_path / "above" / "ledger.jsonl").mkdir()  # It cannot be written.
     status, out, _ = cifarlab("eval", alone, "--split", "test")
-    assert status == 0 and "opened 1 x for this run, 1 x for all" in out
+    assert status == 0
+    assert "opened 1 x for this run, 1 x for all" in out
     assert [entry["run"] for entry in openings(home)] == ["home/me"]
     # A run's own checkpoint is the run's.
     evaluate(run.best_path, split="test", device="cpu")

@@ -80,13 +80,17 @@ def test_a_log_that_finds_no_room_fails_in_one_line_and_waits_for_nobody(tmp_pat
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     row = {f"train/loss/{label}": 0.5 for label in "abcdefgh"}
+
+    def fill() -> None:
+        log = RunLog(tmp_path)
+        for epoch in range(100):
+            log.append({"epoch": epoch, **row})
+
     # A file of more bytes is refused by the system, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(Failure, match=r"metrics\.jsonl: cannot be written \(File too large\)"):
-            log = RunLog(tmp_path)
-            for epoch in range(100):
-                log.append({"epoch": epoch, **row})
+            fill()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     kept = read_log(tmp_path / "metrics.jsonl")

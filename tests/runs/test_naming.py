@@ -73,7 +73,8 @@ def test_a_run_is_known_from_within_its_folder(tmp_path, monkeypatch):
 
 def test_a_teachers_name_has_one_spelling_too():
     teacher = tiny_config("teacher.run=./a//b/").teacher
-    assert teacher is not None and teacher.run == ("a/b",)
+    assert teacher is not None
+    assert teacher.run == ("a/b",)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,9 @@ def test_a_name_that_stands_for_something_else_is_refused(tmp_path, monkeypatch,
     made.mkdir(parents=True)
     for words in (["train", "demo", *TINY], ["soup", made], ["refit", made]):
         status, _, err = cifarlab(*words, f"--name={name}")
-        assert status == 2 and len(err.splitlines()) == 1 and "cannot be a run's name" in err, err
+        assert status == 2, err
+        assert len(err.splitlines()) == 1, err
+        assert "cannot be a run's name" in err, err
         assert reason in err
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     with pytest.raises(ConfigError, match="cannot be a run's name"):
@@ -105,7 +108,8 @@ def test_the_default_name_of_a_recipes_file_is_looked_at_too(tmp_path, cifarlab)
     recipe = tmp_path / "lr=0.1.yaml"
     recipe.write_text("base: demo\n")
     status, _, err = cifarlab("train", recipe, *TINY, "--runs", tmp_path / "runs")
-    assert status == 2 and "'lr=0.1' cannot be a run's name (--name)" in err
+    assert status == 2
+    assert "'lr=0.1' cannot be a run's name (--name)" in err
     assert not (tmp_path / "runs").exists()
 
 
@@ -123,7 +127,8 @@ def test_a_run_is_not_made_within_another_nor_around_it(tmp_path):
         with pytest.raises(ConfigError, match=f"the run {other} would be nested"):
             train_run(tiny_config(f"train.seed={seed}"), run)
         assert not run.started
-    assert not (runs / "a/0/0").exists() and not (runs / "a/0/lock").exists()
+    assert not (runs / "a/0/0").exists()
+    assert not (runs / "a/0/lock").exists()
     # Names beside each other are nobody's.
     with Run(runs / "a" / "1").locked(), Run(runs / "b" / "2" / "0", name="b/2").locked():
         pass

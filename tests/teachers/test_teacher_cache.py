@@ -158,9 +158,10 @@ def test_a_filling_that_is_stopped_leaves_nothing_and_the_run_goes_on(runs, cach
             os.kill(os.getpid(), signal.SIGTERM)
         return ask(self, images)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="the beginning of epoch 2"):
+    with monkeypatch.context() as patch:
         patch.setattr(Teacher, "ask", interrupted)
-        train_run(config, parts)
+        with pytest.raises(Interrupted, match="the beginning of epoch 2"):
+            train_run(config, parts)
     assert [path.parent.name for path in cache.rglob("logits.npy")] == ["view_0"]
     assert not list(cache.rglob("*.tmp"))
     train_run(config, parts)

@@ -293,7 +293,8 @@ def test_a_teacher_at_another_size_is_given_the_split_or_refused(teach_and_read)
     message = r"keeps pictures at 48 px, this run at 32 px, and .*; say data\.store_size=48"
     with pytest.raises(ConfigError, match=message) as error:
         teach_and_read(teacher=larger)
-    assert error.value.path == ("data", "store_size") and "\n" not in str(error.value)
+    assert error.value.path == ("data", "store_size")
+    assert "\n" not in str(error.value)
     for size in (48, 40):
         both, config, _ = teach_and_read(f"data.store_size={size}", teacher=larger)
         assert_split_alike(*both)

@@ -34,7 +34,8 @@ def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):
     config = student(runs, READABLE)
     probe = Probe(planned(config), prepare(config), True)
     sound = probe.health
-    assert sound is not None and run_checks("deep", probe) == []
+    assert sound is not None
+    assert run_checks("deep", probe) == []
     probe.health = sound.changed(teacher_top1=0.01, temperatures=[20.0])
     ids = [finding.id for finding in run_checks("deep", probe)]
     assert ids == ["teacher_guesses", "teacher_not_calibrated"]
@@ -43,7 +44,9 @@ def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):
 def test_a_teacher_that_is_there_is_asked(runs):
     config = student(runs)
     ready, _, left_out = diagnosis.without_what_is_missing(config, runs)
-    assert ready.lessons and not ready.teacher.cache and not left_out
+    assert ready.lessons
+    assert not ready.teacher.cache
+    assert not left_out
     job = prepare(ready)
     found = run_checks("batch", Probe(planned(config), job, True))
     assert found == []
@@ -54,5 +57,6 @@ def test_without_it_the_rest_of_the_losses_is_looked_at(runs, tmp_path):
     with pytest.raises(ConfigError):
         prepare(config)
     ready, _, left_out = diagnosis.without_what_is_missing(config, tmp_path)
-    assert list(ready.objective) == ["cross_entropy"] and len(left_out) == 1
+    assert list(ready.objective) == ["cross_entropy"]
+    assert len(left_out) == 1
     assert ready.objective["cross_entropy"].kwargs() == {"smoothing": 0.1}

@@ -47,7 +47,8 @@ def test_the_best_epoch_is_what_is_kept(tmp_path, scored):
     """The weights of a run that was told to end there: the learning rates are the same."""
     run, _ = train_tiny(tmp_path / "run", *WAITS, "train.patience=2")
     until, summary = train_tiny(tmp_path / "until", *WAITS, "train.stop=2", "train.select=last")
-    assert summary.ended_by == "train.stop" and summary.epochs_run == 2
+    assert summary.ended_by == "train.stop"
+    assert summary.epochs_run == 2
     kept, told = load(run.folder).state_dict(), load(until.folder).state_dict()
     assert all(torch.equal(kept[key], told[key]) for key in told)
     assert logged(until) == logged(run)[:2]
@@ -110,7 +111,8 @@ def test_the_command_line_says_why_it_ended_and_that_it_is_finished(tmp_path, sc
     assert json.loads(run.summary_path.read_text())["ended_by"] == "train.patience"
     run.summary_path.unlink()
     status, out, err = cifarlab("train", "demo", *words)
-    assert status == 0 and "train.patience ended it after 3" in out
+    assert status == 0
+    assert "train.patience ended it after 3" in out
     assert "resuming" not in out + err, "no epoch follows"
     status, _, err = cifarlab("refit", run.folder)
     assert status == 0, err

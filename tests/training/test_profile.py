@@ -32,13 +32,16 @@ def test_a_teacher_is_a_part(tmp_path):
 
 def test_figures_follow_from_one_another():
     found = profile(tiny_config("train.epochs=7"), steps=2)
-    assert found.pictures == 32 and found.steps == 2 and found.epochs == 7
+    assert found.pictures == 32
+    assert found.steps == 2
+    assert found.epochs == 7
     assert found.images_per_second == pytest.approx(32 / found.step)
     # 200 pictures of 300: 100 validate.
     assert found.epoch.training == pytest.approx(200 / 32 * found.step)
     assert found.run == pytest.approx(7 * sum(found.epoch.to_json().values()))
     assert found.floor == pytest.approx(found.flops / found.peak_flops_per_second)
-    assert found.epoch.evaluation > 0 and found.epoch.checkpoint > 0
+    assert found.epoch.evaluation > 0
+    assert found.epoch.checkpoint > 0
     assert found.writing > 0
 
 
@@ -65,7 +68,9 @@ def test_the_trace_shows_steps_and_their_parts(tmp_path, cifarlab):
     path = tmp_path / "new" / "trace.json"
     status, out, err = cifarlab("profile", "demo", *TINY, "--steps", 1, "--trace", path)
     assert status == 0, err
-    assert out.splitlines()[-1] == str(path) and "img/s" in out and "backward" in out
+    assert out.splitlines()[-1] == str(path)
+    assert "img/s" in out
+    assert "backward" in out
     names = [event["name"] for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
     assert names.count("step") == names.count("forward") == names.count("optimizer") == 3
     assert "aten::convolution" in names
@@ -94,7 +99,9 @@ def test_the_command_prints_json_and_leaves_no_run(tmp_path, cifarlab, monkeypat
 )
 def test_a_mistake_is_one_line(cifarlab, arguments, message):
     status, _, err = cifarlab("profile", *arguments)
-    assert status == 2 and message in err and len(err.splitlines()) == 1
+    assert status == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("backbone", ["resnext26ts", "tf_efficientnet_lite0"])

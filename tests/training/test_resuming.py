@@ -46,6 +46,7 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path, others, name, damage
     with pytest.raises(ConfigError) as error:
         train_tiny(tmp_path / "run", "train.epochs=1")
     message = str(error.value)
-    assert message.startswith(f"{file}: {reason}") and message.endswith("; `--fresh` starts over"), message
+    assert message.startswith(f"{file}: {reason}"), message
+    assert message.endswith("; `--fresh` starts over"), message
     assert "\n" not in message
     train_tiny(tmp_path / "run", "train.epochs=1", fresh=True)

@@ -223,7 +223,8 @@ def test_an_impatient_user_does_not_leave_before_the_thread(saver, gate, monkeyp
     monkeypatch.setattr(saver._thread, "join", interrupted)
     with pytest.raises(KeyboardInterrupt), saver:
         saver.submit({"step": 1})
-    assert len(hits) == 3 and checkpoints.load_checkpoint(saver.last, ())["step"] == 1
+    assert len(hits) == 3
+    assert checkpoints.load_checkpoint(saver.last, ())["step"] == 1
 
 
 def test_a_snapshot_is_the_state_in_memory_of_its_own():
@@ -235,13 +236,15 @@ def test_a_snapshot_is_the_state_in_memory_of_its_own():
     )
     assert best is not None
     own, state = best["model"], module.state_dict()
-    assert type(own) is OrderedDict and list(own) == list(state)
+    assert type(own) is OrderedDict
+    assert list(own) == list(state)
     assert own._metadata == state._metadata  # pyright: ignore[reportAttributeAccessIssue]
     assert all(torch.equal(own[key], state[key]) for key in state)
     assert not {own[key].data_ptr() for key in own} & {state[key].data_ptr() for key in state}
     # Both files hold the model: there is one copy of it. A part is another tensor than the whole.
     assert all(own[key] is last["engine"]["model"][key] for key in own)
-    assert last["picture"] is best["pair"][0] and last["picture"].stride() == picture.stride()
+    assert last["picture"] is best["pair"][0]
+    assert last["picture"].stride() == picture.stride()
     assert torch.equal(best["pair"][1], picture[0])
 
 
@@ -383,7 +386,8 @@ def test_the_run_is_locked_until_the_last_file_is_written(tmp_path, monkeypatch,
     monkeypatch.setattr(checkpoints, "save_checkpoint", slow)
     with pytest.raises((OSError, Interrupted)):
         train_tiny(tmp_path / "run")
-    assert len(locked) >= 2 and all(locked)
+    assert len(locked) >= 2
+    assert all(locked)
 
 
 @pytest.mark.gpu
@@ -408,7 +412,8 @@ def test_a_snapshot_on_a_gpu_is_taken_and_written_without_the_training_waiting(t
             saver.flush()
     best, last = on_disk(saver)
     for found in (best["model"]["weight"], last["weight"], last["steps"]):
-        assert found.device.type == "cpu" and (found == 1).all()
+        assert found.device.type == "cpu"
+        assert (found == 1).all()
 
 
 @pytest.mark.gpu

@@ -62,7 +62,8 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
             alone, summary = train_tiny(tmp_path / "alone" / str(seed), *words, f"train.seed={seed}")
             assert_same_run(run, alone)
             there = run.finished()
-            assert there.to_json().keys() == summary.to_json().keys() and there.warnings == ["beware"]
+            assert there.to_json().keys() == summary.to_json().keys()
+            assert there.warnings == ["beware"]
             assert json.loads(run.env_path.read_text())["recipes"] == files
             for each in (run, alone):
                 assert json.loads(each.env_path.read_text())["hardware"]["threads"] == 1
@@ -215,7 +216,9 @@ def test_as_many_at_once_as_asked_in_order(crew, progress):
         now += 1 if word.startswith("start") else -1
         assert 0 <= now <= 2
     starts = crew.starts()
-    assert {*starts[:2]} == {"start 0", "start 1"} and starts[-1] == "start 4" and len(starts) == 5
+    assert {*starts[:2]} == {"start 0", "start 1"}
+    assert starts[-1] == "start 4"
+    assert len(starts) == 5
 
 
 @pytest.mark.parametrize(
@@ -245,7 +248,8 @@ def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, f
     for word in words:
         now += word.startswith("start") - word.startswith("end")
         most = max(most, now)
-    assert most <= fit and (fit == 1 or most > 1)
+    assert most <= fit
+    assert fit == 1 or most > 1
     assert sorted(crew.starts()) == [f"start {seed}" for seed in range(6)]
     told = [line for line in lines_of(progress) if "at once" in line]
     assert told == [f"demo/0 needs 1.0 GiB of GPU memory, {free:.1f} GiB are free: training {fit} at once"]
@@ -309,7 +313,8 @@ def test_the_first_error_names_its_run_and_the_others_are_saved(crew, progress, 
         train_all(tasks, 2, progress)
     assert str(found.value) == f"{tasks[1].run}: {error} (saved 1 run that trained beside it)"
     assert "raise error" in str(found.value.__cause__)
-    assert "saved 0" in crew.words() and "start 2" not in crew.words()
+    assert "saved 0" in crew.words()
+    assert "start 2" not in crew.words()
     assert lines_of(progress) == [f"saved {tasks[0].run} at epoch 1"]
 
 
@@ -369,7 +374,8 @@ def test_a_signal_saves_every_run_once(crew, progress, kind):
         train_all(tasks, 3, progress)
     assert stopped.value.status == 128 + kind
     assert str(stopped.value) == "saved 2 runs; the same command resumes the runs"
-    assert {"saved 0", "gone 1", "saved 2"} <= {*crew.words()} and "start 3" not in crew.words()
+    assert {"saved 0", "gone 1", "saved 2"} <= {*crew.words()}
+    assert "start 3" not in crew.words()
     assert sorted(lines_of(progress)) == [f"saved {tasks[i].run} at epoch 1" for i in (0, 2)]
 
 
@@ -422,7 +428,8 @@ def test_commands_train_as_many_at_once_as_asked(cifarlab, tmp_path, monkeypatch
     place = where if where is reproduce else sys.modules[f"cifarlab.{where}"]
     monkeypatch.setattr(place, "train_all", told)
     status, _, err = cifarlab(*words, *TINY, "--runs", tmp_path, "--seeds", 2, "--at-once", 3)
-    assert status == 1 and err == f"error: {at_once} at once\n"
+    assert status == 1
+    assert err == f"error: {at_once} at once\n"
 
 
 @pytest.mark.parametrize(
@@ -437,7 +444,9 @@ def test_commands_train_as_many_at_once_as_asked(cifarlab, tmp_path, monkeypatch
 )
 def test_a_number_that_makes_no_sense_is_one_line(cifarlab, tmp_path, words, message):
     status, _, err = cifarlab(*words, "--runs", tmp_path / "runs")
-    assert status == 2 and message in err and len(err.splitlines()) == 1
+    assert status == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
 

@@ -169,6 +169,7 @@ RunFolders = Annotated[list[Path], typer.Argument(help="Two or more folders of r
 
 
 def print_warnings(lines: list[str]) -> None:
+    """Print each line to stderr as a warning."""
     for line in lines:
         print(f"warning: {line}", file=sys.stderr)
 
@@ -183,6 +184,7 @@ MetricOption = Annotated[
 
 
 def print_comparison(found: Comparison) -> None:
+    """Print the table of a comparison, its verdicts and its notes."""
     print_rows(found.arms, found.metric)
     for row in found.arms:
         if apart := row.difference:
@@ -197,12 +199,14 @@ def print_comparison(found: Comparison) -> None:
 
 
 def print_rows(rows: Sequence[ComparisonRow], metric: str) -> None:
+    """Print the table of a comparison's rows."""
     head = ("", "seeds", f"{metric} top-1 %", "95 % interval", "difference", "95 % interval", "p", "optimism",
             "minutes")  # fmt: skip
     print_table(head, [comparison_cells(row) for row in rows], numbers=head[1:])
 
 
 def comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
+    """Return the texts of a row's cells."""
     from cifarlab.experiments.wording import interval, p_value
 
     spread = "" if row.sd is None else f" ± {100 * row.sd:.2f}"

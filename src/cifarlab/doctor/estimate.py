@@ -99,7 +99,8 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
 def _times_the_first_size(probe: Probe) -> float:
     """How many times the pixels of the run's first step its steps see, on average, of as many pictures."""
     config, plan, steps = probe.config, probe.case.plan, probe.case.run_steps
-    assert plan is not None and steps is not None
+    assert plan is not None
+    assert steps is not None
 
     def pixels(step: int) -> int:
         groups = sizes_of_batch(config, plan.batch_size, 0, step, plan.total_steps, 0)

@@ -73,7 +73,8 @@ def code_digest(*imports: Sequence[str]) -> str:
     files: list[Path] = []
     for name in _SOURCES:
         spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, name
+        assert spec is not None, name
+        assert spec.origin is not None, name
         origin = Path(spec.origin)
         files += sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
     for entry in dict.fromkeys(entry for entries in imports for entry in entries):

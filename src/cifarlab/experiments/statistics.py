@@ -186,7 +186,7 @@ def _noncentrality(freedom: float, significance: float) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p corrected for there being several (Holm 1979): the chance of any false finding stays at 5 %."""
+    """P corrected for there being several (Holm 1979): the chance of any false finding stays at 5 %."""
     order = np.argsort(p)
     raised = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
     corrected = np.empty(len(p))

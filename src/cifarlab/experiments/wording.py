@@ -104,6 +104,7 @@ def interval(values: HasInterval, form: str) -> str:
 
 
 def p_value(value: float | None) -> str:
+    """Format a p value with three decimals, `< 0.001` or `-`."""
     if value is None:
         return "-"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -40,6 +40,7 @@ def tiles_of(path: Path, analysis: AnalysisFile) -> list[list[Image.Image]]:
 
 
 def data_uri(picture: Image.Image) -> str:
+    """Encode a picture as a PNG in a data URI."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -119,11 +119,13 @@ def _spread(values: Sequence[float], scale: float, digits: int) -> Cell:
 
 
 def markdown(table: Table) -> str:
+    """Format a table in Markdown."""
     lines = [table.head, ("---",) * len(table.head), *([cell.text for cell in row] for row in table.rows)]
     return "".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |\n" for line in lines)
 
 
 def comma_separated(table: Table) -> str:
+    """Format a table as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.head)

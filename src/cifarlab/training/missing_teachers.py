@@ -116,7 +116,8 @@ def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
     if splits.read_data(ours, "val") is not None:  # Validation pictures are not drawn from the train part.
         return False
     one, other = splits.read_data(ours, "train"), splits.read_data(theirs, "train")
-    assert one is not None and other is not None, "every data set has a train part"
+    assert one is not None, "every data set has a train part"
+    assert other is not None, "every data set has a train part"
     return one.fingerprint() != other.fingerprint()
 
 

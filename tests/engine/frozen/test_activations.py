@@ -178,10 +178,12 @@ def test_a_filling_that_is_stopped_leaves_nothing_half_written(
             os.kill(os.getpid(), signal.SIGTERM)
         return compute(*given)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="the beginning of epoch 1"):
+    with monkeypatch.context() as patch:
         patch.setattr(activations_module, "activations_at", interrupted)
-        train_tiny(tmp_path / "parts" / "0", *overrides)
-    assert not list(cache.rglob("rows.npy")) and not list(cache.rglob("*.tmp"))
+        with pytest.raises(Interrupted, match="the beginning of epoch 1"):
+            train_tiny(tmp_path / "parts" / "0", *overrides)
+    assert not list(cache.rglob("rows.npy"))
+    assert not list(cache.rglob("*.tmp"))
     resumed, _ = train_tiny(tmp_path / "parts" / "0", *overrides)
     assert_same_run(resumed, whole)
 
@@ -203,7 +205,8 @@ def test_they_are_found_again_and_those_of_anything_else_are_not(cache: Path, tm
             ("data.views=3", "train.epochs=4")]  # fmt: skip
     for other in same:
         assert computed(*other) == 0, other
-    assert computed(epoch=1) == 1 and computed(epoch=1) == 0
+    assert computed(epoch=1) == 1
+    assert computed(epoch=1) == 0
     # What differs in the views alone leaves the validation pictures as they are.
     assert computed("data.augment.crop.padding=2") == 1
     other_precision = "float32" if has_bfloat16(torch.device("cpu")) else "bfloat16"
@@ -228,7 +231,8 @@ def test_seeds_share_clean_pictures_where_they_share_the_split(cache: Path) -> N
         activations = prepare(config).activations
         assert activations is not None
         lines.append(activations.begin(0))
-    assert len(lines[0]) == 2 and not lines[1]
+    assert len(lines[0]) == 2
+    assert not lines[1]
 
 
 FAULTS = (
@@ -317,18 +321,21 @@ def test_where_they_cannot_be_kept_a_note_says_why(overrides: tuple[str, ...], r
     job = prepare(tiny_config(*overrides))
     assert job.activations is None
     (note,) = (note for note in job.remarks.notes if "activations" in note)
-    assert note.startswith("activations of the frozen part are not kept: ") and reason in note
+    assert note.startswith("activations of the frozen part are not kept: ")
+    assert reason in note
     if "they save" in reason:
         assert prepare(tiny_config(*overrides, "train.keep_activations=true")).activations is not None
         return
     with pytest.raises(ConfigError) as caught:
         prepare(tiny_config(*overrides, "train.keep_activations=true"))
-    assert caught.value.path == ("train", "keep_activations") and reason in caught.value.message
+    assert caught.value.path == ("train", "keep_activations")
+    assert reason in caught.value.message
 
 
 def test_nothing_is_said_where_nothing_is_frozen() -> None:
     job = prepare(tiny_config("data.augment={}"))
-    assert job.activations is None and not any("activations" in note for note in job.remarks.notes)
+    assert job.activations is None
+    assert not any("activations" in note for note in job.remarks.notes)
     with pytest.raises(ConfigError, match=r"no part of the backbone is frozen; say model\.freeze=backbone"):
         prepare(tiny_config("train.keep_activations=true"))
     assert prepare(tiny_config(*without(*PROBE))).activations is None
@@ -341,7 +348,8 @@ def test_their_size_is_said_and_refused_above_the_free_disk(
     # Two views and the clean pictures of 200 to train on, 100 to validate, 16 numbers of 4 bytes.
     size = (3 * 200 + 100) * 16 * 4
     said = kept(*overrides).announce()
-    assert f"16 numbers a picture in float32, {size / 1e6:.1f} MB in all" in said and str(cache) in said
+    assert f"16 numbers a picture in float32, {size / 1e6:.1f} MB in all" in said
+    assert str(cache) in said
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(activations_module.shutil, "disk_usage", lambda _: usage(size - 1))
     with pytest.raises(
@@ -412,7 +420,8 @@ def test_a_probe_is_scored_on_test_as_its_log_says(tmp_path: Path) -> None:
 def test_an_estimate_computes_a_few_and_keeps_none(cache: Path, overrides: tuple[str, ...]) -> None:
     config = tiny_config(*overrides)
     found = estimate_cost(Probe(planned(config), prepare(config), data_at_hand=True))
-    assert found is not None and found.minutes > 0
+    assert found is not None
+    assert found.minutes > 0
     assert not list(cache.rglob("*.npy"))
 
 

@@ -86,7 +86,8 @@ def test_from_the_border_on_a_network_says_what_it_says_whole(
     for step in range(3):
         shown = batch(8, seed=step)
         kept = activations_at(model, border, shown.images, arithmetic, 32)
-        assert tuple(kept.shape[1:]) == border.shape and kept.dtype == border.dtype
+        assert tuple(kept.shape[1:]) == border.shape
+        assert kept.dtype == border.dtype
         for training in (True, False):
             outputs = []
             for module, shown_to_it in ((model.train(training), shown.images), (tail.train(training), kept)):
@@ -251,14 +252,17 @@ def test_the_share_of_a_forward_pass() -> None:
     for count in (1, 3, 4, 6):
         model = classifier("test_resnet", *RESNET[:count])
         shares.append(frozen_share(model, border_of(model)))
-    assert shares == sorted(shares) and shares[0] > 0
+    assert shares == sorted(shares)
+    assert shares[0] > 0
     model = classifier("test_resnet", "")
     border = border_of(model)
     head = torch.Size(border.shape).numel() * CLASSES
     counted = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
-    assert counted == head and 0.99 < frozen_share(model, border) < 1
+    assert counted == head
+    assert 0.99 < frozen_share(model, border) < 1
 
 
 def test_no_pictures_stand_for_as_many() -> None:
     shown = replace(batch(7), images=no_images(7, CPU))
-    assert len(shown.images) == 7 and not shown.images.numel()
+    assert len(shown.images) == 7
+    assert not shown.images.numel()

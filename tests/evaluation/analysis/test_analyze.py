@@ -31,7 +31,9 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
     )
     status, out, _ = cifarlab("analyze", run, "--corruptions")
     assert status == 0
-    assert "a gap of" in out and "right superclass" in out and "corrupted:" in out
+    assert "a gap of" in out
+    assert "right superclass" in out
+    assert "corrupted:" in out
     with Image.open(out.splitlines()[-1]) as page:
         assert page.width > 1000
     assert (run / "analysis_pictures.png").exists()
@@ -43,7 +45,8 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
     coarse = np.array(report["superclass_confusion"]["counts"])
     assert np.trace(coarse) / coarse.sum() == pytest.approx(report["superclass_top1"])
     assert report["superclass_top1"] >= report["top1"]
-    assert len(report["by_class"]) == 100 and len(report["by_superclass"]) == 20
+    assert len(report["by_class"]) == 100
+    assert len(report["by_superclass"]) == 20
     assert report["gap"] == pytest.approx(report["train_top1"] - report["top1"])
     assert len(report["temperatures"]) == 2, "each half by the other's"
     assert [len(report["corruptions"][kind]) for kind in ("gaussian_noise", "jpeg")] == [5, 5]
@@ -95,7 +98,8 @@ def test_hard_pictures_are_named_as_the_split_names_them(run):
     model = load_trained(run).model
     for row in found.report.confident_errors[:5]:
         images, labels, ids = split.gather(torch.tensor([row.position]))
-        assert ids.item() == row.id and model.classes[labels] == row.label != row.guess
+        assert ids.item() == row.id
+        assert model.classes[labels] == row.label != row.guess
         with torch.no_grad():
             probabilities = model(images).logits.softmax(-1)[0]
         assert model.classes[probabilities.argmax()] == row.guess
@@ -111,7 +115,8 @@ def test_the_test_pictures_are_opened_only_when_asked_and_it_is_written_down(run
     assert not {"without_near_duplicates", "corruptions"} & report.keys(), "not asked for"
     assert report["pictures"] == len(load_test(load_trained(run).saved.data)[0])
     status, _, err = cifarlab("analyze", run, "--split", "train")
-    assert status == 2 and "val" in err
+    assert status == 2
+    assert "val" in err
 
 
 def test_pictures_that_are_among_the_training_pictures_are_left_out(run, monkeypatch):
@@ -120,6 +125,7 @@ def test_pictures_that_are_among_the_training_pictures_are_left_out(run, monkeyp
     report = analyze(run).report
     found = report.without_near_duplicates
     assert found.near_duplicates == 25
-    assert found.top1 is not None and found.top1_on_near_duplicates is not None
+    assert found.top1 is not None
+    assert found.top1_on_near_duplicates is not None
     whole = 0.75 * found.top1 + 0.25 * found.top1_on_near_duplicates
     assert whole == pytest.approx(report.top1)

@@ -17,11 +17,13 @@ def test_each_severity_is_further_from_the_picture_and_the_same_in_other_company
     before = IMAGES.copy()
     for severity in range(1, 6):
         worse = corrupt(IMAGES, IDS, kind, severity)
-        assert worse.shape == IMAGES.shape and worse.dtype == np.uint8
+        assert worse.shape == IMAGES.shape
+        assert worse.dtype == np.uint8
         distances.append(np.abs(worse.astype(float) - IMAGES).mean())
         alone = corrupt(IMAGES[7:9][::-1], IDS[7:9][::-1], kind, severity)
         assert np.array_equal(alone, worse[[8, 7]])
-    assert distances == sorted(distances) and distances[0] > 0
+    assert distances == sorted(distances)
+    assert distances[0] > 0
     assert np.array_equal(IMAGES, before)
 
 

@@ -30,7 +30,8 @@ def test_the_loss_is_sklearns(seed):
 
 def test_a_certain_and_wrong_answer_has_a_finite_loss():
     found = scores.losses(np.array([[1.0, 0.0]]), np.array([1]))
-    assert math.isfinite(found["nll"]) and found["nll"] > 700
+    assert math.isfinite(found["nll"])
+    assert found["nll"] > 700
     assert found["ece"] == 1
 
 

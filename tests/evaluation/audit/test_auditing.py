@@ -90,7 +90,8 @@ def test_a_model_that_sees_the_test_pictures_leaves_an_entry_in_its_ledger(runs)
     assert openings(beside) == before
     found = audit(data, runs=trained)
     *earlier, last = openings(beside)
-    assert earlier == before and (last["run"], last["reader"]) == ("a/0", "audit")
+    assert earlier == before
+    assert (last["run"], last["reader"]) == ("a/0", "audit")
     assert last["fingerprint"] == found.report.fingerprint["test"]
     assert last["weights_sha256"] == file_digest(runs[0] / "best.pt")
 
@@ -100,8 +101,8 @@ def test_what_cannot_be_written_down_is_shown_to_no_model(runs, tmp_path, monkey
     shutil.copy(runs[0] / "best.pt", alone)
     (tmp_path / "ledger.jsonl").mkdir()
     monkeypatch.setattr(module, "embeddings", lambda *_: pytest.fail("a model saw them"))
+    data, trained = data_and_runs([str(alone)])
     with pytest.raises(Failure, match="stay sealed"):
-        data, trained = data_and_runs([str(alone)])
         audit(data, runs=trained)
 
 
@@ -140,8 +141,11 @@ def test_runs_that_held_nothing_out_cannot_tell(tmp_path):
 
 def test_what_is_neither_a_run_nor_a_data_set(runs, cifarlab, tmp_path):
     status, _, err = cifarlab("audit", "cifar1000", "--out", tmp_path)
-    assert status == 2 and "neither" in err and "cifar100" in err
+    assert status == 2
+    assert "neither" in err
+    assert "cifar100" in err
     run, _ = train_tiny(tmp_path / "b" / "0", "data.dataset={name: synthetic, train: 310, test: 100}",
                         "train.epochs=1")  # fmt: skip
     status, _, err = cifarlab("audit", runs[0], run.folder, "--out", tmp_path)
-    assert status == 2 and "another data set" in err
+    assert status == 2
+    assert "another data set" in err

@@ -32,6 +32,7 @@ def _mixers(specs: Mapping[str, Spec]) -> Iterator[Spec]:
 
 
 def pretrained(config: Config) -> bool:
+    """Tell whether a run starts from trained weights."""
     return bool(getattr(config.model.backbone.options, "pretrained", False)) or config.model.init is not None
 
 
