@@ -63,7 +63,8 @@ def flushed(saver):
 
 Saver.flush = flushed  # The last file is written by a thread; first of all comes the end of the epochs.
 with tempfile.TemporaryDirectory() as folder:
-    train_run(resolve(read_recipe(sys.argv[1]), sys.argv[2:]), Run(Path(folder) / "scaling" / "0"), clock)
+    run = Run(Path(folder) / "scaling" / "0")
+    train_run(resolve(read_recipe(sys.argv[1]), sys.argv[2:]), run, progress=clock)
 print(json.dumps({"seconds": seconds[0], "peak_memory_bytes": peak_memory(pick_device("auto"))}))
 """
 
