@@ -65,11 +65,11 @@ def coarse_dropout(
     Each picture has its own rectangles. They may overlap.
 
     Args:
-        holes: How many rectangles, from and to, both inclusive.
-        height: Height of a rectangle as a share of the picture's, from and to. It is rounded down to whole
-            pixels.
-        width: Width of a rectangle as a share of the picture's, from and to. It is rounded down to whole
-            pixels.
+        holes: Smallest and largest number of rectangles, both inclusive.
+        height: Smallest and largest height of a rectangle, as shares of the picture's height. The drawn
+            height is rounded down to whole pixels.
+        width: Smallest and largest width of a rectangle, as shares of the picture's width. The drawn width
+            is rounded down to whole pixels.
         fill: Value that is painted: 0 is black, 1 is white.
     """
     most = holes[1]

@@ -1,4 +1,4 @@
-"""`cifarlab report`."""
+"""`cifarlab report`: an HTML page of all runs."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def find(name: str, beside: Path | None = None) -> Path:
 
     Args:
         name: Name of a recipe of the package, or path of a YAML file.
-        beside: Folder that a relative path starts from. Default: the working folder.
+        beside: Folder against which a relative path is resolved. Default: the working folder.
 
     Raises:
         ConfigError: There is no such recipe.

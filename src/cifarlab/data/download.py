@@ -33,10 +33,10 @@ class Archive:
     """A published `.tar.gz` archive.
 
     Attributes:
-        url: Its address.
-        md5: Its md5 sum, as hex digits.
-        folder: Name of the folder that it holds.
-        members: Names of the known files in that folder.
+        url: Address of the archive.
+        md5: MD5 checksum of the archive, as hex digits.
+        folder: Name of the folder that the archive holds.
+        members: Names of the files that the folder must contain.
     """
 
     url: str

@@ -53,7 +53,10 @@ class _Array:
 
 
 class _NDArray:
-    """A stand-in for the class argument of `_reconstruct`; it has no instances."""
+    """A stand-in for `numpy.ndarray` as the class argument of `_reconstruct`.
+
+    `_Array`, the stand-in for `_reconstruct`, ignores the argument. No instance of this class is needed.
+    """
 
 
 # The globals that a file may name, and their stand-ins. numpy's own `_reconstruct` and `__setstate__` never

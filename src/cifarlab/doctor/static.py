@@ -36,7 +36,7 @@ def nothing_to_learn(case: Planned) -> Reasons:
 
 @check("static", "warning", "say data.shuffle=true")
 def no_shuffling(case: Planned) -> Reasons:
-    """Every epoch shows the same batches in the same order."""
+    """Without shuffling, every epoch shows the same batches in the same order."""
     plan = case.plan
     if not case.config.data.shuffle and (plan is None or plan.steps_per_epoch > 1):
         yield "every epoch shows the same batches in the same order"
@@ -215,7 +215,7 @@ def scored_at_another_size(case: Planned) -> Reasons:
 
 @check("static", "note", "start with data.augment={crop: {padding: 4}, flip: {p: 0.5}}")
 def no_augmentation(case: Planned) -> Reasons:
-    """A model is trained from scratch for 20 epochs or more on pictures that never vary."""
+    """Training from scratch lasts 20 epochs or more without augmentation or mixing."""
     data, model, epochs = case.config.data, case.config.model, case.config.train.last_epoch
     pretrained = model.init or getattr(model.backbone.options, "pretrained", False)
     if not (data.augment or data.mix or pretrained) and epochs >= 20:

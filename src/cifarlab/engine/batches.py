@@ -39,9 +39,10 @@ def view_epoch(config: Config, epoch: int) -> int:
 def make_batch(
     split: Split, positions: Tensor, data: DataConfig, seed: int, epoch: int, num_classes: int
 ) -> Batch:
-    """Make the batch at `positions` (B,) in the views of `epoch`.
+    """Make a batch of the samples at `positions` (B,) of a split.
 
-    Pictures are gathered, scaled to [0, 1], augmented and mixed.
+    Pictures are gathered, scaled to [0, 1], augmented and mixed. Augmentation and mixing draw random numbers
+    that depend on `seed` and `epoch`.
     """
     pictures, labels, ids = split.gather(positions)
     images = pictures.float() / 255

@@ -128,17 +128,19 @@ class Graphs:
         seeds: Sequence[int],
         work: Callable[[Sequence[G], Reseed], None],
     ) -> Sequence[G]:
-        """Run `work(given, reseed)`; once its kind is captured, replay it.
+        """Call `work(given, reseed)`, or replay the CUDA graph of its kind.
+
+        A kind's graph is captured after its first calls. Later calls replay it.
 
         Args:
-            kind: A key. Pieces of work with equal keys can replay one capture.
-            given: The inputs.
-            seeds: `work` calls `reseed` with each of them, in order.
-            work: The work.
+            kind: A key. Calls with equal keys can replay the same graph.
+            given: The inputs of `work`. It may change them in place.
+            seeds: The seeds of the forward passes. `work` calls `reseed` with each of them, in order.
+            work: The function to call or to replay.
 
         Returns:
-            The inputs as the work left them: `given`, or the copies that captured work uses. The next replay
-            overwrites these copies.
+            The inputs with the changes that `work` made. They are `given` itself or, after a replay, the
+            graph's own copies. The next replay overwrites these copies.
         """
         if kind in self._recorded:
             places, replay = self._recorded[kind]

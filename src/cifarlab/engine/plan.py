@@ -84,12 +84,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The plan of one training step, without its pictures.
+    """The plan of one training step.
+
+    It says which pictures the step uses, but does not hold them.
 
     Attributes:
         bounds: Where each batch begins and ends in the epoch's order.
-        sizes: The training sizes of each batch's pictures.
-        seeds: One for each forward pass, in order.
+        sizes: For each batch, the image sizes at which its pictures are trained.
+        seeds: The random seed of each forward pass, in order.
         clock: The step's position in the run.
     """
 

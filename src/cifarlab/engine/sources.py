@@ -41,7 +41,7 @@ class Kept(Protocol):
         ...
 
     def knows(self, model: torch.nn.Module) -> bool:
-        """Tell whether a model's frozen part is the one of the activations."""
+        """Tell whether a model's frozen part equals the one that computed the activations."""
         ...
 
 

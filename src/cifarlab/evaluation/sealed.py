@@ -53,7 +53,11 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
 
 
 def read_splits(run: Path | str, trained: Trained) -> Splits:
-    """What a run was trained and validated on. Raises ConfigError where it is there no more."""
+    """Return the pictures that a run was trained and validated on.
+
+    Raises:
+        ConfigError: The pictures are missing or have changed since the training.
+    """
     splits = load_splits(trained.saved.data, trained.saved.split_seed)
     _refuse_other_splits(run, trained, splits)
     return splits

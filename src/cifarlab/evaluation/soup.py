@@ -42,13 +42,24 @@ def make_soup(
     fresh: bool = False,
     imports: Sequence[Path | str] = (),
 ) -> Summary:
-    """Average the weights of runs greedily, keep what comes of it as a run, and return its summary.
+    """Average runs' weights greedily, save the result and return its summary.
 
-    In order of their validation accuracy, each run is kept in the average if it does not lower it (the greedy
-    soup of Wortsman et al. 2022). Batch norms' statistics are estimated anew for each average, from the clean
-    training pictures. The soup has the configuration of its best run. fresh: remove what the folder of `soup`
-    holds. imports: as of `load`. Raises ConfigError for a folder that holds something, for runs of different
-    architectures, and where one knows another's validation pictures or there are none.
+    Runs are tried in the order of their validation accuracy, the best first. A run stays in the average if it
+    does not lower the average's validation accuracy (the greedy soup of Wortsman et al. 2022). Batch norm
+    statistics of each average are estimated from unaugmented training pictures. The soup is saved as a run
+    that has the configuration of the best run.
+
+    Args:
+        runs: The runs, their folders, or their checkpoints.
+        soup: The run to write.
+        device: auto, cpu, cuda or cuda:1.
+        root: Folder of the data set. Default: the folder that each run read it from.
+        fresh: Remove an existing run in the folder of `soup`.
+        imports: Python files or modules that register the runs' custom parts.
+
+    Raises:
+        ConfigError: The folder of `soup` already holds a run, the runs have different architectures, a run
+            was trained on another's validation pictures, or there are no validation pictures.
     """
     begun = time.monotonic()
     _refuse_to_overwrite(runs, soup, fresh)
@@ -195,7 +206,10 @@ def average(states: Sequence[Weights]) -> Weights:
 
 
 def _keep(run: Run, members: Sequence[Member], result: SoupResult, splits: Splits, begun: float) -> Summary:
-    """Write the soup's folder; the summary, last, says that it is whole."""
+    """Write the soup's folder and return its summary.
+
+    `summary.json` is written last. It marks the folder as complete.
+    """
     model, first = result.model, result.first
     trained = first.trained
     config, device, size = trained.saved.whole, first.precision.device, first.image_size

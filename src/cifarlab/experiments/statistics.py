@@ -55,7 +55,11 @@ class Difference:
     spread: Any
 
     def shown(self, p: Any = None) -> Any:
-        """Whether there is a difference by test and interval both; p: corrected for other comparisons."""
+        """Tell whether the test and the 95 % interval both show a difference.
+
+        Args:
+            p: A p-value corrected for several comparisons. Default: the uncorrected p-value.
+        """
         p = self.p if p is None else p
         return (p < SIGNIFICANCE) & ((self.low > 0) | (self.high < 0))
 

@@ -234,9 +234,9 @@ def build_classifier(
         image_size: Pixels a side.
         num_classes: Number of classes.
         dataset_mean_std: Statistics of the training pictures, for `normalize: dataset`.
-        classes: Names by label.
-        initial: Read initial weights: those of `model.init`, else pretrained ones. Pass False when a
-            checkpoint will overwrite them.
+        classes: Class names, in the order of their labels.
+        initial: Whether to read weights from the checkpoint `model.init` or, without it, the backbone's
+            pretrained weights if its options ask for them. Pass False if a checkpoint is loaded afterwards.
 
     Raises:
         ConfigError: Weights are unavailable or do not fit, or the backbone cannot take the size.

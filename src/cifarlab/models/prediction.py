@@ -1,4 +1,7 @@
-"""Prediction of the most probable classes, for pictures in any of the usual forms."""
+"""Prediction of a picture's most probable classes.
+
+A picture is a file's path, a PIL image, a numpy array or a tensor.
+"""
 
 from __future__ import annotations
 

@@ -168,9 +168,9 @@ def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softn
 
 
 def _grown(margin: float, warmup: float, progress: float | Tensor) -> float | Tensor:
-    """Return the margin at `progress`, which grows linearly over `warmup`.
+    """Return the margin at the run's `progress`.
 
-    `progress` and `warmup` are shares of the run.
+    During `warmup` the margin grows linearly from 0. `progress` and `warmup` are shares of the run.
     """
     if not warmup:
         return margin

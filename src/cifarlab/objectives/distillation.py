@@ -235,18 +235,18 @@ def _shrunk(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def _products(embedding: Tensor) -> Tensor:
-    """Return the inner products of embeddings' offsets from the first.
+    """Return the inner products of embeddings, (B, D) to (B, B) float64.
 
-    (B, D) to (B, B) float64.
+    The first embedding is subtracted from all of them before.
     """
     offsets = embedding.double() - embedding[:1].double()
     return offsets @ offsets.mT
 
 
 def _distances(products: Tensor) -> Tensor:
-    """Return (B, B) distances from inner products.
+    """Return (B, B) Euclidean distances from inner products.
 
-    Points that coincide have the distance 0 without a gradient.
+    The distance of points that coincide is 0, and no gradient flows through it.
     """
     squares = products.diagonal()
     squared = squares + squares[:, None] - 2 * products

@@ -161,7 +161,10 @@ class Replay:
         return make_batch(self.split, positions, config.data, config.train.seed, view, self.num_classes)
 
     def _witnesses(self, view: int) -> np.ndarray:
-        """Make a view of the first samples: (n, 3, H, W) uint8."""
+        """Return the augmented pictures of the first samples: (n, 3, H, W) uint8.
+
+        They are stored with the answers. If they differ on loading, the augmentation's code has changed.
+        """
         first = torch.arange(min(WITNESSES, len(self.split)), device=self.split.rows.device)
         return (self._dress(first, view).images * 255).round().to(torch.uint8).cpu().numpy()
 

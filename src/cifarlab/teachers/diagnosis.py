@@ -31,9 +31,10 @@ NEARLY_NO_GRADIENT = 0.05
 
 
 def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
-    """Calibrate a teacher, if the recipe says so, and measure what its answers hold.
+    """Measure a teacher's accuracy and what a student can learn from it.
 
-    Its accuracy is that on the pictures of `held_out`.
+    If the recipe asks for calibration, the teacher is calibrated before. Calibration and accuracy use the
+    pictures that `held_out` returns. All else is measured on training views.
     """
     config, num_classes = engine.config, engine.model.num_classes
     unseen, where = held_out(teacher, config, splits)

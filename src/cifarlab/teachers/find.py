@@ -23,13 +23,13 @@ def find_teacher(name: str, seed: int, runs: Path) -> Path:
     """Find the checkpoint of a teacher.
 
     Args:
-        name: A checkpoint, the folder of a run, or the name of a run.
+        name: Path of a checkpoint, path of a run's folder, or name of a run.
         seed: Seed of the run, if `name` is the name of one.
         runs: Folder of all runs.
 
     Raises:
-        ConfigError: There is no such checkpoint, or its run is not finished. The message has the command
-            that trains the teacher, if it is known.
+        ConfigError: There is no such checkpoint, or its run is not finished. If the command that trains the
+            teacher is known, the message contains it.
     """
     path = Path(name).expanduser()
     if path.is_file():

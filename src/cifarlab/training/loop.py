@@ -195,7 +195,12 @@ class _Training:
         )
 
     def close_epoch(self, epoch: int, pictures: int) -> None:
-        """Evaluate, log and save an epoch. `pictures`: how many were trained on since `epoch_begun`."""
+        """Evaluate, log and save an epoch.
+
+        Args:
+            epoch: Index of the epoch, from 0.
+            pictures: Number of pictures trained on since the time `epoch_begun`.
+        """
         engine, state = self.engine, self.state
         self.stop_if_diverged()
         engine.finish(epoch)
@@ -262,7 +267,10 @@ class _Training:
         return Cost(self.seconds(), self.job.macs, self.peak_memory())
 
     def conclude(self) -> Summary:
-        """Score the chosen epoch on the unaugmented training pictures and write `summary.json`."""
+        """Score the best model on unaugmented training pictures; write `summary.json`.
+
+        `best.pt` holds that model: the weights of the chosen epoch.
+        """
         config, engine, best, activations = self.config, self.engine, self.state.best, self.job.activations
         assert best is not None, "a run has at least one epoch"
         self.saver.flush()

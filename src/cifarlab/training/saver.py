@@ -88,7 +88,7 @@ class Saver:
         self._raise_error()
 
     def wait(self) -> None:
-        """Wait until everything submitted is written or has failed to be."""
+        """Wait until each submitted snapshot is written or its writing has failed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is None and not self._busy)
 

@@ -8,7 +8,10 @@ from cifarlab.core.strict_numbers import Strict
 
 
 class Section(Strict):
-    """A frozen section of a configuration. Unknown keys are errors; defaults are validated and saved."""
+    """A frozen section of a configuration.
+
+    Unknown keys are errors. Defaults are validated. A saved configuration includes them.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False

@@ -86,7 +86,10 @@ def confusion(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarr
 
 
 def by_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float | None]:
-    """The accuracy within each class of a confusion matrix, worst first; None where it has no pictures."""
+    """Return each class's accuracy from a confusion matrix, worst first.
+
+    The accuracy of a class without pictures is None. These classes come last.
+    """
     counts = matrix.sum(1)
     found = {n: matrix[i, i] / counts[i] if counts[i] else None for i, n in enumerate(names)}
     return dict(sorted(found.items(), key=lambda item: (item[1] is None, item[1])))

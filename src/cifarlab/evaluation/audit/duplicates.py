@@ -38,7 +38,10 @@ def exact_pairs(digests: np.ndarray) -> np.ndarray:
 
 
 def exact_pairs_across(digests: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(P, 2) int64: each of `digests` that is among `others`, and all its copies there."""
+    """Return all pairs of equal digests, as indices (P, 2) int64.
+
+    The first index is into `digests`, the second into `others`.
+    """
     found: dict[bytes, list[int]] = {}
     for j in np.flatnonzero(np.isin(others, digests)).tolist():
         found.setdefault(others[j].tobytes(), []).append(j)

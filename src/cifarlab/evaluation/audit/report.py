@@ -90,10 +90,14 @@ class ExactDuplicates:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """How many pictures have a near duplicate, and the correlation from which on two are called so.
+    """Numbers of pictures that have a near duplicate.
+
+    Exact copies are not counted.
 
     Attributes:
-        pictures: Those of ours that are nearly among theirs; with one part twice: nearly twice in it.
+        threshold: Smallest correlation of two pictures that are called near duplicates.
+        pictures: For two parts, the number of the first part's pictures with a near duplicate in the second
+            part. If both parts are the same: the number of its pictures with a near duplicate in it.
     """
 
     threshold: float
@@ -129,7 +133,10 @@ class AuditReport:
     suspected: SuspectLabels | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of audit.json: all counts side by side."""
+        """Return the content of `audit.json`.
+
+        The counts of duplicates are keys of the top level.
+        """
         near = {"near_threshold": self.near.threshold, **self.near.counts()} if self.near else {}
         return {
             "dataset": self.dataset,

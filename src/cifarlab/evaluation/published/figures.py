@@ -55,7 +55,10 @@ class Anchor:
 
     @property
     def band(self) -> tuple[float, float]:
-        """The least and the greatest accuracy, in percent, that surprise nobody of a run of the protocol."""
+        """Return the range of accuracies, in percent, to expect from this protocol.
+
+        It reaches from `SPREAD` below the lowest published figure to `SPREAD` above the highest.
+        """
         found = [figure.top1 for figure in self.figures]
         return round(min(found) - SPREAD, 2), round(max(found) + SPREAD, 2)
 

@@ -107,8 +107,9 @@ def vit_lite_7_4(
     It is a ViT of 7 blocks on patches of 4 px. The picture's side must be a multiple of 4.
 
     Args:
-        drop_path: Share of pictures for which stochastic depth skips the attention or the MLP of the last
-            block, in training. The share grows linearly from 0 at the first block. The paper uses 0.1.
+        drop_path: Probability of stochastic depth in the last block. In training, the block's attention and
+            its MLP are each skipped for a picture with this probability. It grows linearly over the blocks,
+            from 0 in the first. The paper uses 0.1.
         attention_dropout: Share of the attention weights that training sets to 0. The paper uses 0.1.
 
     Raises:
@@ -130,8 +131,9 @@ def cct_7_3x1(image_size: int, *, drop_path: Rate = 0.0, attention_dropout: Rate
     token's weight comes from a learnt score.
 
     Args:
-        drop_path: Share of pictures for which stochastic depth skips the attention or the MLP of the last
-            block, in training. The share grows linearly from 0 at the first block. The paper uses 0.1.
+        drop_path: Probability of stochastic depth in the last block. In training, the block's attention and
+            its MLP are each skipped for a picture with this probability. It grows linearly over the blocks,
+            from 0 in the first. The paper uses 0.1.
         attention_dropout: Share of the attention weights that training sets to 0. The paper uses 0.1.
     """
     stem = nn.Sequential(

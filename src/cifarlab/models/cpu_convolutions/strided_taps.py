@@ -11,11 +11,13 @@ BLOCK = 16
 
 
 class StridedTapConv2d(nn.Conv2d):
-    """A strided 1x1 convolution, computed without a stride on every stride-th pixel.
+    """A strided 1x1 convolution that avoids oneDNN's strided kernel.
 
-    The function is the same. oneDNN's own strided convolution (3.13 and earlier) writes beyond its buffer for
-    the weight gradient if channels_last pictures have fewer channels than a block: gradients are wrong, or
-    the process dies (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    It selects every stride-th pixel and convolves them with stride 1. The outputs are the same.
+
+    oneDNN's own strided convolution (3.13 and earlier) writes beyond its buffer for the weight gradient if
+    channels_last pictures have fewer channels than a block. Gradients are then wrong, or the process dies
+    (https://github.com/uxlfoundation/oneDNN/issues/6035).
     """
 
     def forward(self, input: Tensor) -> Tensor:
