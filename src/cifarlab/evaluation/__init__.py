@@ -1,1 +1,1 @@
-"""What a trained run says: scores, predictions, ensembles, soups, audits."""
+"""Evaluation of trained runs: scores, predictions, ensembles, soups, audits."""

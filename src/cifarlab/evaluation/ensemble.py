@@ -1,4 +1,4 @@
-"""Ensembles of runs: the mean of what several say, chosen on validation, beside what it costs."""
+"""Ensembles of runs: the mean of several models' outputs, its scores and its cost."""
 
 from __future__ import annotations
 
@@ -28,11 +28,18 @@ from cifarlab.training.setup import count_macs
 
 @dataclass(frozen=True)
 class Choice:
-    """What was decided before the pictures to be scored were read; all but a given mean: on validation.
+    """The decisions of an ensemble, made on validation before the scored pictures are read.
 
-    members: positions of those that answer. temperatures: what each given run's logits are divided by.
-    temperature: what their mean is. val_top1: of each given run. best: the position of the best one. Without
-    validation pictures temperatures are 1, and the last three None.
+    Only `mean` may be given by the caller. Without validation pictures, all temperatures are 1, and
+    `temperature`, `val_top1` and `best` are None.
+
+    Attributes:
+        members: Positions of the runs in the ensemble.
+        mean: Name of the mean, one of `tta.MEANS`.
+        temperatures: Divisor of each given run's logits.
+        temperature: Divisor of the mean's logits.
+        val_top1: Validation accuracy of each given run.
+        best: Position of the run with the best validation accuracy.
     """
 
     members: list[int]
@@ -44,17 +51,18 @@ class Choice:
 
 
 class EnsembleMember(Record):
-    """One run that an ensemble was offered.
+    """A run that was considered for an ensemble.
 
     Attributes:
-        run: Its path, as it was given.
-        chosen: Whether it answers.
-        val_top1: Its accuracy on validation; None where no pictures were held out.
-        top1: On the pictures that are scored; None for one that was not asked.
-        temperature: What its logits are divided by.
-        image_size: Pixels a side that it sees.
-        precision: The arithmetic in which it answers.
-        forward_passes: A picture's, as `macs`, the multiply-adds of the model as written.
+        run: Path of the run, as the user gave it.
+        chosen: Whether the run is in the ensemble.
+        val_top1: Validation accuracy. None if no pictures were held out.
+        top1: Accuracy on the scored pictures. None if the run was not scored on them.
+        temperature: Divisor of the run's logits.
+        image_size: Side length of the model's input in pixels.
+        precision: Precision of the model's arithmetic.
+        forward_passes: Forward passes for one picture.
+        macs: Multiply-adds for one picture, of the model as written.
     """
 
     run: str
@@ -69,14 +77,15 @@ class EnsembleMember(Record):
 
 
 class EnsembleScores(Record):
-    """The scores of an ensemble; those of the mean are named as in `Scores`.
+    """The scores of an ensemble. Scores of the mean have the names of `Scores`.
 
     Attributes:
-        mean: Of what, one of `tta.MEANS`.
-        chosen_on_val: What was chosen on validation: mean, members.
-        best_member: The run that is best on validation; None where no pictures were held out.
-        gain: Accuracy over that run's.
-        forward_passes: Those of the chosen members together, as `macs`.
+        mean: Name of the mean, one of `tta.MEANS`.
+        chosen_on_val: Names of the decisions made on validation: `mean`, `members`.
+        best_member: The run with the best validation accuracy. None if no pictures were held out.
+        gain: Accuracy of the ensemble minus that of `best_member`.
+        forward_passes: Forward passes of all chosen members for one picture.
+        macs: Multiply-adds of all chosen members for one picture.
     """
 
     split: str
@@ -111,13 +120,27 @@ def evaluate_ensemble(
     tta: Spec | None = None,
     imports: Sequence[Path | str] = (),
 ) -> EnsembleScores:
-    """Score the mean of several runs' answers on `val` or `test`, beside its members and its cost.
+    """Score the mean of several runs' outputs on `val` or `test`.
 
-    Each run's logits are first divided by the temperature that fits them to validation: their scales may
-    differ. mean: one of MEANS; None: the better one on validation. choose: the members, too, by
-    `forward_selection`. tta: each member answers with the mean of its logits for several views. The gain is
-    over the run that is best on validation. imports: as of `load`. Raises ConfigError for runs
-    that do not fit together, and where there are no validation pictures and something is to be chosen.
+    Each run's logits are first divided by the temperature that is fitted to them on validation, because their
+    scales may differ.
+
+    Args:
+        runs: The runs, their folders, or their checkpoints.
+        split: The pictures to score: val or test.
+        device: auto, cpu, cuda or cuda:1.
+        root: Folder of the data set. Default: the folder that each run read it from.
+        mean: Name of the mean, one of `tta.MEANS`. Default: the better one on validation.
+        choose: Choose the members on validation, too, by `forward_selection`.
+        tta: Test-time augmentation of each member, which averages its logits over the views.
+        imports: Python files or modules that register the runs' custom parts.
+
+    Returns:
+        The scores of the ensemble and of its members, and its cost. The gain is over the run with the best
+        validation accuracy.
+
+    Raises:
+        ConfigError: The runs do not fit together, or a choice needs validation pictures that do not exist.
     """
     means = list(MEANS) if mean is None else [mean]
     for name in means:
@@ -136,7 +159,7 @@ def evaluate_ensemble(
         choice = Choice(list(range(len(members))), mean, [1.0] * len(members))
     if split == "test":
         asked = [members[i] for i in choice.members]
-        # Opened for each of them, though they are the same.
+        # Each member's opening is recorded, although all members open the same pictures.
         opened = [open_split(member.path, member.trained, "test", "ensemble") for member in asked]
         pictures, warnings = place_split(opened[0].pictures, here), [*opened[0].warnings, *warnings]
         answers = _answers(asked, pictures, tta, [choice.temperatures[i] for i in choice.members])
@@ -164,7 +187,7 @@ def evaluate_ensemble(
 def _decide(
     members: Sequence[Member], val: Split, means: Sequence[str], choose: bool, tta: Spec | None
 ) -> tuple[Choice, Tensor]:
-    """The choice, and what its members say of the validation pictures (M, N, C), calibrated."""
+    """Return the choice and its members' calibrated logits (M, N, C) of the validation pictures."""
     labels = val.labels
     raw = _answers(members, val, tta, [1.0] * len(members))
     temperatures = [best_temperature(logits, labels) for logits in raw]
@@ -174,7 +197,7 @@ def _decide(
     options = []
     for name in means:
         average = mean_called(name)
-        # The gain is over the best one: it is in every choice.
+        # The gain is measured over the best run, so every choice includes it.
         chosen = forward_selection(answers, labels, average, best) if choose else everyone
         options.append((_rating(average(answers[chosen]), labels), name, chosen))
     _, name, chosen = max(options, key=lambda option: option[0])
@@ -186,10 +209,16 @@ def _decide(
 def forward_selection(
     answers: Tensor, labels: Tensor, average: Callable[[Tensor], Tensor], first: int
 ) -> list[int]:
-    """Positions of the members that make the best mean, found greedily (Caruana et al. 2004).
+    """Return the positions of the members with the best mean, chosen greedily (Caruana et al. 2004).
 
-    answers: (M, N, C). After `first`, the one is added with which the mean is most often right, of equals
-    that with the least cross-entropy, until none improves it.
+    Each step adds the member that raises the mean's accuracy most. Ties go to the lower cross-entropy.
+    The selection ends when no member improves the mean.
+
+    Args:
+        answers: Logits of all members (M, N, C).
+        labels: Labels (N,).
+        average: The mean: logits (M, N, C) to (N, C).
+        first: Position of the first member.
     """
     chosen = [first]
     rating = _rating(answers[first], labels)
@@ -214,7 +243,7 @@ def _top1(logits: Tensor, labels: Tensor) -> float:
 def _answers(
     members: Sequence[Member], pictures: Split, tta: Spec | None, temperatures: Sequence[float]
 ) -> Tensor:
-    """(M, N, C) logits / temperatures of what each member says of the pictures."""
+    """Return the members' logits of the pictures, divided by their temperatures (M, N, C)."""
     said = []
     for member in members:
         model = member.trained.model if tta is None else _augmented(member, member.trained.model, tta)
@@ -242,7 +271,7 @@ def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec |
 
 
 def _cost(member: Member, tta: Spec | None) -> tuple[int, int]:
-    """Forward passes and multiply-adds a picture, of the model as written."""
+    """Return the forward passes and multiply-adds for one picture, of the model as written."""
     trained, size = member.trained, member.image_size
     written = unloaded(trained.saved.model, trained.saved.image_size, trained.model.classes)
     if tta is None:

@@ -1,4 +1,4 @@
-"""Runs that are asked together: loaded, and refused where one knows another's validation pictures."""
+"""The members of ensembles and soups, loaded and checked against each other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ from cifarlab.training.progress import OPTIMISTIC
 def load_members(
     runs: Sequence[Path | str], device: str, root: str | None, *, imports: Sequence[Path | str] = ()
 ) -> tuple[list[Member], Splits]:
-    """The chosen models of runs, each with its own size and arithmetic, and their common pictures.
+    """Load the chosen models of runs, and their common pictures.
 
-    Sizes, normalisations and precisions may differ. root: where the data set lies, if not where each run
-    found it. imports: as of `load`. Raises ConfigError where the data sets differ, and where what validates
-    one was trained on by another.
+    Each member keeps its own image size, normalisation and precision.
+
+    Args:
+        runs: The runs, their folders, or their checkpoints.
+        device: auto, cpu, cuda or cuda:1.
+        root: Folder of the data set. Default: the folder that each run read it from.
+        imports: Python files or modules that register the runs' custom parts.
+
+    Raises:
+        ConfigError: The data sets differ, or a run was trained on another run's validation pictures.
     """
     members = []
     for run in runs:
@@ -46,6 +53,6 @@ def load_members(
 
 
 def optimism_warnings(members: Sequence[Member]) -> list[str]:
-    """A line for each member whose epoch was chosen on the test pictures."""
+    """Return a warning for each member whose epoch was chosen on the test pictures."""
     chosen_on_test = [member for member in members if member.trained.saved.select == "test"]
     return [f"{member.path} was {OPTIMISTIC}" for member in chosen_on_test]

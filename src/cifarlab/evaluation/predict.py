@@ -1,4 +1,4 @@
-"""The most probable classes of pictures."""
+"""Predictions: the most probable classes of pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from cifarlab.runs.model import load_trained
 
 
 def pictures_in(paths: Iterable[Path | str]) -> list[Path]:
-    """The picture files among `paths`; folders are searched, in order. Raises ConfigError for none."""
+    """List the picture files among `paths` and below its folders.
+
+    Raises:
+        ConfigError: A path does not exist, or there are no pictures.
+    """
     found: list[Path] = []
     known = suffixes()
     for path in map(Path, paths):
@@ -43,15 +47,15 @@ def predict(
 
     Args:
         run: The run's folder, or its best.pt.
-        pictures: As of `Classifier.predict`; a folder stands for all pictures below it.
-        top: How many classes of each picture.
+        pictures: Pictures that `Classifier.predict` accepts. A folder stands for all pictures below it.
+        top: Number of classes returned for each picture.
         device: auto, cpu, cuda or cuda:1.
-        image_size: Pixels a side at which the model sees them; None: the run's own.
-        imports: Python files or modules that register the run's own parts, where it has such.
+        image_size: Side length of the model's input in pixels. Default: the run's own.
+        imports: Python files or modules that register the run's custom parts.
 
     Raises:
-        ConfigError: If the run cannot be loaded, a picture cannot be read, a folder holds none, or the model
-            cannot take the size.
+        ConfigError: The run cannot be loaded, a picture cannot be read, a folder holds no pictures, or the
+            model cannot take the size.
 
     Example:
         >>> for found in cifarlab.predict("runs/demo/0", ["cat.jpg", "holiday/"]):

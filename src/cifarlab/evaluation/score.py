@@ -25,7 +25,7 @@ from cifarlab.runs.summary import ScoreAtSize
 from cifarlab.training.progress import OPTIMISTIC
 
 SPLITS = ("train", "val", "test")
-# How long a score waits for another process that writes to the same summary.
+# How long to wait for another process that writes to the same summary.
 SECONDS_TO_WAIT = 10.0
 
 
@@ -43,30 +43,30 @@ def evaluate(
 ) -> Scores:
     """Score the chosen model of a run on `train`, `val` or `test`.
 
-    Training does not read the test pictures, unless its recipe says so: this is the way to them. A test score
-    is written into the run's `summary.json`. Each opening is written to the ledger beside the runs. The
-    temperature is fitted on validation.
+    Training does not read the test pictures unless its recipe says so. This function is the way to score on
+    them. Each opening of the test pictures is recorded in the ledger beside the runs. A test score is written
+    to the run's `summary.json`. The temperature is fitted on validation.
 
     Args:
         run: The run, its folder, or its best.pt.
-        split: Which pictures.
+        split: The pictures to score: train, val or test.
         device: auto, cpu, cuda or cuda:1.
-        root: Where the data set lies, if not where the run found it.
-        image_size: Pixels a side that the model sees; None: the run's own. A test score at another size
-            stands under `by_image_size` of the summary.
-        tta: Score it with test-time augmentation, too: a name, or `{name: ..., option: ...}`, as on the
-            command line. Those scores stand under `tta`.
-        mean: Of the views' logits or probabilities.
-        reader: In whose name an opening is written to the ledger.
-        imports: Python files or modules that register the run's own parts, where it has such.
+        root: Folder of the data set. Default: the folder that the run read it from.
+        image_size: Side length of the model's input in pixels. Default: the run's own. A test score at
+            another size is written to `by_image_size` of the summary.
+        tta: Also score with this test-time augmentation: a name, or `{name: ..., option: ...}`, as on the
+            command line. Its scores are in the field `tta` of the result.
+        mean: Mean over the views: logits or probabilities.
+        reader: Name of the reader, recorded with an opening of the test pictures.
+        imports: Python files or modules that register the run's custom parts.
 
     Returns:
-        The scores. Where the train part cannot be read, a test score has a warning and no temperature.
+        The scores. If the training pictures cannot be read, a test score has a warning and no temperature.
 
     Raises:
-        ConfigError: If the run cannot be loaded, the data are not what it was trained on or hold no such
-            pictures, or the model cannot take the size.
-        Failure: If the ledger cannot be written (`cifarlab.core.errors`). The test pictures stay sealed.
+        ConfigError: The run cannot be loaded, its data have changed or lack such pictures, or the model
+            cannot take the size.
+        Failure: The ledger cannot be written (`cifarlab.core.errors`). The test pictures stay sealed.
 
     Example:
         >>> run = cifarlab.train("demo", {"train.epochs": 2})
@@ -129,7 +129,7 @@ class _Timed(Measured):
 
 
 def _timed(model: nn.Module, pictures: Split, val: Split | None, precision: Precision, size: int) -> _Timed:
-    """Score a model on pictures, at the temperature that fits it to `val`."""
+    """Score a model on pictures, with the temperature that is fitted to its logits on `val`."""
     logits, labels, pace = collect_outputs(model, pictures, precision, size)
     temperature = None
     if val is not None:
@@ -140,7 +140,11 @@ def _timed(model: nn.Module, pictures: Split, val: Split | None, precision: Prec
 
 
 def asked_image_size(trained: Trained, image_size: int | None) -> int:
-    """`image_size`, or the run's own. Raises ConfigError for a size that the model cannot take."""
+    """Return `image_size`, or by default the run's own.
+
+    Raises:
+        ConfigError: The model cannot take the size.
+    """
     saved = trained.saved
     if image_size is None or image_size == saved.image_size:
         return saved.image_size
@@ -149,10 +153,18 @@ def asked_image_size(trained: Trained, image_size: int | None) -> int:
 
 
 def _write_test_score(file: Path, top1: float, epoch: int, other_size: int | None) -> str | None:
-    """Put the score of a checkpoint into its run's summary; what keeps it out, if anything does.
+    """Write a checkpoint's test score to its run's summary.
 
-    other_size: where the pictures were not seen at the run's own. Whatever is wrong with the summary, the
-    pictures have been looked at: the score must reach whoever asked for it.
+    A damaged summary is not an error: the test pictures have been opened, so the caller must get the score.
+
+    Args:
+        file: The checkpoint.
+        top1: Accuracy on test.
+        epoch: Epoch of the checkpoint.
+        other_size: Side length of the scored pictures in pixels, if it is not the run's own.
+
+    Returns:
+        Why the score was not written; None if it was written.
     """
     run = Run(file.parent)
     if file.name != run.best_path.name or not run.summary_path.exists():

@@ -1,4 +1,4 @@
-"""What scoring returns: records of accuracies, calibration and cost."""
+"""Records of scoring: accuracies, calibration and cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifarlab.engine.scoring import scores
 
 
 class Measured(TypedDict):
-    """What logits and labels say, as `Scores` names it."""
+    """The values that are computed from logits and labels. Their names are those of `Scores`."""
 
     top1: float
     top5: float
@@ -25,12 +25,18 @@ class Measured(TypedDict):
 
 
 def measure(logits: Tensor, labels: Tensor, temperature: float | None) -> Measured:
-    """Score logits (N, C). temperature: fitted on validation; None: there are no such pictures."""
+    """Score logits (N, C).
+
+    Args:
+        logits: Logits (N, C).
+        labels: Labels (N,).
+        temperature: Divisor of the logits, fitted on validation. None if there are no validation pictures.
+    """
     return cast("Measured", {**scores(logits, labels), **calibration(logits, labels, temperature)})
 
 
 class Calibrated(Protocol):
-    """A record that says how well what was scored knows itself."""
+    """A record with calibration scores."""
 
     @property
     def nll(self) -> float: ...
@@ -45,7 +51,7 @@ class Calibrated(Protocol):
 
 
 class Augmentation(Record):
-    """A test-time augmentation; `pixels` and `scales` are options of those that have them."""
+    """A test-time augmentation. `pixels` and `scales` are options of some augmentations only."""
 
     name: str
     pixels: int | None = None
@@ -53,11 +59,11 @@ class Augmentation(Record):
 
 
 class AugmentedScores(Augmentation):
-    """The scores of a model that answers with the mean of what it says of several views.
+    """The scores of a model that averages its outputs over several views of a picture.
 
     Attributes:
-        mean: Of what, one of `tta.MEANS`.
-        forward_passes: How many views there are.
+        mean: Name of the mean, one of `tta.MEANS`.
+        forward_passes: Number of views.
     """
 
     mean: str
@@ -77,26 +83,26 @@ class Scores(Record):
     """The scores of a run's chosen model on a split.
 
     Attributes:
-        run: Its path, as it was given.
-        split: Which pictures were scored.
-        top1: Share of them whose label the model finds the most probable.
-        top5: Share whose label is among the five most probable.
+        run: Path of the run, as the user gave it.
+        split: The split that was scored.
+        top1: Share of pictures whose most probable class is their label.
+        top5: Share of pictures whose label is among the five most probable classes.
         loss: Mean cross-entropy.
         nll: Mean negative log-likelihood, in nats.
         ece: Expected calibration error.
-        temperature: Fitted on validation; None where no pictures were held out.
+        temperature: Divisor of the logits, fitted on validation. None if no pictures were held out.
         nll_calibrated: `nll` at that temperature.
         ece_calibrated: `ece` at that temperature.
-        forward_passes: A picture's.
-        images_per_second: The pace of scoring.
-        tta: The same with test-time augmentation, where that was asked for.
-        image_size: Pixels a side that the model saw.
-        pictures: How many were scored.
-        remark: What to say beside the accuracy, such as that it is optimistic; may be empty.
-        written: Whether the accuracy now stands in the run's summary.
-        not_written: What keeps a test score out of the summary, if anything does.
-        test_opened: How often the test pictures were looked at: for this `run`, and for all `runs` beside it.
-        warnings: A line each.
+        forward_passes: Forward passes for one picture.
+        images_per_second: Speed of scoring.
+        tta: Scores with test-time augmentation, if it was requested.
+        image_size: Side length of the model's input in pixels.
+        pictures: Number of scored pictures.
+        remark: A remark to print beside the accuracy, e.g. that it is optimistic. May be empty.
+        written: Whether the accuracy was written to the run's summary.
+        not_written: Why a test score was not written to the summary.
+        test_opened: Openings of the test pictures, for this `run` and for all `runs` beside it.
+        warnings: Warnings, one line each.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""A run's pictures, and the way to the sealed test set."""
+"""The pictures of a run, and access to the sealed test set."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from cifarlab.runs.model import Trained, refuse_other_classes
 
 @dataclass(frozen=True)
 class Opened:
-    """Pictures to score a run on, and warnings.
+    """The pictures to score a run on, and warnings.
 
-    learned: what it was trained and validated on; None where that cannot be read, and test can.
+    Attributes:
+        pictures: The pictures to score.
+        learned: The pictures that the run was trained and validated on. None if they cannot be read but the
+            test pictures can.
+        warnings: Warnings, one line each.
     """
 
     pictures: Split
@@ -28,12 +32,19 @@ class Opened:
 
 
 def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, alone: bool = False) -> Opened:
-    """What a run is scored on, its `train`, `val` or `test` pictures: the one way to test.
+    """Return a run's `train`, `val` or `test` pictures.
 
-    reader: in whose name an opening of test is written to the ledger. alone: test may be opened where train
-    cannot be read, as beside a checkpoint that was moved. Raises ConfigError, before an opening is written
-    down, where what can be read of the data is not what the run was trained on, their classes are not its
-    own, or there are no such pictures.
+    All scoring on test goes through this function. It checks the data before it records an opening.
+
+    Args:
+        run: Name of the run in messages.
+        trained: The loaded run.
+        split: The pictures to return: train, val or test.
+        reader: Name of the reader, recorded with an opening of the test pictures.
+        alone: Open test even if the training pictures cannot be read, e.g. for a checkpoint that was moved.
+
+    Raises:
+        ConfigError: The data or their classes differ from the run's, or there are no such pictures.
     """
     if split == "test":
         learned, warnings = _at_hand(run, trained) if alone else (read_splits(run, trained), ())
@@ -64,11 +75,11 @@ def read_splits(run: Path | str, trained: Trained) -> Splits:
 
 
 def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:
-    """As `read_splits`; None, and a warning, where there is nothing that can be read."""
+    """Return what `read_splits` returns; if the pictures cannot be read, None and a warning."""
     try:
         splits = load_splits(trained.saved.data, trained.saved.split_seed)
     except ConfigError as error:
-        # What is there and cannot be split as it was has changed.
+        # Training pictures that can be read but no longer split the same way have changed.
         if (train := _train_alone(trained)) is not None:
             _refuse_other_data(run, trained, {"train": train.fingerprint()}, train.classes)
         return None, (f"no temperature is fitted: {error}",)
@@ -83,8 +94,8 @@ def _train_alone(trained: Trained) -> Pictures | None:
 
 
 def _refuse_other_splits(run: Path | str, trained: Trained, splits: Splits) -> None:
-    # A validation part that is gone has changed, too: others, which were trained on, would stand in for it.
-    # One that is new would stand in for those that were held out.
+    # A missing or a new validation part is a change, too. Without the old part, training pictures would be
+    # used for validation; a new part would replace the pictures that were held out.
     none = dict.fromkeys(("train", "val"), "")
     _refuse_other_data(run, trained, none | splits.fingerprint, splits.classes)
 
@@ -95,7 +106,7 @@ def _refuse_other_data(
     data, fix = trained.saved.data, "; name the data that it was trained on with --root"
     here = f"the data set {data.root or data.dataset.name}"
     refuse_other_classes(run, trained.model.classes, classes[: data.classes], here=here, fix=fix)
-    # Few runs have read test.
+    # Most runs have no fingerprint of test.
     known = {"train": "", "val": "", "test": fingerprint.get("test")} | trained.fingerprint
     if changed := [part for part, found in fingerprint.items() if known[part] != found]:
         raise ConfigError(

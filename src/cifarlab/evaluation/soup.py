@@ -1,4 +1,4 @@
-"""Soups: one model whose weights are the mean of several runs'."""
+"""Soups: models whose weights are the mean of several runs' weights."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def make_soup(
     begun = time.monotonic()
     _refuse_to_overwrite(runs, soup, fresh)
     with soup.locked():
-        _refuse_to_overwrite(runs, soup, fresh)  # Another process may have made it.
+        _refuse_to_overwrite(runs, soup, fresh)  # Another process may have written the soup.
         members, splits = load_members(runs, device, root, imports=imports)
         _refuse_other_architectures(members)
         for member in members:
-            # The soup keeps the configuration of one of them. Raises before any work, and before anything is
-            # removed, if a part is missing.
+            # The soup keeps one run's configuration. A missing part must raise before any work is done and
+            # before anything is removed.
             _ = member.trained.saved.whole
         if splits.val is None:
             raise ConfigError(f"{runs[0]} has no validation pictures to choose on", ("data", "val"))
@@ -107,7 +107,7 @@ def _refuse_other_architectures(members: Sequence[Member]) -> None:
 
 
 def _difference(one: Classifier, other: Classifier) -> str | None:
-    """The first way in which weights or input differ in kind."""
+    """Return the first difference between the shapes of weights, or between normalisations."""
     ours, theirs = one.state_dict(), other.state_dict()
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         shapes = [tuple(state[name].shape) if name in state else "none" for state in (ours, theirs)]
@@ -122,7 +122,12 @@ def _difference(one: Classifier, other: Classifier) -> str | None:
 class SoupResult:
     """A soup.
 
-    first: its best ingredient. kept: how many there are. record: what became of each run, best first.
+    Attributes:
+        model: The soup's model.
+        first: The best ingredient.
+        scores: Validation scores of the soup.
+        kept: Number of ingredients in the soup.
+        record: The outcome of each run, the best run first.
     """
 
     model: Classifier
@@ -134,7 +139,7 @@ class SoupResult:
 
 def _cook(members: Sequence[Member], train: Split, val: Split) -> SoupResult:
     alone = [score_split(m.trained.model, val, m.precision, m.image_size) for m in members]
-    # Of equals the one that was named first.
+    # The sort is stable: of equal runs, the first named comes first.
     ranked = sorted(zip(members, alone, strict=True), key=lambda pair: -pair[1]["top1"])
     (first, best), others = ranked[0], ranked[1:]
     config = first.trained.saved
@@ -173,17 +178,25 @@ def _entry(
 def average_weights(
     model: Classifier, ingredients: Sequence[Weights], train: Split, batch_size: int, precision: Precision
 ) -> None:
-    """Give the model, in place, the mean of state dicts, and statistics of the clean training pictures.
+    """Set the model's weights to the mean of state dicts, in place.
 
-    Where the mean is the first ingredient, so are the statistics. What is not a floating-point number is the
-    first one's. The model is left in evaluation mode.
+    Batch norm statistics are estimated from unaugmented training pictures. If the mean equals the first
+    ingredient, its statistics are kept. Values that are not floating-point numbers are taken from the first
+    ingredient. The model is left in evaluation mode.
+
+    Args:
+        model: The model to change.
+        ingredients: State dicts of equal shapes.
+        train: The training pictures.
+        batch_size: Pictures in a batch.
+        precision: Precision of the forward passes.
     """
     model.load_state_dict(average(ingredients))
     if all(torch.equal(weights, ingredients[0][name]) for name, weights in model.named_parameters()):
         model.load_state_dict(ingredients[0])
         return
     norms = norms_in_training(model.train())
-    model.eval()  # Dropout would change what norms see.
+    model.eval()  # Dropout would change the inputs of the norms.
     for norm in norms:
         norm.train()
     if norms:
@@ -195,7 +208,7 @@ def average_weights(
 
 
 def average(states: Sequence[Weights]) -> Weights:
-    """The mean of state dicts of equal shapes, summed in float64; of integers the first one's."""
+    """Return the mean of state dicts, summed in float64; integers are taken from the first."""
 
     def mean(values: Sequence[Tensor]) -> Tensor:
         if not values[0].is_floating_point():
@@ -233,7 +246,7 @@ def _keep(run: Run, members: Sequence[Member], result: SoupResult, splits: Split
         val_top1=result.scores["top1"],
         test_top1=None,
         gap=train_top1 - result.scores["top1"],
-        # What it took to have it: its ingredients were trained.
+        # The total cost includes the training of the ingredients.
         seconds=own + sum(entry.seconds or 0 for entry in result.record),
         images_per_second=len(splits.train) / own,
         parameters=sum(p.numel() for p in model.parameters()),

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a model asked for several views of a picture, and its answers averaged."""
+"""Test-time augmentation: the mean of a model's outputs over several views of a picture."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cifarlab.core.registry import Registry, Spec
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import check_sizes
 
-# Each part: (B, 3, H, W) pictures, and the pixels a side at which the model would see them, to a list of
-# views: pictures and a size each.
+# Each part takes pictures (B, 3, H, W) and the side length in pixels at which the model would see them. It
+# returns a list of views: pictures and the side length of each.
 TTA = Registry("test-time augmentation")
 View = tuple[Tensor, int]
 
@@ -60,7 +60,7 @@ def sizes(
 
 
 def shift(images: Tensor, down: int, right: int) -> Tensor:
-    """(B, C, H, W) moved by whole pixels; what moves in is the reflection of what is there."""
+    """Move pictures (B, C, H, W) by whole pixels; the borders are filled by reflection."""
     rows, columns = (
         _reflected(torch.arange(length, device=images.device) - step, length)
         for length, step in zip(images.shape[-2:], (down, right), strict=True)
@@ -69,15 +69,16 @@ def shift(images: Tensor, down: int, right: int) -> Tensor:
 
 
 def _reflected(places: Tensor, length: int) -> Tensor:
-    """Where in 0 to length - 1 a place beyond lies, the edges being mirrors that are not repeated."""
+    """Map positions outside 0 to length - 1 into it by reflection; the edges are not repeated."""
     places = places.abs() % max(1, 2 * length - 2)
     return torch.minimum(places, 2 * length - 2 - places)
 
 
 def parse(text: str) -> Spec:
-    """A test-time augmentation from the command line: a name, or `{name: ..., option: ...}`.
+    """Read a test-time augmentation: a name, or `{name: ..., option: ...}`.
 
-    Raises ConfigError with the nearest right name.
+    Raises:
+        ConfigError: The augmentation or an option is unknown. The message suggests the nearest name.
     """
     try:
         return TTA.spec(parse_yaml(text, repr(text)))
@@ -86,12 +87,12 @@ def parse(text: str) -> Spec:
 
 
 def mean_of_logits(logits: Tensor) -> Tensor:
-    """(M, B, C) -> (B, C)."""
+    """Return the mean (B, C) of logits (M, B, C)."""
     return logits.mean(0)
 
 
 def mean_of_probabilities(logits: Tensor) -> Tensor:
-    """(M, B, C) -> (B, C): the logarithm of the mean of the probabilities."""
+    """Return the logarithm (B, C) of the mean probabilities of logits (M, B, C)."""
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
@@ -102,16 +103,24 @@ MEANS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def mean_called(name: str) -> Callable[[Tensor], Tensor]:
-    """One of MEANS. Raises ConfigError with the nearest right name."""
+    """Return one of MEANS by its name.
+
+    Raises:
+        ConfigError: The name is unknown. The message suggests the nearest name.
+    """
     if name not in MEANS:
         raise ConfigError(f"{name}: {unknown(name, MEANS)}", ("mean",))
     return MEANS[name]
 
 
 class Augmented(nn.Module):
-    """A classifier that answers for a picture with the mean of what it says of its views.
+    """A classifier that averages its outputs over several views of a picture.
 
-    passes: how many views there are. Raises ConfigError where the backbone cannot take a view's size.
+    Attributes:
+        passes: Number of views.
+
+    Raises:
+        ConfigError: The backbone cannot take the size of a view.
     """
 
     def __init__(self, model: Classifier, tta: Spec, size: int, backbone: str, *, mean: str = "logits"):
@@ -123,7 +132,12 @@ class Augmented(nn.Module):
         check_sizes(model, backbone, others, ("tta",))
 
     def forward(self, images: Tensor, size: int) -> Output:
-        """(B, 3, H, W) pictures, seen at about `size` pixels a side, to (B, C); the embedding is empty."""
+        """Return the mean output (B, C) for pictures (B, 3, H, W); its embedding is empty.
+
+        Args:
+            images: Pictures (B, 3, H, W).
+            size: Side length in pixels at which the model sees them. Some views are larger or smaller.
+        """
         views = ((view.to(memory_format=torch.channels_last), at) for view, at in self.views(images, size))
         logits = self.mean(torch.stack([self.model(view, at).logits.float() for view, at in views]))
         return Output(logits, logits[:, :0])
