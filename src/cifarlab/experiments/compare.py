@@ -1,4 +1,4 @@
-"""Recipes and runs beside each other: trained at the seeds that are missing, compared over all of them."""
+"""Comparison of recipes or runs over seeds. Missing runs are trained first."""
 
 from __future__ import annotations
 
@@ -28,17 +28,21 @@ from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.several_runs import Task, train_all
 
-# Where a run of another configuration has the name: these commands have no --name.
+# Advice if a name is taken by a run of another configuration: these commands have no --name.
 APART = "keep these runs apart with --runs another_folder"
-# What each name is compared with.
+# The name that each name is compared with.
 Against = Literal["first", "previous"]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: its name, the recipe behind it, its runs by seed.
+    """One side of a comparison.
 
-    configs: by seed, of runs that may have to be trained; empty where they are only read.
+    Attributes:
+        name: Name of the runs.
+        recipe: Name of the recipe.
+        runs: The runs by seed.
+        configs: Configurations by seed, of runs that may have to be trained. Empty if the runs are only read.
     """
 
     name: str
@@ -59,22 +63,22 @@ def run_comparison(
     imports: Sequence[Path | str] = (),
     against: Against = "first",
 ) -> Comparison:
-    """Train what is missing of recipes or runs, and compare them.
+    """Train the missing runs of recipes or names, and compare them.
 
     Args:
-        names: Two or more, each as `find_arm` takes it.
+        names: Two or more names that `find_arm` accepts.
         runs: Folder of all runs.
-        seeds: How many to train, where they are missing; None: the finished runs as they are.
-        overrides: Laid over each recipe; none without `seeds`.
-        metric: Which accuracy; test opens the sealed test set.
-        progress: Is told of the training.
-        at_once: As of `train_all`; 1 without `seeds`.
-        imports: As of `load`, for runs with parts of their own.
-        against: Which name the others are compared with.
+        seeds: Number of seeds to compare; missing runs are trained. None: compare the finished runs.
+        overrides: Overrides of each recipe. They need `seeds`.
+        metric: Accuracy to compare. test opens the sealed test set.
+        progress: Receives the progress of the training.
+        at_once: Number of runs that are trained at the same time. More than 1 needs `seeds`.
+        imports: Python files or modules that register the runs' custom parts.
+        against: The name that the others are compared with.
 
     Raises:
-        ConfigError: If there are fewer than two names, one is given twice, and as `find_arm`,
-            `train_missing` and `compare_arms` do.
+        ConfigError: There are fewer than two names, a name is given twice, or `find_arm`, `train_missing`
+            or `compare_arms` fails.
     """
     if len(names) < 2:
         raise ConfigError("compare needs two recipes or names of runs, or more")
@@ -89,7 +93,11 @@ def run_comparison(
 
 
 def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides: Sequence[str] = ()) -> Arm:
-    """The arm of a recipe under overrides at seeds 0 to `seeds` - 1, in `runs`/`name`. Raises ConfigError."""
+    """Return the arm of a recipe at seeds 0 to `seeds` - 1, with runs in `runs`/`name`.
+
+    Raises:
+        ConfigError: An override does not fit the recipe, or sets the seed.
+    """
     refuse_another_seed(seeds, overrides)
     configs = {seed: resolve(recipe, [*overrides, f"train.seed={seed}"]) for seed in range(seeds)}
     found = {
@@ -100,7 +108,7 @@ def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides:
 
 
 def refuse_another_seed(seeds: int, overrides: Sequence[str]) -> None:
-    """Raise ConfigError where an override gives the seed that each of `seeds` runs has of its own."""
+    """Raise ConfigError if an override sets the seed, which each of `seeds` runs sets itself."""
     for text in overrides:
         train = parse_override(text).get("train")
         if isinstance(train, Mapping) and "seed" in train:
@@ -115,12 +123,19 @@ def find_arm(
     overrides: Sequence[str] = (),
     imports: Sequence[Path | str] = (),
 ) -> Arm:
-    """The arm that a recipe's name, a recipe's file or the name of runs stands for.
+    """Find the arm of a recipe's name, a recipe's file, or the name of runs.
 
-    seeds: how many to train, where they are missing; None: the finished runs of that name as they are. A
-    name of runs that is no recipe's is trained at further seeds as its first one was. imports: as of `load`,
-    for runs with parts of their own, which are then scored too. Raises ConfigError for
-    a name without a recipe or runs, and for one whose finished runs are of several configurations.
+    Further seeds of a name that is no recipe are trained like its first run.
+
+    Args:
+        text: The name or file.
+        runs: Folder of all runs.
+        seeds: Number of seeds; missing runs are trained later. None: the finished runs of that name.
+        overrides: Overrides of the recipe.
+        imports: Python files or modules that register the runs' custom parts.
+
+    Raises:
+        ConfigError: The name has no recipe and no runs, or its finished runs have several configurations.
     """
     import_named(imports)
     is_file = text.endswith((".yaml", ".yml"))
@@ -154,7 +169,7 @@ def find_arm(
 
 
 def _name(text: str, runs: Path) -> str:
-    """The name of runs that `text` is, or is the folder of."""
+    """Return the name of runs that `text` names, or whose folder it is."""
     folder, above = (Path(spelled(Path(path).absolute().as_posix())) for path in (text, runs))
     is_below = folder.is_relative_to(above) and folder != above
     return folder.relative_to(above).as_posix() if is_below else run_name(text)
@@ -167,10 +182,18 @@ def _finished_seeds(folder: Path) -> list[int]:
 
 
 def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, at_once: int) -> None:
-    """Train every run that is not finished, and teachers first; seed by seed, so that a stop leaves pairs.
+    """Train all unfinished runs, and their teachers first.
 
-    at_once: as of `train_all`. Raises ConfigError before anything is trained where a run of another
-    configuration has the name.
+    Runs are trained seed by seed, so that an interrupted comparison has complete pairs.
+
+    Args:
+        arms: The sides of the comparison.
+        runs: Folder of all runs.
+        progress: Receives the progress of the training.
+        at_once: Number of runs that are trained at the same time.
+
+    Raises:
+        ConfigError: A folder holds a run of another configuration. Nothing has been trained then.
     """
     waiting = [(seed, arm) for arm in arms for seed in arm.configs]
     for seed, arm in waiting:
@@ -186,10 +209,13 @@ def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, a
 
 
 def compare_arms(arms: Sequence[Arm], metric: Metric, against: Against) -> Comparison:
-    """Every arm over its seeds, and its difference from the first arm, or from the one before it.
+    """Compare each arm with the first arm, or with the previous one.
 
-    Accuracies are fractions, their differences corrected for one another by Holm's method. `test` opens the
-    sealed test set for runs that have no test score yet. Raises ConfigError for a run without the score.
+    Accuracies are fractions. The p-values are corrected for several comparisons by Holm's method. The metric
+    `test` opens the sealed test set for runs without a test score.
+
+    Raises:
+        ConfigError: A run lacks the score.
     """
     scores = [
         {seed: _score(run, metric, arm.configs.get(seed)) for seed, run in arm.runs.items()} for arm in arms
@@ -247,10 +273,11 @@ def _row(
 
 
 def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
-    """By how much the best epoch's score flatters a run that chose its epoch on `metric`.
+    """Estimate by how much the score of the best epoch is too optimistic.
 
-    Chosen on test, with validation pictures beside: what the epoch that they would have chosen scores less.
-    Else an estimate from the curve itself (see `statistics.optimism`). None where the curve is too short.
+    If the epoch was chosen on test and validation scores exist: the test score of that epoch minus the test
+    score of the epoch that validation would choose. Otherwise an estimate from the curve, see
+    `statistics.optimism`. None if the curve is too short.
     """
     rows = [row for row in read_log(run.metrics_path) if f"{metric}/top1" in row]
     scores = [row[f"{metric}/top1"] for row in rows]

@@ -1,4 +1,4 @@
-"""A ladder of recipes, each a change to the one below, and what is lost where its top does without one."""
+"""Ladders of recipes: what each change adds, and what its removal from the top costs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.wording import described
 from cifarlab.training.progress import TrainingProgress
 
-# A value that a configuration does not hold.
+# Marks a key that a configuration does not hold.
 ABSENT = object()
 Value = TypeVar("Value")
 
@@ -43,12 +43,24 @@ def run_ladder(
     *,
     imports: Sequence[Path | str] = (),
 ) -> Comparison | LadderComparison:
-    """Train the recipes whose names begin with `prefix`, in order, and compare each with the one below it.
+    """Train the recipes of a ladder, and compare each with the one below it.
 
-    seeds: how many to train where they are missing; None: the finished runs as they are. drop_one: beside
-    that, train the top again without each rung's change, and compare the top with each of those. at_once: as
-    of `train_all`. imports: as of `load`. Returns the rungs, with drop_one a `LadderComparison` of them.
-    Raises ConfigError for fewer than two recipes.
+    Args:
+        prefix: Prefix of the recipes' names. Their order is that of `recipe_names`.
+        runs: Folder of all runs.
+        seeds: Number of seeds; missing runs are trained. None: compare the finished runs.
+        overrides: Overrides of each recipe.
+        metric: Accuracy to compare.
+        drop_one: Also train the top without each rung's change, and compare the top with each of these.
+        progress: Receives the progress of the training.
+        at_once: Number of runs that are trained at the same time.
+        imports: Python files or modules that register the runs' custom parts.
+
+    Returns:
+        The comparison of the rungs; with `drop_one` a `LadderComparison`.
+
+    Raises:
+        ConfigError: Fewer than two recipes have the prefix, or an option does not fit.
     """
     refuse_idle_overrides(overrides, seeds)
     refuse_idle_at_once(at_once, seeds)
@@ -73,7 +85,7 @@ def run_ladder(
 
 
 def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows of what was left out, each with the difference from it to the top, the first of `scored`."""
+    """Return the rows of `scored` after the first, each with the top's difference from it."""
     top, *others = [by_seed(row) for row in scored] or [{}]
     without = scored[1:]
     records = described([difference(top, other) for other in others], against=[row.name for row in without])
@@ -83,7 +95,7 @@ def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def _left_out(
     rungs: Sequence[Arm], runs: Path, seeds: int | None, overrides: Sequence[str]
 ) -> tuple[dict[str, Arm], dict[str, str]]:
-    """By rung: the top without its change, as an arm; and why some changes cannot be left out."""
+    """Return the top without each rung's change, and why some changes cannot be left out, by rung."""
     plain = [resolve(read_recipe(rung.name), overrides).dump() for rung in rungs]
     top = read_recipe(rungs[-1].name)
     arms, kept = {}, {}
@@ -98,15 +110,23 @@ def _left_out(
             )
         except ConfigError as error:
             kept[rung.name] = str(error)
-    # Without its own change the top is the rung below it.
+    # The top without its own change is the rung below it.
     return {**arms, rungs[-1].name: rungs[-2]}, kept
 
 
 def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved configuration `top` with each key that `rung` changed as it was `below` it.
+    """Return the configuration `top` without the change between `below` and `rung`.
 
-    A label that `rung` removed or moved goes back to its place among the labels of `below`. Raises
-    ConfigError where the rung changed nothing, or `top` no longer holds what it changed.
+    Each key that the rung changed gets its value in `below`. A label that the rung removed or moved returns
+    to its place among the labels of `below`.
+
+    Args:
+        top: Resolved configuration of the top.
+        below: Resolved configuration below the rung.
+        rung: Resolved configuration of the rung.
+
+    Raises:
+        ConfigError: The rung changes nothing, or `top` no longer holds the rung's change.
     """
     changed = differences(below, rung)
     if not changed:
@@ -134,20 +154,20 @@ def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, An
 
 
 def _is_moved_again(below: Collection[str], rung: Collection[str], top: Any) -> bool:
-    """Tell whether `top` holds the labels that `rung` moved in another order than `rung`."""
+    """Tell whether `top` orders the labels that `rung` moved differently from `rung`."""
     moved = [label for label in rung if label in below]
     return not isinstance(top, Mapping) or [label for label in top if label in moved] != moved
 
 
 def _sort(section: dict[str, Value], labels: Sequence[str]) -> None:
-    """Bring those of `labels` that `section` holds into their order; other keys keep their places."""
+    """Sort those keys of `section` that are in `labels` by `labels`; other keys keep their places."""
     sorted_labels = iter([label for label in labels if label in section])
     keys = [next(sorted_labels) if key in labels else key for key in section]
     _rearrange(section, keys)
 
 
 def _insert(section: dict[str, Value], label: str, value: Value, labels: Sequence[str]) -> None:
-    """Add `label` to `section`, next to its neighbour in `labels`: behind the one before it, if any."""
+    """Add `label` to `section`, after its predecessor in `labels`, or else before its successor."""
     keys, at = list(section), labels.index(label)
     section[label] = value
     earlier = next((key for key in reversed(labels[:at]) if key in keys), None)

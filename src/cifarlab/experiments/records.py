@@ -1,4 +1,4 @@
-"""What comparisons, ladders and reproductions find, as it leaves the process."""
+"""Records of comparisons, ladders and reproductions, as they are written in JSON."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from cifarlab.core.records import Record
 
 Metric = Literal["val", "test"]
 Budget = Literal["short", "whole"]
-# The two ways in which the tutorial's experiments are trained.
+# The two ways to train the tutorial's experiments.
 SideName = Literal["as_run", "corrected"]
 
 
 class JudgedDifference(Record):
-    """The mean of one name's scores less that of another, and what the seeds show of it.
+    """The difference between two names' mean scores, and its significance over seeds.
 
-    Accuracies are fractions. Values that one seed cannot tell are None.
+    Accuracies are fractions. Values that cannot be computed from one seed are None.
 
     Attributes:
-        against: The other name, in JSON `from`; not set where it stands elsewhere.
+        against: The name that is subtracted, in JSON `from`. Not set if the context names it.
         paired: Whether the scores are compared seed by seed.
-        seeds: Pairs, or the fewer of two sets that share no seeds.
-        mean: The difference itself.
+        seeds: Number of pairs; without pairs, the smaller number of seeds.
+        mean: The difference.
         low: Lower end of its 95 % interval.
         high: Upper end of its 95 % interval.
-        p: Of there being no difference.
-        p_holm: The same, corrected for the number of comparisons.
+        p: The p-value of no difference.
+        p_holm: The p-value, corrected for the number of comparisons.
         shown: Whether the seeds show a difference.
-        smallest: The smallest difference that so many seeds would show.
-        more_seeds: How many more seeds would settle it; None: over 1,000, or unknown.
-        verdict: In words.
+        smallest: The smallest difference that this number of seeds would show.
+        more_seeds: Number of further seeds that would settle it. None: over 1,000, or unknown.
+        verdict: The verdict in words.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -51,22 +51,22 @@ class JudgedDifference(Record):
 
 
 class ComparisonRow(Record):
-    """One name of a comparison over its seeds.
+    """A name of a comparison, over its seeds.
 
     Attributes:
-        name: Of the runs.
-        recipe: That they were trained by.
-        chosen_on: What chose their epochs.
-        seeds: In the order of `scores`.
+        name: Name of the runs.
+        recipe: Name of the recipe that trained them.
+        chosen_on: Splits that chose their epochs.
+        seeds: Seeds in the order of `scores`.
         scores: Accuracies, as fractions.
         n: Number of seeds.
-        mean: Of the scores.
-        sd: Their standard deviation; None of one seed.
-        low: Lower end of the mean's 95 % interval; None of one seed.
-        high: Upper end of the mean's 95 % interval; None of one seed.
-        optimism: By how much the choice of the best epoch flatters; None where that is not known.
-        minutes: Mean of a run's.
-        difference: From the name that this one is compared with; None for the first.
+        mean: Mean of the scores.
+        sd: Standard deviation of the scores. None for one seed.
+        low: Lower end of the mean's 95 % interval. None for one seed.
+        high: Upper end of the mean's 95 % interval. None for one seed.
+        optimism: Bias of the scores by the choice of the best epoch. None if unknown.
+        minutes: Mean duration of a run.
+        difference: Difference from the name that this one is compared with. None for the first.
     """
 
     name: str
@@ -85,13 +85,13 @@ class ComparisonRow(Record):
 
 
 class Comparison(Record):
-    """Names beside each other.
+    """A comparison of names.
 
     Attributes:
-        metric: Which accuracy is compared.
-        arms: A row a name, in the order in which they were given.
-        notes: What makes the names less alike than they look, a line each.
-        test_opened: How often the test set was opened for the runs of this folder.
+        metric: The accuracy that is compared.
+        arms: One row for each name, in the order in which the user gave them.
+        notes: Reasons why the names are not fully comparable, one line each.
+        test_opened: Openings of the test set for the runs of this folder.
     """
 
     metric: Metric
@@ -101,20 +101,20 @@ class Comparison(Record):
 
 
 class LeftOut(Record):
-    """A rung of a ladder whose change the top is to do without."""
+    """A rung of a ladder whose change is left out of the top."""
 
     left_out: str
 
 
 class KeptChange(LeftOut):
-    """A change that cannot be left out, and why."""
+    """A change that cannot be left out, and the reason."""
 
     kept: str
 
 
-# The bases in this order: the fields of the last come first.
+# The fields of the last base class come first.
 class DroppedChange(ComparisonRow, LeftOut):
-    """The top without a change; the difference is that of the whole top from it."""
+    """The top without a change. `difference` is that of the whole top from this one."""
 
 
 class LadderComparison(Comparison):
@@ -124,7 +124,7 @@ class LadderComparison(Comparison):
 
 
 class ReproducedSide(Record):
-    """An experiment of the tutorial, trained in one way; its values are those of `ComparisonRow`."""
+    """An experiment of the tutorial, trained in one way. Its values are those of `ComparisonRow`."""
 
     mean: float
     sd: float | None
@@ -142,13 +142,13 @@ class ReproducedRow(Record):
     """An experiment of the tutorial: as published, as its code runs, and corrected.
 
     Attributes:
-        name: Of the corrected runs.
+        name: Name of the corrected runs.
         what: What the experiment changes.
-        published: Accuracy on test, as a fraction.
-        as_run: As the published code does it; None where it was not measured.
-        corrected: Without that code's defects; None where it was not measured.
-        missing: By side, why it was not measured.
-        difference: What the correction makes; None where a side is missing.
+        published: Published accuracy on test, as a fraction.
+        as_run: Scores with the published code's procedure. None if it was not measured.
+        corrected: Scores without that code's defects. None if it was not measured.
+        missing: Reason why a side was not measured, by side.
+        difference: Difference of `corrected` from `as_run`. None if a side is missing.
     """
 
     name: str
@@ -161,20 +161,20 @@ class ReproducedRow(Record):
 
     @property
     def sides(self) -> dict[SideName, ReproducedSide | None]:
-        """Both sides by name, the published code's first."""
+        """Return both sides by name, `as_run` first."""
         return {"as_run": self.as_run, "corrected": self.corrected}
 
 
 class Lesson(Record):
-    """An experiment less the one that it builds on.
+    """The difference of an experiment from the one that it builds on.
 
     Attributes:
-        name: Of the experiment.
-        what: What it changes.
-        builds_on: The other experiment, in JSON `from`.
+        name: Name of the experiment.
+        what: What the experiment changes.
+        builds_on: Name of the other experiment, in JSON `from`.
         published: The published difference, as a fraction.
-        as_run: None where it was not measured.
-        corrected: None where it was not measured.
+        as_run: The difference with the published code's procedure. None if it was not measured.
+        corrected: The difference without that code's defects. None if it was not measured.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -188,12 +188,12 @@ class Lesson(Record):
 
     @property
     def sides(self) -> dict[SideName, JudgedDifference | None]:
-        """Both sides by name, the published code's first."""
+        """Return both sides by name, `as_run` first."""
         return {"as_run": self.as_run, "corrected": self.corrected}
 
 
 class StandIn(Record):
-    """The run whose weights stand in for ImageNet's."""
+    """The run whose weights replace ImageNet's."""
 
     recipe: str
     epochs: int
@@ -202,7 +202,7 @@ class StandIn(Record):
 
 
 class MeasuredOn(Record):
-    """What a reproduction ran on, as the first run's `env.json` says."""
+    """The machine and software of a reproduction, from the first run's `env.json`."""
 
     hardware: dict[str, str | int | None]
     versions: dict[str, str]
@@ -212,17 +212,17 @@ class MeasuredOn(Record):
 
 
 class Reproduction(Record):
-    """The tutorial's table again.
+    """A reproduction of the tutorial's table.
 
     Attributes:
-        budget: At which it was trained.
-        pictures: How many training pictures; None: all.
-        epochs: Of a run.
-        overrides: Beside those of the budget.
-        start: What stands in for ImageNet's weights, if anything does.
-        rows: An experiment each, in the tutorial's order.
-        lessons: What the tutorial concludes.
-        env: What it ran on.
+        budget: The training budget.
+        pictures: Number of training pictures. None: all.
+        epochs: Epochs of a run.
+        overrides: Overrides in addition to those of the budget.
+        start: The run whose weights replace ImageNet's, if any.
+        rows: One row for each experiment, in the tutorial's order.
+        lessons: The conclusions of the tutorial.
+        env: The machine and software.
     """
 
     budget: Budget

@@ -1,4 +1,4 @@
-"""Training once more on all pictures, those that validated included, for as long as they said."""
+"""Refits: a finished run trained again on all training pictures, validation pictures included."""
 
 from __future__ import annotations
 
@@ -24,13 +24,24 @@ def refit(
     progress: TrainingProgress | None = None,
     imports: Sequence[Path | str] = (),
 ) -> tuple[Run, Summary]:
-    """Train a finished run's configuration on all training pictures up to its chosen epoch: (run, summary).
+    """Train a finished run's configuration on all training pictures, up to its chosen epoch.
 
-    The schedule still spans the run's whole length and is cut at that epoch, as it was where the epoch was
-    chosen: a learning rate that had further to fall is one that was validated so. name: of the new run;
-    default: the old one's and `_refit`. Nothing is left to validate on: only the test set can tell what came
-    of it. imports: as of `load`. Raises ConfigError for a run that is not finished, chose on test, or held no
-    training pictures out, and where its data are others by now.
+    The schedule still spans the run's whole length and is cut at the chosen epoch. So the learning rate at
+    each epoch is the one that was validated. No validation pictures are left: only the test set can measure
+    the result.
+
+    Args:
+        folder: Folder of the finished run.
+        name: Name of the new run. Default: the old name followed by `_refit`.
+        progress: Receives the progress of the training.
+        imports: Python files or modules that register the run's custom parts.
+
+    Returns:
+        The new run and its summary.
+
+    Raises:
+        ConfigError: The run is not finished, chose its epoch on test, or held no training pictures out; or
+            its data have changed.
     """
     run = recorded_run(folder)
     new_name = run_name(f"{run.name}_refit" if name is None else name)
@@ -45,7 +56,7 @@ def refit(
         raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
     if plain["data"].get("limit") is not None:
         raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
-    # Raises where they are not what it was trained on.
+    # Raises if the data have changed since the training.
     read_splits(run.folder, load_trained(run.folder, imports=imports))
     recipe = saved_recipe(run, imports=imports)
     kept = ["data.val=0", "train.select=last", "train.patience=null", f"train.stop={summary.chosen_epoch}"]

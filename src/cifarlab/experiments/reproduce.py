@@ -1,4 +1,4 @@
-"""The tutorial's table again: as published, as its code runs, and corrected, each over seeds."""
+"""Reproduction of the tutorial's table: as published, as its code runs, and corrected, over seeds."""
 
 from __future__ import annotations
 
@@ -32,16 +32,22 @@ from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.several_runs import Task, train_all
 
-# What a processor does in minutes a run: a fifth of the pictures, which a ResNet-18 then knows by heart in a
-# tenth of the epochs, as it does all of them in the published 200.
+# A budget of minutes per run on a CPU. A ResNet-18 memorizes this fifth of the pictures in 20 epochs, as
+# it memorizes all of them in the published 200.
 SHORT = ("data.limit=10000", "train.epochs=20")
-# Pixels a side beyond which even that takes hours.
+# Largest side length in pixels of the short budget: larger pictures would still take hours.
 LARGEST_SHORT = 64
 
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment of the tutorial. arms: `as_run` and `corrected`; missing: why one has no figure."""
+    """An experiment of the tutorial.
+
+    Attributes:
+        experiment: The experiment.
+        arms: The runs of each side.
+        missing: Reason why a side has no scores, by side.
+    """
 
     experiment: Experiment
     arms: dict[SideName, Arm]
@@ -62,13 +68,23 @@ def reproduce(
     progress: TrainingProgress,
     at_once: int,
 ) -> Reproduction:
-    """Train what is missing of the tutorial's experiments, as run and corrected, and set all side by side.
+    """Train the missing runs of the tutorial's experiments, and compare both sides with the published.
 
-    only: names of `experiments`; none for all. start: a run whose weights stand in for ImageNet's, where its
-    backbone is an experiment's. at_once: as of `train_all`. What cannot be trained here is in the result with
-    the reason. Accuracies are those on test, which is opened for the corrected runs, and was at every epoch
-    for those as run. Raises ConfigError for an unknown name, an override that does not fit, and runs of
-    another configuration.
+    Experiments that cannot be trained here are in the result, with the reason. Accuracies are those on test.
+    Test is opened once for corrected runs; runs as published are scored on it at every epoch.
+
+    Args:
+        runs: Folder of all runs.
+        seeds: Number of seeds.
+        budget: The training budget.
+        overrides: Overrides of each experiment, after those of the budget.
+        only: Names of `experiments`. Empty: all of them.
+        start: A run whose weights replace ImageNet's in experiments with its backbone.
+        progress: Receives the progress of the training.
+        at_once: Number of runs that are trained at the same time.
+
+    Raises:
+        ConfigError: A name is unknown, an override does not fit, or a run has another configuration.
     """
     rows = [_row(experiment, runs, seeds, budget, overrides, start) for experiment in _chosen(only)]
     _train(rows, runs, progress, at_once)
@@ -124,7 +140,7 @@ def _row(
 
 
 def _start_words(setting: Setting, start: Path | None) -> list[str]:
-    """Overrides that replace ImageNet's weights by those of the run `start`, if their backbones agree."""
+    """Return overrides that replace ImageNet's weights by those of `start`, if the backbones agree."""
     if start is None:
         return []
     own = setting.config().dump()["model"]["backbone"]
@@ -147,21 +163,21 @@ def _too_long(config: Config) -> str | None:
 
 
 def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once: int) -> None:
-    """Train what is missing, seed by seed; what cannot be trained is noted in its row and left."""
+    """Train the missing runs, seed by seed; the rows note those that cannot be trained."""
     waiting = list(_waiting(rows))
     for _, _, config, run in waiting:
         run.refuse_other(config, APART)
     sides: dict[Path, tuple[Row, SideName]] = {run.folder: (row, side) for row, side, _, run in waiting}
 
     def leave_out(task: Task, error: ConfigError) -> None:
-        # Weights that cannot be fetched: the other rows do not need them.
+        # E.g. weights that cannot be downloaded. Other rows do not need them.
         row, side = sides[task.run.folder]
         if side not in row.missing:
             row.missing[side], _, fix = str(error).partition("; ")
             progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
-        """What is missing of the runs that learn from a teacher or do not, each when its teacher is there."""
+        """Yield the missing runs with or without a teacher, each once its teacher is trained."""
         for row, side, config, run in waiting:
             if bool(config.lessons) not in learns or side in row.missing or run.summary() is not None:
                 continue
@@ -175,7 +191,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
     if at_once == 1:
         train_all(taught((False, True)), at_once, progress, left_out=leave_out)
         return
-    # Teachers are trained in this process, and may be among the runs that need none: those come first.
+    # Teachers are trained in this process, and may be among the runs without a teacher. So these come first.
     train_all(taught([False]), at_once, progress, left_out=leave_out)
     train_all(list(taught([True])), at_once, progress, left_out=leave_out)
 
@@ -190,7 +206,7 @@ def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, SideName, Config, Run]]
 
 
 def _figures(row: Row, scored: Mapping[str, ComparisonRow]) -> ReproducedRow:
-    """A row of the table: what was published, and either side's figures, or None with the reason."""
+    """Return a row of the table: the published accuracy and the scores of both sides."""
     experiment = row.experiment
     sides = {side: _side(scored[arm.name]) for side, arm in row.arms.items() if side not in row.missing}
     return ReproducedRow(
@@ -222,7 +238,7 @@ def _side(row: ComparisonRow) -> ReproducedSide:
 def _judged(
     pairs: Sequence[tuple[ReproducedSide | None, ReproducedSide | None]],
 ) -> list[JudgedDifference | None]:
-    """The difference of each pair, p corrected for all of them; None where a side was not measured."""
+    """Return the difference of each pair, with p corrected for all; None if a side is missing."""
     measured = {
         i: difference(by_seed(ours), by_seed(others))
         for i, (ours, others) in enumerate(pairs)
@@ -233,13 +249,13 @@ def _judged(
 
 
 def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
-    """Each row with the difference that its correction makes, p corrected for all of them."""
+    """Add the difference between the sides to each row, with p corrected for all."""
     found = _judged([(row.corrected, row.as_run) for row in table])
     return [row.changed(difference=one) for row, one in zip(table, found, strict=True)]
 
 
 def _lessons(table: Sequence[ReproducedRow]) -> list[Lesson]:
-    """What the tutorial concludes: each experiment less the one it builds on, on all three sides."""
+    """Return the difference of each experiment from the one it builds on, on all three sides."""
     rows, known = {row.name: row for row in table}, experiments()
     pairs = [(row, rows[base]) for row in table if (base := known[row.name].builds_on) in rows]
     as_run = _judged([(row.as_run, base.as_run) for row, base in pairs])
@@ -262,7 +278,7 @@ def _less(ours: float | None, other: float | None) -> float | None:
 
 
 def _described_start(start: Path | None) -> StandIn | None:
-    """What the weights in place of ImageNet's were trained on, and for how long."""
+    """Describe the training of the weights that replace ImageNet's."""
     if start is None:
         return None
     run = Run(start)

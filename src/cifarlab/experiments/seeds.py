@@ -1,4 +1,4 @@
-"""Tell whether runs of one name are seeds of one experiment."""
+"""Checks that the runs of one name are seeds of one experiment."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from cifarlab.runs.folder import Run
 
 
 def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> dict[str, tuple[Any, Any]]:
-    """Find what two saved configurations differ in, beside their seeds and places.
+    """Return the differences between two saved configurations, without seeds and paths.
 
-    Defaults that an older version did not save are filled in, where this version can read both. Returns
-    {dotted key: (value of `first`, value of `other`)}, as `differences` does.
+    If this version can read both, defaults that an older version did not save are filled in first.
+
+    Returns:
+        {dotted key: (value of `first`, value of `other`)}, as `differences` returns it.
     """
     found = differences(_experiment(first), _experiment(other))
     if not found:
@@ -25,13 +27,13 @@ def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> 
     import_builtin_parts()
     try:
         one, two = (build_config(order(plain)).dump() for plain in (first, other))
-    except ConfigError:  # One of their parts is not registered here.
+    except ConfigError:  # A part of a configuration is not registered here.
         return found
     return differences(_experiment(one), _experiment(two))
 
 
 def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
-    """Raise ConfigError where the runs of one name, by seed, are not seeds of one experiment."""
+    """Raise ConfigError if the runs of one name, by seed, are not seeds of one experiment."""
     (first, reference), *others = runs.items()
     for seed, run in others:
         if changed := seed_differences(reference.plain_config(), run.plain_config()):
@@ -44,7 +46,7 @@ def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
 
 
 def _experiment(plain: Mapping[str, Plain]) -> dict[str, Plain]:
-    """The configuration without its places and its seed."""
+    """Return the configuration without its paths and its seed."""
     plain = without_places(dict(plain))
     plain["train"].pop("seed", None)
     return plain

@@ -1,4 +1,4 @@
-"""Scores over seeds: intervals, differences, what a number of seeds can show. Distributions are scipy's."""
+"""Statistics of scores over seeds: intervals, differences, power. Distributions are scipy's."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SIGNIFICANCE = 0.05
 POWER = 0.8
 BOOTSTRAP_FROM = 10
 RESAMPLES = 9999
-# More seeds than anyone would train.
+# The search for a sufficient number of seeds ends here.
 MOST_SEEDS = 1000
-# Differences that spread less than this differ by rounding alone: nothing can be judged by them.
+# A smaller standard deviation is rounding error, and no difference is judged by it.
 ROUNDING = 1e-9
-# Epochs around the chosen one that say where the curve runs.
+# Number of epochs around the chosen one that the curve is fitted to.
 NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over n seeds, standard deviation, 95 % interval; nan where one seed tells nothing of them."""
+    """Mean over n seeds, standard deviation and 95 % interval. All but the mean are nan for one seed."""
 
     n: int
     mean: Any
@@ -37,11 +37,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of one set of scores less that of another, its 95 % interval, and p of there being none.
+    """The difference between the means of two sets of scores.
 
-    seeds: pairs, or the fewer of two sets that share no seeds. error: the mean's standard error, with
-    `freedom` degrees of freedom. spread: the standard deviation that a further seed of both adds. low, high,
-    p, error, freedom and spread are nan where there is one seed only.
+    low, high, p, error, freedom and spread are nan for one seed.
+
+    Attributes:
+        paired: Whether the scores were compared seed by seed.
+        seeds: Number of pairs; without pairs, the smaller number of seeds.
+        mean: The difference.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        p: The p-value of no difference.
+        error: Standard error of the mean.
+        freedom: Degrees of freedom of `error`.
+        spread: Standard deviation of the difference between single seeds of the two sets.
     """
 
     paired: bool
@@ -64,17 +73,24 @@ class Difference:
         return (p < SIGNIFICANCE) & ((self.low > 0) | (self.high < 0))
 
     def smallest(self, comparisons: int = 1) -> float:
-        """The true difference that so many seeds would show with probability 0.8.
+        """Return the true difference that this number of seeds shows with probability 0.8.
 
-        comparisons: among how many this is one; each is then tested at its share of 5 %, the strictest step
-        of Holm's correction.
+        Args:
+            comparisons: Number of comparisons. Each is tested at its share of the significance level of 5 %,
+                the strictest step of Holm's correction.
         """
         if math.isnan(self.freedom):
             return math.nan
         return self.error * _noncentrality(self.freedom, SIGNIFICANCE / comparisons)
 
     def more_seeds(self, comparisons: int = 1) -> int | None:
-        """How many more seeds would show this mean with probability 0.8; None: over 1,000, or unknown."""
+        """Return how many more seeds would show this mean with probability 0.8.
+
+        None: over 1,000, or unknown.
+
+        Args:
+            comparisons: Number of comparisons, as for `smallest`.
+        """
         if not self.spread > ROUNDING:
             return None
         seeds = np.arange(self.seeds + 1, MOST_SEEDS + 1)
@@ -84,7 +100,7 @@ class Difference:
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """Of values (..., n), one a seed, over the last axis."""
+    """Estimate the mean of values (..., n) over the last axis, the seeds."""
     values = np.asarray(values, dtype=np.float64)
     n, mean = values.shape[-1], values.mean(-1)
     if n == 1:
@@ -94,7 +110,7 @@ def estimate(values: ArrayLike) -> Estimate:
 
 
 def paired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
-    """Of scores (..., n), seed by seed: Student's test of their differences."""
+    """Compare scores (..., n) seed by seed, by Student's test of their differences."""
     differences = np.asarray(ours, dtype=np.float64) - np.asarray(others, dtype=np.float64)
     found = estimate(differences)
     n = found.n
@@ -108,12 +124,12 @@ def paired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
 
 
 def unpaired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
-    """Of scores (..., n) and (..., m), n and m at least 2, by Welch's test (1947), at any number of seeds."""
+    """Compare scores (..., n) and (..., m) by Welch's test (1947); n and m are at least 2."""
     ours, others = np.asarray(ours, dtype=np.float64), np.asarray(others, dtype=np.float64)
     sizes = ours.shape[-1], others.shape[-1]
     variances = ours.var(-1, ddof=1), others.var(-1, ddof=1)
     shares = [variance / n for variance, n in zip(variances, sizes, strict=True)]
-    # Without any spread the formula is 0 / 0.
+    # The added terms avoid 0 / 0 if the scores have no variance.
     tiny = ROUNDING**2
     freedom = (sum(shares) + tiny) ** 2 / sum(
         (share + tiny / 2) ** 2 / (n - 1) for share, n in zip(shares, sizes, strict=True)
@@ -128,9 +144,10 @@ def unpaired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
 
 
 def difference(ours: Mapping[int, float], others: Mapping[int, float]) -> Difference:
-    """Of scores by seed: paired over the seeds that both have, unpaired where they share fewer than two.
+    """Compare scores by seed: paired if they share seeds, else unpaired.
 
-    To pair runs that share a seed is right whether or not it makes them alike: at worst it costs degrees of
+    Pairs are the seeds that both have. Scores that share fewer than two seeds are compared unpaired if both
+    have several. Pairing is valid even if the scores of a seed are uncorrelated: it only costs degrees of
     freedom.
     """
     common = sorted(ours.keys() & others.keys())
@@ -148,10 +165,10 @@ def _mean(scores: Mapping[int, float]) -> float:
 
 
 def _interval(values: np.ndarray) -> tuple[Any, Any]:
-    """The mean's 95 % interval: Student's below 10 seeds, from there on an expanded percentile bootstrap.
+    """Return the mean's 95 % interval: Student's below 10 seeds, else an expanded percentile bootstrap.
 
     The plain percentile and BCa intervals of 10 values cover 90 %, not 95. Hesterberg (2015, "What teachers
-    should know about the bootstrap") widens the percentiles by what Student's t is wider than the normal.
+    should know about the bootstrap") widens the percentiles by the ratio of Student's t to the normal.
     """
     n = values.shape[-1]
     quantile = stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
@@ -167,30 +184,36 @@ def _interval(values: np.ndarray) -> tuple[Any, Any]:
 
 
 def _p(mean: Any, error: Any, freedom: Any) -> Any:
-    """Of Student's two-sided test; 1 where there is no spread to judge by."""
+    """Return p of Student's two-sided test; 1 if the scores have no variance."""
     known = error > ROUNDING
     t = np.divide(np.abs(mean), error, out=np.zeros_like(np.asarray(mean)), where=known)
     return 2 * stats.t.sf(t, freedom)
 
 
 def power(noncentrality: Any, freedom: Any, significance: float = SIGNIFICANCE) -> Any:
-    """The probability that a two-sided t test shows a difference of so many standard errors."""
-    # The square of a noncentral t is a noncentral F, whose single tail scipy computes where t's other tail is
-    # too small for it; at 0 itself it cannot.
+    """Return the probability that a two-sided t test shows a difference.
+
+    Args:
+        noncentrality: The difference in standard errors.
+        freedom: Degrees of freedom.
+        significance: Significance level.
+    """
+    # The square of a noncentral t is a noncentral F. Its single tail is computed by scipy even if t's other
+    # tail is too small. scipy cannot compute it at a noncentrality of 0.
     critical = stats.f.isf(significance, 1, freedom)
     return stats.ncf.sf(critical, 1, freedom, np.maximum(noncentrality, 1e-6) ** 2)
 
 
 @cache
 def _noncentrality(freedom: float, significance: float) -> float:
-    """How many standard errors are shown with probability 0.8."""
+    """Return the difference, in standard errors, that is shown with probability 0.8."""
     critical = float(stats.t.ppf(1 - significance / 2, freedom))
     found = optimize.brentq(lambda errors: power(errors, freedom, significance) - POWER, 0, 5 * critical + 5)
     return cast("float", found)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P corrected for there being several (Holm 1979): the chance of any false finding stays at 5 %."""
+    """Correct p-values for multiple testing (Holm 1979): the chance of any false finding stays at 5 %."""
     order = np.argsort(p)
     raised = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
     corrected = np.empty(len(p))
@@ -199,11 +222,12 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def optimism(scores: Sequence[float]) -> float | None:
-    """By how much the best of an epoch's scores is above the curve around it.
+    """Estimate by how much the best epoch's score exceeds the curve around it.
 
-    The curve at the best epoch is read off a line through the six epochs nearest to it, without itself. It is
-    an upper bound: the weights of that epoch may be a little better than its neighbours', and on a curve
-    that still rises steeply at its end it reads up to 40 % too much. None below seven epochs.
+    The curve at the best epoch is the value of a line through the six nearest epochs, without the best one.
+    The estimate is an upper bound, because the weights of the best epoch may really be a little better than
+    those of its neighbours. On a curve that still rises steeply at its end it is up to 40 % too high. None
+    for fewer than seven epochs.
     """
     if len(scores) <= NEIGHBOURS:
         return None

@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from cifarlab.config import Config
 from cifarlab.config.recipes import read_recipe, recipe_names, resolve
 
-# What the names of runs as published begin with.
+# Prefix of the names of runs as published.
 AS_RUN = "as_run/"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A recipe of the package and the overrides that are laid over it."""
+    """A packaged recipe and its overrides."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
 
     def config(self, *overrides: str) -> Config:
-        """Resolve the recipe under its overrides, and then under `overrides`. Raises ConfigError."""
+        """Resolve the recipe with its overrides and further ones.
+
+        Raises:
+            ConfigError: An override does not fit.
+        """
         return resolve(read_recipe(self.recipe), [*self.overrides, *overrides])
 
 
@@ -28,12 +32,12 @@ class Experiment:
     """A row of the tutorial's table.
 
     Attributes:
-        name: The row's name. Corrected runs have it; runs as published have `as_run/` before it.
-        builds_on: The name of the row that this one changes; None for the first.
-        published: Top-1 accuracy on test in percent; None where the tutorial gives no figure.
-        what: What the row changes.
-        as_run: How to train it as the published code does.
-        corrected: How to train it without that code's defects.
+        name: Name of the row and of its corrected runs. Runs as published have the prefix `as_run/`.
+        builds_on: Name of the row that this row changes. None for the first.
+        published: Top-1 accuracy on test in percent. None if the tutorial gives no accuracy.
+        what: The change to `builds_on`, in words.
+        as_run: Setting that trains it as the published code does.
+        corrected: Setting that trains it without that code's defects.
     """
 
     name: str
@@ -46,13 +50,14 @@ class Experiment:
 
 @dataclass(frozen=True)
 class _Change:
-    """What a row without a recipe of its own adds to the row that it builds on.
+    """The change of a row to the row that it builds on.
 
     Attributes:
-        as_run: Overrides for the row as published; None where `as_run/NAME` is a recipe.
-        corrected: Overrides for the corrected row; None where `NAME` is a recipe.
-        published: As in Experiment, where no recipe says it.
-        what: As in Experiment, where no recipe says it.
+        builds_on: Name of the other row. None for the first.
+        as_run: Overrides for the row as published. None if `as_run/NAME` is a recipe.
+        corrected: Overrides for the corrected row. None if `NAME` is a recipe.
+        published: Published accuracy in percent, if no recipe gives it.
+        what: The change in words, if no recipe gives it.
     """
 
     builds_on: str | None
@@ -65,15 +70,15 @@ class _Change:
 _ARCFACE = "resnet18_pretrained_arcface"
 _SIZES = "data.multi_scale={sizes: [32, 64], per: sample}"
 _RESNET50 = "model.backbone={name: resnet50, pretrained: true}"
-# In the tutorial's order: each row after the one that it builds on.
+# Rows are in the tutorial's order. Each comes after the row that it builds on.
 _TABLE = {
     "resnet18_baseline": _Change(None),
     "resnet18_augment": _Change("resnet18_baseline"),
     "resnet18_baseline_lbsmooth": _Change("resnet18_baseline", ("objective.cross_entropy.smoothing=0.1",)),
     "resnet18_baseline_wd01": _Change("resnet18_baseline", ("optim.weight_decay=0.1",)),
-    # ImageNet weights without the mean and standard deviation that they were trained with.
+    # The published code does not normalise with the mean and standard deviation of the ImageNet weights.
     "resnet18_pretrained": _Change("resnet18_baseline", ("model.backbone.pretrained=true",)),
-    # The text has s = 64, m = 0.5, the code these; it computes the margin under no_grad.
+    # The text has s = 64 and m = 0.5, the code these values. The code computes the margin under no_grad.
     _ARCFACE: _Change(
         "resnet18_pretrained",
         (
@@ -82,10 +87,10 @@ _TABLE = {
             "objective.arcface={margin: 0.35, gradient: straight_through}",
         ),
     ),
-    # The published run started from a checkpoint that nobody else has; this one starts from ImageNet weights.
+    # The published run started from an unpublished checkpoint. This one starts from ImageNet weights.
     f"{_ARCFACE}_224x224": _Change(_ARCFACE, ("data.image_size=224",)),
-    # The published teacher's cosines x 8 are divided by 4: at most 0.065 nats from uniform, of 4.605. Two
-    # faults have no setting here: that teacher stays in training mode and is given the labels.
+    # The published code divides the teacher's cosines x 8 by 4: at most 0.065 nats from uniform, of 4.605.
+    # Two of its faults have no setting here: its teacher is in training mode and receives the labels.
     f"{_ARCFACE}_kd": _Change(
         _ARCFACE,
         (
@@ -94,7 +99,7 @@ _TABLE = {
             f"teacher={{run: {AS_RUN}resnet50_pretrained_arcface_224x224, calibrate: false}}",
         ),
     ),
-    # The published code draws each picture's size anew. Here, unshuffled, it changes from epoch to epoch.
+    # The published code draws each picture's size anew. Here, without shuffling, it changes by epoch.
     f"{_ARCFACE}_mst": _Change(_ARCFACE, (_SIZES,), (_SIZES,), what="+ each picture at 32 or 64 px"),
     "resnet50_pretrained_arcface": _Change(
         _ARCFACE, (_RESNET50,), (_RESNET50,), 61.76, "+ ResNet-50 in place of ResNet-18, at 32 x 32"
@@ -106,7 +111,7 @@ _TABLE = {
 
 
 def experiments() -> dict[str, Experiment]:
-    """List the tutorial's rows by name, each after the one that it builds on."""
+    """Return the tutorial's rows by name, each after the row that it builds on."""
     packaged = frozenset(recipe_names())
     rows: dict[str, Experiment] = {}
     for name, change in _TABLE.items():
@@ -124,7 +129,7 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_setting(name: str) -> Setting | None:
-    """Find a row by the name of its runs: `NAME` corrected, `as_run/NAME` as published; None without one."""
+    """Find a row's setting by the name of its runs: `NAME` corrected, `as_run/NAME` as published."""
     experiment = experiments().get(name.removeprefix(AS_RUN))
     if experiment is None:
         return None

@@ -1,4 +1,4 @@
-"""Differences between names, judged and in words: what `compare`, `ladder` and the report say alike."""
+"""Differences between names, judged and worded for `compare`, `ladder` and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifarlab.runs.summary import Summary
 
 
 class HasInterval(Protocol):
-    """What has a 95 % interval, or has None in its place."""
+    """A record with a 95 % interval. Its ends are None if there is no interval."""
 
     @property
     def low(self) -> float | None: ...
@@ -22,9 +22,11 @@ class HasInterval(Protocol):
 
 
 def described(found: Sequence[Difference], *, against: Sequence[str] = ()) -> list[JudgedDifference]:
-    """Judge differences: p corrected for their number, each with its verdict in words.
+    """Judge differences: correct p for their number, and add verdicts in words.
 
-    against: the names that they are differences from, one for each; none: they stay unsaid.
+    Args:
+        found: The differences.
+        against: Name that each difference is measured from. Empty: the records name none.
     """
     tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
     corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
@@ -61,7 +63,7 @@ def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, 
         return "no difference shown (the seeds do not spread: nothing to judge by)"
     seeds = "seed" if more == 1 else "seeds"
     settled = f"about {more} more {seeds} would settle it" if more else "1,000 seeds would not settle it"
-    # Its interval stands beside it, and is its own alone.
+    # The interval in the same row is not corrected for the number of comparisons.
     among = f" among {comparisons} comparisons, though one would be by itself" if found.shown() else ""
     return (
         f"no difference shown{among} (smallest difference that {found.seeds} seeds would show: "
@@ -70,19 +72,21 @@ def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, 
 
 
 def unless_nan(value: float) -> float | None:
-    """Return a plain number, None for what is not known."""
+    """Return a plain number; None for nan."""
     return None if math.isnan(value) else float(value)
 
 
 def held_out_share(config: Mapping[str, Any]) -> str:
-    """Say which pictures a saved configuration held out."""
+    """Describe which pictures a saved configuration held out."""
     return repr([config["data"].get(key) for key in ("val", "classes", "split_seed")])
 
 
 def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) -> list[str]:
-    """A line for each thing that makes the sides of a comparison less alike than they look.
+    """List reasons why the sides of a comparison are not fully comparable.
 
-    sides: by name, of each run its summary and what it held out, as `held_out_share` says it.
+    Args:
+        sides: Summary and `held_out_share` of each run, by name.
+        metric: The accuracy that is compared.
     """
     said = []
     runs = [run for side in sides.values() for run in side]
@@ -97,14 +101,14 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) ->
 
 
 def interval(values: HasInterval, form: str) -> str:
-    """A 95 % interval of fractions, in percent: `41.20 to 42.05`; of one seed there is none."""
+    """Format a 95 % interval of fractions in percent, e.g. `41.20 to 42.05`; `-` if there is none."""
     if values.low is None or values.high is None:
         return "-"
     return f"{100 * values.low:{form}} to {100 * values.high:{form}}"
 
 
 def p_value(value: float | None) -> str:
-    """Format a p value with three decimals, `< 0.001` or `-`."""
+    """Format a p-value with three decimals, as `< 0.001`, or as `-` if it is None."""
     if value is None:
         return "-"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
