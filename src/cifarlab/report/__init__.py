@@ -1,1 +1,1 @@
-"""Pictures of runs."""
+"""Charts, tables and pages about runs."""

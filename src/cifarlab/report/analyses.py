@@ -1,4 +1,4 @@
-"""What `cifarlab analyze` left in a run's folder, read back and checked: the report opens no data set."""
+"""Analyses of runs, read from the files of `cifarlab analyze`. The report opens no data set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.analysis.records import AnalysisFile
 from cifarlab.evaluation.analysis.tiles import pictures_path, read_tiles
 
-# By split, the one that the page prefers first.
+# File of each split's analysis. The page prefers the first split.
 FILES = {"val": "analysis.json", "test": "analysis_test.json"}
 
 
 def read_analysis(path: Path, epoch: int) -> AnalysisFile:
-    """An analysis of the model of the run's chosen `epoch`.
+    """Read an analysis, and check that it is of the model of the chosen `epoch`.
 
-    Raises ConfigError for a file that is damaged, something else, or of another epoch's model.
+    Raises:
+        ConfigError: The file is damaged, no analysis, or of another epoch's model.
     """
     found = AnalysisFile.read(path)
     if found.epoch != epoch:
@@ -31,9 +32,17 @@ def read_analysis(path: Path, epoch: int) -> AnalysisFile:
 
 
 def tiles_of(path: Path, analysis: AnalysisFile) -> list[list[Image.Image]]:
-    """The hardest pictures and the most confident errors; none where the analysis was written without them.
+    """Read the pictures kept beside an analysis: the hardest and the most confident errors.
 
-    path: of the analysis. Raises ConfigError for a damaged file.
+    Args:
+        path: Path of the analysis.
+        analysis: The analysis.
+
+    Returns:
+        Pictures of both kinds. Empty if the analysis was written without pictures.
+
+    Raises:
+        ConfigError: The file is damaged.
     """
     sheet = pictures_path(path)
     return read_tiles(sheet, [len(row) for row in analysis.worth_a_look]) if sheet.exists() else []

@@ -1,4 +1,4 @@
-"""Charts of an analysis: a specification a kind, which the page fills with the rows of each name."""
+"""Charts of an analysis: one specification for each kind of chart, and its rows."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from cifarlab.report.chart_libraries import altair as alt
 from cifarlab.report.plot import COLORS
 from cifarlab.report.specs import ChartRows, ChartSpec
 
-# Pixels: of a row of names, and of a chart without.
+# Heights in pixels: of a row in charts that name their rows, and of all other charts.
 STEP, HEIGHT = 17, 300
-# Of the classes, so many of the lowest and of the highest; and of the commonest errors.
+# Number of worst and of best classes that are shown, and of the most frequent errors.
 ENDS, COMMONEST = 10, 12
 ROWS = alt.NamedData(name="rows")
 
 
 def specifications() -> dict[str, ChartSpec]:
-    """By kind, without rows."""
+    """Return the specifications without rows, by kind."""
     made = {kind: chart() for kind, (_, chart, _) in ANALYSIS_CHARTS.items()}
-    # The height is each name's own, whatever stands around it.
+    # The height depends on the rows only, not on the surrounding page.
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return {kind: chart.properties(width="container", autosize=fit).to_dict() for kind, chart in made.items()}
 
 
 def filling(analysis: AnalysisFile) -> dict[str, ChartSpec]:
-    """By kind, where there is something to show: what its specification lacks."""
+    """Return the height and the rows of each chart that has rows, by kind."""
     found = {kind: rows(analysis) for kind, (_, _, rows) in ANALYSIS_CHARTS.items()}
     return {
         kind: {"height": _height(kind, rows), "datasets": {"rows": rows}}
@@ -36,7 +36,12 @@ def filling(analysis: AnalysisFile) -> dict[str, ChartSpec]:
 
 
 def still_charts(analysis: AnalysisFile, width: int) -> dict[str, ChartSpec]:
-    """By kind, where there is something to show: a specification that stands alone, `width` pixels wide."""
+    """Return complete specifications of the charts that have rows, by kind.
+
+    Args:
+        analysis: The analysis.
+        width: Width of each chart in pixels.
+    """
     empty = specifications()
     titles = {kind: heading for kind, (heading, _, _) in ANALYSIS_CHARTS.items()}
     return {
@@ -59,7 +64,7 @@ def _calibration() -> alt.LayerChart:
         y=alt.Y("accuracy:Q", title="accuracy, %", scale=unit),
         color=alt.Color("kind:N", scale=colors, sort=None, legend=_legend()),
     )
-    # Without a name altair would put them among the datasets, which the rows replace.
+    # Without a name altair would add these values to the datasets, which the rows replace.
     ends = alt.InlineData(name="ideal", values=[{"at": 0}, {"at": 100}])
     ideal = alt.Chart(ends).mark_line(color="#888888", strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
     points = base.mark_circle(size=60, opacity=1).encode(
@@ -86,7 +91,7 @@ def _calibration_rows(analysis: AnalysisFile) -> ChartRows:
 def _confusion() -> alt.Chart:
     axis = alt.Axis(labelLimit=130, labelFontSize=9, ticks=False, domain=False, labelOverlap=False)
     kinds = alt.Scale(domain=["right", "wrong"], range=[COLORS[0], COLORS[1]])
-    # Errors are few beside what is right: the root lets them be seen.
+    # A square-root scale makes the rare errors visible beside the many correct answers.
     shares = alt.Scale(type="sqrt", domain=[0, 100], range=[0, 1])
     chart = alt.Chart(ROWS).mark_rect()
     return chart.encode(
@@ -205,7 +210,7 @@ def _said(name: str) -> str:
     return name.replace("_", " ")
 
 
-# Each with its heading, its specification, and its rows.
+# Heading, specification and rows of each kind of chart.
 ANALYSIS_CHARTS: dict[
     str, tuple[str, Callable[[], alt.Chart | alt.LayerChart], Callable[[AnalysisFile], ChartRows]]
 ] = {

@@ -1,4 +1,4 @@
-"""A run's analysis as one picture: pictures that are worth a look, the report's charts below."""
+"""A run's analysis as a picture: noteworthy pictures of the split, with charts below."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cifarlab.report.chart_libraries import vl_convert
 from cifarlab.report.contact_sheet import COLUMNS, Tile, draw_sheet
 
 TILES = 2 * COLUMNS
-# Pixels: between charts. What a chart's pixels are multiplied by, and its width before.
+# Gap between charts in pixels, scale of a chart's pixels, and width of a chart before scaling.
 GAP, SCALE, WIDTH = 20, 1.5, 480
 
 
 def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Path:
-    """Draw what `analyze` found of the `pictures` it scored, and return the path."""
+    """Draw an analysis with the `pictures` that it scored, and return the path."""
     sections = [
         ("Hardest: least probability of the label", report.hardest),
         ("Most confident errors", report.confident_errors),
@@ -40,7 +40,7 @@ def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Pat
 
 
 def _below(sheet: Image.Image, charts: Sequence[Image.Image]) -> Image.Image:
-    """The sheet, and below it the charts in two columns, each in the one that is shorter so far."""
+    """Place charts below the sheet in two columns, each in the shorter column."""
     bottoms, places = [sheet.height, sheet.height], []
     for chart in charts:
         column = bottoms.index(min(bottoms))

@@ -1,4 +1,4 @@
-"""The libraries that draw the charts of `report` and `analyze`: an extra of the package."""
+"""The libraries that draw charts. They are installed by the extra `report`."""
 
 from cifarlab.core.errors import ConfigError
 

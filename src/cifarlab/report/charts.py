@@ -1,4 +1,4 @@
-"""The report's charts: Altair, drawn by the page in the browser and written as pictures for a paper."""
+"""The report's charts. Altair draws them in the browser, and as pictures for a paper."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cifarlab.report.collect import RunGroup
 from cifarlab.report.plot import COLORS
 from cifarlab.report.specs import ChartRow, ChartRows, ChartSpec, SpecValue
 
-# Seen on white and on black: without the palette's black and yellow.
+# Colors that are visible on white and on black: the palette without black and yellow.
 SEEN = COLORS[:6]
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 MARK_SHAPES = ("circle", "square", "triangle-up", "diamond")
-# Points of a curve: more than a screen shows help nobody, and weigh.
+# Maximum number of points of a curve. More would be invisible on a screen and enlarge the page.
 POINTS = 200
 HEIGHT = 300
-# The layer that only answers a pointer: many marks that a picture does not show.
+# Name of the layer that only reacts to the pointer. Pictures leave out its many marks.
 HOVER = "hover"
-# What a step of a ladder is.
+# Kinds of bars in the waterfall chart.
 DIFFERENCE_KINDS = ["first", "gain", "loss", "no difference shown"]
 
 
 def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
-    """Accuracy against minutes: a point a name, joined where nothing cheaper is better."""
+    """Plot accuracy against minutes, one point for each name, with the Pareto front as a line."""
     points = [
         (fmean(group.values("seconds")) / 60, 100 * val, group)
         for group in groups
@@ -53,7 +53,13 @@ def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
 
 
 def curves(groups: Sequence[RunGroup], key: str, title: str) -> alt.LayerChart:
-    """`key` of the logs by epoch, in percent: the mean over seeds as a line, all seeds as a band."""
+    """Plot a logged accuracy by epoch in percent: the mean over seeds, and their range as a band.
+
+    Args:
+        groups: The names.
+        key: Key of the accuracy in the logs.
+        title: Title of the axis.
+    """
     rows: ChartRows = []
     for group in groups:
         logs = [{row["epoch"]: row[key] for row in run.log if key in row} for run in group.runs]
@@ -65,7 +71,7 @@ def curves(groups: Sequence[RunGroup], key: str, title: str) -> alt.LayerChart:
 
 
 def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
-    """Accuracy on training batches less that on validation, by epoch, in points."""
+    """Plot training accuracy minus validation accuracy by epoch, in points."""
     rows: ChartRows = []
     for group in groups:
         logs = [
@@ -78,10 +84,12 @@ def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
 
 
 def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> alt.LayerChart:
-    """What each rung adds to the one before, in points of validation accuracy, first to last.
+    """Plot what each rung adds to the previous one, in points of validation accuracy.
 
-    steps: of each rung but the first, as `described` gives them; their intervals stand at the bars'
-    ends.
+    Args:
+        rungs: The rungs in order.
+        steps: Difference of each rung but the first from the previous one, as `described` returns it. Its
+            interval is drawn at the end of the bar.
     """
     means = [100 * fmean(rung.values("val_top1")) for rung in rungs]
     rows: ChartRows = [{"name": rungs[0].name, "to": means[0], "kind": DIFFERENCE_KINDS[0], "verdict": ""}]
@@ -94,7 +102,7 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> a
         if step.low is not None and step.high is not None:
             row |= {"low": before + 100 * step.low, "high": before + 100 * step.high}
         rows.append(row)
-    # The first bar stands on the ground, which is not far below the others.
+    # The first bar starts a little below the lowest accuracy, not at 0.
     lowest, highest = min(means), max(means)
     rows[0]["from"] = max(0.0, lowest - 0.1 * max(highest - lowest, 1.0))
     for row, rung in zip(rows, rungs, strict=True):
@@ -110,7 +118,7 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> a
         color=alt.Color("kind:N", scale=scale, legend=_legend("square")),
         tooltip=tooltip,
     )
-    # A step of next to nothing is seen all the same.
+    # Ticks make bars of almost no height visible.
     ends = base.mark_tick(thickness=2, width={"band": 0.7}).encode(
         y="to:Q", color=alt.Color("kind:N", scale=scale, legend=_legend("square")), tooltip=tooltip
     )
@@ -119,7 +127,7 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> a
 
 
 def still(spec: ChartSpec) -> ChartSpec:
-    """A specification without what answers a pointer, for a picture."""
+    """Remove the parts of a specification that react to the pointer, for a picture."""
     layers = [layer for layer in _parts(spec, "layer") if layer.get("name") != HOVER]
     params = [param for param in _parts(spec, "params") if HOVER not in _listed(param, "views")]
     return {**spec, **({"layer": layers} if layers else {}), "params": params}
@@ -139,7 +147,7 @@ def _band(name: str, epoch: int, values: Sequence[float]) -> ChartRow:
 
 
 def _banded(groups: Sequence[RunGroup], rows: ChartRows, title: str) -> alt.LayerChart:
-    # Press a name in the legend to see it alone.
+    # A press on a name in the legend shows that name only.
     chosen = alt.selection_point(fields=["name"], bind="legend")
     base = alt.Chart(_data(rows)).encode(
         x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)), color=_color(groups)
@@ -152,7 +160,7 @@ def _banded(groups: Sequence[RunGroup], rows: ChartRows, title: str) -> alt.Laye
         strokeDash=_dash(groups),
         opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
     )
-    # Thin lines are hard to hit: the nearest point answers.
+    # A thin line is hard to point at, so the nearest point reacts.
     near = alt.selection_point(nearest=True, on="pointerover", empty=False, clear="pointerout")
     points = (
         base.properties(name=HOVER)
@@ -186,23 +194,23 @@ def _color(groups: Sequence[RunGroup], symbol: str | None = "stroke") -> alt.Col
 
 
 def _dash(groups: Sequence[RunGroup]) -> alt.StrokeDash:
-    """Names beyond the last color begin again with the first, dashed."""
+    """Return the dashes of names: when the colors start again, the dash changes."""
     return alt.StrokeDash("name:N", scale=_by_round(groups, DASHES), legend=_legend("stroke"))
 
 
 def _shape(groups: Sequence[RunGroup]) -> alt.Shape:
-    """Names beyond the last color begin again with the first, in another shape."""
+    """Return the shapes of names: when the colors start again, the shape changes."""
     return alt.Shape("name:N", scale=_by_round(groups, MARK_SHAPES), legend=_legend(None))
 
 
 def _by_round(groups: Sequence[RunGroup], values: Sequence[Any]) -> alt.Scale:
-    """One of `values` for each round through the colors."""
+    """Return a scale that takes the next of `values` each time the colors start again."""
     domain = [group.name for group in groups]
     return alt.Scale(domain=domain, range=[values[i // len(SEEN) % len(values)] for i in range(len(domain))])
 
 
 def _legend(symbol: str | None) -> alt.Legend:
-    """symbol: None where the marks' own shapes tell them apart."""
+    """Return the legend. `symbol` is None if the shapes of the marks distinguish names."""
     return alt.Legend(
         orient="bottom", title=None, labelLimit=260, symbolLimit=60,
         symbolType=symbol if symbol is not None else alt.Undefined,
@@ -211,7 +219,7 @@ def _legend(symbol: str | None) -> alt.Legend:
 
 
 def _scale(values: Sequence[float]) -> alt.Scale:
-    """Logarithmic where the values span more than a factor of ten."""
+    """Return a scale, logarithmic if the values span more than a factor of ten."""
     wide = values and min(values) > 0 and max(values) > 10 * min(values)
     return alt.Scale(type="log", nice=False, padding=12) if wide else alt.Scale(zero=False)
 

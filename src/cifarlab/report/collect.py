@@ -1,4 +1,4 @@
-"""Finished runs below a folder, grouped by name, and what had to be left out."""
+"""The finished runs below a folder, grouped by name, and the runs that were skipped."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cifarlab.runs.ledger import count_openings
 from cifarlab.runs.log import EpochRow, is_epoch, read_log
 from cifarlab.runs.summary import Summary
 
-# A folder that holds one of these is, or was, a run's.
+# A folder with one of these files is a run's folder, perhaps of a removed run.
 TRACES = ("config.yaml", "summary.json", "metrics.jsonl", "env.json")
 
 
 @dataclass(frozen=True)
 class Analyzed:
-    """What `cifarlab analyze` found, and the pictures it kept: the hardest, the most confident errors."""
+    """An analysis and its pictures: the hardest, and the most confident errors."""
 
     analysis: AnalysisFile
     tiles: list[list[Image.Image]]
@@ -36,9 +36,17 @@ class Analyzed:
 
 @dataclass(frozen=True)
 class Finished:
-    """One finished run, as its files say.
+    """A finished run, as read from its files.
 
-    opened: how often the test pictures were looked at for it. analyses: by split.
+    Attributes:
+        folder: Folder of the run.
+        name: Name of the run.
+        summary: Content of `summary.json`.
+        log: The epochs of the log.
+        config: The configuration.
+        env: Content of `env.json`.
+        opened: Openings of the test pictures for this run.
+        analyses: Analyses by split.
     """
 
     folder: Path
@@ -64,7 +72,7 @@ class RunGroup:
     warnings: list[str] = field(default_factory=list)
 
     def values(self, key: str) -> list[float]:
-        """`key` of each seed's summary, in order; empty unless every seed has it."""
+        """Return `key` of each seed's summary in order. Empty unless every seed has a value."""
         found = [getattr(run.summary, key) for run in self.runs]
         return [float(value) for value in found if value is not None] if None not in found else []
 
@@ -75,16 +83,20 @@ class RunGroup:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A run's folder, or a file in it, that is left out, and why."""
+    """A run's folder or a file in it that is skipped, and the reason."""
 
     path: Path
     reason: str
 
 
 def collect_runs(folder: Path) -> tuple[list[RunGroup], list[Skipped]]:
-    """Every run at or below `folder`, by name; a run that cannot be read is named, never an error.
+    """Read all runs at or below a folder, grouped by name.
 
-    Raises ConfigError where there is no run at all.
+    Returns:
+        The groups, and the runs that cannot be read with the reasons.
+
+    Raises:
+        ConfigError: There are no runs.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
@@ -108,7 +120,11 @@ def collect_runs(folder: Path) -> tuple[list[RunGroup], list[Skipped]]:
 
 
 def read_run(folder: Path, name: str) -> Finished:
-    """Raises ConfigError for a run that is not finished, and for a file that is not what it should be."""
+    """Read a finished run.
+
+    Raises:
+        ConfigError: The run is not finished, or a file is damaged.
+    """
     run = Run(folder)
     config = run.plain_config()
     summary = run.finished()
@@ -123,7 +139,7 @@ def read_run(folder: Path, name: str) -> Finished:
 
 
 def _analyses(folder: Path, epoch: int) -> tuple[dict[str, Analyzed], list[Skipped]]:
-    """By split; and the files among them that are damaged: the run is shown without them."""
+    """Read a run's analyses by split. Damaged ones are skipped: the run is shown without them."""
     found: dict[str, Analyzed] = {}
     damaged: list[Skipped] = []
     for split, name in FILES.items():
@@ -157,13 +173,13 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    """`runs/ladder/03_sgd/0` is a run of `ladder/03_sgd`."""
+    """Return the name of the run in a folder: `ladder/03_sgd` for `runs/ladder/03_sgd/0`."""
     name = path.parent.relative_to(folder) if folder in path.parents else Path()
     return name.as_posix() if name.parts else path.absolute().parent.name
 
 
 def _odd(runs: list[Finished]) -> list[str]:
-    """What tells runs of one name apart, beside their seed: they are not seeds of one experiment."""
+    """Describe how runs of one name differ beside their seed: they are not of one experiment."""
     first, *others = runs
     keys = {key for run in others for key in seed_differences(first.config, run.config)}
     return [f"its seeds differ in {', '.join(sorted(keys))}: no spread of one experiment"] if keys else []

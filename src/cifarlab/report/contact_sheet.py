@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side, with a line or two above each."""
+"""Contact sheets: pictures side by side, with up to two lines of text above each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cifarlab.evaluation.audit.report import DuplicatePair, SuspectLabel
 from cifarlab.report.plot import STYLE, drawn
 
 COLUMNS, SHOWN = 8, 24
-Tile = tuple[np.ndarray, str]  # (H, W, 3) uint8, and what to write above
+Tile = tuple[np.ndarray, str]  # A picture (H, W, 3) uint8, and the text above it.
 
 
 def write_audit_sheet(audit: Audit, out: Path) -> Path:
-    """The duplicates, near duplicates and suspect labels of an audit, SHOWN of each, as one picture."""
+    """Draw the first SHOWN findings of each kind of an audit, and return the path."""
     sections = []
     report = audit.report
     across = sorted(report.pairs, key=lambda row: row.pictures[0][0] == row.pictures[1][0])
@@ -55,8 +55,8 @@ def _suspect(audit: Audit, row: SuspectLabel) -> Tile:
 
 
 def draw_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:
-    """Draw titled sections of tiles, COLUMNS a row."""
-    # A heading without pictures needs a third of a row.
+    """Draw titled sections of tiles, with COLUMNS tiles in a row."""
+    # A section without pictures is a heading only, a third of a row high.
     lines = [_num_lines(tiles) if tiles else 1 / 3 for _, tiles in sections]
     with mpl.rc_context(STYLE):
         height = 0.6 + 0.25 * title.count("\n") + sum(1.5 * n + 0.5 for n in lines)

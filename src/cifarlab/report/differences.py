@@ -1,4 +1,4 @@
-"""Names against one of them, and rungs of a ladder against the one below, by the scores that runs left."""
+"""Differences between names, and between the rungs of ladders, from the scores in summaries."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from cifarlab.report.collect import RunGroup
 from cifarlab.report.tables import Cell, Table
 
 HEAD = ("name", "seeds", "difference, points", "95 % interval", "p (Holm)", "verdict")
-# Fewer rungs than this make no ladder.
+# Minimum number of rungs of a ladder.
 RUNGS = 3
 
 
 @dataclass(frozen=True)
 class AgainstOne:
-    """Every name that has the score less `against`.
+    """The differences of all names with a score from the name `against`.
 
-    records: by name, as `described` gives them. notes: what makes the sides less alike than they look.
-    without: the names that lack the score.
+    Attributes:
+        metric: The accuracy that is compared.
+        against: The name that the others are compared with.
+        records: The differences by name, as `described` returns them.
+        notes: Reasons why the names are not fully comparable, one line each.
+        without: The names without the score.
     """
 
     metric: Metric
@@ -53,9 +57,17 @@ class AgainstOne:
 
 
 def compare_names(groups: Sequence[RunGroup], *, against: str | None = None) -> AgainstOne | None:
-    """All names against one, by default the first, on validation; on test where too few were validated.
+    """Compare all names with one on validation, or on test if too few have validation scores.
 
-    None where there are no two to compare. Raises ConfigError where `against` is no name, or has no score.
+    Args:
+        groups: The names.
+        against: The name that the others are compared with. Default: the first with a score.
+
+    Returns:
+        The differences. None if fewer than two names have a score.
+
+    Raises:
+        ConfigError: `against` is unknown, or shares no score with another name.
     """
     if against is not None and against not in (names := {group.name for group in groups}):
         raise ConfigError(f"--against {against}: {unknown(against, names)}")
@@ -89,19 +101,19 @@ def _compared(
 
 
 def ladders(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
-    """Names of one folder that begin with a number, in order: by folder, where there are three or more."""
+    """Return the ladders by folder: three or more names that begin with a number, in order."""
     found: dict[str, dict[str, RunGroup]] = defaultdict(dict)
     for group in groups:
         path = PurePosixPath(group.name)
         number = re.match(r"\d+", path.name)
         if number and group.values("val_top1"):
-            # `12_wide_without_03_crop_flip` is no further rung.
+            # Of names with the same number, the first is the rung: not `12_wide_without_03_crop_flip`.
             found[path.parent.as_posix()].setdefault(number[0], group)
     return {folder: [*rungs.values()] for folder, rungs in found.items() if len(rungs) >= RUNGS}
 
 
 def steps(rungs: Sequence[RunGroup]) -> list[JudgedDifference]:
-    """Each rung but the first less the one before it, on validation, as `described` gives it."""
+    """Return each rung's difference from the previous one, on validation."""
     scores = [_scores(rung, "val") for rung in rungs]
     return described([difference(ours, below) for below, ours in pairwise(scores)])
 

@@ -1,4 +1,4 @@
-"""`build_page`: one self-contained HTML page of all runs below a folder, its charts and tables beside it."""
+"""The report: one self-contained HTML page of all runs below a folder, and its charts and tables as files."""
 
 from __future__ import annotations
 
@@ -28,18 +28,23 @@ from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import openings
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-# Of an analysis's charts: a picture takes a tenth of a second, and there may be many names.
+# Charts of analyses that are saved as files. Each takes 0.1 s, and there may be many names.
 SAVED = {"confusion", "calibration"}
 FORMATS = {"md": tables.markdown, "csv": tables.comma_separated, "tex": tables.latex}
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What stands on the page.
+    """The content of the page.
 
-    charts: specifications by the name of their files, with their headings. kinds: those of an analysis,
-    without rows.
-    opened: how often the test set was opened for these runs, and for all that one ledger counts with them.
+    Attributes:
+        groups: The names.
+        skipped: The runs that are left out.
+        charts: Heading and specification of each chart, by file name.
+        compared: Differences from one name. None if fewer than two names have a score.
+        analyzed: Analyses of names.
+        kinds: Specifications of an analysis's charts without rows, by kind.
+        opened: Openings of the test set for these runs and for all others in the same ledgers.
     """
 
     groups: list[RunGroup]
@@ -51,7 +56,7 @@ class Contents:
     opened: int
 
     def tables(self) -> dict[str, tables.Table]:
-        """By the name of their files."""
+        """Return the tables by file name."""
         found = {"table": tables.name_groups(self.groups)}
         if self.compared is not None:
             found["differences"] = self.compared.table()
@@ -70,10 +75,19 @@ def build_page(
 ) -> tuple[Path, list[Skipped]]:
     """Write `out`/report.html, charts as PNG and SVG, tables as Markdown, CSV and LaTeX.
 
-    against: the name that all others are compared with; default: the first. imports: as of `load`, to compare
-    runs with parts of their own with their recipes. Returns the page's path, and what was left out, each with
-    the reason. Raises ConfigError where no run below `folder` can be read, and where
-    `against` is none of them.
+    Args:
+        folder: Folder of the runs.
+        out: Folder of the page.
+        title: Title of the page.
+        against: The name that the others are compared with. Default: the first with a score.
+        imports: Python files or modules that register the runs' custom parts. They are needed to compare such
+            runs with their recipes.
+
+    Returns:
+        Path of the page, and the runs that were skipped with the reasons.
+
+    Raises:
+        ConfigError: No run below `folder` can be read, or `against` is none of the names.
     """
     import_named(imports)
     contents = _contents(folder, against)
@@ -97,7 +111,7 @@ def _contents(folder: Path, against: str | None) -> Contents:
     if not groups:
         reasons = "; ".join(f"{each.path}: {each.reason}" for each in skipped[:3])
         raise ConfigError(f"{folder}: none of its {len(skipped)} runs can be shown ({reasons})")
-    # Ledgers lie beside all runs, which may be above `folder`.
+    # Ledgers lie in the folders of all runs, which may be above `folder`.
     beside = {recorded_run(run.folder).runs.resolve() for group in groups for run in group.runs}
     return Contents(
         groups=groups,
@@ -111,9 +125,9 @@ def _contents(folder: Path, against: str | None) -> Contents:
 
 
 def _charts(groups: Sequence[RunGroup]) -> dict[str, tuple[str, ChartSpec]]:
-    """Each chart that some run has what it shows for: by the name of its files, with its heading."""
+    """Return heading and specification of each chart for which runs have data, by file name."""
     validated = [group for group in groups if group.values("val_top1")]
-    trained = [group for group in groups if all(run.log for run in group.runs)]  # A soup was not.
+    trained = [group for group in groups if all(run.log for run in group.runs)]  # A soup has no log.
     both = [group for group in trained if group in validated]
     tested = [group for group in groups if any("test/top1" in row for row in group.runs[0].log)]
 
@@ -147,7 +161,7 @@ def _page(title: str, contents: Contents) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["breakable"] = _breakable
-    bundle: Any = vl_convert.javascript_bundle  # Its annotations ask for a snippet, and it does not.
+    bundle: Any = vl_convert.javascript_bundle  # Its annotations require a snippet, which is optional.
     data = {
         "charts": {name: spec for name, (_, spec) in contents.charts.items()},
         "kinds": contents.kinds,
@@ -172,12 +186,12 @@ def _page(title: str, contents: Contents) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A long name may go on in a new line after / and _."""
+    """Allow line breaks after / and _ in a long name."""
     return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(name))))
 
 
 def _script(value: Any) -> str:
-    """JSON that is safe inside a script element: no name of a run may close it."""
+    """Write JSON for a script element; no text in it can close the element."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 

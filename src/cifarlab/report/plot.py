@@ -1,4 +1,4 @@
-"""Curves of runs, and a grid of pictures with a model's predictions."""
+"""Learning curves of runs, and a grid of pictures with a model's predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cifarlab.runs.log import is_epoch, read_log
 from cifarlab.runs.model import load_trained
 from cifarlab.training.progress import OPTIMISTIC
 
-# Okabe and Ito's palette: told apart by readers who do not see red and green alike.
+# Okabe and Ito's palette, which is also distinct for readers with red-green colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLE: Any = {
     "text.parse_math": False,
@@ -52,12 +52,20 @@ def plot_runs(
     root: str | None = None,
     imports: Sequence[Path | str] = (),
 ) -> Path:
-    """Write a picture (.png, .svg or .pdf by the ending) and return its path.
+    """Plot learning curves and sample predictions, and return the picture's path.
 
-    Above: accuracy on held-out pictures and on train, and the training loss, by epoch. Below, with
-    `gallery`: pictures that the first run's chosen model has not trained on, with what it takes them for.
-    root: where those lie, if not where the run found them. imports: as of `load`, for the gallery. Raises
-    ConfigError for what is no run, and as `load` and `read_splits` do.
+    Curves are accuracy on held-out pictures and in training, and the training loss, by epoch.
+
+    Args:
+        folders: Folders of the runs.
+        out: Path of the picture. Its ending selects the format: .png, .svg or .pdf.
+        title: Title of the picture.
+        gallery: Also show held-out pictures, with the predictions of the first run's chosen model.
+        root: Folder of the data set. Default: the folder that the run read it from.
+        imports: Python files or modules that register the run's custom parts, for the gallery.
+
+    Raises:
+        ConfigError: A folder holds no run, the run cannot be loaded, or its pictures cannot be read.
     """
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{out}: cannot write that kind of file; end it in .png, .svg or .pdf")
@@ -78,7 +86,7 @@ def plot_runs(
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Write a picture whole or not at all, in the format of its ending; its folder is made."""
+    """Write a figure atomically, in the format of the ending; create its folder."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with _letters_in_boxes():
         write_atomically(out, lambda file: figure.savefig(file, format=out.suffix[1:].lower()))
@@ -94,7 +102,7 @@ def drawn(figure: Figure) -> Image.Image:
 
 @contextlib.contextmanager
 def _letters_in_boxes() -> Iterator[None]:
-    """A letter that the font lacks is a box in the picture; names are the user's, in any script."""
+    """Silence warnings about missing glyphs: names may be in any script, and show as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
@@ -107,7 +115,7 @@ def _log(run: Run) -> list[dict[str, float]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """`name/seed` of each run, the seed only where it tells runs apart."""
+    """Return the names of runs; with the seed if runs share a name."""
     names = [run.folder.resolve().parent.name for run in runs]
     parents = [run.folder.resolve().parent.parent.name for run in runs]
     names = [
@@ -166,7 +174,7 @@ def _curves(
 
 
 def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
-    """Held-out pictures with the model's guess and its probability, green where right, orange where wrong."""
+    """Show held-out pictures with guess and probability: green if right, orange if wrong."""
     trained = load_trained(run.folder).at(root)
     splits = read_splits(run.folder, trained)
     split = splits.val if splits.val is not None else splits.train
@@ -198,5 +206,5 @@ def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """At most so wide as the picture below."""
+    """Wrap a text to the width of the picture below."""
     return textwrap.fill(text.replace("_", " "), 24)

@@ -1,4 +1,4 @@
-"""Where a run comes from: what its configuration changes, on what it ran."""
+"""The provenance of a run: changes to its recipe, hardware and versions."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ ALL = "config.yaml in the run's folder holds every option."
 
 
 def recipe_of(run: Finished) -> str:
-    """Return the name of a packaged recipe, or the path of another."""
+    """Return the name of a packaged recipe, or the path of another recipe."""
     name = run.summary.recipe
     if run.env.recipes:
         path = run.env.recipes[0].path
         return name if path == f"cifarlab/recipes/{name}.yaml" else path
-    # Before files were recorded only the command told a file of one's own from a recipe of its name.
+    # Older runs did not record their files. Their command shows whether the recipe was a file of the user's.
     words = [Path(word) for word in run.env.command]
     return next((str(w) for w in words if w.stem == name and w.suffix in (".yaml", ".yml")), name)
 
 
 def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
-    """Compare a run's configuration with its recipe's base, or its recipe without one.
+    """Compare a run's configuration with its recipe's base, or with its recipe if that has no base.
 
-    Returns a heading, and (key, there, here) for each change.
+    Returns:
+        A heading, and (key, old value, new value) for each change.
     """
     name = recipe_of(run)
     try:
@@ -36,12 +37,12 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
             raise ConfigError(f"{name}: nobody knows in which folder")
         recipe = read_recipe(name)
         below = read_recipe(recipe.base, beside=recipe.path.parent) if recipe.base else recipe
-        # The record may be of anybody's making, and with it the choice of the recipe.
+        # The record may come from an untrusted source, so its recipe must not import code.
         plain = checked_unimported(below.plain, below.path).dump()
-    except ConfigError as error:  # One of the user's own, e.g., that has moved.
+    except ConfigError as error:  # E.g. a recipe of the user's that was moved.
         return f"Not compared with its recipe ({error}): {ALL}", []
     found = differences(plain, run.config)
-    # Nor which of the seeds it is.
+    # The seed and options that do not identify an experiment are no changes.
     hidden = {"train.seed", *NOT_IDENTITY}
     rows = [(key, shown(old), shown(new)) for key, (old, new) in found.items() if key not in hidden]
     base = "its recipe's base" if recipe.base else "its recipe"
@@ -54,7 +55,7 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
 
 
 def surroundings(run: Finished) -> list[tuple[str, str]]:
-    """Hardware, versions and date of a run."""
+    """List hardware, versions and date of a run."""
     env = run.env
     hardware, versions = env.hardware, env.versions
     rows = [("recipe", recipe_of(run)), ("date", env.time[:10]),

@@ -1,4 +1,4 @@
-"""The tutorial's table again, as a Markdown page with a chart of what its lessons are worth."""
+"""The reproduced table of the tutorial, as a Markdown page with a chart of the lessons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_MEASURED = "not measured yet"
 
 
 def write_page(found: Reproduction, path: Path) -> None:
-    """Write what `reproduce` found to `path`, and beside it the chart as PNG where a lesson was measured."""
+    """Write a reproduction to `path`, and the chart of its lessons as a PNG if any was measured."""
     measured = [lesson for lesson in found.lessons if any(lesson.sides.values())]
     path.parent.mkdir(parents=True, exist_ok=True)
     if measured:
@@ -93,7 +93,7 @@ def _side(side: ReproducedSide | None) -> tuple[str, str]:
 
 
 def _points(apart: JudgedDifference) -> str:
-    """`+1.23 [+0.40, +2.06] *`: a difference in points."""
+    """Format a difference in points, e.g. `+1.23 [+0.40, +2.06] *`."""
     if apart.low is None or apart.high is None:
         return f"{100 * apart.mean:+.2f}"
     low, high = 100 * apart.low, 100 * apart.high
@@ -142,7 +142,7 @@ def _closing(found: Reproduction) -> list[str]:
 
 
 def write_chart(lessons: Sequence[Lesson], path: Path) -> None:
-    """A row a lesson: a diamond where it was published, a mean with its interval as run and corrected."""
+    """Plot each lesson in a row: the published value, and both measured means with intervals."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 1.4 + 0.75 * len(lessons)), layout="constrained", dpi=140)
         axis = figure.subplots()

@@ -1,4 +1,4 @@
-"""What the page shows of each name that `cifarlab analyze` has scored."""
+"""The page's sections about the names that `cifarlab analyze` has scored."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ HEADINGS = ("Hardest: least probability of the label", "Most confidently wrong")
 
 @dataclass(frozen=True)
 class PageSection:
-    """One seed's analysis of a name.
+    """The analysis of one seed of a name.
 
-    charts: by kind, what fills them. grids: by heading, (data URI, what is known of the picture).
+    Attributes:
+        name: The name.
+        seed: The seed.
+        analysis: The analysis.
+        charts: Height and rows of each chart, by kind.
+        grids: Pictures as data URIs, with their descriptions, by heading.
     """
 
     name: str
@@ -29,7 +34,7 @@ class PageSection:
 
 
 def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
-    """Of each name its first seed that was analyzed, on validation before test."""
+    """Return the first analyzed seed of each name, on validation rather than test."""
     found = []
     for group in groups:
         these = [
@@ -41,7 +46,7 @@ def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
 
 
 def _grids(analyzed: Analyzed) -> dict[str, list[tuple[str, PictureRow]]]:
-    # The analysis names more pictures than it keeps.
+    # The analysis lists more pictures than its file of pictures holds.
     rows = zip(HEADINGS, analyzed.tiles, analyzed.analysis.worth_a_look, strict=False)
     return {
         heading: [(data_uri(tile), known) for tile, known in zip(tiles, pictures, strict=False)]

@@ -1,4 +1,4 @@
-"""Types of charts: specifications of Vega-Lite as plain data, and the rows that they show."""
+"""Types of charts: Vega-Lite specifications as plain data, and their rows."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ SPECIAL = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "^
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and the number that it sorts by."""
+    """The text of a cell, and the value that it is sorted by."""
 
     text: str
     number: float | str | None = None
@@ -47,21 +47,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A head, and rows of a cell for each of its words."""
+    """A table: the headings of its columns, and its rows."""
 
     head: tuple[str, ...]
     rows: list[list[Cell]]
 
     @property
     def worded(self) -> list[bool]:
-        """By column: whether it holds words, which are set to the left, or numbers."""
+        """Tell for each column whether it holds words, which are aligned left, or numbers."""
         return [
             any(isinstance(cell.number, str) for cell in column) for column in zip(*self.rows, strict=True)
         ]
 
 
 def name_groups(groups: Sequence[RunGroup]) -> Table:
-    """A row a name."""
+    """Return the table of all names, one row for each name."""
     return Table(COLUMN_NAMES, [_row(group) for group in groups])
 
 
@@ -84,7 +84,7 @@ def _row(group: RunGroup) -> list[Cell]:
 
 
 def analyzed(groups: Sequence[RunGroup]) -> Table:
-    """A row a name and split that `cifarlab analyze` has scored."""
+    """Return the table of analyses, one row for each name and split."""
     rows = []
     for group in groups:
         for split in sorted({split for run in group.runs for split in run.analyses}, reverse=True):
@@ -104,7 +104,7 @@ def _over_seeds(key: str, values: Sequence[float | None]) -> Cell:
 
 
 def percent(values: Sequence[float]) -> Cell:
-    """Mean and half the 95 % interval over seeds; of one seed the value alone."""
+    """Format mean and half the 95 % interval over seeds in percent; for one seed its value."""
     return _spread(values, 100, 2)
 
 
@@ -134,7 +134,7 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A booktabs table."""
+    """Format a table in LaTeX, with booktabs."""
     columns = "".join("l" if worded else "r" for worded in table.worded)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines += [" & ".join(map(_escaped, table.head)) + r" \\", r"\midrule"]
