@@ -1,1 +1,1 @@
-"""What is done from Python as from the command line."""
+"""The Python counterparts of the commands."""

@@ -26,33 +26,32 @@ def compare(
     imports: Sequence[str | Path] = (),
     show_progress: bool = False,
 ) -> Comparison:
-    """Compare recipes or runs over their seeds; seeds that are missing are trained first.
+    """Compare recipes or runs over seeds. Missing runs are trained first.
 
     Args:
-        names: Two or more: names of recipes (`cifarlab list` shows them), paths of YAML files, or names of
-            runs in `runs`.
-        runs: Folder of all runs. They lie in `runs`/name/seed.
-        seeds: Compare seeds 0 to `seeds` - 1 of each name. None: the finished runs as they are; nothing is
+        names: Two or more names of recipes (see `cifarlab list`), paths of YAML files, or names of runs in
+            `runs`.
+        runs: Folder of all runs. Each run lies in `runs`/name/seed.
+        seeds: Compare seeds 0 to `seeds` - 1 of each name. None: compare the finished runs; nothing is
             trained.
-        metric: Which accuracy. test opens the sealed test set; each opening is counted.
-        against: What each name is compared with: the first one, or the previous one.
-        overrides: Options that differ from each recipe, by their paths: {"train.epochs": 20}. They need
-            `seeds`.
-        at_once: Train so many runs at the same time, each in a process of its own. More than 1 needs `seeds`,
-            and a script whose work stands below `if __name__ == "__main__":`.
-        imports: Python files or modules that register the runs' own parts, where they have such.
-        show_progress: Print what the command line prints while it trains.
+        metric: Accuracy to compare. test opens the sealed test set; each opening is counted.
+        against: Compare each name with the first name, or with the previous one.
+        overrides: Options that differ from each recipe, by path: {"train.epochs": 20}. They need `seeds`.
+        at_once: Number of runs that are trained at the same time, each in its own process. More than 1 needs
+            `seeds`, and a script that does its work below `if __name__ == "__main__":`.
+        imports: Python files or modules that register the runs' custom parts.
+        show_progress: Print the progress of the training, as the command line does.
 
     Returns:
-        What `cifarlab compare --json` prints, as an object: `arms` holds a row a name with its scores, their
-        mean and its interval. `difference.verdict` of a row says in words what the seeds show. `to_json()`
-        returns plain data.
+        The content of `cifarlab compare --json` as an object. `arms` holds a row for each name with its
+        scores, their mean and its interval. `difference.verdict` of a row says in words what the seeds
+        show. `to_json()` returns plain data.
 
     Raises:
-        ConfigError: If a name or an option is wrong, a run is of another configuration or lacks the score,
+        ConfigError: A name or an option is wrong, a run is of another configuration or lacks the score,
             or the runs of a name are not seeds of one experiment.
-        Failure: If a loss is not finite any more, or the disk is full (`cifarlab.core.errors`).
-        Interrupted: If SIGINT or SIGTERM stopped the training (`cifarlab.runs.signals`). The runs are saved,
+        Failure: A loss is no longer finite, or the disk is full (`cifarlab.core.errors`).
+        Interrupted: SIGINT or SIGTERM stopped the training (`cifarlab.runs.signals`). The runs are saved,
             and the same call resumes them.
 
     Example:

@@ -1,4 +1,4 @@
-"""Options that differ from a recipe, as Python gives them."""
+"""Overrides of a recipe's options as Python values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cifarlab.core.errors import ConfigError
 
 
 def override_texts(overrides: Mapping[str, Any] | None) -> list[str]:
-    """Return overrides as the command line takes them: `train.epochs=20`.
+    """Return overrides in the command line's form, e.g. `train.epochs=20`.
 
     Raises:
-        ConfigError: If a value is no plain data.
+        ConfigError: A value is not plain data.
     """
     return [_text(key, value) for key, value in (overrides or {}).items()]
 

@@ -27,24 +27,24 @@ def train(
     train_teacher: bool = False,
     show_progress: bool = False,
 ) -> Run:
-    """Train a recipe, or resume it where it was stopped; a finished run is not trained again.
+    """Train a recipe, or resume its run. A finished run is not trained again.
 
     Args:
         recipe: Name of a recipe (`cifarlab list` shows them), or path of a YAML file.
-        overrides: Options that differ from the recipe, by their paths: {"train.epochs": 20, "optim.lr": 0.1}.
+        overrides: Options that differ from the recipe, by path: {"train.epochs": 20, "optim.lr": 0.1}.
         name: Name of the run. None: the recipe's.
         runs: Folder of all runs. The run lies in `runs`/`name`/`train.seed`.
-        fresh: Start over: remove what the run's folder holds.
-        train_teacher: Train the teacher of a distillation first, if there is no finished run of it.
-        show_progress: Print what the command line prints.
+        fresh: Start over: remove the content of the run's folder.
+        train_teacher: Train the teacher of a distillation first, unless its run is finished.
+        show_progress: Print the progress, as the command line does.
 
     Returns:
-        The finished run. `evaluate`, `load` and `predict` take it as they take a folder.
+        The finished run. `evaluate`, `load` and `predict` accept it like a folder.
 
     Raises:
-        ConfigError: If an option is wrong, or the folder holds a run of another configuration.
-        Failure: If the loss is not finite any more, or the disk is full (`cifarlab.core.errors`).
-        Interrupted: If SIGINT or SIGTERM stopped the run (`cifarlab.runs.signals`). The run is saved, and the
+        ConfigError: An option is wrong, or the folder holds a run of another configuration.
+        Failure: The loss is no longer finite, or the disk is full (`cifarlab.core.errors`).
+        Interrupted: SIGINT or SIGTERM stopped the run (`cifarlab.runs.signals`). The run is saved, and the
             same call resumes it.
 
     Example:
