@@ -1,4 +1,4 @@
-"""The command line: runs a command, and prints an error as one line. `--help` is instant: see `commands`."""
+"""The command line: runs a command and prints an error as one line. `--help` is fast: see `commands`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from cifarlab.commands.shared import app
 
 # isort: off
-# In the order in which `--help` lists them.
+# In the order of `--help`.
 from cifarlab.commands import (  # noqa: F401
     train,
     check,
@@ -36,17 +36,17 @@ from cifarlab.commands import (  # noqa: F401
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with status 2, a failure with 1, both in one line."""
+    """Run the command line. The exit status is 2 for a user's mistake and 1 for a failure."""
     if sys.platform == "win32":
         sys.exit("error: cifarlab does not run on Windows itself yet; it does in WSL")
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks is no reason to fail.
+        # Escape characters that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        # A command that ends itself (--help, an interrupt before training) gives its status.
+        # A command that ends itself returns its exit status, e.g. --help or an interrupt before training.
         sys.exit(app(args=arguments, standalone_mode=False))
     except Exception as error:
         from cifarlab.core.errors import ConfigError, Failure
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _refuse_words(error: Any) -> NoReturn:
-    """End with what is wrong with a command's words in one line; without any words the help is what helps."""
+    """Print an error of the arguments in one line, or the help if there are none, and exit."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(error.exit_code)

@@ -1,1 +1,1 @@
-"""The commands, a module each. They import torch inside, so that `--help` is instant."""
+"""The commands, one module each. They import torch in functions, so that `--help` is fast."""

@@ -14,7 +14,7 @@ from cifarlab.commands.shared import AsJson, Imports, app, refuse_place
 if TYPE_CHECKING:
     from cifarlab.evaluation.audit.report import AuditReport, SuspectLabels
 
-# Below this accuracy, pictures that contradict their labels say more of the model than of the labels.
+# Below this accuracy, a model's suspect labels are mostly its own errors.
 WEAK = 0.6
 
 

@@ -36,7 +36,7 @@ def parts(
         listing = {key: [part for part in found if part.name == name] for key, found in listing.items()}
         listing = {key: found for key, found in listing.items() if found}
         for key, kind in kinds.items():
-            # Backbones are known by more names than are registered: those of timm.
+            # Some backbones, those of timm, are not registered one by one.
             if key not in listing and (part := kind.answering_for(name)) is not None:
                 listing[key] = [describe_part(part)]
         if not listing:

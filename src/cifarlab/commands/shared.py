@@ -1,4 +1,4 @@
-"""What commands share: the application, arguments that several take, tables."""
+"""Shared parts of commands: the application, common arguments, tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RecipeName = Annotated[
 
 
 def _each_once(overrides: list[str] | None) -> list[str] | None:
-    """The overrides of a command line. Raises ConfigError where two set the same key."""
+    """Return the overrides of a command line; raise ConfigError if two set the same key."""
     from cifarlab.config.merge import refuse_twice
 
     refuse_twice(overrides or ())
@@ -53,10 +53,10 @@ Tta = Annotated[
 Scored = Annotated[
     Literal["val", "test"], typer.Option(help="The pictures to score; test opens the sealed test set.")
 ]
-# As `tta.MEANS` calls them.
+# The names of `tta.MEANS`.
 MeanName = Literal["logits", "probabilities"]
-# On a CPU runs in turn, with all cores each, are as fast (docs/benchmarks.md). On a GPU, unlike seeds of one
-# recipe, what is compared may take more memory than the first of them.
+# On a CPU, runs one after another, with all cores each, are as fast (docs/benchmarks.md). On a GPU, a run of
+# another recipe may need more memory than the first run.
 AT_ONCE = 1
 AtOnce = Annotated[
     int,
@@ -82,7 +82,7 @@ def _every_command(
 
 
 def refuse_place(path: Path, option: str) -> None:
-    """Raise ConfigError where no folder can be at `path`: before the work whose result belongs there."""
+    """Raise ConfigError if `path` cannot become a folder, before the work for it begins."""
     import os
 
     from cifarlab.core.errors import ConfigError
@@ -95,7 +95,7 @@ def refuse_place(path: Path, option: str) -> None:
 
 
 def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
-    """Raise ConfigError where there are no views to take the mean of."""
+    """Raise ConfigError if a mean is given without the views to average."""
     from cifarlab.core.errors import ConfigError
 
     if mean is not None and tta is None:
@@ -103,7 +103,7 @@ def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
 
 
 def calibration_line(scores: Calibrated) -> str:
-    """How well what was scored knows itself, as it is and at the temperature fitted on validation."""
+    """Format calibration, as it is and at the temperature that was fitted on validation."""
     line = f"  calibration error {scores.ece:.2%}, NLL {scores.nll:.3f}"
     if scores.temperature is None:
         return f"{line}; no temperature, for want of validation pictures"
@@ -114,7 +114,7 @@ def calibration_line(scores: Calibrated) -> str:
 
 
 def training_progress(as_json: bool) -> Any:
-    """Where JSON is the output, what else there is to say goes to stderr."""
+    """Return a progress display. It prints to stderr if the command prints JSON."""
     from rich.console import Console
 
     from cifarlab.training.progress import TrainingProgress
@@ -138,9 +138,12 @@ def print_options(options: dict[str, Option]) -> None:
 def print_table(
     head: tuple[str, ...], rows: list[tuple[str, ...]], *, numbers: tuple[str, ...] = ("published",)
 ) -> None:
-    """Columns where they fit, or where the output is no terminal; else a paragraph a row.
+    """Print a table, or one paragraph for each row if the terminal is too narrow.
 
-    numbers: the columns that are set to the right.
+    Args:
+        head: Headings of the columns.
+        rows: Cells of each row.
+        numbers: Headings of the columns that are aligned right.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -160,7 +163,7 @@ def print_table(
     for i, word in enumerate(head):
         table.add_column(word, justify="right" if word in numbers else "left", no_wrap=i == 0)
     for row in rows:
-        # As it is: a run's name may hold what would be markup.
+        # As Text, because a run's name may contain characters of rich's markup.
         table.add_row(*map(Text, row))
     (console if console.is_terminal else Console(width=240)).print(table)
 
@@ -206,7 +209,7 @@ def print_rows(rows: Sequence[ComparisonRow], metric: str) -> None:
 
 
 def comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
-    """Return the texts of a row's cells."""
+    """Return the cells of a row."""
     from cifarlab.experiments.wording import interval, p_value
 
     spread = "" if row.sd is None else f" ± {100 * row.sd:.2f}"

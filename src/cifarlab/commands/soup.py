@@ -42,7 +42,7 @@ def soup(
     from cifarlab.runs.naming import run_name
 
     name = run_name(name)
-    # It has no seed; 0 is where `teacher.run=NAME` looks.
+    # A soup has no seed. It is saved as seed 0, where `teacher.run=NAME` looks for a run.
     made = Run(runs / name / "0", recipe="soup", name=name)
     summary = make_soup(ingredients, made, device=device, root=root, fresh=fresh, imports=imports or ())
     if as_json:

@@ -60,7 +60,7 @@ def train(
     folder = runs / name
     configs = [resolve(found, overrides or ())]
     if seeds is not None:
-        # Brings scipy's distributions along: a second, which a single run need not wait for.
+        # Imported here, because this import loads scipy's distributions, which takes a second.
         from cifarlab.experiments.compare import refuse_another_seed
 
         refuse_another_seed(seeds, overrides or ())
