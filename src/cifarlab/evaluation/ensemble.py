@@ -1,4 +1,4 @@
-"""Ensembles of runs: the mean of several models' outputs, its scores and its cost."""
+"""Ensembles of runs: the mean of several models' outputs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from cifarlab.training.setup import count_macs
 
 @dataclass(frozen=True)
 class Choice:
-    """The decisions of an ensemble, made on validation before the scored pictures are read.
+    """The decisions of an ensemble, made before the scored pictures are read.
 
-    Only `mean` may be given by the caller. Without validation pictures, all temperatures are 1, and
-    `temperature`, `val_top1` and `best` are None.
+    They are made on validation, but `mean` may be given by the caller. Without validation pictures, all
+    temperatures are 1, and `temperature`, `val_top1` and `best` are None.
 
     Attributes:
         members: Positions of the runs in the ensemble.
@@ -77,7 +77,9 @@ class EnsembleMember(Record):
 
 
 class EnsembleScores(Record):
-    """The scores of an ensemble. Scores of the mean have the names of `Scores`.
+    """The scores of an ensemble, its members and its cost.
+
+    Scores of the mean have the names of `Scores`.
 
     Attributes:
         mean: Name of the mean, one of `tta.MEANS`.
@@ -187,7 +189,7 @@ def evaluate_ensemble(
 def _decide(
     members: Sequence[Member], val: Split, means: Sequence[str], choose: bool, tta: Spec | None
 ) -> tuple[Choice, Tensor]:
-    """Return the choice and its members' calibrated logits (M, N, C) of the validation pictures."""
+    """Return the choice and its members' calibrated validation logits (M, N, C)."""
     labels = val.labels
     raw = _answers(members, val, tta, [1.0] * len(members))
     temperatures = [best_temperature(logits, labels) for logits in raw]
@@ -209,7 +211,7 @@ def _decide(
 def forward_selection(
     answers: Tensor, labels: Tensor, average: Callable[[Tensor], Tensor], first: int
 ) -> list[int]:
-    """Return the positions of the members with the best mean, chosen greedily (Caruana et al. 2004).
+    """Choose the members of the best mean greedily (Caruana et al. 2004).
 
     Each step adds the member that raises the mean's accuracy most. Ties go to the lower cross-entropy.
     The selection ends when no member improves the mean.
@@ -219,6 +221,9 @@ def forward_selection(
         labels: Labels (N,).
         average: The mean: logits (M, N, C) to (N, C).
         first: Position of the first member.
+
+    Returns:
+        Positions of the chosen members.
     """
     chosen = [first]
     rating = _rating(answers[first], labels)
@@ -243,7 +248,7 @@ def _top1(logits: Tensor, labels: Tensor) -> float:
 def _answers(
     members: Sequence[Member], pictures: Split, tta: Spec | None, temperatures: Sequence[float]
 ) -> Tensor:
-    """Return the members' logits of the pictures, divided by their temperatures (M, N, C)."""
+    """Return the members' logits divided by their temperatures (M, N, C)."""
     said = []
     for member in members:
         model = member.trained.model if tta is None else _augmented(member, member.trained.model, tta)
@@ -271,7 +276,7 @@ def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec |
 
 
 def _cost(member: Member, tta: Spec | None) -> tuple[int, int]:
-    """Return the forward passes and multiply-adds for one picture, of the model as written."""
+    """Return forward passes and multiply-adds for one picture, as written."""
     trained, size = member.trained, member.image_size
     written = unloaded(trained.saved.model, trained.saved.image_size, trained.model.classes)
     if tta is None:

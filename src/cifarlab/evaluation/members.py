@@ -53,6 +53,6 @@ def load_members(
 
 
 def optimism_warnings(members: Sequence[Member]) -> list[str]:
-    """Return a warning for each member whose epoch was chosen on the test pictures."""
+    """Return warnings for members whose epoch was chosen on the test pictures."""
     chosen_on_test = [member for member in members if member.trained.saved.select == "test"]
     return [f"{member.path} was {OPTIMISTIC}" for member in chosen_on_test]

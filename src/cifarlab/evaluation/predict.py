@@ -43,7 +43,9 @@ def predict(
     image_size: int | None = None,
     imports: Sequence[Path | str] = (),
 ) -> list[Prediction]:
-    """Return the most probable classes of pictures, by the chosen model of a run.
+    """Predict the most probable classes of pictures by a run's model.
+
+    The model is that of the chosen epoch.
 
     Args:
         run: The run's folder, or its best.pt.

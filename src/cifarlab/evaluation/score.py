@@ -129,7 +129,7 @@ class _Timed(Measured):
 
 
 def _timed(model: nn.Module, pictures: Split, val: Split | None, precision: Precision, size: int) -> _Timed:
-    """Score a model on pictures, with the temperature that is fitted to its logits on `val`."""
+    """Score a model on pictures, with a temperature fitted on `val`."""
     logits, labels, pace = collect_outputs(model, pictures, precision, size)
     temperature = None
     if val is not None:

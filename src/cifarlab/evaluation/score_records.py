@@ -12,7 +12,7 @@ from cifarlab.engine.scoring import scores
 
 
 class Measured(TypedDict):
-    """The values that are computed from logits and labels. Their names are those of `Scores`."""
+    """Scores of logits and labels, with the names of `Scores`."""
 
     top1: float
     top5: float
@@ -59,7 +59,9 @@ class Augmentation(Record):
 
 
 class AugmentedScores(Augmentation):
-    """The scores of a model that averages its outputs over several views of a picture.
+    """The scores of a model with test-time augmentation.
+
+    The model's output is the mean of its outputs over several views of a picture.
 
     Attributes:
         mean: Name of the mean, one of `tta.MEANS`.

@@ -75,7 +75,7 @@ def read_splits(run: Path | str, trained: Trained) -> Splits:
 
 
 def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:
-    """Return what `read_splits` returns; if the pictures cannot be read, None and a warning."""
+    """Read splits like `read_splits`; if unreadable, return None and a warning."""
     try:
         splits = load_splits(trained.saved.data, trained.saved.split_seed)
     except ConfigError as error:

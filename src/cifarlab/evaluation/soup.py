@@ -208,7 +208,7 @@ def average_weights(
 
 
 def average(states: Sequence[Weights]) -> Weights:
-    """Return the mean of state dicts, summed in float64; integers are taken from the first."""
+    """Average state dicts in float64; take integers from the first."""
 
     def mean(values: Sequence[Tensor]) -> Tensor:
         if not values[0].is_floating_point():

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of a model's outputs over several views of a picture."""
+"""Test-time augmentation: mean outputs over several views of a picture."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def sizes(
 
 
 def shift(images: Tensor, down: int, right: int) -> Tensor:
-    """Move pictures (B, C, H, W) by whole pixels; the borders are filled by reflection."""
+    """Move pictures (B, C, H, W) by whole pixels; fill borders by reflection."""
     rows, columns = (
         _reflected(torch.arange(length, device=images.device) - step, length)
         for length, step in zip(images.shape[-2:], (down, right), strict=True)
@@ -69,7 +69,7 @@ def shift(images: Tensor, down: int, right: int) -> Tensor:
 
 
 def _reflected(places: Tensor, length: int) -> Tensor:
-    """Map positions outside 0 to length - 1 into it by reflection; the edges are not repeated."""
+    """Reflect outside positions into 0 to length - 1; edges are not repeated."""
     places = places.abs() % max(1, 2 * length - 2)
     return torch.minimum(places, 2 * length - 2 - places)
 
@@ -92,7 +92,7 @@ def mean_of_logits(logits: Tensor) -> Tensor:
 
 
 def mean_of_probabilities(logits: Tensor) -> Tensor:
-    """Return the logarithm (B, C) of the mean probabilities of logits (M, B, C)."""
+    """Average the probabilities of logits (M, B, C); return logarithms (B, C)."""
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
@@ -132,7 +132,7 @@ class Augmented(nn.Module):
         check_sizes(model, backbone, others, ("tta",))
 
     def forward(self, images: Tensor, size: int) -> Output:
-        """Return the mean output (B, C) for pictures (B, 3, H, W); its embedding is empty.
+        """Return the mean output (B, C) of the views; its embedding is empty.
 
         Args:
             images: Pictures (B, 3, H, W).

@@ -1,1 +1,1 @@
-"""How good a run's model is, beyond one accuracy: by class, by confidence, by kind of picture."""
+"""Analysis of a model by class, confidence and kind of picture."""

@@ -1,4 +1,4 @@
-"""`analyze`: a run's chosen model on a split, from all sides."""
+"""`analyze`: many scores of a run's chosen model on a split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PICTURES_SHOWN = 24
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found, of which pictures."""
+    """An analysis, and the pictures that it is about."""
 
     report: AnalysisFile
     pictures: Split
@@ -52,14 +52,29 @@ def analyze(
     root: str | None = None,
     imports: Sequence[Path | str] = (),
 ) -> Analysis:
-    """Score a run's chosen model on `val` or `test`.
+    """Score a run's chosen model on `val` or `test` in many ways.
 
-    The report holds top-1, top-5, NLL and calibration error, before and after temperature scaling; accuracy
-    by class and superclass, confusion; the gap to clean training pictures; accuracy without pictures that are
-    nearly among the training pictures (near); accuracy on corrupted pictures (corruptions); pictures worth a
-    look; where the accuracy stands among published ones. Opening test is written to the ledger.
+    The analysis holds:
 
-    imports: as of `load`. Raises ConfigError as `load` and `open_split` do.
+    - top-1, top-5, NLL and calibration error, before and after temperature scaling
+    - accuracy by class and superclass, and the confusion matrix
+    - the gap to unaugmented training pictures
+    - accuracy without pictures that have a near duplicate among the training pictures
+    - accuracy on corrupted pictures
+    - the hardest pictures and the most confident errors
+    - the place of the accuracy among published ones
+
+    Args:
+        run: The run's folder, or its checkpoint.
+        split: val or test. An opening of test is recorded in the ledger.
+        corruptions: Score corrupted pictures, too.
+        near: Look for near duplicates, too.
+        device: auto, cpu, cuda or cuda:1.
+        root: Folder of the data set. Default: the folder that the run read it from.
+        imports: Python files or modules that register the run's custom parts.
+
+    Raises:
+        ConfigError: The run cannot be loaded, or its data have changed or lack such pictures.
     """
     trained = load_trained(run, device=device, imports=imports).at(root)
     opened = open_split(run, trained, split, "analyze")
@@ -72,7 +87,7 @@ def analyze(
     warnings = [*opened.warnings, *said.left]
     try:
         anchor = published.place_score(trained.saved.whole, said.top1, split)
-    except ConfigError as error:  # The experiment has a part that is gone; its model was scored.
+    except ConfigError as error:  # A part of the configuration is missing. The model was scored without it.
         anchor = None
         warnings.append(f"not placed among published figures: {error}")
     further: _Further = {}
@@ -107,16 +122,22 @@ def analyze(
 
 
 class _Further(TypedDict, total=False):
-    """What is measured where it was asked for."""
+    """The optional scores of an analysis."""
 
     without_near_duplicates: Unseen
     corruptions: dict[str, list[float] | float]
 
 
 class SplitAnswers(NamedTuple):
-    """Of a model: logits (N, C), labels and guesses (N,) on the CPU. top1 and top5: as `eval` has them.
+    """A model's outputs for a split, on the CPU.
 
-    left: a line where the pictures did not fit on the device.
+    Attributes:
+        logits: Logits (N, C).
+        labels: Labels (N,).
+        guesses: Most probable classes (N,).
+        top1: Accuracy, computed as by `evaluate`.
+        top5: Top-5 accuracy, computed as by `evaluate`.
+        left: A warning if the pictures did not fit on the device.
     """
 
     logits: Tensor
@@ -171,15 +192,15 @@ class _Gap(TypedDict):
 
 
 def _gap(trained: Trained, train: Split, count: int, top1: float) -> _Gap:
-    """Accuracy on as many clean training pictures, and how far it lies above the split's."""
-    # A split lies in the order of a hash: its first pictures are a random sample.
+    """Return the accuracy on `count` training pictures, and the gap to `top1`."""
+    # The pictures of a split are ordered by a hash, so the first ones are a random sample.
     few = Split(train.images, train.rows[:count], train.labels[:count], train.ids[:count])
     train_top1 = _answers(trained, few).top1
     return {"train_top1": train_top1, "gap": train_top1 - top1}
 
 
 def _without(known: np.ndarray, right: np.ndarray) -> Unseen:
-    """Accuracy without and on the pictures that are, exactly or nearly, among the training pictures."""
+    """Return the accuracy without and on copies and near duplicates (`known`)."""
     return Unseen(
         near_duplicates=int(known.sum()),
         top1=float(right[~known].mean()) if not known.all() else None,
@@ -188,7 +209,7 @@ def _without(known: np.ndarray, right: np.ndarray) -> Unseen:
 
 
 def _corrupted(trained: Trained, split: Split) -> dict[str, list[float] | float]:
-    """{kind: top-1 at severities 1 to 5}, and the mean of all."""
+    """Return top-1 at severities 1 to 5 by kind, and the mean."""
     images, rows = np.asarray(split.images)[split.rows], torch.arange(len(split))
     found: dict[str, list[float]] = {}
     for kind in CORRUPTIONS:

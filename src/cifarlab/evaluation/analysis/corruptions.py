@@ -1,7 +1,7 @@
-"""Pictures made worse, in four ways at five severities, the same every time.
+"""Corrupted pictures: four deterministic corruptions at five severities.
 
-After Hendrycks and Dietterich (2019), at severities like those of CIFAR-10-C; made here, so accuracies do
-not compare with those on CIFAR-100-C.
+They follow Hendrycks and Dietterich (2019), at severities similar to those of CIFAR-10-C. The pictures are
+not those of CIFAR-100-C, so accuracies on both are not comparable.
 """
 
 from __future__ import annotations
@@ -16,22 +16,29 @@ import torch.nn.functional as F
 from PIL import Image
 
 SEVERITIES = {
-    "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, of 1
+    "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, for pixels in [0, 1]
     "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1.0),  # standard deviation, in pixels
-    "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),  # what is left of it
+    "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),  # share of the contrast that is left
     "jpeg": (80, 65, 58, 50, 40),  # quality
 }
 
 
 def corrupt(images: np.ndarray, ids: np.ndarray, kind: str, severity: int) -> np.ndarray:
-    """(N, 3, H, W) uint8 made worse. ids: (N,), keys of the noise. severity: 1 to 5."""
+    """Corrupt pictures (N, 3, H, W) uint8.
+
+    Args:
+        images: Pictures (N, 3, H, W) uint8.
+        ids: Seed of each picture's noise (N,).
+        kind: Name of the corruption.
+        severity: Severity from 1 to 5.
+    """
     return CORRUPTIONS[kind](images, ids, SEVERITIES[kind][severity - 1])
 
 
 def _noise(images: np.ndarray, ids: np.ndarray, deviation: float) -> np.ndarray:
     worse = np.empty_like(images)
     for row, (picture, key) in enumerate(zip(images, ids.tolist(), strict=True)):
-        # The key is the picture's own: its noise is the same in whatever company.
+        # The seed depends on the picture only, so its noise is the same in every batch.
         noise = np.random.default_rng(key).standard_normal(picture.shape, dtype=np.float32)
         worse[row] = _rounded(picture + 255 * deviation * noise)
     return worse

@@ -1,4 +1,4 @@
-"""What an analysis says of a run's chosen model: the content of analysis.json."""
+"""Records of an analysis: the content of `analysis.json`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from cifarlab.core.records import Record
 from cifarlab.evaluation.published import Placement
 
-# More than a heat map can name.
+# A heat map of more classes has no room for their names.
 MOST_CLASSES = 30
 
 
 class Bin(Record):
-    """Pictures of like confidence."""
+    """Pictures of similar confidence."""
 
     count: int
     confidence: float
@@ -30,7 +30,7 @@ class Scaled(Record):
 
 
 class Confusion(Record):
-    """Pictures of a class (row) by what they are taken for (column)."""
+    """Numbers of pictures by their class (row) and the model's guess (column)."""
 
     names: list[str]
     counts: list[list[int]]
@@ -43,7 +43,7 @@ class Confusion(Record):
 
 
 class Unseen(Record):
-    """Accuracy without and on pictures that are, exactly or nearly, among the training pictures."""
+    """Accuracy without and on near duplicates of training pictures, copies included."""
 
     near_duplicates: int
     top1: float | None
@@ -51,7 +51,7 @@ class Unseen(Record):
 
 
 class Error(Record):
-    """What is taken for what, how often."""
+    """The number of a class's pictures with the same wrong guess."""
 
     label: str
     guess: str
@@ -59,14 +59,14 @@ class Error(Record):
 
 
 class PictureRow(Record):
-    """A picture worth a look.
+    """A noteworthy picture.
 
     Attributes:
-        position: In the split.
-        id: In the canonical order of the published part.
+        position: Position in the split.
+        id: Position in the canonical order of the published part.
         label: Name of its class.
-        guess: What it is taken for.
-        probability: Of the guess.
+        guess: Name of the most probable class.
+        probability: Probability of `guess`.
     """
 
     position: int
@@ -78,31 +78,31 @@ class PictureRow(Record):
 
 
 class AnalysisFile(Record):
-    """The content of analysis.json.
+    """The content of `analysis.json`.
 
     Accuracies are fractions.
 
     Attributes:
-        run: Its path, as it was given.
-        epoch: The chosen one.
-        split: Which pictures were scored.
-        pictures: How many those are.
-        remark: That the accuracy is optimistic, where it is; else empty.
-        warnings: A line each.
+        run: Path of the run, as the user gave it.
+        epoch: The chosen epoch.
+        split: The split that was scored.
+        pictures: Number of scored pictures.
+        remark: A remark that the accuracy is optimistic, or empty.
+        warnings: Warnings, one line each.
         nll: Mean negative log-likelihood, in nats.
         ece: Expected calibration error.
-        temperatures: One that was fitted on validation, or one for each half of the pictures.
-        by_class: Accuracies, the lowest first; None where a class has no pictures.
-        most_confused: The commonest errors.
-        confusion: Pictures of a class (row) by what they are taken for (column).
-        by_superclass: As `by_class`. Superclasses are there where the data set has some.
-        train_top1: On as many clean training pictures.
-        gap: `train_top1` less `top1`.
-        without_near_duplicates: Where near duplicates were looked for.
-        corruptions: By kind at severities 1 to 5, and `mean`, the mean of all; where that was asked for.
-        hardest: The least probability of the label first.
-        confident_errors: The most confident first.
-        anchor: Among published accuracies; None where none is known.
+        temperatures: One temperature fitted on validation, or one for each half of the pictures.
+        by_class: Accuracies, the lowest first. None for a class without pictures.
+        most_confused: The most frequent errors.
+        confusion: Numbers of pictures by their class (row) and the model's guess (column).
+        by_superclass: Like `by_class`. Not set if the data set has no superclasses.
+        train_top1: Accuracy on the same number of unaugmented training pictures.
+        gap: `train_top1` - `top1`.
+        without_near_duplicates: Set if near duplicates were looked for.
+        corruptions: Top-1 at severities 1 to 5 by kind, and `mean`, the mean of all. Set if requested.
+        hardest: Pictures with the lowest probability of their label, the lowest first.
+        confident_errors: Errors with the highest probability, the highest first.
+        anchor: Place among published accuracies. None if none are known.
     """
 
     run: str
@@ -142,12 +142,12 @@ class AnalysisFile(Record):
 
     @property
     def by_corruption(self) -> dict[str, list[float]]:
-        """Top-1 at severities 1 to 5, by kind; empty where that was not asked for."""
+        """Top-1 at severities 1 to 5 by kind. Empty if not scored."""
         return {kind: values for kind, values in (self.corruptions or {}).items() if isinstance(values, list)}
 
     @property
     def corrupted_top1(self) -> float | None:
-        """The mean over kinds and severities."""
+        """Mean top-1 over kinds and severities."""
         return cast("float", self.corruptions["mean"]) if self.corruptions else None
 
     @property
@@ -156,14 +156,17 @@ class AnalysisFile(Record):
 
     @property
     def matrix(self) -> Confusion | None:
-        """Of superclasses, or of classes where those are few enough to be told apart."""
+        """Confusion matrix of superclasses, or of at most MOST_CLASSES classes."""
         if self.superclass_confusion is not None:
             return self.superclass_confusion
         few = 2 <= len(self.classes) <= MOST_CLASSES
         return Confusion(names=self.classes, counts=self.confusion) if few else None
 
     def figures(self) -> dict[str, float | None]:
-        """What is compared between names: fractions, and NLL in nats; None where it was not measured."""
+        """Return the scores that names are compared by.
+
+        Scores are fractions, NLL is in nats. Scores that were not measured are None.
+        """
         without = self.without_near_duplicates
         return {
             "top1": self.top1,

@@ -1,4 +1,4 @@
-"""What probabilities and labels say of a model: loss, calibration, confusion."""
+"""Scores from probabilities and labels: loss, calibration, confusion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Losses(TypedDict):
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> Losses:
-    """Measure (N, C) probabilities."""
+    """Measure the losses of probabilities (N, C)."""
     own = probabilities[np.arange(len(labels)), labels]
     return {
         "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
@@ -36,7 +36,7 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> Losses:
 def reliability(
     probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, *, bins: int = CALIBRATION_BINS
 ) -> list[Bin]:
-    """Compare confidence with accuracy in each of equal bins of the guess's probability."""
+    """Compare confidence with accuracy in equal bins of the guess's probability."""
     confidence = probabilities.max(1)
     right = guesses == labels
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -53,15 +53,21 @@ def reliability(
 def scaled_by_temperature(
     logits: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor] | None
 ) -> tuple[np.ndarray, list[float]]:
-    """(N, C) probabilities after temperature scaling (Guo et al. 2017), and the temperatures.
+    """Scale logits by temperature (Guo et al. 2017).
 
-    held_out: the logits and labels that the temperature is fitted on; None: each half of the pictures gets
-    the temperature of the other half, so that none is scored by a temperature that saw its label.
+    Args:
+        logits: Logits (N, C).
+        labels: Labels (N,).
+        held_out: Logits and labels that the temperature is fitted to. None: each half of the pictures gets
+            the temperature of the other half, so that no picture's label influences its own temperature.
+
+    Returns:
+        Probabilities (N, C), and the temperatures.
     """
     if held_out is not None:
         temperature = best_temperature(*held_out)
         return softmax(logits / temperature), [temperature]
-    # Splits lie in the order of a hash: every second picture is a random half.
+    # The pictures of a split are ordered by a hash, so every second picture is a random half.
     halves = [slice(0, None, 2), slice(1, None, 2)]
     temperatures = [best_temperature(logits[half], labels[half]) for half in reversed(halves)]
     scaled = logits.clone()
@@ -71,17 +77,17 @@ def scaled_by_temperature(
 
 
 def _logits(probabilities: np.ndarray) -> Tensor:
-    """(N, C) float64 whose softmax the probabilities are."""
+    """Return logits (N, C) float64 whose softmax is `probabilities`."""
     return torch.from_numpy(np.maximum(probabilities, np.finfo(np.float64).tiny)).log()
 
 
 def softmax(logits: Tensor) -> np.ndarray:
-    """(N, C) float64."""
+    """Return probabilities (N, C) float64."""
     return logits.double().softmax(-1).cpu().numpy()
 
 
 def confusion(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) int64: pictures of a class (row) by what they are taken for (column)."""
+    """Return the confusion matrix (C, C) int64: labels in rows, guesses in columns."""
     return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
 
 
@@ -96,7 +102,7 @@ def by_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float | None
 
 
 def most_confused(matrix: np.ndarray, names: Sequence[str], *, count: int = 30) -> list[Error]:
-    """The commonest errors."""
+    """Return the most frequent errors."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-wrong.ravel(), kind="stable")[:count]
     pairs = [(int(i // len(names)), int(i % len(names))) for i in order if wrong.ravel()[i]]
@@ -104,7 +110,7 @@ def most_confused(matrix: np.ndarray, names: Sequence[str], *, count: int = 30) 
 
 
 def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:
-    """The confusion matrix of superclasses, (S, S), of one of classes."""
+    """Sum a confusion matrix of classes to one of superclasses (S, S)."""
     member = torch.nn.functional.one_hot(torch.tensor(superclass_of)).numpy()
     return member.T @ matrix @ member
 
@@ -112,7 +118,7 @@ def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:
 def rows_worth_a_look(
     probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the least probability of the label, and of the errors made with the most confidence."""
+    """Return the rows of the least probable labels and most confident errors."""
     own = probabilities[np.arange(len(labels)), labels]
     hardest = np.argsort(own, kind="stable")[:count]
     wrong = np.flatnonzero(guesses != labels)

@@ -1,4 +1,7 @@
-"""The pictures worth a look, kept small beside an analysis: who shows them needs no data set and no model."""
+"""The noteworthy pictures of an analysis, saved beside it.
+
+They can be shown without data set and model.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,23 @@ from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
 from cifarlab.evaluation.analysis.records import PictureRow
 
-# Of each kind; and pixels a side: larger pictures are made smaller. Thirty runs' must fit one page.
+# Number of pictures of each kind, and maximum side length in pixels. One page must hold those of thirty runs.
 TILES_SHOWN = 12
 LARGEST = 40
 
 
 def pictures_path(analysis: Path) -> Path:
-    """Where the pictures of `analysis`.json lie."""
+    """Return the path of the pictures that belong to `analysis.json`."""
     return analysis.with_name(f"{analysis.stem}_pictures.png")
 
 
 def picture_at(pictures: Split, position: int) -> np.ndarray:
-    """(H, W, 3) uint8."""
+    """Return a picture (H, W, 3) uint8."""
     return pictures.images[pictures.rows[position]].permute(1, 2, 0).cpu().numpy()
 
 
 def write_tiles(kinds: Sequence[Sequence[PictureRow]], pictures: Split, path: Path) -> Path:
-    """Write a PNG with a row of squares for each kind of picture; see `AnalysisFile.worth_a_look`."""
+    """Write a PNG with one row of square pictures for each kind."""
     rows = [kind[:TILES_SHOWN] for kind in kinds]
     side = min(LARGEST, *pictures.images.shape[-2:])
     sheet = Image.new("RGB", (side * max(map(len, rows)), side * len(rows)))
@@ -44,9 +47,14 @@ def write_tiles(kinds: Sequence[Sequence[PictureRow]], pictures: Split, path: Pa
 
 
 def read_tiles(path: Path, counts: Sequence[int]) -> list[list[Image.Image]]:
-    """The squares of each row of such a picture, of which an analysis names `counts`.
+    """Read the pictures that `write_tiles` wrote.
 
-    Raises ConfigError for a file that is not such a picture.
+    Args:
+        path: Path of the PNG.
+        counts: Number of pictures of each kind in the analysis.
+
+    Raises:
+        ConfigError: The file is no PNG of this analysis.
     """
     counts = [min(count, TILES_SHOWN) for count in counts]
     try:

@@ -1,1 +1,1 @@
-"""What is wrong with a data set: duplicates, near duplicates, suspect labels, uneven classes."""
+"""Audit of a data set: duplicates, near duplicates, suspect labels, class imbalance."""

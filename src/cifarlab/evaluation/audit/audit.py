@@ -1,4 +1,4 @@
-"""`audit`: all that can be found wrong with a data set, as one report."""
+"""`audit`: all defects of a data set in one report."""
 
 from __future__ import annotations
 
@@ -51,38 +51,45 @@ AUDITED_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found: `report`, and the pictures that it names.
+    """The result of an audit.
 
-    parts: each part as published. A picture goes by its index in the part's canonical order, whatever the
-    packaging.
+    Attributes:
+        report: The report.
+        parts: The published parts. The report names a picture by its index in the part's canonical order,
+            which does not depend on the packaging.
     """
 
     report: AuditReport
     parts: dict[str, Pictures]
 
     def picture(self, part: str, index: int) -> np.ndarray:
-        """(H, W, 3) uint8."""
+        """Return a picture (H, W, 3) uint8."""
         pictures = self.parts[part]
         return np.asarray(pictures.images[pictures.order()[index]]).transpose(1, 2, 0)
 
 
 def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) -> Audit:
-    """Exact and near duplicates within and across the parts, the classes' sizes, suspect labels.
+    """Find duplicates within and across parts, class imbalance and suspect labels.
 
-    runs: trained on this data set. The first one's embedding finds near duplicates beside the descriptors;
-    what each says of the training pictures it was not trained on finds suspect labels. near: look for near
-    duplicates, which takes a minute for 60,000 pictures. Pictures of all parts are compared with one another;
-    no model sees those of test but the first run's, for its embedding, and that is written to the ledger
-    first. The test labels are shown to no model.
+    Only the first run's model sees test pictures, to compute their embeddings. This is recorded in the ledger
+    first. No model sees test labels.
 
-    Raises ConfigError for runs of another data set.
+    Args:
+        data: The data set.
+        runs: Runs that were trained on this data set. The first run's embeddings help to find near
+            duplicates. The predictions of all runs for pictures that they were not trained on find suspect
+            labels.
+        near: Also look for near duplicates, which takes a minute for 60,000 pictures.
+
+    Raises:
+        ConfigError: A run was trained on other data or on some classes only, or none held pictures out.
     """
     read_parts = {part: read_data(data, part) for part in AUDITED_PARTS}
     parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
     for trained in runs:
         _refuse_other(trained, parts["train"])
     exact, pairs = _exact(parts)
-    # First, for it may refuse: then nothing has been opened.
+    # This may raise, so it comes before the test pictures are opened.
     suspected = suspect_labels(parts["train"], runs) if runs else None
     nearly, near_rows = _near(parts, runs) if near else (None, [])
     report = AuditReport(
@@ -99,7 +106,7 @@ def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) 
 
 
 def class_balance(pictures: Pictures) -> ClassBalance:
-    """The smallest and the largest class, and how many pictures each class has."""
+    """Count the pictures of each class; find the smallest and the largest."""
     counts = np.bincount(pictures.labels, minlength=len(pictures.classes)).tolist()
     ranked = sorted(range(len(counts)), key=counts.__getitem__)
     return ClassBalance(
@@ -158,7 +165,7 @@ def _record(trained: Trained, test: Pictures) -> None:
 def _rows(
     parts: dict[str, Pictures], names: tuple[str, str], pairs: np.ndarray, values: np.ndarray | None
 ) -> list[DuplicatePair]:
-    """Name the pictures of pairs. values: their correlation; None for equal pictures."""
+    """Name the pictures of pairs. `values`: correlations, or None for equal pictures."""
     labels = [[parts[name].classes[label] for label in parts[name].labels[parts[name].order()[column]]]
               for name, column in zip(names, pairs.T, strict=True)]  # fmt: skip
     return [
@@ -173,7 +180,7 @@ def _rows(
 
 
 def is_among(ours: Split, theirs: Split) -> np.ndarray:
-    """(N,) bool: whether each of our pictures is, exactly or nearly, among theirs."""
+    """Find the pictures (N,) bool with a copy or near duplicate in `theirs`."""
     mine, other = (np.asarray(split.images)[split.rows] for split in (ours, theirs))
     pairs, _ = near_pairs(details(mine), details(other), alike(descriptors(mine), descriptors(other)))
     found = np.isin(digest_pictures(mine), digest_pictures(other))
@@ -182,7 +189,7 @@ def is_among(ours: Split, theirs: Split) -> np.ndarray:
 
 
 def whole(pictures: Pictures, *, ids: np.ndarray | None = None) -> Split:
-    """A part, or those of its pictures that have the `ids`, in canonical order."""
+    """Return a part's pictures, or those with `ids`, in canonical order."""
     rows = pictures.order()
     ids = np.arange(len(rows)) if ids is None else ids
     return Split(
@@ -192,7 +199,7 @@ def whole(pictures: Pictures, *, ids: np.ndarray | None = None) -> Split:
 
 
 def embeddings(trained: Trained, split: Split) -> Tensor:
-    """(N, D) float32, on the CPU: what the last layer of a run's model sees of each picture."""
+    """Return the embeddings (N, D) float32 of pictures, on the CPU."""
     return torch.cat([output.embedding.float().cpu() for output, _ in _outputs(trained, split)])
 
 
@@ -202,10 +209,13 @@ def _outputs(trained: Trained, split: Split):
 
 
 def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> SuspectLabels:
-    """Find labels that runs contradict with confidence, in pictures that they were not trained on.
+    """Find labels that the runs' models confidently contradict.
 
-    Those are a run's validation pictures, and the training pictures that its `data.limit` left out. Where
-    several runs can tell, the mean of their probabilities counts. Raises ConfigError where none can.
+    Only pictures that a run was not trained on are used: its validation pictures, and the training pictures
+    that its `data.limit` left out. If several runs qualify for a picture, their probabilities are averaged.
+
+    Raises:
+        ConfigError: No run held pictures out.
     """
     total = np.zeros((len(train.labels), len(train.classes)))
     times = np.zeros(len(train.labels), dtype=np.int64)
@@ -255,10 +265,16 @@ def data_and_runs(
     device: str = "auto",
     imports: Sequence[Path | str] = (),
 ) -> tuple[DataConfig, list[Trained]]:
-    """The data set that is named, or runs (their folders) and the first one's data.
+    """Return a named data set, or runs with the first run's data.
 
-    root: where the data set lies, if not where it is looked for, or where a run found it. imports: as of
-    `load`. Raises ConfigError for what is neither.
+    Args:
+        what: Name of a data set, or folders of runs.
+        root: Folder of the data set. Default: its usual folder, or the folder that each run read it from.
+        device: auto, cpu, cuda or cuda:1.
+        imports: Python files or modules that register the runs' custom parts.
+
+    Raises:
+        ConfigError: The arguments name no data set and no runs.
     """
     import_named(imports)
     if len(what) > 1 or what[0] not in DATASETS:

@@ -1,4 +1,4 @@
-"""Pictures that are there more than once: byte for byte, or nearly."""
+"""Duplicates and near duplicates among pictures."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What is compared is detail: luminance at SIDE pixels a side less its mean over BLUR x BLUR. Colour and broad
-# light are left out, or every horizon would be like every other.
+# Details are compared: luminance at SIDE x SIDE pixels minus its mean over BLUR x BLUR. Colour and large-area
+# brightness are ignored, because otherwise all pictures with a horizon would be similar.
 SIDE, BLUR = 32, 7
-# A descriptor is the luminance in COARSE x COARSE cells, less a local mean too: a shift by a pixel changes
-# it little. A shift by two is found where the picture is smooth.
+# A descriptor is the luminance in COARSE x COARSE cells, also minus a local mean. A shift by one pixel hardly
+# changes it. A shift by two is found only in smooth pictures.
 COARSE, COARSE_BLUR = 8, 5
-# Correlation of two descriptors from which on pixels are compared.
+# Minimum correlation of two descriptors for a comparison of details.
 CANDIDATE = 0.85
-# Correlation of detail, at the best of two flips and shifts of up to SHIFT pixels, from which on two pictures
-# are near duplicates. Looked at on CIFAR-100: above it a pair is one photograph twice; from 0.8 to 0.9 mostly
-# so, or two of one series (bottles, cans).
+# Minimum correlation of the details of near duplicates, at the best of two flips and of shifts of up to SHIFT
+# pixels. On CIFAR-100, inspected pairs above it are one photograph. So are most pairs from 0.8 to 0.9; the
+# others belong to one series (bottles, cans).
 NEAR, SHIFT = 0.9, 2
 NEIGHBOURS_COMPARED = 5
 ROWS, PAIRS = 1000, 500
 
 
 def surplus(digests: np.ndarray) -> int:
-    """How many pictures would go if one of each content were kept."""
+    """Count the pictures to remove so that one of each content remains."""
     return len(digests) - len(np.unique(digests))
 
 
 def exact_pairs(digests: np.ndarray) -> np.ndarray:
-    """(P, 2) int64: the first picture of each content that is there more than once, and each other one."""
+    """Pair the first picture of each content with its copies (P, 2) int64."""
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     others = np.flatnonzero(first[group] != np.arange(len(digests)))
     return np.stack([first[group[others]], others], axis=1)
@@ -50,13 +50,19 @@ def exact_pairs_across(digests: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def details(images: np.ndarray) -> Tensor:
-    """(N, 3, H, W) uint8 to (N, 1, SIDE, SIDE) float32: what `near_pairs` compares."""
+    """Compute details (N, 1, SIDE, SIDE) float32 of pictures (N, 3, H, W) uint8."""
     return torch.cat([_without_mean(_luminance(images[start : start + ROWS], SIDE), BLUR)
                       for start in range(0, len(images), ROWS)])  # fmt: skip
 
 
 def descriptors(images: np.ndarray) -> Tensor:
-    """(N, 3, H, W) uint8 to (N, 2, D) float32 of length 1: what a flip leaves, what it negates."""
+    """Compute descriptors (N, 2, D) float32 of length 1.
+
+    The first half of a descriptor is invariant under a horizontal flip; the flip negates the second half.
+
+    Args:
+        images: Pictures (N, 3, H, W) uint8.
+    """
     found = []
     for start in range(0, len(images), ROWS):
         cells = _without_mean(_luminance(images[start : start + ROWS], COARSE), COARSE_BLUR)
@@ -77,9 +83,12 @@ def _without_mean(values: Tensor, width: int) -> Tensor:
 
 
 def alike(ours: Tensor, theirs: Tensor | None, *, least: float = CANDIDATE) -> Tensor:
-    """(P, 2) int64: pairs of descriptors that correlate by `least`, flipped or not.
+    """Return pairs (P, 2) int64 of descriptors that correlate, flipped or not.
 
-    theirs: (M, 2, D), or None for pairs among `ours` (N, 2, D), each named once, the lower index first.
+    Args:
+        ours: Descriptors (N, 2, D).
+        theirs: Descriptors (M, 2, D). None: pairs among `ours`, each once, the lower index first.
+        least: Minimum correlation.
     """
     found = []
     for start in range(0, len(ours), ROWS):
@@ -97,7 +106,15 @@ def alike(ours: Tensor, theirs: Tensor | None, *, least: float = CANDIDATE) -> T
 
 
 def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIGHBOURS_COMPARED) -> Tensor:
-    """(P, 2) int64: each of `ours` (N, D), and the `count` embeddings most like it by cosine; as `alike`."""
+    """Return pairs (P, 2) int64 of embeddings and their nearest neighbours.
+
+    Similarity is the cosine.
+
+    Args:
+        ours: Embeddings (N, D).
+        theirs: Embeddings (M, D). None: pairs among `ours`, each once, the lower index first.
+        count: Number of neighbours of each of `ours`.
+    """
     ours = F.normalize(ours)
     columns = ours if theirs is None else F.normalize(theirs)
     count = min(count + (theirs is None), len(columns))
@@ -113,7 +130,11 @@ def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIG
 
 
 def correlations(ours: Tensor, theirs: Tensor) -> Tensor:
-    """(P,): of (P, 1, S, S) details, where the two overlap, at the best of two flips and all small shifts."""
+    """Correlate pairs of details, both (P, 1, S, S), where they overlap.
+
+    Returns:
+        The highest correlation (P,) over both flips and all shifts of up to SHIFT pixels.
+    """
     best = torch.full((len(ours),), -1.0)
     moves = range(-SHIFT, SHIFT + 1)
     for flipped, down, right in itertools.product((False, True), moves, moves):
@@ -131,9 +152,17 @@ def _overlap(shift: int) -> slice:
 
 
 def near_pairs(ours: Tensor, theirs: Tensor | None, candidates: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The candidates (P, 2) that pixels confirm: (Q, 2) int64, and their correlation (Q,), most alike first.
+    """Return the candidates with similar details, the most similar first.
 
-    ours, theirs: `details`; theirs None for pairs among `ours`.
+    Their details correlate by at least NEAR.
+
+    Args:
+        ours: Details of pictures.
+        theirs: Details of other pictures. None: pairs among `ours`.
+        candidates: Pairs of indices (P, 2).
+
+    Returns:
+        Pairs (Q, 2) int64, and their correlations (Q,).
     """
     others = ours if theirs is None else theirs
     found = [correlations(ours[pairs[:, 0]], others[pairs[:, 1]]) for pairs in candidates.split(PAIRS)]

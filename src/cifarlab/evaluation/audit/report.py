@@ -1,4 +1,4 @@
-"""What an audit says of a data set: the content of audit.json."""
+"""Records of an audit: the content of `audit.json`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pydantic import Strict
 
 from cifarlab.core.records import Record
 
-# A part, and the index in its canonical order. In JSON a pair is a list.
+# A part, and the index of a picture in its canonical order. In JSON a pair is a list.
 PictureName = Annotated[tuple[str, int], Strict(False)]
-# A class, and how many pictures it has.
+# A class, and its number of pictures.
 ClassSize = Annotated[tuple[str, int], Strict(False)]
-# Two parts: ours, whose pictures are among theirs.
+# Two parts. The first part's pictures are looked for in the second.
 Parts = tuple[str, str]
 
 
 class ClassBalance(Record):
-    """The smallest and the largest class, and how many pictures each class has."""
+    """The sizes of all classes, with the smallest and the largest."""
 
     smallest: ClassSize
     largest: ClassSize
@@ -26,7 +26,7 @@ class ClassBalance(Record):
 
 
 class DuplicatePair(Record):
-    """Two pictures that are alike, with their labels. correlation: 1 where they are equal."""
+    """Two similar pictures with their labels. `correlation` is 1 for equal pictures."""
 
     kind: Literal["exact", "near"]
     pictures: list[PictureName]
@@ -35,7 +35,7 @@ class DuplicatePair(Record):
 
 
 class SuspectLabel(Record):
-    """A label that a model contradicts with confidence."""
+    """A label that a model confidently contradicts."""
 
     picture: PictureName
     label: str
@@ -45,13 +45,12 @@ class SuspectLabel(Record):
 
 
 class SuspectLabels(Record):
-    """What runs say of pictures that they were not trained on.
+    """Suspect labels among pictures that the runs were not trained on.
 
     Attributes:
-        suspects: The most suspect first.
-        suspects_among: How many pictures were asked of.
-        suspects_accuracy: Share of those whose label is the most probable one. What a weak model takes for
-            suspect is its own error.
+        suspects: The suspect labels, the most suspect first.
+        suspects_among: Number of examined pictures.
+        suspects_accuracy: Accuracy of the model on them. The suspects of a weak model are its own errors.
     """
 
     suspects: list[SuspectLabel]
@@ -61,7 +60,12 @@ class SuspectLabels(Record):
 
 @dataclass(frozen=True)
 class SharedPictures:
-    """Our pictures that are exactly among theirs, and those of them that have the same label there."""
+    """Numbers of the first part's pictures with a copy in the second part.
+
+    Attributes:
+        pictures: Number of such pictures.
+        same_label: Number of those whose copy has the same label.
+    """
 
     pictures: int
     same_label: int
@@ -69,18 +73,18 @@ class SharedPictures:
 
 @dataclass(frozen=True)
 class ExactDuplicates:
-    """How many pictures are there more than once, byte for byte.
+    """Numbers of pictures with an exact copy.
 
     Attributes:
-        surplus: By part: those that would go if one of each content were kept.
-        shared: By two parts.
+        surplus: By part, the number of pictures to remove so that one of each content is left.
+        shared: Numbers of pictures with a copy in another part, by both parts.
     """
 
     surplus: dict[str, int]
     shared: dict[Parts, SharedPictures]
 
     def counts(self) -> dict[str, int]:
-        """Return all figures by their names in JSON."""
+        """Return all counts by their names in JSON."""
         found = {f"duplicates_in_{part}": count for part, count in self.surplus.items()}
         for (ours, theirs), shared in self.shared.items():
             found[f"{ours}_in_{theirs}"] = shared.pictures
@@ -104,7 +108,7 @@ class NearDuplicates:
     pictures: dict[Parts, int]
 
     def counts(self) -> dict[str, int]:
-        """Return all figures but the threshold by their names in JSON."""
+        """Return all counts, without the threshold, by their names in JSON."""
         return {
             f"near_duplicates_in_{ours}" if ours == theirs else f"near_{ours}_in_{theirs}": count
             for (ours, theirs), count in self.pictures.items()
@@ -113,14 +117,17 @@ class NearDuplicates:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """All that was found wrong with a data set.
+    """All defects that an audit found in a data set.
 
     Attributes:
-        dataset: Its name.
-        pictures: By part, as `fingerprint` and `class_balance`.
-        near: None where near duplicates were not looked for.
-        pairs: Of equal and of nearly equal pictures.
-        suspected: None where no runs were asked.
+        dataset: Name of the data set.
+        pictures: Number of pictures by part.
+        fingerprint: Fingerprint by part.
+        class_balance: Class sizes by part.
+        exact: Exact duplicates.
+        near: Near duplicates. None if they were not looked for.
+        pairs: Pairs of equal and of similar pictures.
+        suspected: Suspect labels. None if no runs were given.
     """
 
     dataset: str

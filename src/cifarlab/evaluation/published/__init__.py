@@ -1,4 +1,4 @@
-"""Published accuracies, and where a run stands among them."""
+"""Published accuracies, and the place of a run among them."""
 
 from cifarlab.evaluation.published.placing import Placement, place_run, place_score
 

@@ -1,4 +1,4 @@
-"""Why a run may lie below a published figure: what its configuration does otherwise."""
+"""Likely reasons in a configuration for accuracies below the published ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRAINING_PICTURES = 50_000
 
 
 def augmentation(config: Config) -> frozenset[str]:
-    """What a configuration has of crop, flip, cutout, policy, mixup, cutmix."""
+    """Return the configuration's kinds of augmentation, named as in `Anchor.augment`."""
     names = {spec.name for spec in (*config.data.augment.values(), *_mixers(config.data.mix))}
     kinds = {"crop", "flip", "mixup", "cutmix"} & names
     kinds |= {"policy"} if POLICIES & names else set()
@@ -24,7 +24,7 @@ def augmentation(config: Config) -> frozenset[str]:
 
 
 def _mixers(specs: Mapping[str, Spec]) -> Iterator[Spec]:
-    """The mixers, and those that one of them chooses among: each meets some pairs."""
+    """Yield all mixers, and their choices: each mixes some pairs."""
     for spec in specs.values():
         if spec.p:
             yield spec
@@ -37,15 +37,15 @@ def pretrained(config: Config) -> bool:
 
 
 def causes(config: Config, anchor: Anchor) -> list[str]:
-    """A line for each difference that costs accuracy, the costliest first.
+    """List the differences from the anchor that cost accuracy, the costliest first.
 
-    The costs put them in order; a line says one only where it is published or was measured.
+    Estimated costs determine the order. A line states a cost only if it was published or measured.
     """
     found = [*_of_model(config, anchor), *_of_data(config, anchor), *_of_optimization(config, anchor)]
     return [line for _, line in sorted(found, key=lambda cause: -cause[0])]
 
 
-Causes = Iterator[tuple[float, str]]  # points that it may cost, and what it is
+Causes = Iterator[tuple[float, str]]  # estimated cost in points, and description
 
 
 def _of_model(config: Config, anchor: Anchor) -> Causes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Runs of one recipe have a standard deviation of about a quarter of a point over seeds (an estimate); a band
-# reaches two of those beyond its figures.
+# Runs of one recipe have an estimated standard deviation of about a quarter of a point over seeds. A band
+# extends two of these beyond its figures.
 SPREAD = 0.5
 
 CUTOUT = "the README of uoguelph-mlrg/Cutout"
@@ -24,8 +24,11 @@ SWIN = "MazenAmria/swin-tiny-finetuned-cifar100 on Hugging Face"
 class Figure:
     """One published accuracy, in percent.
 
-    runs: how many it is the mean or the median of. epoch: last or best; the best of many test scores is
-    optimistic. None where that is not known.
+    Attributes:
+        top1: The accuracy.
+        source: The publication.
+        runs: Number of runs that it is the mean or median of. None if unknown.
+        epoch: last, or best, which is optimistic: the best of many test scores. None if unknown.
     """
 
     top1: float
@@ -36,10 +39,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Anchor:
-    """Figures of one architecture and protocol.
+    """Published figures of one architecture and protocol.
 
-    backbones: their registered names, without timm's tags. augment: of crop, flip, cutout, policy (learned or
-    drawn operations, with Cutout or not), mixup, cutmix. pretrained: on what. distilled: the loss.
+    Attributes:
+        name: Name of the architecture and protocol.
+        backbones: Registered names of the backbones, without timm's tags.
+        figures: The published accuracies.
+        epochs: Epochs of training.
+        augment: Augmentations: crop, flip, cutout, policy (learned or random operations, with Cutout or
+            without), mixup, cutmix.
+        image_size: Side length of the model's input in pixels.
+        pretrained: Data set of the pretraining, if any.
+        sharpness: Whether the training minimizes sharpness.
+        distilled: Loss of the distillation, if any.
+        optimizer: Kind of the optimizer.
     """
 
     name: str
@@ -72,14 +85,14 @@ def _with(*more: str) -> frozenset[str]:
 
 
 def _student(name: str, backbone: str, alone: float, *taught: tuple[str, float]) -> tuple[Anchor, ...]:
-    """A network of the distillation benchmarks, alone and taught: 240 epochs."""
+    """Return a distillation benchmark's anchors, without and with teachers: 240 epochs."""
     anchors = [Anchor(name, (backbone,), (Figure(alone, DISTILLER),), epochs=240)]
     anchors += [Anchor(f"{name} taught by {loss}", (backbone,), (Figure(top1, DISTILLER),), epochs=240,
                        distilled=loss) for loss, top1 in taught]  # fmt: skip
     return tuple(anchors)
 
 
-# What DeiT's figures have beside crop and flip: RandAugment, random erasing, mixup and CutMix.
+# Augmentations of DeiT beside crop and flip: RandAugment, random erasing, mixup and CutMix.
 STRONG = ("policy", "cutout", "mixup", "cutmix")
 
 
@@ -92,7 +105,7 @@ def _tuned(
     epochs: int | None = None,
     augment: frozenset[str] = frozenset({"flip"}),
 ) -> Anchor:
-    """A pretrained network, fine-tuned on pictures of `size` px."""
+    """Return the anchor of a pretrained network, fine-tuned at `size` px."""
     return Anchor(f"{name}, fine-tuned", backbones, figures, epochs, augment, size, on, optimizer="any")
 
 

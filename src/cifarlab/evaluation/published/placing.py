@@ -1,4 +1,4 @@
-"""Where a run stands among published accuracies, and why it may lie below them."""
+"""The place of a run among published accuracies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ANCHORS_SHOWN = 5
 
 
 class PublishedFigure(Record):
-    """As `figures.Figure`."""
+    """A published accuracy. Its fields are those of `figures.Figure`."""
 
     top1: float
     source: str
@@ -25,15 +25,15 @@ class PublishedFigure(Record):
 
 
 class Placement(Record):
-    """Where an accuracy stands among published ones.
+    """The place of an accuracy among published ones.
 
     Attributes:
-        anchor: Name of their architecture and protocol.
-        band: The least and the greatest accuracy, in percent, that surprise nobody.
-        figures: What the band is made of.
-        split: What the accuracy was measured on; the figures are of test.
-        difference: Points outside the band, 0 within.
-        causes: Why it lies below, the costliest first.
+        anchor: Name of the published architecture and protocol.
+        band: Lowest and highest accuracy to expect, in percent.
+        figures: The published accuracies of the band.
+        split: Split that the accuracy was measured on. Published accuracies are on test.
+        difference: Distance from the band in points. 0 inside it.
+        causes: Likely causes of a lower accuracy, the costliest first.
         text: All of it in words.
     """
 
@@ -48,9 +48,15 @@ class Placement(Record):
 
 
 def place_score(config: Config, top1: float, split: str) -> Placement | None:
-    """Place `top1` (a fraction), measured on `split`, among the published figures nearest to a configuration.
+    """Place an accuracy among the published ones nearest to its configuration.
 
-    Returns None where no figure is known for the backbone or the data set.
+    Args:
+        config: Configuration of the run.
+        top1: Accuracy, as a fraction.
+        split: Split that the accuracy was measured on.
+
+    Returns:
+        The place. None if nothing is published for the backbone or the data set.
     """
     anchor = nearest_anchor(config)
     if anchor is None:
@@ -74,7 +80,7 @@ def place_score(config: Config, top1: float, split: str) -> Placement | None:
 
 
 def place_run(run: Run) -> Placement | None:
-    """`place` for a finished run, by its summary: test where it was scored there, else validation."""
+    """Place a finished run by its score on test, or else validation."""
     summary = run.summary()
     if summary is None:
         return None
@@ -85,7 +91,7 @@ def place_run(run: Run) -> Placement | None:
 
 
 def nearest_anchor(config: Config) -> Anchor | None:
-    """The anchor of the configuration's backbone whose protocol differs in least from it."""
+    """Return the anchor of the configuration's backbone with the most similar protocol."""
     if config.data.dataset.name != "cifar100" or config.data.classes is not None:
         return None
     name = config.model.backbone.name.partition(".")[0]
@@ -102,7 +108,7 @@ def _distance(config: Config, anchor: Anchor) -> tuple[int, float]:
         + 10 * (abs(config.data.image_size - anchor.image_size) > 64)
         + 3 * (not taught)
         + len(other)
-        + ("policy" in other)  # It is worth more than cutout.
+        + ("policy" in other)  # A policy gains more accuracy than cutout.
         + (anchor.sharpness != (config.optim.sharpness is not None))
     )
     return differences, abs((anchor.epochs or config.train.epochs) - config.train.epochs)
