@@ -1,4 +1,4 @@
-"""The command line: runs a command and prints an error as one line. `--help` is fast: see `commands`."""
+"""The command line, which prints an error as one line. `--help` is fast: see `commands`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ from cifarlab.commands import (  # noqa: F401
 
 
 def main() -> None:
-    """Run the command line. The exit status is 2 for a user's mistake and 1 for a failure."""
+    """Run the command line.
+
+    The exit status is 2 for a user's mistake and 1 for a failure.
+    """
     if sys.platform == "win32":
         sys.exit("error: cifarlab does not run on Windows itself yet; it does in WSL")
     for stream in (sys.stdout, sys.stderr):
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def _refuse_words(error: Any) -> NoReturn:
-    """Print an error of the arguments in one line, or the help if there are none, and exit."""
+    """Print an error of the arguments, or the help without arguments, and exit."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(error.exit_code)

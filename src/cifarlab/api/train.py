@@ -27,7 +27,9 @@ def train(
     train_teacher: bool = False,
     show_progress: bool = False,
 ) -> Run:
-    """Train a recipe, or resume its run. A finished run is not trained again.
+    """Train a recipe, or resume its run.
+
+    A finished run is not trained again.
 
     Args:
         recipe: Name of a recipe (`cifarlab list` shows them), or path of a YAML file.
