@@ -1,1 +1,1 @@
-"""What experiments over several seeds are made of."""
+"""Experiments over several seeds: comparisons, ladders, refits, reproductions."""

@@ -93,7 +93,7 @@ def run_comparison(
 
 
 def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides: Sequence[str] = ()) -> Arm:
-    """Return the arm of a recipe at seeds 0 to `seeds` - 1, with runs in `runs`/`name`.
+    """Return a recipe's arm at seeds 0 to `seeds` - 1, in `runs`/`name`.
 
     Raises:
         ConfigError: An override does not fit the recipe, or sets the seed.
@@ -108,7 +108,7 @@ def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides:
 
 
 def refuse_another_seed(seeds: int, overrides: Sequence[str]) -> None:
-    """Raise ConfigError if an override sets the seed, which each of `seeds` runs sets itself."""
+    """Raise ConfigError if an override sets the seed of all `seeds` runs."""
     for text in overrides:
         train = parse_override(text).get("train")
         if isinstance(train, Mapping) and "seed" in train:
@@ -123,7 +123,7 @@ def find_arm(
     overrides: Sequence[str] = (),
     imports: Sequence[Path | str] = (),
 ) -> Arm:
-    """Find the arm of a recipe's name, a recipe's file, or the name of runs.
+    """Find the arm of a recipe's name or file, or of finished runs.
 
     Further seeds of a name that is no recipe are trained like its first run.
 
@@ -169,7 +169,7 @@ def find_arm(
 
 
 def _name(text: str, runs: Path) -> str:
-    """Return the name of runs that `text` names, or whose folder it is."""
+    """Return the name of runs from their name or folder."""
     folder, above = (Path(spelled(Path(path).absolute().as_posix())) for path in (text, runs))
     is_below = folder.is_relative_to(above) and folder != above
     return folder.relative_to(above).as_posix() if is_below else run_name(text)
@@ -273,7 +273,7 @@ def _row(
 
 
 def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
-    """Estimate by how much the score of the best epoch is too optimistic.
+    """Estimate the bias of a score by the choice of its best epoch.
 
     If the epoch was chosen on test and validation scores exist: the test score of that epoch minus the test
     score of the epoch that validation would choose. Otherwise an estimate from the curve, see

@@ -1,4 +1,4 @@
-"""Errors for options of a comparison that have no effect because nothing is trained."""
+"""Errors for options without effect because nothing is trained."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def refuse_idle_overrides(overrides: Sequence[str], seeds: int | None) -> None:
 
 
 def refuse_idle_at_once(at_once: int, seeds: int | None) -> None:
-    """Raise ConfigError if runs at the same time are requested without seeds to train."""
+    """Raise ConfigError if simultaneous runs are requested without seeds to train."""
     if at_once > 1 and seeds is None:
         raise ConfigError(f"--at-once {at_once}: of how many runs? Say, e.g., --seeds {at_once}")

@@ -1,4 +1,4 @@
-"""Ladders of recipes: what each change adds, and what its removal from the top costs."""
+"""Ladders of recipes: the effect of each change, added or left out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_ladder(
     *,
     imports: Sequence[Path | str] = (),
 ) -> Comparison | LadderComparison:
-    """Train the recipes of a ladder, and compare each with the one below it.
+    """Train a ladder's recipes, and compare each with the one below.
 
     Args:
         prefix: Prefix of the recipes' names. Their order is that of `recipe_names`.
@@ -85,7 +85,7 @@ def run_ladder(
 
 
 def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Return the rows of `scored` after the first, each with the top's difference from it."""
+    """Return the later rows of `scored` with the top's difference from each."""
     top, *others = [by_seed(row) for row in scored] or [{}]
     without = scored[1:]
     records = described([difference(top, other) for other in others], against=[row.name for row in without])
@@ -95,7 +95,7 @@ def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def _left_out(
     rungs: Sequence[Arm], runs: Path, seeds: int | None, overrides: Sequence[str]
 ) -> tuple[dict[str, Arm], dict[str, str]]:
-    """Return the top without each rung's change, and why some changes cannot be left out, by rung."""
+    """Return tops without each rung's change, and reasons for missing ones."""
     plain = [resolve(read_recipe(rung.name), overrides).dump() for rung in rungs]
     top = read_recipe(rungs[-1].name)
     arms, kept = {}, {}
@@ -160,14 +160,14 @@ def _is_moved_again(below: Collection[str], rung: Collection[str], top: Any) -> 
 
 
 def _sort(section: dict[str, Value], labels: Sequence[str]) -> None:
-    """Sort those keys of `section` that are in `labels` by `labels`; other keys keep their places."""
+    """Sort the keys in `labels` by their order there; others keep their places."""
     sorted_labels = iter([label for label in labels if label in section])
     keys = [next(sorted_labels) if key in labels else key for key in section]
     _rearrange(section, keys)
 
 
 def _insert(section: dict[str, Value], label: str, value: Value, labels: Sequence[str]) -> None:
-    """Add `label` to `section`, after its predecessor in `labels`, or else before its successor."""
+    """Add `label` after its predecessor in `labels`, or before its successor."""
     keys, at = list(section), labels.index(label)
     section[label] = value
     earlier = next((key for key in reversed(labels[:at]) if key in keys), None)

@@ -101,7 +101,7 @@ class Comparison(Record):
 
 
 class LeftOut(Record):
-    """A rung of a ladder whose change is left out of the top."""
+    """A rung of a ladder, left out of the top."""
 
     left_out: str
 
@@ -114,7 +114,7 @@ class KeptChange(LeftOut):
 
 # The fields of the last base class come first.
 class DroppedChange(ComparisonRow, LeftOut):
-    """The top without a change. `difference` is that of the whole top from this one."""
+    """The top without a change, and the whole top's difference from it."""
 
 
 class LadderComparison(Comparison):
@@ -124,7 +124,7 @@ class LadderComparison(Comparison):
 
 
 class ReproducedSide(Record):
-    """An experiment of the tutorial, trained in one way. Its values are those of `ComparisonRow`."""
+    """A tutorial's experiment, trained in one way, as in `ComparisonRow`."""
 
     mean: float
     sd: float | None
@@ -139,7 +139,7 @@ class ReproducedSide(Record):
 
 
 class ReproducedRow(Record):
-    """An experiment of the tutorial: as published, as its code runs, and corrected.
+    """An experiment of the tutorial: published, as run, and corrected.
 
     Attributes:
         name: Name of the corrected runs.

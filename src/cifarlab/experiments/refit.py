@@ -1,4 +1,4 @@
-"""Refits: a finished run trained again on all training pictures, validation pictures included."""
+"""Refits: finished runs trained again with their validation pictures included."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def refit(
     progress: TrainingProgress | None = None,
     imports: Sequence[Path | str] = (),
 ) -> tuple[Run, Summary]:
-    """Train a finished run's configuration on all training pictures, up to its chosen epoch.
+    """Train a finished run again on all training pictures.
+
+    The new run ends at the chosen epoch of the finished run.
 
     The schedule still spans the run's whole length and is cut at the chosen epoch. So the learning rate at
     each epoch is the one that was validated. No validation pictures are left: only the test set can measure

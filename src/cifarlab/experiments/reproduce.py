@@ -1,4 +1,4 @@
-"""Reproduction of the tutorial's table: as published, as its code runs, and corrected, over seeds."""
+"""Reproduction of the tutorial's table: published, as run, and corrected."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def reproduce(
     progress: TrainingProgress,
     at_once: int,
 ) -> Reproduction:
-    """Train the missing runs of the tutorial's experiments, and compare both sides with the published.
+    """Train the missing runs of the tutorial's experiments, and compare them.
 
     Experiments that cannot be trained here are in the result, with the reason. Accuracies are those on test.
     Test is opened once for corrected runs; runs as published are scored on it at every epoch.
@@ -140,7 +140,7 @@ def _row(
 
 
 def _start_words(setting: Setting, start: Path | None) -> list[str]:
-    """Return overrides that replace ImageNet's weights by those of `start`, if the backbones agree."""
+    """Return overrides that load `start` instead of ImageNet's weights, if backbones agree."""
     if start is None:
         return []
     own = setting.config().dump()["model"]["backbone"]
@@ -163,7 +163,7 @@ def _too_long(config: Config) -> str | None:
 
 
 def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once: int) -> None:
-    """Train the missing runs, seed by seed; the rows note those that cannot be trained."""
+    """Train missing runs, seed by seed; rows note those that fail."""
     waiting = list(_waiting(rows))
     for _, _, config, run in waiting:
         run.refuse_other(config, APART)
@@ -177,7 +177,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
             progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
-        """Yield the missing runs with or without a teacher, each once its teacher is trained."""
+        """Yield missing runs with or without a teacher, after their teachers."""
         for row, side, config, run in waiting:
             if bool(config.lessons) not in learns or side in row.missing or run.summary() is not None:
                 continue
@@ -206,7 +206,7 @@ def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, SideName, Config, Run]]
 
 
 def _figures(row: Row, scored: Mapping[str, ComparisonRow]) -> ReproducedRow:
-    """Return a row of the table: the published accuracy and the scores of both sides."""
+    """Return a row of the table, without its difference."""
     experiment = row.experiment
     sides = {side: _side(scored[arm.name]) for side, arm in row.arms.items() if side not in row.missing}
     return ReproducedRow(
@@ -238,7 +238,7 @@ def _side(row: ComparisonRow) -> ReproducedSide:
 def _judged(
     pairs: Sequence[tuple[ReproducedSide | None, ReproducedSide | None]],
 ) -> list[JudgedDifference | None]:
-    """Return the difference of each pair, with p corrected for all; None if a side is missing."""
+    """Return each pair's difference, with p corrected for all, or None."""
     measured = {
         i: difference(by_seed(ours), by_seed(others))
         for i, (ours, others) in enumerate(pairs)
@@ -249,13 +249,13 @@ def _judged(
 
 
 def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
-    """Add the difference between the sides to each row, with p corrected for all."""
+    """Add the differences between the sides, with p corrected for all."""
     found = _judged([(row.corrected, row.as_run) for row in table])
     return [row.changed(difference=one) for row, one in zip(table, found, strict=True)]
 
 
 def _lessons(table: Sequence[ReproducedRow]) -> list[Lesson]:
-    """Return the difference of each experiment from the one it builds on, on all three sides."""
+    """Compare each experiment with the one it builds on, on all sides."""
     rows, known = {row.name: row for row in table}, experiments()
     pairs = [(row, rows[base]) for row in table if (base := known[row.name].builds_on) in rows]
     as_run = _judged([(row.as_run, base.as_run) for row, base in pairs])

@@ -33,7 +33,7 @@ def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> 
 
 
 def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
-    """Raise ConfigError if the runs of one name, by seed, are not seeds of one experiment."""
+    """Raise ConfigError if runs by seed are not of one experiment."""
     (first, reference), *others = runs.items()
     for seed, run in others:
         if changed := seed_differences(reference.plain_config(), run.plain_config()):

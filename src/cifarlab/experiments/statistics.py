@@ -26,7 +26,10 @@ NEIGHBOURS = 6
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over n seeds, standard deviation and 95 % interval. All but the mean are nan for one seed."""
+    """Mean over n seeds, standard deviation and 95 % interval.
+
+    All but n and the mean are nan for one seed.
+    """
 
     n: int
     mean: Any
@@ -64,7 +67,7 @@ class Difference:
     spread: Any
 
     def shown(self, p: Any = None) -> Any:
-        """Tell whether the test and the 95 % interval both show a difference.
+        """Tell whether the test and the interval both show a difference.
 
         Args:
             p: A p-value corrected for several comparisons. Default: the uncorrected p-value.
@@ -73,7 +76,7 @@ class Difference:
         return (p < SIGNIFICANCE) & ((self.low > 0) | (self.high < 0))
 
     def smallest(self, comparisons: int = 1) -> float:
-        """Return the true difference that this number of seeds shows with probability 0.8.
+        """Return the true difference that these seeds show with probability 0.8.
 
         Args:
             comparisons: Number of comparisons. Each is tested at its share of the significance level of 5 %,
@@ -100,7 +103,7 @@ class Difference:
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """Estimate the mean of values (..., n) over the last axis, the seeds."""
+    """Estimate the mean of values (..., n) over the last axis."""
     values = np.asarray(values, dtype=np.float64)
     n, mean = values.shape[-1], values.mean(-1)
     if n == 1:
@@ -110,7 +113,7 @@ def estimate(values: ArrayLike) -> Estimate:
 
 
 def paired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
-    """Compare scores (..., n) seed by seed, by Student's test of their differences."""
+    """Compare scores (..., n) seed by seed, by Student's test."""
     differences = np.asarray(ours, dtype=np.float64) - np.asarray(others, dtype=np.float64)
     found = estimate(differences)
     n = found.n
@@ -124,7 +127,10 @@ def paired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
 
 
 def unpaired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
-    """Compare scores (..., n) and (..., m) by Welch's test (1947); n and m are at least 2."""
+    """Compare scores (..., n) and (..., m) by Welch's test (1947).
+
+    Seeds are not paired. n and m are at least 2.
+    """
     ours, others = np.asarray(ours, dtype=np.float64), np.asarray(others, dtype=np.float64)
     sizes = ours.shape[-1], others.shape[-1]
     variances = ours.var(-1, ddof=1), others.var(-1, ddof=1)
@@ -165,7 +171,9 @@ def _mean(scores: Mapping[int, float]) -> float:
 
 
 def _interval(values: np.ndarray) -> tuple[Any, Any]:
-    """Return the mean's 95 % interval: Student's below 10 seeds, else an expanded percentile bootstrap.
+    """Return the mean's 95 % interval, from 10 seeds on by bootstrap.
+
+    Below 10 seeds it is Student's, else an expanded percentile bootstrap.
 
     The plain percentile and BCa intervals of 10 values cover 90 %, not 95. Hesterberg (2015, "What teachers
     should know about the bootstrap") widens the percentiles by the ratio of Student's t to the normal.
@@ -184,7 +192,7 @@ def _interval(values: np.ndarray) -> tuple[Any, Any]:
 
 
 def _p(mean: Any, error: Any, freedom: Any) -> Any:
-    """Return p of Student's two-sided test; 1 if the scores have no variance."""
+    """Return p of Student's two-sided test; 1 without variance."""
     known = error > ROUNDING
     t = np.divide(np.abs(mean), error, out=np.zeros_like(np.asarray(mean)), where=known)
     return 2 * stats.t.sf(t, freedom)
@@ -213,7 +221,10 @@ def _noncentrality(freedom: float, significance: float) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple testing (Holm 1979): the chance of any false finding stays at 5 %."""
+    """Correct p-values for multiple testing (Holm 1979).
+
+    The probability of any false finding stays at 5 %.
+    """
     order = np.argsort(p)
     raised = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
     corrected = np.empty(len(p))
@@ -222,7 +233,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def optimism(scores: Sequence[float]) -> float | None:
-    """Estimate by how much the best epoch's score exceeds the curve around it.
+    """Estimate how far the best epoch's score exceeds the curve.
 
     The curve at the best epoch is the value of a line through the six nearest epochs, without the best one.
     The estimate is an upper bound, because the weights of the best epoch may really be a little better than

@@ -111,7 +111,7 @@ _TABLE = {
 
 
 def experiments() -> dict[str, Experiment]:
-    """Return the tutorial's rows by name, each after the row that it builds on."""
+    """Return the tutorial's rows by name, each after its base."""
     packaged = frozenset(recipe_names())
     rows: dict[str, Experiment] = {}
     for name, change in _TABLE.items():
@@ -129,7 +129,10 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_setting(name: str) -> Setting | None:
-    """Find a row's setting by the name of its runs: `NAME` corrected, `as_run/NAME` as published."""
+    """Find a row's setting by the name of its runs.
+
+    `NAME` are corrected runs, `as_run/NAME` are runs as published. None if there is no such row.
+    """
     experiment = experiments().get(name.removeprefix(AS_RUN))
     if experiment is None:
         return None

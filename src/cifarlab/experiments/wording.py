@@ -12,7 +12,7 @@ from cifarlab.runs.summary import Summary
 
 
 class HasInterval(Protocol):
-    """A record with a 95 % interval. Its ends are None if there is no interval."""
+    """A record with a 95 % interval, or None for its ends."""
 
     @property
     def low(self) -> float | None: ...
@@ -101,14 +101,17 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) ->
 
 
 def interval(values: HasInterval, form: str) -> str:
-    """Format a 95 % interval of fractions in percent, e.g. `41.20 to 42.05`; `-` if there is none."""
+    """Format a 95 % interval of fractions in percent, e.g. `41.20 to 42.05`.
+
+    `-` if there is no interval.
+    """
     if values.low is None or values.high is None:
         return "-"
     return f"{100 * values.low:{form}} to {100 * values.high:{form}}"
 
 
 def p_value(value: float | None) -> str:
-    """Format a p-value with three decimals, as `< 0.001`, or as `-` if it is None."""
+    """Format a p-value with three decimals, `< 0.001`, or `-` for None."""
     if value is None:
         return "-"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
