@@ -1,4 +1,4 @@
-"""Analyses of runs, read from the files of `cifarlab analyze`. The report opens no data set."""
+"""Analyses of runs, read from their files without the data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES = {"val": "analysis.json", "test": "analysis_test.json"}
 
 
 def read_analysis(path: Path, epoch: int) -> AnalysisFile:
-    """Read an analysis, and check that it is of the model of the chosen `epoch`.
+    """Read an analysis of the model of the chosen `epoch`.
 
     Raises:
         ConfigError: The file is damaged, no analysis, or of another epoch's model.
@@ -32,7 +32,7 @@ def read_analysis(path: Path, epoch: int) -> AnalysisFile:
 
 
 def tiles_of(path: Path, analysis: AnalysisFile) -> list[list[Image.Image]]:
-    """Read the pictures kept beside an analysis: the hardest and the most confident errors.
+    """Read the pictures beside an analysis: the hardest and most confident errors.
 
     Args:
         path: Path of the analysis.

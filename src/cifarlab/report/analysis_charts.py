@@ -1,4 +1,4 @@
-"""Charts of an analysis: one specification for each kind of chart, and its rows."""
+"""Charts of an analysis: specifications and rows by kind of chart."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def specifications() -> dict[str, ChartSpec]:
 
 
 def filling(analysis: AnalysisFile) -> dict[str, ChartSpec]:
-    """Return the height and the rows of each chart that has rows, by kind."""
+    """Return height and rows of each chart with rows, by kind."""
     found = {kind: rows(analysis) for kind, (_, _, rows) in ANALYSIS_CHARTS.items()}
     return {
         kind: {"height": _height(kind, rows), "datasets": {"rows": rows}}

@@ -1,4 +1,4 @@
-"""A run's analysis as a picture: noteworthy pictures of the split, with charts below."""
+"""A run's analysis as a picture: noteworthy pictures, and charts below."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GAP, SCALE, WIDTH = 20, 1.5, 480
 
 
 def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Path:
-    """Draw an analysis with the `pictures` that it scored, and return the path."""
+    """Draw an analysis with the `pictures` it scored; return the path."""
     sections = [
         ("Hardest: least probability of the label", report.hardest),
         ("Most confident errors", report.confident_errors),
@@ -40,7 +40,7 @@ def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Pat
 
 
 def _below(sheet: Image.Image, charts: Sequence[Image.Image]) -> Image.Image:
-    """Place charts below the sheet in two columns, each in the shorter column."""
+    """Place charts in two columns below the sheet, filling the shorter first."""
     bottoms, places = [sheet.height, sheet.height], []
     for chart in charts:
         column = bottoms.index(min(bottoms))

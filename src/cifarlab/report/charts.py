@@ -1,4 +1,4 @@
-"""The report's charts. Altair draws them in the browser, and as pictures for a paper."""
+"""The report's charts, drawn by Altair for the page and for papers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIFFERENCE_KINDS = ["first", "gain", "loss", "no difference shown"]
 
 
 def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
-    """Plot accuracy against minutes, one point for each name, with the Pareto front as a line."""
+    """Plot accuracy against minutes for each name, with the Pareto front."""
     points = [
         (fmean(group.values("seconds")) / 60, 100 * val, group)
         for group in groups
@@ -53,7 +53,9 @@ def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
 
 
 def curves(groups: Sequence[RunGroup], key: str, title: str) -> alt.LayerChart:
-    """Plot a logged accuracy by epoch in percent: the mean over seeds, and their range as a band.
+    """Plot a logged accuracy by epoch, in percent.
+
+    A line is the mean over seeds, and a band their range.
 
     Args:
         groups: The names.
@@ -84,7 +86,7 @@ def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
 
 
 def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> alt.LayerChart:
-    """Plot what each rung adds to the previous one, in points of validation accuracy.
+    """Plot each rung's gain over the previous one, in validation points.
 
     Args:
         rungs: The rungs in order.
@@ -127,7 +129,7 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> a
 
 
 def still(spec: ChartSpec) -> ChartSpec:
-    """Remove the parts of a specification that react to the pointer, for a picture."""
+    """Remove interactive parts of a specification, for a picture."""
     layers = [layer for layer in _parts(spec, "layer") if layer.get("name") != HOVER]
     params = [param for param in _parts(spec, "params") if HOVER not in _listed(param, "views")]
     return {**spec, **({"layer": layers} if layers else {}), "params": params}
@@ -194,23 +196,23 @@ def _color(groups: Sequence[RunGroup], symbol: str | None = "stroke") -> alt.Col
 
 
 def _dash(groups: Sequence[RunGroup]) -> alt.StrokeDash:
-    """Return the dashes of names: when the colors start again, the dash changes."""
+    """Return the dashes of names, which change when colors start again."""
     return alt.StrokeDash("name:N", scale=_by_round(groups, DASHES), legend=_legend("stroke"))
 
 
 def _shape(groups: Sequence[RunGroup]) -> alt.Shape:
-    """Return the shapes of names: when the colors start again, the shape changes."""
+    """Return the shapes of names, which change when colors start again."""
     return alt.Shape("name:N", scale=_by_round(groups, MARK_SHAPES), legend=_legend(None))
 
 
 def _by_round(groups: Sequence[RunGroup], values: Sequence[Any]) -> alt.Scale:
-    """Return a scale that takes the next of `values` each time the colors start again."""
+    """Return a scale with the next of `values` at each colors' restart."""
     domain = [group.name for group in groups]
     return alt.Scale(domain=domain, range=[values[i // len(SEEN) % len(values)] for i in range(len(domain))])
 
 
 def _legend(symbol: str | None) -> alt.Legend:
-    """Return the legend. `symbol` is None if the shapes of the marks distinguish names."""
+    """Return the legend, without `symbol` if shapes distinguish names."""
     return alt.Legend(
         orient="bottom", title=None, labelLimit=260, symbolLimit=60,
         symbolType=symbol if symbol is not None else alt.Undefined,
@@ -219,7 +221,7 @@ def _legend(symbol: str | None) -> alt.Legend:
 
 
 def _scale(values: Sequence[float]) -> alt.Scale:
-    """Return a scale, logarithmic if the values span more than a factor of ten."""
+    """Return a scale, logarithmic if values span over a factor of ten."""
     wide = values and min(values) > 0 and max(values) > 10 * min(values)
     return alt.Scale(type="log", nice=False, padding=12) if wide else alt.Scale(zero=False)
 

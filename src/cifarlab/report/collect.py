@@ -1,4 +1,4 @@
-"""The finished runs below a folder, grouped by name, and the runs that were skipped."""
+"""The finished runs below a folder by name, and skipped ones."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class RunGroup:
     warnings: list[str] = field(default_factory=list)
 
     def values(self, key: str) -> list[float]:
-        """Return `key` of each seed's summary in order. Empty unless every seed has a value."""
+        """Return `key` of each seed's summary, or nothing if one lacks it."""
         found = [getattr(run.summary, key) for run in self.runs]
         return [float(value) for value in found if value is not None] if None not in found else []
 
@@ -83,7 +83,7 @@ class RunGroup:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A run's folder or a file in it that is skipped, and the reason."""
+    """A skipped run's folder or file of it, and the reason."""
 
     path: Path
     reason: str
@@ -139,7 +139,7 @@ def read_run(folder: Path, name: str) -> Finished:
 
 
 def _analyses(folder: Path, epoch: int) -> tuple[dict[str, Analyzed], list[Skipped]]:
-    """Read a run's analyses by split. Damaged ones are skipped: the run is shown without them."""
+    """Read a run's analyses by split, and the damaged ones to skip."""
     found: dict[str, Analyzed] = {}
     damaged: list[Skipped] = []
     for split, name in FILES.items():
@@ -179,7 +179,7 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def _odd(runs: list[Finished]) -> list[str]:
-    """Describe how runs of one name differ beside their seed: they are not of one experiment."""
+    """Describe differences between runs of one name that exceed the seed."""
     first, *others = runs
     keys = {key for run in others for key in seed_differences(first.config, run.config)}
     return [f"its seeds differ in {', '.join(sorted(keys))}: no spread of one experiment"] if keys else []

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side, with up to two lines of text above each."""
+"""Contact sheets: pictures side by side, with text above each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tile = tuple[np.ndarray, str]  # A picture (H, W, 3) uint8, and the text above i
 
 
 def write_audit_sheet(audit: Audit, out: Path) -> Path:
-    """Draw the first SHOWN findings of each kind of an audit, and return the path."""
+    """Draw an audit's first SHOWN findings of each kind; return the path."""
     sections = []
     report = audit.report
     across = sorted(report.pairs, key=lambda row: row.pictures[0][0] == row.pictures[1][0])

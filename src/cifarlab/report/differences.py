@@ -1,4 +1,4 @@
-"""Differences between names, and between the rungs of ladders, from the scores in summaries."""
+"""Differences between names and between rungs, from scores in summaries."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class AgainstOne:
 
 
 def compare_names(groups: Sequence[RunGroup], *, against: str | None = None) -> AgainstOne | None:
-    """Compare all names with one on validation, or on test if too few have validation scores.
+    """Compare all names with one, on validation or else on test.
+
+    Test is used if fewer than two names have validation scores, or `against` has none.
 
     Args:
         groups: The names.
@@ -101,7 +103,7 @@ def _compared(
 
 
 def ladders(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
-    """Return the ladders by folder: three or more names that begin with a number, in order."""
+    """Return ladders by folder: at least RUNGS names that begin with numbers."""
     found: dict[str, dict[str, RunGroup]] = defaultdict(dict)
     for group in groups:
         path = PurePosixPath(group.name)

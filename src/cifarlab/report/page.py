@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page of all runs below a folder, and its charts and tables as files."""
+"""The report: a self-contained HTML page of runs, with charts and tables."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def build_page(
     against: str | None = None,
     imports: Sequence[Path | str] = (),
 ) -> tuple[Path, list[Skipped]]:
-    """Write `out`/report.html, charts as PNG and SVG, tables as Markdown, CSV and LaTeX.
+    """Write the page of all runs below a folder, with charts and tables.
+
+    The page is `out`/report.html. Charts are PNG and SVG, tables Markdown, CSV and LaTeX.
 
     Args:
         folder: Folder of the runs.
@@ -125,7 +127,7 @@ def _contents(folder: Path, against: str | None) -> Contents:
 
 
 def _charts(groups: Sequence[RunGroup]) -> dict[str, tuple[str, ChartSpec]]:
-    """Return heading and specification of each chart for which runs have data, by file name."""
+    """Return heading and specification of each chart with data, by file name."""
     validated = [group for group in groups if group.values("val_top1")]
     trained = [group for group in groups if all(run.log for run in group.runs)]  # A soup has no log.
     both = [group for group in trained if group in validated]
@@ -191,7 +193,7 @@ def _breakable(name: str) -> Markup:
 
 
 def _script(value: Any) -> str:
-    """Write JSON for a script element; no text in it can close the element."""
+    """Write JSON that cannot close the script element around it."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -1,4 +1,4 @@
-"""Learning curves of runs, and a grid of pictures with a model's predictions."""
+"""Learning curves of runs, with a grid of a model's predictions."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def plot_runs(
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Write a figure atomically, in the format of the ending; create its folder."""
+    """Write a figure atomically in its ending's format; create the folder."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with _letters_in_boxes():
         write_atomically(out, lambda file: figure.savefig(file, format=out.suffix[1:].lower()))
@@ -102,7 +102,7 @@ def drawn(figure: Figure) -> Image.Image:
 
 @contextlib.contextmanager
 def _letters_in_boxes() -> Iterator[None]:
-    """Silence warnings about missing glyphs: names may be in any script, and show as boxes."""
+    """Silence warnings about missing glyphs: unusual names show as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
@@ -115,7 +115,7 @@ def _log(run: Run) -> list[dict[str, float]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the names of runs; with the seed if runs share a name."""
+    """Return names of runs, with seeds if runs share a name."""
     names = [run.folder.resolve().parent.name for run in runs]
     parents = [run.folder.resolve().parent.parent.name for run in runs]
     names = [
@@ -174,7 +174,7 @@ def _curves(
 
 
 def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
-    """Show held-out pictures with guess and probability: green if right, orange if wrong."""
+    """Show held-out pictures with predictions: green if right, orange if wrong."""
     trained = load_trained(run.folder).at(root)
     splits = read_splits(run.folder, trained)
     split = splits.val if splits.val is not None else splits.train

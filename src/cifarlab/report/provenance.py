@@ -15,7 +15,7 @@ ALL = "config.yaml in the run's folder holds every option."
 
 
 def recipe_of(run: Finished) -> str:
-    """Return the name of a packaged recipe, or the path of another recipe."""
+    """Return a packaged recipe's name, or another recipe's path."""
     name = run.summary.recipe
     if run.env.recipes:
         path = run.env.recipes[0].path
@@ -26,7 +26,9 @@ def recipe_of(run: Finished) -> str:
 
 
 def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
-    """Compare a run's configuration with its recipe's base, or with its recipe if that has no base.
+    """Compare a run's configuration with its recipe's base.
+
+    A recipe without a base is compared itself.
 
     Returns:
         A heading, and (key, old value, new value) for each change.

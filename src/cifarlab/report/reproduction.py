@@ -1,4 +1,4 @@
-"""The reproduced table of the tutorial, as a Markdown page with a chart of the lessons."""
+"""The reproduced tutorial's table as a Markdown page with a chart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_MEASURED = "not measured yet"
 
 
 def write_page(found: Reproduction, path: Path) -> None:
-    """Write a reproduction to `path`, and the chart of its lessons as a PNG if any was measured."""
+    """Write a reproduction to `path`, with a chart of any measured lessons."""
     measured = [lesson for lesson in found.lessons if any(lesson.sides.values())]
     path.parent.mkdir(parents=True, exist_ok=True)
     if measured:
@@ -142,7 +142,7 @@ def _closing(found: Reproduction) -> list[str]:
 
 
 def write_chart(lessons: Sequence[Lesson], path: Path) -> None:
-    """Plot each lesson in a row: the published value, and both measured means with intervals."""
+    """Plot each lesson's published value and both means with intervals."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 1.4 + 0.75 * len(lessons)), layout="constrained", dpi=140)
         axis = figure.subplots()

@@ -34,7 +34,7 @@ class PageSection:
 
 
 def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
-    """Return the first analyzed seed of each name, on validation rather than test."""
+    """Return each name's first analyzed seed, preferably on validation."""
     found = []
     for group in groups:
         these = [

@@ -1,4 +1,4 @@
-"""The report's tables, for the page and for a paper: Markdown, CSV, LaTeX."""
+"""The report's tables, for page and paper: Markdown, CSV, LaTeX."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SPECIAL = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "^
 
 @dataclass(frozen=True)
 class Cell:
-    """The text of a cell, and the value that it is sorted by."""
+    """The text of a cell, and its value for sorting."""
 
     text: str
     number: float | str | None = None
@@ -54,7 +54,7 @@ class Table:
 
     @property
     def worded(self) -> list[bool]:
-        """Tell for each column whether it holds words, which are aligned left, or numbers."""
+        """Tell which columns hold words, which are aligned left."""
         return [
             any(isinstance(cell.number, str) for cell in column) for column in zip(*self.rows, strict=True)
         ]
@@ -104,7 +104,7 @@ def _over_seeds(key: str, values: Sequence[float | None]) -> Cell:
 
 
 def percent(values: Sequence[float]) -> Cell:
-    """Format mean and half the 95 % interval over seeds in percent; for one seed its value."""
+    """Format percent over seeds: mean ± half the 95 % interval, or one value."""
     return _spread(values, 100, 2)
 
 
