@@ -1,4 +1,7 @@
-"""The command line, which prints an error as one line. `--help` is fast: see `commands`."""
+"""The command line. It prints an error as one line.
+
+`--help` is fast: see `commands`.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ def main() -> None:
 
 
 def _refuse_words(error: Any) -> NoReturn:
-    """Print an error of the arguments, or the help without arguments, and exit."""
+    """Print an error of the arguments, or help without arguments; exit."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(error.exit_code)

@@ -60,7 +60,7 @@ def sizes(
 
 
 def shift(images: Tensor, down: int, right: int) -> Tensor:
-    """Move pictures (B, C, H, W) by whole pixels; fill borders by reflection."""
+    """Move pictures (B, C, H, W) by whole pixels, reflected at borders."""
     rows, columns = (
         _reflected(torch.arange(length, device=images.device) - step, length)
         for length, step in zip(images.shape[-2:], (down, right), strict=True)
@@ -69,7 +69,7 @@ def shift(images: Tensor, down: int, right: int) -> Tensor:
 
 
 def _reflected(places: Tensor, length: int) -> Tensor:
-    """Reflect outside positions into 0 to length - 1; edges are not repeated."""
+    """Reflect positions into 0 to length - 1, without repeating the edges."""
     places = places.abs() % max(1, 2 * length - 2)
     return torch.minimum(places, 2 * length - 2 - places)
 
@@ -132,7 +132,9 @@ class Augmented(nn.Module):
         check_sizes(model, backbone, others, ("tta",))
 
     def forward(self, images: Tensor, size: int) -> Output:
-        """Return the mean output (B, C) of the views; its embedding is empty.
+        """Return the mean output (B, C) of the views.
+
+        The embedding is empty.
 
         Args:
             images: Pictures (B, 3, H, W).

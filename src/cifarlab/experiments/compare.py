@@ -93,7 +93,7 @@ def run_comparison(
 
 
 def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides: Sequence[str] = ()) -> Arm:
-    """Return a recipe's arm at seeds 0 to `seeds` - 1, in `runs`/`name`.
+    """Return a recipe's arm for seeds below `seeds`, in `runs`/`name`.
 
     Raises:
         ConfigError: An override does not fit the recipe, or sets the seed.
@@ -123,7 +123,7 @@ def find_arm(
     overrides: Sequence[str] = (),
     imports: Sequence[Path | str] = (),
 ) -> Arm:
-    """Find the arm of a recipe's name or file, or of finished runs.
+    """Find the arm of a recipe's name or file, or of runs.
 
     Further seeds of a name that is no recipe are trained like its first run.
 
@@ -273,7 +273,7 @@ def _row(
 
 
 def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
-    """Estimate the bias of a score by the choice of its best epoch.
+    """Estimate a score's bias by the choice of the best epoch.
 
     If the epoch was chosen on test and validation scores exist: the test score of that epoch minus the test
     score of the epoch that validation would choose. Otherwise an estimate from the curve, see

@@ -101,7 +101,7 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) ->
 
 
 def interval(values: HasInterval, form: str) -> str:
-    """Format a 95 % interval of fractions in percent, e.g. `41.20 to 42.05`.
+    """Format a 95 % interval of fractions in percent: `41.20 to 42.05`.
 
     `-` if there is no interval.
     """

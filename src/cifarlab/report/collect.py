@@ -72,7 +72,7 @@ class RunGroup:
     warnings: list[str] = field(default_factory=list)
 
     def values(self, key: str) -> list[float]:
-        """Return `key` of each seed's summary, or nothing if one lacks it."""
+        """Return `key` of each seed's summary; empty if one lacks it."""
         found = [getattr(run.summary, key) for run in self.runs]
         return [float(value) for value in found if value is not None] if None not in found else []
 

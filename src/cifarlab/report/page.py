@@ -73,7 +73,7 @@ def build_page(
     against: str | None = None,
     imports: Sequence[Path | str] = (),
 ) -> tuple[Path, list[Skipped]]:
-    """Write the page of all runs below a folder, with charts and tables.
+    """Write a page of all runs below a folder, charts and tables.
 
     The page is `out`/report.html. Charts are PNG and SVG, tables Markdown, CSV and LaTeX.
 

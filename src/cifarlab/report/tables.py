@@ -104,7 +104,7 @@ def _over_seeds(key: str, values: Sequence[float | None]) -> Cell:
 
 
 def percent(values: Sequence[float]) -> Cell:
-    """Format percent over seeds: mean ± half the 95 % interval, or one value."""
+    """Format mean and half the 95 % interval over seeds, in percent."""
     return _spread(values, 100, 2)
 
 

@@ -87,7 +87,7 @@ def softmax(logits: Tensor) -> np.ndarray:
 
 
 def confusion(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the confusion matrix (C, C) int64: labels in rows, guesses in columns."""
+    """Count pictures by label (row) and guess (column): (C, C) int64."""
     return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
 
 

@@ -180,7 +180,7 @@ def _rows(
 
 
 def is_among(ours: Split, theirs: Split) -> np.ndarray:
-    """Find the pictures (N,) bool with a copy or near duplicate in `theirs`."""
+    """Find pictures (N,) bool with a copy or near duplicate in `theirs`."""
     mine, other = (np.asarray(split.images)[split.rows] for split in (ours, theirs))
     pairs, _ = near_pairs(details(mine), details(other), alike(descriptors(mine), descriptors(other)))
     found = np.isin(digest_pictures(mine), digest_pictures(other))

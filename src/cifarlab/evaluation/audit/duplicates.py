@@ -31,7 +31,7 @@ def surplus(digests: np.ndarray) -> int:
 
 
 def exact_pairs(digests: np.ndarray) -> np.ndarray:
-    """Pair the first picture of each content with its copies (P, 2) int64."""
+    """Pair each content's first picture with its copies (P, 2) int64."""
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     others = np.flatnonzero(first[group] != np.arange(len(digests)))
     return np.stack([first[group[others]], others], axis=1)
@@ -50,7 +50,7 @@ def exact_pairs_across(digests: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def details(images: np.ndarray) -> Tensor:
-    """Compute details (N, 1, SIDE, SIDE) float32 of pictures (N, 3, H, W) uint8."""
+    """Compute details (N, 1, SIDE, SIDE) float32 of uint8 pictures (N, 3, H, W)."""
     return torch.cat([_without_mean(_luminance(images[start : start + ROWS], SIDE), BLUR)
                       for start in range(0, len(images), ROWS)])  # fmt: skip
 

@@ -60,7 +60,7 @@ class SuspectLabels(Record):
 
 @dataclass(frozen=True)
 class SharedPictures:
-    """Numbers of the first part's pictures with a copy in the second part.
+    """The first part's pictures that have a copy in the second part.
 
     Attributes:
         pictures: Number of such pictures.
