@@ -103,7 +103,7 @@ def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
 
 
 def calibration_line(scores: Calibrated) -> str:
-    """Format calibration, as it is and at the temperature that was fitted on validation."""
+    """Format calibration, before and after the temperature fitted on validation."""
     line = f"  calibration error {scores.ece:.2%}, NLL {scores.nll:.3f}"
     if scores.temperature is None:
         return f"{line}; no temperature, for want of validation pictures"

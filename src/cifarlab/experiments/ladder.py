@@ -160,7 +160,7 @@ def _is_moved_again(below: Collection[str], rung: Collection[str], top: Any) -> 
 
 
 def _sort(section: dict[str, Value], labels: Sequence[str]) -> None:
-    """Sort the keys that are in `labels`; other keys keep their places."""
+    """Sort the keys in `labels` by their order there; others stay."""
     sorted_labels = iter([label for label in labels if label in section])
     keys = [next(sorted_labels) if key in labels else key for key in section]
     _rearrange(section, keys)

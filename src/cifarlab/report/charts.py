@@ -206,13 +206,13 @@ def _shape(groups: Sequence[RunGroup]) -> alt.Shape:
 
 
 def _by_round(groups: Sequence[RunGroup], values: Sequence[Any]) -> alt.Scale:
-    """Return a scale with the next of `values` at each colors' restart."""
+    """Return a scale that changes its value when the colors start again."""
     domain = [group.name for group in groups]
     return alt.Scale(domain=domain, range=[values[i // len(SEEN) % len(values)] for i in range(len(domain))])
 
 
 def _legend(symbol: str | None) -> alt.Legend:
-    """Return the legend, without `symbol` if shapes distinguish names."""
+    """Return the legend. `symbol` is None if shapes distinguish names."""
     return alt.Legend(
         orient="bottom", title=None, labelLimit=260, symbolLimit=60,
         symbolType=symbol if symbol is not None else alt.Undefined,

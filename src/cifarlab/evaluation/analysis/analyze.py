@@ -36,7 +36,7 @@ PICTURES_SHOWN = 24
 
 @dataclass(frozen=True)
 class Analysis:
-    """An analysis, and the pictures that it is about."""
+    """An analysis and the pictures that were analyzed."""
 
     report: AnalysisFile
     pictures: Split
