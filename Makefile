@@ -32,7 +32,7 @@ clean:
 	rm -rf .venv
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cifarlab needs Python 3.11 or newer; say make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cifarlab needs Python 3.11 or newer; run make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report]'
 	touch $@

@@ -65,8 +65,8 @@ TWO = ["demo", "resnet18_baseline"]
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        ("demo", {}, "needs two recipes"),
-        (["demo"], {}, "needs two recipes"),
+        ("demo", {}, "at least two names"),
+        (["demo"], {}, "at least two names"),
         (["demo", "demo"], {"seeds": 2}, "twice"),
         (["demo", "dmeo"], {"seeds": 2}, "did you mean demo?"),
         (["demo", "dmeo"], {}, "no finished run of demo"),
@@ -76,7 +76,7 @@ TWO = ["demo", "resnet18_baseline"]
         (TWO, {"seeds": 0}, "seeds: at least 1, got 0"),
         (TWO, {"seeds": 2, "at_once": 0}, "at_once: at least 1, got 0"),
         (TWO, {"at_once": 2}, "of how many runs?"),
-        (TWO, {"overrides": {"optim.lr": 1}}, "say how many seeds"),
+        (TWO, {"overrides": {"optim.lr": 1}}, "number of seeds"),
         (TWO, {"seeds": 2, "overrides": {"train.seed": 1}}, "contradict"),
         (TWO, {"seeds": 2, "overrides": {"optim": {"lr": 1}, "optim.lr": 1}}, "twice"),
         (TWO, {"seeds": 2, "overrides": {"optim.lr": object()}}, "optim.lr: expected"),

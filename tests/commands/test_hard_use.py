@@ -95,7 +95,7 @@ def test_a_name_is_shown_as_it_is_in_every_table(runs, cifarlab):
 def test_one_run_has_one_name_in_a_comparison(runs, cifarlab):
     for other in ("a/", "./a", "runs/a", "runs/a/", str(Path("runs/a").absolute())):
         status, _, err = cifarlab("compare", "a", other)
-        one_line(status, err, "given a name twice")
+        one_line(status, err, "same name twice")
     status, _, err = cifarlab("compare", "runs/a/0", "runs/a/1")
     one_line(status, err, "runs/a/0 is one seed of a")
 
@@ -144,7 +144,7 @@ def test_a_test_score_reaches_whoever_opened_the_test_set(runs, cifarlab):
     shutil.copy(run / "best.pt", "exported.pt")
     status, out, err = cifarlab("eval", "exported.pt", "--split", "test")
     assert (status, err) == (0, "")
-    assert "not written to a summary: it is a checkpoint by itself" in out
+    assert "not written to a summary: it is a standalone checkpoint" in out
     (run / "summary.json").write_text("")
     status, out, err = cifarlab("eval", run, "--split", "test")
     assert (status, err) == (0, "")
@@ -191,7 +191,7 @@ def test_what_is_no_checkpoint_is_called_so(runs, cifarlab):
 def test_a_log_of_something_else_is_no_log(runs, cifarlab):
     (runs / "a" / "1" / "metrics.jsonl").write_text('{"epoch": 1, "val/top1": 0.5}\n')
     status, _, err = cifarlab("plot", "runs/a/1", "--no-gallery")
-    one_line(status, err, "runs/a/1: not a run with a finished epoch")
+    one_line(status, err, "runs/a/1: no run, or a run without a finished epoch")
     status, _, err = cifarlab("report", "runs", "--out", "page")
     assert status == 0
     assert err.startswith("left out: runs/a/1: ")

@@ -397,7 +397,7 @@ def test_a_warning_is_no_failure(cifarlab):
     assert "warning no_shuffling" in out
     status, out, _ = cifarlab("check", "demo", *WORDS)
     assert status == 0
-    assert "nothing found" in out
+    assert "no problems found" in out
 
 
 def test_without_data_weights_and_teacher_the_rest_is_looked_at(cifarlab, monkeypatch):
@@ -441,7 +441,7 @@ def serious_ids(record) -> set[str]:
 def test_train_begins_with_what_is_wrong(cifarlab, tmp_path):
     status, out, _ = cifarlab("train", "demo", *WORDS, "data.shuffle=false", "--runs", tmp_path)
     assert status == 0
-    line = "warning: every epoch shows the same batches in the same order; say data.shuffle=true"
+    line = "warning: every epoch shows the same batches in the same order; set data.shuffle=true"
     assert out.count(line) == 1
     summary = json.loads((tmp_path / "demo" / "0" / "summary.json").read_text())
     assert any("same batches" in line for line in summary["warnings"])

@@ -108,7 +108,7 @@ def test_eval_with_views(runs, cifarlab):
     # The summary keeps what the model says of a picture as it is.
     assert summary_of(run).test_top1 == own["top1"]
     out = cifarlab("eval", run, "--tta", "{name: multi_crop, pixels: 2}", "--mean", "probabilities")[1]
-    assert "18 forward passes a picture" in out
+    assert "18 forward passes per picture" in out
     assert "calibration error" in out
 
 
@@ -209,7 +209,7 @@ def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs):
         ("val", {"mean": "logits"}),
         ("test", {"mean": "logits", "choose": True}),
     ):
-        with pytest.raises(ConfigError, match=r"no validation pictures .*say --split test and --mean"):
+        with pytest.raises(ConfigError, match=r"no validation pictures .*--split test and --mean"):
             evaluate_ensemble([run], split, device="cpu", **options)
 
 
@@ -368,7 +368,7 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
         (["eval", "a/0", "--tta", "flop"], "did you mean flip?"),
         (["eval", "a/0", "--tta", "flip", "--mean", "median"], "'--mean': 'median' is not one of "),
         (["soup", "a/0", "stranger/0", "--name", "s"], "stranger/0 was trained on pictures that validate"),
-        (["soup", "a/0", "wide/0", "--name", "s"], "wide/0 is not of the architecture of"),
+        (["soup", "a/0", "wide/0", "--name", "s"], "wide/0 has another architecture than"),
         (["soup", "a/0", "margin/0", "--name", "s"], "`cifarlab ensemble` averages their answers"),
         (["soup", "a/0", "large/0", "--name", "s"], "32 px there, 48 px here"),
         (["soup", "all/0", "all/0", "--name", "s"], "no validation pictures to choose on"),

@@ -145,8 +145,8 @@ def test_a_rung_whose_seeds_differ_is_refused(tmp_path, cifarlab):
     [
         (["leiter/"], "needs two recipes"),
         (["ladder/12"], "needs two recipes"),
-        (["ladder/1"], "say --seeds 3"),
-        (["ladder/1", "optim.lr=1"], "say how many seeds"),
+        (["ladder/1"], "add --seeds 3"),
+        (["ladder/1", "optim.lr=1"], "number of seeds"),
     ],
 )
 def test_a_mistake_is_one_line(cifarlab, tmp_path, arguments, message):

@@ -165,7 +165,7 @@ def test_weights_of_ones_own_stand_in_for_imagenets(tmp_path, cifarlab):
         assert model["init"] == str(start.folder)
         assert model["backbone"]["pretrained"] is False
     assert Run(runs / BASE / "0").plain_config()["model"]["init"] is None
-    assert "those of `demo` (1 epoch at 32 px) stand in" in page.read_text()
+    assert "those of `demo` (1 epoch at 32 px) replace" in page.read_text()
 
 
 def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cifarlab, monkeypatch):
@@ -195,10 +195,10 @@ def test_what_cannot_be_trained_here_is_named_and_the_rest_goes_on(tmp_path, cif
     ("arguments", "message"),
     [
         (only("resnet18_base"), "did you mean resnet18_baseline?"),
-        (["--page", "page.html"], "end it in .md"),
+        (["--page", "page.html"], "--page page.html"),
         (["--seeds", 2, "train.seed=1"], "contradict each other"),
         (["--start", "nowhere", *only("resnet18_pretrained")], "no such run"),
-        ([*only(LARGE), "--budget", "short"], "nothing to show"),
+        ([*only(LARGE), "--budget", "short"], "no experiment could be measured"),
         (["optim.lrr=1"], "optim.lrr"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_run_of_another_architecture(train, finished):
 
 def test_a_file_that_is_no_run(train, files):
     path = files / "test_resnet.pt"
-    assert_refused(train(f"model.init={path}"), f"say model.backbone.pretrained={path}")
+    assert_refused(train(f"model.init={path}"), f"set model.backbone.pretrained={path}")
     assert_refused(train("model.init=nowhere"), "model.init: nowhere: no such file")
 
 

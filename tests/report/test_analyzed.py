@@ -177,7 +177,7 @@ def test_damaged_pictures_are_named_and_the_rest_shown(runs, tmp_path):
     path.unlink()
     page, skipped = build_page(runs, tmp_path / "out")
     assert not skipped
-    assert "No pictures were kept" in page.read_text()
+    assert "No pictures were saved" in page.read_text()
     assert "Calibration" in page.read_text()
 
 
@@ -196,7 +196,7 @@ def test_an_analysis_in_a_browser(runs, analyzed, tmp_path, browser):
     first.locator("[data-kind=confusion] svg .mark-rect.role-mark path").nth(21).hover(force=True)
     tip = page.locator("#vg-tooltip-element")
     tip.wait_for(state="visible")
-    assert "taken for" in tip.inner_text()
+    assert "predicted" in tip.inner_text()
     assert "pictures" in tip.inner_text()
     pictures = first.locator(".pictures img")
     assert pictures.count() == 2 * TILES_SHOWN

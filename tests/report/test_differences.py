@@ -32,7 +32,7 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
     found = compare_names(collect_runs(runs)[0], against="base")
     assert found.records == {row.name: row.difference.changed(against=None) for row in truth}
     assert found.records["better"].verdict == "better by 5.00 points"
-    assert found.records["single"].verdict.startswith("no difference shown (one seed cannot")
+    assert found.records["single"].verdict.startswith("no difference shown (one seed")
     page, _ = build_page(runs, tmp_path / "out", against="base")
     with (page.parent / "differences.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
@@ -78,7 +78,7 @@ def test_what_is_scored_on_test_alone_is_compared_there(one, tmp_path):
 def test_runs_of_other_data_are_told(one, runs, tmp_path):
     plant(one, runs, "elsewhere", 0, 0.9, data_fingerprint="another")
     text = build_page(runs, tmp_path / "out")[0].read_text()
-    assert "not all of these runs were given the same pictures" in text
+    assert "not all of these runs were trained on the same data" in text
 
 
 @pytest.fixture

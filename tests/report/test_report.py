@@ -111,7 +111,7 @@ def test_what_a_reader_must_know_stands_on_the_page(runs, tmp_path):
     path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 64"))
     damage(runs / "a/base" / "0", "summary.json: empty")
     text = build_page(runs, tmp_path / "out")[0].read_text()
-    assert "its seeds differ in data.batch_size" in text
+    assert "its runs differ in data.batch_size" in text
     assert f"<code>{runs / 'a/base' / '0'}</code>" in text
 
 
@@ -127,7 +127,7 @@ def test_seeds_in_another_order_are_told_and_those_of_an_older_version_are_not(r
     warnings = {group.name: group.warnings for group in collect_runs(runs)[0]}
     assert warnings["a/base"] == []
     assert len(warnings["b"]) == 1
-    assert "its seeds differ in data.augment: " in warnings["b"][0]
+    assert "its runs differ in data.augment, " in warnings["b"][0]
 
 
 def test_no_runs_is_a_users_mistake(tmp_path, cifarlab):

@@ -435,7 +435,7 @@ def test_commands_train_as_many_at_once_as_asked(cifarlab, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "demo", "--at-once", "2"], "--at-once 2: of how many runs? Say, e.g., --seeds 2"),
+        (["train", "demo", "--at-once", "2"], "--at-once 2 needs a number of seeds, e.g. --seeds 2"),
         (["train", "demo", "--seeds", "2", "--at-once", "0"], "--at-once"),
         (["compare", "demo", "resnet18_baseline", "--at-once", "2"], "of how many runs?"),
         (["ladder", "ladder/1", "--at-once", "2"], "of how many runs?"),

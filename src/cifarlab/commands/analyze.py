@@ -70,21 +70,21 @@ def _findings(report: AnalysisFile) -> list[str]:
     lines = [
         f"{report.run} on {report.split}: top-1 {report.top1:.2%}{remark}, "
         f"top-5 {report.top5:.2%}, {report.pictures:,} pictures; "
-        f"on as many of train {report.train_top1:.2%}, a gap of {100 * report.gap:.1f} points",
+        f"on as many training pictures {report.train_top1:.2%}, a gap of {100 * report.gap:.1f} points",
         f"NLL {report.nll:.3f}, calibration error {report.ece:.1%}; after temperature scaling "
         f"({temperatures}) {after.nll:.3f}, {after.ece:.1%}",
     ]
     if report.superclass_top1 is not None:
-        lines.append(f"right superclass: {report.superclass_top1:.2%}")
+        lines.append(f"superclass accuracy: {report.superclass_top1:.2%}")
     by_class = [(name, value) for name, value in report.by_class.items() if value is not None]
     worst = ", ".join(f"{name} {value:.0%}" for name, value in by_class[:3])
     best = ", ".join(f"{name} {value:.0%}" for name, value in by_class[-3:])
     lines.append(f"classes: lowest {worst}; highest {best}")
     if report.most_confused:
-        common = [f"{each.label} for {each.guess} ({each.count})" for each in report.most_confused]
-        lines.append(f"commonest errors, what for what: {', '.join(common[:3])}")
+        common = [f"{each.label} as {each.guess} ({each.count})" for each in report.most_confused]
+        lines.append(f"most frequent confusions (true as predicted): {', '.join(common[:3])}")
     if (known := report.without_near_duplicates) is not None:
-        line = f"{known.near_duplicates:,} pictures are, exactly or nearly, among the training pictures"
+        line = f"{known.near_duplicates:,} pictures have a copy or near duplicate in train"
         if known.near_duplicates and known.top1 is not None:
             line += f": top-1 {known.top1_on_near_duplicates:.2%} on them, {known.top1:.2%} without"
         lines.append(line)

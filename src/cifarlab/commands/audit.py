@@ -37,8 +37,8 @@ def audit(
 ) -> None:
     """Find duplicates, class imbalance and suspect labels.
 
-    Given runs, it also finds near duplicates by the first run's model, and suspect labels. This opens the
-    sealed test pictures.
+    With runs, it also uses the first run's model to find near duplicates, and all of them to find suspect
+    labels. This opens the sealed test pictures.
     """
     from cifarlab.core.files import write_json
     from cifarlab.evaluation.audit.audit import audit as audit_data
@@ -75,13 +75,13 @@ def _lines(report: AuditReport) -> list[str]:
     for theirs in parts:
         for ours in parts[parts.index(theirs) + 1 :]:
             shared = report.exact.shared[ours, theirs]
-            line = f"{ours} in {theirs}: {shared.pictures:,} pictures exactly "
+            line = f"{ours} in {theirs}: {shared.pictures:,} exact copies "
             line += f"({shared.same_label:,} with the same label)"
-            lines.append(line + (f", {near.pictures[ours, theirs]:,} nearly" if near else ""))
+            lines.append(line + (f", {near.pictures[ours, theirs]:,} near duplicates" if near else ""))
     if near:
         lines.append(
-            f"nearly: the pictures' detail correlates by {near.threshold} or more, flipped or "
-            "shifted by one of 32 pixels (by two where the picture is smooth)"
+            f"near duplicates: the details of the pictures correlate by {near.threshold} or more, also if "
+            "one is flipped or shifted by one of 32 pixels (by two in smooth pictures)"
         )
     return lines + (_suspect_lines(report.suspected) if report.suspected else [])
 
@@ -89,11 +89,10 @@ def _lines(report: AuditReport) -> list[str]:
 def _suspect_lines(found: SuspectLabels) -> list[str]:
     lines = [
         f"suspect labels: {len(found.suspects):,} of {found.suspects_among:,} training pictures "
-        f"that a run was not trained on; it puts {found.suspects_accuracy:.0%} of them where "
-        "they are labelled"
+        f"that a run was not trained on; accuracy on these {found.suspects_accuracy:.0%}"
     ]
     if found.suspects_accuracy < WEAK:
-        lines.append("  most of these are the runs' errors, not the labels'; name more accurate runs")
+        lines.append("  most suspects are errors of the models, not of the labels; use more accurate runs")
     return lines + [
         f"  train {row.picture[1]}: {row.label} ({row.probability_of_label:.0%}), or "
         f"{row.suggested} ({row.probability_of_suggested:.0%})?"

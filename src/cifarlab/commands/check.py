@@ -17,14 +17,14 @@ def check(
     recipe: RecipeName,
     overrides: Overrides = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also train on a few pictures, and evaluate the teacher.")
+        bool, typer.Option("--deep", help="Also train on a few pictures, and check the teacher.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="The folder of all runs, to find a teacher in.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe before training, and estimate its cost.
 
-    Each finding comes with its fix. Exit status 1: there is an error among them.
+    Each finding comes with a fix. The exit status is 1 if there is an error among them.
     """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import diagnose
@@ -38,7 +38,7 @@ def check(
         for finding in diagnosis.findings:
             print(f"{finding.severity} {finding.id}: {finding.reason}\n    {finding.fix}")
         if not diagnosis.findings:
-            print(f"{found.name}: nothing found")
+            print(f"{found.name}: no problems found")
         for line in diagnosis.left_out:
             print(f"left out: {line}")
         if diagnosis.estimate:

@@ -39,7 +39,7 @@ def compare(
 ) -> None:
     """Compare recipes or runs over seeds, with intervals.
 
-    With --seeds, missing runs are trained first. Shows the difference, its confidence interval and its cost.
+    With --seeds, missing runs are trained first. Shows differences with confidence intervals, and durations.
     """
     from cifarlab.experiments.compare import run_comparison
 

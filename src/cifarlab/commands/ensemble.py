@@ -45,7 +45,7 @@ def ensemble(
 ) -> None:
     """Score the mean prediction of several runs.
 
-    Shows each run and the cost of a prediction beside it.
+    Shows the accuracy and the cost of each run beside those of the ensemble.
     """
     from cifarlab.evaluation.ensemble import evaluate_ensemble
     from cifarlab.evaluation.tta import parse
@@ -69,7 +69,7 @@ def _print_ensemble(found: EnsembleScores) -> None:
     count = sum(row.chosen for row in found.members)
     name = f"ensemble of {count}, mean of {found.mean}"
     rows.append((name, f"{found.top1:.2%}", str(found.forward_passes), f"{found.macs / 1e6:,.1f}"))
-    print_table(("run", f"top-1 on {split}", "passes", "million MACs a picture"), rows)
+    print_table(("run", f"top-1 on {split}", "passes", "million MACs per picture"), rows)
     best = next((row for row in found.members if row.run == found.best_member), None)
     if best is not None and found.gain is not None:
         cost = found.macs / best.macs
@@ -79,7 +79,7 @@ def _print_ensemble(found: EnsembleScores) -> None:
         )
     print(calibration_line(found))
     if found.chosen_on_val:
-        also = "; these are the same pictures: optimistic" if split == "val" else ""
+        also = "; scored on the same pictures: optimistic" if split == "val" else ""
         print(f"chosen on val: {' and '.join(found.chosen_on_val)}{also}")
 
 

@@ -71,7 +71,7 @@ def evaluate(
     if (other := scores.tta) is not None:
         print(
             f"with {tta}: top-1 {other.top1:.2%} ({100 * (other.top1 - scores.top1):+.2f} points), "
-            f"top-5 {other.top5:.2%}, loss {other.loss:.3f}; {other.forward_passes} forward passes a "
+            f"top-5 {other.top5:.2%}, loss {other.loss:.3f}; {other.forward_passes} forward passes per "
             f"picture, {other.images_per_second:,.0f} img/s instead of {scores.images_per_second:,.0f}"
         )
         print(calibration_line(other))

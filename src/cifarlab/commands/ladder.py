@@ -58,7 +58,7 @@ def ladder(
     rows = [row for row in found.drop_one if isinstance(row, DroppedChange)]
     if rows:
         top = found.arms[-1].name
-        print(f"\n{top} without each change; the differences are what the change is worth there:")
+        print(f"\n{top} without each change; the difference is the gain from the change:")
         print_rows([row.changed(name=row.left_out) for row in rows], found.metric)
     for row in found.drop_one:
         if not isinstance(row, DroppedChange):

@@ -22,5 +22,5 @@ def list_recipes(as_json: AsJson = False) -> None:
     print_table(("recipe", "what it is", "published", "measured"), rows)
     print(
         "Published and measured: top-1 % on test; [low, high]: the mean's 95 % interval over seeds. "
-        "+: what a recipe adds to its base."
+        "+: what a recipe changes in its base."
     )

@@ -45,4 +45,4 @@ def options(
             if path in REGISTRIES:
                 print(f"  For {path}: `cifarlab parts {path}`.")
         if name in REGISTRIES and len(found.options) > 1:
-            print(f"  Beside these stand the options of the part that `name` names: `cifarlab parts {name}`.")
+            print(f"  The options of the part named by `name` are set here, too: `cifarlab parts {name}`.")

@@ -19,7 +19,7 @@ from cifarlab.commands.shared import (
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; predictions are those of the first.")],
     out: Annotated[
-        Path | None, typer.Option(help="The .png or .svg file to write; default: <first run>/plot.png.")
+        Path | None, typer.Option(help="The .png, .svg or .pdf file to write; default: <first run>/plot.png.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="The picture's heading.")] = None,
     gallery: Annotated[
@@ -30,7 +30,8 @@ def plot(
 ) -> None:
     """Plot learning curves of runs, with sample predictions.
 
-    The predictions are those of the first run, for validation pictures.
+    The predictions are those of the first run, on validation pictures, or on training pictures if there are
+    none.
     """
     from cifarlab.report.plot import plot_runs
 

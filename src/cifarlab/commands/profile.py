@@ -27,14 +27,14 @@ def profile(
 ) -> None:
     """Show the time of each part of a training step.
 
-    Also an epoch's time, and how close the step comes to the machine's limit.
+    It also shows the time of an epoch, and how close a step comes to the machine's limit.
     """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.core.errors import ConfigError
     from cifarlab.training.profile import profile as profile_recipe
 
     if trace is not None and trace.suffix != ".json":
-        raise ConfigError(f"--trace {trace}: the viewers read .json; end it so")
+        raise ConfigError(f"--trace {trace}: the viewers read JSON; use the suffix .json")
     if trace is not None:
         refuse_place(trace.parent, "--trace")
     found = read_recipe(recipe)
@@ -66,10 +66,10 @@ def _print(name: str, found: Profile) -> None:
     rows = [(part, f"{seconds:.2f}", f"{seconds / whole:.1%}") for part, seconds in epoch.items()]
     print_table(("part of an epoch", "s", "share"), rows, numbers=("s", "share"))
     print(
-        f"Its matrix products and convolutions, {found.flops / 1e9:,.1f} GFLOP a step, take "
-        f"{1000 * found.floor:.1f} ms at the rate of large matrices here, "
+        f"Its matrix products and convolutions, {found.flops / 1e9:,.1f} GFLOP per step, would take "
+        f"{1000 * found.floor:.1f} ms at this machine's rate for large matrices, "
         f"{found.peak_flops_per_second / 1e9:,.0f} GFLOP/s: the step reaches {found.floor / step:.0%} "
-        "of that."
+        "of that rate."
     )
-    print(f"Writing the checkpoint takes {found.writing:.2f} s, beside the training that follows.")
+    print(f"Writing the checkpoint takes {found.writing:.2f} s, while training continues.")
     print(f"{found.epochs} epochs: {duration(found.run)}")

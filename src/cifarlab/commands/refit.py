@@ -27,4 +27,4 @@ def refit(
     from cifarlab.training.progress import TrainingProgress
 
     again, _ = refit_run(run, name=name, progress=TrainingProgress(), imports=imports or ())
-    print(f"nothing was held out to score it on; the test set: cifarlab eval {again} --split test")
+    print(f"no validation pictures are left; to score on test: cifarlab eval {again} --split test")

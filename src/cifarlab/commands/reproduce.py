@@ -36,27 +36,27 @@ def reproduce(
         ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this experiment, by its recipe; repeat for more.")
+        list[str] | None, typer.Option(help="Only this experiment, by its recipe's name; repeat for more.")
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="A run to take initial weights from in place of ImageNet's."),
+        typer.Option(help="A run whose weights replace ImageNet's."),
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Also write a page (.md) and its chart (.png).")] = None,
     at_once: AtOnce = AT_ONCE,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Repeat the tutorial's table: published, as run, corrected.
+    """Reproduce the tutorial's table: published, as run, corrected.
 
-    Also says how much each lesson of the tutorial is worth.
+    It also shows how much each experiment gains over the one that it builds on.
     """
     from cifarlab.core.device import pick_device
     from cifarlab.core.errors import ConfigError
     from cifarlab.experiments.reproduce import reproduce as reproduce_table
 
     if page is not None and page.suffix != ".md":
-        raise ConfigError(f"--page {page}: a Markdown page; end it in .md")
+        raise ConfigError(f"--page {page}: a Markdown page; use the suffix .md")
     if page is not None:
         refuse_place(page.parent, "--page")
     chosen = budget or ("short" if pick_device("auto").type == "cpu" else "whole")
@@ -84,13 +84,13 @@ def _print(found: Reproduction) -> None:
             which = "" if len(row.missing) > 1 else f", {side.replace('_', ' ')}"
             print(f"{row.name}{which}: not measured: {reason}")
     if found.lessons:
-        print("\nThe lessons: each less the one that it builds on, in points")
+        print("\nThe lessons: each experiment minus the one that it builds on, in points")
         head = ("", "from", "published", "as run", "95 % interval", "corrected", "95 % interval")
         print_table(head, [_lesson_cells(lesson) for lesson in found.lessons], numbers=head[2:])
     print(
         f"{found.epochs} epochs. Test top-1 %, mean ± standard deviation over seeds. As run: the best of "
-        "all epochs on test, as published; optimism: the points by which that flatters. Corrected: the epoch "
-        "that validation chose. p after Holm's correction; * a difference that holds after it."
+        "all epochs on test, as published; optimism: the estimated gain from that choice, in points. "
+        "Corrected: the epoch that validation chose. p after Holm's correction; *: significant after it."
     )
 
 

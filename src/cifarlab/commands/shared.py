@@ -64,9 +64,7 @@ AtOnce = Annotated[
 ]
 Imports = Annotated[
     list[str] | None,
-    typer.Option(
-        help="A Python file that registers custom parts of a run; repeat for more. No other file is run."
-    ),
+    typer.Option(help="A Python file or module that registers custom parts of a run; repeat for more."),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder: runs/<name>/<seed>.")]
 RunsFolder = Annotated[Path, typer.Option(help="The folder of all runs.")]
@@ -89,9 +87,9 @@ def refuse_place(path: Path, option: str) -> None:
 
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ConfigError(f"{option}: {there} is a file; name a folder, or a place where one can be made")
+        raise ConfigError(f"{option}: {there} is a file; name a folder, or a place where one can be created")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{option}: {there} cannot be written; make it so, or name another place")
+        raise ConfigError(f"{option}: {there} cannot be written; make it writable, or name another place")
 
 
 def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
@@ -99,14 +97,14 @@ def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
     from cifarlab.core.errors import ConfigError
 
     if mean is not None and tta is None:
-        raise ConfigError(f"--mean {mean}: of which views? Say, e.g., --tta flip")
+        raise ConfigError(f"--mean {mean} needs --tta, e.g. --tta flip")
 
 
 def calibration_line(scores: Calibrated) -> str:
     """Format calibration, before and after the temperature fitted on validation."""
     line = f"  calibration error {scores.ece:.2%}, NLL {scores.nll:.3f}"
     if scores.temperature is None:
-        return f"{line}; no temperature, for want of validation pictures"
+        return f"{line}; no temperature: no validation pictures"
     return (
         f"{line}; at temperature {scores.temperature:.3g} (fitted on val) "
         f"{scores.ece_calibrated:.2%}, {scores.nll_calibrated:.3f}"
@@ -196,7 +194,7 @@ def print_comparison(found: Comparison) -> None:
         print(f"note: {note}")
     print(
         "Mean ± standard deviation over seeds. Differences in points, p after Holm's correction. Optimism: "
-        "the points by which choosing the best epoch flatters."
+        "estimated gain, in points, from choosing the best epoch."
     )
     print(f"The test set has been opened {found.test_opened:,} x for the runs in this folder.")
 

@@ -39,6 +39,6 @@ def show(
         rows = {key: {"base": old, "recipe": new} for key, (old, new) in changed.items()}
         print(json.dumps({"recipe": found.name, "base": found.base, "changes": rows}, indent=2))
         return
-    print(f"{recipe} differs from {found.base or 'nothing: it has no base'} in:")
+    print(f"{recipe} differs from {found.base} in:" if found.base else f"{recipe} has no base; it sets:")
     for key, (old, new) in changed.items():
         print(f"  {key}: {shown(old)} -> {shown(new)}" if found.base else f"  {key}: {shown(new)}")

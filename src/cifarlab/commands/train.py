@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train a recipe, or resume a run.
 
-    The same command again resumes an interrupted run. A finished run is not trained again; --fresh starts it
+    To resume an interrupted run, repeat the command. A finished run is not trained again; --fresh starts it
     over.
     """
     from cifarlab.config.recipes import read_recipe, resolve

@@ -68,7 +68,7 @@ def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterato
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(
-            f"cannot keep {what} in {folder} ({reason}); set CIFARLAB_CACHE to another folder, or say "
+            f"cannot keep {what} in {folder} ({reason}); set CIFARLAB_CACHE to another folder, or set "
             f"{'.'.join(option)}=false",
             option,
         ) from None

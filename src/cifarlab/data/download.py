@@ -226,7 +226,7 @@ def _ask(archive: Archive, folder: Path, start: int) -> http.client.HTTPResponse
 def _unavailable(archive: Archive, folder: Path, reason: Any) -> DataUnavailable:
     return DataUnavailable(
         f"{archive.folder} is not on this machine and {archive.url} cannot be fetched ({reason}). "
-        f"Put {archive.file} into {folder.absolute()}, or say data.root=FOLDER, "
+        f"Put {archive.file} into {folder.absolute()}, or set data.root=FOLDER, "
         "or use drawn pictures: data.dataset=synthetic"
     )
 

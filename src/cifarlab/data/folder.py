@@ -94,7 +94,7 @@ def read_folder(root: str | None, part: PartName, size: int, *, skip_broken: boo
     if broken and not skip_broken:
         name, reason = broken[0]
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise ConfigError(f"cannot read {folder / name}: {reason}{more}; repair or remove it, or say "
+        raise ConfigError(f"cannot read {folder / name}: {reason}{more}; repair or remove it, or set "
                           "data.skip_broken=true", ("data", "root"))  # fmt: skip
     notes = (f"{folder}: {len(broken)} of {len(listing.files)} files cannot be read and were left out, "
              f"first {broken[0][0]}",) if broken else ()  # fmt: skip

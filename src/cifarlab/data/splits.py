@@ -182,7 +182,7 @@ def load_splits(data: DataConfig, seed: int, *, parts: tuple[PartName, ...] = ("
     count = round(data.val * len(ids)) if data.val < 1 else int(data.val)
     if own_val is None and count:
         if count >= len(ids):
-            message = f"{count} validation pictures of {len(ids)} leave none to train on; say data.val=0.1"
+            message = f"{count} validation pictures of {len(ids)} leave none to train on; set data.val=0.1"
             raise ConfigError(message, ("data", "val"))
         chosen = choose(labels[ids], digests[ids], ids, count, hash_ints(seed, label_key("val")))
         held_out, ids = ids[chosen], ids[~chosen]

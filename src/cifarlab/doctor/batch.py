@@ -28,13 +28,13 @@ _FAR = 0.5
 _UNCHANGED = 1 / 512
 
 
-@check("batch", "warning", "say model.backbone.stem=cifar, or a larger data.image_size")
+@check("batch", "warning", "set model.backbone.stem=cifar, or a larger data.image_size")
 def last_map_1x1(probe: Probe) -> Reasons:
     """The feature map is one pixel at the last convolution, so only its kernels' centres learn."""
     size = min(probe.config.data.image_size, *probe.config.data.train_sizes)
     name, side = _last_map(probe.model, size)
     if side == 1:
-        yield f"at {size} px the feature map is only 1 x 1 at {name}: it has no positions left"
+        yield f"at {size} px the feature map is only 1 x 1 at {name}: all spatial information is lost"
 
 
 def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
@@ -58,7 +58,7 @@ def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
     return seen[-1]
 
 
-@check("batch", "warning", "raise data.batch_size, or say model.batch_norm_eval=backbone")
+@check("batch", "warning", "raise data.batch_size, or set model.batch_norm_eval=backbone")
 def tiny_batch_norm(probe: Probe) -> Reasons:
     """Batch norm computes its statistics from fewer than 8 pictures."""
     if not any(isinstance(module, _BatchNorm) and module.training for module in probe.model.modules()):
@@ -110,7 +110,7 @@ def no_effect_on_model(probe: Probe) -> Reasons:
     yield from without_effect_on(probe.config, probe.model)
 
 
-@check("batch", "warning", "look at the head's initial weights, and at model.normalize")
+@check("batch", "warning", "check the head's initial weights and model.normalize")
 def initial_loss(probe: Probe) -> Reasons:
     """Before training, the cross-entropy is far from log(classes), that of random guessing."""
     output, batch = probe.first.output, probe.first.batch
@@ -120,10 +120,10 @@ def initial_loss(probe: Probe) -> Reasons:
         return
     loss = F.cross_entropy(output.logits.float(), batch.targets).item()
     if math.isfinite(loss) and abs(loss - guess) > _FAR * guess:
-        yield f"the cross-entropy before training is {loss:.2f}, guessing has log(classes) = {guess:.2f}"
+        yield f"the cross-entropy before training is {loss:.2f}; random guessing gives {guess:.2f}"
 
 
-@check("batch", "error", "try train.precision=float32; if that fails, look at the block and at the loss")
+@check("batch", "error", "try train.precision=float32; if that fails, check the block and the loss")
 def gradient_not_finite(probe: Probe) -> Reasons:
     """The first loss or its gradient is not finite."""
     if not math.isfinite(probe.first.loss):

@@ -12,7 +12,7 @@ from cifarlab.core.registry import FORGETTERS
 
 Severity = Literal["error", "warning", "note"]
 # What a check needs. static: the configuration alone. batch: data, a model and one small batch. deep: a short
-# training, or the teacher's answers.
+# training, or the teacher's outputs.
 Stage = Literal["static", "batch", "deep"]
 # A check yields reasons. A reason may come with its own fix, which replaces that of the check.
 Reasons = Iterable[str | tuple[str, str]]
@@ -25,7 +25,7 @@ class Finding(Record):
     Attributes:
         id: Name of the check.
         severity: `error`: the run is useless. `warning`: the result is worse than it could be, or misleading.
-            `note`: worth knowing, but perhaps intended.
+            `note`: possibly intended.
         reason: What is wrong, in one line.
         fix: What to do, in one line.
     """

@@ -1,4 +1,4 @@
-"""Checks that need a short training, or the teacher's answers."""
+"""Checks that need a short training, or the teacher's outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICTURES, STEPS = 64, 200
 _BY_HEART, _FAILED = 0.9, 0.5
 
 
-@check("deep", "error", "try optim.lr ten times higher, then lower; look at model.freeze and at the loss")
+@check("deep", "error", "try optim.lr ten times higher, then lower; check model.freeze and the loss")
 def cannot_overfit(probe: Probe) -> Reasons:
     """The model cannot memorise half of 64 unaugmented pictures in 200 steps."""
     engine = Engine(
@@ -74,15 +74,15 @@ def teacher_guesses(probe: Probe) -> Reasons:
     return _teacher_fault(probe, "guess")
 
 
-@check("deep", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
+@check("deep", "warning", "set teacher.calibrate=true, or lower the temperature", told=True)
 def teacher_says_little(probe: Probe) -> Reasons:
-    """The teacher's answers for training pictures are almost uniform at the loss's temperature."""
+    """The teacher's probabilities for training pictures are almost uniform at the loss's temperature."""
     return _teacher_fault(probe, "near_uniform")
 
 
 @check("deep", "warning", "raise the temperature", told=True)
 def teacher_near_one_hot(probe: Probe) -> Reasons:
-    """The teacher's answers are almost one-hot, so they add little to the labels."""
+    """The teacher's probabilities are almost one-hot, so they add little to the labels."""
     return _teacher_fault(probe, "near_one_hot")
 
 
@@ -98,7 +98,7 @@ def teacher_not_held_out(probe: Probe) -> Reasons:
     return _teacher_fault(probe, "not_held_out")
 
 
-@check("deep", "warning", "name another teacher.run, or say teacher.calibrate=false", told=True)
+@check("deep", "warning", "name another teacher.run, or set teacher.calibrate=false", told=True)
 def teacher_not_calibrated(probe: Probe) -> Reasons:
     """No temperature calibrates the teacher."""
     return _teacher_fault(probe, "not_calibrated")

@@ -1,4 +1,4 @@
-"""`diagnose`: all that the checks find in a recipe, and what it will take."""
+"""`diagnose`: the findings for a recipe, and an estimate of its cost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,20 @@ from cifarlab.training.memory import out_of_memory_explained
 from cifarlab.training.setup import prepare
 
 _ARCHIVES = {"cifar100": CIFAR100, "cifar10": CIFAR10}
-# In place of data that are not at hand: as many as two compared views and a GPU's batch need.
+# Number of synthetic pictures that replace missing data: enough to compare two views and for a GPU's batch.
 _DRAWN = 1000
 
 
 class DiagnosisRecord(Record):
-    """What `cifarlab check --json` prints; no minutes, memory and device where no steps could be timed."""
+    """The output of `cifarlab check --json`. The cost is None if no steps could be timed.
+
+    Attributes:
+        findings: The findings, errors first.
+        minutes: Estimated duration of the run.
+        peak_memory_bytes: Estimated peak memory.
+        device: The device.
+        left_out: What was replaced or not checked, one line each.
+    """
 
     findings: list[Finding]
     minutes: float | None
@@ -39,7 +47,13 @@ class DiagnosisRecord(Record):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """findings: errors first. left_out: a line for each thing that could not be looked at."""
+    """The findings for a recipe.
+
+    Attributes:
+        findings: The findings, errors first.
+        estimate: The estimated cost. None if no steps could be timed.
+        left_out: What was replaced or not checked, one line each.
+    """
 
     findings: tuple[Finding, ...]
     estimate: CostEstimate | None
@@ -50,6 +64,7 @@ class Diagnosis:
         return any(finding.severity == "error" for finding in self.findings)
 
     def record(self) -> DiagnosisRecord:
+        """Return the diagnosis as a record for JSON."""
         takes = self.estimate
         return DiagnosisRecord(
             findings=[*self.findings],
@@ -67,19 +82,25 @@ def diagnose(
     runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda line: None,
 ) -> Diagnosis:
-    """Look at a configuration; fetches nothing and writes no run.
+    """Check a configuration without downloads and without writing a run.
 
-    deep: train a little and ask the teacher, too. runs: where a teacher's run is looked for. say: called with
-    a line before what takes long. Raises ConfigError where the run could not begin.
+    Args:
+        config: The configuration.
+        deep: Also run the checks that train briefly or evaluate the teacher.
+        runs: Folder of all runs, to find a teacher in.
+        say: Called with a line of text before slow work.
+
+    Raises:
+        ConfigError: The run could not start.
     """
     case = planned(config)
     findings = run_checks("static", case)
     ready, data_at_hand, left_out = without_what_is_missing(config, runs)
     if not deep:
-        left_out.append("a short training and the teacher's answers: --deep looks at them")
-    # A few steps are not worth what a compiler takes.
+        left_out.append("short training and teacher checks (use --deep)")
+    # Compiling would take longer than these few steps.
     with out_of_memory_explained(ready), torch.compiler.set_stance("force_eager"):
-        # Beside model.init no published weights are read.
+        # With model.init, no published weights are read.
         initial = bool(ready.model.init) or has_weights(ready.model.backbone)
         job = prepare(ready, initial=initial, runs=runs)
         if data_at_hand:
@@ -87,37 +108,47 @@ def diagnose(
         probe = Probe(case, job, data_at_hand)
         findings += run_checks("batch", probe)
         if deep:
-            say("training on a few pictures, asking the teacher if there is one")
+            say("training on a few pictures, and checking the teacher if there is one")
             findings += run_checks("deep", probe)
-        # A model whose loss is no number has no pace either.
+        # After an error, e.g. a loss that is not finite, timing is pointless.
         takes = None if any(found.severity == "error" for found in findings) else estimate_cost(probe)
     return Diagnosis(tuple(by_severity(findings)), takes, tuple(left_out))
 
 
 def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, list[str]]:
-    """The configuration with what is not on this machine left out; whether data are; a line for each."""
+    """Replace missing data, weights and teachers.
+
+    Args:
+        config: The configuration.
+        runs: Folder of all runs, to find a teacher in.
+
+    Returns:
+        The changed configuration, whether the data are on this machine, and one line for each replacement.
+    """
     plain, left_out = config.dump(), []
     data, data_at_hand = config.data, True
     archive = _ARCHIVES.get(data.dataset.name)
     is_folder_missing = data.dataset.name == "folder" and data.root is None
     if is_folder_missing or (archive is not None and not is_at_hand(archive, data.root)):
         data_at_hand = False
-        left_out.append(f"the data ({data.dataset.name} is not on this machine): drawn pictures stand in")
+        left_out.append(
+            f"the data ({data.dataset.name} is not on this machine): synthetic pictures are used instead"
+        )
         own = {"dataset": {"name": "synthetic", "train": _DRAWN, "test": 100}, "root": None, "limit": None}
-        # As few pixels as the data have: 224 px a side would take minutes to draw.
+        # The size of the stored pictures, not of the model's input: drawing at 224 px would take minutes.
         size = data.store_size or 32
         kept = {"classes": planned(config).num_classes, "store_size": size, "skip_broken": False}
         val = 0.1 if data.val else 0
         plain["data"] |= {**own, **kept, "val": val}
     if not has_weights(config.model.backbone) and not config.model.init:
         name = config.model.backbone.name
-        left_out.append(f"the weights of {name} (not on this machine): random ones stand in")
+        left_out.append(f"the weights of {name} (not on this machine): random weights are used instead")
     if config.lessons and config.teacher:
         try:
             for name in config.teacher.run:
                 find_teacher(name, config.teacher.seed, runs)
         except ConfigError as error:
-            left_out.append(f"the teacher and the losses that read it ({error.message})")
+            left_out.append(f"the teacher and the losses that need it ({error.message})")
             untaught = {
                 label: plain["objective"][label]
                 for label, spec in config.objective.items()
@@ -126,6 +157,6 @@ def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, l
             plain["objective"] = untaught or {"cross_entropy": {"name": "cross_entropy"}}
             plain["teacher"] = None
     if plain["teacher"]:
-        # Keeping all its answers would take as long as the run's first epoch.
+        # Computing all its answers would take as long as the run's first epoch.
         plain["teacher"]["cache"] = False
     return build_config(plain), data_at_hand, left_out

@@ -1,4 +1,4 @@
-"""What a run will take: minutes and memory, from a few small steps."""
+"""Estimate of a run's duration and memory from a few small steps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ from cifarlab.engine.scoring import score_split
 from cifarlab.models.sizes import sizes_of_batch
 from cifarlab.training.progress import duration
 
-# Of each batch size, the fastest counts: what else the machine does can only slow a step down.
+# Timings of each batch size. The fastest counts, because other load on the machine only slows a step down.
 _TIMES = 3
-# What took so long is not timed again.
+# Timing stops after this many seconds in total.
 _SECONDS = 2.0
-# In a step of less than so many seconds, what does not depend on its pictures may rule.
+# In shorter steps, in seconds, the part that does not depend on the pictures may dominate.
 _LONG = 1.0
-# The sizes of so many steps stand for those of all.
+# Number of sampled steps whose image sizes represent all steps.
 _STEPS = 1000
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """minutes: of training and its evaluations. peak_memory_bytes: the GPU's; on a CPU the process's."""
+    """The estimated cost of a run.
+
+    Attributes:
+        minutes: Duration of training and its evaluations.
+        peak_memory_bytes: Peak memory of the GPU, or on a CPU of the process.
+        device: The device.
+    """
 
     minutes: float
     peak_memory_bytes: int
@@ -41,16 +47,19 @@ class CostEstimate:
 
 
 def estimate_cost(probe: Probe) -> CostEstimate | None:
-    """Time steps of a few sizes and lay a line through the two largest; None where no steps can be counted.
+    """Time steps of several batch sizes and extrapolate linearly.
 
-    Trains the job's engine a little: it is of no use for a run after.
+    This trains the job's engine a little, so a run cannot use it afterwards.
+
+    Returns:
+        The estimate. None if the number of steps is unknown.
     """
     engine, plan, config = probe.job.engine, probe.case.plan, probe.config
     steps = probe.case.run_steps
     if plan is None or steps is None:
         return None
     whole = max(4, min(plan.batch_size, len(engine.train)) // 2 * 2)
-    # On a GPU a step's time is that of its kernels' launches up to some size.
+    # On a GPU, kernel launches determine the time of a small step, so only the full batch size is timed.
     large = whole if engine.device.type == "cuda" else max(4, probe.size)
     engine.model.train()
     order, kept = engine.order(0), engine.activations
@@ -61,15 +70,15 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
     def timed(size: int, times: int = _TIMES) -> float:
         return _seconds(lambda: engine.step(order[:size], 0, 0), engine.device, times)
 
-    timed(large, 1)  # The first one is slower.
+    timed(large, 1)  # The first step is slower.
     small = large // 4 * 2
     lesser, greater = timed(small), timed(large)
     while greater < _LONG and large < whole:
         small, lesser = large, greater
         large = min(2 * large, whole)
         greater = timed(large)
-    # A step has a part that does not depend on its pictures, so more of them take less than in proportion;
-    # but far less only by a busy machine's noise, which a line so long would multiply.
+    # Part of a step's time does not depend on its pictures, so the slope is below the time per picture. A far
+    # lower slope is noise of a busy machine, which the extrapolation would amplify.
     most = greater / large
     slope = min(most, max(most / 2, (greater - lesser) / (large - small)))
     shown = plan.samples_per_epoch * config.train.last_epoch
@@ -89,7 +98,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
         scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
     seconds = training + look * (config.train.last_epoch * scored + plan.samples)
     if kept is not None:
-        # The frozen part for each view, and for the clean pictures that are scored.
+        # The frozen part is computed for each view, and for the unaugmented pictures that are scored.
         views = num_views(config) if config.data.augment else 0
         seconds += whole_look * (plan.samples * (1 + (views or 0)) + scored)
     more = probe.first.saved_bytes / probe.size * max(0, plan.batch_size - large)
@@ -97,7 +106,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
 
 
 def _times_the_first_size(probe: Probe) -> float:
-    """How many times the pixels of the run's first step its steps see, on average, of as many pictures."""
+    """Return the mean number of pixels per step, relative to the first step."""
     config, plan, steps = probe.config, probe.case.plan, probe.case.run_steps
     assert plan is not None
     assert steps is not None
@@ -110,7 +119,10 @@ def _times_the_first_size(probe: Probe) -> float:
 
 
 def _seconds(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """The least of up to `times` times that a call takes, the device's work included."""
+    """Return the shortest of up to `times` timings of a call.
+
+    The device's work is included.
+    """
     found: list[float] = []
     while len(found) < times and sum(found) < _SECONDS:
         begun = time.perf_counter()

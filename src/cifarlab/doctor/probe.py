@@ -1,4 +1,4 @@
-"""`Probe`: a run made ready to be looked at, with one small batch forward and back."""
+"""`Probe`: a prepared run with one forward and backward pass."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ from cifarlab.runs.teacher_report import TeacherReport
 from cifarlab.teachers import examine
 from cifarlab.training.setup import Job
 
-# Pictures of which views are compared.
+# Number of pictures whose views are compared.
 COMPARED = 500
-# A small batch: at most so many pictures, of at most so many multiply-adds together.
+# Limits of a small batch: pictures, and multiply-adds of all its pictures.
 _PICTURES, _MACS = 128, 2e10
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward. names, gradients: of the trained parameters; None: the loss reads none.
+    """One forward and backward pass.
 
-    saved_bytes: what the forward kept for the backward, weights apart.
+    Attributes:
+        batch: The batch.
+        output: The model's output.
+        loss: The total loss.
+        names: Names of the trained parameters.
+        gradients: Their gradients. None for parameters that the loss does not depend on.
+        saved_bytes: Memory that the forward pass saved for the backward pass, without weights.
     """
 
     batch: Batch
@@ -41,10 +47,14 @@ class Pass:
 
 
 class Probe:
-    """A job at its initial weights, and what the recipe planned.
+    """A prepared run at its initial weights.
 
-    data_at_hand: whether its pictures are the recipe's own, not drawn in their place. Looking at it does not
-    train it: `model` and `objective` are copies.
+    `model` and `objective` are copies, so that a check does not train the run.
+
+    Args:
+        case: The plan of the recipe.
+        job: The prepared run.
+        data_at_hand: Whether the pictures are the recipe's own and no synthetic replacement.
     """
 
     def __init__(self, case: Planned, job: Job, data_at_hand: bool):
@@ -55,12 +65,12 @@ class Probe:
 
     @property
     def size(self) -> int:
-        """How many pictures a small batch has: an even number."""
+        """Return the number of pictures in a small batch, an even number."""
         most = min(_PICTURES, self.config.data.batch_size, len(self.job.splits.train))
         return max(2, min(most, max(4, int(_MACS / max(1, self.job.macs)))) // 2 * 2)
 
     def views(self, epoch: int, num: int = COMPARED) -> Batch:
-        """The first pictures as `epoch` shows them."""
+        """Return the views of the first `num` pictures in an epoch."""
         config, train = self.config, self.job.splits.train
         positions = torch.arange(min(num, len(train)), device=train.rows.device)
         view = view_epoch(config, epoch)
@@ -68,12 +78,12 @@ class Probe:
 
     @cached_property
     def first(self) -> Pass:
-        """The small batch forward and back, in training mode at the initial weights."""
+        """Run a small batch forward and backward, in training mode at the initial weights."""
         engine, teacher = self.job.engine, self.job.teacher
         batch = self.views(0, self.size)
         if teacher is not None:
             batch = replace(batch, teacher=teacher.read(teacher.ask(batch.images)), progress=1.0)
-        torch.manual_seed(0)  # Of dropout.
+        torch.manual_seed(0)  # For dropout.
         named = {
             name: parameter
             for prefix, module in (("", self.model), ("objective.", self.objective))
@@ -97,13 +107,16 @@ class Probe:
 
     @cached_property
     def health(self) -> TeacherReport | None:
-        """What the teacher has to say, measured; None without one."""
+        """Examine the teacher; return None if there is none."""
         job = self.job
         return examine(job.teacher, job.engine, job.splits) if job.teacher is not None else None
 
 
 def first_pictures(split: Split, num: int) -> Split:
-    """The first pictures of a split: in canonical order, that of a hash, a random sample."""
+    """Return the first pictures of a split.
+
+    They are a random sample, because a split is ordered by a hash.
+    """
     return Split(split.images, split.rows[:num], split.labels[:num], split.ids[:num])
 
 

@@ -34,7 +34,7 @@ def nothing_to_learn(case: Planned) -> Reasons:
         yield "every loss has weight 0: the model learns nothing"
 
 
-@check("static", "warning", "say data.shuffle=true")
+@check("static", "warning", "set data.shuffle=true")
 def no_shuffling(case: Planned) -> Reasons:
     """Without shuffling, every epoch shows the same batches in the same order."""
     plan = case.plan
@@ -42,7 +42,7 @@ def no_shuffling(case: Planned) -> Reasons:
         yield "every epoch shows the same batches in the same order"
 
 
-@check("static", "warning", "say data.freeze_views=false, or data.views above 1")
+@check("static", "warning", "set data.freeze_views=false, or data.views above 1")
 def frozen_views(case: Planned) -> Reasons:
     """Every epoch shows the same augmented copy of each picture."""
     data = case.config.data
@@ -52,7 +52,7 @@ def frozen_views(case: Planned) -> Reasons:
 
 @check(
     "static", "warning",
-    "say optim.schedule=cosine (or one_cycle, linear, step), or average the weights: train.average=ema",
+    "set optim.schedule=cosine (or one_cycle, linear, step), or average the weights: train.average=ema",
 )  # fmt: skip
 def lr_never_changes(case: Planned) -> Reasons:
     """The learning rate stays at its peak until the last planned step."""
@@ -64,7 +64,7 @@ def lr_never_changes(case: Planned) -> Reasons:
         yield f"the learning rate never falls from its peak, {max(rates):g}, within the {steps}"
 
 
-@check("static", "warning", "say train.select=val and data.val=0.1, or train.select=last", told=True)
+@check("static", "warning", "set train.select=val and data.val=0.1, or train.select=last", told=True)
 def chosen_on_test(case: Planned) -> Reasons:
     """The test set chooses the epoch, so its score of that epoch is optimistic."""
     if case.config.train.select == "test":
@@ -72,7 +72,7 @@ def chosen_on_test(case: Planned) -> Reasons:
         yield f"the best of {epochs} scores on test is reported as the test score, which is optimistic"
 
 
-@check("static", "warning", "say model.normalize=pretrained; with model.init, the value of that run")
+@check("static", "warning", "set model.normalize=pretrained; with model.init, the value of that run")
 def other_normalization(case: Planned) -> Reasons:
     """Pretrained weights get pictures in another normalisation than in their own training."""
     model = case.config.model
@@ -97,7 +97,7 @@ def other_normalization(case: Planned) -> Reasons:
             )
 
 
-@check("static", "note", "raise optim.weight_decay (AdamW: 0.05 is usual; SGD: 5e-4), or say 0")
+@check("static", "note", "raise optim.weight_decay (AdamW: 0.05 is usual; SGD: 5e-4), or set it to 0")
 def decay_negligible(case: Planned) -> Reasons:
     """Weight decay removes almost nothing of the weights over the whole run: lr x decay x steps."""
     share, steps = case.decay_per_step(), case.run_steps
@@ -122,7 +122,7 @@ def decay_overwhelms(case: Planned) -> Reasons:
         )
 
 
-@check("static", "note", "say optim.decay_norms=false")
+@check("static", "note", "set optim.decay_norms=false")
 def norms_decayed(case: Planned) -> Reasons:
     """Weight decay acts on norms and biases, too, and is not SGD's usual one of at most 5e-4."""
     optim = case.config.optim
@@ -159,7 +159,7 @@ def _margins(config: Config) -> list[str]:
     ]
 
 
-@check("static", "warning", "say teacher.calibrate=true, or lower the temperature", told=True)
+@check("static", "warning", "set teacher.calibrate=true, or lower the temperature", told=True)
 def teacher_near_uniform(case: Planned) -> Reasons:
     """At the loss's temperature even a confident teacher gives almost equal probabilities."""
     teacher, config = case.config.teacher, case.config
@@ -194,7 +194,7 @@ def _from_uniform(gap: float, num_classes: int) -> float:
     return math.log(num_classes) + top * math.log(top) + (num_classes - 1) * rest * math.log(rest)
 
 
-@check("static", "warning", "lower train.average.decay, or say train.average.warmup=true")
+@check("static", "warning", "lower train.average.decay, or set train.average.warmup=true")
 def average_keeps_the_start(case: Planned) -> Reasons:
     """An exponential average without warm-up still contains the initial weights at the end."""
     average, steps = case.config.train.average, case.run_steps

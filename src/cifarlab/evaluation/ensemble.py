@@ -133,7 +133,7 @@ def evaluate_ensemble(
         device: auto, cpu, cuda or cuda:1.
         root: Folder of the data set. Default: the folder that each run read it from.
         mean: Name of the mean, one of `tta.MEANS`. Default: the better one on validation.
-        choose: Choose the members on validation, too, by `forward_selection`.
+        choose: Also choose the members on validation, by `forward_selection`.
         tta: Test-time augmentation of each member, which averages its logits over the views.
         imports: Python files or modules that register the runs' custom parts.
 
@@ -154,7 +154,7 @@ def evaluate_ensemble(
         pictures = place_split(splits.val, here)
         choice, answers = _decide(members, pictures, means, choose, tta)
     elif split == "val" or mean is None or choose:
-        fix = "say --split test and --mean, without --choose"
+        fix = "use --split test and --mean, without --choose"
         raise ConfigError(f"{runs[0]} has no validation pictures to choose on; {fix}", ("data", "val"))
     else:
         pictures, answers = splits.train, torch.empty(0)

@@ -41,13 +41,13 @@ def load_members(
     for member in members[1:]:
         if not has_same_pictures(member, first.trained.saved, splits):
             raise ConfigError(
-                f"{member.path} was trained on another data set than {first.path} (another fingerprint)"
+                f"{member.path} was trained on another data set than {first.path} (fingerprints differ)"
             )
         if knows_validation(member, first.trained.saved, splits):
             raise ConfigError(
-                f"{member.path} was trained on pictures that validate {first.path} (data.split_seed, "
-                "data.val, data.classes or the size at which pictures are kept differ), so nothing could be "
-                "chosen on them; train the runs with one data.split_seed"
+                f"{member.path} was trained on validation pictures of {first.path} (data.split_seed, "
+                "data.val, data.classes or the size of stored pictures differ), so nothing can be chosen on "
+                "them; train the runs with the same data.split_seed"
             )
     return members, splits
 

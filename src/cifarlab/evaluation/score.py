@@ -107,7 +107,7 @@ def evaluate(
     remark = f"; {OPTIMISTIC}" if split == saved.select == "test" else ""
     if other_size is not None:
         remark = f" at {size} px, the run's own size is {own_size}{remark}"
-        remark += "; in the summary under by_image_size, apart from test_top1" if written else ""
+        remark += "; written to by_image_size of the summary, not to test_top1" if written else ""
     return Scores(
         run=run,
         split=split,
@@ -168,7 +168,7 @@ def _write_test_score(file: Path, top1: float, epoch: int, other_size: int | Non
     """
     run = Run(file.parent)
     if file.name != run.best_path.name or not run.summary_path.exists():
-        return "the run is not finished" if run.started else "it is a checkpoint by itself"
+        return "the run is not finished" if run.started else "it is a standalone checkpoint"
     try:
         with run.locked(SECONDS_TO_WAIT):
             summary = run.summary()

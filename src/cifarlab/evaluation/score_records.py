@@ -30,7 +30,7 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None) -> Measur
     Args:
         logits: Logits (N, C).
         labels: Labels (N,).
-        temperature: Divisor of the logits, fitted on validation. None if there are no validation pictures.
+        temperature: Divisor of the logits, fitted on validation. None if it was not fitted.
     """
     return cast("Measured", {**scores(logits, labels), **calibration(logits, labels, temperature)})
 
@@ -92,7 +92,8 @@ class Scores(Record):
         loss: Mean cross-entropy.
         nll: Mean negative log-likelihood, in nats.
         ece: Expected calibration error.
-        temperature: Divisor of the logits, fitted on validation. None if no pictures were held out.
+        temperature: Divisor of the logits, fitted on validation. None if no pictures were held out, or if
+            they cannot be read.
         nll_calibrated: `nll` at that temperature.
         ece_calibrated: `ece` at that temperature.
         forward_passes: Forward passes for one picture.

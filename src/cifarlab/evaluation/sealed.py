@@ -111,5 +111,5 @@ def _refuse_other_data(
     if changed := [part for part, found in fingerprint.items() if known[part] != found]:
         raise ConfigError(
             f"{' and '.join(changed)} of {here} is not what {run} was trained on (another fingerprint): "
-            f"what it is scored on may be among its training pictures{fix}"
+            f"the scored pictures may be among its training pictures{fix}"
         )

@@ -101,8 +101,8 @@ def _refuse_other_architectures(members: Sequence[Member]) -> None:
             reason = f"{first.image_size} px there, {other.image_size} px here"
         if reason:
             raise ConfigError(
-                f"{other.path} is not of the architecture of {first.path} ({reason}): their weights have no "
-                "mean; `cifarlab ensemble` averages their answers"
+                f"{other.path} has another architecture than {first.path} ({reason}): their weights cannot "
+                "be averaged; `cifarlab ensemble` averages their outputs"
             )
 
 

@@ -25,7 +25,7 @@ View = tuple[Tensor, int]
 
 @TTA.register
 def flip(images: Tensor, size: int) -> list[View]:
-    """The picture and its mirror image: twice the cost."""
+    """Return the picture and its mirror image: two forward passes."""
     return [(images, size), (images.flip(-1), size)]
 
 
@@ -34,11 +34,15 @@ def multi_crop(
     images: Tensor,
     size: int,
     *,
-    pixels: Annotated[int, Field(ge=1, description="of the pictures as they are kept")] = 1,
+    pixels: Annotated[int, Field(ge=1, description="in pixels of the stored pictures")] = 1,
 ) -> list[View]:
-    """The picture, and moved to its four corners by 1 to `pixels`, each mirrored: 2 + 8 x pixels passes.
+    """Return the picture and diagonally shifted copies, each with its mirror image.
 
-    What moves in is a reflection. At 1 pixel it is the ten-crop of Krizhevsky et al. (2012).
+    There are 2 + 8 x `pixels` forward passes. Pixels that a shift moves in are reflections of the picture.
+    With `pixels=1` this is the ten-crop of Krizhevsky et al. (2012).
+
+    Args:
+        pixels: Largest shift, in pixels of the stored pictures. All shifts from 1 to this are used.
     """
     steps = [step for step in range(-pixels, pixels + 1) if step]
     moved = [shift(images, y, x) for y in steps for x in (-y, y)]
@@ -52,9 +56,12 @@ def sizes(
     *,
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.875, 1.0, 1.125),
 ) -> list[View]:
-    """The picture at several sizes, each mirrored: 2 passes a scale, larger ones at a higher cost.
+    """Return the picture at several sizes, each with its mirror image.
 
-    scales: factors of the size that the model would see.
+    There are two forward passes for each scale. Larger sizes cost more.
+
+    Args:
+        scales: Factors of the size at which the model would see the picture.
     """
     return [view for scale in scales for view in flip(images, max(1, round(scale * size)))]
 

@@ -81,13 +81,13 @@ def run_comparison(
             or `compare_arms` fails.
     """
     if len(names) < 2:
-        raise ConfigError("compare needs two recipes or names of runs, or more")
+        raise ConfigError("compare needs at least two names")
     refuse_twice(overrides)
     refuse_idle_overrides(overrides, seeds)
     refuse_idle_at_once(at_once, seeds)
     arms = [find_arm(name, runs, seeds, overrides=overrides, imports=imports) for name in names]
     if len({arm.name for arm in arms}) < len(arms):
-        raise ConfigError("compare was given a name twice")
+        raise ConfigError("compare got the same name twice")
     train_missing(arms, runs, progress, at_once)
     return compare_arms(arms, metric, against)
 
@@ -147,9 +147,9 @@ def find_arm(
     if not finished:
         if (runs / name / "config.yaml").exists():
             whole = Path(name).parent.as_posix()
-            raise ConfigError(f"{text} is one seed of {whole}; name that: seeds are compared together")
+            raise ConfigError(f"{text} is one seed of {whole}; use {whole}: all its seeds are compared")
         if is_recipe:
-            raise ConfigError(f"no finished run of {name} in {runs}; say --seeds 3 to train three seeds")
+            raise ConfigError(f"no finished run of {name} in {runs}; add --seeds 3 to train three seeds")
         known = {path.parents[1].relative_to(runs).as_posix() for path in runs.rglob("summary.json")}
         hint = did_you_mean(name, known | set(recipes.recipe_names())) or "`cifarlab list` shows the recipes"
         raise ConfigError(f"no recipe and no finished run {name!r} in {runs}; {hint}")
@@ -161,7 +161,7 @@ def find_arm(
         return Arm(name, recipe, finished, {})
     if summary.soup is not None:
         raise ConfigError(
-            f"{name} is a soup, which has no seeds to train; train the others first, then leave out --seeds"
+            f"{name} is a soup, which has no seeds to train; train the others first, then omit --seeds"
         )
     return trained_arm(
         name, saved_recipe(recorded_run(first.folder), imports=imports), runs, seeds, overrides=overrides

@@ -66,7 +66,7 @@ def run_ladder(
     refuse_idle_at_once(at_once, seeds)
     names = [name for name in recipes.recipe_names() if name.startswith(prefix)]
     if len(names) < 2:
-        raise ConfigError(f"{prefix!r}: a ladder needs two recipes that begin so, found {names or 'none'}")
+        raise ConfigError(f"{prefix!r}: a ladder needs two recipes with this prefix, found {names or 'none'}")
     rungs = [find_arm(name, runs, seeds, overrides=overrides, imports=imports) for name in names]
     left_out, kept = _left_out(rungs, runs, seeds, overrides) if drop_one else ({}, {})
     train_missing([*rungs, *left_out.values()], runs, progress, at_once)
@@ -104,7 +104,7 @@ def _left_out(
         try:
             recipe = Recipe(top.name, top.path, None, {}, undo(plain[-1], below, changed), top.files)
             if seeds is None and not (runs / name).is_dir():
-                raise ConfigError("not trained yet; say --seeds 3")
+                raise ConfigError("not trained yet; add --seeds 3")
             arms[rung.name] = (
                 trained_arm(name, recipe, runs, seeds) if seeds is not None else find_arm(name, runs, None)
             )

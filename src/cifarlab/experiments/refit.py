@@ -49,15 +49,17 @@ def refit(
     new_name = run_name(f"{run.name}_refit" if name is None else name)
     summary, plain = run.summary(), run.plain_config()
     if summary is None:
-        raise ConfigError(f"{run} is not finished; the command that began it goes on")
+        raise ConfigError(f"{run} is not finished; resume it with the command that started it")
     if summary.soup is not None:
-        raise ConfigError(f"{run} is a soup, never trained itself; refit the runs that it is made of")
+        raise ConfigError(f"{run} is a soup and was not trained itself; refit its ingredients")
     if summary.chosen_on == "test":
-        raise ConfigError(f"{run} chose its epoch on test: to refit it would pass that choice on")
+        raise ConfigError(f"{run} chose its epoch on test; a refit would inherit that choice")
     if not plain["data"]["val"] or "val" in Environment.read(run.env_path).data_fingerprint:
         raise ConfigError(f"{run} held no training pictures out: it was trained on all of them")
     if plain["data"].get("limit") is not None:
-        raise ConfigError(f"{run} keeps training pictures away by data.limit, which a refit would not change")
+        raise ConfigError(
+            f"{run} was trained with data.limit, which a refit would keep; train it without the limit"
+        )
     # Raises if the data have changed since the training.
     read_splits(run.folder, load_trained(run.folder, imports=imports))
     recipe = saved_recipe(run, imports=imports)

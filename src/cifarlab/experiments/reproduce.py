@@ -91,7 +91,7 @@ def reproduce(
     arms = [row.arms[side] for row in rows for side in row.arms if side not in row.missing]
     if not arms:
         reasons = "; ".join(dict.fromkeys(reason for row in rows for reason in row.missing.values()))
-        raise ConfigError(f"nothing to show: {reasons}")
+        raise ConfigError(f"no experiment could be measured: {reasons}")
     scored = {arm.name: arm for arm in compare_arms(arms, "test", "first").arms}
     table = [_figures(row, scored) for row in rows]
     first = next(iter(arms[0].runs.values()))
@@ -112,7 +112,7 @@ def _chosen(only: Sequence[str]) -> list[Experiment]:
     for name in only:
         if name not in known:
             hint = did_you_mean(name, known) or f"the tutorial's are {', '.join(known)}"
-            raise ConfigError(f"--only {name!r}: no experiment of the tutorial; {hint}")
+            raise ConfigError(f"--only {name!r} is no experiment of the tutorial; {hint}")
     return [experiment for name, experiment in known.items() if not only or name in only]
 
 
@@ -159,7 +159,7 @@ def _too_long(config: Config) -> str | None:
     if max(sizes) <= LARGEST_SHORT:
         return None
     whose = "its teacher's pictures" if sizes[0] <= LARGEST_SHORT else "pictures"
-    return f"{whose} of {max(sizes)} px are not in the short budget: --budget whole"
+    return f"{whose} of {max(sizes)} px exceed the short budget; use --budget whole"
 
 
 def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once: int) -> None:

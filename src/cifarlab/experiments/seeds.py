@@ -40,8 +40,8 @@ def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
             what = listed(changed, f"in seed {first}", f"in seed {seed}")
             apart = run.runs / f"{name}-2" / str(seed)
             raise ConfigError(
-                f"{name}: seeds {first} and {seed} are runs of two configurations ({what}); move {run} to a "
-                f"name of its own, e.g. {apart}, or train it anew with --fresh"
+                f"{name}: seeds {first} and {seed} have different configurations ({what}); rename {run}, "
+                f"e.g. to {apart}, or retrain it with --fresh"
             )
 
 

@@ -99,7 +99,7 @@ _TABLE = {
             f"teacher={{run: {AS_RUN}resnet50_pretrained_arcface_224x224, calibrate: false}}",
         ),
     ),
-    # The published code draws each picture's size anew. Here, without shuffling, it changes by epoch.
+    # The published code draws a new size for each picture. Here, without shuffling, it changes by epoch.
     f"{_ARCFACE}_mst": _Change(_ARCFACE, (_SIZES,), (_SIZES,), what="+ each picture at 32 or 64 px"),
     "resnet50_pretrained_arcface": _Change(
         _ARCFACE, (_RESNET50,), (_RESNET50,), 61.76, "+ ResNet-50 in place of ResNet-18, at 32 x 32"

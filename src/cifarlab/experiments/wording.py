@@ -58,13 +58,13 @@ def _verdict(found: Difference, shown: bool, smallest: float, more: int | None, 
     if shown:
         return f"{'better' if found.mean > 0 else 'worse'} by {100 * abs(found.mean):.2f} points"
     if math.isnan(found.p):
-        return "no difference shown (one seed cannot show any: train more, e.g. --seeds 3)"
+        return "no difference shown (one seed is not enough: train more, e.g. --seeds 3)"
     if not found.spread > ROUNDING:
-        return "no difference shown (the seeds do not spread: nothing to judge by)"
+        return "no difference shown (the scores do not vary over seeds, so no test is possible)"
     seeds = "seed" if more == 1 else "seeds"
     settled = f"about {more} more {seeds} would settle it" if more else "1,000 seeds would not settle it"
     # The interval in the same row is not corrected for the number of comparisons.
-    among = f" among {comparisons} comparisons, though one would be by itself" if found.shown() else ""
+    among = f" among {comparisons} comparisons, but by itself it would be" if found.shown() else ""
     return (
         f"no difference shown{among} (smallest difference that {found.seeds} seeds would show: "
         f"{100 * smallest:.2f} points; {settled})"
@@ -91,9 +91,9 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) ->
     said = []
     runs = [run for side in sides.values() for run in side]
     if len({summary.data_fingerprint for summary, _ in runs}) > 1:
-        said.append("not all of these runs were given the same pictures")
+        said.append("not all of these runs were trained on the same data")
     if metric == "val" and len({share for _, share in runs}) > 1:
-        said.append("not all of these runs were validated on the same share of the pictures")
+        said.append("not all of these runs held out the same validation pictures")
     for name, side in sides.items():
         if any(summary.chosen_on == metric == "test" for summary, _ in side):
             said.append(f"{name} chose its epoch on test: optimistic")

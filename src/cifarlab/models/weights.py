@@ -202,7 +202,7 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
         content, sha256 = _read(path)
         state = _state_of(content, path)
         if not any(name.startswith("backbone.") for name in state):
-            raise ConfigError(f"{path} is no checkpoint of cifarlab; say model.backbone.pretrained={path}")
+            raise ConfigError(f"{path} is no checkpoint of cifarlab; set model.backbone.pretrained={path}")
         own = classifier.state_dict()
         head = [name for name in own.keys() | state.keys() if name.startswith("head.")]
         same_head = all(n in own and n in state and own[n].shape == state[n].shape for n in head)
@@ -258,7 +258,7 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
         return found
     address = hf_hub_url(repository, _HUB_FILES[0]) if repository else url
     if address is None:
-        raise ConfigError(f"timm publishes no weights of {name}; say pretrained=false, or name a file")
+        raise ConfigError(f"timm publishes no weights of {name}; set pretrained=false, or name a file")
     try:
         if repository:
             return _from_hub(repository)
@@ -272,7 +272,7 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
         raise ConfigError(
             f"the weights of {name} are not on this machine and cannot be fetched ({reason}); "
             f"get {address} elsewhere, then put it at {weights_folder() / f'{name}{Path(address).suffix}'} "
-            f"or say model.backbone.pretrained=/path/to/{address.rpartition('/')[2]}"
+            f"or set model.backbone.pretrained=/path/to/{address.rpartition('/')[2]}"
         ) from None
 
 

@@ -14,6 +14,8 @@ from cifarlab.evaluation.analysis.tiles import pictures_path, read_tiles
 
 # File of each split's analysis. The page prefers the first split.
 FILES = {"val": "analysis.json", "test": "analysis_test.json"}
+# Headings of the noteworthy pictures, in the order of `AnalysisFile.worth_a_look`.
+PICTURE_HEADINGS = ("Hardest: lowest probability of the true class", "Most confident errors")
 
 
 def read_analysis(path: Path, epoch: int) -> AnalysisFile:
@@ -25,8 +27,8 @@ def read_analysis(path: Path, epoch: int) -> AnalysisFile:
     found = AnalysisFile.read(path)
     if found.epoch != epoch:
         raise ConfigError(
-            f"{path}: of epoch {found.epoch}, and the run has chosen epoch {epoch}; say `cifarlab analyze "
-            f"{path.parent}` again"
+            f"{path}: analysis of epoch {found.epoch}, but the run's chosen epoch is {epoch}; run "
+            f"`cifarlab analyze {path.parent}` again"
         )
     return found
 

@@ -77,7 +77,7 @@ def _calibration_rows(analysis: AnalysisFile) -> ChartRows:
     after = analysis.after_temperature
     temperatures = " and ".join(f"{value:.2f}" for value in analysis.temperatures)
     kinds = {
-        f"as it is: ECE {analysis.ece:.1%}, NLL {analysis.nll:.3f}": analysis.reliability,
+        f"before scaling: ECE {analysis.ece:.1%}, NLL {analysis.nll:.3f}": analysis.reliability,
         f"at temperature {temperatures}: ECE {after.ece:.1%}, NLL {after.nll:.3f}": after.reliability,
     }
     return [
@@ -95,14 +95,14 @@ def _confusion() -> alt.Chart:
     shares = alt.Scale(type="sqrt", domain=[0, 100], range=[0, 1])
     chart = alt.Chart(ROWS).mark_rect()
     return chart.encode(
-        x=alt.X("guess:N", sort=None, title="what it is taken for", axis=axis),
-        y=alt.Y("label:N", sort=None, title="what it is", axis=axis),
+        x=alt.X("guess:N", sort=None, title="predicted class", axis=axis),
+        y=alt.Y("label:N", sort=None, title="true class", axis=axis),
         color=alt.Color("kind:N", scale=kinds, legend=None),
         opacity=alt.Opacity("share:Q", scale=shares, legend=None),
         tooltip=[
-            _words("label", "is"),
-            _words("guess", "taken for"),
-            _number("share", "of these, %"),
+            _words("label", "true"),
+            _words("guess", "predicted"),
+            _number("share", "share of the true class, %"),
             _count(),
         ],
     )
@@ -140,12 +140,12 @@ def _classes_rows(analysis: AnalysisFile) -> ChartRows:
 
 
 def _errors() -> alt.Chart:
-    return _bars("pictures", "pictures", [_words("name", "what for what"), _count()])
+    return _bars("pictures", "pictures", [_words("name", "confusion"), _count()])
 
 
 def _errors_rows(analysis: AnalysisFile) -> ChartRows:
     return [
-        {"name": f"{_said(each.label)} for {_said(each.guess)}", "pictures": each.count}
+        {"name": f"{_said(each.label)} as {_said(each.guess)}", "pictures": each.count}
         for each in analysis.most_confused[:COMMONEST]
     ]
 
@@ -214,9 +214,9 @@ def _said(name: str) -> str:
 ANALYSIS_CHARTS: dict[
     str, tuple[str, Callable[[], alt.Chart | alt.LayerChart], Callable[[AnalysisFile], ChartRows]]
 ] = {
-    "confusion": ("What each kind is taken for", _confusion, _confusion_rows),
+    "confusion": ("Confusion matrix", _confusion, _confusion_rows),
     "calibration": ("Calibration", _calibration, _calibration_rows),
     "classes": ("Accuracy by class", _classes, _classes_rows),
-    "errors": ("The commonest errors, what for what", _errors, _errors_rows),
-    "corruptions": ("On pictures made worse", _corruptions, _corruptions_rows),
+    "errors": ("Most frequent confusions (true as predicted)", _errors, _errors_rows),
+    "corruptions": ("Accuracy on corrupted pictures", _corruptions, _corruptions_rows),
 }

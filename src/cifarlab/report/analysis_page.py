@@ -13,6 +13,7 @@ from cifarlab.core.files import write_atomically
 from cifarlab.data.splits import Split
 from cifarlab.evaluation.analysis.records import AnalysisFile, PictureRow
 from cifarlab.evaluation.analysis.tiles import picture_at
+from cifarlab.report.analyses import PICTURE_HEADINGS
 from cifarlab.report.analysis_charts import still_charts
 from cifarlab.report.chart_libraries import vl_convert
 from cifarlab.report.contact_sheet import COLUMNS, Tile, draw_sheet
@@ -23,11 +24,8 @@ GAP, SCALE, WIDTH = 20, 1.5, 480
 
 
 def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Path:
-    """Draw an analysis with the `pictures` it scored; return the path."""
-    sections = [
-        ("Hardest: least probability of the label", report.hardest),
-        ("Most confident errors", report.confident_errors),
-    ]
+    """Draw an analysis of `pictures` into a file; return its path."""
+    sections = zip(PICTURE_HEADINGS, report.worth_a_look, strict=True)
     tiles = [(title, [_tile(pictures, row) for row in rows[:TILES]]) for title, rows in sections]
     sheet = draw_sheet(tiles, _heading(report))
     charts = [

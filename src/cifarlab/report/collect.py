@@ -1,4 +1,4 @@
-"""The finished runs below a folder by name, and skipped ones."""
+"""The finished runs below a folder by name, and the skipped ones."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class RunGroup:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A skipped run's folder or file of it, and the reason."""
+    """The folder or file of a skipped run, and the reason."""
 
     path: Path
     reason: str
@@ -133,7 +133,7 @@ def read_run(folder: Path, name: str) -> Finished:
     except OSError as error:
         raise ConfigError(f"{run.metrics_path}: cannot be read: {error.strerror or error}") from None
     if not (log or summary.soup is not None) or not all(map(is_epoch, log)):
-        raise ConfigError(f"{run.metrics_path}: cannot be read: no epoch in it, or none that can be read")
+        raise ConfigError(f"{run.metrics_path}: cannot be read: it holds no valid epoch")
     env = Environment.read(run.env_path)
     return Finished(folder, name, summary, log, config, env, count_openings(recorded_run(folder))["run"])
 
@@ -182,4 +182,7 @@ def _odd(runs: list[Finished]) -> list[str]:
     """Describe differences between runs of one name that exceed the seed."""
     first, *others = runs
     keys = {key for run in others for key in seed_differences(first.config, run.config)}
-    return [f"its seeds differ in {', '.join(sorted(keys))}: no spread of one experiment"] if keys else []
+    if not keys:
+        return []
+    names = ", ".join(sorted(keys))
+    return [f"its runs differ in {names}, not only in the seed, so their spread is not that of seeds"]

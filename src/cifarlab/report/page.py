@@ -112,7 +112,7 @@ def _contents(folder: Path, against: str | None) -> Contents:
     groups, skipped = collect_runs(folder)
     if not groups:
         reasons = "; ".join(f"{each.path}: {each.reason}" for each in skipped[:3])
-        raise ConfigError(f"{folder}: none of its {len(skipped)} runs can be shown ({reasons})")
+        raise ConfigError(f"{folder}: none of its {len(skipped)} runs can be read ({reasons})")
     # Ledgers lie in the folders of all runs, which may be above `folder`.
     beside = {recorded_run(run.folder).runs.resolve() for group in groups for run in group.runs}
     return Contents(
@@ -147,7 +147,7 @@ def _charts(groups: Sequence[RunGroup]) -> dict[str, tuple[str, ChartSpec]]:
         "gap": of(both, "Gap between training and validation", charts.gaps),
         "test": of(
             tested,
-            "Test, read every epoch",
+            "Test, scored every epoch",
             lambda g: charts.curves(g, "test/top1", "top-1 % on test: optimistic"),
         ),
     }

@@ -54,13 +54,14 @@ def plot_runs(
 ) -> Path:
     """Plot learning curves and sample predictions, and return the picture's path.
 
-    Curves are accuracy on held-out pictures and in training, and the training loss, by epoch.
+    The curves are accuracy on held-out pictures, accuracy in training and the training loss, by epoch.
 
     Args:
         folders: Folders of the runs.
-        out: Path of the picture. Its ending selects the format: .png, .svg or .pdf.
+        out: Path of the picture. Its suffix selects the format: .png, .svg or .pdf.
         title: Title of the picture.
-        gallery: Also show held-out pictures, with the predictions of the first run's chosen model.
+        gallery: Also show validation pictures, or training pictures if there are none, with the predictions
+            of the first run's chosen model.
         root: Folder of the data set. Default: the folder that the run read it from.
         imports: Python files or modules that register the run's custom parts, for the gallery.
 
@@ -68,7 +69,7 @@ def plot_runs(
         ConfigError: A folder holds no run, the run cannot be loaded, or its pictures cannot be read.
     """
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ConfigError(f"{out}: cannot write that kind of file; end it in .png, .svg or .pdf")
+        raise ConfigError(f"{out}: unknown file format; use the suffix .png, .svg or .pdf")
     import_named(imports)
     runs = [Run(folder) for folder in folders]
     logs = [_log(run) for run in runs]
@@ -86,7 +87,7 @@ def plot_runs(
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Write a figure atomically in its ending's format; create the folder."""
+    """Write a figure atomically in its suffix's format; create the folder."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with _letters_in_boxes():
         write_atomically(out, lambda file: figure.savefig(file, format=out.suffix[1:].lower()))
@@ -110,7 +111,7 @@ def _letters_in_boxes() -> Iterator[None]:
 
 def _log(run: Run) -> list[dict[str, float]]:
     if not (rows := [row for row in read_log(run.metrics_path) if is_epoch(row)]):
-        raise ConfigError(f"{run}: not a run with a finished epoch")
+        raise ConfigError(f"{run}: no run, or a run without a finished epoch")
     return rows
 
 
@@ -162,9 +163,7 @@ def _curves(
             markersize=3,
             label=name,
         )
-    left.set(
-        title="Accuracy (dashed: on train, while training)", xlabel="epoch", ylabel="top-1 %", ylim=(0, None)
-    )
+    left.set(title="Accuracy (dashed: on training batches)", xlabel="epoch", ylabel="top-1 %", ylim=(0, None))
     right.set(title="Training loss", xlabel="epoch")
     right.set_ylim(0, 1.05 * right.get_ylim()[1])
     for axis in axes:
@@ -188,7 +187,7 @@ def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
     probabilities, guesses = logits.softmax(-1).max(-1)
     images, labels, _ = few.gather(torch.arange(count))
     figure.suptitle(
-        f"What {name} takes {kind} pictures for (in brackets: what they are)", fontsize=11, fontweight="bold"
+        f"Predictions of {name} on {kind} pictures (true class in brackets)", fontsize=11, fontweight="bold"
     )
     axes = np.atleast_2d(figure.subplots(GRID_ROWS, GRID_COLUMNS))
     for i, axis in enumerate(axes.flat):

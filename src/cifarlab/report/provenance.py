@@ -11,7 +11,7 @@ from cifarlab.config.saved import checked_unimported
 from cifarlab.core.errors import ConfigError
 from cifarlab.report.collect import Finished
 
-ALL = "config.yaml in the run's folder holds every option."
+ALL = "The file config.yaml in the run's folder holds every option."
 
 
 def recipe_of(run: Finished) -> str:
@@ -20,7 +20,7 @@ def recipe_of(run: Finished) -> str:
     if run.env.recipes:
         path = run.env.recipes[0].path
         return name if path == f"cifarlab/recipes/{name}.yaml" else path
-    # Older runs did not record their files. Their command shows whether the recipe was a file of the user's.
+    # Older runs did not record their files. Their command shows whether the recipe was the user's own file.
     words = [Path(word) for word in run.env.command]
     return next((str(w) for w in words if w.stem == name and w.suffix in (".yaml", ".yml")), name)
 
@@ -36,13 +36,13 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
     name = recipe_of(run)
     try:
         if name.endswith((".yaml", ".yml")) and not Path(name).is_absolute():
-            raise ConfigError(f"{name}: nobody knows in which folder")
+            raise ConfigError(f"{name}: its folder was not recorded")
         recipe = read_recipe(name)
         below = read_recipe(recipe.base, beside=recipe.path.parent) if recipe.base else recipe
         # The record may come from an untrusted source, so its recipe must not import code.
         plain = checked_unimported(below.plain, below.path).dump()
-    except ConfigError as error:  # E.g. a recipe of the user's that was moved.
-        return f"Not compared with its recipe ({error}): {ALL}", []
+    except ConfigError as error:  # E.g. a user's recipe that was moved.
+        return f"Not compared with its recipe ({error}). {ALL}", []
     found = differences(plain, run.config)
     # The seed and options that do not identify an experiment are no changes.
     hidden = {"train.seed", *NOT_IDENTITY}
@@ -52,8 +52,8 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
         [],
         [(each["path"], each["sha256"]) for each in recipe.files],
     ):
-        base += " (files of which have changed since)"
-    return (f"Differs from {base} in:" if rows else f"As {base}: {ALL}"), rows
+        base += " (its files have changed since)"
+    return (f"Differs from {base} in:" if rows else f"Same as {base}. {ALL}"), rows
 
 
 def surroundings(run: Finished) -> list[tuple[str, str]]:

@@ -44,8 +44,8 @@ def _opening(found: Reproduction) -> list[str]:
     if start := found.start:
         lines += [
             f"Where an experiment starts from ImageNet weights, those of `{start.recipe}` "
-            f"({_epochs(start.epochs)} at {start.image_size} px) stand in for them: its published "
-            "figure is no yardstick.",
+            f"({_epochs(start.epochs)} at {start.image_size} px) replace them: its published figure is not "
+            "comparable.",
             "",
         ]
     return lines
@@ -79,8 +79,8 @@ def _table(found: Reproduction) -> list[str]:
         *lines,
         "",
         "Test top-1, mean ± standard deviation over seeds, Student's intervals. The correction is the paired "
-        "difference of corrected and as run, * where it holds at 5 % after Holm's correction for all rows. "
-        "Minutes are of one run.",
+        "difference of corrected minus as run; * marks significance at 5 % after Holm's correction for all "
+        "rows. Minutes are of one run.",
         *(["", "Not measured:", "", *notes] if notes else []),
     ]
 
@@ -103,7 +103,7 @@ def _points(apart: JudgedDifference) -> str:
 def _lessons(found: Reproduction, chart: str | None) -> list[str]:
     if not found.lessons:
         return []
-    lines = ["| experiment | less | published | as run | corrected |", "|---|---|---|---|---|"]
+    lines = ["| experiment | minus | published | as run | corrected |", "|---|---|---|---|---|"]
     for lesson in found.lessons:
         published = "-" if lesson.published is None else f"{100 * lesson.published:+.2f}"
         sides = [_points(apart) if apart else NOT_MEASURED for apart in lesson.sides.values()]
@@ -113,8 +113,8 @@ def _lessons(found: Reproduction, chart: str | None) -> list[str]:
         "",
         "## The lessons",
         "",
-        "Each experiment less the one that it builds on, in points of test top-1, with 95 % intervals; * "
-        "where it holds at 5 % after Holm's correction for all lessons of its column.",
+        "Each experiment minus the one that it builds on, in points of test top-1, with 95 % intervals; * "
+        "marks significance at 5 % after Holm's correction for all lessons of its column.",
         "",
         *(picture if chart else []),
         *lines,
@@ -128,7 +128,7 @@ def _closing(found: Reproduction) -> list[str]:
     if known:
         flatters = [
             f"The choice of the best epoch on test adds {100 * sum(known) / len(known):+.2f} points to the "
-            "figures as run, on average, judged from each run's own curve.",
+            "figures as run, on average, as estimated from each run's own curve.",
             "",
         ]
     env = found.env
@@ -163,7 +163,7 @@ def write_chart(lessons: Sequence[Lesson], path: Path) -> None:
                   markerfacecolor="none", label="published", linestyle="none")  # fmt: skip
         axis.set_yticks(range(len(lessons)), [lesson.name for lesson in lessons])
         axis.set_ylim(len(lessons) - 0.5, -0.5)
-        axis.set(xlabel="points of test top-1, against what it builds on")
+        axis.set(xlabel="points of test top-1, minus the experiment it builds on")
         axis.grid(axis="x", alpha=0.25, linewidth=0.6)
         axis.legend(
             frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.5 / len(lessons)), ncols=3

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cifarlab.evaluation.analysis.records import AnalysisFile, PictureRow
-from cifarlab.report.analyses import FILES, data_uri
+from cifarlab.report.analyses import FILES, PICTURE_HEADINGS, data_uri
 from cifarlab.report.analysis_charts import filling
 from cifarlab.report.collect import Analyzed, RunGroup
 from cifarlab.report.specs import ChartSpec
-
-HEADINGS = ("Hardest: least probability of the label", "Most confidently wrong")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
 
 def _grids(analyzed: Analyzed) -> dict[str, list[tuple[str, PictureRow]]]:
     # The analysis lists more pictures than its file of pictures holds.
-    rows = zip(HEADINGS, analyzed.tiles, analyzed.analysis.worth_a_look, strict=False)
+    rows = zip(PICTURE_HEADINGS, analyzed.tiles, analyzed.analysis.worth_a_look, strict=False)
     return {
         heading: [(data_uri(tile), known) for tile, known in zip(tiles, pictures, strict=False)]
         for heading, tiles, pictures in rows

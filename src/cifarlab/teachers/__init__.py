@@ -1,4 +1,4 @@
-"""Teachers for distillation: search, loading, cached answers, diagnosis."""
+"""Teachers for distillation: search, loading, cached answers, checks."""
 
 from cifarlab.teachers.cache import Replay
 from cifarlab.teachers.diagnosis import (

@@ -94,8 +94,8 @@ class Replay:
                     found = self._open(folder, view)
                     if found is None:
                         raise ConfigError(
-                            "the same view differs when it is made twice: an augmentation does not take its "
-                            "random numbers from `draws`; fix it, or say teacher.cache=false",
+                            "the same view differs when computed twice: an augmentation does not take its "
+                            "random numbers from `draws`; fix it, or set teacher.cache=false",
                             TEACHER_CACHE,
                         )
             self._views[view] = found
@@ -173,7 +173,7 @@ def _halved(values: Tensor) -> np.ndarray:
     halved = values.to(torch.float16)
     if not halved.isfinite().all():
         raise ConfigError(
-            "the teacher's answers are stored in float16, and some are not finite in it; say "
+            "the teacher's answers are stored in float16, and some are not finite in it; set "
             "teacher.precision=float32, or teacher.cache=false", TEACHER_CACHE)  # fmt: skip
     return halved.cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""What a teacher has to say, measured before training: a distillation term may be nearly empty unnoticed."""
+"""Checks of a teacher before training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from cifarlab.engine.step import Engine
 from cifarlab.runs.teacher_report import TaughtTerm, TeacherFile, TeacherReport, TemperedTerm
 from cifarlab.teachers.teacher import PICTURES_PER_PASS, Member, Teacher
 
-# Enough to know an accuracy to 1.6 points; a teacher at 224 px answers slowly on a CPU.
+# Number of pictures: enough for a standard error of 1.6 points. On a CPU, a teacher at 224 px is slow.
 PICTURES = 1000
-# Shares of log(classes), the entropy of a guess, and of the other terms' gradient, below which a term is as
-# good as none. Cosines x 8 at temperature 4, as in the tutorial, are 0.014 from uniform where 100 directions
-# are orthogonal, and were up to 0.035 where they were not.
+# A distillation loss is useless if the teacher's probabilities are this close to uniform or to one-hot, as
+# shares of log(classes), or if its gradient is below this share of the other losses' gradient. The tutorial's
+# cosines x 8 at temperature 4 are 0.014 from uniform if 100 directions are orthogonal; 0.035 was measured.
 NEARLY_UNIFORM = 0.04
 NEARLY_ONE_HOT = 0.01
 NEARLY_NO_GRADIENT = 0.05
@@ -33,7 +33,7 @@ NEARLY_NO_GRADIENT = 0.05
 def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
     """Measure a teacher's accuracy and what a student can learn from it.
 
-    If the recipe asks for calibration, the teacher is calibrated before. Calibration and accuracy use the
+    If the recipe asks for calibration, the teacher is calibrated first. Calibration and accuracy use the
     pictures that `held_out` returns. All else is measured on training views.
     """
     config, num_classes = engine.config, engine.model.num_classes
@@ -58,10 +58,10 @@ def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
 
 
 def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, str]:
-    """Pictures that the teacher has not trained on, and what they are.
+    """Return pictures that the teacher was not trained on, and their name.
 
-    Those that validate the student, unless the teacher's split of the same pictures is another: then those
-    that validated the teacher. Without either, training pictures.
+    These are the student's validation pictures, unless the teacher was trained on some of them. Then they are
+    the teacher's validation pictures. If there are neither, training pictures are returned.
     """
     strangers = [member for member in teacher.members if knows_validation(member, config, splits)]
     if not strangers and splits.val is not None:
@@ -75,24 +75,27 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
 
 
 def has_same_pictures(member: Member, config: Config | SavedConfig, splits: Splits) -> bool:
-    """Whether a teacher was trained on this run's data set."""
+    """Tell whether a teacher was trained on this run's data set."""
     trained = member.trained
     if trained.fingerprint["train"] == splits.fingerprint["train"]:
         return True
     if trained.store_size == splits.train.images.shape[-1]:
         return False
-    # An image folder's pictures have other fingerprints where they are kept at another size.
+    # The fingerprint of an image folder depends on the size at which its pictures are stored.
     ours, theirs = config.data, trained.saved.data
     return (ours.dataset.name, ours.root) == (theirs.dataset.name, theirs.root)
 
 
 def knows_validation(member: Member, config: Config | SavedConfig, splits: Splits) -> bool:
-    """Whether a teacher was trained on pictures that validate this run: the same ones, split another way."""
+    """Tell whether a teacher was trained on this run's validation pictures.
+
+    This happens if it was trained on the same data set with another split.
+    """
     if splits.val is None or "val" in splits.fingerprint or not has_same_pictures(member, config, splits):
         return False
     its = member.trained.saved
     return (
-        # A split goes by the pictures' content.
+        # A split depends on the content of the pictures.
         member.trained.fingerprint["train"] != splits.fingerprint["train"]
         or (its.data.val, its.data.classes) != (config.data.val, config.data.classes)
         or its.split_seed != config.split_seed
@@ -102,8 +105,11 @@ def knows_validation(member: Member, config: Config | SavedConfig, splits: Split
 def _answers(
     teacher: Teacher, split: Split, config: Config, num_classes: int, view: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Uncalibrated logits (n, M, C) and labels (n,) of a split's first pictures: clean, or as a view."""
-    # A split lies in canonical order, that of a hash: its first pictures are a random sample.
+    """Return uncalibrated logits (n, M, C) and labels (n,).
+
+    They are those of a split's first pictures, unaugmented unless a `view` is given.
+    """
+    # A split is ordered by a hash, so its first pictures are a random sample.
     data = config.data if view is not None else config.data.model_copy(update={"augment": {}, "mix": {}})
     raw, labels = [], []
     positions = torch.arange(min(PICTURES, len(split)), device=split.rows.device)
@@ -119,7 +125,7 @@ def _agreement(logits: Tensor, labels: Tensor) -> float:
 
 
 def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str, TemperedTerm | TaughtTerm]:
-    """What each loss that reads the teacher gets from it, by label."""
+    """Measure the distillation terms, by label of the loss."""
     taught = {label: spec for label, spec in config.objective.items() if spec.part.traits.needs_teacher}
     others = math.hypot(*(norm for label, norm in norms.items() if label not in taught))
     terms: dict[str, TemperedTerm | TaughtTerm] = {}
@@ -140,9 +146,13 @@ def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str,
 
 
 def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
-    """{label: norm of the gradient of its weighted loss} on the first batch, over the student's weights."""
-    config, model = engine.config, copy.deepcopy(engine.model).train()  # Batch norm would take note.
-    torch.manual_seed(hash_ints(config.train.seed, label_key("health")))  # Of dropout.
+    """Return the gradient norm of each weighted loss on the first batch.
+
+    The gradient is that with respect to the student's trained weights.
+    """
+    # A copy: the pass updates batch norm statistics.
+    config, model = engine.config, copy.deepcopy(engine.model).train()
+    torch.manual_seed(hash_ints(config.train.seed, label_key("health")))  # For dropout.
     positions = engine.order(0)[: engine.plan.batch_size]
     batch = make_batch(
         engine.train, positions, config.data, config.train.seed, view_epoch(config, 0), model.num_classes
@@ -163,10 +173,10 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
 
 
 def describe_teacher(health: TeacherReport) -> list[str]:
-    """Lines for the terminal."""
+    """Describe the measurements in lines for the terminal."""
     first = (
         f"teacher: top-1 {health.teacher_top1:.1%} on {health.pictures:,} pictures of "
-        f"{health.measured_on}, gives the label of {health.agreement:.1%} of training views"
+        f"{health.measured_on}, {health.agreement:.1%} on training views"
     )
     if health.temperatures != [1.0] * len(health.temperatures):
         first += f"; its logits are divided by {', '.join(f'{t:.3g}' for t in health.temperatures)}"
@@ -175,68 +185,69 @@ def describe_teacher(health: TeacherReport) -> list[str]:
         words = []
         if isinstance(term, TemperedTerm):
             words.append(
-                f"at temperature {term.temperature:g} its answers have entropy {term.entropy:.3f} and "
-                f"are {term.kl_from_uniform:.3f} from uniform, of {health.log_classes:.3f} nats"
+                f"at temperature {term.temperature:g} the teacher's probabilities have entropy "
+                f"{term.entropy:.3f} and are {term.kl_from_uniform:.3f} from uniform, of "
+                f"{health.log_classes:.3f} nats"
             )
         if term.gradient_ratio is not None:
-            words.append(f"the gradient is {term.gradient_ratio:.2f} times that of the untaught terms")
+            words.append(f"its gradient is {term.gradient_ratio:.2f} times that of the other losses")
         lines += [f"{label}: {'; '.join(words)}"] if words else []
     return lines
 
 
 def teacher_warnings(health: TeacherReport, config: Config) -> list[str]:
-    """A line, with the fix, for each way in which the teacher says next to nothing."""
+    """Return a warning, with its fix, for each fault of the teacher."""
     return [f"{reason}; {fix}" for _, reason, fix in teacher_faults(health, config)]
 
 
 def teacher_faults(health: TeacherReport, config: Config) -> list[tuple[str, str, str]]:
-    """The same as (what ails it, reason, fix).
+    """Return faults of the teacher as (kind, reason, fix).
 
-    What ails it: guess, near_uniform, near_one_hot, idle, not_held_out, not_calibrated.
+    The kinds are guess, near_uniform, near_one_hot, idle, not_held_out and not_calibrated.
     """
     assert config.teacher is not None
     log_classes, found = health.log_classes, []
     if health.teacher_top1 < 2 / math.exp(log_classes):
-        reason = "the teacher is hardly better than a guess"
+        reason = "the teacher is hardly better than random guessing"
         found.append(("guess", reason, "train it longer, or name another teacher.run"))
     else:
         for label, term in health.terms.items():
-            found += _ailments_of(label, term, log_classes, config.teacher.calibrate)
+            found += _faults_of_term(label, term, log_classes, config.teacher.calibrate)
     if health.measured_on == "train":
         what = "calibrated and scored" if config.teacher.calibrate else "scored"
-        reason = f"no pictures are held out from the teacher: it was {what} on what it was trained on"
+        reason = f"no pictures are held out from the teacher: it was {what} on its training pictures"
         found.append(("not_held_out", reason, "hold some out: data.val=0.1, in its run and in this one"))
     if config.teacher.calibrate and not all(1.01 * COLDEST < t < 0.99 * HOTTEST for t in health.temperatures):
         reason = f"no temperature between {COLDEST:g} and {HOTTEST:g} calibrates the teacher"
-        found.append(("not_calibrated", reason, "name another teacher.run, or say teacher.calibrate=false"))
+        found.append(("not_calibrated", reason, "name another teacher.run, or set teacher.calibrate=false"))
     return found
 
 
-def _ailments_of(
+def _faults_of_term(
     label: str, term: TaughtTerm, log_classes: float, calibrated: bool
 ) -> list[tuple[str, str, str]]:
     found = []
     tempered = isinstance(term, TemperedTerm)
     if tempered and term.kl_from_uniform < NEARLY_UNIFORM * log_classes:
         reason = (
-            f"{label} is nearly empty: at temperature {term.temperature:g} the teacher's answers are "
-            f"{term.kl_from_uniform:.3f} nats from uniform, of {log_classes:.3f}"
+            f"{label} has almost no effect: at temperature {term.temperature:g} the teacher's probabilities "
+            f"are only {term.kl_from_uniform:.3f} of {log_classes:.3f} nats from uniform"
         )
-        fix = f"lower objective.{label}.temperature" if calibrated else "say teacher.calibrate=true"
+        fix = f"lower objective.{label}.temperature" if calibrated else "set teacher.calibrate=true"
         found.append(("near_uniform", reason, fix))
     elif tempered and term.entropy < NEARLY_ONE_HOT * log_classes:
         reason = (
-            f"{label} reads answers that are nearly one-hot (entropy {term.entropy:.3f} nats): they say "
-            "little that the labels do not"
+            f"{label} adds little to the labels: the teacher's probabilities are almost one-hot (entropy "
+            f"{term.entropy:.3f} nats)"
         )
         found.append(("near_one_hot", reason, f"raise objective.{label}.temperature"))
     if term.gradient_norm == 0:
-        fix = f"train what it acts on (model.freeze), or remove objective.{label}"
-        found.append(("idle", f"{label} moves no weight that is trained", fix))
+        fix = f"train the layers that it acts on (model.freeze), or remove objective.{label}"
+        found.append(("idle", f"{label} has no gradient in the trained weights", fix))
     elif term.gradient_ratio is not None and term.gradient_ratio < NEARLY_NO_GRADIENT:
         reason = (
-            f"{label} hardly counts: its gradient is {term.gradient_ratio:.3f} times that of the untaught "
-            "terms"
+            f"{label} hardly counts: its gradient is only {term.gradient_ratio:.3f} times that of the other "
+            "losses"
         )
         found.append(("idle", reason, f"raise objective.{label}.weight"))
     return found

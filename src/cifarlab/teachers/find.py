@@ -51,7 +51,7 @@ def find_teacher(name: str, seed: int, runs: Path) -> Path:
         raise ConfigError(f"{missing}; {fix}", TEACHER_RUN)
     if seeds := sorted(p.parent.name for p in (runs / name).glob("*/summary.json")):
         raise ConfigError(
-            f"{missing}, only with {', '.join(seeds)}; say teacher.seed={seeds[0]}", TEACHER_RUN
+            f"{missing}, only with {', '.join(seeds)}; set teacher.seed={seeds[0]}", TEACHER_RUN
         )
     trained = {p.parents[1].relative_to(runs).as_posix() for p in runs.rglob("summary.json")}
     hint = did_you_mean(name, trained | set(recipes.recipe_names())) or "name a run's folder or a checkpoint"
@@ -91,15 +91,17 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
     Raises:
         ConfigError: The teacher is missing or does not fit the student.
     """
-    lesson = config.teacher
-    assert lesson is not None
-    paths = [find_teacher(name, lesson.seed, runs) for name in lesson.run]
+    section = config.teacher
+    assert section is not None
+    paths = [find_teacher(name, section.seed, runs) for name in section.run]
     if len(set(map(Path.resolve, paths))) < len(paths):
-        raise ConfigError("names a run twice; name each once", TEACHER_RUN)
-    members = [_load(path, lesson, classes, device, config.imports) for path in paths]
+        raise ConfigError("names a run twice; name each run once", TEACHER_RUN)
+    members = [_load(path, section, classes, device, config.imports) for path in paths]
     if "stages" in config.lessons:
         if len(members) > 1:
-            raise ConfigError("feature maps of several teachers have no mean; name one run", TEACHER_RUN)
+            raise ConfigError(
+                "feature maps of several teachers cannot be averaged; name one run", TEACHER_RUN
+            )
         if not getattr(members[0].trained.model.backbone, "stage_names", ()):
             raise ConfigError(
                 f"{paths[0]}: its backbone declares no stages, so a loss cannot read its feature maps",
@@ -109,7 +111,7 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
 
 
 def _load(
-    path: Path, lesson: TeacherConfig, classes: Sequence[str], device: torch.device, imports: Sequence[str]
+    path: Path, section: TeacherConfig, classes: Sequence[str], device: torch.device, imports: Sequence[str]
 ) -> Member:
     try:
         trained = load_trained(
@@ -118,10 +120,10 @@ def _load(
         refuse_other_classes(path, trained.model.classes, classes)
     except ConfigError as error:
         raise ConfigError(str(error), TEACHER_RUN) from None
-    size = lesson.image_size or trained.model.image_size
-    if lesson.image_size:
+    size = section.image_size or trained.model.image_size
+    if section.image_size:
         check_sizes(trained.model, trained.saved.model.backbone.name, [size], ("teacher", "image_size"))
-    precision = _precision(lesson.precision, trained, device)
+    precision = _precision(section.precision, trained, device)
     return Member(trained, str(path), file_digest(path), size, precision)
 
 

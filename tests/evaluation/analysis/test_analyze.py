@@ -32,7 +32,7 @@ def test_a_run_on_validation(run, cifarlab, monkeypatch):
     status, out, _ = cifarlab("analyze", run, "--corruptions")
     assert status == 0
     assert "a gap of" in out
-    assert "right superclass" in out
+    assert "superclass accuracy" in out
     assert "corrupted:" in out
     with Image.open(out.splitlines()[-1]) as page:
         assert page.width > 1000

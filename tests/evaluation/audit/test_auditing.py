@@ -52,7 +52,7 @@ def test_a_data_set_by_name(planted, cifarlab, tmp_path, monkeypatch):
     assert status == 0
     lines = out.splitlines()
     assert lines[0].startswith("train: 9 pictures, 4 classes of 2 (class_1) to 3 (class_0); 1 surplus")
-    assert lines[2] == "test in train: 0 pictures exactly (0 with the same label), 1 nearly"
+    assert lines[2] == "test in train: 0 exact copies (0 with the same label), 1 near duplicates"
     assert lines[-1] == str(tmp_path / "audit" / "audit.png")
     with Image.open(lines[-1]) as sheet:
         assert sheet.width > 1000

@@ -253,9 +253,11 @@ def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> SuspectLabels:
 
 def _refuse_other(trained: Trained, train: Pictures) -> None:
     if (known := trained.saved.data.classes) is not None and known < len(train.classes):
-        raise ConfigError("a run of some classes only cannot tell of the others; name one of all classes")
+        raise ConfigError(f"{trained.file}: trained on {known} classes only; audit with a run of all classes")
     if trained.fingerprint.get("train") != train.fingerprint():
-        raise ConfigError("a run was trained on another data set than the first one; audit it by itself")
+        raise ConfigError(
+            f"{trained.file}: trained on another data set than the first run; audit it separately"
+        )
 
 
 def data_and_runs(
@@ -279,7 +281,7 @@ def data_and_runs(
     import_named(imports)
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
-            raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")
+            raise ConfigError(f"{what[0]}: no folder of a run and no data set ({', '.join(DATASETS)})")
         runs = [load_trained(path, device=device).at(root) for path in what]
         return runs[0].saved.data, runs
     return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []

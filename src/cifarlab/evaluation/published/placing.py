@@ -128,5 +128,5 @@ def _text(anchor: Anchor, difference: float, verdict: str, found: list[str], rem
     if found:
         text += f"; likely causes, in order: {'; '.join(found[:ANCHORS_SHOWN])}"
     elif verdict == "below":
-        text += "; nothing in its configuration says why"
+        text += "; its configuration does not explain the difference"
     return text
