@@ -8,16 +8,16 @@ demo: .venv/.installed
 	$(BIN)/cifarlab train demo
 	@$(BIN)/cifarlab plot runs/demo/0
 
-# A process a core, of one thread each: small tensors gain nothing from more. Threads that wait for one another in a busy
-# loop take the time of the processes that tests start. A worker that dies is not begun anew: xdist may then wait for ever.
-# Files are handed out in the order of tests/conftest.py, the longest first.
+# One process per core, with one thread each: small tensors gain nothing from more threads. Threads wait passively, because
+# busy waiting would slow the processes that tests start. A dead worker is not restarted: xdist might then wait for ever.
+# Test files are distributed in the order of tests/conftest.py, the longest first.
 test: .venv/.installed-test
 	$(MAKE) lint
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --max-worker-restart 0
 
-# After each edit: the linter, and the tests that are marked quick, in less than a minute on two cores. Only files with the
-# mark are read. None of the real pictures: to unpack them takes longer than all else.
+# For use after each edit: the linter, and the tests marked `quick`, in less than a minute on two cores. Only files with the
+# mark are collected. Tests of real pictures are skipped: unpacking the pictures takes longer than everything else.
 quick: .venv/.installed-test
 	$(BIN)/ruff check
 	CIFARLAB_TEST_PACKS=none OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --max-worker-restart 0 \

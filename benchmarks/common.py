@@ -110,7 +110,7 @@ def begin(
     print(f"{describe_machine(found)}\n{pictures}{about and f'; {about}'}")
     if load is not None and load > QUIET_LOAD:
         print(f"note: the machine is busy (load {load:.1f}): these figures are not worth keeping")
-    # Where things lie on this machine is nobody's business.
+    # Results must not contain paths of this machine.
     found["command"] = [_without_folder(word) for word in found["command"]]
     return pictures, overrides, {**found, "load_before": load, "clocks_before": clocks()}
 

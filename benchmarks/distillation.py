@@ -93,11 +93,11 @@ def page(figures: dict[str, Any]) -> list[str]:
         "Test top-1, read once for the epoch that validation chose: mean ± standard deviation over seeds. "
         "Differences are paired by seed (same pictures, same order), Student's t over the seeds. Seconds: "
         "of a run, a teacher's answers included and its training not, on a machine that did other work, too. "
-        "The teachers began from other pictures (Tiny-ImageNet): part of what they teach comes from there.",
+        "The teachers were pretrained on other pictures (Tiny-ImageNet), from which part of the gain comes.",
         "",
-        "What the teachers had to say, measured before training (`summary.json`, `distillation`):",
+        "The teachers, measured before training (`summary.json`, `distillation`):",
         "",
-        "| seed | top-1 on val, % | agrees with the label of training views, % | entropy at T = 4, nats | KL "
+        "| seed | top-1 on val, % | top-1 on training views, % | entropy at T = 4, nats | KL "
         "from uniform, nats | gradient of the KD term / of the labels' |",
         "|---|---|---|---|---|---|",
     ]
@@ -113,7 +113,7 @@ def page(figures: dict[str, Any]) -> list[str]:
         lines += [
             "",
             "DKD at its published weights (beta = 8, made for 240 epochs) gained nothing within this budget, "
-            "and may have cost some points. The study is not made to say why.",
+            "and may have cost some points. This study cannot show why.",
         ]
     lines += [
         "",

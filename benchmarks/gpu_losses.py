@@ -22,7 +22,7 @@ from cifarlab.config.recipes import read_recipe, resolve
 from cifarlab.engine.step import Engine
 from cifarlab.training.setup import prepare
 
-# Without weights that may not be at hand: what is compared does not depend on where a run begins.
+# Without pretrained weights, which may be missing: the comparison does not depend on the initial weights.
 OWN_START = ("model.backbone.pretrained=false",)
 RECIPES = {
     "resnet18_baseline": (),

@@ -38,7 +38,7 @@ class Plan:
     """What the steps depend on.
 
     out: the folder of results. engine: the one that captures steps. dry: seconds a step, for a rehearsal.
-    timm_train: timm's train.py. start: a run whose weights stand in for ImageNet's. Without one of these two,
+    timm_train: timm's train.py. start: a run whose weights replace ImageNet's. Without one of these two,
     the steps that need it are left out.
     """
 

@@ -6,7 +6,7 @@ From a checkout, without a network. Python needs torch, torchvision, timm, pydan
 Pillow, numpy, scipy, tensorboard, safetensors, filelock, platformdirs, jinja2 and matplotlib; for some steps
 pytest, pytest-timeout, hypothesis, opencv-python-headless and pytorch-lightning. What is missing comes from
 --wheels. The steps are those of gpu_steps.py. Each has a JSON file in --out, and is skipped where that is
-there; what was cut off goes on or starts over when the suite is called again. suite.json lists every attempt,
+there; an interrupted one is resumed or restarted when the suite runs again. suite.json lists every attempt,
 results.tar.gz holds all but weights.
 """
 
@@ -55,7 +55,7 @@ LAST = 4
 class Suite:
     """Runs steps and keeps their results.
 
-    limit: seconds that a step may take. total: seconds after which no further one goes on.
+    limit: seconds that a step may take. total: seconds after which no further one is started.
     """
 
     def __init__(self, out: Path, limit: float, total: float):
@@ -102,7 +102,7 @@ class Suite:
                 _end(process)
 
     def _keep(self, step: Step, attempts: list[dict[str, Any]]) -> None:
-        """Write what counts as done. seconds: of all attempts, where a step went on."""
+        """Write what counts as done. seconds: of all attempts, if a step was resumed."""
         kept = self.out / f"{step.name}.json"
         told = {"step": step.name, "seconds": round(sum(each["seconds"] for each in attempts), 1)}
         if step.result is None:
@@ -219,13 +219,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], prog="gpu_suite.sh")
     options.add_argument("--out", type=Path, default=HERE / "results" / "gpu", help="where results go")
     options.add_argument("--limit", type=float, default=470, help="seconds that a step may take")
-    options.add_argument("--total", type=float, default=float("inf"), help="seconds after which none goes on")
+    options.add_argument(
+        "--total", type=float, default=float("inf"), help="seconds after which no step is started"
+    )
     options.add_argument("--only", type=re.compile, default=re.compile(""), help="a pattern of steps' names")
     options.add_argument("--list", action="store_true", help="print the steps and stop")
     options.add_argument("--dry", action="store_true", help="a rehearsal, seconds a step, in OUT/rehearsal")
     options.add_argument("--wheels", type=Path, help="a folder of wheels, for what is missing")
     options.add_argument("--timm-train", type=Path, help="timm's train.py, for compare_timm")
-    options.add_argument("--start", type=Path, help="a run whose weights stand in for ImageNet's")
+    options.add_argument("--start", type=Path, help="a run whose weights replace ImageNet's")
     given = options.parse_args()
     out = (given.out / "rehearsal" if given.dry else given.out).resolve()
     engine = "graph"
@@ -249,7 +251,7 @@ def main() -> None:
         for step in chosen:
             suite.run(step)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on")
+        print("stopped; the same command resumes")
         sys.exit(130)
     finally:
         suite.pack()

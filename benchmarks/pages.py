@@ -232,7 +232,7 @@ def reproduce_table(known: Known, page: str) -> list[str]:
     """The tutorial's four rows from scratch at whole length: published, as run and corrected."""
     lines = [
         "| experiment | published | as run: best of 200 on test, % | seeds | optimism, points "
-        "| as run less published | corrected: chosen on validation, % | seeds | correction, points "
+        "| as run minus published | corrected: chosen on validation, % | seeds | correction, points "
         "| minutes: as run, corrected |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -82,7 +82,7 @@ def figures_of(run: Run) -> dict[str, Any]:
     if test is None:
         test = evaluate(run.folder, split="test").top1
     kept = ("recipe", "seed", "chosen_on", "chosen_epoch", "train_top1", "val_top1", "seconds")
-    # Files by their content: where they lay is nobody's business.
+    # Files are recorded by content, because results must not contain paths of this machine.
     health = dict(summary.get("distillation") or {})
     teachers = [teacher["sha256"] for teacher in health.pop("teachers", ())]
     return {

@@ -28,7 +28,7 @@ from cifarlab.runs.signals import Interrupted
 # cuBLAS repeats itself if it is told to before its first use, by whichever test that is.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# How long an example takes is the machine's affair, and decides no test.
+# The duration of an example depends on the machine and does not fail a test.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 

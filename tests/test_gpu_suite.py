@@ -156,7 +156,7 @@ def test_an_interrupt_reaches_the_step_and_ends_the_suite(tmp_path: Path, how: s
     process.send_signal(how)
     printed, complaints = process.communicate()
     assert (process.returncode, complaints) == (130, "")
-    assert "the same command goes on" in printed
+    assert "the same command resumes" in printed
     assert (tmp_path / "saved").exists()
     assert not (tmp_path / "rehearsal" / "last.json").exists()
 

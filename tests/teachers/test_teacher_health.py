@@ -51,10 +51,10 @@ def test_the_norm_of_a_gradient_is_torchs(runs):
 def test_a_teacher_of_another_split_is_scored_on_its_own_validation_pictures(runs):
     own = prepare(student(runs, run="margin"))
     other = prepare(student(runs, "train.seed=1", run="margin"))
-    assert not any("validate this run" in note for note in own.remarks.notes)
-    assert any("validate this run" in note for note in other.remarks.notes)
+    assert not any("validation pictures of this run" in note for note in own.remarks.notes)
+    assert any("validation pictures of this run" in note for note in other.remarks.notes)
     shared = prepare(student(runs, "train.seed=1", "data.split_seed=0", run="margin"))
-    assert not any("validate this run" in note for note in shared.remarks.notes)
+    assert not any("validation pictures of this run" in note for note in shared.remarks.notes)
     health = [examine(job.teacher, job.engine, job.splits) for job in (own, other)]
     assert [h.measured_on for h in health] == ["val", "the teacher's val"]
     assert health[0].teacher_top1 == health[1].teacher_top1
@@ -79,7 +79,9 @@ def test_the_same_pictures_kept_at_another_size_and_place_are_split_alike(tmp_pa
         f"data.root={tmp_path / 'students'}", "data.store_size=40",
     ))  # fmt: skip
     assert job.splits.train.images.shape[-1] == 40
-    assert not any("another data set" in note or "validate this run" in note for note in job.remarks.notes)
+    assert not any(
+        "another data set" in note or "validation pictures of this run" in note for note in job.remarks.notes
+    )
     (member,) = job.teacher.members
     assert has_same_pictures(member, job.engine.config, job.splits)
     assert not knows_validation(member, job.engine.config, job.splits)

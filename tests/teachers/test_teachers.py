@@ -290,7 +290,7 @@ def test_a_split_that_seeds_do_not_share_is_told(teach_and_read):
 
 def test_a_teacher_at_another_size_is_given_the_split_or_refused(teach_and_read):
     larger = ["data.image_size=48"]
-    message = r"keeps pictures at 48 px, this run at 32 px, and .*; set data\.store_size=48"
+    message = r"stores pictures at 48 px, this run at 32 px, and .*; set data\.store_size=48"
     with pytest.raises(ConfigError, match=message) as error:
         teach_and_read(teacher=larger)
     assert error.value.path == ("data", "store_size")

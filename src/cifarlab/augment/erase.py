@@ -129,8 +129,8 @@ def random_erasing(
     By default, `p` is 1 and every picture is erased. The paper uses 0.5.
 
     Args:
-        area: Area of the rectangle as a share of the picture's area, from and to.
-        ratio: Height of the rectangle divided by its width, from and to. Its logarithm is drawn evenly, so
+        area: Range of the rectangle's area, as a share of the picture's area.
+        ratio: Range of the rectangle's height divided by its width. Its logarithm is drawn evenly, so
             that flat and tall rectangles are equally likely if the limits are r and 1 / r.
         fill: Value that is painted: 0 is black, 1 is white.
     """

@@ -77,7 +77,7 @@ def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Lowe
     floats.
 
     Args:
-        bits: How many bits are kept, from and to, both inclusive. 0 leaves the picture black.
+        bits: Range of the number of bits that are kept, both ends inclusive. 0 leaves the picture black.
     """
     count = draws.integers(bits[1] + 1, bits[0])
     return Lowered(cut_levels, ((torch.ones_like(count) << count).to(torch.float32),))
@@ -88,7 +88,7 @@ def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1
     """Invert the bright values.
 
     Args:
-        threshold: Range of the random threshold, from and to, as a share of full brightness. Values at the
+        threshold: Range of the random threshold, as a share of full brightness. Values at the
             threshold or above are inverted: 0 inverts all.
     """
     return Lowered(invert_above, (draws.uniform(*threshold),))

@@ -83,10 +83,10 @@ def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -
 def _on_same_data(name: str, config: Config) -> Config:
     """Resolve the recipe of a teacher with its student's data and split.
 
-    So neither of them trains on pictures that validate the other.
+    So neither of them trains on validation pictures of the other.
 
     Raises:
-        ConfigError: They keep pictures at different sizes, so they cannot have the same split.
+        ConfigError: They store pictures at different sizes, so they cannot have the same split.
     """
     recipe, overrides = read_recipe(name), _same_data(config)
     teacher = resolve(recipe, overrides)
@@ -98,8 +98,8 @@ def _on_same_data(name: str, config: Config) -> Config:
         if config.data.store_size is None:
             ours, theirs = kept_size(config.data), kept_size(teacher.data)
             raise ConfigError(
-                f"the teacher {name} would train on pictures that validate this run: it keeps pictures at "
-                f"{theirs} px, this run at {ours} px, and the split depends on the kept pictures; set "
+                f"the teacher {name} would train on validation pictures of this run: it stores pictures at "
+                f"{theirs} px, this run at {ours} px, and the split depends on the stored pictures; set "
                 f"data.store_size={max(ours, theirs)}",
                 ("data", "store_size"),
             )
@@ -108,7 +108,7 @@ def _on_same_data(name: str, config: Config) -> Config:
 
 
 def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
-    """Tell whether different sizes of kept pictures lead to different splits."""
+    """Tell whether different sizes of stored pictures lead to different splits."""
     if ours.dataset.part.traits.split_as_published:
         return False
     if (ours.store_size, kept_size(ours)) == (theirs.store_size, kept_size(theirs)):

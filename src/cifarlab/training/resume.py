@@ -57,12 +57,12 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
     saved = cast("LastState", _read_own(run.last_path, LAST))
     if saved["fingerprint"] != splits.fingerprint:
         raise ConfigError(
-            f"the data have changed since {run} began (another fingerprint), so it may have trained on "
-            "today's validation pictures; restore the old data, or start over with `--fresh`"
+            f"the data have changed since {run} started (another fingerprint), so it may have been trained "
+            "on current validation pictures; restore the old data, or start over with `--fresh`"
         )
     warnings = []
     if saved["precision"] != str(engine.precision):
-        warnings.append(f"the run began in {saved['precision']} and resumes in {engine.precision}")
+        warnings.append(f"the run started in {saved['precision']} and resumes in {engine.precision}")
     try:
         engine.load_state_dict(saved["engine"])
     except (RuntimeError, KeyError, ValueError) as error:

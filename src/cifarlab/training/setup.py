@@ -230,7 +230,7 @@ def some_pictures(split: Split, *, count: int = 5000) -> Tensor:
 def can_be_kept(config: Config) -> bool:
     """Tell whether a teacher's answers can be cached.
 
-    Views must recur, and always be mixed with the same others. Feature maps are too large.
+    Views must recur, each always mixed with the same other view. Feature maps are too large to cache.
     """
     mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
     return num_views(config) is not None and not mixed_anew and "stages" not in config.lessons
@@ -258,8 +258,8 @@ def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]
             notes.append(f"the teacher {member.path} was trained on another data set")
         elif knows_validation(member, config, splits):
             notes.append(
-                f"the teacher {member.path} was trained on pictures that validate this run (data.split_seed, "
-                "data.val, data.classes or the size at which pictures are kept differ)"
+                f"the teacher {member.path} was trained on validation pictures of this run (data.split_seed, "
+                "data.val, data.classes or the size of stored pictures differ)"
             )
     return notes
 

@@ -117,7 +117,7 @@ class _Crew:
             try:
                 self.work_until_asked(tasks, asked)
             except Exception:
-                # An error of this process. Stop the children, since nobody reads their messages now.
+                # An error of this process. Stop the children, since their messages are no longer read.
                 for child in self.children:
                     child.ask_to_stop()
                     child.line.close()

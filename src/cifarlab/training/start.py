@@ -27,7 +27,7 @@ def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> Loo
         The state from which training continues.
 
     Raises:
-        ConfigError: A checkpoint is damaged, or the data or the teacher have changed since the run began.
+        ConfigError: A checkpoint is damaged, or the data or the teacher have changed since the run started.
     """
     remarks = job.remarks
     state, warnings = resume(run, job.engine, job.splits)
@@ -70,7 +70,7 @@ def _examined(
         known = examine(teacher, job.engine, job.splits)
     if [each.sha256 for each in known.teachers] != [member.sha256 for member in teacher.members]:
         raise ConfigError(
-            f"the teacher has changed since {run} began; restore the old one, or start over with `--fresh`",
+            f"the teacher has changed since {run} started; restore the old one, or start over with `--fresh`",
             ("teacher", "run"),
         )
     return known

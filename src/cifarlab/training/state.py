@@ -18,7 +18,7 @@ class LoopState:
     """The state of the loop in `last.pt`. The state of the engine is separate.
 
     Attributes:
-        step: Number of steps since the run began.
+        step: Number of steps since the start of the run.
         best: Row of the best epoch so far.
         log_size: Bytes of `metrics.jsonl` at this step.
         seconds: Duration of the run, over all its processes.

@@ -27,7 +27,7 @@ from cifarlab.training.progress import TrainingProgress
 CONTEXT_BYTES = 1 << 30
 # Messages during training: a line for the user, and the memory that the run needs.
 LINE, ROOM = "line", "room"
-# The last message of a process: the result of its run. UNBEGUN: it was stopped before training began.
+# The last message of a process: the result of its run. UNBEGUN: it was stopped before training started.
 DONE, SAVED, UNBEGUN, MISTAKE, FAILED = "done", "saved", "unbegun", "mistake", "failed"
 
 
@@ -84,7 +84,7 @@ def train_alone(
         warnings: As in `train_run`.
     """
     torch.set_num_threads(threads)
-    # Before training has begun there is nothing to save, so a request to stop ends the process at once.
+    # Before training has started there is nothing to save, so a request to stop ends the process at once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGURG, lambda *_: None)
     threading.Thread(target=_wait_for_the_end, args=(line,), daemon=True).start()
