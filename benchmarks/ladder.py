@@ -128,13 +128,14 @@ def page(arms: Sequence[Arm], figures: Mapping[str, Any], epochs: int) -> list[s
         "",
         "Mean ± standard deviation over seeds. A change is the paired difference from the rung below on test "
         "(same split, same order of pictures), with Student's t over the seeds and no correction for "
-        f'{len(differences)} comparisons. "Not shown": the change has no significant effect over {seeds} seeds, '
-        "at this scale. Minutes are of a run on one core, beside other work.",
+        f'{len(differences)} comparisons. "Not shown": the change has no significant effect over {seeds} '
+        "seeds, at this scale. Minutes are of a run on one core, beside other work.",
         "",
         "At this scale nothing overfits: from the rung of crop and flip on, no run is more than "
-        f"{100 * gap:.1f} points better on clean training pictures than on validation. So regularization has "
-        "little to gain, and costs accuracy if it slows the fit. These figures show the effect of the rungs in "
-        f"{epochs} epochs of a small net. Their effect in 200 epochs of a large one is not measured yet.",
+        f"{100 * gap:.1f} points better on clean training pictures than on validation. So regularization "
+        "has little to gain, and costs accuracy if it slows the fit. These figures show the effect of the "
+        f"rungs in {epochs} epochs of a small net. Their effect in 200 epochs of a large one is not measured "
+        "yet.",
         "",
         stands_on(first) + " Again: the command at the top of `benchmarks/ladder.py`.",
     ]

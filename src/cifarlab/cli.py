@@ -81,7 +81,7 @@ def _refuse_words(error: Any) -> NoReturn:
         sys.exit(error.exit_code)
     said = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "cifarlab"
-    print(f"error: {said[:1].lower()}{said[1:]}; `{command} --help` shows what it takes", file=sys.stderr)
+    print(f"error: {said[:1].lower()}{said[1:]}; `{command} --help` shows its arguments", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

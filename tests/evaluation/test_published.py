@@ -166,7 +166,7 @@ def test_a_recipe_with_a_published_figure_is_placed_beside_it(tmp_path):
         assert placed(config(name), published / 100, "test").verdict == "within", name
         below = placed(config(name), 0.61, "test").causes
         # At 384 px in the README of the vision transformers, at 224 here, as its comment says.
-        expected = ["pictures seen at 224 pixels, not 384; data.image_size=384"] if "vit" in name else []
+        expected = ["pictures seen at 224 pixels, not 384; set data.image_size=384"] if "vit" in name else []
         assert below == expected, name
 
 

@@ -193,7 +193,7 @@ def test_a_full_disk_ends_in_one_line(runs, cache, monkeypatch):
 def test_a_cache_that_takes_no_data_is_known_before_the_run_begins(runs, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match="cannot keep the teacher's answers"):
+    with pytest.raises(ConfigError, match="cannot store the teacher's answers"):
         train_run(student(runs, "data.views=1"), Run(tmp_path / "run" / "0"))
     assert not (tmp_path / "run").exists()
 

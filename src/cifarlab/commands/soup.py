@@ -56,6 +56,6 @@ def soup(
     ]
     print_table(("run", "top-1 on val", "soup with it", "kept"), rows)
     print(
-        f"{made}: val {summary.val_top1:.2%} (chosen on val: optimistic), the cost of one model; "
-        f"`cifarlab eval {made} --split test` scores it"
+        f"{made}: val {summary.val_top1:.2%} (chosen on val: optimistic), at the cost of one model; "
+        f"to score on test: cifarlab eval {made} --split test"
     )

@@ -53,7 +53,7 @@ class Rows:
 
 @contextmanager
 def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterator[None]:
-    """Turn an OSError into one line that says what to do.
+    """Turn an OSError into a one-line error with advice.
 
     Args:
         what: What is being written, in words.
@@ -68,7 +68,7 @@ def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterato
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(
-            f"cannot keep {what} in {folder} ({reason}); set CIFARLAB_CACHE to another folder, or set "
+            f"cannot store {what} in {folder} ({reason}); set CIFARLAB_CACHE to another folder, or set "
             f"{'.'.join(option)}=false",
             option,
         ) from None

@@ -57,7 +57,7 @@ def locked(target: Path, *, stop: Callable[[], bool] = lambda: False) -> Iterato
             lock.acquire(timeout=0.5)
         except Timeout:
             console = Console(stderr=True, emoji=False)
-            console.print(f"waiting for another process to make {target}", soft_wrap=True, markup=False)
+            console.print(f"waiting for another process to create {target}", soft_wrap=True, markup=False)
             while not lock.is_locked:
                 if stop():
                     raise Stopped from None

@@ -50,7 +50,7 @@ class Archive:
         return self.url.rpartition("/")[2]
 
     def complete(self, folder: Path) -> bool:
-        """Tell whether all known files lie in `folder`."""
+        """Tell whether `folder` has all known files."""
         return all((folder / name).is_file() for name in self.members)
 
 
@@ -227,7 +227,7 @@ def _unavailable(archive: Archive, folder: Path, reason: Any) -> DataUnavailable
     return DataUnavailable(
         f"{archive.folder} is not on this machine and {archive.url} cannot be fetched ({reason}). "
         f"Put {archive.file} into {folder.absolute()}, or set data.root=FOLDER, "
-        "or use drawn pictures: data.dataset=synthetic"
+        "or use synthetic pictures: data.dataset=synthetic"
     )
 
 

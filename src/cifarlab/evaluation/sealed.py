@@ -47,7 +47,7 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         ConfigError: The data or their classes differ from the run's, or there are no such pictures.
     """
     if split == "test":
-        learned, warnings = _at_hand(run, trained) if alone else (read_splits(run, trained), ())
+        learned, warnings = _splits_if_readable(run, trained) if alone else (read_splits(run, trained), ())
         pictures, source = load_test(trained.saved.data)
         fingerprint = source.fingerprint()
         _refuse_other_data(run, trained, {"test": fingerprint}, source.classes)
@@ -74,7 +74,7 @@ def read_splits(run: Path | str, trained: Trained) -> Splits:
     return splits
 
 
-def _at_hand(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:
+def _splits_if_readable(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:
     """Read splits like `read_splits`; if unreadable, return None and a warning."""
     try:
         splits = load_splits(trained.saved.data, trained.saved.split_seed)

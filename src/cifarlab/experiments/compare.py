@@ -238,7 +238,7 @@ def compare_arms(arms: Sequence[Arm], metric: Metric, against: Against) -> Compa
 def _score(run: Run, metric: Metric, config: Config | None) -> float:
     score = run.finished().top1(metric)
     if score is None and metric == "val":
-        raise ConfigError(f"{run} has no validation score; --metric test opens the test set")
+        raise ConfigError(f"{run} has no validation score; use --metric test, which opens the test set")
     if score is not None:
         return score
     root = config.data.root if config else None

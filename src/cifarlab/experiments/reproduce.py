@@ -163,7 +163,7 @@ def _too_long(config: Config) -> str | None:
 
 
 def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once: int) -> None:
-    """Train missing runs, seed by seed; rows note those that fail."""
+    """Train missing runs seed by seed; record failures in the rows."""
     waiting = list(_waiting(rows))
     for _, _, config, run in waiting:
         run.refuse_other(config, APART)
@@ -255,7 +255,7 @@ def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
 
 
 def _lessons(table: Sequence[ReproducedRow]) -> list[Lesson]:
-    """Compare each experiment with the one it builds on, on all sides."""
+    """Compare each experiment with the one it builds on, for both sides."""
     rows, known = {row.name: row for row in table}, experiments()
     pairs = [(row, rows[base]) for row in table if (base := known[row.name].builds_on) in rows]
     as_run = _judged([(row.as_run, base.as_run) for row, base in pairs])

@@ -18,7 +18,7 @@ BOOTSTRAP_FROM = 10
 RESAMPLES = 9999
 # The search for a sufficient number of seeds ends here.
 MOST_SEEDS = 1000
-# A smaller standard deviation is rounding error, and no difference is judged by it.
+# A smaller standard deviation is rounding error, and no test is based on it.
 ROUNDING = 1e-9
 # Number of epochs around the chosen one that the curve is fitted to.
 NEIGHBOURS = 6

@@ -54,7 +54,7 @@ class Table:
 
     @property
     def worded(self) -> list[bool]:
-        """Tell which columns hold words, which are aligned left."""
+        """Tell which columns hold text. These are aligned left."""
         return [
             any(isinstance(cell.number, str) for cell in column) for column in zip(*self.rows, strict=True)
         ]

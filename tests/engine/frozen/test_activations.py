@@ -379,7 +379,7 @@ def test_a_place_that_takes_no_data_is_known_before_the_run_begins(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match="cannot keep activations in"):
+    with pytest.raises(ConfigError, match="cannot store activations in"):
         train_tiny(tmp_path / "run" / "0", *PROBE, *CLEAN)
     assert not (tmp_path / "run" / "0" / "config.yaml").exists()
 

@@ -25,7 +25,7 @@ class MultiScale(Section):
     per: Literal["batch", "sample", "stage"] = Field(
         "batch",
         description=(
-            "What gets a size of its own: each batch, each sample, or each stage of the run. "
+            "What is assigned its own size: each batch, each sample, or each stage of the run. "
             "With stage, the sizes are used one after the other in their order; small ones first is "
             "progressive resizing."
         ),

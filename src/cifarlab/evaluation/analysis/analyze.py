@@ -79,7 +79,7 @@ def analyze(
     trained = load_trained(run, device=device, imports=imports).at(root)
     opened = open_split(run, trained, split, "analyze")
     pictures, learned = opened.pictures, opened.learned
-    assert learned is not None, "without it nothing is opened"
+    assert learned is not None, "`open_split` reads them unless `alone` is set"
     said = _answers(trained, pictures)
     probabilities, guesses, truth = scores.softmax(said.logits), said.guesses.numpy(), said.labels.numpy()
     held_out = _answers(trained, learned.val)[:2] if split == "test" and learned.val is not None else None

@@ -30,7 +30,7 @@ class Scaled(Record):
 
 
 class Confusion(Record):
-    """Numbers of pictures by their class (row) and the model's guess (column)."""
+    """Numbers of pictures by true class (row) and predicted class (column)."""
 
     names: list[str]
     counts: list[list[int]]
@@ -38,12 +38,15 @@ class Confusion(Record):
     @model_validator(mode="after")
     def _is_square(self) -> Confusion:
         if {len(self.names)} != {len(self.counts), *map(len, self.counts)}:
-            raise ValueError("not a row and a column a name")
+            raise ValueError("expected one row and one column for each name")
         return self
 
 
 class Unseen(Record):
-    """Accuracy without and on near duplicates of training pictures, copies included."""
+    """Accuracy without near duplicates of training pictures, and on them alone.
+
+    Exact copies count as near duplicates.
+    """
 
     near_duplicates: int
     top1: float | None
@@ -51,7 +54,7 @@ class Unseen(Record):
 
 
 class Error(Record):
-    """The number of a class's pictures with the same wrong guess."""
+    """The number of pictures of class `label` that are predicted as class `guess`."""
 
     label: str
     guess: str
@@ -65,7 +68,7 @@ class PictureRow(Record):
         position: Position in the split.
         id: Position in the canonical order of the published part.
         label: Name of its class.
-        guess: Name of the most probable class.
+        guess: Name of the predicted class, the most probable one.
         probability: Probability of `guess`.
     """
 
@@ -94,7 +97,7 @@ class AnalysisFile(Record):
         temperatures: One temperature fitted on validation, or one for each half of the pictures.
         by_class: Accuracies, the lowest first. None for a class without pictures.
         most_confused: The most frequent errors.
-        confusion: Numbers of pictures by their class (row) and the model's guess (column).
+        confusion: Numbers of pictures by true class (row) and predicted class (column).
         by_superclass: Like `by_class`. Not set if the data set has no superclasses.
         train_top1: Accuracy on the same number of unaugmented training pictures.
         gap: `train_top1` - `top1`.
@@ -137,7 +140,7 @@ class AnalysisFile(Record):
     @classmethod
     def _has_mean(cls, worse: dict[str, list[float] | float] | None) -> dict[str, list[float] | float] | None:
         if worse is not None and not isinstance(worse.get("mean"), float):
-            raise ValueError("no mean in it")
+            raise ValueError("it has no mean")
         return worse
 
     @property
@@ -152,6 +155,7 @@ class AnalysisFile(Record):
 
     @property
     def worth_a_look(self) -> tuple[list[PictureRow], list[PictureRow]]:
+        """The noteworthy pictures: the hardest, and the most confident errors."""
         return self.hardest, self.confident_errors
 
     @property
@@ -163,7 +167,7 @@ class AnalysisFile(Record):
         return Confusion(names=self.classes, counts=self.confusion) if few else None
 
     def figures(self) -> dict[str, float | None]:
-        """Return the scores that names are compared by.
+        """Return the scores for the comparison of runs.
 
         Scores are fractions, NLL is in nats. Scores that were not measured are None.
         """

@@ -36,7 +36,7 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> Losses:
 def reliability(
     probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, *, bins: int = CALIBRATION_BINS
 ) -> list[Bin]:
-    """Compare confidence with accuracy in equal bins of the guess's probability."""
+    """Return mean confidence and accuracy in bins of equal width."""
     confidence = probabilities.max(1)
     right = guesses == labels
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -87,7 +87,7 @@ def softmax(logits: Tensor) -> np.ndarray:
 
 
 def confusion(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Count pictures by label (row) and guess (column): (C, C) int64."""
+    """Count pictures by true class (row) and predicted class (column): (C, C) int64."""
     return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
 
 

@@ -24,7 +24,7 @@ def augmentation(config: Config) -> frozenset[str]:
 
 
 def _mixers(specs: Mapping[str, Spec]) -> Iterator[Spec]:
-    """Yield all mixers, and their choices: each mixes some pairs."""
+    """Yield all mixers with p above 0, and their choices."""
     for spec in specs.values():
         if spec.p:
             yield spec
@@ -51,26 +51,32 @@ Causes = Iterator[tuple[float, str]]  # estimated cost in points, and descriptio
 def _of_model(config: Config, anchor: Anchor) -> Causes:
     options, size = config.model.backbone.options, config.data.image_size
     if anchor.pretrained and not pretrained(config):
-        yield 22, f"no pretrained weights (the figure's: {anchor.pretrained}); model.backbone.pretrained=true"
+        yield (
+            22,
+            f"no pretrained weights (published: {anchor.pretrained}); set model.backbone.pretrained=true",
+        )
     if size < anchor.image_size:
         is_tutorials = size <= 64 and anchor.image_size == 224
         yield (
             20 if size <= 64 else 1,
             f"pictures seen at {size} pixels, not {anchor.image_size}"
             f"{' (about 20 points in the tutorial)' if is_tutorials else ''}; "
-            f"data.image_size={anchor.image_size}",
+            f"set data.image_size={anchor.image_size}",
         )
     elif anchor.image_size == 32 and size <= 64 and getattr(options, "stem", None) == "imagenet":
         yield (
             16,
             "a stem for 224 pixels, which leaves a last feature map of one cell (about 16 points, timm issue "
-            "2481); model.backbone.stem=cifar",
+            "2481); set model.backbone.stem=cifar",
         )
     if pretrained(config) and config.model.normalize == "none":
-        yield 1, "pretrained weights without their mean and standard deviation; model.normalize=pretrained"
+        yield (
+            1,
+            "pretrained weights without their mean and standard deviation; set model.normalize=pretrained",
+        )
     losses = {spec.name for spec in config.objective.values()}
     if anchor.distilled and anchor.distilled not in losses:
-        yield 2, f"no teacher (the figure's: {anchor.distilled})"
+        yield 2, f"no teacher (published: {anchor.distilled})"
 
 
 def _of_data(config: Config, anchor: Anchor) -> Causes:
@@ -84,7 +90,7 @@ def _of_data(config: Config, anchor: Anchor) -> Causes:
             f"trained on {used:,.0f} of {TRAINING_PICTURES:,} pictures ({' and '.join(keys)})",
         )
     if {"crop", "flip"} <= missing:
-        yield 14, "no crop, no flip; data.augment: {crop: {padding: 4}, flip: {p: 0.5}}"
+        yield 14, "no crop, no flip; set data.augment={crop: {padding: 4}, flip: {p: 0.5}}"
     else:
         for kind in sorted(missing & {"crop", "flip"}):
             yield 5, f"no {kind}"
@@ -92,26 +98,26 @@ def _of_data(config: Config, anchor: Anchor) -> Causes:
     for kind in sorted(missing & worth.keys()):
         yield worth[kind], f"no {kind}"
     if data.freeze_views and data.augment:
-        yield 12, "every epoch shows the same augmented pictures; data.freeze_views=false"
+        yield 12, "every epoch shows the same augmented pictures; set data.freeze_views=false"
     if not data.shuffle:
-        yield 2.5, "the same batches in the same order every epoch; data.shuffle=true"
+        yield 2.5, "the same batches in the same order every epoch; set data.shuffle=true"
 
 
 def _of_optimization(config: Config, anchor: Anchor) -> Causes:
     optim, epochs = config.optim, config.train.epochs
     if optim.schedule.name == "constant" and anchor.epochs and anchor.epochs > 10:
-        yield 5.5, "a learning rate that never falls; optim.schedule=cosine"
+        yield 5.5, "a learning rate that never falls; set optim.schedule=cosine"
     if anchor.epochs and epochs < anchor.epochs:
         yield 2.5 * math.log2(anchor.epochs / epochs), f"{epochs} epochs, not {anchor.epochs}"
         extra = augmentation(config) - anchor.augment
         if epochs <= anchor.epochs / 4 and extra:
-            yield 2, f"stronger augmentation than so few epochs can use ({', '.join(sorted(extra))})"
+            yield 2, f"augmentation too strong for so few epochs ({', '.join(sorted(extra))})"
     if anchor.optimizer == "sgd":
         if optim.optimizer.name != "sgd":
-            yield 3, f"{optim.optimizer.name}, not SGD with momentum; optim.name=sgd optim.lr=0.1"
+            yield 3, f"{optim.optimizer.name}, not SGD with momentum; set optim.name=sgd optim.lr=0.1"
         elif optim.weight_decay < 1e-4:
             yield 3, f"weight decay {optim.weight_decay:g}, not 5e-4"
         elif optim.weight_decay > 5e-3:
             yield 4, f"weight decay {optim.weight_decay:g}, not 5e-4"
     if anchor.sharpness and optim.sharpness is None:
-        yield 2.3, "no SAM; optim.sharpness=sam"
+        yield 2.3, "no SAM; set optim.sharpness=sam"
