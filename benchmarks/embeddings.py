@@ -49,7 +49,7 @@ def wide() -> Arm:
 
 
 def arm(name: str, start: Run, *overrides: str) -> Arm:
-    """An arm that goes on from the start with an embedding of two numbers."""
+    """An arm that continues from the start with an embedding of two numbers."""
     init = f"model.init={start.folder.absolute()}"
     return Arm(name, RECIPE, (*EVERY, "model.backbone=two_numbers", init, ADAMW, *overrides))
 

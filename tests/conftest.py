@@ -139,7 +139,7 @@ def stop_at(monkeypatch):
     return stopped
 
 
-# The files that take longest, the longest first. Begun last, one would keep a single worker busy at the end.
+# The slowest files, the slowest first. Started last, one would keep a single worker busy at the end.
 LONG = (
     "test_benchmarks", "engine/frozen/test_activations", "augment/test_augment", "test_docs",
     "experiments/test_tutorial", "config/test_recipes", "training/test_several_runs",

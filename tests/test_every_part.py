@@ -1,4 +1,4 @@
-"""What every registered part does in the one loop: a run that was stopped goes on to the same bits."""
+"""What every registered part does in the one loop: a run that was stopped resumes to the same bits."""
 
 import json
 

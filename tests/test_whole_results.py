@@ -78,7 +78,7 @@ def known(place, **changes):
 
 
 def test_pages_headers_and_readme_are_those_of_the_results():
-    """The repository's own: `python benchmarks/pages.py` mends what this names."""
+    """The repository's own: `python benchmarks/pages.py` corrects what this names."""
     found = pages.load()
     assert [str(path.relative_to(ROOT)) for path in pages.outdated(found)] == []
     assert pages.is_drawn(pages.chart_points(found), ROOT / "docs" / "results" / "whole.png")

@@ -67,7 +67,7 @@ def ours(name: str, images: Tensor, magnitudes: Tensor, mode: Any = "nearest", f
 
 
 WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-# Magnitudes from and to, and whether pixels may jump: of those, 99.9 % are compared.
+# Range of magnitudes, and whether pixels may jump: of those, 99.9 % are compared.
 OTHERS: dict[str, tuple[float, float, bool]] = {
     "brightness": (0.0, 2.5, False),
     "color": (0.0, 2.5, False),

@@ -1,4 +1,4 @@
-"""What users do that nobody meant: odd names, files named instead of folders, damaged files, full places."""
+"""Unusual input of users: odd names, files named instead of folders, damaged files, full places."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_can_be_asked_for_its_test_score(runs, cifarlab):
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"seed": 0}', '{"chosen_on": '])
-def test_a_damaged_summary_is_written_anew(runs, cifarlab, content):
+def test_a_damaged_summary_is_written_again(runs, cifarlab, content):
     file = runs / "a" / "0" / "summary.json"
     before = json.loads(file.read_text())
     file.write_text(content)

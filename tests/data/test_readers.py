@@ -43,7 +43,7 @@ def test_synthetic() -> None:
     assert len(train.classes) == 100
     assert len(train.superclasses) == 20
     assert len(train.superclass_of) == 100
-    assert not cache_folder("synthetic").exists(), "a few are drawn anew"
+    assert not cache_folder("synthetic").exists(), "a few are drawn again each time"
     other = read_data(config({"name": "synthetic", "train": 200, "test": 100, "seed": 1}), "train")
     assert other
     assert not (other.images == train.images).all()

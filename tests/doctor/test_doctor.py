@@ -358,7 +358,7 @@ def test_a_run_that_stops_early_takes_the_minutes_of_its_own_epochs(monkeypatch)
         config = faulty("train.epochs=200", *overrides)
         return doctor_estimate.estimate_cost(probe.Probe(planned(config), prepare(config), True)).minutes
 
-    # Beside the epochs there is one look at the training pictures.
+    # In addition to the epochs, the training pictures are scored once.
     assert minutes("train.stop=20") == pytest.approx(minutes() / 10, rel=0.05)
 
 
@@ -417,7 +417,7 @@ def test_without_data_weights_and_teacher_the_rest_is_looked_at(cifarlab, monkey
     assert cifarlab("check", "tiny_imagenet_resnet18", "train.device=cpu")[0] == 0
 
 
-def test_a_start_from_a_run_is_looked_at_where_the_weights_are_not_at_hand(tmp_path, monkeypatch):
+def test_a_start_from_a_run_is_checked_without_the_published_weights(tmp_path, monkeypatch):
     def fetch(*_, **__):
         raise AssertionError("nothing is fetched")
 

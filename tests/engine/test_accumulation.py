@@ -83,7 +83,7 @@ def test_an_epoch_shows_every_picture_once_and_no_batch_has_one_alone(samples, b
 
 
 def test_the_model_never_sees_more_than_a_batch_and_each_with_a_seed_of_its_own():
-    """Also where batch norms' statistics are estimated anew; dropout differs from batch to batch."""
+    """Also where batch norms' statistics are estimated again; dropout differs from batch to batch."""
     overrides = ("data.batch_size=20", "train.accumulate=4", "train.average={name: swa, start: 0}")
     engine = prepare(tiny_config(*overrides)).engine
     seen: list[tuple[int, int]] = []

@@ -76,7 +76,7 @@ def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
 
 
 def test_the_command_line_says_nothing_beside_its_lines(tmp_path):
-    """Compilers warn of what concerns nobody."""
+    """Compilers give warnings that do not help a user."""
     words = [*once(*TINY, "train.engine=compiled", "train.epochs=1"), "--runs", str(tmp_path)]
     found = subprocess.run(
         [sys.executable, "-m", "cifarlab", "train", "demo", *words],

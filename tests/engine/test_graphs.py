@@ -182,7 +182,7 @@ def test_the_clock_of_tensors_trains_as_that_of_numbers():
 
 
 def test_a_run_goes_on_from_a_checkpoint_of_the_other_clock():
-    """A run that began on a GPU has rates in tensors; one that began on a CPU has numbers."""
+    """A run that was started on a GPU has rates in tensors; one that was started on a CPU has numbers."""
     _, captured, _ = eager_and_rehearsed("optim.name=adamw")
     plain = prepare(tiny_config(*EXACT)).engine
     for one, other in ((plain, captured), (captured, plain)):

@@ -1,4 +1,4 @@
-"""Ensembles and soups of real runs, against what their models say one by one."""
+"""Ensembles and soups of real runs, against the outputs of their single models."""
 
 import copy
 import json

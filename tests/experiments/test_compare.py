@@ -264,7 +264,7 @@ def test_the_command_trains_what_is_missing_and_no_more(tmp_path, cifarlab):
     assert not (runs / "demo" / "3").exists()
 
 
-def test_runs_that_are_no_recipes_are_trained_on_as_they_began(tmp_path):
+def test_further_seeds_of_runs_without_a_recipe_are_trained_like_the_first(tmp_path):
     runs = tmp_path / "runs"
     train_tiny(runs / "own" / "0", "optim.weight_decay=0.25")
     arm = find_arm("own", runs, 2)

@@ -113,7 +113,7 @@ def test_the_ladder_is_trained_and_each_rung_compared_with_the_one_below(tmp_pat
     assert [arm["name"] for arm in found["arms"]] == rungs
     assert [arm["difference"] and arm["difference"]["from"] for arm in found["arms"]] == [None, *rungs[:2]]
     assert [row["left_out"] for row in found["drop_one"]] == rungs[1:]
-    # The tiny backbone stands in for both: without its own change the top is the rung below it.
+    # The tiny backbone replaces both: without its own change the top is the rung below it.
     sam, wide = found["drop_one"]
     assert wide["name"] == rungs[1]
     assert wide["difference"]["mean"] == 0

@@ -82,11 +82,11 @@ def test_a_lone_picture_joins_the_next_sizes_group():
     assert sizes_of([32, 64], 0, 3, 1) == [64, 64, 64]
     assert sizes_of([16, 32, 64], 0, 5, 0) == [16, 32, 16, 16, 32]
     assert sizes_of([16, 32, 64], 0, 2, 0) == [32, 32]
-    assert sizes_of([16, 32, 64], 4, 1, 0) == [32], "a batch of one has nobody to join"
+    assert sizes_of([16, 32, 64], 4, 1, 0) == [32], "a batch of one picture has no other group to join"
 
 
 def test_the_sizes_of_steps_stay_what_they_were():
-    """Runs that began under another version go on with the sizes that they would have had."""
+    """Runs that were started by another version resume with the sizes that they would have had."""
     assert [size_of_step((32, 64), 0, step) for step in range(10)] == [
         32, 32, 32, 32, 64, 64, 32, 32, 64, 64,
     ]  # fmt: skip

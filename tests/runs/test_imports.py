@@ -73,7 +73,7 @@ def renamed(trained: Path, runs: Path, code: Path, backbone: str) -> Path:
 
 @pytest.fixture
 def runs(trained, tmp_path, code, monkeypatch):
-    """Runs whose backbone nobody but the file registers; the working folder is the one that holds them."""
+    """Runs whose backbone only the file registers; the working folder is the one that holds them."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("a.png")
     shutil.copytree(renamed(trained, tmp_path / "runs", code, "strange") / "a", tmp_path / "runs" / "b")

@@ -87,7 +87,7 @@ def test_a_runs_name_may_have_several_parts(tmp_path):
 
 
 def test_a_checkpoint_that_stands_alone_has_its_ledger_beside_it(tmp_path, cifarlab):
-    """Two folders up may be the root of all, where nobody may write, or another user's folder."""
+    """Two folders up may be the unwritable root of the file system, or another user's folder."""
     run, _ = train_tiny(tmp_path / "runs" / "a" / "0", "train.epochs=1")
     home = tmp_path / "above" / "home" / "me"
     home.mkdir(parents=True)
@@ -162,7 +162,7 @@ def may_read_test(source: str, module: str = "") -> bool:
     def door(node: ast.AST) -> str | None:
         if isinstance(node, ast.Attribute):
             if ast.unparse(node) == "data.dataset.build" and module != SPLITS:
-                return "load_test"  # Whichever part it is: nobody passes by the doors.
+                return "load_test"  # Whichever part it is: all reading goes through these functions.
             return node.attr if node.attr in DOORS and ast.unparse(node.value) in whole else None
         return doors.get(node.id) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) else None
 

@@ -129,6 +129,6 @@ def test_a_run_is_not_made_within_another_nor_around_it(tmp_path):
         assert not run.started
     assert not (runs / "a/0/0").exists()
     assert not (runs / "a/0/lock").exists()
-    # Names beside each other are nobody's.
+    # Names beside each other do not conflict.
     with Run(runs / "a" / "1").locked(), Run(runs / "b" / "2" / "0", name="b/2").locked():
         pass

@@ -98,7 +98,7 @@ FAULTS = (
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_cache_that_does_not_match_is_made_anew(runs, cache, fault):
+def test_a_cache_that_does_not_match_is_computed_again(runs, cache, fault):
     config = student(runs, "data.augment={crop: {}}", "data.views=1")
     engine = prepare(config).engine
     engine.begin(0)

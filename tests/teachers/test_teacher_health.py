@@ -139,5 +139,5 @@ def test_the_tutorials_settings_are_called_nearly_empty(runs, tmp_path):
     _, calibrated = train_tiny(tmp_path / "calibrated" / "0", *overrides, "train.epochs=1")
     assert "lower objective.distill.temperature" in " ".join(calibrated.warnings)
     colder = (*overrides, "objective.distill.temperature=1", "train.epochs=1")
-    _, mended = train_tiny(tmp_path / "mended" / "0", *colder)
-    assert not any("almost no effect" in line for line in mended.warnings)
+    _, corrected = train_tiny(tmp_path / "corrected" / "0", *colder)
+    assert not any("almost no effect" in line for line in corrected.warnings)

@@ -39,7 +39,7 @@ class Gate:
 
     def _held(self, path, state):
         self.reached.set()
-        assert self.open.wait(SECONDS), "nobody opened"
+        assert self.open.wait(SECONDS), "the gate was not opened"
         self.save(path, state)
         self.written.append(path.name)
 

@@ -45,7 +45,7 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
     )
     monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    # More pictures than are drawn anew each time.
+    # More pictures than are drawn again each time.
     words = (*STATEFUL, f"imports=[{PARTS}, {tmp_path / 'spy.py'}]",
              "data.dataset={name: synthetic, train: 4100, test: 10}", "data.limit=150")  # fmt: skip
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -225,7 +225,7 @@ def test_as_many_at_once_as_asked_in_order(crew, progress):
     ("free", "fit"), [(0.0, 1), (1.24, 1), (1.26, 2), (2.6, 3), (100.0, 4)], ids=lambda given: str(given)
 )
 def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, fit):
-    """Each takes a GiB, and may come to take a quarter more."""
+    """Each needs a GiB, and may later need a quarter more."""
     monkeypatch.setattr(worker, "_room", lambda device: (1 << 30, int(free * 2**30)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
 
@@ -242,7 +242,7 @@ def test_the_first_epoch_shows_how_many_fit(crew, progress, monkeypatch, free, f
     train_all(crew(*[trains] * 6), 4, progress, by_memory=True)
     words, now, most = crew.words(), 0, 0
     assert words[2] == "epoch 1", "the first is alone until then"
-    # It has the share of four, which might have begun beside it; the others share the cores as they are.
+    # It has the share of four, which might have been started beside it; the others share the cores.
     threads = [word for word in words if word.startswith("threads")]
     assert threads == ["threads 3", *[f"threads {12 // fit}"] * 5]
     for word in words:

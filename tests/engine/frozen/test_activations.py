@@ -242,7 +242,7 @@ FAULTS = (
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_does_not_match_is_made_anew(cache: Path, fault: str) -> None:
+def test_what_does_not_match_is_computed_again(cache: Path, fault: str) -> None:
     activations = kept(*RESNET)
     activations.begin(0)
     folder = activations._place(activations.splits.train, 0)

@@ -81,7 +81,7 @@ def test_runs_tell_suspect_labels_of_what_they_were_not_trained_on(runs, cifarla
 
 
 def test_a_model_that_sees_the_test_pictures_leaves_an_entry_in_its_ledger(runs):
-    """The embedding that finds near duplicates is a model's; the comparison of bytes is nobody's."""
+    """The embedding that finds near duplicates is a model's; the comparison of bytes needs no model."""
     beside = runs[0].parents[1]
     before = openings(beside)
     data, trained = data_and_runs(runs)
