@@ -75,7 +75,7 @@ TWO = ["demo", "resnet18_baseline"]
         (TWO, {"against": "last"}, "against: 'last'"),
         (TWO, {"seeds": 0}, "seeds: at least 1, got 0"),
         (TWO, {"seeds": 2, "at_once": 0}, "at_once: at least 1, got 0"),
-        (TWO, {"at_once": 2}, "of how many runs?"),
+        (TWO, {"at_once": 2}, "--at-once 2 needs a number of seeds"),
         (TWO, {"overrides": {"optim.lr": 1}}, "number of seeds"),
         (TWO, {"seeds": 2, "overrides": {"train.seed": 1}}, "contradict"),
         (TWO, {"seeds": 2, "overrides": {"optim": {"lr": 1}, "optim.lr": 1}}, "twice"),

@@ -107,7 +107,7 @@ def test_a_soup_is_compared_and_reported_as_what_it_is(runs, cifarlab):
     one_line(status, err, "broth is a soup")
     assert not (runs / "broth" / "1").exists(), "seeds of a soup would be seeds of its best run"
     status, _, err = cifarlab("refit", "runs/broth/0")
-    one_line(status, err, "is a soup", "refit the runs that it is made of")
+    one_line(status, err, "is a soup", "refit its ingredients")
     status, _, err = cifarlab("report", "runs", "--out", "page")
     assert (status, err) == (0, ""), "nothing is left out"
     assert "| broth | 1 |" in Path("page/table.md").read_text()

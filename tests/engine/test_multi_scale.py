@@ -126,7 +126,7 @@ def test_eval_at_another_size_leaves_the_test_score_alone(trained, command):
     assert status == 0
     assert "64 px" in out
     assert "the run's own size is 32" in out
-    assert "under by_image_size" in out
+    assert "by_image_size of the summary" in out
     other = json.loads(command("eval", run, "--split", "test", "--image-size", 16, "--json")[1])
     assert (own["image_size"], other["image_size"]) == (32, 16)
     summary = run.finished()
@@ -134,7 +134,7 @@ def test_eval_at_another_size_leaves_the_test_score_alone(trained, command):
     assert list(summary.by_image_size) == ["64", "16"]
     assert summary.by_image_size["16"].test_top1 == other["top1"]
     out = command("eval", run, "--split", "test", "--image-size", 32)[1]
-    assert "under by_image_size" not in out
+    assert "by_image_size of the summary" not in out
     assert list(json.loads(run.summary_path.read_text())["by_image_size"]) == ["64", "16"]
 
 

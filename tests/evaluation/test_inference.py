@@ -355,8 +355,8 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ensemble", "a/0", "stranger/0"], "stranger/0 was trained on pictures that validate"),
-        (["ensemble", "a/0", "all/0"], "all/0 was trained on pictures that validate"),
+        (["ensemble", "a/0", "stranger/0"], "stranger/0 was trained on validation pictures of"),
+        (["ensemble", "a/0", "all/0"], "all/0 was trained on validation pictures of"),
         (["ensemble", "a/0", "elsewhere/0"], "another data set than"),
         (["ensemble", "a/0", "a/7"], "a/7: no such run"),
         (["ensemble", "a/0", "--split", "tset"], "'tset' is not one of 'val', 'test'"),
@@ -367,9 +367,9 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
         ),
         (["eval", "a/0", "--tta", "flop"], "did you mean flip?"),
         (["eval", "a/0", "--tta", "flip", "--mean", "median"], "'--mean': 'median' is not one of "),
-        (["soup", "a/0", "stranger/0", "--name", "s"], "stranger/0 was trained on pictures that validate"),
+        (["soup", "a/0", "stranger/0", "--name", "s"], "stranger/0 was trained on validation pictures of"),
         (["soup", "a/0", "wide/0", "--name", "s"], "wide/0 has another architecture than"),
-        (["soup", "a/0", "margin/0", "--name", "s"], "`cifarlab ensemble` averages their answers"),
+        (["soup", "a/0", "margin/0", "--name", "s"], "`cifarlab ensemble` averages their outputs"),
         (["soup", "a/0", "large/0", "--name", "s"], "32 px there, 48 px here"),
         (["soup", "all/0", "all/0", "--name", "s"], "no validation pictures to choose on"),
         (["soup", "a/0", "--name", "../s"], "a name, not a path"),

@@ -142,8 +142,8 @@ def test_notes_say_what_is_not_alike(write_runs):
     for path in (runs / "b").glob("*/config.yaml"):
         path.write_text(path.read_text().replace("100", "200"))
     found = compare_arms([find_arm(name, runs, None) for name in "ab"], "val", "first")
-    assert any("same pictures" in note for note in found.notes)
-    assert any("same validation pictures" in note for note in found.notes)
+    assert any("same data" in note for note in found.notes)
+    assert any("data.split_seed" in note for note in found.notes)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_seeds_of_two_configurations_are_not_pooled(edited, cifarlab, change, di
     for names in (("a", "b"), ("b", "a"), (runs / "a", "b")):
         status, out, err = cifarlab("compare", *names, "--metric", "test", "--runs", runs)
         assert (status, out, len(err.splitlines())) == (2, "", 1)
-        assert f"a: seeds 0 and 1 are runs of two configurations ({difference}" in err
+        assert f"a: seeds 0 and 1 have different configurations ({difference}" in err
         assert f"rename {runs / 'a' / '1'}, e.g. to {runs / 'a-2' / '1'}" in err
     assert openings(runs) == [], "refused before the test set was opened"
     # The advice leads out of it.

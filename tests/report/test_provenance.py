@@ -61,7 +61,7 @@ def test_what_has_changed_or_gone_since_is_said(run, own, tmp_path):
     mine = with_env(run, recipes=[*read_recipe(str(own)).files])
     before = changes(mine)[1]
     own.write_text("base: demo\noptim: {weight_decay: 0.25}\n")
-    assert changes(mine) == ("Differs from its recipe's base (files of which have changed since) in:", before)
+    assert changes(mine) == ("Differs from its recipe's base (its files have changed since) in:", before)
     own.unlink()
     heading, rows = changes(mine)
     assert rows == []

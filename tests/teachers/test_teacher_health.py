@@ -98,8 +98,11 @@ def test_the_same_pictures_kept_at_another_size_and_place_are_split_alike(tmp_pa
             "distill has almost no effect",
         ),
         (["objective.distill.temperature=0.001"], "almost one-hot"),
-        (["data.val=0", "train.select=last"], "calibrated and scored on what it was trained on"),
-        (["data.val=0", "train.select=last", "teacher.calibrate=false"], "it was scored on what"),
+        (["data.val=0", "train.select=last"], "calibrated and scored on its training pictures"),
+        (
+            ["data.val=0", "train.select=last", "teacher.calibrate=false"],
+            "it was scored on its training pictures",
+        ),
     ],
 )
 def test_what_says_next_to_nothing_is_said(runs, overrides, message):

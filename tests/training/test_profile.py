@@ -92,7 +92,7 @@ def test_the_command_prints_json_and_leaves_no_run(tmp_path, cifarlab, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--trace", "trace.txt"], "end it so"),
+        (["demo", "--trace", "trace.txt"], "suffix .json"),
         (["demoo"], "did you mean demo?"),
         (["demo", "optim.lrr=1"], "optim.lrr"),
     ],

@@ -437,8 +437,8 @@ def test_commands_train_as_many_at_once_as_asked(cifarlab, tmp_path, monkeypatch
     [
         (["train", "demo", "--at-once", "2"], "--at-once 2 needs a number of seeds, e.g. --seeds 2"),
         (["train", "demo", "--seeds", "2", "--at-once", "0"], "--at-once"),
-        (["compare", "demo", "resnet18_baseline", "--at-once", "2"], "of how many runs?"),
-        (["ladder", "ladder/1", "--at-once", "2"], "of how many runs?"),
+        (["compare", "demo", "resnet18_baseline", "--at-once", "2"], "--at-once 2 needs a number of seeds"),
+        (["ladder", "ladder/1", "--at-once", "2"], "--at-once 2 needs a number of seeds"),
         (["reproduce", "--at-once", "-1"], "--at-once"),
     ],
 )

@@ -93,7 +93,10 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) ->
     if len({summary.data_fingerprint for summary, _ in runs}) > 1:
         said.append("not all of these runs were trained on the same data")
     if metric == "val" and len({share for _, share in runs}) > 1:
-        said.append("not all of these runs held out the same validation pictures")
+        said.append(
+            "not all of these runs hold out pictures in the same way (data.val, data.classes or "
+            "data.split_seed differ)"
+        )
     for name, side in sides.items():
         if any(summary.chosen_on == metric == "test" for summary, _ in side):
             said.append(f"{name} chose its epoch on test: optimistic")
