@@ -47,7 +47,7 @@ def reproduce(
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Reproduce the tutorial's table: published, as run, corrected.
+    """Repeat the tutorial's table: published, as run, corrected.
 
     It also shows how much each experiment gains over the one that it builds on.
     """
