@@ -106,6 +106,7 @@ def test_below_the_band_names_what_is_done_otherwise_the_costliest_first():
         (("data.freeze_views=true",), "the same augmented pictures"),
         (("train.epochs=30", "data.mix={mixup: {}, cutmix: {}}", "data.augment.cutout={}"), "so few epochs"),
         (("data.image_size=64",), None),
+        (("data.val=0.00001",), None),
         ((), None),
     ],
 )  # fmt: skip
