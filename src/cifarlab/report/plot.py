@@ -22,7 +22,6 @@ from cifarlab.config.imports import import_named
 from cifarlab.core.device import pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
-from cifarlab.data.splits import Split
 from cifarlab.engine.scoring import logits_of
 from cifarlab.evaluation.sealed import read_splits
 from cifarlab.runs.folder import Run
@@ -180,7 +179,7 @@ def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
     split = splits.val if splits.val is not None else splits.train
     kind = "validation" if splits.val is not None else "training"
     count = min(GRID_COLUMNS * GRID_ROWS, len(split))
-    few = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
+    few = split.first(count)
     precision = pick_precision("float32", torch.device("cpu"))
     logits = torch.cat(
         [logits for logits, _ in logits_of(trained.model, few, precision, trained.saved.image_size)]

@@ -193,9 +193,7 @@ class _Gap(TypedDict):
 
 def _gap(trained: Trained, train: Split, count: int, top1: float) -> _Gap:
     """Return the accuracy on `count` training pictures, and the gap to `top1`."""
-    # The pictures of a split are ordered by a hash, so the first ones are a random sample.
-    few = Split(train.images, train.rows[:count], train.labels[:count], train.ids[:count])
-    train_top1 = _answers(trained, few).top1
+    train_top1 = _answers(trained, train.first(count)).top1
     return {"train_top1": train_top1, "gap": train_top1 - top1}
 
 
