@@ -19,7 +19,6 @@ from cifarlab.commands.shared import (
     Tta,
     app,
     calibration_line,
-    refuse_idle_mean,
 )
 
 
@@ -47,7 +46,6 @@ def evaluate(
     """
     from cifarlab.evaluation.score import evaluate
 
-    refuse_idle_mean(mean, tta)
     scores = evaluate(
         run,
         split=split,
@@ -55,7 +53,7 @@ def evaluate(
         root=root,
         image_size=image_size,
         tta=tta,
-        mean=mean or "logits",
+        mean=mean,
         imports=imports or (),
     )
     if as_json:

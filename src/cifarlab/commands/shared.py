@@ -94,14 +94,6 @@ def refuse_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option}: {there} cannot be written; make it so, or name another place")
 
 
-def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
-    """Raise ConfigError if a mean is given without the views to average."""
-    from cifarlab.core.errors import ConfigError
-
-    if mean is not None and tta is None:
-        raise ConfigError(f"--mean {mean}: of which views? Say, e.g., --tta flip")
-
-
 def calibration_line(scores: Calibrated) -> str:
     """Format calibration, before and after the temperature fitted on validation."""
     line = f"  calibration error {scores.ece:.2%}, NLL {scores.nll:.3f}"

@@ -17,7 +17,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
 from cifarlab.data.placement import place_split
-from cifarlab.data.splits import PartName, Pictures, Split, digest_pictures, load_splits, read_data
+from cifarlab.data.splits import PARTS, Pictures, Split, digest_pictures, load_splits, read_data
 from cifarlab.engine.scoring import outputs_of
 from cifarlab.evaluation.audit.duplicates import (
     NEAR,
@@ -45,8 +45,6 @@ from cifarlab.evaluation.audit.report import (
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, load_trained
-
-AUDITED_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) 
     Raises:
         ConfigError: A run was trained on other data or on some classes only, or none held pictures out.
     """
-    read_parts = {part: read_data(data, part) for part in AUDITED_PARTS}
+    read_parts = {part: read_data(data, part) for part in PARTS}
     parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
     for trained in runs:
         _refuse_other(trained, parts["train"])
