@@ -272,9 +272,11 @@ def data_and_runs(
         imports: Python files or modules that register the runs' custom parts.
 
     Raises:
-        ConfigError: The arguments name no data set and no runs.
+        ConfigError: The arguments name no data set and no runs, or a data set among others.
     """
     import_named(imports)
+    if len(what) > 1 and (named := [word for word in what if word in DATASETS]):
+        raise ConfigError(f"{named[0]} is a data set: name one data set alone, or folders of runs")
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: neither a run's folder nor a data set ({', '.join(DATASETS)})")
