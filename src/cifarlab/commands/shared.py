@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cifarlab.config.describe import Option
     from cifarlab.evaluation.score_records import Calibrated
     from cifarlab.experiments.records import Comparison, ComparisonRow
+    from cifarlab.training.progress import TrainingProgress
 
 app = typer.Typer(
     help="Train image classifiers on small data. Each recipe is one YAML file.",
@@ -105,7 +106,7 @@ def calibration_line(scores: Calibrated) -> str:
     )
 
 
-def training_progress(as_json: bool) -> Any:
+def training_progress(as_json: bool) -> TrainingProgress:
     """Return a progress display. It prints to stderr if the command prints JSON."""
     from rich.console import Console
 
@@ -163,7 +164,7 @@ def print_table(
 RunFolders = Annotated[list[Path], typer.Argument(help="Two or more folders of runs: runs/<name>/<seed>.")]
 
 
-def print_warnings(lines: list[str]) -> None:
+def print_warnings(lines: Iterable[str]) -> None:
     """Print each line to stderr as a warning."""
     for line in lines:
         print(f"warning: {line}", file=sys.stderr)
