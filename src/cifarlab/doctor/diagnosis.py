@@ -47,9 +47,11 @@ class Diagnosis:
 
     @property
     def has_errors(self) -> bool:
+        """Tell whether a finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def record(self) -> DiagnosisRecord:
+        """Return the diagnosis as a record to print."""
         takes = self.estimate
         return DiagnosisRecord(
             findings=[*self.findings],

@@ -152,6 +152,7 @@ class AnalysisFile(Record):
 
     @property
     def worth_a_look(self) -> tuple[list[PictureRow], list[PictureRow]]:
+        """Return the hardest pictures, and the most confident errors."""
         return self.hardest, self.confident_errors
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cifarlab.config import DataConfig
 from cifarlab.config.imports import import_named
+from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
@@ -201,7 +202,7 @@ def embeddings(trained: Trained, split: Split) -> Tensor:
     return torch.cat([output.embedding.float().cpu() for output, _ in _outputs(trained, split)])
 
 
-def _outputs(trained: Trained, split: Split):
+def _outputs(trained: Trained, split: Split) -> Iterator[tuple[Output, Tensor]]:
     device = next(trained.model.parameters()).device
     return outputs_of(trained.model, place_split(split, device), trained.precision, trained.saved.image_size)
 
