@@ -59,7 +59,7 @@ def test_a_run_counts_once(runs, tmp_path):
 
 def test_each_member_sees_the_pictures_that_it_was_trained_on(runs):
     sizes = [runs / "all" / "0", runs / "all" / "1"]
-    with pytest.raises(ConfigError, match=r"all/1 keeps pictures at 16 px, .*all/0 at 8 px; .*store_size"):
+    with pytest.raises(ConfigError, match=r"all/1 keeps pictures at 16 px, .*all/0 at 8 px, .*store_size"):
         evaluate_ensemble(sizes, "test", device="cpu", mean="logits")
 
 

@@ -79,7 +79,7 @@ def evaluate(
     refuse_unknown_split(split)
     if mean is not None and tta is None:
         raise ConfigError(f"{mean}: of which views? Name them with tta, e.g. flip", ("mean",))
-    mean = mean or "logits"
+    mean = "logits" if mean is None else mean
     if isinstance(tta, str):
         tta = parse(tta)
     trained = load_trained(run, device=device, imports=imports).at(root)

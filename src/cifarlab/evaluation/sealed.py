@@ -65,7 +65,8 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         record_opening(
             recorded_run(trained.file.parent), reader, fingerprint, trained.epoch, weights_sha256=digest
         )
-        return Opened(pictures, learned, (*source.warnings, *warnings))
+        told = learned.warnings if learned is not None else ()
+        return Opened(pictures, learned, tuple(dict.fromkeys((*source.warnings, *told, *warnings))))
     learned = read_splits(run, trained)
     pictures = learned.train if split == "train" else learned.val
     if pictures is None:
