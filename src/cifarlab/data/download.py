@@ -94,7 +94,7 @@ def is_at_hand(archive: Archive, root: str | None) -> bool:
 
 
 def _tarball(archive: Archive, place: Path) -> Path | None:
-    """Return the `.tar.gz` that is at a place, or in the archive's folder there."""
+    """Return the `.tar.gz` at a place or in its archive's folder."""
     known = (place, place / archive.file, place / archive.folder / archive.file)
     return next((path for path in known if path.is_file()), None)
 
@@ -109,7 +109,7 @@ def _extracted(archive: Archive, place: Path) -> Path | None:
 
 
 def _refuse_other_content(archive: Archive, folder: Path) -> None:
-    """Raise ConfigError if an incomplete `folder` holds anything, which may be the user's."""
+    """Raise ConfigError if an incomplete `folder` holds files of the user."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         lacking = next(name for name in archive.members if not (folder / name).is_file())
         raise ConfigError(

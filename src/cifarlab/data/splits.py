@@ -106,7 +106,7 @@ class Split:
         return images.to(self.labels.device, non_blocking=True), self.labels[positions], self.ids[positions]
 
     def first(self, count: int) -> Split:
-        """Return the first samples: a random sample, as the order is that of a hash."""
+        """Return the first samples: a random sample, since a hash orders them."""
         return Split(self.images, self.rows[:count], self.labels[:count], self.ids[:count])
 
 

@@ -37,7 +37,10 @@ def pictures_in(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def _is_picture(path: Path, folder: Path) -> bool:
-    """Tell whether a path below `folder` is a picture file, or a link to a file that is gone."""
+    """Tell whether a path below `folder` is a picture file.
+
+    A link to a file that is gone counts as one, so that it is reported as unreadable.
+    """
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     is_file = path.is_file() or (path.is_symlink() and not path.exists())
     return is_file and not hidden and path.suffix.lower() in suffixes()

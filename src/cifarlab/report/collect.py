@@ -78,7 +78,7 @@ class RunGroup:
         return [float(value) for value in found if value is not None] if None not in found else []
 
     def mean(self, key: str) -> float | None:
-        """Return the mean of `key` over the seeds; None if one lacks it."""
+        """Return the mean of `key` over seeds; None if one lacks it."""
         values = self.values(key)
         return fmean(values) if values else None
 

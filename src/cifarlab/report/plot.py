@@ -115,7 +115,7 @@ def _log(run: Run) -> list[dict[str, float]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Return names of runs; runs that share a name get their seeds, and folders above as needed."""
+    """Return a name for each run, with seed and folders if needed."""
     paths = [run.folder.resolve() for run in runs]
     short = [
         f"as_run/{path.parent.name}" if path.parts[-3:-2] == ("as_run",) else path.parent.name
