@@ -33,3 +33,15 @@ def test_another_split_is_a_mistake(run):
         package.evaluate(run, split="tset")
     with pytest.raises(ConfigError, match="did you mean flip"):
         package.evaluate(run, tta="flp")
+
+
+@pytest.mark.parametrize("mean", ["logits", "typo"])
+def test_a_mean_of_no_views_is_a_mistake(run, mean):
+    with pytest.raises(ConfigError, match=f"mean: {mean} needs views"):
+        package.evaluate(run, device="cpu", mean=mean)
+
+
+def test_another_mean_is_a_mistake(run):
+    with pytest.raises(ConfigError, match="mean: logit: unknown; did you mean logits"):
+        package.evaluate(run, device="cpu", tta="flip", mean="logit")
+    assert package.evaluate(run, device="cpu", tta="flip").tta.mean == "logits"

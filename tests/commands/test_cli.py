@@ -164,7 +164,10 @@ def test_plot(trained, cifarlab, tmp_path):
         (["eval", "runs/none"], "runs/none: no such run"),
         (["eval", "runs/none", "--split", "tset"], "'tset' is not one of 'train', 'val', 'test'"),
         (["analyze", "runs/none", "--split", "train"], "'train' is not one of 'val', 'test'"),
-        (["eval", "runs/none", "--mean", "logits"], "--mean logits needs --tta, e.g. --tta flip"),
+        (
+            ["eval", "runs/none", "--mean", "logits"],
+            "mean: logits needs views to average; name them with tta",
+        ),
         (["eval", "runs/none", "--mean", "nonsense"], "is not one of 'logits', 'probabilities'"),
         (["predict", "runs/none", "x.png"], "x.png: no such file"),
         (

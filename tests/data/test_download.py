@@ -19,7 +19,7 @@ import pytest
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import download
-from cifarlab.data.download import Archive, DataUnavailable, locate, unpack
+from cifarlab.data.download import Archive, DataUnavailable, is_at_hand, locate, unpack
 
 MEMBERS = ("train", "test", "meta")
 FILES = {"set/train": random.Random(0).randbytes(300_000), "set/test": b"test" * 10, "set/meta": b"meta"}
@@ -266,6 +266,36 @@ def test_a_tarball_beside(server: Server, tmp_path: Path) -> None:
     for word in (actual, server.archive().md5, str(tmp_path / "c" / "set.tar.gz")):
         assert word in str(raised.value)
     assert everything(tmp_path / "c") == ["set.tar.gz"]
+    assert server.asked == []
+
+
+def test_a_tarball_in_the_folder_of_its_name_is_found_and_other_files_there_stay(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = tmp_path / "root" / "set"
+    folder.mkdir(parents=True)
+    (folder / "set.tar.gz").write_bytes(GOOD)
+    (folder / "notes.txt").write_text("mine")
+    for root in (folder.parent, folder):
+        assert is_at_hand(server.archive(), str(root))
+        found = locate(server.archive(), str(root))
+        check(found)
+        assert found == folder / "set"
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_what_stands_where_the_data_belong_is_not_removed(
+    server: Server, tmp_path: Path, is_file: bool
+) -> None:
+    (tmp_path / "set.tar.gz").write_bytes(GOOD)
+    mine = tmp_path / "set" if is_file else tmp_path / "set" / "notes.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match=r"set lacks train; move it away to have it unpacked"):
+        locate(server.archive(), str(tmp_path / "set.tar.gz"))
+    assert mine.read_text() == "mine"
     assert server.asked == []
 
 

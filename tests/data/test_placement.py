@@ -107,7 +107,7 @@ def test_predict_takes_a_batch_at_a_time_at_any_size(runs, monkeypatch):
 
 
 def test_what_does_not_fit_stays_and_is_said(monkeypatch):
-    found = load_splits(tiny_config().data, 0, parts=("train", "val", "test"))
+    found = load_splits(tiny_config().data, 0, with_test=True)
     shared, own = found.train.images.nbytes, found.test.images.nbytes
     for budget, places in {
         None: ("meta", "meta", "meta"),

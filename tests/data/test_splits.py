@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from cifarlab.core.errors import ConfigError
 from cifarlab.data import splits
 from cifarlab.data.channels import channel_statistics
-from cifarlab.data.splits import Pictures, choose, digest_pictures, load_splits
+from cifarlab.data.splits import Pictures, digest_pictures, load_splits
+from cifarlab.data.stratified import choose
 from cifarlab.training.setup import prepare
 from tests.tiny import tiny_config
 
@@ -97,7 +98,7 @@ def test_limit_and_classes(source):
     assert len(found.train) == 15
     assert len(found.val) == 10
     assert (torch.bincount(found.train.labels) == 3).all()
-    found = load_splits(config("data.val=4", "data.classes=2"), seed=0, parts=("train", "val", "test"))
+    found = load_splits(config("data.val=4", "data.classes=2"), seed=0, with_test=True)
     assert len(found.train) == 20
     assert len(found.val) == 4
     assert len(found.test) == 8
@@ -115,6 +116,47 @@ def test_a_validation_part_of_its_own_is_used(source):
     assert len(found.train) == 60
     assert len(found.val) == 10
     assert set(found.fingerprint) == {"train", "val"}
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("abcd", "has 4 classes, train has 5"),
+        ("abcdef", "has 6 classes, train has 5"),
+        ("badce", "calls class 0 'b', train 'a'"),
+    ],
+)
+def test_parts_of_other_classes_are_refused(source, part, classes, message):
+    source[part] = replace(pictures(20, classes=4), classes=tuple(classes))
+    with pytest.raises(ConfigError, match=f"data.dataset: {part} {message}; .* the same classes"):
+        load_splits(config("data.val=10"), seed=0, with_test=True)
+
+
+def test_what_is_trained_on_does_not_depend_on_what_is_read(source):
+    for own in ({}, {"val": pictures(10, seed=2)}):
+        source |= own
+        one, other = (load_splits(config("data.val=10"), seed=0, with_test=test) for test in (True, False))
+        assert torch.equal(one.train.ids, other.train.ids)
+        assert len(one.val) == len(other.val) == 10
+        assert other.test is None
+
+
+def test_the_first_of_a_split(source):
+    split = load_splits(config("data.val=10"), seed=0).train
+    first = split.first(7)
+    assert len(first) == 7
+    for whole, part in zip(split.gather(torch.arange(7)), first.gather(torch.arange(7)), strict=True):
+        assert torch.equal(whole, part)
+    assert len(split.first(1000)) == len(split)
+
+
+@pytest.mark.parametrize(("val", "count"), [(0, 0), (0.1, 6), (0.007, 0), (0.0084, 1), (20, 20)])
+def test_pictures_are_held_out_as_the_section_says(source, val, count):
+    data = config(f"data.val={val}")
+    assert data.held_out(60) == count
+    found = load_splits(data, seed=0).val
+    assert (0 if found is None else len(found)) == count
 
 
 def test_exact_duplicates_stay_on_one_side(source):
@@ -146,6 +188,17 @@ def test_a_reader_that_returns_nonsense_is_refused(changes, message, monkeypatch
     monkeypatch.setattr(type(spec), "build", lambda *_: replace(pictures(), **changes))
     with pytest.raises(ConfigError, match=message):
         splits.read_data(data, "train")
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [(None, "None"), ((1, 2), "tuple")],
+)
+def test_a_reader_without_pictures_is_refused(found, kind, monkeypatch):
+    data = config()
+    monkeypatch.setattr(type(data.dataset), "build", lambda *_: found)
+    with pytest.raises(ConfigError, match=f"train: the reader must return Pictures, got {kind}"):
+        load_splits(data, seed=0)
 
 
 def test_channel_statistics_are_numpys(source):

@@ -278,6 +278,7 @@ def test_what_decay_takes_is_what_the_optimizer_takes():
         [],
         ["data.classes=20", "data.val=0.2"],
         ["data.limit=50"],
+        ["data.dataset.train=150", "data.classes=60", "data.val=10"],
         ["data.val=0.25"],
         ["data.val=0", "train.select=last"],
     ],
@@ -286,6 +287,7 @@ def test_pictures_are_counted_as_they_are_split(overrides):
     config = faulty(*overrides)
     case, splits = planned(config), prepare(config).splits
     assert (case.num_pictures, case.num_classes) == (len(splits.train), len(splits.classes))
+    assert case.num_val == (0 if splits.val is None else len(splits.val))
 
 
 def test_looking_does_not_train_what_is_looked_at():
@@ -323,6 +325,18 @@ def test_minutes_are_those_of_the_steps(monkeypatch, noise, per_picture):
     fixed = 1.6 - per_picture * 32
     # 200 pictures an epoch, in three steps of 64 and one of 8.
     assert 60 * found.minutes == pytest.approx(10 * (4 * fixed + 200 * per_picture))
+
+
+def test_all_pictures_that_would_be_held_out_are_scored(monkeypatch):
+    """Of data that are not at hand, too: as many as of the data's, not of those that are trained on."""
+    config = faulty("data.val=0.2", "data.limit=50", "train.epochs=10")
+    monkeypatch.setattr(doctor_estimate, "_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(doctor_estimate, "_times_the_first_size", lambda *_: 0.0)
+    looked = []
+    for at_hand in (True, False):
+        case = probe.Probe(planned(config), prepare(config), at_hand)
+        looked.append(doctor_estimate.estimate_cost(case).minutes)
+    assert looked[0] == looked[1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ BLOBS = (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs that share their validation pictures, and three that do not."""
+    """Runs that share their validation pictures, and four that do not."""
     folder = tmp_path_factory.mktemp("runs")
     for name, overrides in {
         "a/0": ("train.epochs=8",),
@@ -47,6 +48,7 @@ def runs(tmp_path_factory):
         "stranger/0": ("data.split_seed=1",),
         "elsewhere/0": ("data.dataset={name: blobs, train: 390}",),
         "all/0": ("data.val=0", "train.select=last"),
+        "all/1": ("data.val=0", "train.select=last", "train.seed=1"),
     }.items():
         train_tiny(folder / name, *BLOBS, *overrides)
     return folder
@@ -146,9 +148,15 @@ def test_what_an_ensemble_costs(runs):
     assert (found.forward_passes, found.macs) == (4, 2 * sum(macs))
 
 
-def test_an_ensemble_of_one_is_its_member(runs):
+def copies_of(run, folder, count):
+    """The same run at several places."""
+    return [shutil.copytree(run, folder / f"copy_{i}" / "0") for i in range(count)]
+
+
+def test_an_ensemble_of_equals_is_its_member(runs, tmp_path):
     run = runs / "a" / "0"
-    found, alone = evaluate_ensemble([run], "test", device="cpu"), evaluate(run, split="test", device="cpu")
+    found = evaluate_ensemble([run, *copies_of(run, tmp_path, 1)], "test", device="cpu")
+    alone = evaluate(run, split="test", device="cpu")
     assert (found.top1, found.gain) == (alone.top1, 0)
     assert found.nll == pytest.approx(alone.nll_calibrated, abs=1e-5)
 
@@ -199,9 +207,10 @@ def test_forward_selection_stops_where_no_member_improves(seed, count):
     assert all(rating([*chosen, i]) <= rating(chosen) for i in range(count) if i not in chosen)
 
 
-def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs):
+def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs, tmp_path):
     run = runs / "all" / "0"
-    found = evaluate_ensemble([run, run], "test", device="cpu", mean="logits")
+    pair = [run, *copies_of(run, tmp_path, 1)]
+    found = evaluate_ensemble(pair, "test", device="cpu", mean="logits")
     assert found.top1 == evaluate(run, split="test", device="cpu").top1
     assert found.temperature is found.gain is None
     for split, options in (
@@ -210,7 +219,7 @@ def test_runs_without_validation_pictures_have_a_mean_that_was_given(runs):
         ("test", {"mean": "logits", "choose": True}),
     ):
         with pytest.raises(ConfigError, match=r"no validation pictures .*--split test and --mean"):
-            evaluate_ensemble([run], split, device="cpu", **options)
+            evaluate_ensemble(pair, split, device="cpu", **options)
 
 
 def test_the_command_shows_each_member_and_the_cost(runs, cifarlab):
@@ -236,9 +245,9 @@ def test_the_command_shows_each_member_and_the_cost(runs, cifarlab):
     assert out.count("left out") == sum(not row["chosen"] for row in found["members"])
 
 
-def test_a_soup_of_a_run_with_itself_is_the_run(runs, tmp_path):
+def test_a_soup_of_equals_is_each_of_them(runs, tmp_path):
     run, soup = runs / "a" / "0", Run(tmp_path / "soup" / "0")
-    summary = make_soup([run, run, run], soup, device="cpu")
+    summary = make_soup([run, *copies_of(run, tmp_path, 2)], soup, device="cpu")
     state = load_trained(run).model.state_dict()
     made = cifarlab.load(soup.folder).state_dict()
     assert all(torch.equal(value, made[name]) for name, value in state.items())
@@ -345,9 +354,10 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
     assert status == 2
     assert "replace it with --fresh" in err
     assert (made / "best.pt").read_bytes() == best
-    assert cifarlab("soup", paths[0], "--name", "broth", "--runs", folder, "--fresh")[0] == 0
-    assert summary_of(made).soup.kept == 1
-    status, _, err = cifarlab("soup", made, "--name", "broth", "--runs", folder, "--fresh")
+    others = [runs / "a" / seed for seed in "12"]
+    assert cifarlab("soup", *others, "--name", "broth", "--runs", folder, "--fresh")[0] == 0
+    assert {entry.run for entry in summary_of(made).soup.ingredients} == {*map(str, others)}
+    status, _, err = cifarlab("soup", made, paths[0], "--name", "broth", "--runs", folder, "--fresh")
     assert status == 2
     assert "itself an ingredient" in err
 
@@ -371,7 +381,9 @@ def test_a_soup_is_a_run_like_any_other(runs, tmp_path, cifarlab):
         (["soup", "a/0", "wide/0", "--name", "s"], "wide/0 has another architecture than"),
         (["soup", "a/0", "margin/0", "--name", "s"], "`cifarlab ensemble` averages their outputs"),
         (["soup", "a/0", "large/0", "--name", "s"], "32 px there, 48 px here"),
-        (["soup", "all/0", "all/0", "--name", "s"], "no validation pictures to choose on"),
+        (["soup", "all/0", "all/1", "--name", "s"], "no validation pictures to choose on"),
+        (["soup", "a/0", "--name", "s"], "needs two runs or more, got 1"),
+        (["ensemble", "a/0", "a/0"], "a/0 is given twice"),
         (["soup", "a/0", "--name", "../s"], "a name, not a path"),
     ],
 )

@@ -1,6 +1,7 @@
 """A run is scored on its own data: other classes, other pictures are refused before test is opened."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 
 from cifarlab.core import checkpoints
 from cifarlab.core.errors import ConfigError
+from cifarlab.data.splits import load_splits
+from cifarlab.evaluation import sealed
+from cifarlab.evaluation.analysis.analyze import analyze
 from cifarlab.evaluation.score import evaluate
 from cifarlab.experiments.refit import refit
 from cifarlab.runs.ledger import openings
@@ -135,6 +139,17 @@ def test_a_run_is_scored_on_its_data_wherever_they_lie(copied, trained, name):
     assert here.warnings == []
     changing = {"images_per_second": 0.0, "test_opened": {}}
     assert here.changed(**changing) == there.changed(**changing)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_what_is_said_of_the_training_pictures_is_said_of_every_score(copied, monkeypatch, split):
+    def told(*given):
+        return replace(load_splits(*given), warnings=("altered",))
+
+    monkeypatch.setattr(sealed, "load_splits", told)
+    assert evaluate(copied[0], split=split, device="cpu").warnings == ["altered"]
+    if split == "test":
+        assert analyze(copied[0], split=split, near=False, device="cpu").report.warnings == ["altered"]
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -38,6 +38,15 @@ def write_runs(tmp_path):
     return write
 
 
+@pytest.mark.parametrize("place", ["mine/0", "mine"])
+def test_a_folder_of_runs_that_is_a_run_is_no_traceback(write_runs, place):
+    runs = write_runs("mine", [0.5])
+    with pytest.raises(ConfigError, match="no recipe and no finished run 'mien' in"):
+        find_arm("mien", runs / place, None)
+    with pytest.raises(ConfigError, match=r"did you mean mine\?"):
+        find_arm("mien", runs, None)
+
+
 def test_a_comparison_is_scipys_over_seeds(write_runs):
     a, b, c = [0.50, 0.52, 0.51, 0.53], [0.54, 0.55, 0.55, 0.56], [0.51, 0.51, 0.52, 0.52]
     write_runs("a", a)

@@ -1,6 +1,7 @@
 """The tutorial's table: as run beside corrected, what its lessons are worth, what cannot be trained here."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,29 @@ def test_runs_of_another_configuration_are_refused_before_anything_is_trained(sm
     assert "another configuration" in err
     assert len(err.splitlines()) == 1
     assert not (runs / "resnet18_augment").exists()
+
+
+def test_a_record_without_its_machine_hides_no_figures(small, tmp_path, cifarlab):
+    arguments, runs = small
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    (copied / AS_RUN / BASE / "0" / "env.json").write_text("{}")
+    words = [copied if word is runs else word for word in arguments]
+    page = tmp_path / "page.md"
+    status, out, err = cifarlab("reproduce", *words, "--budget", "short", "--json", "--page", page)
+    assert status == 0, err
+    assert json.loads(out)["env"] == {
+        "hardware": {}, "versions": {}, "precision": "", "time": "", "git": None}  # fmt: skip
+    assert page.read_text().endswith("\nMeasured on an unknown machine.\n")
+
+
+def test_an_unfinished_start_is_refused_before_anything_is_trained(tmp_path, cifarlab):
+    start, _ = train_tiny(tmp_path / "start" / "0", "train.epochs=1")
+    start.summary_path.unlink()
+    small = [*once(*SMALL, "train.epochs=1"), "--runs", tmp_path / "runs", "--seeds", 1, "--budget", "short"]
+    status, _, err = cifarlab("reproduce", *small, *only(BASE), "--start", start.folder)
+    assert status == 2
+    assert err == f"error: {start.folder}: not finished\n"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_weights_of_ones_own_stand_in_for_imagenets(tmp_path, cifarlab):

@@ -181,9 +181,10 @@ def may_read_test(source: str, module: str = "") -> bool:
 
 def _names_no_test(node: ast.expr) -> bool:
     try:
-        return "test" not in ast.literal_eval(node)
+        value = ast.literal_eval(node)
     except ValueError:
         return False
+    return value is False or (isinstance(value, str) and "test" not in value)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +197,9 @@ def _names_no_test(node: ast.expr) -> bool:
         ("from cifarlab.data.splits import read_data as look\nlook(*given)", True),
         ("from cifarlab.data.splits import read_data\nmap(partial(read_data, data), PARTS)", True),
         ("from cifarlab.data.splits import load_splits\nload_splits(data, seed)", False),
-        ("from cifarlab.data.splits import load_splits\nload_splits(data, seed, ('train', 'val'))", False),
-        ("from cifarlab.data.splits import load_splits\nload_splits(data, seed, parts=PARTS)", True),
-        ("from cifarlab.data import splits\nsplits.load_splits(data, seed, parts)", True),
+        ("from cifarlab.data.splits import load_splits\nload_splits(data, seed, with_test=False)", False),
+        ("from cifarlab.data.splits import load_splits\nload_splits(data, seed, with_test=asked)", True),
+        ("from cifarlab.data import splits\nsplits.load_splits(data, seed, with_test=True)", True),
         ("import cifarlab.data.splits\ncifarlab.data.splits.load_test(data)", True),
         ("from cifarlab.data import splits\nsplits.load_splits(data, seed)", False),
         ("data.dataset.build(data, part)", True),

@@ -43,6 +43,14 @@ def test_a_teacher_sees_the_students_view_at_its_own_size_and_normalisation(runs
     assert not torch.equal(clean.images, batch.images)
 
 
+@pytest.mark.parametrize("place", ["linear/0", "linear"])
+def test_a_folder_of_runs_that_is_a_run_is_no_traceback(runs, place):
+    with pytest.raises(ConfigError, match="no run 'linaer' with seed 0 in"):
+        find_teacher("linaer", 0, runs / place)
+    with pytest.raises(ConfigError, match=r"did you mean linear\?"):
+        find_teacher("linaer", 0, runs)
+
+
 def test_a_teacher_stays_in_evaluation_mode_and_out_of_the_students_state(runs):
     job = prepare(student(runs))
     engine, teacher = job.engine, job.teacher.members[0].trained.model

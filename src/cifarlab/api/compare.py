@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from cifarlab.api.overrides import override_texts
 from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.plain import Plain
 from cifarlab.experiments.compare import Against, run_comparison
 from cifarlab.experiments.records import Comparison, Metric
 from cifarlab.training.progress import TrainingProgress
@@ -21,7 +22,7 @@ def compare(
     seeds: int | None = None,
     metric: Metric = "val",
     against: Against = "first",
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Plain] | None = None,
     at_once: int = 1,
     imports: Sequence[str | Path] = (),
     show_progress: bool = False,

@@ -5,29 +5,40 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 
 
-def override_texts(overrides: Mapping[str, Any] | None) -> list[str]:
+def override_texts(overrides: Mapping[str, Plain] | None) -> list[str]:
     """Return overrides in the command line's form, e.g. `train.epochs=20`.
 
     Raises:
-        ConfigError: A value is not plain data.
+        ConfigError: A value, or a value within one, is not plain data.
     """
-    return [_text(key, value) for key, value in (overrides or {}).items()]
-
-
-def _text(key: str, value: Any) -> str:
     # JSON is YAML, too.
-    try:
-        return f"{key}={json.dumps(value, default=_path, ensure_ascii=False)}"
-    except TypeError:
-        raise ConfigError(f"expected plain data, got {type(value).__name__}", tuple(key.split("."))) from None
+    return [
+        f"{key}={json.dumps(_plain(value, tuple(key.split('.'))), ensure_ascii=False)}"
+        for key, value in (overrides or {}).items()
+    ]
 
 
-def _path(value: object) -> str:
+def _plain(value: object, path: tuple[str, ...]) -> Plain:
+    """Return plain data, with paths as text; raise ConfigError for anything else."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, Path):
         return str(value)
-    raise TypeError
+    if isinstance(value, list | tuple):
+        return [_plain(item, (*path, str(i))) for i, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"expected plain data, got {_kind(value)}", path)
+    for key in value:
+        if not isinstance(key, str | int):
+            raise ConfigError(f"expected a name as key, got {_kind(key)}", path)
+    return {str(key): _plain(item, (*path, str(key))) for key, item in value.items()}
+
+
+def _kind(value: object) -> str:
+    module = type(value).__module__
+    return ("" if module == "builtins" else f"{module}.") + type(value).__qualname__

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Imports, RunFolder, Scored, app, refuse_place
+from cifarlab.commands.shared import (
+    AsJson,
+    Device,
+    Imports,
+    Root,
+    RunFolder,
+    Scored,
+    app,
+    print_warnings,
+    refuse_place,
+)
 
 if TYPE_CHECKING:
     from cifarlab.evaluation.analysis.records import AnalysisFile
@@ -27,10 +36,8 @@ def analyze(
     near: Annotated[
         bool, typer.Option(help="Also score without near duplicates of training pictures.")
     ] = True,
-    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1.")] = "auto",
-    root: Annotated[
-        str | None, typer.Option(help="The data set's folder; default: as the run recorded it.")
-    ] = None,
+    device: Device = "auto",
+    root: Root = None,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,8 +63,7 @@ def analyze(
     if as_json:
         print(json.dumps({**found.report.to_json(), "page": str(page.resolve())}, indent=2))
         return
-    for line in found.report.warnings:
-        print(f"warning: {line}", file=sys.stderr)
+    print_warnings(found.report.warnings)
     for line in _findings(found.report):
         print(line)
     print(page.resolve())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Imports, app, refuse_place
+from cifarlab.commands.shared import AsJson, Imports, app, print_warnings, refuse_place
 
 if TYPE_CHECKING:
     from cifarlab.evaluation.audit.report import AuditReport, SuspectLabels
@@ -55,8 +54,7 @@ def audit(
         print(json.dumps({**found.report.to_json(), "sheet": str(sheet.resolve())}, indent=2))
         return
     for pictures in found.parts.values():
-        for line in pictures.warnings:
-            print(f"warning: {line}", file=sys.stderr)
+        print_warnings(pictures.warnings)
     for line in _lines(found.report):
         print(line)
     print(sheet.resolve())

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app
+from cifarlab.commands.shared import AsJson, Overrides, RecipeName, RunsFolder, app
 
 
 @app.command()
@@ -19,7 +19,7 @@ def check(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also train on a few pictures, and check the teacher.")
     ] = False,
-    runs: Annotated[Path, typer.Option(help="The folder of all runs, to find a teacher in.")] = Path("runs"),
+    runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe before training, and estimate its cost.

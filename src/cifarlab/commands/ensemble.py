@@ -48,11 +48,9 @@ def ensemble(
     Shows the accuracy and the cost of each run beside those of the ensemble.
     """
     from cifarlab.evaluation.ensemble import evaluate_ensemble
-    from cifarlab.evaluation.tta import parse
 
-    augmented = parse(tta) if tta is not None else None
     found = evaluate_ensemble(
-        runs, split, device=device, root=root, mean=mean, choose=choose, tta=augmented, imports=imports or ()
+        runs, split, device=device, root=root, mean=mean, choose=choose, tta=tta, imports=imports or ()
     )
     if as_json:
         print(json.dumps(found.to_json(), indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -19,7 +18,7 @@ from cifarlab.commands.shared import (
     Tta,
     app,
     calibration_line,
-    refuse_idle_mean,
+    print_warnings,
 )
 
 
@@ -47,7 +46,6 @@ def evaluate(
     """
     from cifarlab.evaluation.score import evaluate
 
-    refuse_idle_mean(mean, tta)
     scores = evaluate(
         run,
         split=split,
@@ -55,14 +53,13 @@ def evaluate(
         root=root,
         image_size=image_size,
         tta=tta,
-        mean=mean or "logits",
+        mean=mean,
         imports=imports or (),
     )
     if as_json:
         print(json.dumps(scores.to_json(), indent=2))
         return
-    for line in scores.warnings:
-        print(f"warning: {line}", file=sys.stderr)
+    print_warnings(scores.warnings)
     print(
         f"{run} on {split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%}, "
         f"loss {scores.loss:.3f} ({scores.pictures:,} pictures){scores.remark}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.commands.shared import AsJson, Overrides, RecipeName, app, print_table, refuse_place
+from cifarlab.commands.shared import AsJson, Overrides, RecipeName, RunsFolder, app, print_table, refuse_place
 
 if TYPE_CHECKING:
     from cifarlab.training.profile import Profile
@@ -22,7 +22,7 @@ def profile(
     trace: Annotated[
         Path | None, typer.Option(help="Write a trace of some steps to this .json file, for ui.perfetto.dev.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of all runs, to find a teacher in.")] = Path("runs"),
+    runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Show the time of each part of a training step.

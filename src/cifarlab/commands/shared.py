@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cifarlab.config.describe import Option
     from cifarlab.evaluation.score_records import Calibrated
     from cifarlab.experiments.records import Comparison, ComparisonRow
+    from cifarlab.training.progress import TrainingProgress
 
 app = typer.Typer(
     help="Train image classifiers on small data. Each recipe is one YAML file.",
@@ -92,14 +93,6 @@ def refuse_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option}: {there} cannot be written; make it writable, or name another place")
 
 
-def refuse_idle_mean(mean: str | None, tta: str | None) -> None:
-    """Raise ConfigError if a mean is given without the views to average."""
-    from cifarlab.core.errors import ConfigError
-
-    if mean is not None and tta is None:
-        raise ConfigError(f"--mean {mean} needs --tta, e.g. --tta flip")
-
-
 def calibration_line(scores: Calibrated) -> str:
     """Format calibration, before and after the temperature fitted on validation."""
     line = f"  calibration error {scores.ece:.2%}, NLL {scores.nll:.3f}"
@@ -111,7 +104,7 @@ def calibration_line(scores: Calibrated) -> str:
     )
 
 
-def training_progress(as_json: bool) -> Any:
+def training_progress(as_json: bool) -> TrainingProgress:
     """Return a progress display. It prints to stderr if the command prints JSON."""
     from rich.console import Console
 
@@ -169,7 +162,7 @@ def print_table(
 RunFolders = Annotated[list[Path], typer.Argument(help="Two or more folders of runs: runs/<name>/<seed>.")]
 
 
-def print_warnings(lines: list[str]) -> None:
+def print_warnings(lines: Iterable[str]) -> None:
     """Print each line to stderr as a warning."""
     for line in lines:
         print(f"warning: {line}", file=sys.stderr)

@@ -14,6 +14,7 @@ from cifarlab.commands.shared import (
     Imports,
     Root,
     RunFolders,
+    RunsFolder,
     app,
     print_table,
     print_warnings,
@@ -24,7 +25,7 @@ from cifarlab.commands.shared import (
 def soup(
     ingredients: RunFolders,
     name: Annotated[str, typer.Option(help="Name of the new run.")],
-    runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    runs: RunsFolder = Path("runs"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what the soup's folder holds.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.commands.shared import Overrides, RecipeName, app
+from cifarlab.commands.shared import Overrides, RecipeName, RunsFolder, app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ def train(
     recipe: RecipeName,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the runs; default: the recipe's.")] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    runs: RunsFolder = Path("runs"),
     seeds: Annotated[
         int | None,
         typer.Option(min=1, help="Train seeds 0 to N-1, one after the other, or several --at-once."),

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cache import building, cache_folder, cannot_write, locked, progress
@@ -66,9 +65,10 @@ def search_places(root: str | None) -> list[Path]:
 def locate(archive: Archive, root: str | None) -> Path:
     """Return the folder with the archive's files; download them if needed.
 
-    Each of `search_places` may be or hold the extracted folder, or be or hold the `.tar.gz`. A `.tar.gz` is
-    unpacked in its own folder, or in the cache folder if that cannot be written. If nothing is found, the
-    archive is downloaded to the first place: `data.root` says where the data are or should be.
+    Each of `search_places` may be or hold the extracted folder, or be or hold the `.tar.gz`. The `.tar.gz`
+    may also lie in a folder of the extracted one's name. A `.tar.gz` is unpacked in its own folder, or in the
+    cache folder if that cannot be written. If nothing is found, the archive is downloaded to the first place:
+    `data.root` says where the data are or should be.
 
     Raises:
         ConfigError: An archive or folder is incomplete or damaged.
@@ -78,8 +78,7 @@ def locate(archive: Archive, root: str | None) -> Path:
     for place in places:
         if found := _extracted(archive, place):
             return found
-        tarball = place if place.is_file() else place / archive.file
-        if tarball.is_file():
+        if tarball := _tarball(archive, place):
             return _unpack_beside(archive, tarball)
     first = places[0]
     return fetch(archive, first.parent if first.name == archive.folder else first)
@@ -91,32 +90,38 @@ def is_at_hand(archive: Archive, root: str | None) -> bool:
     Raises:
         ConfigError: A folder is incomplete.
     """
-    return any(
-        _extracted(archive, place) or (place if place.is_file() else place / archive.file).is_file()
-        for place in search_places(root)
-    )
+    return any(_extracted(archive, place) or _tarball(archive, place) for place in search_places(root))
+
+
+def _tarball(archive: Archive, place: Path) -> Path | None:
+    """Return the `.tar.gz` at a place or in its archive's folder."""
+    known = (place, place / archive.file, place / archive.folder / archive.file)
+    return next((path for path in known if path.is_file()), None)
 
 
 def _extracted(archive: Archive, place: Path) -> Path | None:
     for folder in (place / archive.folder, place):
         if archive.complete(folder):
             return folder
-        if folder.name == archive.folder and folder.is_dir() and any(folder.iterdir()):
-            if (folder / archive.file).is_file():
-                continue
-            lacking = next(name for name in archive.members if not (folder / name).is_file())
-            raise ConfigError(
-                f"{folder} lacks {lacking}; remove the folder to have it unpacked again", ("data", "root")
-            )
+        if folder.name == archive.folder and folder.is_dir() and not (folder / archive.file).is_file():
+            _refuse_other_content(archive, folder)
     return None
+
+
+def _refuse_other_content(archive: Archive, folder: Path) -> None:
+    """Raise ConfigError if an incomplete `folder` holds files of the user."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        lacking = next(name for name in archive.members if not (folder / name).is_file())
+        raise ConfigError(
+            f"{folder} lacks {lacking}; move it away to have it unpacked again", ("data", "root")
+        )
 
 
 def _unpack_beside(archive: Archive, tarball: Path) -> Path:
     parent = tarball.parent if os.access(tarball.parent, os.W_OK) else cache_folder("data")
     target = parent / archive.folder
     with locked(target):
-        if not archive.complete(target):
-            unpack(archive, tarball, target)
+        unpack(archive, tarball, target)
     return target
 
 
@@ -129,7 +134,8 @@ def md5_of(path: Path) -> str:
 def unpack(archive: Archive, tarball: Path, target: Path) -> None:
     """Verify the md5 sum, then extract the known files, all or none.
 
-    Unknown members are skipped. A member's name and type never decide where a byte is written.
+    Nothing is done if `target` is complete. Unknown members are skipped. A member's name and type never
+    decide where a byte is written.
 
     Args:
         archive: The published archive.
@@ -137,8 +143,11 @@ def unpack(archive: Archive, tarball: Path, target: Path) -> None:
         target: The folder to create.
 
     Raises:
-        ConfigError: The file is not the published archive, or cannot be unpacked.
+        ConfigError: The file is not the published archive or cannot be unpacked, or `target` is not empty.
     """
+    if archive.complete(target):
+        return
+    _refuse_other_content(archive, target)
     actual = md5_of(tarball)
     if actual != archive.md5:
         raise ConfigError(
@@ -223,7 +232,7 @@ def _ask(archive: Archive, folder: Path, start: int) -> http.client.HTTPResponse
         raise _unavailable(archive, folder, getattr(error, "reason", None) or error) from None
 
 
-def _unavailable(archive: Archive, folder: Path, reason: Any) -> DataUnavailable:
+def _unavailable(archive: Archive, folder: Path, reason: object) -> DataUnavailable:
     return DataUnavailable(
         f"{archive.folder} is not on this machine and {archive.url} cannot be fetched ({reason}). "
         f"Put {archive.file} into {folder.absolute()}, or set data.root=FOLDER, "
@@ -259,7 +268,9 @@ def _download(archive: Archive, folder: Path, part: Path) -> None:
             start = most = size
 
 
-def _receive(response: Any, part: Path, start: int, report: Callable[[int], None]) -> tuple[int, Any]:
+def _receive(
+    response: http.client.HTTPResponse, part: Path, start: int, report: Callable[[int], None]
+) -> tuple[int, Exception | None]:
     """Write the response behind the first `start` bytes of `part`.
 
     Returns:

@@ -82,9 +82,14 @@ def synthetic(
     if part == "val":
         return None
     images = draw_once({"train": train, "test": test}[part], kept_size(data), seed, part)
-    labels = np.arange(len(images), dtype=np.int64) % len(drawing.CLASSES)
+    labels = synthetic_labels(len(images))
     return Pictures(images, labels, drawing.CLASSES, digest_pictures(images), drawing.SUPERCLASSES,
                     drawing.SUPERCLASS_OF)  # fmt: skip
+
+
+def synthetic_labels(num: int) -> np.ndarray:
+    """Return the labels (num,) int64 of a part of the synthetic set."""
+    return np.arange(num, dtype=np.int64) % len(drawing.CLASSES)
 
 
 def kept_size(data: DataConfig) -> int:

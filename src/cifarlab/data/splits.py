@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from cifarlab.config import DataConfig
 from cifarlab.core.errors import ConfigError
-from cifarlab.core.random import hash_each, hash_ints, label_key
+from cifarlab.core.random import hash_ints, label_key
+from cifarlab.data.stratified import choose
 
 PartName = Literal["train", "val", "test"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,10 @@ class Split:
         positions = positions.to(self.labels.device, non_blocking=True)
         return images.to(self.labels.device, non_blocking=True), self.labels[positions], self.ids[positions]
 
+    def first(self, count: int) -> Split:
+        """Return the first samples: a random sample, since a hash orders them."""
+        return Split(self.images, self.rows[:count], self.labels[:count], self.ids[:count])
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -134,11 +141,15 @@ def read_data(data: DataConfig, part: PartName) -> Pictures | None:
     """Read one part as published; return None if there is none.
 
     Raises:
-        ConfigError: The part cannot be read, or images, labels and classes do not fit together.
+        ConfigError: The part cannot be read, there is no train part, or images, labels and classes do not fit
+            together.
     """
     pictures: Pictures | None = data.dataset.build(data, part)
-    if pictures is None:
+    if pictures is None and part != "train":
         return None
+    if not isinstance(pictures, Pictures):
+        found = "None" if pictures is None else type(pictures).__name__
+        raise ConfigError(f"{part}: the reader must return Pictures, got {found}", ("data", "dataset"))
     if pictures.images.ndim != 4 or pictures.images.shape[1] != 3 or pictures.images.dtype != np.uint8:
         raise ConfigError(
             f"{part}: pictures must be (N, 3, H, W) uint8, got {pictures.images.shape}", ("data", "dataset")
@@ -151,7 +162,7 @@ def read_data(data: DataConfig, part: PartName) -> Pictures | None:
     return pictures
 
 
-def load_splits(data: DataConfig, seed: int, *, parts: tuple[PartName, ...] = ("train", "val")) -> Splits:
+def load_splits(data: DataConfig, seed: int, *, with_test: bool = False) -> Splits:
     """Read the data set and split it.
 
     Validation pictures come from the data set's own validation part if it has one. Otherwise `seed` selects
@@ -160,15 +171,15 @@ def load_splits(data: DataConfig, seed: int, *, parts: tuple[PartName, ...] = ("
     Args:
         data: The section `data`.
         seed: Seed of the selection of validation pictures and of `data.limit`.
-        parts: The parts to read beside "train". A part that is not named is neither read nor kept.
+        with_test: Read the test part, too.
 
     Raises:
         ConfigError: The data cannot be read, has a single class, or is too small for `data.val`, `data.limit`
-            or `data.classes`.
+            or `data.classes`, or the classes differ between the parts.
     """
     source = read_data(data, "train")
     assert source is not None, "every data set has a train part"
-    own_val = read_data(data, "val") if "val" in parts else None
+    own_val = read_data(data, "val")
     order = source.order()
     labels, digests = source.labels[order], source.digests[order]
     if data.classes is not None and data.classes > len(source.classes):
@@ -179,7 +190,7 @@ def load_splits(data: DataConfig, seed: int, *, parts: tuple[PartName, ...] = ("
         )
     ids = np.flatnonzero(labels < (data.classes or len(source.classes)))
     held_out = np.empty(0, dtype=np.int64)
-    count = round(data.val * len(ids)) if data.val < 1 else int(data.val)
+    count = data.held_out(len(ids))
     if own_val is None and count:
         if count >= len(ids):
             message = f"{count} validation pictures of {len(ids)} leave none to train on; set data.val=0.1"
@@ -193,11 +204,13 @@ def load_splits(data: DataConfig, seed: int, *, parts: tuple[PartName, ...] = ("
     train, val = _share(source, order, (ids, held_out))
     if own_val is not None:
         val = _keep(own_val, data)
-    test = read_data(data, "test") if "test" in parts else None
+    test = read_data(data, "test") if with_test else None
     read_parts = {name: part for name, part in (("train", source), ("val", own_val), ("test", test)) if part}
+    for name, part in read_parts.items():
+        _refuse_other_classes(name, part.classes, source.classes)
     return Splits(
         train=train,
-        val=val if "val" in parts and len(val) else None,
+        val=val if len(val) else None,
         test=_keep(test, data) if test else None,
         classes=source.classes[: data.classes],
         superclasses=source.superclasses,
@@ -206,6 +219,17 @@ def load_splits(data: DataConfig, seed: int, *, parts: tuple[PartName, ...] = ("
         notes=tuple(dict.fromkeys(note for part in read_parts.values() for note in part.notes)),
         warnings=tuple(dict.fromkeys(line for part in read_parts.values() for line in part.warnings)),
     )
+
+
+def _refuse_other_classes(part: str, classes: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ConfigError if a part's classes are not `known`, those of train."""
+    found = f"has {len(classes)} classes, train has {len(known)}" if len(classes) != len(known) else ""
+    for label, (theirs, ours) in enumerate(zip(classes, known, strict=False)):
+        if theirs != ours and not found:
+            found = f"calls class {label} {theirs!r}, train {ours!r}"
+    if found:
+        fix = "the reader must give all parts the same classes, in the same order"
+        raise ConfigError(f"{part} {found}; {fix}", ("data", "dataset"))
 
 
 def load_test(data: DataConfig) -> tuple[Split, Pictures]:
@@ -221,49 +245,6 @@ def load_test(data: DataConfig) -> tuple[Split, Pictures]:
     if pictures is None:
         raise ConfigError("this data set has no test part", ("data", "dataset"))
     return _keep(pictures, data), pictures
-
-
-def choose(labels: np.ndarray, groups: np.ndarray, ids: np.ndarray, count: int, key: int) -> np.ndarray:
-    """Select `count` of N samples, stratified by label, keeping groups together.
-
-    A group is taken whole or not at all. The rank of a sample depends on its id and the key alone. Fewer than
-    `count` samples are taken only if the remaining groups are too large.
-
-    Args:
-        labels: (N,) int64.
-        groups: (N,) samples with equal values form a group.
-        ids: (N,) int64.
-        count: Number of samples to take.
-        key: A 64-bit seed.
-
-    Returns:
-        (N,) bool, True for each selected sample.
-    """
-    rank = hash_each(key, torch.from_numpy(ids)).numpy()
-    quota = _quota(labels, count)
-    group_of = np.unique(groups, return_inverse=True)[1]
-    members: dict[int, list[int]] = {}
-    for position in np.argsort(rank, kind="stable").tolist():
-        members.setdefault(int(group_of[position]), []).append(position)
-    taken = np.zeros(len(ids), dtype=bool)
-    for positions in members.values():
-        wanted = np.bincount(labels[positions], minlength=len(quota))
-        if (wanted <= quota).all():
-            quota -= wanted
-            taken[positions] = True
-    return taken
-
-
-def _quota(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return how many samples of each label a stratified `count` takes.
-
-    Fractions are rounded by largest remainders. The result is (max label + 1,) int64.
-    """
-    exact = np.bincount(labels) * (count / len(labels))
-    quota = np.floor(exact).astype(np.int64)
-    short = count - int(quota.sum())
-    quota[np.argsort(-(exact - quota), kind="stable")[:short]] += 1
-    return quota
 
 
 def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -> tuple[Split, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +41,7 @@ def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
     """Return the last convolution with a kernel above 1 x 1: (name, output's larger side)."""
     seen = [("", 0)]
 
-    def note(name: str):
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, given, output: seen.append((name, max(output.shape[-2:])))
 
     hooks = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from cifarlab.config import Config
 from cifarlab.core.registries import SCHEDULES
 from cifarlab.doctor.check_registry import Reasons, check
-from cifarlab.doctor.probe import Probe, first_pictures
+from cifarlab.doctor.probe import Probe
 from cifarlab.engine.step import Engine
 from cifarlab.teachers import teacher_faults
 
@@ -25,7 +25,7 @@ def cannot_overfit(probe: Probe) -> Reasons:
         overfitting(probe.config),
         copy.deepcopy(probe.model),
         copy.deepcopy(probe.objective),
-        first_pictures(probe.job.splits.train, PICTURES),
+        probe.job.splits.train.first(PICTURES),
         probe.job.engine.precision,
         teacher=probe.job.teacher,
     )

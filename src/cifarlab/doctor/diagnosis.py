@@ -61,6 +61,7 @@ class Diagnosis:
 
     @property
     def has_errors(self) -> bool:
+        """Tell whether a finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def record(self) -> DiagnosisRecord:

@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 
 from cifarlab.core.device import peak_memory
-from cifarlab.doctor.probe import Probe, first_pictures
+from cifarlab.doctor.probe import Probe
 from cifarlab.engine.batches import num_views
 from cifarlab.engine.frozen import Activations
 from cifarlab.engine.scoring import score_split
@@ -83,7 +83,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
     slope = min(most, max(most / 2, (greater - lesser) / (large - small)))
     shown = plan.samples_per_epoch * config.train.last_epoch
     training = steps * (greater - slope * large) + slope * _times_the_first_size(probe) * shown
-    split = first_pictures(engine.train, large)
+    split = engine.train.first(large)
     whole_look = look = _seconds(
         lambda: score_split(engine.model, split, engine.precision, config.data.image_size),
         engine.device,
@@ -95,7 +95,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
     splits = probe.job.splits
     scored = sum(len(split) for split in (splits.val, splits.test) if split is not None)
     if not probe.data_at_hand:
-        scored = round(plan.samples * config.data.val) if config.data.val < 1 else int(config.data.val)
+        scored = probe.case.num_val
     seconds = training + look * (config.train.last_epoch * scored + plan.samples)
     if kept is not None:
         # The frozen part is computed for each view, and for the unaugmented pictures that are scored.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from cifarlab.config import Config
+from cifarlab.data.readers import synthetic_labels
+from cifarlab.data.synthetic import CLASSES
 from cifarlab.engine.plan import Plan
 from cifarlab.optim.schedules import learning_rate
 
 # (training pictures, classes) of data sets of fixed size.
 _KNOWN = {"cifar100": (50_000, 100), "cifar10": (50_000, 10)}
-_SYNTHETIC_CLASSES = 100
 # Optimizers with decoupled weight decay: a step removes lr x decay of a weight. SGD's decay passes through
 # its momentum.
 _DECOUPLED = ("adamw", "lion", "muon")
@@ -18,11 +21,19 @@ _DECOUPLED = ("adamw", "lion", "muon")
 
 @dataclass(frozen=True)
 class Planned:
-    """A configuration with its numbers of training pictures and classes; None if these are unknown."""
+    """A configuration with its numbers of training pictures and classes; None if these are unknown.
+
+    Attributes:
+        config: The configuration.
+        num_pictures: Number of training pictures.
+        num_classes: Number of classes.
+        num_val: Number of pictures held out for validation. 0 if unknown.
+    """
 
     config: Config
     num_pictures: int | None
     num_classes: int | None
+    num_val: int = 0
 
     @property
     def plan(self) -> Plan | None:
@@ -66,12 +77,15 @@ def planned(config: Config) -> Planned:
     """Derive the numbers of pictures and classes from a configuration, if possible."""
     data = config.data
     if data.dataset.name == "synthetic":
-        known = (data.dataset.kwargs()["train"], _SYNTHETIC_CLASSES)
+        labels = synthetic_labels(data.dataset.kwargs()["train"])
+        known = len(CLASSES)
     elif data.dataset.name in _KNOWN:
-        known = _KNOWN[data.dataset.name]
+        count, known = _KNOWN[data.dataset.name]
+        labels = np.arange(count) % known
     else:
         return Planned(config, data.limit, data.classes)
-    pictures, classes = known[0], min(known[1], data.classes or known[1])
-    pictures = pictures * classes // known[1]
-    pictures -= round(data.val * pictures) if data.val < 1 else int(data.val)
-    return Planned(config, max(1, min(pictures, data.limit or pictures)), classes)
+    classes = min(known, data.classes or known)
+    pictures = int((labels < classes).sum())
+    held_out = data.held_out(pictures)
+    pictures -= held_out
+    return Planned(config, max(1, min(pictures, data.limit or pictures)), classes, held_out)

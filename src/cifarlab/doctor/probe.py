@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
-from cifarlab.data.splits import Split
 from cifarlab.doctor.plan_facts import Planned
 from cifarlab.engine.batches import make_batch, view_epoch
 from cifarlab.runs.teacher_report import TeacherReport
@@ -110,14 +109,6 @@ class Probe:
         """Examine the teacher; return None if there is none."""
         job = self.job
         return examine(job.teacher, job.engine, job.splits) if job.teacher is not None else None
-
-
-def first_pictures(split: Split, num: int) -> Split:
-    """Return the first pictures of a split.
-
-    They are a random sample, because a split is ordered by a hash.
-    """
-    return Split(split.images, split.rows[:num], split.labels[:num], split.ids[:num])
 
 
 def _trained(module: nn.Module, prefix: str) -> Sequence[tuple[str, nn.Parameter]]:

@@ -18,8 +18,8 @@ from cifarlab.engine.calibration import best_temperature
 from cifarlab.engine.scoring import collect_outputs, scores
 from cifarlab.evaluation.members import load_members, optimism_warnings
 from cifarlab.evaluation.score_records import Augmentation, measure
-from cifarlab.evaluation.sealed import open_split
-from cifarlab.evaluation.tta import MEANS, Augmented, mean_called
+from cifarlab.evaluation.sealed import HELD_OUT_PARTS, open_split, refuse_unknown_split
+from cifarlab.evaluation.tta import MEANS, Augmented, mean_called, parse
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs.model import unloaded
 from cifarlab.teachers.teacher import Member
@@ -119,7 +119,7 @@ def evaluate_ensemble(
     root: str | None = None,
     mean: str | None = None,
     choose: bool = False,
-    tta: Spec | None = None,
+    tta: Spec | str | None = None,
     imports: Sequence[Path | str] = (),
 ) -> EnsembleScores:
     """Score the mean of several runs' outputs on `val` or `test`.
@@ -128,13 +128,14 @@ def evaluate_ensemble(
     scales may differ.
 
     Args:
-        runs: The runs, their folders, or their checkpoints.
+        runs: Two or more runs, their folders, or their checkpoints.
         split: The pictures to score: val or test.
         device: auto, cpu, cuda or cuda:1.
         root: Folder of the data set. Default: the folder that each run read it from.
         mean: Name of the mean, one of `tta.MEANS`. Default: the better one on validation.
         choose: Also choose the members on validation, by `forward_selection`.
-        tta: Test-time augmentation of each member, which averages its logits over the views.
+        tta: Test-time augmentation of each member, which averages its logits over the views: a name, or
+            `{name: ..., option: ...}`.
         imports: Python files or modules that register the runs' custom parts.
 
     Returns:
@@ -144,12 +145,15 @@ def evaluate_ensemble(
     Raises:
         ConfigError: The runs do not fit together, or a choice needs validation pictures that do not exist.
     """
+    refuse_unknown_split(split, known=HELD_OUT_PARTS)
+    if isinstance(tta, str):
+        tta = parse(tta)
     means = list(MEANS) if mean is None else [mean]
     for name in means:
         mean_called(name)
     members, splits = load_members(runs, device, root, imports=imports)
     here = members[0].precision.device
-    warnings = optimism_warnings(members)
+    warnings = [*splits.warnings, *optimism_warnings(members)]
     if splits.val is not None:
         pictures = place_split(splits.val, here)
         choice, answers = _decide(members, pictures, means, choose, tta)
@@ -182,7 +186,7 @@ def evaluate_ensemble(
         gain=found["top1"] - alone[best] if best is not None else None,
         forward_passes=sum(rows[i].forward_passes for i in choice.members),
         macs=sum(rows[i].macs for i in choice.members),
-        warnings=[*warnings, *left_on_host(pictures)],
+        warnings=list(dict.fromkeys([*warnings, *left_on_host(pictures)])),
     )
 
 

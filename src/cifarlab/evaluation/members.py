@@ -29,8 +29,10 @@ def load_members(
         imports: Python files or modules that register the runs' custom parts.
 
     Raises:
-        ConfigError: The data sets differ, or a run was trained on another run's validation pictures.
+        ConfigError: There are fewer than two runs, one is given twice, the data sets differ, or a run was
+            trained on another run's validation pictures.
     """
+    _refuse_few_or_twice(runs)
     members = []
     for run in runs:
         trained = load_trained(run, device=device, imports=imports).at(root)
@@ -43,6 +45,12 @@ def load_members(
             raise ConfigError(
                 f"{member.path} was trained on another data set than {first.path} (fingerprints differ)"
             )
+        size, first_size = member.trained.store_size, first.trained.store_size
+        if size != first_size:
+            raise ConfigError(
+                f"{member.path} keeps pictures at {size} px, {first.path} at {first_size} px, and all "
+                "runs are shown the same pictures; train the runs with one data.store_size"
+            )
         if knows_validation(member, first.trained.saved, splits):
             raise ConfigError(
                 f"{member.path} was trained on validation pictures of {first.path} (data.split_seed, "
@@ -50,6 +58,15 @@ def load_members(
                 "them; train the runs with the same data.split_seed"
             )
     return members, splits
+
+
+def _refuse_few_or_twice(runs: Sequence[Path | str]) -> None:
+    if len(runs) < 2:
+        raise ConfigError(f"a mean of runs needs two runs or more, got {len(runs)}")
+    files = [best_of(run).resolve() for run in runs]
+    for run, file in zip(runs, files, strict=True):
+        if files.count(file) > 1:
+            raise ConfigError(f"{run} is given twice; name each run once")
 
 
 def optimism_warnings(members: Sequence[Member]) -> list[str]:

@@ -15,23 +15,35 @@ from cifarlab.runs.model import load_trained
 def pictures_in(paths: Iterable[Path | str]) -> list[Path]:
     """List the picture files among `paths` and below its folders.
 
+    Below a folder, hidden files and folders are skipped.
+
     Raises:
         ConfigError: A path does not exist, or there are no pictures.
     """
     found: list[Path] = []
-    known = suffixes()
-    for path in map(Path, paths):
+    given = [Path(path) for path in paths]
+    for path in given:
         if path.is_dir():
-            found += sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in known and not p.name.startswith(".")
-            )
+            found += sorted(below for below in path.rglob("*") if _is_picture(below, path))
         elif path.is_file():
             found.append(path)
         else:
             raise ConfigError(f"{path}: no such file or folder")
+    if not given:
+        raise ConfigError("no pictures were given; name files or folders")
     if not found:
-        raise ConfigError(f"no pictures in {', '.join(map(str, paths))}")
+        raise ConfigError(f"no pictures in {', '.join(map(str, given))}")
     return found
+
+
+def _is_picture(path: Path, folder: Path) -> bool:
+    """Tell whether a path below `folder` is a picture file.
+
+    A link to a file that is gone counts as one, so that it is reported as unreadable.
+    """
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    is_file = path.is_file() or (path.is_symlink() and not path.exists())
+    return is_file and not hidden and path.suffix.lower() in suffixes()
 
 
 def predict(

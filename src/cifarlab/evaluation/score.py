@@ -8,14 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from cifarlab.core.device import Precision
-from cifarlab.core.errors import ConfigError, Failure, unknown
+from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.registry import Spec
 from cifarlab.data.placement import left_on_host, place_split
 from cifarlab.data.splits import Split
 from cifarlab.engine.calibration import best_temperature
 from cifarlab.engine.scoring import collect_outputs
 from cifarlab.evaluation.score_records import AugmentedScores, Measured, Scores, measure
-from cifarlab.evaluation.sealed import open_split
+from cifarlab.evaluation.sealed import open_split, refuse_unknown_split
 from cifarlab.evaluation.tta import Augmented, parse
 from cifarlab.models.sizes import check_sizes
 from cifarlab.runs.folder import Run, recorded_run
@@ -24,7 +24,6 @@ from cifarlab.runs.model import Trained, best_of, load_trained
 from cifarlab.runs.summary import ScoreAtSize
 from cifarlab.training.progress import OPTIMISTIC
 
-SPLITS = ("train", "val", "test")
 # How long to wait for another process that writes to the same summary.
 SECONDS_TO_WAIT = 10.0
 
@@ -37,7 +36,7 @@ def evaluate(
     root: str | None = None,
     image_size: int | None = None,
     tta: Spec | str | None = None,
-    mean: str = "logits",
+    mean: str | None = None,
     reader: str = "eval",
     imports: Sequence[Path | str] = (),
 ) -> Scores:
@@ -56,7 +55,7 @@ def evaluate(
             another size is written to `by_image_size` of the summary.
         tta: Also score with this test-time augmentation: a name, or `{name: ..., option: ...}`, as on the
             command line. Its scores are in the field `tta` of the result.
-        mean: Mean over the views: logits or probabilities.
+        mean: Mean over the views of `tta`: logits or probabilities. Default: logits.
         reader: Name of the reader, recorded with an opening of the test pictures.
         imports: Python files or modules that register the run's custom parts.
 
@@ -77,8 +76,10 @@ def evaluate(
         True
     """
     run = str(run)
-    if split not in SPLITS:
-        raise ConfigError(f"{split}: {unknown(split, SPLITS)}", ("split",))
+    refuse_unknown_split(split)
+    if mean is not None and tta is None:
+        raise ConfigError(f"{mean} needs views to average; name them with tta, e.g. flip", ("mean",))
+    mean = "logits" if mean is None else mean
     if isinstance(tta, str):
         tta = parse(tta)
     trained = load_trained(run, device=device, imports=imports).at(root)

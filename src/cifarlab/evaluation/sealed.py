@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifarlab.core import files
-from cifarlab.core.errors import ConfigError
-from cifarlab.data.splits import Pictures, Split, Splits, load_splits, load_test, read_data
+from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.data.splits import PARTS, Pictures, Split, Splits, load_splits, load_test, read_data
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, refuse_other_classes
+
+# The splits that some commands score; the others score all `PARTS`.
+HELD_OUT_PARTS = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Opened:
     warnings: tuple[str, ...]
 
 
+def refuse_unknown_split(split: str, *, known: Sequence[str] = PARTS) -> None:
+    """Raise ConfigError if a split is not one of `known`."""
+    if split not in known:
+        raise ConfigError(f"{split}: {unknown(split, known)}", ("split",))
+
+
 def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, alone: bool = False) -> Opened:
     """Return a run's `train`, `val` or `test` pictures.
 
@@ -46,6 +55,7 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
     Raises:
         ConfigError: The data or their classes differ from the run's, or there are no such pictures.
     """
+    refuse_unknown_split(split)
     if split == "test":
         learned, warnings = _splits_if_readable(run, trained) if alone else (read_splits(run, trained), ())
         pictures, source = load_test(trained.saved.data)
@@ -55,7 +65,8 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         record_opening(
             recorded_run(trained.file.parent), reader, fingerprint, trained.epoch, weights_sha256=digest
         )
-        return Opened(pictures, learned, (*source.warnings, *warnings))
+        told = learned.warnings if learned is not None else ()
+        return Opened(pictures, learned, tuple(dict.fromkeys((*source.warnings, *told, *warnings))))
     learned = read_splits(run, trained)
     pictures = learned.train if split == "train" else learned.val
     if pictures is None:

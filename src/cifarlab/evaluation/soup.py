@@ -50,7 +50,7 @@ def make_soup(
     that has the configuration of the best run.
 
     Args:
-        runs: The runs, their folders, or their checkpoints.
+        runs: Two or more runs, their folders, or their checkpoints.
         soup: The run to write.
         device: auto, cpu, cuda or cuda:1.
         root: Folder of the data set. Default: the folder that each run read it from.
@@ -228,12 +228,13 @@ def _keep(run: Run, members: Sequence[Member], result: SoupResult, splits: Split
     config, device, size = trained.saved.whole, first.precision.device, first.image_size
     train_top1 = score_split(model, splits.train, first.precision, size)["top1"]
     row = {"epoch": trained.epoch, "step": 0, **{f"val/{key}": value for key, value in result.scores.items()}}
-    warnings = optimism_warnings(members)
+    warnings = [*splits.warnings, *optimism_warnings(members)]
     env = describe_environment(describe_hardware(device)).changed(
+        name=run.name,
         precision=str(first.precision),
         data_fingerprint=splits.fingerprint,
         warnings=warnings,
-        notes=left_on_host(splits.train, splits.val),
+        notes=[*splits.notes, *left_on_host(splits.train, splits.val)],
     )
     own = time.monotonic() - begun
     summary = Summary(

@@ -22,7 +22,7 @@ from cifarlab.runs.folder import Run, recorded_run
 from cifarlab.runs.ledger import openings
 from cifarlab.runs.log import read_log
 from cifarlab.runs.model import saved_recipe
-from cifarlab.runs.naming import run_name, spelled
+from cifarlab.runs.naming import finished_names, run_name, spelled
 from cifarlab.runs.summary import Summary
 from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.progress import TrainingProgress
@@ -150,8 +150,10 @@ def find_arm(
             raise ConfigError(f"{text} is one seed of {whole}; use {whole}: all its seeds are compared")
         if is_recipe:
             raise ConfigError(f"no finished run of {name} in {runs}; add --seeds 3 to train three seeds")
-        known = {path.parents[1].relative_to(runs).as_posix() for path in runs.rglob("summary.json")}
-        hint = did_you_mean(name, known | set(recipes.recipe_names())) or "`cifarlab list` shows the recipes"
+        hint = (
+            did_you_mean(name, finished_names(runs) | set(recipes.recipe_names()))
+            or "`cifarlab list` shows the recipes"
+        )
         raise ConfigError(f"no recipe and no finished run {name!r} in {runs}; {hint}")
     first = finished[min(finished)]
     summary = first.finished()

@@ -9,7 +9,6 @@ from pathlib import Path
 from cifarlab.config import Config
 from cifarlab.config.recipes import read_recipe
 from cifarlab.core.errors import ConfigError, did_you_mean
-from cifarlab.core.files import read_json
 from cifarlab.experiments.compare import APART, Arm, compare_arms, trained_arm
 from cifarlab.experiments.records import (
     Budget,
@@ -27,6 +26,7 @@ from cifarlab.experiments.records import (
 from cifarlab.experiments.statistics import difference
 from cifarlab.experiments.tutorial import AS_RUN, Experiment, Setting, experiments, find_setting
 from cifarlab.experiments.wording import described
+from cifarlab.runs.environment import Environment
 from cifarlab.runs.folder import Run
 from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.progress import TrainingProgress
@@ -55,6 +55,7 @@ class Row:
 
     @property
     def name(self) -> str:
+        """Return the experiment's name."""
         return self.experiment.name
 
 
@@ -84,26 +85,29 @@ def reproduce(
         at_once: Number of runs that are trained at the same time.
 
     Raises:
-        ConfigError: A name is unknown, an override does not fit, or a run has another configuration.
+        ConfigError: A name is unknown, an override does not fit, a run has another configuration, or `start`
+            is not finished.
     """
+    stand_in = _described_start(start)
     rows = [_row(experiment, runs, seeds, budget, overrides, start) for experiment in _chosen(only)]
     _train(rows, runs, progress, at_once)
     arms = [row.arms[side] for row in rows for side in row.arms if side not in row.missing]
     if not arms:
         reasons = "; ".join(dict.fromkeys(reason for row in rows for reason in row.missing.values()))
         raise ConfigError(f"no experiment could be measured: {reasons}")
+    first = next(iter(arms[0].runs.values()))
+    env = _measured_on(first)  # It may be damaged, so it is read before test is opened.
     scored = {arm.name: arm for arm in compare_arms(arms, "test", "first").arms}
     table = [_figures(row, scored) for row in rows]
-    first = next(iter(arms[0].runs.values()))
     return Reproduction(
         budget=budget,
         pictures=first.plain_config()["data"]["limit"],
         epochs=first.finished().epochs,
         overrides=list(overrides),
-        start=_described_start(start),
+        start=stand_in,
         rows=_with_corrections(table),
         lessons=_lessons(table),
-        env=_measured_on(first),
+        env=env,
     )
 
 
@@ -292,5 +296,5 @@ def _described_start(start: Path | None) -> StandIn | None:
 
 
 def _measured_on(run: Run) -> MeasuredOn:
-    env = read_json(run.env_path)
-    return MeasuredOn(**{key: env[key] for key in MeasuredOn.model_fields})
+    env = Environment.read(run.env_path)
+    return MeasuredOn.model_validate(env.model_dump(include={*MeasuredOn.model_fields}))

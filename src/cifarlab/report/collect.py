@@ -60,6 +60,7 @@ class Finished:
 
     @property
     def seed(self) -> int:
+        """Return the seed of the run."""
         return self.summary.seed
 
 
@@ -77,6 +78,7 @@ class RunGroup:
         return [float(value) for value in found if value is not None] if None not in found else []
 
     def mean(self, key: str) -> float | None:
+        """Return the mean of `key` over seeds; None if one lacks it."""
         values = self.values(key)
         return fmean(values) if values else None
 

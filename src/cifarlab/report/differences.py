@@ -40,6 +40,7 @@ class AgainstOne:
     without: list[str]
 
     def table(self) -> Table:
+        """Return the differences as a table of the page."""
         rows = []
         for name, record in self.records.items():
             pairs = f"{record.seeds} pair{'s' * (record.seeds != 1)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,6 @@ from cifarlab.config.imports import import_named
 from cifarlab.core.device import pick_precision
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import write_atomically
-from cifarlab.data.splits import Split
 from cifarlab.engine.scoring import logits_of
 from cifarlab.evaluation.sealed import read_splits
 from cifarlab.runs.folder import Run
@@ -116,17 +116,21 @@ def _log(run: Run) -> list[dict[str, float]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Return names of runs, with seeds if runs share a name."""
-    names = [run.folder.resolve().parent.name for run in runs]
-    parents = [run.folder.resolve().parent.parent.name for run in runs]
-    names = [
-        f"{parent}/{name}" if parent == "as_run" else name
-        for parent, name in zip(parents, names, strict=True)
+    """Return a name for each run, with seed and folders if needed."""
+    paths = [run.folder.resolve() for run in runs]
+    short = [
+        f"as_run/{path.parent.name}" if path.parts[-3:-2] == ("as_run",) else path.parent.name
+        for path in paths
     ]
-    return [
-        f"{name}/{run.folder.name}" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
+    names = [*short]
+    for name in {name for name in short if short.count(name) > 1}:
+        alike = [i for i, other in enumerate(short) if other == name]
+        for length in itertools.count(name.count("/") + 2):
+            for i in alike:
+                names[i] = "/".join(paths[i].parts[-length:])
+            if len({names[i] for i in alike}) == len({paths[i] for i in alike}):
+                break
+    return names
 
 
 def _heading(run: Run, name: str) -> str:
@@ -179,7 +183,7 @@ def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
     split = splits.val if splits.val is not None else splits.train
     kind = "validation" if splits.val is not None else "training"
     count = min(GRID_COLUMNS * GRID_ROWS, len(split))
-    few = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
+    few = split.first(count)
     precision = pick_precision("float32", torch.device("cpu"))
     logits = torch.cat(
         [logits for logits, _ in logits_of(trained.model, few, precision, trained.saved.image_size)]

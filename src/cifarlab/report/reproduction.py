@@ -9,7 +9,14 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cifarlab.core.files import write_atomically
-from cifarlab.experiments.records import JudgedDifference, Lesson, ReproducedSide, Reproduction, SideName
+from cifarlab.experiments.records import (
+    JudgedDifference,
+    Lesson,
+    MeasuredOn,
+    ReproducedSide,
+    Reproduction,
+    SideName,
+)
 from cifarlab.experiments.wording import interval
 from cifarlab.report.plot import COLORS, STYLE
 
@@ -131,14 +138,21 @@ def _closing(found: Reproduction) -> list[str]:
             "figures as run, on average, as estimated from each run's own curve.",
             "",
         ]
-    env = found.env
-    hardware, versions = env.hardware, env.versions
-    return [
-        "",
-        *flatters,
-        f"Measured on {hardware.get('gpu') or hardware['processor']}, {hardware['cores']} cores, "
-        f"{env.precision}; torch {versions['torch']}, timm {versions['timm']}; {env.time[:10]}.",
-    ]
+    return ["", *flatters, f"Measured on {_machine(found.env)}."]
+
+
+def _machine(env: MeasuredOn) -> str:
+    """Describe the machine and its software, as far as they were recorded."""
+    hardware, cores = env.hardware, env.hardware.get("cores")
+    machine = hardware.get("gpu") or hardware.get("processor") or "an unknown machine"
+    where = [machine, f"{cores} cores" if cores else "", env.precision]
+    versions = [f"{name} {env.versions[name]}" for name in ("torch", "timm") if name in env.versions]
+    parts = [", ".join(str(each) for each in where if each), ", ".join(versions), env.time[:10]]
+    return "; ".join(part for part in parts if part)
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
 
 
 def write_chart(lessons: Sequence[Lesson], path: Path) -> None:
@@ -151,14 +165,19 @@ def write_chart(lessons: Sequence[Lesson], path: Path) -> None:
             sides = [lesson.sides[side] for lesson in lessons]
             shown = [(row, apart) for row, apart in enumerate(sides) if apart is not None]
             means = [100 * apart.mean for _, apart in shown]
+            ends = [(_or(apart.low, apart.mean), _or(apart.high, apart.mean)) for _, apart in shown]
             reach = [
-                [100 * (apart.mean - (apart.low or apart.mean)) for _, apart in shown],
-                [100 * ((apart.high or apart.mean) - apart.mean) for _, apart in shown],
+                [mean - 100 * low for mean, (low, _) in zip(means, ends, strict=True)],
+                [100 * high - mean for mean, (_, high) in zip(means, ends, strict=True)],
             ]
             color = COLORS[1] if side == "as_run" else COLORS[0]
             rows = [row + place for row, _ in shown]
             axis.errorbar(means, rows, xerr=reach, fmt="o", color=color, capsize=3, label=word)
-        told = [(row, 100 * lesson.published) for row, lesson in enumerate(lessons) if lesson.published]
+        told = [
+            (row, 100 * lesson.published)
+            for row, lesson in enumerate(lessons)
+            if lesson.published is not None
+        ]
         axis.plot([value for _, value in told], [row for row, _ in told], "D", color="black",
                   markerfacecolor="none", label="published", linestyle="none")  # fmt: skip
         axis.set_yticks(range(len(lessons)), [lesson.name for lesson in lessons])

@@ -1,9 +1,9 @@
-"""Names of runs: their normal form and their validation."""
+"""Names of runs: their normal form, their validation, and those that are taken."""
 
 from __future__ import annotations
 
 import posixpath
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from cifarlab.core.errors import ConfigError
 
@@ -37,3 +37,10 @@ def run_name(name: str) -> str:
     if reason is not None:
         raise ConfigError(f"{name[:40]!r} cannot be a run's name (--name): {reason}")
     return found
+
+
+def finished_names(runs: Path) -> set[str]:
+    """Return the names of the finished runs in the folder of all runs."""
+    # A run's own folder, or that of its seeds, holds a summary, too, but no name.
+    found = runs.glob("**/*/*/summary.json")
+    return {path.parents[1].relative_to(runs).as_posix() for path in found}

@@ -14,6 +14,7 @@ from cifarlab.core.files import file_digest
 from cifarlab.models.sizes import check_sizes
 from cifarlab.runs.folder import Run
 from cifarlab.runs.model import Trained, best_of, load_trained, refuse_other_classes
+from cifarlab.runs.naming import finished_names
 from cifarlab.teachers.teacher import Member, Teacher
 
 TEACHER_RUN = ("teacher", "run")
@@ -53,8 +54,8 @@ def find_teacher(name: str, seed: int, runs: Path) -> Path:
         raise ConfigError(
             f"{missing}, only with {', '.join(seeds)}; set teacher.seed={seeds[0]}", TEACHER_RUN
         )
-    trained = {p.parents[1].relative_to(runs).as_posix() for p in runs.rglob("summary.json")}
-    hint = did_you_mean(name, trained | set(recipes.recipe_names())) or "name a run's folder or a checkpoint"
+    known = finished_names(runs) | set(recipes.recipe_names())
+    hint = did_you_mean(name, known) or "name a run's folder or a checkpoint"
     raise ConfigError(f"{missing}; {hint}", TEACHER_RUN)
 
 

@@ -88,6 +88,7 @@ class Teacher:
 
     @property
     def temperatures(self) -> list[float]:
+        """Return the divisor of each member's logits."""
         return self._temperatures.tolist()
 
     @temperatures.setter

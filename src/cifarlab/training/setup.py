@@ -105,8 +105,7 @@ def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
         ConfigError: There are too few pictures to train on, or none to choose the epoch on.
     """
     select = config.train.select
-    parts = ("train", "val", "test") if select == "test" else ("train", "val")
-    splits = load_splits(config.data, config.split_seed, parts=parts)
+    splits = load_splits(config.data, config.split_seed, with_test=select == "test")
     if len(splits.train) < 2:
         key, fix = ("val", "hold out fewer") if config.data.limit is None else ("limit", "keep more")
         raise ConfigError(f"leaves one picture to train on, and batch norm needs two; {fix}", ("data", key))

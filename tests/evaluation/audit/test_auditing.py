@@ -144,6 +144,10 @@ def test_what_is_neither_a_run_nor_a_data_set(runs, cifarlab, tmp_path):
     assert status == 2
     assert "no data set" in err
     assert "cifar100" in err
+    for words in (["cifar10", "cifar100"], ["cifar10", runs[0]], [runs[0], "cifar10"]):
+        status, _, err = cifarlab("audit", *words, "--out", tmp_path)
+        assert status == 2
+        assert err == "error: cifar10 is a data set: name one data set alone, or folders of runs\n"
     run, _ = train_tiny(tmp_path / "b" / "0", "data.dataset={name: synthetic, train: 310, test: 100}",
                         "train.epochs=1")  # fmt: skip
     status, _, err = cifarlab("audit", runs[0], run.folder, "--out", tmp_path)

@@ -149,3 +149,7 @@ class DataConfig(Section):
     def train_sizes(self) -> tuple[int, ...]:
         """Side lengths in pixels that the model is trained on."""
         return (self.image_size,) if self.multi_scale is None else self.multi_scale.sizes
+
+    def held_out(self, count: int) -> int:
+        """Return the number of validation pictures that `val` takes from `count`."""
+        return round(self.val * count) if self.val < 1 else int(self.val)

@@ -27,7 +27,7 @@ from cifarlab.evaluation.analysis.records import (
     Unseen,
 )
 from cifarlab.evaluation.audit.audit import is_among
-from cifarlab.evaluation.sealed import open_split
+from cifarlab.evaluation.sealed import HELD_OUT_PARTS, open_split, refuse_unknown_split
 from cifarlab.runs.model import Trained, load_trained
 from cifarlab.training.progress import OPTIMISTIC
 
@@ -76,6 +76,7 @@ def analyze(
     Raises:
         ConfigError: The run cannot be loaded, or its data have changed or lack such pictures.
     """
+    refuse_unknown_split(split, known=HELD_OUT_PARTS)
     trained = load_trained(run, device=device, imports=imports).at(root)
     opened = open_split(run, trained, split, "analyze")
     pictures, learned = opened.pictures, opened.learned
@@ -193,9 +194,7 @@ class _Gap(TypedDict):
 
 def _gap(trained: Trained, train: Split, count: int, top1: float) -> _Gap:
     """Return the accuracy on `count` training pictures, and the gap to `top1`."""
-    # The pictures of a split are ordered by a hash, so the first ones are a random sample.
-    few = Split(train.images, train.rows[:count], train.labels[:count], train.ids[:count])
-    train_top1 = _answers(trained, few).top1
+    train_top1 = _answers(trained, train.first(count)).top1
     return {"train_top1": train_top1, "gap": train_top1 - top1}
 
 

@@ -155,7 +155,7 @@ class AnalysisFile(Record):
 
     @property
     def worth_a_look(self) -> tuple[list[PictureRow], list[PictureRow]]:
-        """The noteworthy pictures: the hardest, and the most confident errors."""
+        """Return the hardest pictures, and the most confident errors."""
         return self.hardest, self.confident_errors
 
     @property

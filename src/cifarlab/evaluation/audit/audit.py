@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from cifarlab.config import DataConfig
 from cifarlab.config.imports import import_named
+from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import file_digest
 from cifarlab.core.registries import DATASETS
 from cifarlab.data.placement import place_split
-from cifarlab.data.splits import PartName, Pictures, Split, digest_pictures, load_splits, read_data
+from cifarlab.data.splits import PARTS, Pictures, Split, digest_pictures, load_splits, read_data
 from cifarlab.engine.scoring import outputs_of
 from cifarlab.evaluation.audit.duplicates import (
     NEAR,
@@ -45,8 +46,6 @@ from cifarlab.evaluation.audit.report import (
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, load_trained
-
-AUDITED_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) 
     Raises:
         ConfigError: A run was trained on other data or on some classes only, or none held pictures out.
     """
-    read_parts = {part: read_data(data, part) for part in AUDITED_PARTS}
+    read_parts = {part: read_data(data, part) for part in PARTS}
     parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
     for trained in runs:
         _refuse_other(trained, parts["train"])
@@ -203,7 +202,7 @@ def embeddings(trained: Trained, split: Split) -> Tensor:
     return torch.cat([output.embedding.float().cpu() for output, _ in _outputs(trained, split)])
 
 
-def _outputs(trained: Trained, split: Split):
+def _outputs(trained: Trained, split: Split) -> Iterator[tuple[Output, Tensor]]:
     device = next(trained.model.parameters()).device
     return outputs_of(trained.model, place_split(split, device), trained.precision, trained.saved.image_size)
 
@@ -276,9 +275,11 @@ def data_and_runs(
         imports: Python files or modules that register the runs' custom parts.
 
     Raises:
-        ConfigError: The arguments name no data set and no runs.
+        ConfigError: The arguments name no data set and no runs, or a data set among others.
     """
     import_named(imports)
+    if len(what) > 1 and (named := [word for word in what if word in DATASETS]):
+        raise ConfigError(f"{named[0]} is a data set: name one data set alone, or folders of runs")
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: no folder of a run and no data set ({', '.join(DATASETS)})")

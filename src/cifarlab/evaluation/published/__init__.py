@@ -1,5 +1,5 @@
 """Published accuracies, and the place of a run among them."""
 
-from cifarlab.evaluation.published.placing import Placement, place_run, place_score
+from cifarlab.evaluation.published.placing import Placement, place_score
 
-__all__ = ["Placement", "place_run", "place_score"]
+__all__ = ["Placement", "place_score"]

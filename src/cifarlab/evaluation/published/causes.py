@@ -81,13 +81,13 @@ def _of_model(config: Config, anchor: Anchor) -> Causes:
 
 def _of_data(config: Config, anchor: Anchor) -> Causes:
     data, missing = config.data, anchor.augment - augmentation(config)
-    held_out = data.val * TRAINING_PICTURES if data.val < 1 else data.val
+    held_out = data.held_out(TRAINING_PICTURES)
     used = min(data.limit or TRAINING_PICTURES, TRAINING_PICTURES - held_out)
     if used < TRAINING_PICTURES:
         keys = [*(["data.limit"] if data.limit else []), *(["data.val"] if held_out else [])]
         yield (
             10 * math.log2(TRAINING_PICTURES / used),
-            f"trained on {used:,.0f} of {TRAINING_PICTURES:,} pictures ({' and '.join(keys)})",
+            f"trained on {used:,} of {TRAINING_PICTURES:,} pictures ({' and '.join(keys)})",
         )
     if {"crop", "flip"} <= missing:
         yield 14, "no crop, no flip; set data.augment={crop: {padding: 4}, flip: {p: 0.5}}"

@@ -77,6 +77,7 @@ class Anchor:
 
     @property
     def sources(self) -> str:
+        """Return the publications of the figures, each once."""
         return " and ".join(dict.fromkeys(figure.source for figure in self.figures))
 
 

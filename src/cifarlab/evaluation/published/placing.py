@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from cifarlab.config import Config
-from cifarlab.config.saved import checked_unimported
 from cifarlab.core.records import Record
 from cifarlab.evaluation.published.causes import augmentation, causes, pretrained
 from cifarlab.evaluation.published.figures import ANCHORS, Anchor
-from cifarlab.runs.folder import Run
 from cifarlab.training.progress import OPTIMISTIC
 
-ANCHORS_SHOWN = 5
+CAUSES_SHOWN = 5
 
 
 class PublishedFigure(Record):
@@ -79,17 +77,6 @@ def place_score(config: Config, top1: float, split: str) -> Placement | None:
     )
 
 
-def place_run(run: Run) -> Placement | None:
-    """Place a finished run by its score on test, or else validation."""
-    summary = run.summary()
-    if summary is None:
-        return None
-    split = "test" if summary.test_top1 is not None else "val"
-    if (score := summary.top1(split)) is None:
-        return None
-    return place_score(checked_unimported(run.plain_config(), run.folder), score, split)
-
-
 def nearest_anchor(config: Config) -> Anchor | None:
     """Return the anchor of the configuration's backbone with the most similar protocol."""
     if config.data.dataset.name != "cifar100" or config.data.classes is not None:
@@ -126,7 +113,7 @@ def _text(anchor: Anchor, difference: float, verdict: str, found: list[str], rem
     text = f"{where} the band of {anchor.name}, [{low:.1f}, {high:.1f}] ({anchor.sources})"
     text += f"; {remark}" if remark else ""
     if found:
-        text += f"; likely causes, in order: {'; '.join(found[:ANCHORS_SHOWN])}"
+        text += f"; likely causes, in order: {'; '.join(found[:CAUSES_SHOWN])}"
     elif verdict == "below":
         text += "; its configuration does not explain the difference"
     return text
