@@ -146,9 +146,9 @@ def _noise(words: NDArray[np.uint64]) -> Floats:
 
 
 def _photograph(label: int, indices: range, size: int, seed: int, split: int) -> Floats:
-    """Draw finished pictures of one class.
+    """Draw pictures of one class.
 
-    Returns (n, 3, size, size) of integers in 0 to 255.
+    Returns floats (n, 3, size, size) with whole values from 0 to 255.
     """
     num_values = 3 * size * size
     words = np.stack(

@@ -20,7 +20,7 @@ _BY_HEART, _FAILED = 0.9, 0.5
 
 @check("deep", "error", "try optim.lr ten times higher, then lower; check model.freeze and the loss")
 def cannot_overfit(probe: Probe) -> Reasons:
-    """The model cannot memorise half of 64 unaugmented pictures in 200 steps."""
+    """200 steps on 64 unaugmented pictures leave more than half misclassified."""
     engine = Engine(
         overfitting(probe.config),
         copy.deepcopy(probe.model),

@@ -77,13 +77,13 @@ class EnsembleMember(Record):
 
 
 class EnsembleScores(Record):
-    """The scores of an ensemble, its members and its cost.
+    """The scores of an ensemble, with its members and its cost.
 
-    Scores of the mean have the names of `Scores`.
+    The fields `top1` to `ece_calibrated` score the averaged predictions, as those of `Scores` do for one run.
 
     Attributes:
-        mean: Name of the mean, one of `tta.MEANS`.
-        chosen_on_val: Names of the decisions made on validation: `mean`, `members`.
+        mean: What is averaged over the members: one of `tta.MEANS`.
+        chosen_on_val: What was chosen on validation: `mean`, `members`, both, or nothing.
         best_member: The run with the best validation accuracy. None if no pictures were held out.
         gain: Accuracy of the ensemble minus that of `best_member`.
         forward_passes: Forward passes of all chosen members for one picture.

@@ -114,11 +114,11 @@ class KeptChange(LeftOut):
 
 # The fields of the last base class come first.
 class DroppedChange(ComparisonRow, LeftOut):
-    """The top without a change, and the whole top's difference from it."""
+    """The ladder's last recipe with one change undone, and what that costs."""
 
 
 class LadderComparison(Comparison):
-    """The rungs of a ladder, and its top without each change."""
+    """The comparison of a ladder's recipes, and of its last recipe with one change undone at a time."""
 
     drop_one: list[DroppedChange | KeptChange]
 

@@ -71,22 +71,23 @@ def reproduce(
 ) -> Reproduction:
     """Train the missing runs of the tutorial's experiments, and compare them.
 
-    Experiments that cannot be trained here are in the result, with the reason. Accuracies are those on test.
-    Test is opened once for corrected runs; runs as published are scored on it at every epoch.
+    "As run" follows the published code, which scores test at every epoch and chooses the best one.
+    "Corrected" lets validation choose the epoch, and opens test once. All accuracies are those on test.
+    Experiments that cannot be trained here are in the result, with the reason.
 
     Args:
         runs: Folder of all runs.
         seeds: Number of seeds.
         budget: The training budget.
         overrides: Overrides of each experiment, after those of the budget.
-        only: Names of `experiments`. Empty: all of them.
-        start: A run whose weights replace ImageNet's in experiments with its backbone.
+        only: Names of experiments, such as resnet18_baseline. Empty: all of them.
+        start: A run whose weights replace ImageNet's, in the experiments with the same backbone.
         progress: Receives the progress of the training.
         at_once: Number of runs that are trained at the same time.
 
     Raises:
-        ConfigError: A name is unknown, an override does not fit, a run has another configuration, or `start`
-            is not finished.
+        ConfigError: A name is unknown, an override does not fit, a run has a configuration other than the
+            experiment's, or `start` is not finished.
     """
     stand_in = _described_start(start)
     rows = [_row(experiment, runs, seeds, budget, overrides, start) for experiment in _chosen(only)]
@@ -259,7 +260,7 @@ def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
 
 
 def _lessons(table: Sequence[ReproducedRow]) -> list[Lesson]:
-    """Compare each experiment with the one it builds on, for both sides."""
+    """Compare each experiment with the one it builds on, as run and corrected."""
     rows, known = {row.name: row for row in table}, experiments()
     pairs = [(row, rows[base]) for row in table if (base := known[row.name].builds_on) in rows]
     as_run = _judged([(row.as_run, base.as_run) for row, base in pairs])

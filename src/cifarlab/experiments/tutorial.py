@@ -129,9 +129,10 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_setting(name: str) -> Setting | None:
-    """Find a row's setting by the name of its runs.
+    """Find the setting of an experiment of the tutorial by the name of its runs.
 
-    `NAME` are corrected runs, `as_run/NAME` are runs as published. None if there is no such row.
+    `as_run/NAME` stands for the procedure of the published code, `NAME` for the corrected one. None if the
+    tutorial has no such experiment.
     """
     experiment = experiments().get(name.removeprefix(AS_RUN))
     if experiment is None:

@@ -1,4 +1,4 @@
-"""Analyses of runs, read from their files without the data set."""
+"""Reader of the files that `cifarlab analyze` wrote. It does not need the data set."""
 
 from __future__ import annotations
 

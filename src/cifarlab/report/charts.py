@@ -221,7 +221,7 @@ def _legend(symbol: str | None) -> alt.Legend:
 
 
 def _scale(values: Sequence[float]) -> alt.Scale:
-    """Return a scale, logarithmic if values span over a factor of ten."""
+    """Return a scale, logarithmic if the largest value exceeds ten times the smallest."""
     wide = values and min(values) > 0 and max(values) > 10 * min(values)
     return alt.Scale(type="log", nice=False, padding=12) if wide else alt.Scale(zero=False)
 

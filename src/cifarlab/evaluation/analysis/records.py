@@ -94,18 +94,20 @@ class AnalysisFile(Record):
         warnings: Warnings, one line each.
         nll: Mean negative log-likelihood, in nats.
         ece: Expected calibration error.
-        temperatures: One temperature fitted on validation, or one for each half of the pictures.
+        temperatures: The temperature fitted on validation. For validation pictures themselves, one for each
+            half of them, fitted on the other half.
         by_class: Accuracies, the lowest first. None for a class without pictures.
         most_confused: The most frequent errors.
         confusion: Numbers of pictures by true class (row) and predicted class (column).
         by_superclass: Like `by_class`. Not set if the data set has no superclasses.
-        train_top1: Accuracy on the same number of unaugmented training pictures.
-        gap: `train_top1` - `top1`.
-        without_near_duplicates: Set if near duplicates were looked for.
+        train_top1: Accuracy on as many training pictures, unaugmented, as were scored.
+        gap: `train_top1` minus `top1`, the accuracy on the scored pictures.
+        without_near_duplicates: Accuracy without the near duplicates of training pictures, and on them alone.
+            None if they were not searched.
         corruptions: Top-1 at severities 1 to 5 by kind, and `mean`, the mean of all. Set if requested.
         hardest: Pictures with the lowest probability of their label, the lowest first.
         confident_errors: Errors with the highest probability, the highest first.
-        anchor: Place among published accuracies. None if none are known.
+        anchor: Comparison with published accuracies. None if none are known.
     """
 
     run: str

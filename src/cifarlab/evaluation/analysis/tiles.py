@@ -51,7 +51,10 @@ def read_tiles(path: Path, counts: Sequence[int]) -> list[list[Image.Image]]:
 
     Args:
         path: Path of the PNG.
-        counts: Number of pictures of each kind in the analysis.
+        counts: Number of pictures in each row, in the order of `write_tiles`.
+
+    Returns:
+        The pictures of each row.
 
     Raises:
         ConfigError: The file is no PNG of this analysis.
