@@ -32,8 +32,7 @@ from cifarlab.training.missing_teachers import train_teachers
 from cifarlab.training.progress import TrainingProgress
 from cifarlab.training.several_runs import Task, train_all
 
-# A budget of minutes per run on a CPU. A ResNet-18 memorizes this fifth of the pictures in 20 epochs, as
-# it memorizes all of them in the published 200.
+# Minutes per run on a CPU. A ResNet-18 memorizes this fifth of the pictures, as in 200 epochs all of them.
 SHORT = ("data.limit=10000", "train.epochs=20")
 # Largest side length in pixels of the short budget: larger pictures would still take hours.
 LARGEST_SHORT = 64
