@@ -131,7 +131,7 @@ def muon(
         def step(self, closure: Any = None) -> Any:
             matrices = [parameter for group in self.param_groups for parameter in group["params"]]
             for matrix in matrices if renormalize else ():
-                matrix *= len(matrix) ** 0.5 / matrix.norm()
+                matrix *= len(matrix) ** 0.5 / matrix.norm().clamp(min=1e-12)  # Zeros stay zeros.
             with nullcontext() if has_bfloat16(matrices[0].device) else _iterating_in_float32():
                 return super().step(closure)
 
