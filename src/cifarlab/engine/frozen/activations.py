@@ -133,7 +133,9 @@ class Activations:
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
         few._keys, few._opened, few._current = {}, {}, None
-        rows = torch.cat([self._stored(self._compute(first, part, None)) for part in self._chunks(first)])
+        rows = torch.cat(
+            [self.border.to_rows(self._compute(first, part, None)) for part in self._chunks(first)]
+        )
         few._opened = {few._place(first, view): rows for view in (None, 0)}
         return few
 
@@ -201,8 +203,7 @@ class Activations:
     def _take(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Return activations (B, ...) on the device, as the network outputs them."""
         taken = rows.index_select(0, positions.to(rows.device)).to(self.precision.device, non_blocking=True)
-        taken = taken.view(self.border.dtype)
-        return taken.permute(0, 3, 1, 2) if self.border.channels_last else taken
+        return self.border.from_rows(taken)
 
     def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
         """Return a view's memory-mapped rows, computed if missing; None means clean."""
@@ -220,22 +221,15 @@ class Activations:
                     )
                     found = self._open(folder, split, view)
                     if found is None:
-                        raise ConfigError(
-                            "the same view was computed twice and differs: an augmentation does not take its "
-                            "random numbers from `draws`; fix it, or say train.keep_activations=false",
-                            KEEP_ACTIVATIONS,
-                        )  # fmt: skip
+                        raise ConfigError(self._fault(split, view), KEEP_ACTIVATIONS)
             self._opened[folder] = found
         return self._opened[folder]
 
     def _title(self, split: Split, view: int | None) -> str:
         names = {id(self.splits.val): "validation", id(self.splits.test): "test"}
         kind = names.get(id(split), "training")
-        of = (
-            ""
-            if view is None or not self.config.data.augment
-            else f", view {view + 1} of {num_views(self.config)}"
-        )
+        views = num_views(self.config) if self.config.data.augment else None
+        of = "" if view is None or views is None else f", view {view + 1} of {views}"
         return f"{len(split):,} {kind} pictures{of}"
 
     def _open(self, folder: Path, split: Split, view: int | None) -> Tensor | None:
@@ -267,32 +261,39 @@ class Activations:
                 for positions in self._chunks(split):
                     if stop():
                         raise Stopped
-                    file.write(self._stored(self._compute(split, positions, view)).numpy())
+                    file.write(self.border.to_rows(self._compute(split, positions, view)).numpy())
                     report(int(positions[-1]) + 1, total)
                 checksums = {"rows": file.finish()}
             key = self._key(split) | {"view": folder.name}
             write_record(fresh, {"key": key, "checksums": checksums})
-
-    def _stored(self, activations: Tensor) -> Tensor:
-        """Convert activations (B, ...) to the file's format; `_take` is the inverse."""
-        if self.border.channels_last:
-            activations = activations.permute(0, 2, 3, 1)
-        stored = activations.contiguous().cpu()
-        # numpy has no bfloat16.
-        return stored.view(torch.int16) if self.border.dtype == torch.bfloat16 else stored
 
     def _chunks(self, split: Split) -> Iterator[Tensor]:
         count = pictures_per_batch(self.precision.device.type, self.config.data.image_size)
         yield from torch.arange(len(split), device=split.rows.device).split(count)
 
     def _compute(self, split: Split, positions: Tensor, view: int | None) -> Tensor:
+        images, size = self._images(split, positions, view), self.config.data.image_size
+        return activations_at(self.model, self.border, images, self.precision, size)
+
+    def _images(self, split: Split, positions: Tensor, view: int | None) -> Tensor:
         config = self.config
         if view is None or not config.data.augment:
-            images = split.gather(positions)[0]
-        else:
-            num_classes = self.model.num_classes
-            images = make_batch(split, positions, config.data, config.train.seed, view, num_classes).images
-        return activations_at(self.model, self.border, images, self.precision, config.data.image_size)
+            return split.gather(positions)[0]
+        num_classes = self.model.num_classes
+        return make_batch(split, positions, config.data, config.train.seed, view, num_classes).images
+
+    def _fault(self, split: Split, view: int | None) -> str:
+        """Explain why activations do not match those computed a moment ago."""
+        first, fix = next(self._chunks(split)), "train.keep_activations=false"
+        if not self._compute(split, first, view).isfinite().all():
+            lower = "" if self.precision.dtype == torch.float32 else "train.precision=float32, or "
+            return f"the frozen part gives values that are not finite; set {lower}{fix}"
+        if torch.equal(*(self._images(split, first, view) for _ in range(2))):
+            return f"the frozen part gives different activations each time it is run; set {fix}"
+        return (
+            "the same view was computed twice and differs: an augmentation does not take its random numbers "
+            f"from `draws`; fix it, or set {fix}"
+        )
 
 
 def _shown(size: int) -> str:

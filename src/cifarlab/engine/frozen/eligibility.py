@@ -23,5 +23,7 @@ def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
     if config.lessons and not teacher_is_kept:
         return "the teacher is run on the pictures of each step"
     if epochs <= views:
-        return f"{epochs} epochs show each of {views} views once"
+        given = f"train.epochs={epochs}" if config.train.stop is None else f"train.stop={epochs}"
+        given += f", data.views={views}" if data.views == views else ""
+        return f"no view recurs: {given}"
     return None

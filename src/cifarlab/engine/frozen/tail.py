@@ -46,7 +46,21 @@ class Border:
 
     @property
     def bytes_per_picture(self) -> int:
+        """Return the size of one picture's activations in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def to_rows(self, activations: Tensor) -> Tensor:
+        """Convert activations (B, ...) to rows of a file; `from_rows` is the inverse."""
+        if self.channels_last:
+            activations = activations.permute(0, 2, 3, 1)
+        rows = activations.contiguous().cpu()
+        # numpy has no bfloat16.
+        return rows.view(torch.int16) if self.dtype == torch.bfloat16 else rows
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """Convert rows of a file to activations (B, ...), as the network outputs them."""
+        activations = rows.view(self.dtype)
+        return activations.permute(0, 3, 1, 2) if self.channels_last else activations
 
 
 class Tail(nn.Module):
