@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -53,7 +54,8 @@ def lowers(plan: Callable[..., Lowered]) -> Callable[..., Tensor]:
     def augment(images: Tensor, draws: Draws, **options: Any) -> Tensor:
         return plan(images, draws, **options)(images)
 
-    return AUGMENTS.register(augment, lower=plan)
+    module = sys._getframe(1).f_globals["__name__"]  # The module that registers the part, not this one.
+    return AUGMENTS.register(augment, lower=plan, module=module)
 
 
 def held_constant(table: Callable[..., Tensor]) -> Callable[..., Tensor]:

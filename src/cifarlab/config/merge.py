@@ -9,9 +9,9 @@ from typing import Any
 
 from cifarlab.config import OptimConfig
 from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.part_schema import RESERVED
 from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
-from cifarlab.core.registry import RESERVED
 
 # Sections of the form `{label: options}`. In them, and below them, `label: null` removes an entry.
 LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
