@@ -31,6 +31,12 @@ def fails(*overrides):
     return str(error.value)
 
 
+def test_one_run_has_one_spelling_as_the_source_of_weights():
+    spellings = ("runs/a/0", "./runs/a/0/", "runs//a/./0")
+    assert {resolved(model={"init": spelling}).model.init for spelling in spellings} == {"runs/a/0"}
+    assert resolved(model={"freeze": None}).model.freeze == ()
+
+
 def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
     config = resolved(optim={"schedule": "cosine"}, data={"augment": {"crop": {}, "flip": {"p": 0.5}}})
     plain = yaml.safe_load(yaml.safe_dump(config.dump()))

@@ -161,6 +161,9 @@ def write(folder, name, text):
         ("base: demo\nimports: [missing.py]", "imports: cannot import"),
         ("base: demo\nimports: 3", "imports: expected a list"),
         ("base: demo\nabout: words", "about: expected a mapping"),
+        ("base: demo\nabout: 0", "about: expected a mapping"),
+        ("base: demo\nimports: false", "imports: expected a list of Python files"),
+        ("false", "expected `key: value` lines, got bool"),
         ("data: {dataset: synthetic}", "objective: expected at least one loss"),
     ],
 )

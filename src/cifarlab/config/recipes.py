@@ -138,7 +138,8 @@ def read_recipe(name: str, *, beside: Path | None = None, above: tuple[Path, ...
         raise ConfigError(f"{path}: a recipe cannot be its own base: {chain}")
     content, sha256 = _read_yaml(path)
     base = content.pop("base", None)
-    about = content.pop("about", None) or {}
+    about = content.pop("about", None)
+    about = {} if about is None else about
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected a recipe's name, got {base!r}")
     if not isinstance(about, Mapping):
@@ -165,9 +166,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Plain], str]:
     """Return the content of a recipe file and its sha256."""
     try:
         data = path.read_bytes()
-        content = parse_yaml(data.decode(), str(path)) or {}
+        content = parse_yaml(data.decode(), str(path))
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
     for key in content:
