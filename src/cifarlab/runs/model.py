@@ -9,6 +9,7 @@ from typing import Annotated
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from cifarlab.config import ModelConfig
 from cifarlab.config.recipes import Recipe
@@ -30,10 +31,12 @@ class _Row(Strict):
     epoch: Annotated[int, Field(ge=1)]
 
 
-class _Kept(Strict):
-    """The values of a checkpoint beside weights and configuration."""
+class _CheckpointFacts(Strict):
+    """The values of a checkpoint, except for the configuration."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
+
+    model: dict[str, Tensor]
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     # Pictures are decoded at this size. The limit keeps a file from demanding absurd amounts of memory.
@@ -101,24 +104,24 @@ def load_trained(
     Raises:
         ConfigError: As in `load`, or the checkpoint is damaged.
     """
-    place_on = pick_device(device)
+    place_on = pick_device(device, path=("device",))
     file = best_of(path)
     state = checkpoints.load_checkpoint(file, BEST)
     saved = SavedConfig(state["config"], file, imports=imports, fix=fix)
     try:
-        kept = _Kept.model_validate(state)
+        facts = _CheckpointFacts.model_validate(state)
     except ValidationError as error:
         raise ConfigError(f"{file}: damaged: {explain(error, lambda _: ())}") from None
-    model = unloaded(saved.model, saved.image_size, kept.classes)
+    model = unloaded(saved.model, saved.image_size, facts.classes)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
-    model.store_size = kept.store_size
+    model.store_size = facts.store_size
     precision = _own_precision(saved.precision, place_on)
-    return Trained(model, saved, precision, kept.store_size, kept.fingerprint, kept.row.epoch, file)
+    return Trained(model, saved, precision, facts.store_size, facts.fingerprint, facts.row.epoch, file)
 
 
 def saved_recipe(run: Run, *, imports: Sequence[Path | str] = ()) -> Recipe:
