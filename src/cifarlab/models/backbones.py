@@ -22,13 +22,12 @@ from cifarlab.models.packages import (
     is_efficientnet_pytorch,
     rename_efficientnet_pytorch,
 )
+from cifarlab.models.published_weights import fetch_weights, find_weights
 from cifarlab.models.weights import (
     HEAD_IS_NEW,
     LoadReport,
     backbone_of,
     excuse,
-    fetch_weights,
-    find_weights,
     load_weights,
     read_weights,
 )
@@ -287,7 +286,7 @@ def _translate(
         timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
     except Exception as error:  # a file of another architecture may make the translation raise anything
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise ConfigError(f"{path} does not fit {name} ({reason})") from error
+        raise ConfigError(f"{path} does not match {name} ({reason})") from error
     finally:
         nn.Module.load_state_dict = original
     return met or state
