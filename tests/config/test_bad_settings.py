@@ -30,7 +30,7 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
         ),
         (
             (*TINY, "optim.sharpness=sam", "train.accumulate=2"),
-            "train.accumulate: optim.sharpness=sam needs all pictures of a step in one batch; say "
+            "train.accumulate: optim.sharpness=sam needs all pictures of a step in one batch; set "
             "optim.sharpness=null, or train.accumulate=1",
         ),
         (
@@ -41,7 +41,7 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
             (
                 (*TINY, f"objective.near={{name: {name}}}", "train.accumulate=2"),
                 f"train.accumulate: {name} compares the pictures of a step, but each of several batches has "
-                "only some of them; say train.accumulate=1, or remove objective.near",
+                "only some of them; set train.accumulate=1, or remove objective.near",
             )
             for name in ("triplet", "supcon", "rkd")
         ),
@@ -69,7 +69,7 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
         ),
         (
             (*TINY, "train.patience=3", "train.select=last"),
-            "train.patience: needs a score, and train.select=last has none; say train.select=val, or "
+            "train.patience: needs a score, and train.select=last has none; set train.select=val, or "
             "train.patience=null",
         ),
         (

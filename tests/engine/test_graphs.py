@@ -312,5 +312,5 @@ def test_a_gpu_computes_the_losses_of_the_cpu():
 def test_what_waits_for_the_device_cannot_be_captured_and_says_so(tmp_path):
     engine = prepare(tiny_config("train.device=cuda", "train.engine=graph")).engine
     engine.model.backbone.register_forward_hook(lambda *given: given[-1].sum().item())
-    with pytest.raises(ConfigError, match=r"cannot be captured .*say train.engine=eager"):
+    with pytest.raises(ConfigError, match=r"cannot be captured .*set train.engine=eager"):
         train_epochs(engine, range(1))

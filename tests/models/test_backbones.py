@@ -53,11 +53,11 @@ def test_cifar_stem_is_for_plain_resnets(name: str):
     ("name", "size", "words"),
     [
         ("convnext_atto", 16, "cannot take pictures of 16 px"),
-        ("convnext_atto", 16, "say 224, its own"),
-        ("test_vit", 40, "patches of 16 px, and 40 is not a multiple of it; say 32 or 48"),
-        ("test_vit", 8, "patches of 16 px, and 8 is not a multiple of it; say 16"),
-        ("swin_tiny_patch4_window7_224", 30, "patches of 4 px, and 30 is not a multiple of it; say 28 or 32"),
-        ("maxvit_rmlp_pico_rw_256", 100, r"must be divisible by window.*; say 256, its own"),
+        ("convnext_atto", 16, "use 224, its own"),
+        ("test_vit", 40, "patches of 16 px, and 40 is not a multiple of it; use 32 or 48"),
+        ("test_vit", 8, "patches of 16 px, and 8 is not a multiple of it; use 16"),
+        ("swin_tiny_patch4_window7_224", 30, "patches of 4 px, and 30 is not a multiple of it; use 28 or 32"),
+        ("maxvit_rmlp_pico_rw_256", 100, r"must be divisible by window.*; use 256, its own"),
     ],
 )
 def test_a_size_that_does_not_fit(name: str, size: int, words: str):

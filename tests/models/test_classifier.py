@@ -139,7 +139,7 @@ def test_normalisation_of_weights_that_nobody_publishes():
     config = ModelConfig.model_validate(
         {"backbone": "resnet8x4", "head": "linear", "normalize": "pretrained"}
     )
-    with pytest.raises(ConfigError, match=r"no published weights; say model\.normalize=dataset") as caught:
+    with pytest.raises(ConfigError, match=r"no published weights; set model\.normalize=dataset") as caught:
         build_classifier(config, 32, 7)
     assert caught.value.path == ("model", "normalize")
 

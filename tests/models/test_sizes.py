@@ -231,7 +231,7 @@ def test_feature_maps_of_several_sizes_are_refused(monkeypatch):
     def lesson(scale):
         return tiny_config("objective.needs_maps={}", "teacher.run=demo", f"data.multi_scale={scale}")
 
-    with pytest.raises(ConfigError, match=r"^data.multi_scale.per: .*say data.multi_scale.per=batch$"):
+    with pytest.raises(ConfigError, match=r"^data.multi_scale.per: .*set data.multi_scale.per=batch$"):
         lesson("{sizes: [24, 32], per: sample}")
     for scale in ("{sizes: [24, 32], per: batch}", "{sizes: [24], per: sample}"):
         assert lesson(scale).lessons == {"stages"}

@@ -152,7 +152,7 @@ def without_values(mode: FakeTensorMode, output: Output) -> Output:
 def test_without_a_teacher_the_fix_is_named(name: str):
     student = random_output(torch.Generator().manual_seed(0), 4, 3)
     objective = a_loss(name, student, student)
-    with pytest.raises(ConfigError, match=rf"^teacher: {name} .*say teacher\.run=<a run's name>$"):
+    with pytest.raises(ConfigError, match=rf"^teacher: {name} .*set teacher\.run=<a run's name>$"):
         objective(batch_of(None), student)
 
 
@@ -525,7 +525,7 @@ def test_a_stage_that_one_of_the_two_lacks_is_refused(stage: int):
         (two, three, "the student has 2 stages, the teacher 3"),
         (three, two, "the student has 3 stages, the teacher 2"),
     ):
-        expected = rf"^no stage {stage}: {counts}; say -2 to 1$"
+        expected = rf"^no stage {stage}: {counts}; use -2 to 1$"
         with pytest.raises(ConfigError, match=expected) as caught:
             FitNet(student, teacher, stage=stage)
         assert caught.value.path == ()

@@ -44,7 +44,7 @@ HEADS = {
 def fix_for(name: str, head: str) -> str | None:
     """What a loss says beside a head that does not give what it needs."""
     if name in ON_COSINES and not head.startswith("margin"):
-        return r"say model\.head=margin"
+        return r"set model\.head=margin"
     return "bias: false" if name in ON_PRODUCTS and head != "linear, no bias" else None
 
 
@@ -172,7 +172,7 @@ def test_a_loss_is_refused_beside_a_head_without_what_it_needs(
         "train": {},
     }
     needed = {"name": "linear", "bias": False} if name in ON_PRODUCTS else "margin"
-    with pytest.raises(ConfigError, match=r"say model\.head=") as caught:
+    with pytest.raises(ConfigError, match=r"set model\.head=") as caught:
         build_config(recipe)
     assert caught.value.path == ("objective", "label")
     build_config({**recipe, "model": {"backbone": "test_resnet", "head": needed}})

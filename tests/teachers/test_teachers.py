@@ -152,7 +152,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective={distill: {}}"], "objective.distill: distill needs a teacher; say teacher.run="),
+        (["objective={distill: {}}"], "objective.distill: distill needs a teacher; set teacher.run="),
         ([*DISTILL, *KEPT, "data.mix={mixup: {}}"], "teacher.cache: data.mix pairs"),
         (["objective={fitnet: {}}", *KEPT], "teacher.cache: feature maps are too"),
         ([*DISTILL, "teacher.cache=false"], "teacher.run: missing"),
@@ -290,7 +290,7 @@ def test_a_split_that_seeds_do_not_share_is_told(teach_and_read):
 
 def test_a_teacher_at_another_size_is_given_the_split_or_refused(teach_and_read):
     larger = ["data.image_size=48"]
-    message = r"keeps pictures at 48 px, this run at 32 px, and .*; say data\.store_size=48"
+    message = r"keeps pictures at 48 px, this run at 32 px, and .*; set data\.store_size=48"
     with pytest.raises(ConfigError, match=message) as error:
         teach_and_read(teacher=larger)
     assert error.value.path == ("data", "store_size")
@@ -320,7 +320,7 @@ def test_a_folder_is_split_by_its_pictures_as_they_are_kept(teach_and_read, tmp_
         (_, theirs), config, _ = teach_and_read(*ours, teacher=larger)
         assert (len(theirs.train), config.data.store_size) == (24, None)
         return
-    with pytest.raises(ConfigError, match=r"say data\.store_size=48"):
+    with pytest.raises(ConfigError, match=r"set data\.store_size=48"):
         teach_and_read(*ours, teacher=larger)
     assert_split_alike(*teach_and_read(*ours, "data.store_size=48", teacher=larger)[0])
 

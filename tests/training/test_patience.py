@@ -126,7 +126,7 @@ def tiny_words(*more: str) -> list[str]:
 
 
 def test_without_a_score_there_is_nothing_to_wait_for():
-    with pytest.raises(ConfigError, match=r"^train\.patience: needs a score.* say train\.select=val"):
+    with pytest.raises(ConfigError, match=r"^train\.patience: needs a score.* set train\.select=val"):
         tiny_config("train.patience=2", "train.select=last")
     with pytest.raises(ConfigError, match=r"^train\.patience: "):
         tiny_config("train.patience=0")

@@ -65,11 +65,11 @@ class Config(Section):
             raise ConfigError(f"at most train.epochs={self.train.epochs}", ("train", "stop"))
         if self.train.patience is not None and self.train.select == "last":
             raise ConfigError(
-                "needs a score, and train.select=last has none; say train.select=val, or "
+                "needs a score, and train.select=last has none; set train.select=val, or "
                 "train.patience=null", ("train", "patience"))  # fmt: skip
         if self.train.accumulate > 1 and self.optim.sharpness is not None:
             raise ConfigError(
-                f"optim.sharpness={self.optim.sharpness.name} needs all pictures of a step in one batch; say "
+                f"optim.sharpness={self.optim.sharpness.name} needs all pictures of a step in one batch; set "
                 "optim.sharpness=null, or train.accumulate=1", ("train", "accumulate"))  # fmt: skip
         if self.data.mix and self.data.batch_size % 2:
             message = (
@@ -83,7 +83,7 @@ class Config(Section):
         scale = self.data.multi_scale
         if scale is not None and scale.per == "sample" and len(scale.sizes) > 1 and "stages" in self.lessons:
             raise ConfigError(
-                "feature maps of different sizes do not fit into one batch; say data.multi_scale.per=batch",
+                "feature maps of different sizes do not fit into one batch; set data.multi_scale.per=batch",
                 ("data", "multi_scale", "per"),
             )
         if self.lessons and self.teacher and self.data.views and self.teacher.cache:
@@ -100,13 +100,13 @@ class Config(Section):
             # Such a loss over several small batches differs from the loss over one large batch.
             (self.train.accumulate > 1 and own.compares,
              "compares the pictures of a step, but each of several batches has only some of them; "
-             f"say train.accumulate=1, or remove objective.{label}", ("train", "accumulate")),
+             f"set train.accumulate=1, or remove objective.{label}", ("train", "accumulate")),
             (own.needs_cosines and not head.part.traits.cosines,
-             "needs a head that gives cosines; say model.head=margin", here),
+             "needs a head that gives cosines; set model.head=margin", here),
             (own.needs_products and not has_products,
-             "needs logits without bias; say model.head={name: linear, bias: false}", here),
+             "needs logits without bias; set model.head={name: linear, bias: false}", here),
             (bool(own.needs_teacher) and self.teacher is None,
-             "needs a teacher; say teacher.run=<a run's name>", here),
+             "needs a teacher; set teacher.run=<a run's name>", here),
         ]  # fmt: skip
 
     def _refuse_cache(self, views: int) -> None:
@@ -114,13 +114,13 @@ class Config(Section):
         if self.data.mix and self.data.shuffle:
             raise ConfigError(
                 f"data.mix pairs neighbours in the epoch's order, which data.views={views} does not repeat, "
-                "so cached answers never fit; remove data.mix, or say teacher.cache=false", path)  # fmt: skip
+                "so cached answers never fit; remove data.mix, or set teacher.cache=false", path)  # fmt: skip
         if self.mixes_per_batch:
             raise ConfigError(
-                "a mixer with per: batch depends on the batch size; say per: pair for each mixer, or "
+                "a mixer with per: batch depends on the batch size; set per: pair for each mixer, or "
                 "teacher.cache=false", path)  # fmt: skip
         if "stages" in self.lessons:
-            raise ConfigError("feature maps are too large to cache; say teacher.cache=false", path)
+            raise ConfigError("feature maps are too large to cache; set teacher.cache=false", path)
 
     @property
     def split_seed(self) -> int:

@@ -97,7 +97,7 @@ class CudaTape:
                     raise
                 reason = str(error).strip().partition("\n")[0][:150]
                 raise ConfigError(
-                    f"the steps of this recipe cannot be captured ({reason}); say train.engine=eager",
+                    f"the steps of this recipe cannot be captured ({reason}); set train.engine=eager",
                     ENGINE,
                 ) from error
 
@@ -199,4 +199,4 @@ def refuse_graphs(config: Config, precision: Precision) -> None:
     if precision.scaled:
         raise ConfigError("graph needs bfloat16 or float32: a loss scale is adjusted on the host", ENGINE)
     if config.optim.lookahead is not None:
-        raise ConfigError("optim.lookahead counts its steps on the host; say train.engine=eager", ENGINE)
+        raise ConfigError("optim.lookahead counts its steps on the host; set train.engine=eager", ENGINE)

@@ -132,7 +132,7 @@ def _create(name: str, image_size: int, options: Mapping[str, Any]) -> Any:
         below = image_size // patch[0] * patch[0]
         near = f"{below} or {below + patch[0]}" if below else f"{patch[0]}"
         raise ConfigError(
-            f"{name} cuts patches of {patch[0]} px, and {image_size} is not a multiple of it; say {near}",
+            f"{name} cuts patches of {patch[0]} px, and {image_size} is not a multiple of it; use {near}",
             ("data", "image_size"),
         )
     return model
@@ -143,7 +143,7 @@ def _refuse_unknown(error: Exception, name: str) -> None:
     if isinstance(error, TypeError) and "'patch_size'" in str(error):
         raise no_patches(name) from error
     if isinstance(error, TypeError) and "'drop_path_rate'" in str(error):
-        message = f"{name} has no stochastic depth; for dropout say model.head.dropout"
+        message = f"{name} has no stochastic depth; for dropout set model.head.dropout"
         raise ConfigError(message, ("model", "backbone", "drop_path")) from error
 
 
@@ -212,7 +212,7 @@ def unfit(
     `own_size` is a size that works, if known. The error is located at `path`.
     """
     reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
-    hint = f"; say {own_size}, its own" if own_size not in (None, image_size) else ""
+    hint = f"; use {own_size}, its own" if own_size not in (None, image_size) else ""
     return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason}){hint}", path)
 
 

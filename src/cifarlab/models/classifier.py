@@ -268,7 +268,7 @@ def _mean_std(model: ModelConfig, backbone: nn.Module, dataset_mean_std: Statist
     if model.normalize == "pretrained":
         published = getattr(backbone, "pretrained_mean_std", None)
         if published is None:
-            message = f"{model.backbone.name} has no published weights; say model.normalize=dataset"
+            message = f"{model.backbone.name} has no published weights; set model.normalize=dataset"
             raise ConfigError(message, ("model", "normalize"))
         return published
     return NORMALIZATIONS[model.normalize]

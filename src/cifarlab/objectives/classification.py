@@ -156,7 +156,7 @@ def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softn
         ConfigError: If the head's logits have a bias or are cosines.
     """
     if output.weight is None or output.cosines is not None:
-        raise ConfigError("lsoftmax needs logits without bias; say model.head={name: linear, bias: false}",
+        raise ConfigError("lsoftmax needs logits without bias; set model.head={name: linear, bias: false}",
                           ("model", "head"))  # fmt: skip
     embedding, weight = output.embedding.float(), output.weight.float()
     with torch.autocast(embedding.device.type, enabled=False):
@@ -211,7 +211,7 @@ def _multiplied(cosines: Tensor, times: int) -> Tensor:
 
 def _cosines(output: Output, loss: str) -> Tensor:
     if output.cosines is None:
-        raise ConfigError(f"{loss} needs a head that gives cosines; say model.head=margin", ("model", "head"))
+        raise ConfigError(f"{loss} needs a head that gives cosines; set model.head=margin", ("model", "head"))
     return output.cosines.float()
 
 

@@ -126,7 +126,7 @@ class FitNet(nn.Module):
         if not -both <= stage < both:
             raise ConfigError(
                 f"no stage {stage}: the student has {of_student} stages, the teacher {of_teacher}; "
-                f"say {-both} to {both - 1}"
+                f"use {-both} to {both - 1}"
             )
         self.stage = stage
         channels = teacher.stages[stage].shape[1]
@@ -205,7 +205,7 @@ def readable_logits(output: Output, teacher: Output) -> Tensor:
 
 def _taught(teacher: Output | None, loss: str) -> Output:
     if teacher is None:
-        raise ConfigError(f"{loss} learns from a teacher; say teacher.run=<a run's name>", ("teacher",))
+        raise ConfigError(f"{loss} learns from a teacher; set teacher.run=<a run's name>", ("teacher",))
     return teacher
 
 

@@ -24,7 +24,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 def _rest(value: Any) -> Spec:
     spec = OPTIMIZERS.spec(value)
     if spec.part.traits.hidden_apart:
-        raise ConfigError(f"{spec.name} is for hidden matrices; say sgd, adamw or lion here")
+        raise ConfigError(f"{spec.name} is for hidden matrices; use sgd, adamw or lion here")
     return spec
 
 
@@ -143,7 +143,7 @@ def muon(
     ]
     if not hidden:
         raise ConfigError(
-            "no hidden matrix is trained here; say optim.name=adamw, or freeze less of the backbone",
+            "no hidden matrix is trained here; set optim.name=adamw, or freeze less of the backbone",
             ("optim", "name"),
         )
     matrices = Orthogonal(

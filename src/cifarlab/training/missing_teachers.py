@@ -99,7 +99,7 @@ def _on_same_data(name: str, config: Config) -> Config:
             ours, theirs = kept_size(config.data), kept_size(teacher.data)
             raise ConfigError(
                 f"the teacher {name} would train on pictures that validate this run: it keeps pictures at "
-                f"{theirs} px, this run at {ours} px, and the split depends on the kept pictures; say "
+                f"{theirs} px, this run at {ours} px, and the split depends on the kept pictures; set "
                 f"data.store_size={max(ours, theirs)}",
                 ("data", "store_size"),
             )

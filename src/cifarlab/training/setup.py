@@ -113,7 +113,7 @@ def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
     if select != "last" and getattr(splits, select) is None:
         fix = "data.val=0.1" if select == "val" else "train.select=val"
         raise ConfigError(
-            f"there are no {select} pictures to choose the epoch on; say {fix}", ("train", "select")
+            f"there are no {select} pictures to choose the epoch on; set {fix}", ("train", "select")
         )
     splits = place_all(splits, device)
     remarks.note(*splits.notes, *left_on_host(splits.train, splits.val, splits.test))
@@ -189,7 +189,7 @@ def keep_activations(
         return None
     reason = reason_against(config, teacher is None or isinstance(teacher, Replay))
     if not has_frozen:
-        reason = "no part of the backbone is frozen; say model.freeze=backbone"
+        reason = "no part of the backbone is frozen; set model.freeze=backbone"
     if reason is None:
         try:
             batch = _small_batch(config, model, splits.train, teacher)

@@ -302,7 +302,7 @@ def test_an_average_of_other_frozen_weights_is_scored_by_pictures(tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ((*RESNET, "data.augment={crop: {}}"), "each epoch shows other views; say data.views=10"),
+        ((*RESNET, "data.augment={crop: {}}"), "each epoch shows other views; set data.views=10"),
         ((*RESNET, *VIEWS, "data.mix={mixup: {}}"), "data.mix mixes pictures"),
         (
             (*RESNET, *VIEWS, "data.multi_scale={sizes: [24, 32]}"),
@@ -340,7 +340,7 @@ def test_nothing_is_said_where_nothing_is_frozen() -> None:
     job = prepare(tiny_config("data.augment={}"))
     assert job.activations is None
     assert not any("activations" in note for note in job.remarks.notes)
-    with pytest.raises(ConfigError, match=r"no part of the backbone is frozen; say model\.freeze=backbone"):
+    with pytest.raises(ConfigError, match=r"no part of the backbone is frozen; set model\.freeze=backbone"):
         prepare(tiny_config("train.keep_activations=true"))
     assert prepare(tiny_config(*without(*PROBE))).activations is None
 

@@ -121,7 +121,7 @@ class TeacherConfig(Section):
     @classmethod
     def _refuse_views(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and "views" in value:
-            raise ConfigError(f"teacher.views was renamed to data.views; say data.views={value['views']}")
+            raise ConfigError(f"teacher.views was renamed to data.views; set data.views={value['views']}")
         return value
 
     @field_validator("run", mode="before")

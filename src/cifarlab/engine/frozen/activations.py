@@ -79,7 +79,7 @@ class Activations:
             raise ConfigError(
                 f"{what} would take {_shown(missing)} in {self.folder}, and {_shown(free)} are free; "
                 "free some, set CIFARLAB_CACHE to another folder, lower data.views, freeze more of the "
-                "network, or say train.keep_activations=false", KEEP_ACTIVATIONS)  # fmt: skip
+                "network, or set train.keep_activations=false", KEEP_ACTIVATIONS)  # fmt: skip
         if not missing:
             return f"{what} are replayed from {self.folder}"
         return f"{what} are computed once and kept in {self.folder}: {_shown(missing)} are to be written"
