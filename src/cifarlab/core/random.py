@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, epoch, sample index, label path, n)."""
+"""Random numbers as a function of seed, epoch, sample index, label path and number of the draw."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def logits_of(
         model: The model.
         split: The split.
         precision: Precision and device.
-        image_size: Pixels a side that the model sees.
+        image_size: Side length in pixels that the model sees.
 
     Yields:
         (logits (B, C) float32, labels (B,)).
@@ -71,7 +71,7 @@ def score_split(
         model: The model.
         split: The split.
         precision: Precision and device.
-        image_size: Pixels a side that the model sees.
+        image_size: Side length in pixels that the model sees.
         graphs: Captures the batches, one for each model and shape. None: nothing is captured.
         kept: Maps positions (B,) to the model's input in place of pictures; see `engine.frozen`.
     """
@@ -94,7 +94,7 @@ def score_split(
 def pictures_per_batch(kind: str, image_size: int) -> int:
     """Return how many pictures are scored at once.
 
-    `kind` is the device type, "cpu" or "cuda"; `image_size` is in pixels a side.
+    `kind` is the device type, "cpu" or "cuda"; `image_size` is the side length in pixels.
     """
     return max(1, min(PICTURES_PER_BATCH[kind], PIXELS_PER_BATCH[kind] // image_size**2))
 
@@ -157,7 +157,8 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 def ranked(logits: Tensor) -> Tensor:
     """Return the five most probable classes at most, (N, 5), best first.
 
-    All scores break ties by this function; bfloat16 logits do have ties.
+    Scores of a split break ties by this function; bfloat16 logits do have ties. The accuracy on training
+    batches is that of `argmax`.
     """
     return logits.topk(min(5, logits.shape[1])).indices
 

@@ -178,10 +178,6 @@ def _fused(groups: list[dict[str, Any]]) -> bool | None:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
 
 
-def _names(part: Any) -> Iterable[str]:
-    return part.no_weight_decay()
-
-
 def parameter_groups(
     module: nn.Module,
     weight_decay: float,
@@ -203,13 +199,14 @@ def parameter_groups(
         hidden_apart: Give groups an entry `hidden`: whether `hidden_matrices()` lists their parameters.
         norm_rate: Factor for norms and biases (64 in airbench, Jordan 2024, where norms train no scale).
 
-    Groups are sorted by depth, then in the order of `named_parameters`.
+    Groups are sorted by depth, rate factor, exemption from decay, and `hidden`. Within a group the order is
+    that of `named_parameters`.
     """
     exempt = {
         _join(prefix, name)
         for prefix, part in module.named_modules()
         if hasattr(part, "no_weight_decay")
-        for name in _names(part)
+        for name in part.no_weight_decay()  # pyright: ignore[reportCallIssue]
     }
     depths = _depths(module) if layer_decay < 1 else {}
     hidden = _hidden_matrices(module) if hidden_apart else set()

@@ -51,7 +51,7 @@ class Trained:
 
     Attributes:
         saved: The configuration in the checkpoint.
-        precision: Precision of the training, or that of `auto` if the device does not support it.
+        precision: The configured precision, resolved on this device; `auto` replaces float16 on a CPU.
         store_size: Side length in pixels of the stored pictures that the model was trained on.
         fingerprint: Fingerprints of the data, by part.
         epoch: The chosen epoch, from 1.
