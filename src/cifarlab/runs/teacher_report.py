@@ -1,4 +1,4 @@
-"""What was measured of a teacher before its student was trained, and what asking it cost."""
+"""Measurements of a teacher before its student is trained, and the cost of its outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cifarlab.core.records import Record
 
 
 def _from_null(value: object) -> object:
-    """JSON has no word for what is not finite: files hold null in its place."""
+    """Return NaN for null: JSON cannot express values that are not finite."""
     return math.nan if value is None else value
 
 
@@ -19,18 +19,19 @@ _Measured = Annotated[float, BeforeValidator(_from_null)]
 
 
 class TeacherFile(Record):
-    """A checkpoint that answers."""
+    """A teacher's checkpoint."""
 
     path: str
     sha256: str
 
 
 class TaughtTerm(Record):
-    """What a loss gets from the teacher that it reads.
+    """Measurements of a loss that reads the teacher.
 
     Attributes:
-        gradient_norm: Of the weighted term at the initial weights.
-        gradient_ratio: `gradient_norm` over that of all terms without a teacher; None where there are none.
+        gradient_norm: Norm of the weighted loss's gradient at the initial weights.
+        gradient_ratio: `gradient_norm` divided by the norm of all losses without a teacher. None if there are
+            none.
     """
 
     gradient_norm: _Measured
@@ -38,12 +39,12 @@ class TaughtTerm(Record):
 
 
 class TemperedTerm(TaughtTerm):
-    """The same of a loss that reads answers at a temperature.
+    """Measurements of a distillation loss with a temperature.
 
     Attributes:
-        temperature: The loss's.
-        entropy: Of the answers to training views, in nats; a mean, as `kl_from_uniform`.
-        kl_from_uniform: In nats, `TeacherReport.log_classes` at most.
+        temperature: Temperature of the loss.
+        entropy: Mean entropy of the teacher's probabilities on training views, in nats.
+        kl_from_uniform: Mean KL divergence from the uniform distribution, in nats; at most `log_classes`.
     """
 
     temperature: float
@@ -52,18 +53,18 @@ class TemperedTerm(TaughtTerm):
 
 
 class TeacherReport(Record):
-    """What a teacher has to say.
+    """Measurements of a teacher or of an ensemble of teachers.
 
     Attributes:
-        teachers: One, or several that answer together.
-        temperatures: What the logits of each are divided by.
-        measured_on: The pictures of `teacher_top1`: val, the teacher's val, or train.
-        pictures: How many those are.
-        teacher_top1: Accuracy on them, clean.
-        agreement: Share of the training views that the teacher gives the label.
+        teachers: Checkpoint of each teacher.
+        temperatures: Divisor of each teacher's logits.
+        measured_on: Pictures of `teacher_top1`: val, the teacher's val, or train.
+        pictures: Number of those pictures.
+        teacher_top1: Accuracy on those pictures, without augmentation.
+        agreement: Share of training views for which the teacher's class is the label.
         log_classes: Logarithm of the number of classes.
-        terms: By the label of each loss that reads the teacher.
-        cache_seconds: That it took to keep the teacher's answers.
+        terms: Measurements of each loss that reads the teacher, by its label.
+        cache_seconds: Time that it took to cache the teacher's outputs, in seconds.
     """
 
     teachers: list[TeacherFile]
