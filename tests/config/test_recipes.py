@@ -72,7 +72,7 @@ class TestEveryRecipe:
         from cifarlab.core.device import Precision
 
         precision = Precision(torch.device("cpu"), torch.float32)
-        teacher = Certain() if config.lessons else None
+        teacher = Certain() if config.teacher_outputs else None
         engine = Engine(config, model, objective, split, precision, teacher=teacher)
         before = [p.clone() for p in model.parameters()]
         engine.model.train()

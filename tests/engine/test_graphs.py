@@ -54,7 +54,7 @@ class Rehearsal:
     def __init__(self, engine: Engine):
         self.engine, self.recorded = engine, 0
 
-    def aside(self):
+    def warm_up(self):
         return contextlib.nullcontext()
 
     def record(self, work):
@@ -169,7 +169,7 @@ def test_a_rate_on_the_host_would_be_found():
 def test_a_number_of_a_batch_on_the_host_would_be_found():
     _, captured, _ = eager_and_rehearsed()
     captured._clock = None
-    with pytest.raises(AssertionError, match="progress changes from one time to the next"):
+    with pytest.raises(AssertionError, match="progress is not a tensor, but differs between calls"):
         train_epochs(captured, range(2))
 
 

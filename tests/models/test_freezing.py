@@ -52,10 +52,10 @@ def test_what_lies_in_a_part_is_frozen_and_nothing_else(parts):
         ("layer1", "did you mean backbone.layer1?"),
         ("layer1.0.bn1", "did you mean backbone.layer1.0.bn1?"),
         ("backbon", "did you mean backbone?"),
-        ("backbone.maxpool", "no parameter lies in 'backbone.maxpool'"),
+        ("backbone.maxpool", "no parameter matches 'backbone.maxpool'"),
         ("backbone.layer", "did you mean backbone.layer"),
         ("zzz", "head or backbone.<part>"),
-        ("", "no parameter lies in ''"),
+        ("", "no parameter matches ''"),
     ],
 )
 def test_a_part_that_is_not_there(part, hint):

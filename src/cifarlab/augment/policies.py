@@ -26,7 +26,7 @@ def apply(images: Tensor, draws: Draws, specs: Mapping[str, Spec]) -> Tensor:
 
     Args:
         images: (B, 3, H, W) float32 in [0, 1].
-        draws: Of the same samples. Each augmentation uses the stream of its label.
+        draws: Random numbers of the same samples. Each augmentation uses the stream of its label.
         specs: Augmentations by label.
     """
     for label, spec in specs.items():

@@ -16,7 +16,7 @@ from cifarlab.core.reading import parse_yaml
 # Sections of the form `{label: options}`. In them, and below them, `label: null` removes an entry.
 LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
 
-# The most differences that `listed` puts in a line.
+# Number of differences that `listed` shows before it abbreviates.
 LISTED = 4
 
 

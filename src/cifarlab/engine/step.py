@@ -23,7 +23,7 @@ from cifarlab.engine.running_means import Means, batch_accuracy
 from cifarlab.engine.scoring import score_split
 from cifarlab.engine.sources import Kept, Source, unobserved
 from cifarlab.engine.state import EngineState
-from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
+from cifarlab.models.batch_norm import norms_in_training, reestimated_statistics, statistics_kept
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
 from cifarlab.objectives.objective import Objective
@@ -65,7 +65,7 @@ class Engine:
         self.means = Means(self.device)
         # A context around each named part of a step. A profiler may replace it to measure times.
         self.span: Callable[[str], AbstractContextManager[object]] = unobserved
-        self._stages = "stages" in config.lessons
+        self._stages = "stages" in config.teacher_outputs
         self._seed = hash_ints(config.train.seed, label_key("torch"))
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         # Numbers that change from step to step. On a GPU they are tensors, which a captured step reads.
@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def evaluated(self) -> torch.nn.Module:
-        """Return the model to score: the average of the weights once begun."""
+        """Return the averaged model once it has averaged weights, else the model."""
         return self.average.module if self.average is not None and self.average.n_averaged > 0 else self.model
 
     def order(self, epoch: int) -> Tensor:
@@ -87,7 +87,7 @@ class Engine:
         return make(len(self.train), device=self.train.rows.device)
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Prepare teacher outputs for an epoch; return a line if computed."""
+        """Prepare teacher outputs; return a progress message if computed, else None."""
         return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
 
     def use_graphs(self, graphs: Graphs) -> None:
@@ -251,7 +251,7 @@ class Engine:
             # Kept activations do not hold for an average with a different frozen part.
             skips = self.activations is not None and self.activations.knows(model)
             shown = self._behind_border(model) if skips else model
-            with statistics_anew(model), self.precision.autocast():
+            with reestimated_statistics(model), self.precision.autocast():
                 for step in range(before, before + self.plan.steps_per_epoch):
                     for number, (first, last) in enumerate(self.plan.batches(step, len(order))):
                         torch.manual_seed(self._seed_of(step, number))

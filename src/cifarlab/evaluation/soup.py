@@ -19,7 +19,7 @@ from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.plan import Plan
 from cifarlab.engine.scoring import score_split
 from cifarlab.evaluation.members import load_members, optimism_warnings
-from cifarlab.models.batch_norm import norms_in_training, statistics_anew
+from cifarlab.models.batch_norm import norms_in_training, reestimated_statistics
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
 from cifarlab.runs.environment import describe_environment
@@ -201,7 +201,7 @@ def average_weights(
         norm.train()
     if norms:
         plan, order = Plan(len(train), batch_size, 1), torch.arange(len(train), device=train.rows.device)
-        with statistics_anew(model), precision.autocast():
+        with reestimated_statistics(model), precision.autocast():
             for step in range(plan.steps_per_epoch):
                 model(precision.layout(train.gather(plan.positions(order, step))[0]))
     model.eval()

@@ -148,7 +148,7 @@ def _refuse_unknown(error: Exception, name: str) -> None:
 
 
 def _own_size(name: str) -> int | None:
-    """Return the picture size, in pixels a side, of a timm model."""
+    """Return the side length in pixels of a timm model's pictures."""
     import timm
 
     config = timm.get_pretrained_cfg(name)

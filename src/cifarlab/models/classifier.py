@@ -50,15 +50,16 @@ class Classifier(nn.Module):
     Args:
         backbone: Maps (B, 3, S, S) normalised pictures to (B, F) features.
         head: Maps (B, F) features to an Output.
-        image_size: S, pixels a side.
-        mean: Of each channel, in [0, 1]. Mean and std are buffers, so that a checkpoint contains them.
+        image_size: S, the side length in pixels.
+        mean: Mean of each channel, in [0, 1]. Mean and std are buffers, so that a checkpoint contains them.
         std: Standard deviation of each channel.
         classes: Names by label, or their number.
 
     Attributes:
         loaded: Reports on weights that were read from files, for the run's record.
         norms_in_eval: Names of batch norms that stay in evaluation mode during training.
-        store_size: Pixels a side at which training pictures were stored, before resizing to `image_size`.
+        store_size: Side length in pixels at which training pictures were stored, before resizing to
+            `image_size`.
     """
 
     mean: Tensor
@@ -142,8 +143,8 @@ class Classifier(nn.Module):
             pictures: One picture or several: a file's path, a PIL image, a numpy array (H, W, 3) of uint8, or
                 a tensor (3, H, W) of uint8 or of floats in [0, 1]; also a batch in one array or tensor.
             top: How many classes to return for each picture.
-            image_size: Pixels a side at which the model sees the pictures. None: the size that it was trained
-                at.
+            image_size: Side length in pixels at which the model sees the pictures. None: the size that it was
+                trained at.
 
         Returns:
             One `Prediction` for each picture, in their order.
@@ -231,7 +232,7 @@ def build_classifier(
 
     Args:
         model: The section `model`.
-        image_size: Pixels a side.
+        image_size: Side length of the pictures in pixels.
         num_classes: Number of classes.
         dataset_mean_std: Statistics of the training pictures, for `normalize: dataset`.
         classes: Class names, in the order of their labels.

@@ -101,8 +101,8 @@ def in_batches(pictures: Sequence[Picture], size: int, seen_at: int) -> Iterator
 
     Args:
         pictures: The pictures.
-        size: Pixels a side of the batches.
-        seen_at: Pixels a side at which the model sees the pictures. It limits the batch size.
+        size: Side length in pixels of the batches.
+        seen_at: Side length in pixels at which the model sees the pictures. It limits the batch size.
     """
     count = max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // seen_at**2))
     for start in range(0, len(pictures), count):

@@ -278,10 +278,10 @@ def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[An
     Returns:
         {dotted key: (saved value, current value)}.
     """
-    return differences(without_places(_as_of_now(plain)), config.identity())
+    return differences(without_places(_with_current_defaults(plain)), config.identity())
 
 
-def _as_of_now(plain: dict[str, Plain]) -> dict[str, Plain]:
+def _with_current_defaults(plain: dict[str, Plain]) -> dict[str, Plain]:
     """Add defaults to a saved configuration for keys that did not exist yet."""
     try:
         return build_config(order(plain)).dump()

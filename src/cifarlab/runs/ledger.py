@@ -1,4 +1,4 @@
-"""The ledger, `ledger.jsonl`: when which model saw the test pictures."""
+"""The ledger, `ledger.jsonl`: a record of every use of the test set."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def record_opening(
             os.fsync(file.fileno())
     except OSError as error:
         reason = error.strerror or error
-        raise Failure(f"{path}: cannot be written ({reason}), so the test pictures stay sealed") from error
+        raise Failure(f"{path}: cannot be written ({reason}), so the test set is not read") from error
 
 
 def openings(runs: Path) -> list[dict[str, str | int | None]]:
@@ -66,7 +66,7 @@ def openings(runs: Path) -> list[dict[str, str | int | None]]:
         content = path.read_bytes()
     except OSError as error:
         raise Failure(
-            f"{path}: cannot be read ({error.strerror or error}), so openings cannot be counted"
+            f"{path}: cannot be read ({error.strerror or error}), so uses of the test set cannot be counted"
         ) from error
     entries = []
     for line in content.splitlines():

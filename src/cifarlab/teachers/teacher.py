@@ -66,7 +66,7 @@ class Teacher:
 
     Args:
         members: The classifiers.
-        lessons: The outputs that losses read, see `Config.lessons`.
+        lessons: The outputs that losses read, see `Config.teacher_outputs`.
 
     Attributes:
         temperatures: The divisor of each member's logits, found by calibration. 1 before.

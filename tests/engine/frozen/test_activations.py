@@ -281,7 +281,7 @@ def test_what_does_not_match_is_made_anew(cache: Path, fault: str) -> None:
         key.write_text(json.dumps({**record, "seal": digest(record)}))
     again = kept(*RESNET)
     (line,) = again.begin(0)
-    assert "computed again" in line
+    assert "recomputed" in line
     assert torch.equal(again.batch(torch.arange(50), 0).activations, truth)
     assert not kept(*RESNET).begin(0)
 
@@ -302,7 +302,7 @@ def test_an_average_of_other_frozen_weights_is_scored_by_pictures(tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ((*RESNET, "data.augment={crop: {}}"), "each epoch shows other views; set data.views=10"),
+        ((*RESNET, "data.augment={crop: {}}"), "each epoch shows new views; set data.views=10"),
         ((*RESNET, *VIEWS, "data.mix={mixup: {}}"), "data.mix mixes pictures"),
         (
             (*RESNET, *VIEWS, "data.multi_scale={sizes: [24, 32]}"),
@@ -316,7 +316,7 @@ def test_an_average_of_other_frozen_weights_is_scored_by_pictures(tmp_path: Path
         ),
         (
             ("model.backbone=test_resnet", "model.freeze=backbone.layer4", *CLEAN),
-            "backbone.conv1.0 comes before",
+            "backbone.conv1.0 runs before",
         ),
     ],
 )
@@ -356,16 +356,14 @@ def test_their_size_is_said_and_refused_above_the_free_disk(
     assert str(cache) in said
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(activations_module.shutil, "disk_usage", lambda _: usage(size - 1))
-    with pytest.raises(
-        ConfigError, match=r"would take 0\.0 MB in .*lower data\.views.*keep_activations=false"
-    ):
+    with pytest.raises(ConfigError, match=r"need 0\.0 MB in .*lower data\.views.*keep_activations=false"):
         train_tiny(tmp_path / "run" / "0", *overrides)
     assert not (tmp_path / "run" / "0" / "config.yaml").exists()
     monkeypatch.setattr(activations_module.shutil, "disk_usage", lambda _: usage(size))
     train_tiny(tmp_path / "run" / "0", *overrides)
     # What is there already is not written again.
     monkeypatch.setattr(activations_module.shutil, "disk_usage", lambda _: usage(0))
-    assert "are replayed from" in kept(*overrides).announce()
+    assert "are read from" in kept(*overrides).announce()
 
 
 def test_a_full_disk_ends_in_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

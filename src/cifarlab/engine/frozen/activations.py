@@ -60,7 +60,7 @@ class Activations:
         self._said: list[str] = []
 
     def announce(self) -> str:
-        """Return a line on the kept activations, their size and their folder.
+        """Return a message on the stored activations, their size and their folder.
 
         Call this once the model has its frozen weights. No activations are written yet. Raises ConfigError if
         the folder cannot be written or has too little space.
@@ -77,15 +77,15 @@ class Activations:
         what = f"activations of the frozen part, up to {self.border.name} ({numbers}, {_shown(total)} in all)"
         if missing > free:
             raise ConfigError(
-                f"{what} would take {_shown(missing)} in {self.folder}, and {_shown(free)} are free; "
+                f"{what} need {_shown(missing)} in {self.folder}, but only {_shown(free)} are free; "
                 "free some, set CIFARLAB_CACHE to another folder, lower data.views, freeze more of the "
                 "network, or set train.keep_activations=false", KEEP_ACTIVATIONS)  # fmt: skip
         if not missing:
-            return f"{what} are replayed from {self.folder}"
-        return f"{what} are computed once and kept in {self.folder}: {_shown(missing)} are to be written"
+            return f"{what} are read from {self.folder}"
+        return f"{what} will be computed once and stored in {self.folder} ({_shown(missing)} to write)"
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
-        """Prepare an epoch's activations; return a line for each computed view.
+        """Prepare an epoch's activations; return progress messages of computed views.
 
         Raises Stopped when `stop()` returns True, and ConfigError if the folder cannot be written.
         """
@@ -95,7 +95,7 @@ class Activations:
         return self.lines()
 
     def lines(self) -> list[str]:
-        """Return a line for each view computed since the last call."""
+        """Return progress messages of views computed since the last call."""
         said, self._said = self._said, []
         return said
 
@@ -212,13 +212,11 @@ class Activations:
             with locked(folder, stop=stop):
                 found = self._open(folder, split, view)
                 if found is None:
-                    again = "computed again, the kept ones did not match: " if folder.exists() else ""
+                    again = "recomputed, since the stored ones did not match: " if folder.exists() else ""
                     begun = time.monotonic()
                     self._fill(folder, split, view, stop)
-                    seconds = time.monotonic() - begun
-                    self._said.append(
-                        f"activations: {again}{self._title(split, view)} in {seconds:.1f} s, kept in {folder}"
-                    )
+                    title, seconds = self._title(split, view), time.monotonic() - begun
+                    self._said.append(f"activations: {again}{title} in {seconds:.1f} s, stored in {folder}")
                     found = self._open(folder, split, view)
                     if found is None:
                         raise ConfigError(self._fault(split, view), KEEP_ACTIVATIONS)

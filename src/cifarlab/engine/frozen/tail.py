@@ -24,8 +24,8 @@ class Border:
     Attributes:
         modules: Names, within the classifier, of the modules that need not run, in the order of computation.
             The last one outputs the activations at the border.
-        shapes: Of each module's output for one picture.
-        dtype: Of the activations.
+        shapes: Shape of each module's output for one picture.
+        dtype: Type of the activations.
         channels_last: Whether the activations are stored as (H, W, C).
     """
 
