@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from cifarlab.core.errors import ConfigError, explain
+from cifarlab.core.errors import ConfigError, explain, reason_of
 from cifarlab.core.strict_numbers import Strict
 
 pytestmark = pytest.mark.quick
@@ -47,3 +47,21 @@ def test_a_long_value_is_shortened():
     text = str(mistake(Settings, {"seed": ["x" * 1000]}))
     assert len(text) < 200
     assert text.endswith("...)")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device", "a.pt"), "No space left on device"),
+        (RuntimeError("\n  it  broke\nat line 3"), "it broke"),
+        (
+            RuntimeError("Errors while loading:\n\tmissing key a\n\tmissing key b"),
+            "Errors while loading: missing key a",
+        ),
+        (RuntimeError("ends so:"), "ends so:"),
+        (ValueError(), "ValueError"),
+        (RuntimeError("x" * 300), "x" * 157 + "..."),
+    ],
+)
+def test_the_reason_of_an_exception_is_a_short_line(error, reason):
+    assert reason_of(error) == reason

@@ -30,6 +30,23 @@ class Failure(RuntimeError):
     """An error that is not the user's mistake. Its message says what happened, where, and what to do."""
 
 
+def reason_of(error: BaseException, *, limit: int = 160) -> str:
+    """Return the reason of an exception in one line, never empty.
+
+    It is the system's message of an OSError, else the first line of the text, else the name of the type. A
+    line that ends with a colon is continued by the next one.
+
+    Args:
+        error: The exception.
+        limit: Largest number of characters.
+    """
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    count = next((place for place, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    reason = " ".join(lines[:count]) or type(error).__name__
+    return reason if len(reason) <= limit else f"{reason[: limit - 3]}..."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint for a misspelt name.
 

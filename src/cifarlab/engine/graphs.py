@@ -15,7 +15,7 @@ from torch import Tensor
 from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 
 # The key path of the option that selects graphs.
 ENGINE = ("train", "engine")
@@ -95,9 +95,8 @@ class CudaTape:
                     open_graph.close()
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                reason = str(error).strip().partition("\n")[0][:150]
                 raise ConfigError(
-                    f"the steps of this recipe cannot be captured ({reason}); set train.engine=eager",
+                    f"the steps of this recipe cannot be captured ({reason_of(error)}); set train.engine=eager",
                     ENGINE,
                 ) from error
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.registries import BACKBONES
 from cifarlab.core.registry import Spec
 from cifarlab.models.blocks.stems import no_patches, patch_options, put_cifar_stem, put_patches
@@ -211,9 +211,8 @@ def unfit(
 
     `own_size` is a size that works, if known. The error is located at `path`.
     """
-    reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
     hint = f"; use {own_size}, its own" if own_size not in (None, image_size) else ""
-    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason}){hint}", path)
+    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason_of(error)}){hint}", path)
 
 
 def _load_pretrained(
@@ -285,8 +284,7 @@ def _translate(
         overlay = {"state_dict": dict(state), "custom_load": False}
         timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
     except Exception as error:  # a file of another architecture may make the translation raise anything
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise ConfigError(f"{path} does not match {name} ({reason})") from error
+        raise ConfigError(f"{path} does not match {name} ({reason_of(error)})") from error
     finally:
         nn.Module.load_state_dict = original
     return met or state

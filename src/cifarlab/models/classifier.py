@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
 from cifarlab.core.batch import Output
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.registry import Spec
 from cifarlab.models.cpu_convolutions.depthwise import use_depthwise
 from cifarlab.models.cpu_convolutions.live_taps import use_live_taps
@@ -248,8 +248,8 @@ def build_classifier(
     except (ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{spec.name} cannot be built: {reason}", ("model", "backbone")) from error
+        message = f"{spec.name} cannot be built: {reason_of(error)}"
+        raise ConfigError(message, ("model", "backbone")) from error
     mean, std = _mean_std(model, backbone, dataset_mean_std)
     head = model.head.build(backbone.num_features, num_classes)
     names = num_classes if classes is None else classes

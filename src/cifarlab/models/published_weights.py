@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.data.cache import cache_folder
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -65,7 +65,8 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
         torch.hub.download_url_to_file(address, str(target))
         return target
     except (OSError, RuntimeError) as error:
-        reason = str(getattr(error, "reason", error)).strip().partition("\n")[0][:120]
+        inner = getattr(error, "reason", None)  # of a URLError
+        reason = reason_of(inner if isinstance(inner, Exception) else error)
         raise ConfigError(
             f"the weights of {name} are not on this machine and cannot be fetched ({reason}); "
             f"get {address} elsewhere, then put it at {weights_folder() / f'{name}{Path(address).suffix}'} "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarlab.core.checkpoints import best_in
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 
 StateDict = Mapping[str, Tensor]
 HEAD_IS_NEW = "the head is newly initialised"
@@ -90,7 +90,7 @@ def _read(path: Path) -> tuple[Any, str]:
             return load_file(path), sha256
         return torch.load(path, map_location="cpu", weights_only=True), sha256
     except Exception as error:  # a broken file may raise zip, pickle, struct, key, memory or other errors
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+        reason = reason_of(error)
         raise ConfigError(f"{path}: cannot be read as weights, or is cut off ({reason})") from None
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from cifarlab.config import Config, build_config, without_places
 from cifarlab.config.merge import differences, listed, order
 from cifarlab.config.saved import translate_saved
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.files import clear_leftovers, write_atomically, write_json
 from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
@@ -115,9 +115,9 @@ class Run:
             hint = f"; did you mean {seeds[0]}?" if seeds else ""
             raise ConfigError(f"{self.folder} is not a run: it has no config.yaml{hint}") from None
         except OSError as error:
-            raise ConfigError(f"{self.config_path}: cannot be read: {error.strerror or error}") from None
+            raise ConfigError(f"{self.config_path}: cannot be read: {reason_of(error)}") from None
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{self.config_path}: cannot be read: {error}") from None
+            raise ConfigError(f"{self.config_path}: cannot be read: {reason_of(error)}") from None
         sections = ("data", "model", "objective", "optim", "train")
         if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in sections):
             raise ConfigError(f"{self.config_path}: damaged: a section is missing")
@@ -201,7 +201,7 @@ class Run:
         return lock
 
     def _unwritable(self, error: OSError) -> ConfigError:
-        return ConfigError(f"{self.folder}: cannot be written: {error.strerror or error}")
+        return ConfigError(f"{self.folder}: cannot be written: {reason_of(error)}")
 
     def _refuse_nesting(self) -> None:
         """Raise ConfigError if the folder would lie within or around a run."""

@@ -16,7 +16,7 @@ from cifarlab.config.recipes import Recipe
 from cifarlab.config.saved import NAME_THEM, SavedConfig, checked_unimported
 from cifarlab.core import checkpoints
 from cifarlab.core.device import Precision, pick_device, pick_precision
-from cifarlab.core.errors import ConfigError, explain
+from cifarlab.core.errors import ConfigError, explain, reason_of
 from cifarlab.core.strict_numbers import Strict
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.runs.folder import Run
@@ -116,7 +116,7 @@ def load_trained(
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error, limit=200)
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
     model.store_size = facts.store_size

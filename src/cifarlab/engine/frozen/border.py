@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
+from cifarlab.core.errors import reason_of
 from cifarlab.engine.frozen.tail import BACKBONE, Border, Tail, no_images
 from cifarlab.models.classifier import Classifier
 from cifarlab.objectives.objective import Objective
@@ -168,8 +169,7 @@ def _proven(
     try:
         tail = _pass(Tail(probe, border), objective, bare, first, precision, seed=0)
     except Exception as error:  # A network may raise anything if it begins in the middle.
-        reason = str(error).strip().partition("\n")[0][:100] or type(error).__name__
-        raise NoBorder(f"the network cannot be run from {last} on ({reason})") from None
+        raise NoBorder(f"the network cannot be run from {last} on ({reason_of(error)})") from None
     for what, ones, others in zip(("logits", "losses", "gradients"), whole, tail, strict=True):
         if not _alike(ones, others, BORDER_TOLERANCE[precision.dtype]):
             raise NoBorder(f"from the activations of {last} on, {what} are not those of the whole network")
