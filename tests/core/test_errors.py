@@ -55,8 +55,8 @@ def test_a_long_value_is_shortened():
         (OSError(28, "No space left on device", "a.pt"), "No space left on device"),
         (RuntimeError("\n  it  broke\nat line 3"), "it broke"),
         (
-            RuntimeError("Errors while loading:\n\tmissing key a\n\tmissing key b"),
-            "Errors while loading: missing key a",
+            RuntimeError("Errors while loading:\n\tno key a\n\tno key b"),
+            "Errors while loading: no key a",
         ),
         (RuntimeError("ends so:"), "ends so:"),
         (ValueError(), "ValueError"),

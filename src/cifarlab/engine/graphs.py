@@ -95,10 +95,8 @@ class CudaTape:
                     open_graph.close()
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                raise ConfigError(
-                    f"the steps of this recipe cannot be captured ({reason_of(error)}); set train.engine=eager",
-                    ENGINE,
-                ) from error
+                message = f"the steps of this recipe cannot be captured ({reason_of(error)})"
+                raise ConfigError(f"{message}; set train.engine=eager", ENGINE) from error
 
         def replay(seeds: Sequence[int]) -> None:
             for graph, seed in zip(graphs, seeds, strict=True):
