@@ -14,8 +14,8 @@ from cifarlab.config.imports import import_builtin_parts
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import pick_precision
 from cifarlab.core.registries import LOSSES
-from cifarlab.engine.frozen import Border, NoBorder, Tail, find_border, frozen_share
-from cifarlab.engine.frozen.tail import activations_at, no_images
+from cifarlab.engine.frozen import NoBorder, find_border, frozen_share
+from cifarlab.engine.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.objectives.objective import Objective
