@@ -128,7 +128,7 @@ def test_norms_stay_in_evaluation_mode_through_copies_devices_and_scoring():
     assert to_device(model, CPU) is model
     average = AVERAGES.spec("ema").build(model)
     engine = prepare(tiny_config()).engine
-    assert len(list(logits_of(model, engine.train, engine.precision, 32))) == 1
+    assert len(list(logits_of(model, engine.train_split, engine.precision, 32))) == 1
     for copied in (model, copy.deepcopy(model), average.module):
         assert norms_that_move(copied) == expected
     # The copy's norms are its own: the original's mode is not the copy's.

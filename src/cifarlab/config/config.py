@@ -150,8 +150,7 @@ class Config(Section):
 
     def identity(self) -> dict[str, Any]:
         """Return `dump()` without the keys in NOT_IDENTITY."""
-        plain = self.dump()
-        return without_places(plain)
+        return identity_of(self.dump())
 
 
 def _draws_per_batch(mixer: Spec) -> bool:
@@ -159,7 +158,7 @@ def _draws_per_batch(mixer: Spec) -> bool:
     return getattr(mixer.options, "per", "pair") == "batch" or any(map(_draws_per_batch, choices.values()))
 
 
-def without_places(plain: Mapping[str, Plain]) -> dict[str, Any]:
+def identity_of(plain: Mapping[str, Plain]) -> dict[str, Any]:
     """Return a copy of a plain configuration without the keys in NOT_IDENTITY."""
     kept = copy.deepcopy(dict(plain))
     for path in NOT_IDENTITY:

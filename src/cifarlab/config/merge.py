@@ -82,7 +82,7 @@ def _named(value: Any) -> dict[str, Plain]:
     return {"name": value} if isinstance(value, str) else {}
 
 
-def order(plain: Mapping[str, Plain]) -> dict[str, Plain]:
+def apply_before(plain: Mapping[str, Plain]) -> dict[str, Plain]:
     """Move each labelled part with `before: label` there, and drop `before`.
 
     Raises:

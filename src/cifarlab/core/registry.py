@@ -199,7 +199,7 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 
-    def answering_for(self, name: str) -> Part | None:
+    def open_part(self, name: str) -> Part | None:
         """Return the open part if it accepts an unregistered name, else None."""
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None

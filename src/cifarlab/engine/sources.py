@@ -25,7 +25,7 @@ class Source(Protocol):
         ...
 
 
-class Kept(Protocol):
+class ActivationSource(Protocol):
     """A source of a frozen part's activations, which replace pictures."""
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:

@@ -21,7 +21,7 @@ from cifarlab.engine.graphs import CudaTape, Graphs, Reseed, refuse_graphs
 from cifarlab.engine.plan import Clock, Plan, StepPlan
 from cifarlab.engine.running_means import Means, batch_accuracy
 from cifarlab.engine.scoring import score_split
-from cifarlab.engine.sources import Kept, Source, unobserved
+from cifarlab.engine.sources import ActivationSource, Source, unobserved
 from cifarlab.engine.state import EngineState
 from cifarlab.models.batch_norm import norms_in_training, reestimated_statistics, statistics_kept
 from cifarlab.models.classifier import Classifier
@@ -44,24 +44,24 @@ class Engine:
         config: Config,
         model: Classifier,
         objective: Objective,
-        train: Split,
+        train_split: Split,
         precision: Precision,
         *,
         teacher: Source | None = None,
-        activations: Kept | None = None,
+        activations: ActivationSource | None = None,
     ):
-        self.config, self.model, self.objective, self.train = config, model, objective, train
+        self.config, self.model, self.objective, self.train_split = config, model, objective, train_split
         self.precision, self.teacher, self.activations = precision, teacher, activations
         # Training calls this. State, averages and evaluation use the model itself.
         shown = self._behind_border(model)
         self._through = compiled(shown) if config.train.engine == "compiled" else shown
         self.device = precision.device
-        self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
-        self.views = BatchLoader(train, config, model.num_classes, PIXELS_AHEAD[self.device.type])
+        train, size = config.train, config.data.batch_size
+        self.plan = Plan(len(train_split), size, train.epochs, train.accumulate)
+        self.batches = BatchLoader(train_split, config, model.num_classes, PIXELS_AHEAD[self.device.type])
         self.optimizer = build_optimizer(config.optim, [model, objective])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
-        average = config.train.average
-        self.average: Average | None = average.build(model) if average else None
+        self.average: Average | None = train.average.build(model) if train.average else None
         self.means = Means(self.device)
         # A context around each named part of a step. A profiler may replace it to measure times.
         self.span: Callable[[str], AbstractContextManager[object]] = unobserved
@@ -71,7 +71,7 @@ class Engine:
         # Numbers that change from step to step. On a GPU they are tensors, which a captured step reads.
         self._clock = self._device_clock() if self.device.type == "cuda" else None
         self.graphs: Graphs | None = None
-        if config.train.engine == "graph":
+        if train.engine == "graph":
             refuse_graphs(config, precision)
             self.use_graphs(Graphs(CudaTape(self.device)))
 
@@ -84,7 +84,7 @@ class Engine:
         """Return the epoch's order, (N,) int64 positions on the pictures' device."""
         shuffled = partial(permutation, self.config.train.seed, epoch)
         make = shuffled if self.config.data.shuffle else torch.arange
-        return make(len(self.train), device=self.train.rows.device)
+        return make(len(self.train_split), device=self.train_split.rows.device)
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> str | None:
         """Prepare teacher outputs; return a progress message if computed, else None."""
@@ -135,7 +135,7 @@ class Engine:
         """Return a batch of pictures, or of their kept activations."""
         if self.activations is not None:
             return self.activations.batch(order[first:last], epoch)
-        return self.views.batch(order, epoch, first, last)
+        return self.batches.batch(order, epoch, first, last)
 
     def _behind_border(self, model: torch.nn.Module) -> torch.nn.Module:
         """Return the model, or its tail behind a frozen part."""
@@ -256,7 +256,7 @@ class Engine:
                     for number, (first, last) in enumerate(self.plan.batches(step, len(order))):
                         torch.manual_seed(self._seed_of(step, number))
                         samples = (order, epoch, first, last)
-                        batch = self._shown(*samples) if skips else self.views.batch(*samples)
+                        batch = self._shown(*samples) if skips else self.batches.batch(*samples)
                         self._forward(shown, batch, self._sizes(last - first, epoch, step, first))
         model.train(was_training)
 
@@ -266,7 +266,7 @@ class Engine:
         if self.activations is not None and image_size in (None, own) and self.activations.knows(model):
             kept = self.activations.clean(split)
         model, size = model if kept is None else self._behind_border(model), image_size or own
-        return score_split(model, split, self.precision, size, graphs=self.graphs, kept=kept)
+        return score_split(model, split, self.precision, size, graphs=self.graphs, activations=kept)
 
     def has_finite_weights(self) -> bool:
         """Tell whether weights and buffers are finite; waits for the device."""

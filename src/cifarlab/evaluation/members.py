@@ -33,7 +33,7 @@ def load_members(
     """
     members = []
     for run in runs:
-        trained = load_trained(run, device=device, imports=imports).at(root)
+        trained = load_trained(run, device=device, imports=imports).with_data_root(root)
         digest, size = file_digest(best_of(run)), trained.saved.image_size
         members.append(Member(trained, str(run), digest, size, trained.precision))
     first = members[0]

@@ -24,7 +24,7 @@ from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
 from cifarlab.runs.environment import describe_environment
 from cifarlab.runs.folder import Run
-from cifarlab.runs.model import best_of, unloaded
+from cifarlab.runs.model import best_of, build_for_loading
 from cifarlab.runs.summary import Soup, SoupIngredient, Summary
 from cifarlab.teachers.teacher import Member
 from cifarlab.training.resume import best_state
@@ -250,7 +250,7 @@ def _keep(run: Run, members: Sequence[Member], result: SoupResult, splits: Split
         seconds=own + sum(entry.seconds or 0 for entry in result.record),
         images_per_second=len(splits.train) / own,
         parameters=sum(p.numel() for p in model.parameters()),
-        macs=count_macs(unloaded(config.model, size, model.classes), size),
+        macs=count_macs(build_for_loading(config.model, size, model.classes), size),
         peak_memory_bytes=peak_memory(device),
         data_fingerprint=splits.fingerprint["train"],
         warnings=warnings,

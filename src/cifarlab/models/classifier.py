@@ -88,6 +88,7 @@ class Classifier(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes."""
         return len(self.classes)
 
     @property
@@ -123,15 +124,16 @@ class Classifier(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def preprocess(self, images: Tensor, size: int | None = None) -> Tensor:
+    def preprocess(self, images: Tensor, image_size: int | None = None) -> Tensor:
         """Convert pictures to the backbone's input, (B, 3, S, S) float32.
 
-        Pictures are (B, 3, h, w) uint8, or floats in [0, 1]. S is `size`, else `image_size`.
+        Pictures are (B, 3, h, w) uint8, or floats in [0, 1]. S is `image_size`, else the
+        model's own.
         """
         # Outside autocast: bf16 has 8 bits of precision, so it would round the pictures themselves.
         with torch.autocast(images.device.type, enabled=False):
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-            return (resize_batch(images, size or self.image_size) - self.mean) / self.std
+            return (resize_batch(images, image_size or self.image_size) - self.mean) / self.std
 
     @torch.inference_mode()
     def predict(
@@ -186,13 +188,16 @@ class Classifier(nn.Module):
             for picture, row, probabilities in zip(given, labels, values, strict=True)
         ]
 
-    def forward(self, images: Tensor, size: int | None = None, stages: bool = False) -> Output:
+    def forward(self, images: Tensor, image_size: int | None = None, stages: bool = False) -> Output:
         """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1].
 
-        They are resized to `size`, else `image_size`. With `stages`, the output contains the feature maps of
-        the backbone's stages. Raises ConfigError if the backbone names none.
+        They are resized to `image_size`, else the model's own size. With `stages`, the output contains the
+        feature maps of the backbone's stages.
+
+        Raises:
+            ConfigError: The feature maps are asked for, and the backbone names no stages.
         """
-        inputs = self.preprocess(images, size)
+        inputs = self.preprocess(images, image_size)
         if not stages:
             return self.head(self.backbone(inputs))
         maps: dict[str, Tensor] = {}

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from cifarlab.config import Config, build_config, without_places
-from cifarlab.config.merge import differences, listed, order
+from cifarlab.config import Config, build_config, identity_of
+from cifarlab.config.merge import apply_before, differences, listed
 from cifarlab.config.saved import translate_saved
 from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.files import clear_leftovers, write_atomically, write_json
@@ -278,12 +278,12 @@ def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[An
     Returns:
         {dotted key: (saved value, current value)}.
     """
-    return differences(without_places(_with_current_defaults(plain)), config.identity())
+    return differences(identity_of(_with_current_defaults(plain)), config.identity())
 
 
 def _with_current_defaults(plain: dict[str, Plain]) -> dict[str, Plain]:
     """Add defaults to a saved configuration for keys that did not exist yet."""
     try:
-        return build_config(order(plain)).dump()
+        return build_config(apply_before(plain)).dump()
     except ConfigError:  # A part is not registered, or was renamed. Compare the configuration unchanged.
         return plain

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cifarlab.config import ModelConfig
 from cifarlab.config.recipes import Recipe
-from cifarlab.config.saved import NAME_THEM, SavedConfig, checked_unimported
+from cifarlab.config.saved import NAME_THEM, SavedConfig, validate_saved
 from cifarlab.core import checkpoints
 from cifarlab.core.device import Precision, pick_device, pick_precision
 from cifarlab.core.errors import ConfigError, explain, reason_of
@@ -66,9 +66,9 @@ class Trained:
     epoch: int
     file: Path
 
-    def at(self, root: str | None) -> Trained:
+    def with_data_root(self, root: str | None) -> Trained:
         """Return a copy with `data.root` replaced. None leaves it as the run had it."""
-        return replace(self, saved=self.saved.at(root))
+        return replace(self, saved=self.saved.with_data_root(root))
 
 
 def load(run: Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
@@ -112,7 +112,7 @@ def load_trained(
         facts = _CheckpointFacts.model_validate(state)
     except ValidationError as error:
         raise ConfigError(f"{file}: damaged: {explain(error, lambda _: ())}") from None
-    model = unloaded(saved.model, saved.image_size, facts.classes)
+    model = build_for_loading(saved.model, saved.image_size, facts.classes)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
@@ -125,9 +125,9 @@ def load_trained(
 
 
 def saved_recipe(run: Run, *, imports: Sequence[Path | str] = ()) -> Recipe:
-    """Return the configuration of a run as a recipe. `imports` is that of `checked_unimported`."""
+    """Return the configuration of a run as a recipe. `imports` is that of `validate_saved`."""
     plain, summary = run.plain_config(), run.summary()
-    known = checked_unimported(plain, run.folder, imports=imports).imports
+    known = validate_saved(plain, run.folder, imports=imports).imports
     name = (summary.recipe if summary is not None else "") or run.name
     return Recipe(name, run.config_path, None, {}, {**plain, "imports": [*known]}, run.recipe_files)
 
@@ -151,7 +151,7 @@ def refuse_other_classes(
             raise ConfigError(f"{path} calls class {label} {there!r}, {here} {ours!r}: other classes{fix}")
 
 
-def unloaded(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
+def build_for_loading(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
     """Build a classifier with random weights, to load a checkpoint into."""
     statistics = ((0.0,) * 3, (1.0,) * 3)  # Placeholders: the checkpoint has the mean and deviation.
     return build_classifier(

@@ -125,7 +125,7 @@ class Teacher:
         for chunk in images.split(count):
             with member.precision.autocast():
                 view = member.precision.layout(chunk)
-                output = member.trained.model(view, size=member.image_size, stages=self.stages)
+                output = member.trained.model(view, image_size=member.image_size, stages=self.stages)
             embedding = output.embedding if "embedding" in self.lessons else output.embedding[:, :0]
             said.append([values.float() for values in (output.logits, embedding, *output.stages)])
             scale = output.scale if output.cosines is not None else None

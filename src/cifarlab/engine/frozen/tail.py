@@ -113,10 +113,10 @@ class Tail(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def forward(self, activations: Tensor, size: int | None = None, stages: bool = False) -> Output:
+    def forward(self, activations: Tensor, image_size: int | None = None, stages: bool = False) -> Output:
         """Classify (B, ...) activations at the border.
 
-        `size` is that of the pictures that they were computed from.
+        `image_size` is that of the pictures that they were computed from.
         """
         assert not stages, "the maps of stages before the border are not kept"
         # Operations outside the modules before the border run on blank pictures.
@@ -139,7 +139,7 @@ class _Reached(Exception):
 
 @torch.no_grad()
 def activations_at(
-    classifier: Classifier, border: Border, images: Tensor, precision: Precision, size: int
+    classifier: Classifier, border: Border, images: Tensor, precision: Precision, image_size: int
 ) -> Tensor:
     """Compute the activations at the border for (B, 3, H, W) views.
 
@@ -154,7 +154,7 @@ def activations_at(
     hook = classifier.get_submodule(border.name).register_forward_hook(reach)
     try:
         with precision.autocast():
-            classifier.backbone(classifier.preprocess(precision.layout(images), size))
+            classifier.backbone(classifier.preprocess(precision.layout(images), image_size))
     except _Reached:
         pass
     finally:

@@ -76,7 +76,7 @@ def analyze(
     Raises:
         ConfigError: The run cannot be loaded, or its data have changed or lack such pictures.
     """
-    trained = load_trained(run, device=device, imports=imports).at(root)
+    trained = load_trained(run, device=device, imports=imports).with_data_root(root)
     opened = open_split(run, trained, split, "analyze")
     pictures, learned = opened.pictures, opened.learned
     assert learned is not None, "without it nothing is opened"

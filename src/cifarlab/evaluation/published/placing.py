@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cifarlab.config import Config
-from cifarlab.config.saved import checked_unimported
+from cifarlab.config.saved import validate_saved
 from cifarlab.core.records import Record
 from cifarlab.evaluation.published.causes import augmentation, causes, pretrained
 from cifarlab.evaluation.published.figures import ANCHORS, Anchor
@@ -87,7 +87,7 @@ def place_run(run: Run) -> Placement | None:
     split = "test" if summary.test_top1 is not None else "val"
     if (score := summary.top1(split)) is None:
         return None
-    return place_score(checked_unimported(run.plain_config(), run.folder), score, split)
+    return place_score(validate_saved(run.plain_config(), run.folder), score, split)
 
 
 def nearest_anchor(config: Config) -> Anchor | None:
