@@ -21,7 +21,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Precision:
-    """The device of a run and the dtype of its autocast."""
+    """The device of a run and the dtype of its autocast.
+
+    Attributes:
+        device: Device of the model and its batches.
+        dtype: Type of the autocast. float32: there is no autocast.
+    """
 
     device: torch.device
     dtype: torch.dtype

@@ -27,6 +27,8 @@ class Part:
     """A registered callable.
 
     Attributes:
+        name: Its name in recipes.
+        call: The callable.
         schema: Pydantic model of the options.
         doc: First line of the callable's docstring.
         traits: Instance of the registry's class of traits.
@@ -54,6 +56,8 @@ class Spec:
     """A part with validated, frozen options.
 
     Attributes:
+        part: The part.
+        options: Its options, an instance of the part's schema.
         weight: Factor of a loss in the total.
         p: Probability that an augmentation or mixer is applied to a picture.
         beside: Which of `weight` and `p` the part takes.
@@ -67,6 +71,7 @@ class Spec:
 
     @property
     def name(self) -> str:
+        """The name of the part."""
         return self.part.name
 
     def kwargs(self) -> dict[str, Any]:

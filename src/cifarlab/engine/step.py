@@ -149,8 +149,7 @@ class Engine:
     def _learn(self, plan: StepPlan, batches: Iterable[Batch], reseed: Reseed) -> None:
         """Take the planned step: the part that a graph may capture.
 
-        It reads no host value that changes from step to step, and does not wait for the device before the
-        first pass.
+        It reads no host value that changes from step to step, and does not wait before the first pass.
         """
         self.optimizer.zero_grad(set_to_none=True)
         watched: list[Tensor] = []
@@ -274,6 +273,7 @@ class Engine:
         return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def state_dict(self) -> EngineState:
+        """Return the state dicts of all parts."""
         return {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
@@ -284,10 +284,10 @@ class Engine:
         }
 
     def load_state_dict(self, state: EngineState) -> None:
+        """Restore a result of `state_dict`, perhaps from another device."""
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # The groups come from the saved run, which may have been on another device.
         if self._clock is not None:
             self._clock = self._device_clock()
         else:

@@ -158,7 +158,11 @@ def _own_size(name: str) -> int | None:
 def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str, ...]]:
     """Measure the features and find the stages by a forward pass.
 
-    Returns the number of features F and the names of the stages. Raises ConfigError if the pass fails.
+    Returns:
+        The number of features F, and the names of the stages.
+
+    Raises:
+        ConfigError: The pass fails.
     """
     channels = _listed_stages(model)
     maps: dict[str, object] = {}

@@ -136,11 +136,7 @@ def muon(
                 return super().step(closure)
 
     hidden = [{**group, "use_muon": True} for group in groups if group["hidden"]]
-    others = [
-        {**group, "lr_scale": group.get("lr_scale", 1.0) * rest_rate}
-        for group in groups
-        if not group["hidden"]
-    ]
+    others = [{**g, "lr_scale": g.get("lr_scale", 1.0) * rest_rate} for g in groups if not g["hidden"]]
     if not hidden:
         raise ConfigError(
             "no hidden matrix is trained here; set optim.name=adamw, or freeze less of the backbone",
@@ -251,7 +247,10 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
     """Build a recipe's optimizer over all trainable parameters.
 
     The learning rate is the schedule's peak. Move the modules to their device first: that decides whether
-    fused kernels are used. Raises ConfigError if every parameter is frozen.
+    fused kernels are used.
+
+    Raises:
+        ConfigError: Every parameter is frozen.
     """
     parts = nn.ModuleList([modules] if isinstance(modules, nn.Module) else modules)
     apart = optim.optimizer.part.traits.hidden_apart
@@ -293,5 +292,6 @@ class Combined(Optimizer):
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a result of `state_dict`, and share it with the parts."""
         super().load_state_dict(state_dict)
         self._share()

@@ -62,8 +62,10 @@ class Activations:
     def announce(self) -> str:
         """Return a message on the stored activations, their size and their folder.
 
-        Call this once the model has its frozen weights. No activations are written yet. Raises ConfigError if
-        the folder cannot be written or has too little space.
+        Call this once the model has its frozen weights. No activations are written yet.
+
+        Raises:
+            ConfigError: The folder cannot be written, or has too little space.
         """
         with explain_refusal("activations", self.folder, KEEP_ACTIVATIONS):
             # Fail before the run begins if the folder cannot be created.
@@ -87,7 +89,9 @@ class Activations:
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
         """Prepare an epoch's activations; return progress messages of computed views.
 
-        Raises Stopped when `stop()` returns True, and ConfigError if the folder cannot be written.
+        Raises:
+            Stopped: `stop()` has returned True.
+            ConfigError: The folder cannot be written.
         """
         self._rows(self.splits.train, view_epoch(self.config, epoch), stop)
         if self.splits.val is not None:
@@ -170,11 +174,8 @@ class Activations:
     def _place(self, split: Split, view: int | None) -> Path:
         """Return a view's folder; views without augmentation share the clean one."""
         augmented = view is not None and bool(self.config.data.augment)
-        return (
-            self.folder
-            / digest(self._key(split))
-            / (f"view_{self._policy()}_{view}" if augmented else "clean")
-        )
+        name = f"view_{self._policy()}_{view}" if augmented else "clean"
+        return self.folder / digest(self._key(split)) / name
 
     def _policy(self) -> str:
         """Return a digest of the augmentation and its seed."""
@@ -242,9 +243,8 @@ class Activations:
         first = next(self._chunks(split))
         now, then = self._compute(split, first, view), self._take(rows, first)
         gap = (now.float() - then.float()).abs()
-        strays = (
-            (gap > ACTIVATION_TOLERANCE[self.border.dtype] * now.float().abs().max()).float().mean().item()
-        )
+        allowed = ACTIVATION_TOLERANCE[self.border.dtype] * now.float().abs().max()
+        strays = (gap > allowed).float().mean().item()
         return rows if now.isfinite().all() and strays * 1000 <= STRAYS else None
 
     def _fill(self, folder: Path, split: Split, view: int | None, stop: Callable[[], bool]) -> None:

@@ -91,6 +91,7 @@ class SpeedResNet(Staged):
                 part.fit(images)
 
     def pool(self, maps: Tensor) -> Tensor:
+        """Pool (B, F, H, W) maps to (B, F): each channel's maximum plus its mean."""
         return maps.amax((-2, -1)) + maps.mean((-2, -1))
 
 
