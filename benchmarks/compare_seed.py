@@ -141,7 +141,7 @@ def _first_step(config: Config) -> tuple[float, float]:
     engine.model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     order = engine.order(0)
     ((first, last),) = engine.plan.batches(0, len(order))
-    batch = engine.views.batch(order, 0, first, last)
+    batch = engine.batches.batch(order, 0, first, last)
     seen = engine.model.preprocess(batch.images)
     ((theirs, _),) = _in_batches(pictures, [order[first:last].tolist()])
     levels = 255 * (seen.cpu() - theirs).abs().max().item()

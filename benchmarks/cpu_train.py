@@ -104,8 +104,10 @@ class Ours:
 def compare_first_losses(config: Config, job: Job, tutorial: Tutorial) -> dict[str, float]:
     """Both sides' losses on one batch from the same weights; raises SystemExit where they do not agree."""
     engine = job.engine
-    positions = torch.arange(min(config.data.batch_size, len(engine.train)))
-    batch = make_batch(engine.train, positions, config.data, config.train.seed, 0, len(job.splits.classes))
+    positions = torch.arange(min(config.data.batch_size, len(engine.train_split)))
+    batch = make_batch(
+        engine.train_split, positions, config.data, config.train.seed, 0, len(job.splits.classes)
+    )
     items = [tutorial.pictures[int(position)] for position in positions]
     images = torch.stack([torch.from_numpy(image) for image, _ in items])
     labels = torch.tensor([int(label) for _, label in items])

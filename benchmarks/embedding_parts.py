@@ -34,6 +34,6 @@ def two_numbers(image_size: int, *, width: int = 8, wide: bool = False) -> TwoNu
         for inputs, outputs, stride in zip([width, *widths], widths, (1, 2, 2, 2), strict=False)
     ]
     network = Staged(
-        conv_norm(3, width, 3), stages, num_features=widths[-1], image_size=image_size, reduction=8
+        conv_norm(3, width, 3), stages, num_features=widths[-1], image_size=image_size, min_image_size=8
     )
     return TwoNumbers(with_he_weights(network), wide)

@@ -60,7 +60,7 @@ class Weights(nn.Module):
 
 def steps(engine: Engine, count: int) -> Iterator[Callable[[], None]]:
     """The next `count` steps of a run that goes through its first epoch again and again."""
-    order, whole = engine.order(0), max(1, len(engine.train) // engine.plan.step_size)
+    order, whole = engine.order(0), max(1, len(engine.train_split) // engine.plan.step_size)
     for number in range(count):
         yield lambda step=number % whole: engine.step(order, 0, step)
 

@@ -34,7 +34,7 @@ from rates import Rate, minutes_of, read_rates
 from scipy import stats
 from whole import ROOT, Line, Result, Results, percent, read_queue, read_results
 
-from cifarlab.config.recipes import NOT_MEASURED_YET, Recipe, every
+from cifarlab.config.recipes import NOT_MEASURED_YET, Recipe, all_recipes
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.files import read_json, write_atomically
 from cifarlab.experiments.statistics import difference
@@ -89,7 +89,7 @@ def load(root: Path = ROOT, recipes: tuple[Recipe, ...] | None = None) -> Known:
         read_results(folder, queue),
         read_rates(folder / "rates.json"),
         queue,
-        tuple(every()) if recipes is None else recipes,
+        tuple(all_recipes()) if recipes is None else recipes,
     )
 
 

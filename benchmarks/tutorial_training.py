@@ -28,7 +28,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tutorial import TutorialModel, TutorialPictures, give_weights, quiet_worker
 
 from cifarlab.config import Config
-from cifarlab.config.recipes import checked
+from cifarlab.config.recipes import import_and_validate
 from cifarlab.data.splits import Split
 from cifarlab.training.setup import Job, prepare
 
@@ -264,7 +264,7 @@ def _train(contestant: Contestant, line: Connection, start_method: str) -> None:
     os.dup2(nowhere, 2)
     try:
         torch.set_float32_matmul_precision("high")  # TF32, where the device has it.
-        config = checked(contestant.config)
+        config = import_and_validate(contestant.config)
         tutorial = Tutorial(config, prepare(config), contestant.tuned)
         turns = Turns(line, tutorial.device)
         tutorial.train(turns, contestant.workers, contestant.folder, contestant.epochs)

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from cifarlab import augment  # noqa: F401  fills the registry
-from cifarlab.config.recipes import checked, read_recipe, resolve
+from cifarlab.config.recipes import import_and_validate, read_recipe, resolve
 from cifarlab.core.registries import AUGMENTS, MIXERS
 from cifarlab.training.saver import Saver
 
@@ -351,7 +351,7 @@ def test_the_time_to_an_accuracy_is_that_of_the_recipe_as_it_is(name: str):
     found = json.loads((BENCHMARKS / "results" / f"speed_{name}.json").read_text())
     as_it_is = resolve(read_recipe(f"speed/{name}")).dump()
     # Options that came later stand at their defaults.
-    measured = checked(found["config"]).dump()
+    measured = import_and_validate(found["config"]).dump()
     for config in (measured, as_it_is):
         # Where it ran, and where the pictures lay.
         config["train"]["device"] = config["data"]["root"] = None

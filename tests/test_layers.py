@@ -137,7 +137,7 @@ BY_POSITION = {
     "ConfigError": "an exception: the message, and the key that it is about",
     "resolve": "a recipe and its overrides are a pair",
     "train": "a recipe and its overrides are a pair",
-    "find": "the name and the folder of the recipe that names it are a pair",
+    "find_recipe": "the name and the folder of the recipe that names it are a pair",
     "parse_yaml": "the third is the key at which ConfigError is raised, as of ConfigError",
     "power": "vectorised by scipy's root finding, which calls it by position",
 }

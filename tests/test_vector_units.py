@@ -23,7 +23,7 @@ def pictures_and_draws() -> dict[str, Tensor]:
     import_builtin_parts()
     images = torch.randint(0, 256, (40, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float() / 255
     draws = Draws(3, 5, torch.arange(40))
-    found = {"uniform": draws.uniform(), "integers": draws.integers(1000).float()}
+    found = {"uniform": draws.uniform(), "integers": draws.integers(0, 1000).float()}
     for part in AUGMENTS.parts():
         if part.call.__module__.startswith("cifarlab.") and (
             ... not in part.options.values() or part.name in OPTIONS

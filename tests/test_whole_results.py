@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cifarlab.config.recipes import every, read_recipe, resolve
+from cifarlab.config.recipes import all_recipes, read_recipe, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.tutorial import experiments
 from cifarlab.runs.folder import Run
@@ -383,7 +383,7 @@ def test_the_list_says_why_a_recipe_is_not_measured(cifarlab):
     status, out, _ = cifarlab("list", "--json")
     assert status == 0
     rows = json.loads(out)
-    assert [row["name"] for row in rows] == [recipe.name for recipe in every()]
+    assert [row["name"] for row in rows] == [recipe.name for recipe in all_recipes()]
     assert all((row["measured"] is None) != (row["waits"] is None) for row in rows)
     _, text, _ = cifarlab("list")
     assert "not measured yet: needs ResNet weights" in text

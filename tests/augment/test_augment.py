@@ -372,7 +372,7 @@ def test_an_alternating_flip_is_the_same_below_a_policy_and_in_part_of_a_batch()
 def test_crop_against_a_loop(border: str, fill: float, mode: Any) -> None:
     images, draws = pictures(200, 20, 32), Draws(0, 0, torch.arange(200))
     ours = augment.apply(images, draws, parse({"crop": {"padding": 3, "border": border, "fill": fill}}))
-    corners = (draws.at("crop").integers(4, -3, shape=(2,)) + 3).tolist()
+    corners = (draws.at("crop").integers(-3, 4, shape=(2,)) + 3).tolist()
     options: dict[str, Any] = {"constant_values": fill} if mode == "constant" else {}
     for picture, view, (top, left) in zip(images.numpy(), ours.numpy(), corners, strict=True):
         padded = np.pad(picture, ((0, 0), (3, 3), (3, 3)), mode=mode, **options)

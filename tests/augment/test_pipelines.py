@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cifarlab import augment
 from cifarlab.augment import pipelines
-from cifarlab.config.recipes import checked
+from cifarlab.config.recipes import import_and_validate
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS
@@ -137,7 +137,7 @@ def test_a_file_is_read_once_and_kept_with_the_run(tmp_path: Path) -> None:
     path.unlink()
     kept = config.dump()["data"]["augment"]["any"]["transforms"]
     assert kept == [*STRONG[:2], {"OneOf": {**STRONG[2]["OneOf"]}}, {"CoarseDropout": {}}]
-    assert checked(config.dump()).identity() == config.identity()
+    assert import_and_validate(config.dump()).identity() == config.identity()
 
 
 def test_what_the_library_saved_makes_the_same_views(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def drawn(draws: Draws, low: float = 0.0, high: float = 1.0, size: int = 1) -> l
 
 
 def crop(picture: Tensor, draws: Draws) -> Tensor:
-    top, left = (draws.integers(5, -4, shape=(2,))[0] + 4).tolist()
+    top, left = (draws.integers(-4, 5, shape=(2,))[0] + 4).tolist()
     return TF.crop(TF.pad(picture, [4]), top, left, 32, 32)
 
 
@@ -111,22 +111,22 @@ def camel(name: str) -> str:
 
 def rand_augment(picture: Tensor, draws: Draws) -> Tensor:
     policy = Policy(v2.RandAugment(), v2.RandAugment._AUGMENTATION_SPACE, 31)
-    for row in draws.integers(28, shape=(2,))[0].tolist():
+    for row in draws.integers(0, 28, shape=(2,))[0].tolist():
         picture = policy.run(picture, camel(policies.OPERATION_NAMES[row // 2]), 9, bool(row % 2))
     return picture
 
 
 def trivial_augment_wide(picture: Tensor, draws: Draws) -> Tensor:
     policy = Policy(v2.TrivialAugmentWide(), v2.TrivialAugmentWide._AUGMENTATION_SPACE, 31)
-    row = int(draws.integers(14 * 31 * 2))
+    row = int(draws.integers(0, 14 * 31 * 2))
     return policy.run(picture, camel(policies.OPERATION_NAMES[row // 62]), row // 2 % 31, bool(row % 2))
 
 
 def auto_augment(picture: Tensor, draws: Draws) -> Tensor:
     library = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
     policy = Policy(library, library._AUGMENTATION_SPACE, 10)
-    pair = library._policies[int(draws.integers(25))]
-    signs, numbers = draws.integers(2, shape=(2,))[0].tolist(), drawn(draws, size=2)
+    pair = library._policies[int(draws.integers(0, 25))]
+    signs, numbers = draws.integers(0, 2, shape=(2,))[0].tolist(), drawn(draws, size=2)
     for (name, probability, place), sign, number in zip(pair, signs, numbers, strict=True):
         if number < probability:
             picture = policy.run(picture, name, place or 0, bool(sign))
@@ -138,8 +138,8 @@ def aug_mix(picture: Tensor, draws: Draws) -> Tensor:
     own, *numbers = drawn(draws, size=4)
     shares = [-math.log(1 - number) + 2**-25 for number in numbers]
     names = [name for name in policies.OPERATION_NAMES if name != "identity"]
-    chosen = draws.integers(len(names) * 3 * 2, shape=(3, 3))[0].tolist()
-    lengths = draws.integers(4, 1, shape=(3,))[0].tolist()
+    chosen = draws.integers(0, len(names) * 3 * 2, shape=(3, 3))[0].tolist()
+    lengths = draws.integers(1, 4, shape=(3,))[0].tolist()
     mixed = picture * own
     for share, rows, length in zip(shares, chosen, lengths, strict=True):
         view = picture
@@ -170,7 +170,7 @@ REFERENCES: dict[str, tuple[Reference, bool]] = {
     "color": (one_operation("color", 0.1, 1.9), False),
     "contrast": (one_operation("contrast", 0.1, 1.9), False),
     "sharpness": (one_operation("sharpness", 0.1, 1.9), False),
-    "posterize": (lambda picture, draws: TF.posterize(picture, int(draws.integers(9, 4))), True),
+    "posterize": (lambda picture, draws: TF.posterize(picture, int(draws.integers(4, 9))), True),
     "solarize": (one_operation("solarize", 0.0, 1.0), True),
     "invert": (lambda picture, draws: TF.invert(picture), False),
     "auto_contrast": (lambda picture, draws: TF.autocontrast(picture), False),

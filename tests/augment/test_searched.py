@@ -296,7 +296,7 @@ def test_a_policy_is_its_rows_one_after_the_other() -> None:
         images, draws.at("some")
     )
     table = policies.rand_rows(9, 16, 16)
-    for i, places in enumerate(draws.at("some").integers(28, shape=(3,))):
+    for i, places in enumerate(draws.at("some").integers(0, 28, shape=(3,))):
         view = images[i : i + 1].clone()
         for row in table[places]:
             tables.run_(view, row[None], "nearest", 0.5)

@@ -208,7 +208,7 @@ def test_what_nobody_foresaw_is_one_line_and_status_1(cifarlab, monkeypatch):
     def breaks(*_):
         raise KeyError("surprise")
 
-    monkeypatch.setattr("cifarlab.config.recipes.every", breaks)
+    monkeypatch.setattr("cifarlab.config.recipes.all_recipes", breaks)
     status, _, err = cifarlab("list")
     assert status == 1
     assert "KeyError" in err

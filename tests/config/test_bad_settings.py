@@ -73,6 +73,15 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
             "train.patience=null",
         ),
         (
+            (*TINY, "train.keep_activations=maybe"),
+            "train.keep_activations: input should be 'auto' or a valid boolean (got 'maybe')",
+        ),
+        ((*TINY, "model.freeze=3"), "model.freeze: expected a part's name, or a list of them; got 3"),
+        ((*TINY, "model.freeze=0"), "model.freeze: expected a part's name, or a list of them; got 0"),
+        ((*TINY, "model.freeze=[head, 1]"), "model.freeze.1: input should be a valid string (got 1)"),
+        ((*TINY, "model.init=''"), "model.init: expected a run's folder or a checkpoint; got ''"),
+        ((*TINY, "imports=false"), "imports: expected a list of Python files or modules"),
+        (
             (*TINY, "data.multi_scale={sizes: [16, 32], per: stages}"),
             "data.multi_scale.per: ",
         ),

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.config import ROOT, Config
-from cifarlab.config.merge import differences, merge_sections, order, parse_override
-from cifarlab.config.recipes import checked
+from cifarlab.config.merge import apply_before, differences, merge_sections, parse_override
+from cifarlab.config.recipes import import_and_validate
 from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import REGISTRIES
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.quick
 
 def resolved(**changes):
     plain = merge_sections(ROOT, {"objective": {"cross_entropy": {}}})
-    return checked(merge_sections(plain, changes))
+    return import_and_validate(merge_sections(plain, changes))
 
 
 def fails(*overrides):
@@ -23,12 +23,18 @@ def fails(*overrides):
         plain = merge_sections(ROOT, {"objective": {"cross_entropy": {}}})
         for text in overrides:
             plain = merge_sections(plain, parse_override(text))
-        checked(plain)
+        import_and_validate(plain)
 
     with pytest.raises(ConfigError) as error:
         check()
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_one_run_has_one_spelling_as_the_source_of_weights():
+    spellings = ("runs/a/0", "./runs/a/0/", "runs//a/./0")
+    assert {resolved(model={"init": spelling}).model.init for spelling in spellings} == {"runs/a/0"}
+    assert resolved(model={"freeze": None}).model.freeze == ()
 
 
 def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
@@ -38,7 +44,7 @@ def test_defaults_land_in_the_saved_config_and_build_an_equal_one():
     assert plain["data"]["augment"]["crop"]["padding"] == 4
     assert plain["data"]["augment"]["flip"]["p"] == 0.5
     assert plain["optim"]["betas"] == [0.9, 0.999]
-    assert checked(plain).dump() == plain
+    assert import_and_validate(plain).dump() == plain
 
 
 @pytest.mark.parametrize(
@@ -160,7 +166,7 @@ def test_a_bare_name_is_a_label_without_options(section, label):
         plain = merge_sections(ROOT, {"objective": {"cross_entropy": {"smoothing": 0.1}}})
         for text in (*start, *overrides):
             plain = merge_sections(plain, parse_override(text))
-        plain = checked(plain).dump()
+        plain = import_and_validate(plain).dump()
         inner = plain
         for key in section.split("."):
             inner = inner[key]
@@ -210,7 +216,7 @@ def test_one_part_to_freeze_needs_no_list():
         plain = merge_sections(
             merge_sections(ROOT, {"objective": {"cross_entropy": {}}}), parse_override(text)
         )
-        return checked(plain).dump()["model"]["freeze"]
+        return import_and_validate(plain).dump()["model"]["freeze"]
 
     assert frozen("model.freeze=backbone.layer1") == ["backbone.layer1"]
     assert frozen("model.freeze=[backbone.conv1, head]") == ["backbone.conv1", "head"]
@@ -219,21 +225,25 @@ def test_one_part_to_freeze_needs_no_list():
 
 def test_what_stands_around_an_optimizer_stays_when_it_changes():
     plain = resolved(optim={"name": "adamw", "sharpness": "asam", "lookahead": {"steps": 3}}).dump()
-    changed = checked(
+    changed = import_and_validate(
         merge_sections(plain, parse_override("optim={name: muon, rest: {name: sgd, momentum: 0.5}}"))
     )
     assert changed.optim.sharpness.kwargs() == {"rho": 0.5, "eta": 0.01}
     assert changed.optim.lookahead.steps == 3
-    assert checked(changed.dump()).dump() == changed.dump()
+    assert import_and_validate(changed.dump()).dump() == changed.dump()
     assert changed.dump()["optim"]["rest"] == {"name": "sgd", "momentum": 0.5, "nesterov": True}
-    without = checked(merge_sections(plain, parse_override("optim={sharpness: null, lookahead: null}")))
+    without = import_and_validate(
+        merge_sections(plain, parse_override("optim={sharpness: null, lookahead: null}"))
+    )
     assert without.optim.sharpness is without.optim.lookahead is None
 
 
 def test_layer_decay_stays_when_the_optimizer_changes():
     plain = resolved(optim={"name": "adamw", "layer_decay": 0.7}).dump()
     assert plain["optim"]["layer_decay"] == 0.7
-    assert checked(merge_sections(plain, parse_override("optim.name=sgd"))).optim.layer_decay == 0.7
+    assert (
+        import_and_validate(merge_sections(plain, parse_override("optim.name=sgd"))).optim.layer_decay == 0.7
+    )
 
 
 def test_a_label_is_its_name_until_said_otherwise():
@@ -272,10 +282,10 @@ def test_fields_and_options_have_no_order_of_the_users():
 
 def test_before_sets_the_order():
     plain = {"data": {"augment": {"crop": {}, "flip": {}, "cutout": {"before": "crop", "size": 4}}}}
-    ordered = order(plain)["data"]["augment"]
+    ordered = apply_before(plain)["data"]["augment"]
     assert list(ordered.items()) == [("cutout", {"size": 4}), ("crop", {}), ("flip", {})]
     with pytest.raises(ConfigError, match="did you mean crop"):
-        order({"data": {"augment": {"crop": {}, "flip": {"before": "crap"}}}})
+        apply_before({"data": {"augment": {"crop": {}, "flip": {"before": "crap"}}}})
 
 
 def test_merge_leaves_its_arguments_alone():

@@ -9,7 +9,15 @@ from timm.data.auto_augment import LEVEL_TO_ARG
 
 from cifarlab.augment.searched.tables import NARROW
 from cifarlab.config.merge import differences
-from cifarlab.config.recipes import FOLDER, checked, every, find, read_recipe, recipe_names, resolve
+from cifarlab.config.recipes import (
+    FOLDER,
+    all_recipes,
+    find_recipe,
+    import_and_validate,
+    read_recipe,
+    recipe_names,
+    resolve,
+)
 from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES, LOSSES
@@ -40,7 +48,7 @@ class Certain:
 @pytest.mark.parametrize("name", recipe_names())
 class TestEveryRecipe:
     def test_opens_with_its_command_and_says_what_it_is(self, name):
-        first = find(name).read_text().partition("\n")[0]
+        first = find_recipe(name).read_text().partition("\n")[0]
         assert first.split()[:4] == ["#", "cifarlab", "train", name]
         recipe = read_recipe(name)
         assert recipe.what
@@ -50,7 +58,7 @@ class TestEveryRecipe:
     def test_resolves_and_says_only_what_differs(self, name):
         recipe = read_recipe(name)
         plain = resolve(recipe).dump()
-        assert checked(plain).dump() == plain
+        assert import_and_validate(plain).dump() == plain
         assert yaml.safe_load(yaml.safe_dump(plain)) == plain
         if recipe.base:
             assert differences(resolve(read_recipe(recipe.base, beside=recipe.path.parent)).dump(), plain), (
@@ -72,7 +80,7 @@ class TestEveryRecipe:
         from cifarlab.core.device import Precision
 
         precision = Precision(torch.device("cpu"), torch.float32)
-        teacher = Certain() if config.lessons else None
+        teacher = Certain() if config.teacher_outputs else None
         engine = Engine(config, model, objective, split, precision, teacher=teacher)
         before = [p.clone() for p in model.parameters()]
         engine.model.train()
@@ -161,6 +169,9 @@ def write(folder, name, text):
         ("base: demo\nimports: [missing.py]", "imports: cannot import"),
         ("base: demo\nimports: 3", "imports: expected a list"),
         ("base: demo\nabout: words", "about: expected a mapping"),
+        ("base: demo\nabout: 0", "about: expected a mapping"),
+        ("base: demo\nimports: false", "imports: expected a list of Python files"),
+        ("false", "expected `key: value` lines, got bool"),
         ("data: {dataset: synthetic}", "objective: expected at least one loss"),
     ],
 )
@@ -179,7 +190,7 @@ def test_a_base_is_found_beside_the_recipe(tmp_path):
 
 
 def test_the_list_is_short_and_begins_with_what_is_measured():
-    found = every()
+    found = all_recipes()
     assert len(found) <= 40
     measured = [recipe.measured is not None for recipe in found]
     assert measured == sorted(measured, reverse=True)
@@ -187,7 +198,7 @@ def test_the_list_is_short_and_begins_with_what_is_measured():
 
 
 def test_every_file_of_the_folder_is_a_recipe():
-    assert {find(name) for name in recipe_names()} == set(FOLDER.rglob("*.yaml"))
+    assert {find_recipe(name) for name in recipe_names()} == set(FOLDER.rglob("*.yaml"))
 
 
 PART = """

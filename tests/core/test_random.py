@@ -40,13 +40,18 @@ def test_mix_is_splitmix64() -> None:
     assert [int(value) % (1 << 64) for value in ours] == published
 
 
+def test_no_integer_lies_between_bounds_that_are_exchanged() -> None:
+    with pytest.raises(ValueError, match="low=5 must be below high=-4"):
+        Draws(0, 0, torch.arange(3)).integers(5, -4)
+
+
 def test_the_numbers_never_change() -> None:
     """A change here changes every view of every run that anyone has recorded."""
     assert label_key("crop") == -1792330252851675775
     assert hash_ints(1, 2, 3) == 17824878756907967
     stream = Draws(3, 5, torch.tensor([0, 1, 49_999])).at("crop")
     assert stream.bits().tolist() == [-5856777772659891351, -6254555845859259783, 2504206902813074839]
-    assert stream.integers(5, -4).tolist() == [-3, -3, 0]
+    assert stream.integers(-4, 5).tolist() == [-3, -3, 0]
     assert permutation(3, 5, 8).tolist() == [0, 5, 6, 7, 2, 3, 4, 1]
 
 
@@ -105,7 +110,7 @@ def test_uniform_range_and_shape() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 2), (-4, 5), (0, 24), (1, 1000)])
 def test_integers(low: int, high: int) -> None:
-    values = Draws(1, 2, torch.arange(SIZE)).integers(high, low)
+    values = Draws(1, 2, torch.arange(SIZE)).integers(low, high)
     assert values.dtype == torch.int64
     counts = torch.bincount(values - low, minlength=high - low)
     assert len(counts) == high - low
@@ -217,5 +222,5 @@ def test_a_gpu_draws_the_same_numbers() -> None:
     cpu, cuda = Draws(0, 1, indices).at("part"), Draws(0, 1, indices.cuda()).at("part")
     assert _same(cpu.bits((2,)), cuda.bits((2,)))
     assert _same(cpu.uniform(-1.0, 1.0), cuda.uniform(-1.0, 1.0))
-    assert _same(cpu.integers(24), cuda.integers(24))
+    assert _same(cpu.integers(0, 24), cuda.integers(0, 24))
     assert _same(permutation(0, 1, 50_000), permutation(0, 1, 50_000, device="cuda"))

@@ -148,3 +148,16 @@ def test_specs_are_frozen(registry):
     assert isinstance(spec.options, BaseModel)
     with pytest.raises(ValueError, match="frozen"):
         spec.options.size = 9
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_a_trait_of_another_type_is_refused(registry, value):
+    with pytest.raises(TypeError, match=r"other: trait 'is_big': input should be a valid boolean"):
+        registry.register(lambda given: given, name="other", is_big=value)
+    assert "other" not in registry
+
+
+def test_a_part_may_be_registered_for_another_module(registry):
+    registry.register(lambda given: given, name="other", module="elsewhere")
+    assert registry["other"].module == "elsewhere"
+    assert registry["first"].module == __name__

@@ -109,14 +109,14 @@ class Inner(Section):
     [
         (int | None, True, ()),
         (Annotated[int | None, Field(ge=0)], False, ()),
-        (float | str, True, ("float",)),
+        (float | str, True, ()),
         (Literal[1, 2], True, ()),
         (Literal["auto", 0], False, ()),
         (tuple[int, ...], [3, True], ("1",)),
         (list[tuple[str, float]], [["a", True]], ("0", "1")),
         (dict[str, list[float]], {"a": [1, False]}, ("a", "1")),
-        (Inner, {"ratio": True}, ("ratio", "float")),
-        (Inner | None, {"ratio": True}, ("ratio", "float")),
+        (Inner, {"ratio": True}, ("ratio",)),
+        (Inner | None, {"ratio": True}, ("ratio",)),
     ],
 )
 def test_a_number_at_any_depth_of_an_option(kind, value, path):

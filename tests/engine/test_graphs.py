@@ -54,7 +54,7 @@ class Rehearsal:
     def __init__(self, engine: Engine):
         self.engine, self.recorded = engine, 0
 
-    def aside(self):
+    def warm_up(self):
         return contextlib.nullcontext()
 
     def record(self, work):
@@ -169,7 +169,7 @@ def test_a_rate_on_the_host_would_be_found():
 def test_a_number_of_a_batch_on_the_host_would_be_found():
     _, captured, _ = eager_and_rehearsed()
     captured._clock = None
-    with pytest.raises(AssertionError, match="progress changes from one time to the next"):
+    with pytest.raises(AssertionError, match="progress is not a tensor, but differs between calls"):
         train_epochs(captured, range(2))
 
 
@@ -199,16 +199,16 @@ def test_what_is_dressed_ahead_is_what_is_dressed_batch_by_batch(pixels, mix):
     policy = "data.augment={flip: {p: 0.5}, crop: {padding: 4}}"
     config = tiny_config(policy, *([mix] if mix else []))
     engine = prepare(config).engine
-    ahead = BatchLoader(engine.train, config, engine.model.num_classes, pixels)
+    ahead = BatchLoader(engine.train_split, config, engine.model.num_classes, pixels)
     for epoch in (0, 1):
         order = engine.order(epoch)
         for step in range(engine.plan.steps_per_epoch):
             [(first, last)] = engine.plan.batches(step, len(order))
             found = ahead.batch(order, epoch, first, last)
             alone = make_batch(
-                engine.train, order[first:last], config.data, 0, epoch, engine.model.num_classes
+                engine.train_split, order[first:last], config.data, 0, epoch, engine.model.num_classes
             )
-            for name in ("images", "labels", "targets", "indices"):
+            for name in ("images", "labels", "targets", "ids"):
                 assert torch.equal(getattr(found, name), getattr(alone, name)), name
 
 

@@ -81,7 +81,7 @@ def test_the_engine_shows_each_picture_at_the_size_of_its_place():
         epoch = number // plan.steps_per_epoch
         engine.step(engine.order(epoch), epoch, number)
     assert {(shape[0], shape[2]) for shape in seen} == {(16, 16), (16, 24), (4, 16), (4, 24)}
-    assert sum(shape[0] for shape in seen if shape[2] == 16) == len(engine.train)
+    assert sum(shape[0] for shape in seen if shape[2] == 16) == len(engine.train_split)
 
 
 def test_the_engine_shows_the_sizes_in_turn_each_for_its_share_of_the_run():
@@ -146,7 +146,7 @@ def test_eval_at_a_size_is_the_model_asked_at_it(trained):
     assert val is not None
     with torch.inference_mode():
         images, labels, _ = val.gather(torch.arange(len(val)))
-        right = torch.cat([model(image[None], size=16).logits for image in images]).argmax(-1) == labels
+        right = torch.cat([model(image[None], image_size=16).logits for image in images]).argmax(-1) == labels
     top1 = evaluate(run.folder, split="val", device="cpu", image_size=16).top1
     # In the run's own precision, which may be bfloat16: a picture in a hundred may change sides.
     assert top1 == pytest.approx(right.float().mean().item(), abs=0.02)
@@ -208,7 +208,7 @@ def test_the_tutorials_row_trains_on_real_pictures(name, cifar100_root, tmp_path
     summary = train_run(row(name, *options), run)
     assert list(summary.val_top1_by_image_size) == ["32", "64"]
     with torch.inference_mode():
-        assert load(run.folder)(torch.rand(2, 3, 32, 32), size=64).logits.shape == (2, 100)
+        assert load(run.folder)(torch.rand(2, 3, 32, 32), image_size=64).logits.shape == (2, 100)
 
 
 def test_pictures_are_kept_at_their_own_size(cifar100_root):

@@ -76,7 +76,7 @@ def test_the_mean_loss_is_that_of_a_loop_written_out(engine):
     for step in range(6):
         positions = engine.plan.positions(engine.order(0), step)
         engine.step(engine.order(0), 0, step)
-        images, labels, _ = engine.train.gather(positions)
+        images, labels, _ = engine.train_split.gather(positions)
         loss = torch.nn.functional.cross_entropy(twin(images).logits, labels)
         for group in optimizer.param_groups:
             group["lr"] = engine.learning_rate(step)
@@ -103,11 +103,13 @@ def test_the_same_picture_gets_the_same_view_at_any_batch_size(size, cifar100_ro
 
     def views(batch_size):
         chunks = order.split(batch_size)
-        return torch.cat([make_batch(engine.train, chunk, config.data, 0, 3, 100).images for chunk in chunks])
+        return torch.cat(
+            [make_batch(engine.train_split, chunk, config.data, 0, 3, 100).images for chunk in chunks]
+        )
 
     reference = views(125)
     assert torch.equal(views(size), reference)
-    assert not torch.equal(make_batch(engine.train, order, config.data, 0, 4, 100).images, reference)
+    assert not torch.equal(make_batch(engine.train_split, order, config.data, 0, 4, 100).images, reference)
 
 
 def test_views_and_order_do_not_depend_on_the_packaging():
@@ -130,8 +132,8 @@ def test_views_and_order_do_not_depend_on_the_packaging():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "read_data", shuffled)
         other = prepare(config).engine
-    assert torch.equal(one.train.ids, other.train.ids)
-    views = [make_batch(e.train, e.order(0)[:64], config.data, 0, 0, 100).images for e in (one, other)]
+    assert torch.equal(one.train_split.ids, other.train_split.ids)
+    views = [make_batch(e.train_split, e.order(0)[:64], config.data, 0, 0, 100).images for e in (one, other)]
     assert torch.equal(*views)
 
 
@@ -147,7 +149,7 @@ def test_an_epoch_visits_every_sample_once_in_a_new_order(engine):
     orders = [engine.order(epoch) for epoch in (0, 1)]
     assert not torch.equal(*orders)
     for order in orders:
-        assert torch.equal(order.sort().values, torch.arange(len(engine.train)))
+        assert torch.equal(order.sort().values, torch.arange(len(engine.train_split)))
 
 
 @pytest.mark.gpu
@@ -170,11 +172,11 @@ def test_pictures_that_do_not_fit_stay_on_the_host_and_give_the_same_batches(mon
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_views_agree_between_devices():
     config = tiny_config(POLICY)
-    train = prepare(config).engine.train
+    train = prepare(config).engine.train_split
     positions = torch.arange(200)
     on_cpu = make_batch(train, positions, config.data, 0, 0, 100)
     on_gpu = make_batch(place_split(train, torch.device("cuda")), positions.cuda(), config.data, 0, 0, 100)
-    assert torch.equal(on_cpu.indices, on_gpu.indices.cpu())
+    assert torch.equal(on_cpu.ids, on_gpu.ids.cpu())
     close = (on_cpu.images - on_gpu.images.cpu()).abs() <= 1 / 255
     assert close.float().mean() >= 0.999
 

@@ -14,7 +14,7 @@ from cifarlab.core.batch import Output
 from cifarlab.core.errors import ConfigError
 from cifarlab.evaluation.tta import MEANS, TTA, Augmented, parse, shift
 from cifarlab.models.classifier import Classifier
-from cifarlab.runs.model import unloaded
+from cifarlab.runs.model import build_for_loading
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.quick
@@ -34,7 +34,7 @@ class Head(nn.Module):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return unloaded(tiny_config().model, 32, [*"abcdefg"]).eval()
+    return build_for_loading(tiny_config().model, 32, [*"abcdefg"]).eval()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarlab.config.merge import differences
-from cifarlab.config.recipes import checked, read_recipe, recipe_names, resolve
+from cifarlab.config.recipes import import_and_validate, read_recipe, recipe_names, resolve
 from cifarlab.core.errors import ConfigError
 from cifarlab.experiments.ladder import undo
 from cifarlab.runs.folder import Run
@@ -21,7 +21,7 @@ PAIRS = list(itertools.pairwise(LADDER))
 
 @pytest.mark.parametrize(("below", "rung"), PAIRS)
 def test_a_rung_without_its_change_is_the_rung_below(below, rung):
-    without = checked(undo(DUMPS[rung], DUMPS[below], DUMPS[rung])).dump()
+    without = import_and_validate(undo(DUMPS[rung], DUMPS[below], DUMPS[rung])).dump()
     assert differences(without, DUMPS[below]) == {}
 
 
@@ -32,7 +32,7 @@ def test_the_top_without_a_change_differs_in_what_the_rung_changed(below, rung):
         with pytest.raises(ConfigError, match=r"a later rung changes model\.backbone\.stem again"):
             undo(top, DUMPS[below], DUMPS[rung])
         return
-    without = checked(undo(top, DUMPS[below], DUMPS[rung])).dump()
+    without = import_and_validate(undo(top, DUMPS[below], DUMPS[rung])).dump()
     assert differences(without, top) == differences(DUMPS[below], DUMPS[rung])
 
 

@@ -173,8 +173,8 @@ def test_stochastic_depth_is_for_training(name: str):
     [
         ("vgg11", {"drop_path": 0.1}, "vgg11 has no stochastic depth"),
         ("hrnet_w18_small", {"drop_path": 0.1}, "hrnet_w18_small has no stochastic depth"),
-        ("resnet18", {"patch": 2}, "resnet18 cuts no patches"),
-        ("convnext_atto_ols", {"patch": 2}, "convnext_atto_ols cuts no patches"),
+        ("resnet18", {"patch": 2}, "resnet18 has no adjustable patch size"),
+        ("convnext_atto_ols", {"patch": 2}, "convnext_atto_ols has no adjustable patch size"),
     ],
 )
 def test_an_option_that_the_model_has_not_got(name: str, options: dict[str, float], words: str):

@@ -64,7 +64,7 @@ def test_pictures_of_any_size_are_resized(size: int):
 
 def test_a_size_may_be_asked_for():
     model = classifier()
-    model(pictures(8), size=12)
+    model(pictures(8), image_size=12)
     assert seen(model).shape[-2:] == (12, 12)
 
 

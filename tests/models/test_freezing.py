@@ -52,10 +52,10 @@ def test_what_lies_in_a_part_is_frozen_and_nothing_else(parts):
         ("layer1", "did you mean backbone.layer1?"),
         ("layer1.0.bn1", "did you mean backbone.layer1.0.bn1?"),
         ("backbon", "did you mean backbone?"),
-        ("backbone.maxpool", "no parameter lies in 'backbone.maxpool'"),
+        ("backbone.maxpool", "no parameter matches 'backbone.maxpool'"),
         ("backbone.layer", "did you mean backbone.layer"),
         ("zzz", "head or backbone.<part>"),
-        ("", "no parameter lies in ''"),
+        ("", "no parameter matches ''"),
     ],
 )
 def test_a_part_that_is_not_there(part, hint):
@@ -128,7 +128,7 @@ def test_norms_stay_in_evaluation_mode_through_copies_devices_and_scoring():
     assert to_device(model, CPU) is model
     average = AVERAGES.spec("ema").build(model)
     engine = prepare(tiny_config()).engine
-    assert len(list(logits_of(model, engine.train, engine.precision, 32))) == 1
+    assert len(list(logits_of(model, engine.train_split, engine.precision, 32))) == 1
     for copied in (model, copy.deepcopy(model), average.module):
         assert norms_that_move(copied) == expected
     # The copy's norms are its own: the original's mode is not the copy's.

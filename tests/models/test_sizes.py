@@ -234,7 +234,7 @@ def test_feature_maps_of_several_sizes_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"^data.multi_scale.per: .*set data.multi_scale.per=batch$"):
         lesson("{sizes: [24, 32], per: sample}")
     for scale in ("{sizes: [24, 32], per: batch}", "{sizes: [24], per: sample}"):
-        assert lesson(scale).lessons == {"stages"}
+        assert lesson(scale).teacher_outputs == {"stages"}
 
 
 def test_sizes_that_a_backbone_cannot_take():

@@ -19,7 +19,8 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.registries import BACKBONES
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import build_classifier
-from cifarlab.models.weights import fetch_weights, init_from, load_weights, read_weights, weights_folder
+from cifarlab.models.published_weights import fetch_weights, weights_folder
+from cifarlab.models.weights import init_from, load_weights, read_weights
 
 
 def config(backbone: object = "test_resnet", head: object = "linear", **options) -> ModelConfig:
@@ -99,13 +100,21 @@ def test_everything_is_accounted_for():
     other: Any = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 7))
     state = other.state_dict()
     del state["1.num_batches_tracked"]
-    report = load_weights(module, state, source="x.pt", sha256="ab" * 32, free={"2": "the head is new"})
+    report = load_weights(
+        module, state, source="x.pt", sha256="ab" * 32, free={"2": "the head is newly initialised"}
+    )
     assert report.loaded == 6
     assert report.left == {
-        "2.weight": "shape [7, 3] in the file, [4, 3] here",
-        "2.bias": "shape [7] in the file, [4] here",
+        "2.weight": "shape [7, 3] in the file, [4, 3] in the module",
+        "2.bias": "shape [7] in the file, [4] in the module",
     }
-    assert report.fresh == {"1.num_batches_tracked": "a counter that older files lack"}
+    assert report.fresh == {
+        "1.num_batches_tracked": "a counter that older files do not have",
+        "2.bias": "the head is newly initialised",
+        "2.weight": "the head is newly initialised",
+    }
+    assert report.loaded + len(report.fresh) == len(module.state_dict())
+    assert report.loaded + len(report.left) == len(state)
     assert torch.equal(module.state_dict()["0.weight"], other[0].weight)
     assert "\n" not in str(report)
     assert "6 tensors loaded" in str(report)
@@ -123,16 +132,16 @@ def test_a_name_that_should_have_matched_is_an_error_and_nothing_changes(change:
         state["0.weight"] = torch.zeros(3, 5)
     else:
         state["7.weight"] = torch.zeros(3, 5)
-    with pytest.raises(ConfigError, match=r"x\.pt does not fit") as caught:
+    with pytest.raises(ConfigError, match=r"x\.pt does not match the module") as caught:
         load_weights(module, state, source="x.pt")
-    assert_one_line(caught.value, "7.weight has no place" if change == "spare" else "0.weight")
+    assert_one_line(caught.value, "7.weight is not in the module" if change == "spare" else "0.weight")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_a_little_to_spare_is_reported():
     module = nn.Linear(100, 10)
     state = {**module.state_dict(), "mask_token": torch.zeros(5)}
-    assert load_weights(module, state, source="x.pt").left == {"mask_token": "no such name here"}
+    assert load_weights(module, state, source="x.pt").left == {"mask_token": "not in the module"}
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
@@ -141,7 +150,7 @@ def test_pretrained_from_a_local_file(tmp_path: Path, name: str):
     model = classifier({"name": name, "pretrained": str(path)})
     (report,) = model.loaded
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert set(report.left.values()) == {"the head is new"}
+    assert set(report.left.values()) == {"the head is newly initialised"}
     assert not report.fresh
     file, _ = read_weights(path)
     own = model.backbone.state_dict()
@@ -163,15 +172,15 @@ def test_pretrained_under_a_cifar_stem(tmp_path: Path):
     path = published("resnet18", tmp_path)
     model: Any = timm_backbone("resnet18", 32, pretrained=str(path), stem="cifar")
     left = model.loaded.left
-    assert left["conv1.weight"] == "shape [64, 3, 7, 7] in the file, [64, 3, 3, 3] here"
-    assert left["fc.weight"] == "the head is new"
+    assert left["conv1.weight"] == "shape [64, 3, 7, 7] in the file, [64, 3, 3, 3] in the module"
+    assert left["fc.weight"] == "the head is newly initialised"
     assert model.loaded.loaded == len(model.state_dict()) - 1
 
 
 def test_pretrained_with_smaller_patches(tmp_path: Path):
     path = published("test_convnext", tmp_path)
     model: Any = timm_backbone("test_convnext", 32, pretrained=str(path), patch=2, drop_path=0.1)
-    assert "[24, 3, 2, 2] here" in model.loaded.left["stem.0.weight"]
+    assert "[24, 3, 2, 2] in the module" in model.loaded.left["stem.0.weight"]
     assert model.loaded.loaded == len(model.state_dict()) - 1
 
 
@@ -198,7 +207,10 @@ def test_torchvisions_file_gives_torchvisions_features(tmp_path: Path, ending: s
     save_file(theirs.state_dict(), path) if ending == "safetensors" else torch.save(theirs.state_dict(), path)
     ours = classifier({"name": "resnet18", "pretrained": str(path)})
     (report,) = ours.loaded
-    assert report.left == {"fc.weight": "the head is new", "fc.bias": "the head is new"}
+    assert report.left == {
+        "fc.weight": "the head is newly initialised",
+        "fc.bias": "the head is newly initialised",
+    }
     assert not report.fresh
     theirs.fc = nn.Identity()
     images = torch.randn(4, 3, 64, 64)
@@ -211,7 +223,7 @@ def test_weights_of_another_architecture(tmp_path: Path, file: str, name: str):
     with pytest.raises(ConfigError) as caught:
         timm_backbone(name, 32, pretrained=str(path))
     assert caught.value.path == ("model", "backbone", "pretrained")
-    assert_one_line(caught.value, path, "does not fit")
+    assert_one_line(caught.value, path, "does not match")
 
 
 def test_a_truncated_file_of_pretrained_weights(tmp_path: Path):
@@ -258,7 +270,7 @@ def test_a_file_put_where_the_error_says_is_used(monkeypatch: pytest.MonkeyPatch
     path = published("resnet18", tmp_path)
     weights_folder().mkdir()
     path.rename(weights_folder() / "resnet18.a1_in1k.safetensors")
-    assert "the head is new" in str(timm_backbone("resnet18", 32, pretrained=True).loaded)
+    assert "the head is newly initialised" in str(timm_backbone("resnet18", 32, pretrained=True).loaded)
 
 
 def checkpoint(model: nn.Module, folder: Path, name: str = "best.pt") -> Path:
@@ -287,7 +299,10 @@ def test_init_leaves_a_head_of_other_classes(tmp_path: Path):
     head = model.head.fc.weight.clone()
     for source in (path, tmp_path):
         report = init_from(model, source)
-        assert report.fresh["head.fc.weight"] == "the head is new"
+        assert report.fresh["head.fc.weight"] == "the head is newly initialised"
+        assert report.left == report.fresh
+        assert set(report.left) == {"mean", "std", "head.fc.weight", "head.fc.bias"}
+        assert report.loaded + len(report.left) == len(torch.load(path)["model"])
         assert torch.equal(model.head.fc.weight, head)
 
 
@@ -296,7 +311,7 @@ def test_init_leaves_a_head_of_as_many_other_classes(tmp_path: Path):
     state = {"format": 1, "model": other.state_dict(), "classes": [*reversed(other.classes)]}
     torch.save(state, tmp_path / "best.pt")
     report = init_from(classifier(seed=0), tmp_path / "best.pt")
-    assert report.fresh["head.fc.weight"] == "the head is new"
+    assert report.fresh["head.fc.weight"] == "the head is newly initialised"
     torch.save({**state, "classes": list(other.classes)}, tmp_path / "best.pt")
     assert "head.fc.weight" not in init_from(classifier(seed=0), tmp_path / "best.pt").fresh
 
@@ -316,7 +331,7 @@ def test_init_errors(tmp_path: Path):
     checkpoint(classifier(), tmp_path / "seeds" / "0")
     checkpoint(classifier(), tmp_path / "unfinished", "last.pt")
     for name, words in (
-        ("vit", "another architecture"),
+        ("vit", "does not match the module"),
         ("plain.pt", "model.backbone.pretrained="),
         ("empty", "has no best.pt"),
         ("seeds", "did you mean .*/seeds/0"),

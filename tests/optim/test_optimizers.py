@@ -281,6 +281,13 @@ def test_muon_renormalises_each_matrix_before_its_step():
         torch.testing.assert_close(model.mix.weight, twin.mix.weight)
 
 
+def test_muon_renormalises_no_matrix_of_zeros():
+    model = Network()
+    nn.init.zeros_(model.mix.weight)
+    train(model, build_optimizer(optim("muon", lr=0.1, renormalize=True), model), range(2))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 def test_muon_iterates_in_float32_where_bfloat16_is_emulated(monkeypatch):
     used, iterate = [], library.zeropower_via_newtonschulz
 

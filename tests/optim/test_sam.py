@@ -57,7 +57,7 @@ def test_the_steps_are_those_of_a_loop_written_out(name: str):
     )  # fmt: skip
     losses = []
     for step in range(6):
-        images, labels, _ = again.train.gather(again.plan.positions(again.order(0), step))
+        images, labels, _ = again.train_split.gather(again.plan.positions(again.order(0), step))
 
         def loss_here(images: Tensor = images, labels: Tensor = labels) -> Tensor:
             return nn.functional.cross_entropy(twin(images).logits, labels)

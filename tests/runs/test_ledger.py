@@ -132,7 +132,7 @@ def test_a_torn_line_is_an_opening_and_spoils_no_other(tmp_path):
 
 def test_what_cannot_be_written_down_is_not_read(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
-    with pytest.raises(Failure, match="stay sealed"):
+    with pytest.raises(Failure, match="so the test set is not read"):
         record_opening(started(tmp_path / "a" / "0"), "eval", "f", 1)
 
 

@@ -43,3 +43,18 @@ def test_a_lock_that_was_removed_while_another_waited_for_it_is_not_taken(tmp_pa
         waiting.enter_context(Run(run.folder).locked(wait=5))
         with pytest.raises(ConfigError, match="in use by another process"), run.locked():
             pass
+
+
+@pytest.mark.parametrize("fault", ["mkdir", "name", "lock"])
+def test_folders_of_a_run_that_cannot_be_locked_do_not_stay(tmp_path, monkeypatch, fault):
+    long = "ü" * 150
+    name = {"mkdir": f"b/{long}", "name": long, "lock": "b/a"}[fault]
+    if fault == "lock":
+
+        def refuse(lock, *_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(ConfigError, match="cannot be written: "), Run(tmp_path / name / "0").locked():
+        pass
+    assert list(tmp_path.iterdir()) == []

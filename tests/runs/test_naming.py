@@ -87,6 +87,7 @@ def test_a_teachers_name_has_one_spelling_too():
         ("b/a.yml", "recipe file"),
         ("ledger.jsonl", "ledger"),
         ("./Ledger.lock/a", "ledger"),
+        ("a/" + "ü" * 101, "more than 200 bytes in a part"),
     ],
 )
 def test_a_name_that_stands_for_something_else_is_refused(tmp_path, monkeypatch, cifarlab, name, reason):

@@ -31,6 +31,6 @@ def answers(engine, epoch=0, count=64):
     positions = engine.order(epoch)[:count]
     config = engine.config
     batch = make_batch(
-        engine.train, positions, config.data, config.train.seed, view_epoch(config, epoch), 100
+        engine.train_split, positions, config.data, config.train.seed, view_epoch(config, epoch), 100
     )
     return batch, engine.teacher.answer(batch, positions)

@@ -60,7 +60,7 @@ def test_views_come_back_for_the_student_too_cached_or_not(runs):
         engine = prepare(student(runs, *options)).engine
         data, rows = engine.config.data, torch.arange(50)
         views = [
-            make_batch(engine.train, rows, data, 0, view_epoch(engine.config, e), 100).images
+            make_batch(engine.train_split, rows, data, 0, view_epoch(engine.config, e), 100).images
             for e in range(4)
         ]
         assert torch.equal(views[0], views[2])
@@ -282,6 +282,8 @@ def test_a_mix_that_is_part_of_the_view_can_be_kept(runs):
                 engine.begin(epoch)
                 positions = engine.plan.positions(engine.order(epoch), step)
                 config = engine.config
-                batch = make_batch(engine.train, positions, config.data, 0, view_epoch(config, epoch), 100)
+                batch = make_batch(
+                    engine.train_split, positions, config.data, 0, view_epoch(config, epoch), 100
+                )
                 said.append(engine.teacher.answer(batch, positions).logits)
             torch.testing.assert_close(*said, atol=5e-3, rtol=2e-3)

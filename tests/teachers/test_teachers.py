@@ -38,7 +38,7 @@ def test_a_teacher_sees_the_students_view_at_its_own_size_and_normalisation(runs
     assert not torch.equal(alone.mean, job.engine.model.mean)
     torch.testing.assert_close(said.logits, alone(batch.images).logits.detach(), atol=1e-4, rtol=1e-4)
     clean = make_batch(
-        job.engine.train, job.engine.order(3)[:64], tiny_config("data.augment=null").data, 0, 3, 100
+        job.engine.train_split, job.engine.order(3)[:64], tiny_config("data.augment=null").data, 0, 3, 100
     )
     assert not torch.equal(clean.images, batch.images)
 

@@ -44,7 +44,7 @@ def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):
 def test_a_teacher_that_is_there_is_asked(runs):
     config = student(runs)
     ready, _, left_out = diagnosis.without_what_is_missing(config, runs)
-    assert ready.lessons
+    assert ready.teacher_outputs
     assert not ready.teacher.cache
     assert not left_out
     job = prepare(ready)

@@ -575,7 +575,7 @@ def test_frozen_views_and_unshuffled_batches_are_the_same_every_epoch():
         epochs = [view_epoch(engine.config, epoch) for epoch in (0, 1)]
         orders = [engine.order(epoch)[:32] for epoch in (0, 1)]
         return [
-            make_batch(engine.train, order, data, 0, epoch, 100).images
+            make_batch(engine.train_split, order, data, 0, epoch, 100).images
             for order, epoch in zip(orders, epochs, strict=True)
         ]
 

@@ -459,7 +459,7 @@ def test_reproduce_at_once_trains_those_who_learn_after_those_who_may_teach(tmp_
         calls.append([(task.run.name, task.config.train.seed) for task in tasks])
 
     def teachers(students, *rest):
-        calls.extend("teacher" for config, _ in students if config.lessons)
+        calls.extend("teacher" for config, _ in students if config.teacher_outputs)
 
     monkeypatch.setattr(reproduce, "train_all", trained)
     monkeypatch.setattr(reproduce, "train_teachers", teachers)

@@ -114,7 +114,7 @@ def crop(
             use it.
     """
     height, width = images.shape[-2:]
-    offsets = draws.integers(padding + 1, -padding, shape=(2,))
+    offsets = draws.integers(-padding, padding + 1, shape=(2,))
     rows = offsets[:, :1] + torch.arange(height, device=images.device)
     columns = offsets[:, 1:] + torch.arange(width, device=images.device)
     if border == "reflect":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -42,18 +43,19 @@ class Lowered:
         return self.kernel(images, *self.parameters)
 
 
-def lowers(plan: Callable[..., Lowered]) -> Callable[..., Tensor]:
-    """Register an augmentation written as `plan(images, draws, *, ...) -> Lowered`.
+def lowers(lower: Callable[..., Lowered]) -> Callable[..., Tensor]:
+    """Register an augmentation written as `lower(images, draws, *, ...) -> Lowered`.
 
-    The registered function runs the plan's result. Policies find the plan in the trait `lower` and merge
-    steps with equal kernels.
+    The registered function runs the kernel of the result. Policies find `lower` in the trait of that name and
+    merge steps with equal kernels.
     """
 
-    @wraps(plan)
+    @wraps(lower)
     def augment(images: Tensor, draws: Draws, **options: Any) -> Tensor:
-        return plan(images, draws, **options)(images)
+        return lower(images, draws, **options)(images)
 
-    return AUGMENTS.register(augment, lower=plan)
+    module = sys._getframe(1).f_globals["__name__"]  # The module that registers the part, not this one.
+    return AUGMENTS.register(augment, lower=lower, module=module)
 
 
 def held_constant(table: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -82,7 +84,7 @@ def select(use: Tensor, changed: Tensor, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Whole:
-    """An augmentation without a plan, as a kernel that is never shared.
+    """An augmentation that is not lowered, as a kernel that is never shared.
 
     Its only parameter holds the row numbers, (B,).
     """
@@ -94,7 +96,7 @@ class _Whole:
         return self.spec.build(images, self.draws.take(*parameters))
 
 
-def plan(spec: Spec, images: Tensor, draws: Draws) -> Lowered:
+def lower_spec(spec: Spec, images: Tensor, draws: Draws) -> Lowered:
     """Return any augmentation as a `Lowered` step.
 
     Args:

@@ -225,7 +225,7 @@ def _span(draws: Draws, side: Tensor, size: int) -> Tensor:
     `side` (B,) is the length as a fraction of `size`. The result is (B, size) bool.
     """
     length = (side * size).to(torch.int64)
-    start = draws.integers(size) - length // 2
+    start = draws.integers(0, size) - length // 2
     pixels = torch.arange(size, device=side.device)
     return (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from torch import Tensor
 
-from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
+from cifarlab.core.errors import ConfigError, did_you_mean, explain, reason_of, unknown
 from cifarlab.core.random import Draws
 from cifarlab.core.reading import parse_yaml
 from cifarlab.core.registries import AUGMENTS
@@ -63,8 +63,7 @@ def _read(value: Any) -> Any:
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"cannot read {path}: {reason}") from None
+        raise ConfigError(f"cannot read {path}: {reason_of(error)}") from None
     # `albumentations.save` writes a single composition under this key.
     return [content["transform"]] if isinstance(content, Mapping) and "transform" in content else content
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import Tensor
 
-from cifarlab.augment.kernels import Kernel, Lowered, change_, merge_lowered, plan
+from cifarlab.augment.kernels import Kernel, Lowered, change_, lower_spec, merge_lowered
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.random import Draws
 from cifarlab.core.registries import AUGMENTS, AugmentSpecs
@@ -26,14 +26,14 @@ def apply(images: Tensor, draws: Draws, specs: Mapping[str, Spec]) -> Tensor:
 
     Args:
         images: (B, 3, H, W) float32 in [0, 1].
-        draws: Of the same samples. Each augmentation uses the stream of its label.
+        draws: Random numbers of the same samples. Each augmentation uses the stream of its label.
         specs: Augmentations by label.
     """
     for label, spec in specs.items():
         if spec.p == 0:
             continue
         stream = draws.at(label)
-        step = plan(spec, images, stream)
+        step = lower_spec(spec, images, stream)
         if spec.p == 1:
             images = step(images)
         else:
@@ -72,7 +72,7 @@ def one_of(
         high = low + spec.p / total if position < len(chosen) else 2.0
         use = (number >= low) & (number < high)
         low = high
-        step = plan(spec, images, draws.at(label))
+        step = lower_spec(spec, images, draws.at(label))
         groups.setdefault(step.kernel, []).append((use, step))
     images = images.clone()
     for members in groups.values():

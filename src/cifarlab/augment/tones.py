@@ -79,7 +79,7 @@ def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Lowe
     Args:
         bits: Range of the number of bits that are kept, both ends inclusive. 0 leaves the picture black.
     """
-    count = draws.integers(bits[1] + 1, bits[0])
+    count = draws.integers(bits[0], bits[1] + 1)
     return Lowered(cut_levels, ((torch.ones_like(count) << count).to(torch.float32),))
 
 

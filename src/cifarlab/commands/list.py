@@ -10,9 +10,9 @@ from cifarlab.commands.shared import AsJson, app, print_table
 @app.command(name="list")
 def list_recipes(as_json: AsJson = False) -> None:
     """List the recipes with published and measured accuracies."""
-    from cifarlab.config.recipes import every
+    from cifarlab.config.recipes import all_recipes
 
-    found = every()
+    found = all_recipes()
     if as_json:
         keys = ("name", "what", "base", "published", "measured", "waits")
         rows = [{key: getattr(recipe, key) for key in keys} for recipe in found]

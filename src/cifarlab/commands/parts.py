@@ -37,7 +37,7 @@ def parts(
         listing = {key: found for key, found in listing.items() if found}
         for key, kind in kinds.items():
             # Some backbones, those of timm, are not registered one by one.
-            if key not in listing and (part := kind.answering_for(name)) is not None:
+            if key not in listing and (part := kind.open_part(name)) is not None:
                 listing[key] = [describe_part(part)]
         if not listing:
             names = [*REGISTRIES, *(part.name for kind in REGISTRIES.values() for part in kind.parts())]

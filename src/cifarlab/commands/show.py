@@ -23,7 +23,7 @@ def show(
     import yaml
 
     from cifarlab.config.merge import differences, shown
-    from cifarlab.config.recipes import checked, read_recipe, resolve
+    from cifarlab.config.recipes import import_and_validate, read_recipe, resolve
 
     found = read_recipe(recipe)
     plain = resolve(found, overrides or ()).dump()
@@ -33,7 +33,11 @@ def show(
             end="\n" if as_json else "",
         )
         return
-    base = checked(read_recipe(found.base, beside=found.path.parent).plain).dump() if found.base else {}
+    base = (
+        import_and_validate(read_recipe(found.base, beside=found.path.parent).plain).dump()
+        if found.base
+        else {}
+    )
     changed = differences(base, plain)
     if as_json:
         rows = {key: {"base": old, "recipe": new} for key, (old, new) in changed.items()}

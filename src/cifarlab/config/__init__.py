@@ -1,6 +1,6 @@
 """Configurations of runs: typed sections, recipes and overrides, saved configurations."""
 
-from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build_config, keys_at, without_places
+from cifarlab.config.config import NOT_IDENTITY, ROOT, Config, build_config, identity_of, keys_at
 from cifarlab.config.sections.data import DataConfig
 from cifarlab.config.sections.model import ModelConfig
 from cifarlab.config.sections.optim import OptimConfig
@@ -15,6 +15,6 @@ __all__ = [
     "OptimConfig",
     "TeacherConfig",
     "build_config",
+    "identity_of",
     "keys_at",
-    "without_places",
 ]

@@ -81,12 +81,17 @@ class Config(Section):
                 if is_missing:
                     raise ConfigError(f"{spec.name} {message}", path)
         scale = self.data.multi_scale
-        if scale is not None and scale.per == "sample" and len(scale.sizes) > 1 and "stages" in self.lessons:
+        if (
+            scale is not None
+            and scale.per == "sample"
+            and len(scale.sizes) > 1
+            and "stages" in self.teacher_outputs
+        ):
             raise ConfigError(
                 "feature maps of different sizes do not fit into one batch; set data.multi_scale.per=batch",
                 ("data", "multi_scale", "per"),
             )
-        if self.lessons and self.teacher and self.data.views and self.teacher.cache:
+        if self.teacher_outputs and self.teacher and self.data.views and self.teacher.cache:
             self._refuse_cache(self.data.views)
         return self
 
@@ -119,7 +124,7 @@ class Config(Section):
             raise ConfigError(
                 "a mixer with per: batch depends on the batch size; set per: pair for each mixer, or "
                 "teacher.cache=false", path)  # fmt: skip
-        if "stages" in self.lessons:
+        if "stages" in self.teacher_outputs:
             raise ConfigError("feature maps are too large to cache; set teacher.cache=false", path)
 
     @property
@@ -134,8 +139,8 @@ class Config(Section):
         return any(map(_draws_per_batch, self.data.mix.values()))
 
     @property
-    def lessons(self) -> frozenset[str]:
-        """The teacher's outputs that losses read, of logits, embedding and stages. May be empty."""
+    def teacher_outputs(self) -> frozenset[str]:
+        """The teacher's outputs that the losses read: logits, embedding, stages. May be empty."""
         needs = (spec.part.traits.needs_teacher for spec in self.objective.values())
         return frozenset(need for need in needs if need)
 
@@ -145,8 +150,7 @@ class Config(Section):
 
     def identity(self) -> dict[str, Any]:
         """Return `dump()` without the keys in NOT_IDENTITY."""
-        plain = self.dump()
-        return without_places(plain)
+        return identity_of(self.dump())
 
 
 def _draws_per_batch(mixer: Spec) -> bool:
@@ -154,7 +158,7 @@ def _draws_per_batch(mixer: Spec) -> bool:
     return getattr(mixer.options, "per", "pair") == "batch" or any(map(_draws_per_batch, choices.values()))
 
 
-def without_places(plain: Mapping[str, Plain]) -> dict[str, Any]:
+def identity_of(plain: Mapping[str, Plain]) -> dict[str, Any]:
     """Return a copy of a plain configuration without the keys in NOT_IDENTITY."""
     kept = copy.deepcopy(dict(plain))
     for path in NOT_IDENTITY:

@@ -26,7 +26,7 @@ def read_entries(value: Any) -> list[str]:
     Raises:
         ConfigError: The value is something else.
     """
-    entries = [value] if isinstance(value, str) else value or []
+    entries = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ConfigError("expected a list of Python files or modules", ("imports",))
     return entries

@@ -9,14 +9,14 @@ from typing import Any
 
 from cifarlab.config import OptimConfig
 from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.part_schema import RESERVED
 from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
-from cifarlab.core.registry import RESERVED
 
 # Sections of the form `{label: options}`. In them, and below them, `label: null` removes an entry.
 LABELLED = (("objective",), ("data", "augment"), ("data", "mix"))
 
-# The most differences that `listed` puts in a line.
+# Number of differences that `listed` shows before it abbreviates.
 LISTED = 4
 
 
@@ -82,7 +82,7 @@ def _named(value: Any) -> dict[str, Plain]:
     return {"name": value} if isinstance(value, str) else {}
 
 
-def order(plain: Mapping[str, Plain]) -> dict[str, Plain]:
+def apply_before(plain: Mapping[str, Plain]) -> dict[str, Plain]:
     """Move each labelled part with `before: label` there, and drop `before`.
 
     Raises:

@@ -15,7 +15,7 @@ from cifarlab.config.imports import (
     import_parts,
     read_entries,
 )
-from cifarlab.config.merge import merge_sections, order, parse_override
+from cifarlab.config.merge import apply_before, merge_sections, parse_override
 from cifarlab.core.errors import ConfigError, did_you_mean, unknown
 from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
@@ -83,7 +83,7 @@ def recipe_names() -> list[str]:
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
-def every() -> list[Recipe]:
+def all_recipes() -> list[Recipe]:
     """Read all recipes of the package.
 
     Measured recipes come first. Among these, and among the others, recipes in sub-folders come last, and each
@@ -98,7 +98,7 @@ def every() -> list[Recipe]:
     return sorted(in_order, key=lambda recipe: recipe.measured is None)
 
 
-def find(name: str, beside: Path | None = None) -> Path:
+def find_recipe(name: str, beside: Path | None = None) -> Path:
     """Return the file of a recipe.
 
     Args:
@@ -132,13 +132,14 @@ def read_recipe(name: str, *, beside: Path | None = None, above: tuple[Path, ...
     Raises:
         ConfigError: There is no such recipe, or a file is not a recipe.
     """
-    path = find(name, beside).resolve()
+    path = find_recipe(name, beside).resolve()
     if path in above:
         chain = " -> ".join(p.stem for p in (*above[above.index(path) :], path))
         raise ConfigError(f"{path}: a recipe cannot be its own base: {chain}")
     content, sha256 = _read_yaml(path)
     base = content.pop("base", None)
-    about = content.pop("about", None) or {}
+    about = content.pop("about", None)
+    about = {} if about is None else about
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected a recipe's name, got {base!r}")
     if not isinstance(about, Mapping):
@@ -165,9 +166,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Plain], str]:
     """Return the content of a recipe file and its sha256."""
     try:
         data = path.read_bytes()
-        content = parse_yaml(data.decode(), str(path)) or {}
+        content = parse_yaml(data.decode(), str(path))
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
     for key in content:
@@ -196,11 +198,11 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
             added = [absolute_entry(entry, Path.cwd()) for entry in read_entries(override["imports"])]
             override["imports"] = list(dict.fromkeys([*read_entries(plain.get("imports")), *added]))
         plain = merge_sections(plain, override)
-    return checked(plain)
+    return import_and_validate(plain)
 
 
-def checked(plain: Mapping[str, Plain]) -> Config:
+def import_and_validate(plain: Mapping[str, Plain]) -> Config:
     """Import the files under `imports`, then validate plain data."""
     import_builtin_parts()
     import_parts(read_entries(plain.get("imports")))
-    return build_config(order(plain))
+    return build_config(apply_before(plain))

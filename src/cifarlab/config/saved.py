@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from cifarlab.config.config import Config, build_config, keys_at
 from cifarlab.config.imports import import_named, module_of
-from cifarlab.config.merge import order
+from cifarlab.config.merge import apply_before
 from cifarlab.config.sections.data import DataConfig
 from cifarlab.config.sections.model import ModelConfig
 from cifarlab.config.sections.section import Section
@@ -107,9 +107,9 @@ class SavedConfig:
         Raises:
             ConfigError: A value is wrong, or a part is not registered.
         """
-        return checked_unimported(self.plain, self.where, imports=self._named, fix=self._fix)
+        return validate_saved(self.plain, self.where, imports=self._named, fix=self._fix)
 
-    def at(self, root: str | None) -> SavedConfig:
+    def with_data_root(self, root: str | None) -> SavedConfig:
         """Return the configuration with `data.root` replaced. None leaves it as the run had it."""
         if root is None:
             return self
@@ -128,7 +128,7 @@ class SavedConfig:
             raise _explained(found, self.plain, self.where, self._named, self._fix) from None
 
 
-def checked_unimported(
+def validate_saved(
     plain: Mapping[str, Plain], where: Path, *, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Config:
     """Validate a complete configuration without importing what it names.
@@ -145,7 +145,7 @@ def checked_unimported(
     """
     named = import_named(imports)
     try:
-        return build_config(order({**plain, "imports": _known(plain, named)}))
+        return build_config(apply_before({**plain, "imports": _known(plain, named)}))
     except ConfigError as error:
         raise _explained(error, plain, where, named, fix) from None
 

@@ -38,7 +38,7 @@ class Batch:
         images: (B, 3, H, W) float32 in [0, 1]. (B, 3, 0, 0) if `activations` replace them.
         labels: (B,) int64.
         targets: (B, C) float32. Each row sums to 1. They contain mixing, but no label smoothing.
-        indices: (B,) int64, the index of each sample in its data set.
+        ids: (B,) int64, the index of each sample in its data set.
         teacher: Output of the teacher for the same view, or None.
         progress: Completed share of the run, in [0, 1]. A tensor if reading it must not synchronize the
             device.
@@ -48,7 +48,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     targets: Tensor
-    indices: Tensor
+    ids: Tensor
     teacher: Output | None = None
     progress: float | Tensor = 0.0
     activations: Tensor | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.files import write_atomically
 
 FORMAT = 1
@@ -66,7 +66,7 @@ def best_in(folder: Path) -> Path:
 def _why_unreadable(path: Path, error: Exception) -> str:
     """Explain a read failure. torch's message suggests `weights_only=False`, which would execute the file."""
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return reason_of(error)
     if not path.stat().st_size:
         return "it is empty"
     try:
@@ -77,4 +77,4 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return "it is truncated, or not a checkpoint"
     if isinstance(error, pickle.UnpicklingError):
         return "it contains more than tensors and plain values"
-    return str(error).strip().partition("\n")[0][:120] or type(error).__name__
+    return reason_of(error)

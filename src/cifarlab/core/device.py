@@ -21,7 +21,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Precision:
-    """The device of a run and the dtype of its autocast."""
+    """The device of a run and the dtype of its autocast.
+
+    Attributes:
+        device: Device of the model and its batches.
+        dtype: Type of the autocast. float32: there is no autocast.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -70,14 +75,15 @@ def keep_freed_memory() -> bool:
     return all(taken)
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device that `train.device` names.
+def pick_device(name: str, *, path: tuple[str, ...] = ("train", "device")) -> torch.device:
+    """Return the device of a name.
 
     Every process that trains, scores or predicts calls this function first. So it also calls
     `keep_freed_memory`.
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, ..., or `auto`: CUDA if available, else the CPU.
+        path: Key of the option, or name of the argument, that gives the name.
 
     Raises:
         ConfigError: The name is not a device, or the machine has no such device.
@@ -85,7 +91,6 @@ def pick_device(name: str) -> torch.device:
     keep_freed_memory()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    path = ("train", "device")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -95,7 +100,7 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{device.type} is not supported, since it is untested; use auto or cpu", path)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"this machine has no {name}; use train.device=auto", path)
+        raise ConfigError(f"this machine has no {name}; use {'.'.join(path)}=auto", path)
     return device
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 class ConfigError(ValueError):
@@ -26,6 +28,23 @@ class ConfigError(ValueError):
 
 class Failure(RuntimeError):
     """An error that is not the user's mistake. Its message says what happened, where, and what to do."""
+
+
+def reason_of(error: BaseException, *, limit: int = 160) -> str:
+    """Return the reason of an exception in one line, never empty.
+
+    It is the system's message of an OSError, else the first line of the text, else the name of the type. A
+    line that ends with a colon is continued by the next one.
+
+    Args:
+        error: The exception.
+        limit: Largest number of characters.
+    """
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    count = next((place for place, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    reason = " ".join(lines[:count]) or type(error).__name__
+    return reason if len(reason) <= limit else f"{reason[: limit - 3]}..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -56,7 +75,8 @@ def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[
         known: Returns the keys that exist at a path. They are suggested for a misspelt key.
     """
     # A misspelt key gives two errors, `extra_forbidden` and `missing`. Only the first one helps.
-    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+    errors = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+    first, alternatives = _without_choices(errors)
     path = tuple(str(part) for part in first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
@@ -68,6 +88,44 @@ def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[
     if first["type"] == "missing":
         return ConfigError("missing, and it has no default", path)
     given = first.get("input")
-    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(message[:1].lower() + message[1:] + shown, path)
+    shown = "" if isinstance(given, Mapping) else f" (got {_brief(given)})"
+    return ConfigError(" or ".join(alternatives) + shown, path)
+
+
+# pydantic's names of the choices of a union, e.g. `bool`, `literal['auto']`, `tuple[int, int]`.
+_CHOICE = re.compile(r"none|bool|int|float|str|bytes|(?:constrained|is)-\w+|[a-z-]+\[.*\]")
+
+
+def _without_choices(errors: list[ErrorDetails]) -> tuple[ErrorDetails, list[str]]:
+    """Return the first error, located at a key that exists, and what the value may be.
+
+    A value that fits no choice of a union has an error for each. Their locations name the choices.
+    """
+    first = errors[0]
+    for depth, part in enumerate(first["loc"]):
+        among = [each for each in errors if each["loc"][:depth] == first["loc"][:depth]]
+        if not (isinstance(part, str) and _CHOICE.fullmatch(part)) or any(
+            len(each["loc"]) == depth for each in among
+        ):
+            continue
+        if len({each["loc"][depth] for each in among}) > 1:
+            # The choice that was meant is the one whose outer type fits.
+            inner = [each for each in among if len(each["loc"]) > depth + 1]
+            best = inner[0] if inner else first
+            location = (*first["loc"][:depth], *best["loc"][depth + 1 :])
+            words = [_expected(each) for each in inner[:1] or among]
+            later = [word.removeprefix("input should be ") for word in words[1:]]
+            return {**best, "loc": location}, list(dict.fromkeys([*words[:1], *later]))
+    return first, [_expected(first)]
+
+
+def _expected(entry: ErrorDetails) -> str:
+    """Return pydantic's message in the form of ours."""
+    message = entry["msg"].removeprefix("Value error, ").partition(", unable to")[0]
+    return message[:1].lower() + message[1:]
+
+
+def _brief(value: object) -> str:
+    """Return a value for a message, in one line."""
+    text = " ".join(repr(value).splitlines())
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cifarlab.core.errors import ConfigError, Failure
+from cifarlab.core.errors import ConfigError, Failure, reason_of
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -33,11 +34,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError.
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = reason_of(error)
         with contextlib.suppress(OSError):  # The folder may have been removed.
             if shutil.disk_usage(path.parent).free < 1 << 20:
                 reason = "no space left on the disk"
-        raise Failure(f"{path}: cannot be written ({reason}); files saved before are intact") from error
+        raise _unwritable(path, reason) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -59,7 +60,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
-        return value if value - value == 0 else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -91,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:
         empty = isinstance(error, json.JSONDecodeError) and not error.doc.strip()
-        reason = "it is empty" if empty else getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = "it is empty" if empty else reason_of(error)
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: cannot be read: not a JSON object")
@@ -104,5 +105,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise Failure(f"{path}: cannot be written ({reason}); files saved before are intact") from error
+        raise _unwritable(path, reason_of(error)) from error
+
+
+def _unwritable(path: Path, reason: str) -> Failure:
+    return Failure(f"{path}: cannot be written ({reason}); files saved before are intact")

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, epoch, sample index, label path, n)."""
+"""Random numbers as a function of seed, epoch, sample index, label path and number of the draw."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ class Draws:
     Args:
         seed: Seed of the run.
         epoch: The view epoch.
-        indices: (B,) int64, the index of each sample in its data set.
+        ids: (B,) int64, the index of each sample in its data set.
     """
 
-    def __init__(self, seed: int, epoch: int, indices: Tensor):
+    def __init__(self, seed: int, epoch: int, ids: Tensor):
         self.epoch = epoch
-        self._seed, self._indices = seed, indices.to(torch.int64)
+        self._seed, self._ids = seed, ids.to(torch.int64)
         self._path: tuple[str, ...] = ()
-        self._keys = mix_bits(self._indices * _GAMMA + hash_ints(seed, epoch, label_key("view")))
+        self._keys = mix_bits(self._ids * _GAMMA + hash_ints(seed, epoch, label_key("view")))
         self._count = 0
 
     def at(self, label: str) -> Draws:
@@ -94,19 +94,20 @@ class Draws:
 
         An augmentation uses it for what an epoch takes over from an earlier one.
         """
-        stream = Draws(self._seed, epoch, self._indices)
+        stream = Draws(self._seed, epoch, self._ids)
         for label in self._path:
             stream = stream.at(label)
         return stream
 
-    def take(self, indices: Tensor) -> Draws:
-        """Return the stream of some rows of the batch. Its row i is row indices[i] of this one."""
+    def take(self, rows: Tensor) -> Draws:
+        """Return the stream of some rows of the batch. Its row i is row rows[i] of this one."""
         child = copy.copy(self)
-        child._indices, child._keys = self._indices[indices], self._keys[indices]
+        child._ids, child._keys = self._ids[rows], self._keys[rows]
         return child
 
     @property
     def device(self) -> torch.device:
+        """The device of the numbers."""
         return self._keys.device
 
     def __len__(self) -> int:
@@ -115,7 +116,7 @@ class Draws:
     def bits(self, shape: tuple[int, ...] = ()) -> Tensor:
         """Draw (B, *shape) int64, uniform over all 64-bit values."""
         size = math.prod(shape)
-        # The factor is odd and differs from the _GAMMA of the indices, so that n and a sample's index are not
+        # The factor is odd and differs from the _GAMMA of the ids, so that n and a sample's index are not
         # interchangeable.
         counters = (torch.arange(size, device=self.device) + self._count) * _MIX_1
         self._count += size
@@ -130,8 +131,14 @@ class Draws:
         last = float(np.nextafter(np.float32(high), np.float32(low)))
         return values.clamp(max=last) if low < high else values.clamp(min=last)
 
-    def integers(self, high: int, low: int = 0, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw (B, *shape) int64 from low to high - 1."""
+    def integers(self, low: int, high: int, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draw (B, *shape) int64 from low to high - 1.
+
+        Raises:
+            ValueError: There is no such number.
+        """
+        if low >= high:
+            raise ValueError(f"integers: low={low} must be below high={high}")
         return (_shift(self.bits(shape), 33) * (high - low) >> 31) + low
 
     def bernoulli(self, p: float, shape: tuple[int, ...] = ()) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, unknown
 from cifarlab.core.files import read_json
 
 
@@ -18,7 +18,7 @@ class Record(BaseModel):
     kept, so a file from another version loses nothing when it is rewritten.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", populate_by_name=True)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -42,6 +42,11 @@ class Record(BaseModel):
         """Return a copy with some values replaced.
 
         Raises:
+            TypeError: The record has no value of such a name.
             pydantic.ValidationError: A value has a wrong type.
         """
+        known = type(self).model_fields
+        for name in values:
+            if name not in known:
+                raise TypeError(f"{type(self).__name__} has no value {name!r}: {unknown(name, known)}")
         return type(self).model_validate({**self.model_dump(exclude_unset=True), **values})

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
-from cifarlab.core.strict_numbers import Strict, refuse_boolean
+from cifarlab.core.part_schema import named_like_a_field, part_schema
+from cifarlab.core.strict_numbers import refuse_boolean
 
 # Called with the name of a module before it is reloaded. Each removes what the module registered.
 FORGETTERS: list[Callable[[str], None]] = []
-# Keys that a recipe sets beside a part's own options. No part may have an option of such a name.
-RESERVED = ("name", "weight", "p", "before")
-
-
-class _Options(Strict):
-    """The options of a part."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
-    )
-
-
-def _schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str]) -> type[BaseModel]:
-    """Return a pydantic model of a callable's keyword-only parameters. `fields_beside`: forbidden names."""
-    target = call.__init__ if inspect.isclass(call) else call
-    hints = typing.get_type_hints(target, include_extras=True)
-    options: dict[str, Any] = {}
-    for parameter in inspect.signature(call).parameters.values():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        if parameter.name in RESERVED:
-            raise TypeError(f"{name}: option {parameter.name!r} belongs to the registry; rename it")
-        if parameter.name in fields_beside:
-            raise _named_like_a_field(name, parameter.name)
-        if parameter.name not in hints:
-            raise TypeError(f"{name}: option {parameter.name!r} needs a type annotation")
-        if parameter.default is inspect.Parameter.empty:
-            default = Field()
-        else:
-            default = Field(default_factory=partial(copy.deepcopy, parameter.default))
-        options[parameter.name] = (hints[parameter.name], default)
-    return create_model(name, __base__=_Options, **options)
-
-
-def _named_like_a_field(name: str, option: str) -> TypeError:
-    return TypeError(f"{name}: option {option!r} has the name of a field of the same section; rename it")
+ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True)
@@ -62,6 +27,8 @@ class Part:
     """A registered callable.
 
     Attributes:
+        name: Its name in recipes.
+        call: The callable.
         schema: Pydantic model of the options.
         doc: First line of the callable's docstring.
         traits: Instance of the registry's class of traits.
@@ -89,6 +56,8 @@ class Spec:
     """A part with validated, frozen options.
 
     Attributes:
+        part: The part.
+        options: Its options, an instance of the part's schema.
         weight: Factor of a loss in the total.
         p: Probability that an augmentation or mixer is applied to a picture.
         beside: Which of `weight` and `p` the part takes.
@@ -102,6 +71,7 @@ class Spec:
 
     @property
     def name(self) -> str:
+        """The name of the part."""
         return self.part.name
 
     def kwargs(self) -> dict[str, Any]:
@@ -159,37 +129,49 @@ class Registry:
         for part in self.parts():
             for option in part.schema.model_fields:
                 if option in self._fields_beside:
-                    raise _named_like_a_field(part.name, option)
+                    raise named_like_a_field(part.name, option)
 
-    def register(self, call: Any = None, *, name: str | None = None, **traits: Any) -> Any:
+    def register(
+        self, call: Any = None, *, name: str | None = None, module: str | None = None, **traits: Any
+    ) -> Any:
         """Register a function or class; a decorator, with or without arguments.
 
         Args:
             call: The part.
             name: Name of the part. Default: the callable's own.
+            module: Module that registers the part. Default: the module of the call.
             traits: Traits of the part, e.g. `soft_targets=False`.
 
         Raises:
-            TypeError: An option is unannotated or has a forbidden name, or a trait is unknown.
+            TypeError: An option is unannotated or has a forbidden name, or a trait is unknown or has a value
+                of a wrong type.
             ValueError: Other code has registered the name.
         """
         if call is None:
-            return partial(self.register, name=name, **traits)
+            return partial(self.register, name=name, module=module, **traits)
         name = name or str(call.__name__)
         doc = (inspect.getdoc(call) or "").partition("\n")[0]
-        module = sys._getframe(1).f_globals.get("__name__", "")
-        known = [each.name for each in fields(self.traits)]
-        for trait in traits:
-            if trait not in known:
-                raise TypeError(f"{name}: a {self.kind} has no trait {trait!r}: {unknown(trait, known)}")
-        schema = _schema(call, name, self._fields_beside)
-        part = Part(name, call, schema, doc, self.traits(**traits), module)
+        home = sys._getframe(1).f_globals.get("__name__", "") if module is None else module
+        self._refuse_traits(name, traits)
+        schema = part_schema(call, name, self._fields_beside)
+        part = Part(name, call, schema, doc, self.traits(**traits), home)
         old = self._parts.get(name)
         # A reloaded module may replace its own parts.
         if old and (old.call.__module__, old.call.__qualname__) != (call.__module__, call.__qualname__):
             raise ValueError(f"{self.kind} {name!r} is already registered by {old.call.__module__}")
         self._parts[name] = part
         return call
+
+    def _refuse_traits(self, name: str, traits: Mapping[str, Any]) -> None:
+        """Raise TypeError if a part declares an unknown trait, or a value of a wrong type."""
+        types = typing.get_type_hints(self.traits, include_extras=True)
+        for trait, value in traits.items():
+            if trait not in types:
+                raise TypeError(f"{name}: a {self.kind} has no trait {trait!r}: {unknown(trait, types)}")
+            try:
+                TypeAdapter(types[trait], config=ANY_TYPE).validate_python(value, strict=True)
+            except ValidationError as error:
+                raise TypeError(f"{name}: trait {trait!r}: {explain(error, lambda _: ())}") from None
 
     def register_open(
         self, title: str, accepts: Callable[[str], bool], names: Callable[[], Iterable[str]]
@@ -206,7 +188,7 @@ class Registry:
 
         def add(call: Any) -> Any:
             doc = (inspect.getdoc(call) or "").partition("\n")[0]
-            schema = _schema(call, call.__name__, self._fields_beside)
+            schema = part_schema(call, call.__name__, self._fields_beside)
             self._open = Part(title, call, schema, doc, self.traits()), accepts, names
             return call
 
@@ -222,7 +204,7 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 
-    def answering_for(self, name: str) -> Part | None:
+    def open_part(self, name: str) -> Part | None:
         """Return the open part if it accepts an unregistered name, else None."""
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None

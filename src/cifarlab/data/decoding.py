@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 
 # Pillow passes EPS to another program (Ghostscript), and only identifies the other formats without decoding
 # them.
@@ -52,7 +52,7 @@ def decode(picture: str | Path | Image.Image, size: int) -> np.ndarray:
             return decode_or_raise(picture, size)
         except Exception as error:
             name = "picture" if isinstance(picture, Image.Image) else str(picture)
-            raise ConfigError(f"cannot read {name}: {reason_of(error)}") from None
+            raise ConfigError(f"cannot read {name}: {picture_fault(error)}") from None
 
 
 def decode_or_raise(picture: str | Path | Image.Image, size: int) -> np.ndarray:
@@ -96,8 +96,8 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def reason_of(error: Exception) -> str:
+def picture_fault(error: Exception) -> str:
     """Explain in a few words why a picture cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that Pillow reads"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return reason_of(error)

@@ -19,7 +19,7 @@ import numpy as np
 from cifarlab.core.device import num_cores
 from cifarlab.core.errors import ConfigError
 from cifarlab.data.cache import building, cache_folder, cannot_write, locked, progress
-from cifarlab.data.decoding import decode_or_raise, reason_of, suffixes
+from cifarlab.data.decoding import decode_or_raise, picture_fault, suffixes
 from cifarlab.data.splits import PartName, Pictures, digest_pictures
 
 # Increase this number when `decode` gives other pixels for a file: older caches are then rebuilt.
@@ -222,7 +222,7 @@ def _try(path: Path, size: int) -> tuple[np.ndarray | None, str]:
     # Pillow's decoders may raise anything on damaged files: OSError, SyntaxError, struct.error, IndexError,
     # ...
     except Exception as error:
-        return None, reason_of(error)
+        return None, picture_fault(error)
 
 
 def _build(folder: Path, listing: Listing, size: int) -> None:

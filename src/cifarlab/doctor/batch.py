@@ -94,7 +94,7 @@ def augmentation_idle(probe: Probe) -> Reasons:
     clean = probe.views(0)
     images = probe.job.splits.train.gather(torch.arange(len(clean.labels)))[0].float() / 255
     for label, spec in probe.config.data.augment.items():
-        draws = Draws(probe.config.train.seed, 0, clean.indices).at("augment")
+        draws = Draws(probe.config.train.seed, 0, clean.ids).at("augment")
         if spec.p and not _changed(images, apply(images, draws, {label: replace(spec, p=1.0)})).any():
             yield f"data.augment.{label} changes none of {len(images)} pictures"
 

@@ -36,13 +36,14 @@ def cannot_overfit(probe: Probe) -> Reasons:
         means = engine.means.read()
         engine.means.reset()
         if not math.isfinite(means["loss/total"]):
-            yield f"on {len(engine.train)} pictures the loss is not finite after {step + 1} steps"
+            yield f"on {len(engine.train_split)} pictures the loss is not finite after {step + 1} steps"
             return
         best = max(best, means["top1"])
         if best >= _BY_HEART:
             return
     if best < _FAILED:
-        yield f"after {STEPS} steps on {len(engine.train)} pictures, training accuracy is only {best:.0%}"
+        count = len(engine.train_split)
+        yield f"after {STEPS} steps on {count} pictures, training accuracy is only {best:.0%}"
 
 
 def overfitting(config: Config) -> Config:

@@ -144,7 +144,7 @@ def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, l
     if not has_weights(config.model.backbone) and not config.model.init:
         name = config.model.backbone.name
         left_out.append(f"the weights of {name} (not on this machine): random weights are used instead")
-    if config.lessons and config.teacher:
+    if config.teacher_outputs and config.teacher:
         try:
             for name in config.teacher.run:
                 find_teacher(name, config.teacher.seed, runs)

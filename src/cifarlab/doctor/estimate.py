@@ -58,7 +58,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
     steps = probe.case.run_steps
     if plan is None or steps is None:
         return None
-    whole = max(4, min(plan.batch_size, len(engine.train)) // 2 * 2)
+    whole = max(4, min(plan.batch_size, len(engine.train_split)) // 2 * 2)
     # On a GPU, kernel launches determine the time of a small step, so only the full batch size is timed.
     large = whole if engine.device.type == "cuda" else max(4, probe.size)
     engine.model.train()
@@ -83,7 +83,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
     slope = min(most, max(most / 2, (greater - lesser) / (large - small)))
     shown = plan.samples_per_epoch * config.train.last_epoch
     training = steps * (greater - slope * large) + slope * _times_the_first_size(probe) * shown
-    split = engine.train.first(large)
+    split = engine.train_split.first(large)
     whole_look = look = _seconds(
         lambda: score_split(engine.model, split, engine.precision, config.data.image_size),
         engine.device,

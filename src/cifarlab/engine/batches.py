@@ -105,17 +105,17 @@ class BatchLoader:
         self._split, self._config, self._num_classes = split, config, num_classes
         size, area = config.data.batch_size, split.images[0, 0].numel()
         self.size = size if config.mixes_per_batch else max(1, pixels // (size * area)) * size
-        self._kept: tuple[Tensor, int, int, Batch] | None = None
+        self._chunk: tuple[Tensor, int, int, Batch] | None = None
 
     def batch(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
         """Return the samples at `first` to before `last` in the epoch's order."""
         begin = first - first % self.size
-        kept = self._kept
-        if kept is None or kept[0] is not order or kept[1:3] != (epoch, begin):
-            self._kept = None  # Free the memory before it is needed for the next views.
+        chunk = self._chunk
+        if chunk is None or chunk[0] is not order or chunk[1:3] != (epoch, begin):
+            self._chunk = None  # Free the memory before it is needed for the next views.
             config = self._config
             samples, view = order[begin : begin + self.size], view_epoch(config, epoch)
             views = make_batch(self._split, samples, config.data, config.train.seed, view, self._num_classes)
-            self._kept = kept = order, epoch, begin, views
-        views, rows = kept[3], slice(first - begin, last - begin)
-        return Batch(views.images[rows], views.labels[rows], views.targets[rows], views.indices[rows])
+            self._chunk = chunk = order, epoch, begin, views
+        views, rows = chunk[3], slice(first - begin, last - begin)
+        return Batch(views.images[rows], views.labels[rows], views.targets[rows], views.ids[rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from cifarlab.core.errors import ConfigError
 SHAPES_AT_MOST = 64
 
 
-def compiled(model: nn.Module) -> Any:
+def compiled(model: nn.Module) -> nn.Module:
     """Return the model with kernels that torch.compile writes for each shape.
 
     Parameters and buffers are the model's own. Dropout and other random layers draw the same numbers as in
@@ -29,7 +29,8 @@ def compiled(model: nn.Module) -> Any:
     # This logger warns on every machine without a GPU that there is none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES_AT_MOST)
-    return torch.compile(model, dynamic=False, options={"fallback_random": True})
+    # Of a module, torch.compile returns a module, whatever its annotation.
+    return cast("nn.Module", torch.compile(model, dynamic=False, options={"fallback_random": True}))
 
 
 def _refuse_without_compiler(device: torch.device) -> None:

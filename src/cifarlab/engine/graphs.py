@@ -15,7 +15,7 @@ from torch import Tensor
 from cifarlab.config import Config
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 
 # The key path of the option that selects graphs.
 ENGINE = ("train", "engine")
@@ -34,9 +34,9 @@ G = TypeVar("G")
 
 
 class Tape(Protocol):
-    """A recorder of work; tests have one that needs no GPU."""
+    """Interface of a recorder of work: CUDA graphs, or a stand-in for tests without a GPU."""
 
-    def aside(self) -> AbstractContextManager[object]:
+    def warm_up(self) -> AbstractContextManager[object]:
         """Return a context for work that runs before the recording."""
         ...
 
@@ -60,7 +60,7 @@ class CudaTape:
         self.pool = torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
+    def warm_up(self) -> Iterator[None]:
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -95,11 +95,8 @@ class CudaTape:
                     open_graph.close()
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                reason = str(error).strip().partition("\n")[0][:150]
-                raise ConfigError(
-                    f"the steps of this recipe cannot be captured ({reason}); set train.engine=eager",
-                    ENGINE,
-                ) from error
+                message = f"the steps of this recipe cannot be captured ({reason_of(error)})"
+                raise ConfigError(f"{message}; set train.engine=eager", ENGINE) from error
 
         def replay(seeds: Sequence[int]) -> None:
             for graph, seed in zip(graphs, seeds, strict=True):
@@ -148,7 +145,7 @@ class Graphs:
                 copy_into(place, each)
             replay(seeds)
             return places
-        with self.tape.aside():
+        with self.tape.warm_up():
             work(given, torch.manual_seed)
         self._seen[kind] += 1
         # A later kind is captured at once, so that work that comes once an epoch is captured in the first
@@ -168,7 +165,7 @@ def copied(given: Any) -> Any:
     return given.clone() if isinstance(given, Tensor) else given
 
 
-def copy_into(place: Any, given: Any, *, name: str = "what was given") -> None:
+def copy_into(place: Any, given: Any, *, name: str = "input") -> None:
     """Copy tensors to the fixed inputs of captured work.
 
     Values that are no tensors must be equal. `name` is the name of the value, for the message.
@@ -182,7 +179,7 @@ def copy_into(place: Any, given: Any, *, name: str = "what was given") -> None:
     elif isinstance(place, Tensor):
         place.copy_(given, non_blocking=True)
     else:
-        assert place == given, f"{name} changes from one time to the next, but is no tensor"
+        assert place == given, f"{name} is not a tensor, but differs between calls: it cannot be replayed"
 
 
 def refuse_graphs(config: Config, precision: Precision) -> None:

@@ -43,10 +43,12 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Return the number of steps in an epoch."""
         return -(-self.samples_per_epoch // self.step_size)
 
     @property
     def total_steps(self) -> int:
+        """Return the number of steps in all epochs."""
         return self.steps_per_epoch * self.epochs
 
     def samples_before(self, step: int) -> int:

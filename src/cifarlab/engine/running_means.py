@@ -61,9 +61,11 @@ class Means:
         return step if step >= 0 else None
 
     def state_dict(self) -> MeansState:
+        """Return the sums and the total weight."""
         return {"sums": self._sums, "weight": self._weight}
 
     def load_state_dict(self, state: MeansState) -> None:
+        """Restore a result of `state_dict`."""
         self._sums = {key: value.to(self.device, copy=True) for key, value in state["sums"].items()}
         self._weight.copy_(torch.as_tensor(state["weight"]))
 

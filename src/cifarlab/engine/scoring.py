@@ -30,7 +30,7 @@ def logits_of(
         model: The model.
         split: The split.
         precision: Precision and device.
-        image_size: Pixels a side that the model sees.
+        image_size: Side length in pixels that the model sees.
 
     Yields:
         (logits (B, C) float32, labels (B,)).
@@ -61,7 +61,7 @@ def score_split(
     image_size: int,
     *,
     graphs: Graphs | None = None,
-    kept: Callable[[Tensor], Tensor] | None = None,
+    activations: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Return top1 and top5 as fractions, and the mean cross-entropy `loss`.
 
@@ -71,9 +71,9 @@ def score_split(
         model: The model.
         split: The split.
         precision: Precision and device.
-        image_size: Pixels a side that the model sees.
+        image_size: Side length in pixels that the model sees.
         graphs: Captures the batches, one for each model and shape. None: nothing is captured.
-        kept: Maps positions (B,) to the model's input in place of pictures; see `engine.frozen`.
+        activations: Maps positions (B,) to the model's input in place of pictures; see `engine.frozen`.
     """
 
     def work(given: Sequence[tuple[Tensor, ...]], reseed: Reseed) -> None:
@@ -82,7 +82,7 @@ def score_split(
             sums += _sums(_answer(model, images, precision, image_size).logits.float(), labels)
 
     sums = torch.zeros(3, dtype=torch.float64, device=split.labels.device)
-    for images, labels in _batches(model, split, image_size, kept):
+    for images, labels in _batches(model, split, image_size, activations):
         given = [(images, labels, sums)]
         if graphs is None:
             work(given, int)
@@ -94,27 +94,27 @@ def score_split(
 def pictures_per_batch(kind: str, image_size: int) -> int:
     """Return how many pictures are scored at once.
 
-    `kind` is the device type, "cpu" or "cuda"; `image_size` is in pixels a side.
+    `kind` is the device type, "cpu" or "cuda"; `image_size` is the side length in pixels.
     """
     return max(1, min(PICTURES_PER_BATCH[kind], PIXELS_PER_BATCH[kind] // image_size**2))
 
 
 def _batches(
-    model: nn.Module, split: Split, image_size: int, kept: Callable[[Tensor], Tensor] | None = None
+    model: nn.Module, split: Split, image_size: int, activations: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs and labels of a split, in order, in evaluation mode.
 
-    Inputs are uint8 images (B, 3, H, W), or what `kept` returns for positions (B,).
+    Inputs are uint8 images (B, 3, H, W), or what `activations` returns for positions (B,).
     """
     kind = split.labels.device.type
-    has_maps = kept is None or kept(torch.zeros(1, dtype=torch.int64)).ndim == 4
+    has_maps = activations is None or activations(torch.zeros(1, dtype=torch.int64)).ndim == 4
     size = pictures_per_batch(kind, image_size) if has_maps else PICTURES_PER_BATCH[kind]
     was_training = model.training
     model.eval()
     try:
         for positions in torch.arange(len(split), device=split.rows.device).split(size):
-            if kept is not None:
-                yield kept(positions), split.labels[positions.to(split.labels.device)]
+            if activations is not None:
+                yield activations(positions), split.labels[positions.to(split.labels.device)]
             else:
                 images, labels, _ = split.gather(positions)
                 yield images, labels
@@ -157,7 +157,8 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 def ranked(logits: Tensor) -> Tensor:
     """Return the five most probable classes at most, (N, 5), best first.
 
-    All scores break ties by this function; bfloat16 logits do have ties.
+    Scores of a split break ties by this function; bfloat16 logits do have ties. The accuracy on training
+    batches is that of `argmax`.
     """
     return logits.topk(min(5, logits.shape[1])).indices
 

@@ -17,7 +17,7 @@ class Source(Protocol):
     """A source of a teacher's outputs for the views of a batch."""
 
     def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None:
-        """Prepare the outputs of a view; return a line if computed."""
+        """Prepare a view's outputs; return a progress message if computed, else None."""
         ...
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:
@@ -25,7 +25,7 @@ class Source(Protocol):
         ...
 
 
-class Kept(Protocol):
+class ActivationSource(Protocol):
     """A source of a frozen part's activations, which replace pictures."""
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:

@@ -21,9 +21,9 @@ from cifarlab.engine.graphs import CudaTape, Graphs, Reseed, refuse_graphs
 from cifarlab.engine.plan import Clock, Plan, StepPlan
 from cifarlab.engine.running_means import Means, batch_accuracy
 from cifarlab.engine.scoring import score_split
-from cifarlab.engine.sources import Kept, Source, unobserved
+from cifarlab.engine.sources import ActivationSource, Source, unobserved
 from cifarlab.engine.state import EngineState
-from cifarlab.models.batch_norm import norms_in_training, statistics_anew, statistics_kept
+from cifarlab.models.batch_norm import norms_in_training, reestimated_statistics, statistics_kept
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.sizes import Sizes, forward_at_sizes, sizes_of_batch
 from cifarlab.objectives.objective import Objective
@@ -44,50 +44,50 @@ class Engine:
         config: Config,
         model: Classifier,
         objective: Objective,
-        train: Split,
+        train_split: Split,
         precision: Precision,
         *,
         teacher: Source | None = None,
-        activations: Kept | None = None,
+        activations: ActivationSource | None = None,
     ):
-        self.config, self.model, self.objective, self.train = config, model, objective, train
+        self.config, self.model, self.objective, self.train_split = config, model, objective, train_split
         self.precision, self.teacher, self.activations = precision, teacher, activations
         # Training calls this. State, averages and evaluation use the model itself.
         shown = self._behind_border(model)
         self._through = compiled(shown) if config.train.engine == "compiled" else shown
         self.device = precision.device
-        self.plan = Plan(len(train), config.data.batch_size, config.train.epochs, config.train.accumulate)
-        self.views = BatchLoader(train, config, model.num_classes, PIXELS_AHEAD[self.device.type])
+        train, size = config.train, config.data.batch_size
+        self.plan = Plan(len(train_split), size, train.epochs, train.accumulate)
+        self.batches = BatchLoader(train_split, config, model.num_classes, PIXELS_AHEAD[self.device.type])
         self.optimizer = build_optimizer(config.optim, [model, objective])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
-        average = config.train.average
-        self.average: Average | None = average.build(model) if average else None
+        self.average: Average | None = train.average.build(model) if train.average else None
         self.means = Means(self.device)
         # A context around each named part of a step. A profiler may replace it to measure times.
         self.span: Callable[[str], AbstractContextManager[object]] = unobserved
-        self._stages = "stages" in config.lessons
+        self._stages = "stages" in config.teacher_outputs
         self._seed = hash_ints(config.train.seed, label_key("torch"))
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         # Numbers that change from step to step. On a GPU they are tensors, which a captured step reads.
         self._clock = self._device_clock() if self.device.type == "cuda" else None
         self.graphs: Graphs | None = None
-        if config.train.engine == "graph":
+        if train.engine == "graph":
             refuse_graphs(config, precision)
             self.use_graphs(Graphs(CudaTape(self.device)))
 
     @property
     def evaluated(self) -> torch.nn.Module:
-        """Return the model to score: the average of the weights once begun."""
+        """Return the averaged model once it has averaged weights, else the model."""
         return self.average.module if self.average is not None and self.average.n_averaged > 0 else self.model
 
     def order(self, epoch: int) -> Tensor:
         """Return the epoch's order, (N,) int64 positions on the pictures' device."""
         shuffled = partial(permutation, self.config.train.seed, epoch)
         make = shuffled if self.config.data.shuffle else torch.arange
-        return make(len(self.train), device=self.train.rows.device)
+        return make(len(self.train_split), device=self.train_split.rows.device)
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Prepare teacher outputs for an epoch; return a line if computed."""
+        """Prepare teacher outputs; return a progress message if computed, else None."""
         return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
 
     def use_graphs(self, graphs: Graphs) -> None:
@@ -135,7 +135,7 @@ class Engine:
         """Return a batch of pictures, or of their kept activations."""
         if self.activations is not None:
             return self.activations.batch(order[first:last], epoch)
-        return self.views.batch(order, epoch, first, last)
+        return self.batches.batch(order, epoch, first, last)
 
     def _behind_border(self, model: torch.nn.Module) -> torch.nn.Module:
         """Return the model, or its tail behind a frozen part."""
@@ -149,8 +149,7 @@ class Engine:
     def _learn(self, plan: StepPlan, batches: Iterable[Batch], reseed: Reseed) -> None:
         """Take the planned step: the part that a graph may capture.
 
-        It reads no host value that changes from step to step, and does not wait for the device before the
-        first pass.
+        It reads no host value that changes from step to step, and does not wait before the first pass.
         """
         self.optimizer.zero_grad(set_to_none=True)
         watched: list[Tensor] = []
@@ -251,12 +250,12 @@ class Engine:
             # Kept activations do not hold for an average with a different frozen part.
             skips = self.activations is not None and self.activations.knows(model)
             shown = self._behind_border(model) if skips else model
-            with statistics_anew(model), self.precision.autocast():
+            with reestimated_statistics(model), self.precision.autocast():
                 for step in range(before, before + self.plan.steps_per_epoch):
                     for number, (first, last) in enumerate(self.plan.batches(step, len(order))):
                         torch.manual_seed(self._seed_of(step, number))
                         samples = (order, epoch, first, last)
-                        batch = self._shown(*samples) if skips else self.views.batch(*samples)
+                        batch = self._shown(*samples) if skips else self.batches.batch(*samples)
                         self._forward(shown, batch, self._sizes(last - first, epoch, step, first))
         model.train(was_training)
 
@@ -266,7 +265,7 @@ class Engine:
         if self.activations is not None and image_size in (None, own) and self.activations.knows(model):
             kept = self.activations.clean(split)
         model, size = model if kept is None else self._behind_border(model), image_size or own
-        return score_split(model, split, self.precision, size, graphs=self.graphs, kept=kept)
+        return score_split(model, split, self.precision, size, graphs=self.graphs, activations=kept)
 
     def has_finite_weights(self) -> bool:
         """Tell whether weights and buffers are finite; waits for the device."""
@@ -274,6 +273,7 @@ class Engine:
         return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def state_dict(self) -> EngineState:
+        """Return the state dicts of all parts."""
         return {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
@@ -284,10 +284,10 @@ class Engine:
         }
 
     def load_state_dict(self, state: EngineState) -> None:
+        """Restore a result of `state_dict`, perhaps from another device."""
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # The groups come from the saved run, which may have been on another device.
         if self._clock is not None:
             self._clock = self._device_clock()
         else:

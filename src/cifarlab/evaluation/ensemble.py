@@ -21,7 +21,7 @@ from cifarlab.evaluation.score_records import Augmentation, measure
 from cifarlab.evaluation.sealed import HELD_OUT_PARTS, open_split, refuse_unknown_split
 from cifarlab.evaluation.tta import MEANS, Augmented, mean_called, parse
 from cifarlab.models.classifier import Classifier
-from cifarlab.runs.model import unloaded
+from cifarlab.runs.model import build_for_loading
 from cifarlab.teachers.teacher import Member
 from cifarlab.training.setup import count_macs
 
@@ -282,7 +282,7 @@ def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec |
 def _cost(member: Member, tta: Spec | None) -> tuple[int, int]:
     """Return forward passes and multiply-adds for one picture, as written."""
     trained, size = member.trained, member.image_size
-    written = unloaded(trained.saved.model, trained.saved.image_size, trained.model.classes)
+    written = build_for_loading(trained.saved.model, trained.saved.image_size, trained.model.classes)
     if tta is None:
         return 1, count_macs(written, size)
     augmented = _augmented(member, written, tta)

@@ -35,7 +35,7 @@ def load_members(
     _refuse_few_or_twice(runs)
     members = []
     for run in runs:
-        trained = load_trained(run, device=device, imports=imports).at(root)
+        trained = load_trained(run, device=device, imports=imports).with_data_root(root)
         digest, size = file_digest(best_of(run)), trained.saved.image_size
         members.append(Member(trained, str(run), digest, size, trained.precision))
     first = members[0]

@@ -82,7 +82,7 @@ def evaluate(
     mean = "logits" if mean is None else mean
     if isinstance(tta, str):
         tta = parse(tta)
-    trained = load_trained(run, device=device, imports=imports).at(root)
+    trained = load_trained(run, device=device, imports=imports).with_data_root(root)
     own_size, saved = trained.saved.image_size, trained.saved
     size = asked_image_size(trained, image_size)
     views = (

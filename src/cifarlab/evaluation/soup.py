@@ -19,12 +19,12 @@ from cifarlab.data.splits import Split, Splits
 from cifarlab.engine.plan import Plan
 from cifarlab.engine.scoring import score_split
 from cifarlab.evaluation.members import load_members, optimism_warnings
-from cifarlab.models.batch_norm import norms_in_training, statistics_anew
+from cifarlab.models.batch_norm import norms_in_training, reestimated_statistics
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.freezing import freeze
 from cifarlab.runs.environment import describe_environment
 from cifarlab.runs.folder import Run
-from cifarlab.runs.model import best_of, unloaded
+from cifarlab.runs.model import best_of, build_for_loading
 from cifarlab.runs.summary import Soup, SoupIngredient, Summary
 from cifarlab.teachers.teacher import Member
 from cifarlab.training.resume import best_state
@@ -201,7 +201,7 @@ def average_weights(
         norm.train()
     if norms:
         plan, order = Plan(len(train), batch_size, 1), torch.arange(len(train), device=train.rows.device)
-        with statistics_anew(model), precision.autocast():
+        with reestimated_statistics(model), precision.autocast():
             for step in range(plan.steps_per_epoch):
                 model(precision.layout(train.gather(plan.positions(order, step))[0]))
     model.eval()
@@ -251,7 +251,7 @@ def _keep(run: Run, members: Sequence[Member], result: SoupResult, splits: Split
         seconds=own + sum(entry.seconds or 0 for entry in result.record),
         images_per_second=len(splits.train) / own,
         parameters=sum(p.numel() for p in model.parameters()),
-        macs=count_macs(unloaded(config.model, size, model.classes), size),
+        macs=count_macs(build_for_loading(config.model, size, model.classes), size),
         peak_memory_bytes=peak_memory(device),
         data_fingerprint=splits.fingerprint["train"],
         warnings=warnings,

@@ -183,7 +183,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
         """Yield missing runs with or without a teacher, after their teachers."""
         for row, side, config, run in waiting:
-            if bool(config.lessons) not in learns or side in row.missing or run.summary() is not None:
+            if bool(config.teacher_outputs) not in learns or side in row.missing or run.summary() is not None:
                 continue
             try:
                 train_teachers([(config, run)], runs, progress)

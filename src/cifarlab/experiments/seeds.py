@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cifarlab.config import build_config, without_places
+from cifarlab.config import build_config, identity_of
 from cifarlab.config.imports import import_builtin_parts
-from cifarlab.config.merge import differences, listed, order
+from cifarlab.config.merge import apply_before, differences, listed
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.plain import Plain
 from cifarlab.runs.folder import Run
@@ -26,7 +26,7 @@ def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> 
         return {}
     import_builtin_parts()
     try:
-        one, two = (build_config(order(plain)).dump() for plain in (first, other))
+        one, two = (build_config(apply_before(plain)).dump() for plain in (first, other))
     except ConfigError:  # A part of a configuration is not registered here.
         return found
     return differences(_experiment(one), _experiment(two))
@@ -47,6 +47,6 @@ def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
 
 def _experiment(plain: Mapping[str, Plain]) -> dict[str, Plain]:
     """Return the configuration without its paths and its seed."""
-    plain = without_places(dict(plain))
+    plain = identity_of(dict(plain))
     plain["train"].pop("seed", None)
     return plain

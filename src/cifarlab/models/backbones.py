@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.registries import BACKBONES
 from cifarlab.core.registry import Spec
 from cifarlab.models.blocks.stems import no_patches, patch_options, put_cifar_stem, put_patches
@@ -22,13 +22,12 @@ from cifarlab.models.packages import (
     is_efficientnet_pytorch,
     rename_efficientnet_pytorch,
 )
+from cifarlab.models.published_weights import fetch_weights, find_weights
 from cifarlab.models.weights import (
     HEAD_IS_NEW,
     LoadReport,
     backbone_of,
     excuse,
-    fetch_weights,
-    find_weights,
     load_weights,
     read_weights,
 )
@@ -149,7 +148,7 @@ def _refuse_unknown(error: Exception, name: str) -> None:
 
 
 def _own_size(name: str) -> int | None:
-    """Return the picture size, in pixels a side, of a timm model."""
+    """Return the side length in pixels of a timm model's pictures."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -159,7 +158,11 @@ def _own_size(name: str) -> int | None:
 def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str, ...]]:
     """Measure the features and find the stages by a forward pass.
 
-    Returns the number of features F and the names of the stages. Raises ConfigError if the pass fails.
+    Returns:
+        The number of features F, and the names of the stages.
+
+    Raises:
+        ConfigError: The pass fails.
     """
     channels = _listed_stages(model)
     maps: dict[str, object] = {}
@@ -212,9 +215,8 @@ def unfit(
 
     `own_size` is a size that works, if known. The error is located at `path`.
     """
-    reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
     hint = f"; use {own_size}, its own" if own_size not in (None, image_size) else ""
-    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason}){hint}", path)
+    return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason_of(error)}){hint}", path)
 
 
 def _load_pretrained(
@@ -286,8 +288,7 @@ def _translate(
         overlay = {"state_dict": dict(state), "custom_load": False}
         timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
     except Exception as error:  # a file of another architecture may make the translation raise anything
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise ConfigError(f"{path} does not fit {name} ({reason})") from error
+        raise ConfigError(f"{path} does not match {name} ({reason_of(error)})") from error
     finally:
         nn.Module.load_state_dict = original
     return met or state

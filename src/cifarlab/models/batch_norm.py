@@ -36,7 +36,7 @@ def statistics_kept(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def statistics_anew(*modules: nn.Module) -> Iterator[None]:
+def reestimated_statistics(*modules: nn.Module) -> Iterator[None]:
     """Estimate running statistics again while the context is active.
 
     Batch norms in training mode reset them, then average all batches with equal weight.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifarlab.config import ModelConfig
 from cifarlab.core.batch import Output
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.registry import Spec
 from cifarlab.models.cpu_convolutions.depthwise import use_depthwise
 from cifarlab.models.cpu_convolutions.live_taps import use_live_taps
@@ -50,15 +50,16 @@ class Classifier(nn.Module):
     Args:
         backbone: Maps (B, 3, S, S) normalised pictures to (B, F) features.
         head: Maps (B, F) features to an Output.
-        image_size: S, pixels a side.
-        mean: Of each channel, in [0, 1]. Mean and std are buffers, so that a checkpoint contains them.
+        image_size: S, the side length in pixels.
+        mean: Mean of each channel, in [0, 1]. Mean and std are buffers, so that a checkpoint contains them.
         std: Standard deviation of each channel.
         classes: Names by label, or their number.
 
     Attributes:
         loaded: Reports on weights that were read from files, for the run's record.
         norms_in_eval: Names of batch norms that stay in evaluation mode during training.
-        store_size: Pixels a side at which training pictures were stored, before resizing to `image_size`.
+        store_size: Side length in pixels at which training pictures were stored, before resizing to
+            `image_size`.
     """
 
     mean: Tensor
@@ -87,6 +88,7 @@ class Classifier(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes."""
         return len(self.classes)
 
     @property
@@ -122,15 +124,16 @@ class Classifier(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def preprocess(self, images: Tensor, size: int | None = None) -> Tensor:
+    def preprocess(self, images: Tensor, image_size: int | None = None) -> Tensor:
         """Convert pictures to the backbone's input, (B, 3, S, S) float32.
 
-        Pictures are (B, 3, h, w) uint8, or floats in [0, 1]. S is `size`, else `image_size`.
+        Pictures are (B, 3, h, w) uint8, or floats in [0, 1]. S is `image_size`, else the
+        model's own.
         """
         # Outside autocast: bf16 has 8 bits of precision, so it would round the pictures themselves.
         with torch.autocast(images.device.type, enabled=False):
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-            return (resize_batch(images, size or self.image_size) - self.mean) / self.std
+            return (resize_batch(images, image_size or self.image_size) - self.mean) / self.std
 
     @torch.inference_mode()
     def predict(
@@ -142,8 +145,8 @@ class Classifier(nn.Module):
             pictures: One picture or several: a file's path, a PIL image, a numpy array (H, W, 3) of uint8, or
                 a tensor (3, H, W) of uint8 or of floats in [0, 1]; also a batch in one array or tensor.
             top: How many classes to return for each picture.
-            image_size: Pixels a side at which the model sees the pictures. None: the size that it was trained
-                at.
+            image_size: Side length in pixels at which the model sees the pictures. None: the size that it was
+                trained at.
 
         Returns:
             One `Prediction` for each picture, in their order.
@@ -185,13 +188,16 @@ class Classifier(nn.Module):
             for picture, row, probabilities in zip(given, labels, values, strict=True)
         ]
 
-    def forward(self, images: Tensor, size: int | None = None, stages: bool = False) -> Output:
+    def forward(self, images: Tensor, image_size: int | None = None, stages: bool = False) -> Output:
         """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1].
 
-        They are resized to `size`, else `image_size`. With `stages`, the output contains the feature maps of
-        the backbone's stages. Raises ConfigError if the backbone names none.
+        They are resized to `image_size`, else the model's own size. With `stages`, the output contains the
+        feature maps of the backbone's stages.
+
+        Raises:
+            ConfigError: The feature maps are asked for, and the backbone names no stages.
         """
-        inputs = self.preprocess(images, size)
+        inputs = self.preprocess(images, image_size)
         if not stages:
             return self.head(self.backbone(inputs))
         maps: dict[str, Tensor] = {}
@@ -231,7 +237,7 @@ def build_classifier(
 
     Args:
         model: The section `model`.
-        image_size: Pixels a side.
+        image_size: Side length of the pictures in pixels.
         num_classes: Number of classes.
         dataset_mean_std: Statistics of the training pictures, for `normalize: dataset`.
         classes: Class names, in the order of their labels.
@@ -247,8 +253,8 @@ def build_classifier(
     except (ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{spec.name} cannot be built: {reason}", ("model", "backbone")) from error
+        message = f"{spec.name} cannot be built: {reason_of(error)}"
+        raise ConfigError(message, ("model", "backbone")) from error
     mean, std = _mean_std(model, backbone, dataset_mean_std)
     head = model.head.build(backbone.num_features, num_classes)
     names = num_classes if classes is None else classes

@@ -30,7 +30,7 @@ def freeze(classifier: Classifier, parts: Sequence[str], *, batch_norm_eval: Nor
         held = [parameter for name, parameter in classifier.named_parameters() if _is_in(name, (part,))]
         if not held:
             raise ConfigError(
-                f"no parameter lies in {part!r}; {_nearest(part, classifier)}", ("model", "freeze")
+                f"no parameter matches {part!r}; {_nearest(part, classifier)}", ("model", "freeze")
             )
         for parameter in held:
             parameter.requires_grad_(False)

@@ -79,7 +79,7 @@ def read_picture(picture: Picture, size: int) -> Tensor:
             form.
     """
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or 0 in picture.shape:
             raise _unexpected("a numpy array (H, W, 3) of uint8", picture.dtype, picture.shape)
         picture = Image.fromarray(np.ascontiguousarray(picture))
     elif isinstance(picture, Tensor):
@@ -87,7 +87,11 @@ def read_picture(picture: Picture, size: int) -> Tensor:
         if picture.dtype != torch.uint8:
             return _middle_square(picture.detach().float().cpu(), size)
         picture = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
-    elif not isinstance(picture, str | Path | Image.Image):
+    elif isinstance(picture, Image.Image):
+        if 0 in picture.size:
+            width, height = picture.size
+            raise ConfigError(f"expected a PIL image of at least 1 x 1 pixels, got {width} x {height}")
+    elif not isinstance(picture, str | Path):
         raise ConfigError(f"expected {_FORMS}; got {type(picture).__name__}")
     return torch.from_numpy(decode(picture, size)).float() / 255
 
@@ -97,8 +101,8 @@ def in_batches(pictures: Sequence[Picture], size: int, seen_at: int) -> Iterator
 
     Args:
         pictures: The pictures.
-        size: Pixels a side of the batches.
-        seen_at: Pixels a side at which the model sees the pictures. It limits the batch size.
+        size: Side length in pixels of the batches.
+        seen_at: Side length in pixels at which the model sees the pictures. It limits the batch size.
     """
     count = max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // seen_at**2))
     for start in range(0, len(pictures), count):

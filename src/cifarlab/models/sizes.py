@@ -83,7 +83,7 @@ def size_of_stage(
     and Le 2021, EfficientNetV2), here with the same augmentation in every stage.
 
     Args:
-        sizes: Pixels a side, by stage.
+        sizes: Side lengths in pixels, by stage.
         step: Step, counted from the start of the run.
         total_steps: Number of steps of the run.
         shares: Share of the steps for each stage, with a sum of 1. None: equal shares.
@@ -106,7 +106,7 @@ def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dic
     This happens only in batches of fewer than 2 n pictures, such as the last batch of an epoch.
 
     Args:
-        sizes: The n sizes, pixels a side.
+        sizes: The n side lengths in pixels.
         place: Position of the batch's first picture in the epoch's order.
         count: Number of pictures in the batch.
         epoch: Epoch of the batch.
@@ -151,7 +151,7 @@ def check_sizes(model: Classifier, name: str, sizes: Sequence[int], path: tuple[
     Args:
         model: The classifier.
         name: Name of its backbone, for the message.
-        sizes: Pixels a side.
+        sizes: Side lengths in pixels.
         path: Key path of the option that asks for the sizes.
 
     Raises:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from cifarlab.core.checkpoints import best_in
-from cifarlab.core.errors import ConfigError
-from cifarlab.data.cache import cache_folder
+from cifarlab.core.errors import ConfigError, reason_of
 
 StateDict = Mapping[str, Tensor]
-HEAD_IS_NEW = "the head is new"
+HEAD_IS_NEW = "the head is newly initialised"
 # The share of a file's numbers that the module may lack. That allows a mask token or a counter, but not a
 # layer: a ResNet-34's file has every name and shape of a ResNet-18, and half of it would be unused.
 _SPARE = 0.01
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         """Return one line for the terminal."""
-        sides = (("left", self.left), ("kept", self.fresh))
+        skipped = {name: why for name, why in self.left.items() if self.fresh.get(name) != why}
+        sides = (("skipped", skipped), ("not loaded", self.fresh))
         notes = [
             f"{word} {_names(names)}: {why}"
             for word, what in sides
@@ -93,7 +90,7 @@ def _read(path: Path) -> tuple[Any, str]:
             return load_file(path), sha256
         return torch.load(path, map_location="cpu", weights_only=True), sha256
     except Exception as error:  # a broken file may raise zip, pickle, struct, key, memory or other errors
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+        reason = reason_of(error)
         raise ConfigError(f"{path}: cannot be read as weights, or is cut off ({reason})") from None
 
 
@@ -143,7 +140,7 @@ def load_weights(
 
     Raises:
         ConfigError: Another name of the module is missing or has another shape, or more than 1 % of the
-            file's numbers have no place in the module. Then the module is unchanged.
+            file's numbers are not in the module. Then the module is unchanged.
     """
     own = module.state_dict()
     left: dict[str, str] = {}
@@ -153,26 +150,26 @@ def load_weights(
         why = excuse(name, free or {})
         if name not in state:
             if name.endswith("num_batches_tracked"):
-                fresh[name] = "a counter that older files lack"
+                fresh[name] = "a counter that older files do not have"
             elif why is not None:
                 fresh[name] = why
             else:
                 wrong.append(f"{name} is missing")
         elif name not in own:
-            left[name] = "no such name here" if why is None else why
+            left[name] = "not in the module" if why is None else why
         elif own[name].shape != state[name].shape:
-            shapes = f"shape {list(state[name].shape)} in the file, {list(own[name].shape)} here"
+            shapes = f"shape {list(state[name].shape)} in the file, {list(own[name].shape)} in the module"
             if why is None:
                 wrong.append(f"{name} has {shapes}")
             else:
-                left[name] = shapes
+                left[name], fresh[name] = shapes, why
     spare = [name for name in left if name not in own and excuse(name, free or {}) is None]
     if sum(state[name].numel() for name in spare) > _SPARE * sum(value.numel() for value in state.values()):
-        wrong.extend(f"{name} has no place" for name in spare)
+        wrong.extend(f"{name} is not in the module" for name in spare)
     if wrong:
         wrong.sort()
         more = f"; {len(wrong) - 1} more such names" if len(wrong) > 1 else ""
-        raise ConfigError(f"{source} does not fit, it is of another architecture: {wrong[0]}{more}")
+        raise ConfigError(f"{source} does not match the module: {wrong[0]}{more}")
     used = {name: value for name, value in state.items() if name in own and name not in left}
     module.load_state_dict(used, strict=False)  # not strict: each name was checked above
     return LoadReport(source, sha256, len(used), dict(sorted(left.items())), dict(sorted(fresh.items())))
@@ -209,92 +206,13 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
         # best.pt names its classes. Weights for equally many other classes do not suit the head.
         theirs, ours = content.get("classes"), getattr(classifier, "classes", None)
         same_head = same_head and (theirs is None or ours is None or tuple(theirs) == tuple(ours))
-        free = {"mean": "normalisation is the recipe's", "std": "normalisation is the recipe's"}
+        free: dict[str, str] = dict.fromkeys(("mean", "std"), "taken from the recipe")
         if not same_head:
             free["head"] = HEAD_IS_NEW
         # Excused parts are left out completely: half of an old head would be worse than a new head.
-        state = {name: value for name, value in state.items() if excuse(name, free) is None}
-        return load_weights(classifier, state, source=str(path), sha256=sha256, free=free)
+        skipped = {name: why for name in sorted(state) if (why := excuse(name, free)) is not None}
+        state = {name: value for name, value in state.items() if name not in skipped}
+        report = load_weights(classifier, state, source=str(path), sha256=sha256, free=free)
+        return replace(report, left=dict(sorted({**report.left, **skipped}.items())))
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "init")) from None
-
-
-def weights_folder() -> Path:
-    """Return the folder where a user may put files of pretrained weights."""
-    return cache_folder("weights")
-
-
-def _hub_place(url: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-
-
-def find_weights(name: str, repository: str | None, url: str | None) -> Path | None:
-    """Return the local file of published weights; None before its download."""
-    from huggingface_hub import try_to_load_from_cache
-
-    placed = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
-    placed += [_hub_place(url)] if url else []
-    for path in placed:
-        if path.is_file():
-            return path
-    for file in _HUB_FILES if repository else ():
-        if isinstance(cached := try_to_load_from_cache(repository or "", file), str):
-            return Path(cached)
-    return None
-
-
-def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
-    """Return the local file of published weights; download it if missing.
-
-    It is searched as `<weights_folder()>/<name><ending>`, in torch.hub's cache and in Hugging Face's, then
-    downloaded from the hub's `repository`, or else from `url`.
-
-    Raises:
-        ConfigError: There are none, or no network (within seconds). The message says which file to get.
-    """
-    from huggingface_hub import hf_hub_url
-
-    if found := find_weights(name, repository, url):
-        return found
-    address = hf_hub_url(repository, _HUB_FILES[0]) if repository else url
-    if address is None:
-        raise ConfigError(f"timm publishes no weights of {name}; set pretrained=false, or name a file")
-    try:
-        if repository:
-            return _from_hub(repository)
-        _reach(address)
-        target = _hub_place(address)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(target))
-        return target
-    except (OSError, RuntimeError) as error:
-        reason = str(getattr(error, "reason", error)).strip().partition("\n")[0][:120]
-        raise ConfigError(
-            f"the weights of {name} are not on this machine and cannot be fetched ({reason}); "
-            f"get {address} elsewhere, then put it at {weights_folder() / f'{name}{Path(address).suffix}'} "
-            f"or set model.backbone.pretrained=/path/to/{address.rpartition('/')[2]}"
-        ) from None
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download, hf_hub_url
-
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
-    for file in _HUB_FILES:
-        try:
-            # Test the connection first: without a network the hub's own client retries five times, for half a
-            # minute.
-            _reach(hf_hub_url(repository, file))
-            return Path(hf_hub_download(repository, file))
-        except urllib.error.HTTPError as error:
-            if error.code != 404:
-                raise
-    raise OSError(f"{repository} holds none of {', '.join(_HUB_FILES)}")
-
-
-def _reach(url: str, seconds: float = 10) -> None:
-    """Raise OSError unless a server answers for this address."""
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cifarlab"})
-    with urllib.request.urlopen(request, timeout=seconds):
-        pass

@@ -26,13 +26,21 @@ class Average(Protocol):
     n_averaged: Tensor
     has_own_statistics: bool
 
-    def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool: ...
+    def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
+        """Tell whether to average the model after `done` of `total` steps."""
+        ...
 
-    def update_parameters(self, model: nn.Module) -> None: ...
+    def update_parameters(self, model: nn.Module) -> None:
+        """Add a model's weights to the average."""
+        ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights and their number."""
+        ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object:
+        """Restore a result of `state_dict`."""
+        ...
 
 
 class ExponentialAverage(AveragedModel):
@@ -81,7 +89,7 @@ class ExponentialAverage(AveragedModel):
 
 
 class EqualAverage(AveragedModel):
-    """An equal average of the weights at a run's last epoch ends.
+    """An equal average of the weights at the ends of a run's last epochs (SWA).
 
     It begins at the share `start` of the run. Buffers are copied from the last model, so the statistics of
     batch norms do not belong to the averaged weights. `has_own_statistics` is therefore False, and the caller
@@ -126,7 +134,7 @@ def ema(
 def swa(
     model: nn.Module,
     *,
-    start: Annotated[float, Field(ge=0, lt=1, description="share of the run")] = 0.75,
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.75,
 ) -> EqualAverage:
     """Equal average of weights at epoch ends (SWA, Izmailov et al. 2018).
 

@@ -131,16 +131,12 @@ def muon(
         def step(self, closure: Any = None) -> Any:
             matrices = [parameter for group in self.param_groups for parameter in group["params"]]
             for matrix in matrices if renormalize else ():
-                matrix *= len(matrix) ** 0.5 / matrix.norm()
+                matrix *= len(matrix) ** 0.5 / matrix.norm().clamp(min=1e-12)  # Zeros stay zeros.
             with nullcontext() if has_bfloat16(matrices[0].device) else _iterating_in_float32():
                 return super().step(closure)
 
     hidden = [{**group, "use_muon": True} for group in groups if group["hidden"]]
-    others = [
-        {**group, "lr_scale": group.get("lr_scale", 1.0) * rest_rate}
-        for group in groups
-        if not group["hidden"]
-    ]
+    others = [{**g, "lr_scale": g.get("lr_scale", 1.0) * rest_rate} for g in groups if not g["hidden"]]
     if not hidden:
         raise ConfigError(
             "no hidden matrix is trained here; set optim.name=adamw, or freeze less of the backbone",
@@ -178,10 +174,6 @@ def _fused(groups: list[dict[str, Any]]) -> bool | None:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
 
 
-def _names(part: Any) -> Iterable[str]:
-    return part.no_weight_decay()
-
-
 def parameter_groups(
     module: nn.Module,
     weight_decay: float,
@@ -203,13 +195,14 @@ def parameter_groups(
         hidden_apart: Give groups an entry `hidden`: whether `hidden_matrices()` lists their parameters.
         norm_rate: Factor for norms and biases (64 in airbench, Jordan 2024, where norms train no scale).
 
-    Groups are sorted by depth, then in the order of `named_parameters`.
+    Groups are sorted by depth, rate factor, exemption from decay, and `hidden`. Within a group the order is
+    that of `named_parameters`.
     """
     exempt = {
         _join(prefix, name)
         for prefix, part in module.named_modules()
         if hasattr(part, "no_weight_decay")
-        for name in _names(part)
+        for name in part.no_weight_decay()  # pyright: ignore[reportCallIssue]
     }
     depths = _depths(module) if layer_decay < 1 else {}
     hidden = _hidden_matrices(module) if hidden_apart else set()
@@ -254,7 +247,10 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
     """Build a recipe's optimizer over all trainable parameters.
 
     The learning rate is the schedule's peak. Move the modules to their device first: that decides whether
-    fused kernels are used. Raises ConfigError if every parameter is frozen.
+    fused kernels are used.
+
+    Raises:
+        ConfigError: Every parameter is frozen.
     """
     parts = nn.ModuleList([modules] if isinstance(modules, nn.Module) else modules)
     apart = optim.optimizer.part.traits.hidden_apart
@@ -296,5 +292,6 @@ class Combined(Optimizer):
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a result of `state_dict`, and share it with the parts."""
         super().load_state_dict(state_dict)
         self._share()

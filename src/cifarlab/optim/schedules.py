@@ -32,7 +32,7 @@ Floor = Annotated[
     float, Field(ge=0, le=1, description="Lowest rate after the warm-up, as a share of the peak.")
 ]
 Milestones = Annotated[
-    tuple[Annotated[float, Field(gt=0, lt=1, description="share of the run")], ...],
+    tuple[Annotated[float, Field(gt=0, lt=1)], ...],
     AfterValidator(_ascending),
 ]
 Factor = Annotated[float, Field(ge=0, le=1)]

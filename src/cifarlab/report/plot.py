@@ -178,7 +178,7 @@ def _curves(
 
 def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
     """Show held-out pictures with predictions: green if right, orange if wrong."""
-    trained = load_trained(run.folder).at(root)
+    trained = load_trained(run.folder).with_data_root(root)
     splits = read_splits(run.folder, trained)
     split = splits.val if splits.val is not None else splits.train
     kind = "validation" if splits.val is not None else "training"

@@ -7,7 +7,7 @@ from pathlib import Path
 from cifarlab.config import NOT_IDENTITY
 from cifarlab.config.merge import differences, shown
 from cifarlab.config.recipes import read_recipe
-from cifarlab.config.saved import checked_unimported
+from cifarlab.config.saved import validate_saved
 from cifarlab.core.errors import ConfigError
 from cifarlab.report.collect import Finished
 
@@ -40,7 +40,7 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
         recipe = read_recipe(name)
         below = read_recipe(recipe.base, beside=recipe.path.parent) if recipe.base else recipe
         # The record may come from an untrusted source, so its recipe must not import code.
-        plain = checked_unimported(below.plain, below.path).dump()
+        plain = validate_saved(below.plain, below.path).dump()
     except ConfigError as error:  # E.g. a user's recipe that was moved.
         return f"Not compared with its recipe ({error}). {ALL}", []
     found = differences(plain, run.config)

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from cifarlab.config import Config, build_config, without_places
-from cifarlab.config.merge import differences, listed, order
+from cifarlab.config import Config, build_config, identity_of
+from cifarlab.config.merge import apply_before, differences, listed
 from cifarlab.config.saved import translate_saved
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.files import clear_leftovers, write_atomically, write_json
 from cifarlab.core.plain import Plain
 from cifarlab.core.reading import parse_yaml
@@ -115,14 +115,12 @@ class Run:
             hint = f"; did you mean {seeds[0]}?" if seeds else ""
             raise ConfigError(f"{self.folder} is not a run: it has no config.yaml{hint}") from None
         except OSError as error:
-            raise ConfigError(f"{self.config_path}: cannot be read: {error.strerror or error}") from None
+            raise ConfigError(f"{self.config_path}: cannot be read: {reason_of(error)}") from None
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{self.config_path}: cannot be read: {error}; `--fresh` starts over") from None
-        except ConfigError as error:
-            raise ConfigError(f"{error}; `--fresh` starts over") from None
+            raise ConfigError(f"{self.config_path}: cannot be read: {reason_of(error)}") from None
         sections = ("data", "model", "objective", "optim", "train")
         if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in sections):
-            raise ConfigError(f"{self.config_path}: damaged: a section is missing; `--fresh` starts over")
+            raise ConfigError(f"{self.config_path}: damaged: a section is missing")
         return translate_saved(plain)
 
     def refuse_other(self, config: Config, fix: str | None = None) -> None:
@@ -134,11 +132,16 @@ class Run:
             config: The configuration of the run that is about to use the folder.
             fix: Advice for the message. Needed from commands without `--name` and `--fresh`.
         """
+        again = fix or "`--fresh` starts over"
         if not self.started:
             if self.last_path.exists() or self.summary_path.exists():
-                raise ConfigError(f"{self.folder}: config.yaml is missing; `--fresh` starts the run over")
+                raise ConfigError(f"{self.folder}: config.yaml is missing; {again}")
             return
-        changed = changes_since(self.plain_config(), config)
+        try:
+            plain = self.plain_config()
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {again}") from None
+        changed = changes_since(plain, config)
         if changed:
             fix = fix or f"keep both with `--name {self.name}-2`, or replace it with `--fresh`"
             found = listed(changed, "there", "now")
@@ -156,9 +159,31 @@ class Run:
         Raises:
             ConfigError: Another process holds the lock, or the folder cannot be written or lies within a run.
         """
-        if not self.started:
-            self._refuse_nesting()
-        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            if not self.started:
+                self._refuse_nesting()
+            made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        except OSError as error:  # For example, a name is too long.
+            raise self._unwritable(error) from None
+        try:
+            lock = self._acquired(wait)
+        except ConfigError:
+            _remove_empty(made)
+            raise
+        try:
+            clear_leftovers(self.folder)
+            yield
+        finally:
+            # Remove the folders of a run that never started.
+            made = [] if self.started else made
+            if made:  # Before the release: afterwards another process may hold the file.
+                with contextlib.suppress(OSError):
+                    self.lock_path.unlink()
+            lock.release()
+            _remove_empty(made)
+
+    def _acquired(self, wait: float) -> FileLock:
+        """Create the folder and return its lock, acquired. Raise ConfigError if that fails."""
         lock = FileLock(self.lock_path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -172,20 +197,11 @@ class Run:
                 f"{self.folder} is in use by another process; wait for it, or train another run with --name"
             ) from None
         except OSError as error:
-            raise ConfigError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
-        try:
-            clear_leftovers(self.folder)
-            yield
-        finally:
-            # Remove the folders of a run that never started.
-            made = [] if self.started else made
-            if made:  # Before the release: afterwards another process may hold the file.
-                with contextlib.suppress(OSError):
-                    self.lock_path.unlink()
-            lock.release()
-            with contextlib.suppress(OSError):  # Folders that are not empty stay.
-                for path in made:
-                    path.rmdir()
+            raise self._unwritable(error) from None
+        return lock
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(f"{self.folder}: cannot be written: {reason_of(error)}")
 
     def _refuse_nesting(self) -> None:
         """Raise ConfigError if the folder would lie within or around a run."""
@@ -230,6 +246,13 @@ class Run:
         write_json(self.env_path, env.changed(earlier=earlier).to_json())
 
 
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, each before its parent. Those that are missing or not empty stay as they are."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def recorded_run(folder: Path | str) -> Run:
     """Return the run in a folder, with name and recipe files from `env.json`.
 
@@ -255,12 +278,12 @@ def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[An
     Returns:
         {dotted key: (saved value, current value)}.
     """
-    return differences(without_places(_as_of_now(plain)), config.identity())
+    return differences(identity_of(_with_current_defaults(plain)), config.identity())
 
 
-def _as_of_now(plain: dict[str, Plain]) -> dict[str, Plain]:
+def _with_current_defaults(plain: dict[str, Plain]) -> dict[str, Plain]:
     """Add defaults to a saved configuration for keys that did not exist yet."""
     try:
-        return build_config(order(plain)).dump()
+        return build_config(apply_before(plain)).dump()
     except ConfigError:  # A part is not registered, or was renamed. Compare the configuration unchanged.
         return plain

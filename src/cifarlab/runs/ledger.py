@@ -1,4 +1,4 @@
-"""The ledger, `ledger.jsonl`: when which model saw the test pictures."""
+"""The ledger, `ledger.jsonl`: a record of every use of the test set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cifarlab.core.errors import Failure
+from cifarlab.core.errors import Failure, reason_of
 from cifarlab.runs.folder import Run
 from cifarlab.runs.naming import LEDGER, spelled
 
@@ -46,8 +46,8 @@ def record_opening(
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        reason = error.strerror or error
-        raise Failure(f"{path}: cannot be written ({reason}), so the test pictures stay sealed") from error
+        reason = reason_of(error)
+        raise Failure(f"{path}: cannot be written ({reason}), so the test set is not read") from error
 
 
 def openings(runs: Path) -> list[dict[str, str | int | None]]:
@@ -66,7 +66,7 @@ def openings(runs: Path) -> list[dict[str, str | int | None]]:
         content = path.read_bytes()
     except OSError as error:
         raise Failure(
-            f"{path}: cannot be read ({error.strerror or error}), so openings cannot be counted"
+            f"{path}: cannot be read ({reason_of(error)}), so uses of the test set cannot be counted"
         ) from error
     entries = []
     for line in content.splitlines():

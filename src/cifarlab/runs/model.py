@@ -9,13 +9,14 @@ from typing import Annotated
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from cifarlab.config import ModelConfig
 from cifarlab.config.recipes import Recipe
-from cifarlab.config.saved import NAME_THEM, SavedConfig, checked_unimported
+from cifarlab.config.saved import NAME_THEM, SavedConfig, validate_saved
 from cifarlab.core import checkpoints
 from cifarlab.core.device import Precision, pick_device, pick_precision
-from cifarlab.core.errors import ConfigError, explain
+from cifarlab.core.errors import ConfigError, explain, reason_of
 from cifarlab.core.strict_numbers import Strict
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.runs.folder import Run
@@ -30,10 +31,12 @@ class _Row(Strict):
     epoch: Annotated[int, Field(ge=1)]
 
 
-class _Kept(Strict):
-    """The values of a checkpoint beside weights and configuration."""
+class _CheckpointFacts(Strict):
+    """The values of a checkpoint, except for the configuration."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
+
+    model: dict[str, Tensor]
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     # Pictures are decoded at this size. The limit keeps a file from demanding absurd amounts of memory.
@@ -48,7 +51,7 @@ class Trained:
 
     Attributes:
         saved: The configuration in the checkpoint.
-        precision: Precision of the training, or that of `auto` if the device does not support it.
+        precision: The configured precision, resolved on this device; `auto` replaces float16 on a CPU.
         store_size: Side length in pixels of the stored pictures that the model was trained on.
         fingerprint: Fingerprints of the data, by part.
         epoch: The chosen epoch, from 1.
@@ -63,9 +66,9 @@ class Trained:
     epoch: int
     file: Path
 
-    def at(self, root: str | None) -> Trained:
+    def with_data_root(self, root: str | None) -> Trained:
         """Return a copy with `data.root` replaced. None leaves it as the run had it."""
-        return replace(self, saved=self.saved.at(root))
+        return replace(self, saved=self.saved.with_data_root(root))
 
 
 def load(run: Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
@@ -101,30 +104,30 @@ def load_trained(
     Raises:
         ConfigError: As in `load`, or the checkpoint is damaged.
     """
-    place_on = pick_device(device)
+    place_on = pick_device(device, path=("device",))
     file = best_of(path)
     state = checkpoints.load_checkpoint(file, BEST)
     saved = SavedConfig(state["config"], file, imports=imports, fix=fix)
     try:
-        kept = _Kept.model_validate(state)
+        facts = _CheckpointFacts.model_validate(state)
     except ValidationError as error:
         raise ConfigError(f"{file}: damaged: {explain(error, lambda _: ())}") from None
-    model = unloaded(saved.model, saved.image_size, kept.classes)
+    model = build_for_loading(saved.model, saved.image_size, facts.classes)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error, limit=200)
         raise ConfigError(f"{file}: its weights do not fit its own configuration: {reason}") from None
     model = to_device(model, place_on).eval()
-    model.store_size = kept.store_size
+    model.store_size = facts.store_size
     precision = _own_precision(saved.precision, place_on)
-    return Trained(model, saved, precision, kept.store_size, kept.fingerprint, kept.row.epoch, file)
+    return Trained(model, saved, precision, facts.store_size, facts.fingerprint, facts.row.epoch, file)
 
 
 def saved_recipe(run: Run, *, imports: Sequence[Path | str] = ()) -> Recipe:
-    """Return the configuration of a run as a recipe. `imports` is that of `checked_unimported`."""
+    """Return the configuration of a run as a recipe. `imports` is that of `validate_saved`."""
     plain, summary = run.plain_config(), run.summary()
-    known = checked_unimported(plain, run.folder, imports=imports).imports
+    known = validate_saved(plain, run.folder, imports=imports).imports
     name = (summary.recipe if summary is not None else "") or run.name
     return Recipe(name, run.config_path, None, {}, {**plain, "imports": [*known]}, run.recipe_files)
 
@@ -148,7 +151,7 @@ def refuse_other_classes(
             raise ConfigError(f"{path} calls class {label} {there!r}, {here} {ours!r}: other classes{fix}")
 
 
-def unloaded(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
+def build_for_loading(config: ModelConfig, image_size: int, classes: Sequence[str]) -> Classifier:
     """Build a classifier with random weights, to load a checkpoint into."""
     statistics = ((0.0,) * 3, (1.0,) * 3)  # Placeholders: the checkpoint has the mean and deviation.
     return build_classifier(

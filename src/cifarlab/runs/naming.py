@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from pathlib import Path, PurePosixPath
 
@@ -32,8 +33,8 @@ def run_name(name: str) -> str:
         reason = "commands would read it as an override (=), an option (-) or a recipe file (.yaml)"
     elif path.parts[0].lower() in LEDGER_FILES:
         reason = "the ledger of the test set has this name"
-    elif not name.isprintable() or max(map(len, path.parts)) > 200:
-        reason = "it is too long (more than 200 characters in a part), or not printable"
+    elif not name.isprintable() or max(len(os.fsencode(part)) for part in path.parts) > 200:
+        reason = "it is too long (more than 200 bytes in a part), or not printable"
     if reason is not None:
         raise ConfigError(f"{name[:40]!r} cannot be a run's name (--name): {reason}")
     return found

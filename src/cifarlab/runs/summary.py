@@ -97,6 +97,6 @@ class Summary(Record):
     soup: Soup | None = None
     by_image_size: dict[str, ScoreAtSize] | None = None
 
-    def top1(self, split: str) -> float | None:
+    def top1(self, split: Literal["train", "val", "test"]) -> float | None:
         """Return the accuracy on `train`, `val` or `test`; None if it was not measured."""
         return {"train": self.train_top1, "val": self.val_top1, "test": self.test_top1}[split]

@@ -1,4 +1,4 @@
-"""Records of a teacher's checks before its student is trained."""
+"""Measurements of a teacher before its student is trained, and the cost of its outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cifarlab.core.records import Record
 
 
 def _from_null(value: object) -> object:
-    """Read null as nan: JSON cannot hold a number that is not finite."""
+    """Return NaN for null: JSON cannot express values that are not finite."""
     return math.nan if value is None else value
 
 
@@ -19,18 +19,18 @@ _Measured = Annotated[float, BeforeValidator(_from_null)]
 
 
 class TeacherFile(Record):
-    """A checkpoint of a teacher."""
+    """A teacher's checkpoint."""
 
     path: str
     sha256: str
 
 
 class TaughtTerm(Record):
-    """Measurements of a distillation loss.
+    """Measurements of a loss that reads the teacher.
 
     Attributes:
-        gradient_norm: Gradient norm of the weighted loss at the initial weights.
-        gradient_ratio: `gradient_norm` divided by that of all losses without a teacher. None if there are
+        gradient_norm: Norm of the weighted loss's gradient at the initial weights.
+        gradient_ratio: `gradient_norm` divided by the norm of all losses without a teacher. None if there are
             none.
     """
 
@@ -43,8 +43,8 @@ class TemperedTerm(TaughtTerm):
 
     Attributes:
         temperature: Temperature of the loss.
-        entropy: Mean entropy of the teacher's probabilities for training views, in nats.
-        kl_from_uniform: Mean KL divergence from uniform, in nats: at most `TeacherReport.log_classes`.
+        entropy: Mean entropy of the teacher's probabilities on training views, in nats.
+        kl_from_uniform: Mean KL divergence from the uniform distribution, in nats; at most `log_classes`.
     """
 
     temperature: float
@@ -53,18 +53,18 @@ class TemperedTerm(TaughtTerm):
 
 
 class TeacherReport(Record):
-    """Measurements of a teacher.
+    """Measurements of a teacher or of an ensemble of teachers.
 
     Attributes:
-        teachers: Checkpoints of the teachers. Several give the mean of their logits.
+        teachers: Checkpoint of each teacher.
         temperatures: Divisor of each teacher's logits.
-        measured_on: The pictures of `teacher_top1`: val, the teacher's val, or train.
-        pictures: Number of these pictures.
-        teacher_top1: Accuracy on these pictures, unaugmented.
-        agreement: Accuracy on training views.
+        measured_on: Pictures of `teacher_top1`: val, the teacher's val, or train.
+        pictures: Number of those pictures.
+        teacher_top1: Accuracy on those pictures, without augmentation.
+        agreement: Share of training views for which the teacher's class is the label.
         log_classes: Logarithm of the number of classes.
-        terms: Measurements of the losses that need the teacher, by label.
-        cache_seconds: Time that computing and storing the teacher's answers took.
+        terms: Measurements of each loss that reads the teacher, by its label.
+        cache_seconds: Time that it took to cache the teacher's outputs, in seconds.
     """
 
     teachers: list[TeacherFile]

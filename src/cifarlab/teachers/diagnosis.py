@@ -155,7 +155,12 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     torch.manual_seed(hash_ints(config.train.seed, label_key("health")))  # For dropout.
     positions = engine.order(0)[: engine.plan.batch_size]
     batch = make_batch(
-        engine.train, positions, config.data, config.train.seed, view_epoch(config, 0), model.num_classes
+        engine.train_split,
+        positions,
+        config.data,
+        config.train.seed,
+        view_epoch(config, 0),
+        model.num_classes,
     )
     batch = replace(batch, teacher=teacher.read(teacher.ask(batch.images)), progress=1.0)
     with engine.precision.autocast():

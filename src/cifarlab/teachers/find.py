@@ -98,7 +98,7 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
     if len(set(map(Path.resolve, paths))) < len(paths):
         raise ConfigError("names a run twice; name each run once", TEACHER_RUN)
     members = [_load(path, section, classes, device, config.imports) for path in paths]
-    if "stages" in config.lessons:
+    if "stages" in config.teacher_outputs:
         if len(members) > 1:
             raise ConfigError(
                 "feature maps of several teachers cannot be averaged; name one run", TEACHER_RUN
@@ -108,7 +108,7 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
                 f"{paths[0]}: its backbone declares no stages, so a loss cannot read its feature maps",
                 TEACHER_RUN,
             )
-    return Teacher(members, config.lessons)
+    return Teacher(members, config.teacher_outputs)
 
 
 def _load(

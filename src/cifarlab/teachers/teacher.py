@@ -66,7 +66,7 @@ class Teacher:
 
     Args:
         members: The classifiers.
-        lessons: The outputs that losses read, see `Config.lessons`.
+        lessons: The outputs that losses read, see `Config.teacher_outputs`.
 
     Attributes:
         temperatures: The divisor of each member's logits, found by calibration. 1 before.
@@ -126,7 +126,7 @@ class Teacher:
         for chunk in images.split(count):
             with member.precision.autocast():
                 view = member.precision.layout(chunk)
-                output = member.trained.model(view, size=member.image_size, stages=self.stages)
+                output = member.trained.model(view, image_size=member.image_size, stages=self.stages)
             embedding = output.embedding if "embedding" in self.lessons else output.embedding[:, :0]
             said.append([values.float() for values in (output.logits, embedding, *output.stages)])
             scale = output.scale if output.cosines is not None else None

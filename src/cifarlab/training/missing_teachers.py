@@ -41,7 +41,7 @@ def train_teachers(
     for config, run in students:
         if not fresh:
             run.refuse_other(config)
-        if config.lessons and (fresh or run.summary() is None):
+        if config.teacher_outputs and (fresh or run.summary() is None):
             waiting.append((config, run))
     if waiting and missing_teachers(waiting[0][0].teacher, runs):
         _note_other_splits([config for config, _ in waiting], progress)
@@ -61,7 +61,7 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
         folder = run.folder.resolve()
         if folder in waiting:
             raise ConfigError(f"{run} cannot be its own teacher", ("teacher", "run"))
-        if teacher.lessons:
+        if teacher.teacher_outputs:
             _train_missing(teacher, runs, progress, waiting | {folder})
         changed = differences(resolve(read_recipe(name)).identity(), teacher.identity())
         words = [f"{key}={json.dumps(value)}" for key, (_, value) in changed.items()]

@@ -82,7 +82,7 @@ def without_effect_on(config: Config, model: Classifier) -> list[str]:
         "data.views": data.views is not None and num_views(config) != data.views,
         "data.skip_broken": data.skip_broken and name != "folder",
         "data.root": data.root is not None and name == "synthetic",
-        "teacher.run": config.teacher is not None and not config.lessons,
+        "teacher.run": config.teacher is not None and not config.teacher_outputs,
         # The dropout acts on the logits only: the embedding is taken before it.
         "model.head.dropout": head.name == "linear" and head.kwargs()["dropout"] > 0 and not reads_logits,
         "model.batch_norm_eval": not norms_by_choice[config.model.batch_norm_eval],

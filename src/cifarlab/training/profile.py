@@ -193,7 +193,7 @@ def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[floa
     """
     watch, coming = Stopwatch(engine.device), _whole_steps(engine)
     order = engine.order(0)
-    together = max(1, engine.views.size // engine.plan.step_size)
+    together = max(1, engine.batches.size // engine.plan.step_size)
 
     def seconds_a_step() -> float:
         begun = watch.now()

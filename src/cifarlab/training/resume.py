@@ -10,7 +10,7 @@ from torch import nn
 
 from cifarlab.config import Config
 from cifarlab.core import checkpoints
-from cifarlab.core.errors import ConfigError
+from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.data.splits import Splits
 from cifarlab.engine.step import Engine
 from cifarlab.runs.folder import Run
@@ -66,7 +66,7 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
     try:
         engine.load_state_dict(saved["engine"])
     except (RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = reason_of(error)
         raise ConfigError(
             f"{run.last_path}: does not fit its configuration ({reason}); `--fresh` starts over"
         ) from None

@@ -66,7 +66,7 @@ def prepare(config: Config, *, initial: bool = True, runs: Path = Path("runs")) 
     Raises:
         ConfigError: The configuration does not fit the data, the model, the teacher or this machine.
     """
-    if config.lessons and config.teacher:
+    if config.teacher_outputs and config.teacher:
         for name in config.teacher.run:  # A missing teacher is reported before data are downloaded.
             find_teacher(name, config.teacher.seed, runs)
     remarks = Remarks()
@@ -153,7 +153,7 @@ def build_teacher(
     config: Config, splits: Splits, device: torch.device, runs: Path, remarks: Remarks
 ) -> Teacher | None:
     """Load the teacher if a loss needs one, else return None. Raise ConfigError if it does not fit."""
-    if not config.lessons:
+    if not config.teacher_outputs:
         return None
     teacher = load_teacher(config, splits.classes, device, runs)
     remarks.note(f"teacher: {teacher}", *teacher_notes(config, teacher, splits))
@@ -232,7 +232,7 @@ def can_be_kept(config: Config) -> bool:
     Views must recur, each always mixed with the same other view. Feature maps are too large to cache.
     """
     mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
-    return num_views(config) is not None and not mixed_anew and "stages" not in config.lessons
+    return num_views(config) is not None and not mixed_anew and "stages" not in config.teacher_outputs
 
 
 def _examples(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cifarlab.config.recipes import checked
+from cifarlab.config.recipes import import_and_validate
 from cifarlab.core.device import pick_device
 from cifarlab.core.errors import ConfigError, Failure
 from cifarlab.core.plain import Plain
@@ -91,7 +91,7 @@ def train_alone(
     word: tuple[str, str, str | None]
     try:
         try:
-            config = checked(plain)
+            config = import_and_validate(plain)
             reporter = _Reporter(line, pick_device(config.train.device))
             train_run(
                 config,

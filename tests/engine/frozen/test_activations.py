@@ -281,7 +281,7 @@ def test_what_does_not_match_is_computed_again(cache: Path, fault: str) -> None:
         key.write_text(json.dumps({**record, "seal": digest(record)}))
     again = kept(*RESNET)
     (line,) = again.begin(0)
-    assert "computed again" in line
+    assert "recomputed" in line
     assert torch.equal(again.batch(torch.arange(50), 0).activations, truth)
     assert not kept(*RESNET).begin(0)
 
@@ -302,17 +302,21 @@ def test_an_average_of_other_frozen_weights_is_scored_by_pictures(tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ((*RESNET, "data.augment={crop: {}}"), "each epoch shows other views; set data.views=10"),
+        ((*RESNET, "data.augment={crop: {}}"), "each epoch shows new views; set data.views=10"),
         ((*RESNET, *VIEWS, "data.mix={mixup: {}}"), "data.mix mixes pictures"),
         (
             (*RESNET, *VIEWS, "data.multi_scale={sizes: [24, 32]}"),
             "data.multi_scale shows pictures at several",
         ),
-        ((*RESNET, *CLEAN, "train.epochs=1"), "1 epochs show each of 1 views once"),
-        ((*RESNET, *VIEWS, "train.epochs=2"), "2 epochs show each of 2 views once"),
+        ((*RESNET, *CLEAN, "train.epochs=1"), "no view recurs: train.epochs=1"),
+        ((*RESNET, *VIEWS, "train.epochs=2"), "no view recurs: train.epochs=2, data.views=2"),
+        (
+            (*RESNET, *VIEWS, "train.epochs=5", "train.stop=1"),
+            "no view recurs: train.stop=1, data.views=2",
+        ),
         (
             ("model.backbone=test_resnet", "model.freeze=backbone.layer4", *CLEAN),
-            "backbone.conv1.0 comes before",
+            "backbone.conv1.0 runs before",
         ),
     ],
 )
@@ -352,16 +356,14 @@ def test_their_size_is_said_and_refused_above_the_free_disk(
     assert str(cache) in said
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(activations_module.shutil, "disk_usage", lambda _: usage(size - 1))
-    with pytest.raises(
-        ConfigError, match=r"would take 0\.0 MB in .*lower data\.views.*keep_activations=false"
-    ):
+    with pytest.raises(ConfigError, match=r"need 0\.0 MB in .*lower data\.views.*keep_activations=false"):
         train_tiny(tmp_path / "run" / "0", *overrides)
     assert not (tmp_path / "run" / "0" / "config.yaml").exists()
     monkeypatch.setattr(activations_module.shutil, "disk_usage", lambda _: usage(size))
     train_tiny(tmp_path / "run" / "0", *overrides)
     # What is there already is not written again.
     monkeypatch.setattr(activations_module.shutil, "disk_usage", lambda _: usage(0))
-    assert "are replayed from" in kept(*overrides).announce()
+    assert "are read from" in kept(*overrides).announce()
 
 
 def test_a_full_disk_ends_in_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,6 +394,30 @@ def test_random_numbers_of_its_own_make_an_augmentation_unfit(tmp_path: Path) ->
     )
     with pytest.raises(ConfigError, match="does not take its random numbers from `draws`"):
         kept(*RESNET, f"imports=[{part}]", "data.augment.own_noise={}").begin(0)
+
+
+def test_other_activations_each_time_have_their_own_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Augmented or not: no augmentation is blamed for the network."""
+    at, calls = activations_module.activations_at, iter(range(1000))
+    for overrides in ((), CLEAN):
+        ours = kept(*RESNET, *overrides)
+        with monkeypatch.context() as patch:
+            patch.setattr(activations_module, "activations_at", lambda *given: at(*given) + next(calls))
+            with pytest.raises(
+                ConfigError, match=r"different activations each time it is run; set train\.keep"
+            ):
+                ours.begin(0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_activations_that_are_not_finite_have_their_own_reason(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    at, ours = activations_module.activations_at, kept(*RESNET, f"train.precision={precision}")
+    monkeypatch.setattr(activations_module, "activations_at", lambda *given: at(*given) * float("inf"))
+    with pytest.raises(ConfigError, match=r"values that are not finite; set .*train\.keep_act") as caught:
+        ours.begin(0)
+    assert ("train.precision=float32" in str(caught.value)) == (precision != "float32")
 
 
 def test_test_pictures_are_looked_at_after_the_ledger_knows(tmp_path: Path) -> None:

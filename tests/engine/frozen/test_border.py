@@ -14,8 +14,8 @@ from cifarlab.config.imports import import_builtin_parts
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import pick_precision
 from cifarlab.core.registries import LOSSES
-from cifarlab.engine.frozen import Border, NoBorder, Tail, find_border, frozen_share
-from cifarlab.engine.frozen.tail import activations_at, no_images
+from cifarlab.engine.frozen import NoBorder, find_border, frozen_share
+from cifarlab.engine.frozen.tail import Border, Tail, activations_at, no_images
 from cifarlab.models.classifier import Classifier, build_classifier, to_device
 from cifarlab.models.freezing import freeze
 from cifarlab.objectives.objective import Objective
@@ -133,7 +133,7 @@ def test_the_tail_has_the_modes_of_the_classifier(count: int, norms: str, traini
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_frozen_behind_something_trained_is_no_first_part(seed: int) -> None:
     model = classifier("test_resnet", *RESNET[1 + seed :])
-    with pytest.raises(NoBorder, match=r"backbone\.conv1\S* comes before .* it is trained"):
+    with pytest.raises(NoBorder, match=r"backbone\.conv1\S* runs before .* it is trained"):
         border_of(model)
 
 
@@ -192,7 +192,7 @@ def test_what_lies_between_frozen_modules_is_skipped_with_them() -> None:
 
 @pytest.mark.parametrize("noise", [1.0, 1e-3])
 def test_a_frozen_part_that_is_random_is_refused(noise: float) -> None:
-    with pytest.raises(NoBorder, match="gives other activations each time"):
+    with pytest.raises(NoBorder, match="is not deterministic"):
         border_of(put(classifier("test_resnet"), Net(noise=noise), 3))
 
 

@@ -102,7 +102,7 @@ def test_what_cannot_be_written_down_is_shown_to_no_model(runs, tmp_path, monkey
     (tmp_path / "ledger.jsonl").mkdir()
     monkeypatch.setattr(module, "embeddings", lambda *_: pytest.fail("a model saw them"))
     data, trained = data_and_runs([str(alone)])
-    with pytest.raises(Failure, match="stay sealed"):
+    with pytest.raises(Failure, match="so the test set is not read"):
         audit(data, runs=trained)
 
 

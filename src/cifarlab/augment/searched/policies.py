@@ -150,7 +150,7 @@ def rand_augment(
     """
     height, width = images.shape[-2:]
     table = _rand_table(magnitude, height, width, images.device)
-    chosen = table[draws.integers(len(table), shape=(num_operations,))]
+    chosen = table[draws.integers(0, len(table), shape=(num_operations,))]
     images = images.clone()
     for turn in range(num_operations):
         run_(images, chosen[:, turn], interpolation, fill)
@@ -174,7 +174,7 @@ def trivial_augment_wide(
     """
     height, width = images.shape[-2:]
     table = _trivial_table(height, width, images.device)
-    chosen = table[draws.integers(len(table))]
+    chosen = table[draws.integers(0, len(table))]
     images = images.clone()
     run_(images, chosen, interpolation, fill)
     return images
@@ -197,8 +197,8 @@ def auto_augment(
     """
     height, width = images.shape[-2:]
     table = _auto_table(height, width, images.device)
-    policy = draws.integers(len(CIFAR10_POLICY))
-    signs, numbers = draws.integers(2, shape=(2,)), draws.uniform(shape=(2,))
+    policy = draws.integers(0, len(CIFAR10_POLICY))
+    signs, numbers = draws.integers(0, 2, shape=(2,)), draws.uniform(shape=(2,))
     images = images.clone()
     for turn in range(2):
         chosen = table[(policy * 2 + turn) * 2 + signs[:, turn]]
@@ -243,8 +243,8 @@ def aug_mix(
     total = shares[:, 0]
     for chain in range(1, num_chains):
         total = total + shares[:, chain]
-    chosen = table[draws.integers(len(table), shape=(num_chains, _LONGEST))]
-    lengths = draws.integers(_LONGEST + 1, 1, shape=(num_chains,))
+    chosen = table[draws.integers(0, len(table), shape=(num_chains, _LONGEST))]
+    lengths = draws.integers(1, _LONGEST + 1, shape=(num_chains,))
     mixed = images * column(numbers[:, 0])
     for chain in range(num_chains):
         view = images.clone()

@@ -129,8 +129,8 @@ def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, heigh
         names: Operations.
         bins: Magnitude bins to use.
         of: Number of bins from the lowest to the largest magnitude.
-        height: Of the pictures, in pixels.
-        width: Of the pictures, in pixels.
+        height: Height of the pictures in pixels.
+        width: Width of the pictures in pixels.
 
     Returns:
         (operations x bins x 2, COLUMNS) float32.

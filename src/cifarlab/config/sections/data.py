@@ -112,8 +112,8 @@ class DataConfig(Section):
     views: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description=(
-            "Number of different augmented views of each picture; epoch e shows view e modulo this "
-            "number. Default: a new view every epoch."
+            "Number of different augmented views of each picture. The views repeat in turn: epoch e, counted "
+            "from 0, shows view e modulo this number. Default: a new view every epoch."
         ),
     )
     freeze_views: bool = Field(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from cifarlab.config.sections.section import Section
-from cifarlab.core.registries import (
-    BackboneSpec,
-    HeadSpec,
-)
+from cifarlab.core.errors import ConfigError
+from cifarlab.core.registries import BackboneSpec, HeadSpec
 
 
 class ModelConfig(Section):
@@ -51,7 +50,17 @@ class ModelConfig(Section):
         ),
     )
 
+    @field_validator("init")
+    @classmethod
+    def _one_spelling(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ConfigError("expected a run's folder or a checkpoint; got ''")
+        return Path(value).as_posix() if value is not None else None
+
     @field_validator("freeze", mode="before")
     @classmethod
-    def _one_part(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value or ()
+    def _names(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(names, list | tuple):
+            raise ConfigError(f"expected a part's name, or a list of them; got {value!r}")
+        return names

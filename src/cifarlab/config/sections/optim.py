@@ -9,11 +9,8 @@ from pydantic import Field, model_serializer, model_validator
 
 from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError, unknown
-from cifarlab.core.registries import (
-    OPTIMIZERS,
-    ScheduleSpec,
-    SharpnessSpec,
-)
+from cifarlab.core.registries import OPTIMIZERS, ScheduleSpec, SharpnessSpec
+from cifarlab.core.registry import Spec
 
 
 class Lookahead(Section):
@@ -71,7 +68,7 @@ class OptimConfig(Section):
             "weights of highest loss. Null: none."
         ),
     )
-    optimizer: Annotated[Any, Field(exclude=True)]
+    optimizer: Annotated[Spec, Field(exclude=True)]
 
     @model_validator(mode="before")
     @classmethod

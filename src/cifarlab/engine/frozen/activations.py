@@ -60,10 +60,12 @@ class Activations:
         self._said: list[str] = []
 
     def announce(self) -> str:
-        """Return a line on the kept activations, their size and their folder.
+        """Return a message on the stored activations, their size and their folder.
 
-        Call this once the model has its frozen weights. No activations are written yet. Raises ConfigError if
-        the folder cannot be written or has too little space.
+        Call this once the model has its frozen weights. No activations are written yet.
+
+        Raises:
+            ConfigError: The folder cannot be written, or has too little space.
         """
         with explain_refusal("activations", self.folder, KEEP_ACTIVATIONS):
             # Fail before the run begins if the folder cannot be created.
@@ -77,17 +79,19 @@ class Activations:
         what = f"activations of the frozen part, up to {self.border.name} ({numbers}, {_shown(total)} in all)"
         if missing > free:
             raise ConfigError(
-                f"{what} would take {_shown(missing)} in {self.folder}, and {_shown(free)} are free; "
+                f"{what} need {_shown(missing)} in {self.folder}, but only {_shown(free)} are free; "
                 "free some, set CIFARLAB_CACHE to another folder, lower data.views, freeze more of the "
                 "network, or set train.keep_activations=false", KEEP_ACTIVATIONS)  # fmt: skip
         if not missing:
-            return f"{what} are replayed from {self.folder}"
-        return f"{what} are computed once and kept in {self.folder}: {_shown(missing)} are to be written"
+            return f"{what} are read from {self.folder}"
+        return f"{what} will be computed once and stored in {self.folder} ({_shown(missing)} to write)"
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
-        """Prepare an epoch's activations; return a line for each computed view.
+        """Prepare an epoch's activations; return progress messages of computed views.
 
-        Raises Stopped when `stop()` returns True, and ConfigError if the folder cannot be written.
+        Raises:
+            Stopped: `stop()` has returned True.
+            ConfigError: The folder cannot be written.
         """
         self._rows(self.splits.train, view_epoch(self.config, epoch), stop)
         if self.splits.val is not None:
@@ -95,7 +99,7 @@ class Activations:
         return self.lines()
 
     def lines(self) -> list[str]:
-        """Return a line for each view computed since the last call."""
+        """Return progress messages of views computed since the last call."""
         said, self._said = self._said, []
         return said
 
@@ -133,7 +137,9 @@ class Activations:
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
         few._keys, few._opened, few._current = {}, {}, None
-        rows = torch.cat([self._stored(self._compute(first, part, None)) for part in self._chunks(first)])
+        rows = torch.cat(
+            [self.border.to_rows(self._compute(first, part, None)) for part in self._chunks(first)]
+        )
         few._opened = {few._place(first, view): rows for view in (None, 0)}
         return few
 
@@ -168,11 +174,8 @@ class Activations:
     def _place(self, split: Split, view: int | None) -> Path:
         """Return a view's folder; views without augmentation share the clean one."""
         augmented = view is not None and bool(self.config.data.augment)
-        return (
-            self.folder
-            / digest(self._key(split))
-            / (f"view_{self._policy()}_{view}" if augmented else "clean")
-        )
+        name = f"view_{self._policy()}_{view}" if augmented else "clean"
+        return self.folder / digest(self._key(split)) / name
 
     def _policy(self) -> str:
         """Return a digest of the augmentation and its seed."""
@@ -201,8 +204,7 @@ class Activations:
     def _take(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Return activations (B, ...) on the device, as the network outputs them."""
         taken = rows.index_select(0, positions.to(rows.device)).to(self.precision.device, non_blocking=True)
-        taken = taken.view(self.border.dtype)
-        return taken.permute(0, 3, 1, 2) if self.border.channels_last else taken
+        return self.border.from_rows(taken)
 
     def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
         """Return a view's memory-mapped rows, computed if missing; None means clean."""
@@ -211,31 +213,22 @@ class Activations:
             with locked(folder, stop=stop):
                 found = self._open(folder, split, view)
                 if found is None:
-                    again = "computed again, the kept ones did not match: " if folder.exists() else ""
+                    again = "recomputed, since the stored ones did not match: " if folder.exists() else ""
                     begun = time.monotonic()
                     self._fill(folder, split, view, stop)
-                    seconds = time.monotonic() - begun
-                    self._said.append(
-                        f"activations: {again}{self._title(split, view)} in {seconds:.1f} s, kept in {folder}"
-                    )
+                    title, seconds = self._title(split, view), time.monotonic() - begun
+                    self._said.append(f"activations: {again}{title} in {seconds:.1f} s, stored in {folder}")
                     found = self._open(folder, split, view)
                     if found is None:
-                        raise ConfigError(
-                            "the same view was computed twice and differs: an augmentation does not take its "
-                            "random numbers from `draws`; fix it, or set train.keep_activations=false",
-                            KEEP_ACTIVATIONS,
-                        )  # fmt: skip
+                        raise ConfigError(self._fault(split, view), KEEP_ACTIVATIONS)
             self._opened[folder] = found
         return self._opened[folder]
 
     def _title(self, split: Split, view: int | None) -> str:
         names = {id(self.splits.val): "validation", id(self.splits.test): "test"}
         kind = names.get(id(split), "training")
-        of = (
-            ""
-            if view is None or not self.config.data.augment
-            else f", view {view + 1} of {num_views(self.config)}"
-        )
+        views = num_views(self.config) if self.config.data.augment else None
+        of = "" if view is None or views is None else f", view {view + 1} of {views}"
         return f"{len(split):,} {kind} pictures{of}"
 
     def _open(self, folder: Path, split: Split, view: int | None) -> Tensor | None:
@@ -250,9 +243,8 @@ class Activations:
         first = next(self._chunks(split))
         now, then = self._compute(split, first, view), self._take(rows, first)
         gap = (now.float() - then.float()).abs()
-        strays = (
-            (gap > ACTIVATION_TOLERANCE[self.border.dtype] * now.float().abs().max()).float().mean().item()
-        )
+        allowed = ACTIVATION_TOLERANCE[self.border.dtype] * now.float().abs().max()
+        strays = (gap > allowed).float().mean().item()
         return rows if now.isfinite().all() and strays * 1000 <= STRAYS else None
 
     def _fill(self, folder: Path, split: Split, view: int | None, stop: Callable[[], bool]) -> None:
@@ -267,32 +259,39 @@ class Activations:
                 for positions in self._chunks(split):
                     if stop():
                         raise Stopped
-                    file.write(self._stored(self._compute(split, positions, view)).numpy())
+                    file.write(self.border.to_rows(self._compute(split, positions, view)).numpy())
                     report(int(positions[-1]) + 1, total)
                 checksums = {"rows": file.finish()}
             key = self._key(split) | {"view": folder.name}
             write_record(fresh, {"key": key, "checksums": checksums})
-
-    def _stored(self, activations: Tensor) -> Tensor:
-        """Convert activations (B, ...) to the file's format; `_take` is the inverse."""
-        if self.border.channels_last:
-            activations = activations.permute(0, 2, 3, 1)
-        stored = activations.contiguous().cpu()
-        # numpy has no bfloat16.
-        return stored.view(torch.int16) if self.border.dtype == torch.bfloat16 else stored
 
     def _chunks(self, split: Split) -> Iterator[Tensor]:
         count = pictures_per_batch(self.precision.device.type, self.config.data.image_size)
         yield from torch.arange(len(split), device=split.rows.device).split(count)
 
     def _compute(self, split: Split, positions: Tensor, view: int | None) -> Tensor:
+        images, size = self._images(split, positions, view), self.config.data.image_size
+        return activations_at(self.model, self.border, images, self.precision, size)
+
+    def _images(self, split: Split, positions: Tensor, view: int | None) -> Tensor:
         config = self.config
         if view is None or not config.data.augment:
-            images = split.gather(positions)[0]
-        else:
-            num_classes = self.model.num_classes
-            images = make_batch(split, positions, config.data, config.train.seed, view, num_classes).images
-        return activations_at(self.model, self.border, images, self.precision, config.data.image_size)
+            return split.gather(positions)[0]
+        num_classes = self.model.num_classes
+        return make_batch(split, positions, config.data, config.train.seed, view, num_classes).images
+
+    def _fault(self, split: Split, view: int | None) -> str:
+        """Explain why activations do not match those computed a moment ago."""
+        first, fix = next(self._chunks(split)), "train.keep_activations=false"
+        if not self._compute(split, first, view).isfinite().all():
+            lower = "" if self.precision.dtype == torch.float32 else "train.precision=float32, or "
+            return f"the frozen part gives values that are not finite; set {lower}{fix}"
+        if torch.equal(*(self._images(split, first, view) for _ in range(2))):
+            return f"the frozen part gives different activations each time it is run; set {fix}"
+        return (
+            "the same view was computed twice and differs: an augmentation does not take its random numbers "
+            f"from `draws`; fix it, or set {fix}"
+        )
 
 
 def _shown(size: int) -> str:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab.core.batch import Batch, Output
 from cifarlab.core.device import Precision
+from cifarlab.core.errors import reason_of
 from cifarlab.engine.frozen.tail import BACKBONE, Border, Tail, no_images
 from cifarlab.models.classifier import Classifier
 from cifarlab.objectives.objective import Objective
@@ -41,7 +42,7 @@ def find_border(classifier: Classifier, objective: Objective, batch: Batch, prec
     probe = copy.deepcopy(classifier).train()
     images = probe.preprocess(precision.layout(batch.images))
     candidates = _frozen_prefix(probe, images, precision)
-    reason = "the tail of this network needs more than one tensor of its frozen part"
+    reason = "the rest of the network reads more than one output of the frozen part"
     for count in range(len(candidates), max(0, len(candidates) - TRIES), -1):
         try:
             return _proven(probe, objective, batch, tuple(candidates[:count]), precision)
@@ -128,7 +129,7 @@ def _first_reason(probe: Classifier, called: list[str]) -> str:
     """Return why no frozen module runs first."""
     leaves = [name for name in called if not any(other.startswith(f"{name}.") for other in called)]
     reasons = ((name, _unsettled(probe.get_submodule(name))) for name in leaves)
-    said = (f"{name} comes before or among the frozen parts, and it {why}" for name, why in reasons if why)
+    said = (f"{name} runs before the frozen parts end, and it {why}" for name, why in reasons if why)
     return next(said, "no frozen module runs first")
 
 
@@ -157,9 +158,9 @@ def _proven(
         probe.train()
     first = outputs[last][0]
     if first.requires_grad:
-        raise NoBorder(f"trained parameters act before the end of the frozen part, {last}")
+        raise NoBorder(f"trained parameters affect the output of {last}")
     if not all(torch.equal(first, other) for other in outputs[last]):
-        raise NoBorder(f"the frozen part up to {last} gives other activations each time")
+        raise NoBorder(f"the output of {last} is not deterministic")
     is_last = first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last)
     shapes = tuple(tuple(outputs[name][0].shape[1:]) for name in modules)
     border = Border(modules, shapes, first.dtype, is_last)
@@ -168,8 +169,7 @@ def _proven(
     try:
         tail = _pass(Tail(probe, border), objective, bare, first, precision, seed=0)
     except Exception as error:  # A network may raise anything if it begins in the middle.
-        reason = str(error).strip().partition("\n")[0][:100] or type(error).__name__
-        raise NoBorder(f"the network cannot begin behind {last} ({reason})") from None
+        raise NoBorder(f"the network cannot be run from {last} on ({reason_of(error)})") from None
     for what, ones, others in zip(("logits", "losses", "gradients"), whole, tail, strict=True):
         if not _alike(ones, others, BORDER_TOLERANCE[precision.dtype]):
             raise NoBorder(f"from the activations of {last} on, {what} are not those of the whole network")

@@ -17,11 +17,13 @@ def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
     if data.mix:
         return "data.mix mixes pictures, but a kept activation belongs to one picture"
     if views is None:
-        return "each epoch shows other views; set data.views=10, or remove data.augment"
+        return "each epoch shows new views; set data.views=10, or remove data.augment"
     if data.multi_scale is not None:
         return "data.multi_scale shows pictures at several sizes; set data.multi_scale=null"
-    if config.lessons and not teacher_is_kept:
+    if config.teacher_outputs and not teacher_is_kept:
         return "the teacher is run on the pictures of each step"
     if epochs <= views:
-        return f"{epochs} epochs show each of {views} views once"
+        given = f"train.epochs={epochs}" if config.train.stop is None else f"train.stop={epochs}"
+        given += f", data.views={views}" if data.views == views else ""
+        return f"no view recurs: {given}"
     return None

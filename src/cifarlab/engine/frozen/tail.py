@@ -24,8 +24,8 @@ class Border:
     Attributes:
         modules: Names, within the classifier, of the modules that need not run, in the order of computation.
             The last one outputs the activations at the border.
-        shapes: Of each module's output for one picture.
-        dtype: Of the activations.
+        shapes: Shape of each module's output for one picture.
+        dtype: Type of the activations.
         channels_last: Whether the activations are stored as (H, W, C).
     """
 
@@ -46,7 +46,21 @@ class Border:
 
     @property
     def bytes_per_picture(self) -> int:
+        """Return the size of one picture's activations in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def to_rows(self, activations: Tensor) -> Tensor:
+        """Convert activations (B, ...) to rows of a file; `from_rows` is the inverse."""
+        if self.channels_last:
+            activations = activations.permute(0, 2, 3, 1)
+        rows = activations.contiguous().cpu()
+        # numpy has no bfloat16.
+        return rows.view(torch.int16) if self.dtype == torch.bfloat16 else rows
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """Convert rows of a file to activations (B, ...), as the network outputs them."""
+        activations = rows.view(self.dtype)
+        return activations.permute(0, 3, 1, 2) if self.channels_last else activations
 
 
 class Tail(nn.Module):
@@ -99,10 +113,10 @@ class Tail(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def forward(self, activations: Tensor, size: int | None = None, stages: bool = False) -> Output:
+    def forward(self, activations: Tensor, image_size: int | None = None, stages: bool = False) -> Output:
         """Classify (B, ...) activations at the border.
 
-        `size` is that of the pictures that they were computed from.
+        `image_size` is that of the pictures that they were computed from.
         """
         assert not stages, "the maps of stages before the border are not kept"
         # Operations outside the modules before the border run on blank pictures.
@@ -125,7 +139,7 @@ class _Reached(Exception):
 
 @torch.no_grad()
 def activations_at(
-    classifier: Classifier, border: Border, images: Tensor, precision: Precision, size: int
+    classifier: Classifier, border: Border, images: Tensor, precision: Precision, image_size: int
 ) -> Tensor:
     """Compute the activations at the border for (B, 3, H, W) views.
 
@@ -140,7 +154,7 @@ def activations_at(
     hook = classifier.get_submodule(border.name).register_forward_hook(reach)
     try:
         with precision.autocast():
-            classifier.backbone(classifier.preprocess(precision.layout(images), size))
+            classifier.backbone(classifier.preprocess(precision.layout(images), image_size))
     except _Reached:
         pass
     finally:

@@ -77,7 +77,7 @@ def analyze(
         ConfigError: The run cannot be loaded, or its data have changed or lack such pictures.
     """
     refuse_unknown_split(split, known=HELD_OUT_PARTS)
-    trained = load_trained(run, device=device, imports=imports).at(root)
+    trained = load_trained(run, device=device, imports=imports).with_data_root(root)
     opened = open_split(run, trained, split, "analyze")
     pictures, learned = opened.pictures, opened.learned
     assert learned is not None, "`open_split` reads them unless `alone` is set"

@@ -283,6 +283,6 @@ def data_and_runs(
     if len(what) > 1 or what[0] not in DATASETS:
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: no folder of a run and no data set ({', '.join(DATASETS)})")
-        runs = [load_trained(path, device=device).at(root) for path in what]
+        runs = [load_trained(path, device=device).with_data_root(root) for path in what]
         return runs[0].saved.data, runs
     return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []

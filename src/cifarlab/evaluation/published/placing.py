@@ -88,7 +88,7 @@ def nearest_anchor(config: Config) -> Anchor | None:
 
 def _distance(config: Config, anchor: Anchor) -> tuple[int, float]:
     losses = {spec.name for spec in config.objective.values()}
-    taught = anchor.distilled in losses if anchor.distilled else not config.lessons
+    taught = anchor.distilled in losses if anchor.distilled else not config.teacher_outputs
     other = augmentation(config) ^ anchor.augment
     differences = (
         10 * (pretrained(config) != bool(anchor.pretrained))

@@ -20,15 +20,15 @@ class Staged(nn.Module):
         stages: Each a sequence of blocks.
         last: Layers between the stages and the pooling, if any.
         num_features: F, the channels of the map that is pooled.
-        image_size: S, pixels a side.
-        reduction: S divided by the side of the map that is pooled.
+        image_size: S, the side length in pixels.
+        min_image_size: Smallest supported side length in pixels.
 
     Attributes:
         stage_names: Submodules that output the maps (B, C, H, W) of the stages, first to last. The output of
             the last one is pooled.
 
     Raises:
-        ConfigError: `image_size` is below `reduction`.
+        ConfigError: `image_size` is below `min_image_size`.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Staged(nn.Module):
         last: nn.Module | None = None,
         num_features: int,
         image_size: int,
-        reduction: int,
+        min_image_size: int,
     ):
-        if image_size < reduction:
-            message = f"this backbone takes pictures of {reduction} px or more, not of {image_size}"
+        if image_size < min_image_size:
+            message = f"this backbone takes pictures of {min_image_size} px or more, not of {image_size}"
             raise ConfigError(message, ("data", "image_size"))
         super().__init__()
         self.stem = stem

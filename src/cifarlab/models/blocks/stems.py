@@ -66,4 +66,4 @@ def put_patches(model: Any, name: str, patch: int) -> None:
 
 def no_patches(name: str) -> ConfigError:
     """Return the error for a model without patches of an adjustable size."""
-    return ConfigError(f"{name} cuts no patches of an adjustable size", ("model", "backbone", "patch"))
+    return ConfigError(f"{name} has no adjustable patch size", ("model", "backbone", "patch"))

@@ -18,7 +18,7 @@ from cifarlab.models.blocks.staged import Staged, conv_norm, with_he_weights
 
 
 class PoolLarge(nn.Module):
-    """2x2 max pooling of maps with at least 8 pixels a side.
+    """2x2 max pooling of maps with a side length of at least 8 pixels.
 
     Smaller maps pass unchanged.
     """
@@ -38,7 +38,7 @@ def _vgg(image_size: int, widths: Sequence[Sequence[int]]) -> Staged:
             inputs = outputs
         stages.append(nn.Sequential(pool, *convs))
     return with_he_weights(
-        Staged(nn.Identity(), stages, num_features=inputs, image_size=image_size, reduction=8)
+        Staged(nn.Identity(), stages, num_features=inputs, image_size=image_size, min_image_size=8)
     )
 
 
@@ -106,7 +106,7 @@ def cifar_shufflenet_v2(image_size: int) -> Staged:
         stages.append(nn.Sequential(ShuffleUnit(inputs, outputs, 2), *units))
         inputs = outputs
     stem, last = conv_norm(3, 24, 1), conv_norm(inputs, 1024, 1)
-    return Staged(stem, stages, last=last, num_features=1024, image_size=image_size, reduction=8)
+    return Staged(stem, stages, last=last, num_features=1024, image_size=image_size, min_image_size=8)
 
 
 class InvertedResidual(nn.Module):
@@ -156,5 +156,5 @@ def cifar_mobilenet_v2(image_size: int) -> Staged:
         stages.append(nn.Sequential(*blocks))
     stem, last = conv_norm(3, 16, 3, stride=2), conv_norm(inputs, 1280, 1)
     return with_he_weights(
-        Staged(stem, stages, last=last, num_features=1280, image_size=image_size, reduction=16)
+        Staged(stem, stages, last=last, num_features=1280, image_size=image_size, min_image_size=16)
     )

@@ -89,7 +89,9 @@ def _pyramidnet(image_size: int, alpha: int, shake_drop: float) -> Staged:
     stages = [nn.Sequential(*blocks[first : first + per_stage]) for first in range(0, count, per_stage)]
     stem = conv_norm(3, 16, 3, relu=False)
     last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
-    network = Staged(stem, stages, last=last, num_features=widths[-1], image_size=image_size, reduction=4)
+    network = Staged(
+        stem, stages, last=last, num_features=widths[-1], image_size=image_size, min_image_size=4
+    )
     # As in a wide ResNet, the output of a stage is a sum. The first block of the next stage, or `last`,
     # normalises it.
     network.stage_names = ("stages.0", "stages.1", "last")

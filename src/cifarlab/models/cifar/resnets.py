@@ -82,7 +82,9 @@ def _resnet(image_size: int, depth: int, widths: tuple[int, ...]) -> Staged:
         for inputs, outputs, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
     ]
     stem = conv_norm(3, widths[0], 3)
-    return with_he_weights(Staged(stem, stages, num_features=widths[-1], image_size=image_size, reduction=4))
+    return with_he_weights(
+        Staged(stem, stages, num_features=widths[-1], image_size=image_size, min_image_size=4)
+    )
 
 
 def _wide_resnet(image_size: int, depth: int, factor: int, dropout: float) -> Staged:
@@ -96,7 +98,9 @@ def _wide_resnet(image_size: int, depth: int, factor: int, dropout: float) -> St
     ]
     stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
     last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
-    network = Staged(stem, stages, last=last, num_features=widths[-1], image_size=image_size, reduction=4)
+    network = Staged(
+        stem, stages, last=last, num_features=widths[-1], image_size=image_size, min_image_size=4
+    )
     # The output of a stage is not normalised. The first block of the next stage normalises it, and `last`
     # after the third.
     network.stage_names = ("stages.0", "stages.1", "last")

@@ -91,6 +91,7 @@ class SpeedResNet(Staged):
                 part.fit(images)
 
     def pool(self, maps: Tensor) -> Tensor:
+        """Pool (B, F, H, W) maps to (B, F): each channel's maximum plus its mean."""
         return maps.amax((-2, -1)) + maps.mean((-2, -1))
 
 
@@ -143,7 +144,7 @@ def speed_resnet(
                 nn.init.dirac_(part.weight.data[: part.in_channels])
     # The 2x2 convolution of the whitening stem makes the map one pixel smaller.
     least = 8 + (stem == "whitening")
-    return SpeedResNet(first, groups, num_features=inputs, image_size=image_size, reduction=least)
+    return SpeedResNet(first, groups, num_features=inputs, image_size=image_size, min_image_size=least)
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:

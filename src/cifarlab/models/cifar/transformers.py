@@ -41,7 +41,7 @@ class CompactTransformer(nn.Module):
 
     Args:
         stem: Maps (B, 3, S, S) to (B, F, side, side).
-        side: Pixels a side of the stem's map.
+        side: Side length of the stem's map in pixels.
         pool: Maps (B, N, F) tokens to (B, F) features. None: the features are those of a class token.
         drop_path: Rate of stochastic depth in the last block; it grows linearly from 0.
         attention_dropout: Dropout rate of the attention weights.

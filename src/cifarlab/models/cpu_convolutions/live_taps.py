@@ -1,4 +1,4 @@
-"""Convolutions on maps of one or two pixels a side, as matrix products that skip the padding's zeros."""
+"""Convolutions on maps with sides of one or two pixels, as matrix products that skip the padding's zeros."""
 
 from __future__ import annotations
 
