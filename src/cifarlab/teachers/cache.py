@@ -54,7 +54,7 @@ class Replay:
         views = num_views(config)
         assert views is not None, "only recurring views can be replayed"
         self.teacher, self.config, self.split, self.num_classes = teacher, config, split, num_classes
-        self.answers = sorted({"logits"} | (teacher.lessons & {"embedding"}))
+        self.answers = sorted({"logits"} | (teacher.outputs & {"embedding"}))
         self.key = _key(teacher, config, split, fingerprint, views)
         self.folder = cache_folder("teachers") / digest(self.key)
         with explain_refusal("the teacher's answers", self.folder, TEACHER_CACHE):
@@ -190,7 +190,7 @@ def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views
         "teachers": [member.sha256 for member in teacher.members],
         "image_sizes": [member.image_size for member in teacher.members],
         "precisions": [f"{member.precision} on {member.precision.device.type}" for member in teacher.members],
-        "answers": sorted({"logits"} | (teacher.lessons & {"embedding"})),
+        "answers": sorted({"logits"} | (teacher.outputs & {"embedding"})),
         "seed": config.train.seed,
         "data": fingerprint,
         "split": hashlib.blake2b(split.ids.cpu().numpy().tobytes(), digest_size=16).hexdigest(),

@@ -66,14 +66,14 @@ class Teacher:
 
     Args:
         members: The classifiers.
-        lessons: The outputs that losses read, see `Config.teacher_outputs`.
+        outputs: The outputs that losses read, see `Config.teacher_outputs`.
 
     Attributes:
         temperatures: The divisor of each member's logits, found by calibration. 1 before.
     """
 
-    def __init__(self, members: Sequence[Member], lessons: frozenset[str]):
-        self.members, self.lessons = tuple(members), lessons
+    def __init__(self, members: Sequence[Member], outputs: frozenset[str]):
+        self.members, self.outputs = tuple(members), outputs
         for member in self.members:
             member.trained.model.eval().requires_grad_(False)
         self.temperatures = [1.0] * len(self.members)
@@ -84,7 +84,7 @@ class Teacher:
     @property
     def stages(self) -> bool:
         """Whether a loss reads feature maps."""
-        return "stages" in self.lessons
+        return "stages" in self.outputs
 
     @property
     def temperatures(self) -> list[float]:
@@ -127,7 +127,7 @@ class Teacher:
             with member.precision.autocast():
                 view = member.precision.layout(chunk)
                 output = member.trained.model(view, image_size=member.image_size, stages=self.stages)
-            embedding = output.embedding if "embedding" in self.lessons else output.embedding[:, :0]
+            embedding = output.embedding if "embedding" in self.outputs else output.embedding[:, :0]
             said.append([values.float() for values in (output.logits, embedding, *output.stages)])
             scale = output.scale if output.cosines is not None else None
         logits, embedding, *stages = (torch.cat(parts) for parts in zip(*said, strict=True))
