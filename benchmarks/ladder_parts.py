@@ -23,4 +23,6 @@ def small_resnet(
         nn.Sequential(BasicBlock(inputs, outputs, stride))
         for inputs, outputs, stride in zip([width, *widths], widths, (1, 2, 2, 2), strict=False)
     ]
-    return with_he_weights(Staged(first, stages, num_features=widths[-1], image_size=image_size, min_image_size=8))
+    return with_he_weights(
+        Staged(first, stages, num_features=widths[-1], image_size=image_size, min_image_size=8)
+    )

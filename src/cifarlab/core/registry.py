@@ -240,7 +240,7 @@ class Registry:
         try:
             parsed = part.schema.model_validate(options)
         except ValidationError as error:
-            raise explain(error, lambda path: [*part.schema.model_fields, *self.beside]) from None
+            raise explain(error, lambda _: [*part.schema.model_fields, *self.beside]) from None
         return Spec(part, parsed, beside=self.beside, **beside)
 
     def labelled(self, value: Any) -> Any:

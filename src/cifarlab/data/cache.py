@@ -123,7 +123,7 @@ def progress(title: str, *, size: bool = False) -> Iterator[Report]:
     console = Console(stderr=True, emoji=False)
     if not console.is_terminal:
         console.print(title, soft_wrap=True, highlight=False, markup=False)
-        yield lambda done, total: None
+        yield lambda *_: None
         return
     counts = (DownloadColumn(), TransferSpeedColumn()) if size else (MofNCompleteColumn(),)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn())

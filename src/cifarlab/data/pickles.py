@@ -104,7 +104,7 @@ class Unpickler(pickle._Unpickler):
         except KeyError:
             raise RefusedError(f"{module}.{name}") from None
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002  as the base class has it
         raise RefusedError("a persistent id")
 
     def load_inst(self) -> None:

@@ -42,7 +42,7 @@ def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
     seen = [("", 0)]
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, given, output: seen.append((name, max(output.shape[-2:])))
+        return lambda _module, _given, output: seen.append((name, max(output.shape[-2:])))
 
     hooks = [
         module.register_forward_hook(note(name))

@@ -81,7 +81,7 @@ def diagnose(
     *,
     deep: bool = False,
     runs: Path = Path("runs"),
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
     """Check a configuration without downloads and without writing a run.
 

@@ -78,7 +78,7 @@ class CudaTape:
         graphs: list[torch.cuda.CUDAGraph] = []
         with ExitStack() as open_graph:
 
-            def cut(seed: int) -> None:
+            def cut(_seed: int) -> None:
                 open_graph.close()
                 graph = torch.cuda.CUDAGraph()
                 graphs.append(graph)

@@ -45,6 +45,6 @@ class ActivationSource(Protocol):
         ...
 
 
-def unobserved(part: str) -> AbstractContextManager[object]:
+def unobserved(_part: str) -> AbstractContextManager[object]:
     """Return a context that measures nothing, for a part of a step."""
     return nullcontext()

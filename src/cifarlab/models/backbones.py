@@ -167,7 +167,7 @@ def _probe(model: nn.Module, name: str, image_size: int) -> tuple[int, tuple[str
     channels = _listed_stages(model)
     maps: dict[str, object] = {}
 
-    def catch(stage: str, module: nn.Module, given: object, output: Any) -> None:
+    def catch(stage: str, _module: nn.Module, _given: object, output: Any) -> None:
         maps[stage] = output
 
     hooks = [model.get_submodule(stage).register_forward_hook(partial(catch, stage)) for stage in channels]
@@ -278,7 +278,7 @@ def _translate(
 
     met: dict[str, Tensor] = {}
 
-    def meet(module: nn.Module, state_dict: dict[str, Tensor], *_: Any, **__: Any) -> Any:
+    def meet(_module: nn.Module, state_dict: dict[str, Tensor], *_: Any, **__: Any) -> Any:
         met.update(state_dict)
         return SimpleNamespace(missing_keys=[], unexpected_keys=[])
 

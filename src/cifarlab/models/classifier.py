@@ -213,7 +213,7 @@ def _caught(backbone: nn.Module, maps: dict[str, Tensor]) -> Iterator[None]:
     if not names:
         raise ConfigError("this backbone has no stages, so it has no feature maps", ("model", "backbone"))
 
-    def catch(name: str, module: nn.Module, given: object, output: Tensor) -> None:
+    def catch(name: str, _module: nn.Module, _given: object, output: Tensor) -> None:
         maps[name] = output
 
     hooks = [backbone.get_submodule(name).register_forward_hook(partial(catch, name)) for name in names]

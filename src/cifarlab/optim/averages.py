@@ -62,7 +62,7 @@ class ExponentialAverage(AveragedModel):
         self.decay, self.warmup = decay, warmup
         self.module.requires_grad_(False)
 
-    def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
+    def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:  # noqa: ARG002  as `Average`
         """Tell whether to average the model after `done` of `total` steps: always."""
         return True
 

@@ -286,7 +286,10 @@ class Combined(Optimizer):
             part.param_groups, part.state = self.param_groups[first:last], self.state
             first = last
 
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        closure: None = None,  # noqa: ARG002  as `torch.optim.Optimizer`
+    ) -> None:
         """Step each optimizer; the gradients must have been computed."""
         for part in self.parts:
             part.step()

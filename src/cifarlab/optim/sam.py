@@ -18,7 +18,12 @@ TINY = 1e-12
 
 
 @SHARPNESS.register
-def sam(weights: list[Tensor], gradients: list[Tensor], *, rho: Radius = 0.05) -> list[Tensor]:
+def sam(
+    weights: list[Tensor],  # noqa: ARG001  every rule is given them
+    gradients: list[Tensor],
+    *,
+    rho: Radius = 0.05,
+) -> list[Tensor]:
     """Take the gradient at the distance rho (SAM, Foret et al. 2021).
 
     The weights are first moved uphill along their gradient, by the distance rho. A second gradient is

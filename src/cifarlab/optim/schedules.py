@@ -65,7 +65,7 @@ def _half_cosine(progress: float) -> float:
 @SCHEDULES.register
 def constant(progress: float, *, warmup: Warmup = 0.0) -> float:
     """Stay at the peak after the warm-up."""
-    return _fall(progress, warmup, 1.0, lambda rest: 0.0)
+    return _fall(progress, warmup, 1.0, lambda _: 0.0)
 
 
 @SCHEDULES.register

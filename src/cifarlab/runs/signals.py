@@ -35,7 +35,7 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, _frame: Any) -> None:
         self.signal = int(number)
         self.__exit__()
 

@@ -104,7 +104,7 @@ class Replay:
         self._current = {name: array.to(device) for name, array in arrays.items()}, scale
         return said
 
-    def answer(self, batch: Batch, positions: Tensor) -> Output:
+    def answer(self, batch: Batch, positions: Tensor) -> Output:  # noqa: ARG002  as `Source`
         """Return the calibrated output for samples at `positions` in the current view."""
         assert self._current is not None, "begin(view) comes first"
         arrays, scale = self._current

@@ -100,7 +100,7 @@ class Teacher:
     def begin(self, view: int, stop: Callable[[], bool] = lambda: False) -> str | None:
         """Do nothing: a live teacher answers for any view."""
 
-    def answer(self, batch: Batch, positions: Tensor) -> Output:
+    def answer(self, batch: Batch, positions: Tensor) -> Output:  # noqa: ARG002  as `Source`
         """Return the calibrated output for the views of a batch."""
         return self.read(self.ask(batch.images))
 

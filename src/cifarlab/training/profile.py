@@ -155,15 +155,15 @@ def _convolution_gradients(
     grad: Sequence[int],
     images: Sequence[int],
     weight: Sequence[int],
-    bias: object,
-    stride: object,
-    padding: object,
-    dilation: object,
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
     transposed: bool,
-    output_padding: object,
-    groups: int,
+    _output_padding: object,
+    _groups: int,
     wanted: Sequence[bool],
-    out_shape: object,
+    **_: object,
 ) -> int:
     """Count the FLOPs of a convolution's gradients. torch's own count is wrong for grouped convolutions."""
     places = images if transposed else grad

@@ -72,7 +72,7 @@ def _frozen_prefix(probe: Classifier, images: Tensor, precision: Precision) -> l
     """
     called: list[str] = []
 
-    def note(name: str, module: nn.Module, given: object) -> None:
+    def note(name: str, _module: nn.Module, _given: object) -> None:
         called.append(name)
 
     hooks = [
@@ -141,7 +141,7 @@ def _proven(
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     images = precision.layout(batch.images)
 
-    def keep(name: str, module: nn.Module, given: object, output: object) -> None:
+    def keep(name: str, _module: nn.Module, _given: object, output: object) -> None:
         if not isinstance(output, Tensor) or len(output) != len(batch.labels):
             raise NoBorder(f"{name} does not give one tensor with a row for each picture")
         outputs[name].append(output)

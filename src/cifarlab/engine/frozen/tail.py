@@ -113,7 +113,12 @@ class Tail(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def forward(self, activations: Tensor, image_size: int | None = None, stages: bool = False) -> Output:
+    def forward(
+        self,
+        activations: Tensor,
+        image_size: int | None = None,  # noqa: ARG002  as `Classifier`
+        stages: bool = False,
+    ) -> Output:
         """Classify (B, ...) activations at the border.
 
         `image_size` is that of the pictures that they were computed from.
@@ -147,7 +152,7 @@ def activations_at(
     """
     found: list[Tensor] = []
 
-    def reach(module: nn.Module, given: object, output: Tensor) -> None:
+    def reach(_module: nn.Module, _given: object, output: Tensor) -> None:
         found.append(output)
         raise _Reached
 

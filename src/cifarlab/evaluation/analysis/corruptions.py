@@ -44,7 +44,7 @@ def _noise(images: np.ndarray, ids: np.ndarray, deviation: float) -> np.ndarray:
     return worse
 
 
-def _blur(images: np.ndarray, ids: np.ndarray, deviation: float) -> np.ndarray:
+def _blur(images: np.ndarray, _ids: np.ndarray, deviation: float) -> np.ndarray:
     radius = math.ceil(4 * deviation)
     kernel = torch.exp(-torch.arange(-radius, radius + 1, dtype=torch.float32).square() / (2 * deviation**2))
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
@@ -57,12 +57,12 @@ def _blur(images: np.ndarray, ids: np.ndarray, deviation: float) -> np.ndarray:
     return worse
 
 
-def _contrast(images: np.ndarray, ids: np.ndarray, left: float) -> np.ndarray:
+def _contrast(images: np.ndarray, _ids: np.ndarray, left: float) -> np.ndarray:
     mean = images.mean((2, 3), keepdims=True, dtype=np.float32)
     return _rounded((images - mean) * np.float32(left) + mean)
 
 
-def _jpeg(images: np.ndarray, ids: np.ndarray, quality: float) -> np.ndarray:
+def _jpeg(images: np.ndarray, _ids: np.ndarray, quality: float) -> np.ndarray:
     worse = np.empty_like(images)
     for row, picture in enumerate(images):
         buffer = io.BytesIO()

@@ -85,7 +85,10 @@ class CompactTransformer(nn.Module):
         tokens = self.norm(self.blocks(tokens + self.positions))
         return tokens[:, 0] if self.pool is None else self.pool(tokens)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
+    def group_matcher(
+        self,
+        coarse: bool = False,  # noqa: ARG002  timm's models take it
+    ) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
         """Return patterns that assign parameters to layers, in timm's format.
 
         The stem is a layer, and each block is one.
