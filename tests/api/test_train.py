@@ -4,6 +4,8 @@ import doctest
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import cifarlab as package
 from cifarlab.core.errors import ConfigError
@@ -69,13 +71,18 @@ def test_values_stay_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "function", [package.train, package.evaluate, package.compare], ids=lambda each: each.__name__
+    "function",
+    [package.train, package.load, package.predict, package.evaluate, package.compare],
+    ids=lambda each: each.__name__,
 )
 def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch, function):
     monkeypatch.chdir(tmp_path)
     package.train("demo", OPTIONS)
+    (tmp_path / "holiday").mkdir()
+    for name in ("cat.jpg", "holiday/beach.png"):
+        Image.new("RGB", (40, 30)).save(name)
     finder = doctest.DocTestFinder(recurse=False)
-    (found,) = finder.find(function, function.__name__, globs={"cifarlab": Quick})
+    (found,) = finder.find(function, function.__name__, globs={"cifarlab": Quick, "torch": torch})
     assert found.examples
     assert doctest.DocTestRunner().run(found).failed == 0
 
@@ -84,6 +91,8 @@ class Quick:
     """cifarlab, with few pictures and a tiny network."""
 
     evaluate = staticmethod(package.evaluate)
+    load = staticmethod(package.load)
+    predict = staticmethod(package.predict)
 
     @staticmethod
     def train(recipe, overrides):

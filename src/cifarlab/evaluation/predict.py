@@ -9,6 +9,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.data.decoding import suffixes
 from cifarlab.evaluation.score import asked_image_size
 from cifarlab.models.prediction import Picture, Prediction, as_pictures
+from cifarlab.runs.folder import Run
 from cifarlab.runs.model import load_trained
 
 
@@ -47,7 +48,7 @@ def _is_picture(path: Path, folder: Path) -> bool:
 
 
 def predict(
-    run: Path | str,
+    run: Run | Path | str,
     pictures: Picture | Iterable[Picture],
     *,
     top: int = 5,
@@ -60,7 +61,7 @@ def predict(
     The model is that of the chosen epoch.
 
     Args:
-        run: The run's folder, or its best.pt.
+        run: The run, its folder, or its best.pt.
         pictures: Pictures that `Classifier.predict` accepts. A folder stands for all pictures below it.
         top: Number of classes returned for each picture.
         device: auto, cpu, cuda or cuda:1.
@@ -72,8 +73,12 @@ def predict(
             model cannot take the size.
 
     Example:
-        >>> for found in cifarlab.predict("runs/demo/0", ["cat.jpg", "holiday/"]):
-        ...     print(found.picture, found.label, found.probabilities[0])
+        >>> run = cifarlab.train("demo", {"train.epochs": 2})
+        >>> first, *others = cifarlab.predict(run, ["cat.jpg", "holiday/"], top=3)
+        >>> first.picture, len(first.classes)
+        ('cat.jpg', 3)
+        >>> first.label == first.classes[0]
+        True
     """
     given = as_pictures(pictures)
     found: list[Picture] = []

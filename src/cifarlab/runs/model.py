@@ -71,11 +71,11 @@ class Trained:
         return replace(self, saved=self.saved.with_data_root(root))
 
 
-def load(run: Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
+def load(run: Run | Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
     """Load the model of a run's chosen epoch, in evaluation mode.
 
     Args:
-        run: Folder of the run, or a checkpoint.
+        run: The run, its folder, or a checkpoint.
         device: Device of the model.
         imports: Python files or modules that register the run's custom parts. Files that only the checkpoint
             names are never run.
@@ -86,12 +86,23 @@ def load(run: Path | str, *, device: str = "cpu", imports: Sequence[Path | str] 
 
     Raises:
         ConfigError: The folder has no finished epoch, or a part is not registered.
+
+    Example:
+        >>> run = cifarlab.train("demo", {"train.epochs": 2})
+        >>> model = cifarlab.load(run)
+        >>> output = model(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+        >>> output.logits.shape == (4, len(model.classes))
+        True
     """
     return load_trained(run, device=device, imports=imports).model
 
 
 def load_trained(
-    path: Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = (), fix: str = NAME_THEM
+    path: Run | Path | str,
+    *,
+    device: str = "cpu",
+    imports: Sequence[Path | str] = (),
+    fix: str = NAME_THEM,
 ) -> Trained:
     """Load the model of a run's chosen epoch with facts about it.
 
@@ -164,7 +175,7 @@ def _own_precision(own: str, device: torch.device) -> Precision:
     return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
 
 
-def best_of(path: Path | str) -> Path:
+def best_of(path: Run | Path | str) -> Path:
     """Return the checkpoint of a run's chosen epoch. A path of a checkpoint is returned unchanged.
 
     Raises:
