@@ -1,4 +1,7 @@
-"""Batched augmentations with per-sample random numbers, policies and mixers, on the device of the batch."""
+"""Augmentations, policies and mixers, which change a whole batch on its device.
+
+Random numbers are drawn for each sample, or by mixers for each pair of samples.
+"""
 
 from cifarlab.augment import color, enhance, erase, geometry, pipelines, searched, tones, warps
 from cifarlab.augment.kernels import Kernel, Lowered, lowers

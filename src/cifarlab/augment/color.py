@@ -16,7 +16,10 @@ Strength = Annotated[float, Field(ge=0)]
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Convert pictures to gray, (B, 1, H, W), with torchvision's weights."""
+    """Convert pictures to gray as torchvision does.
+
+    (B, 3, H, W) to (B, 1, H, W).
+    """
     red, green, blue = images.split(1, dim=1)
     # Plain products and sums: a fused multiply-add may round differently in the vectorised part of a loop and
     # in its tail.
@@ -24,10 +27,10 @@ def grayscale(images: Tensor) -> Tensor:
 
 
 def mean_exact(values: Tensor) -> Tensor:
-    """Return the mean of each sample's values, exact to 2**-21.
+    """Return the mean of each sample's values, with reproducible bits.
 
-    Integers are summed. Unlike a sum of floats, the bits of the result depend on neither batch size, threads
-    nor device.
+    Values are rounded to multiples of 2**-20 and summed as integers. The last bits of a sum of floats would
+    depend on the batch size, the number of threads and the device.
 
     Args:
         values: (B, ...) in [0, 1].
@@ -40,11 +43,11 @@ def mean_exact(values: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, own: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
-    """Blend pictures with their gray pictures and the mean of those.
+    """Blend each picture with its gray picture and that picture's mean.
 
     The result is own x picture + gray x gray picture + mean x mean of the gray picture, clamped to [0, 1].
-    All factors are (B,). With f the strength, (own, gray, mean) is (f, 0, 0) for brightness, (f, 1 - f, 0)
-    for saturation and (f, 0, 1 - f) for contrast. (1, 0, 0) changes nothing.
+    The factors own, gray and mean are (B,). To change the brightness by a factor f, they are (f, 0, 0); for
+    the saturation (f, 1 - f, 0); for the contrast (f, 0, 1 - f). (1, 0, 0) changes nothing.
     """
     luma = grayscale(images)
     added = luma * column(gray) + column(mean_exact(luma) * mean)
@@ -73,13 +76,13 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ColorChain:
-    """A kernel that blends several times and shifts the hue once.
+    """A kernel that calls `blend` several times and shifts the hue once.
 
-    Its parameters are own, gray and mean, (B, blends) each, the factors of `blend`; and turns, (B,), of
-    `shift_hue`.
+    The first three parameters are the factors own, gray and mean of `blend`, each (B, number of blends). The
+    fourth is the `turns` of `shift_hue`, (B,).
 
     Attributes:
-        hue_at: Number of the blend before which the hue is shifted. None: never.
+        hue_at: Index, from 0, of the blend before which the hue is shifted. None: the hue is not shifted.
     """
 
     hue_at: int | None = None
@@ -94,9 +97,9 @@ class ColorChain:
 
 
 def _ranks(keys: Tensor) -> Tensor:
-    """Return each key's rank in its row; equal keys rank by index.
+    """Return each key's rank in its row, from 0.
 
-    (B, n) to (B, n) int64.
+    (B, n) to (B, n) int64. Equal keys rank by index.
     """
     one, other = keys[:, :, None], keys[:, None, :]
     index = torch.arange(keys.shape[1], device=keys.device)

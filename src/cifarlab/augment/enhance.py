@@ -13,8 +13,7 @@ from cifarlab.core.random import Draws
 def blend_each(images: Tensor, *parameters: Tensor) -> Tensor:
     """Run `blend` as a kernel.
 
-    Its only parameter, (B, 3), holds the factors of the picture, of its gray picture, and of the mean of
-    that.
+    The only parameter, (B, 3), holds the factors own, gray and mean of `blend`.
     """
     (factors,) = parameters
     own, gray, mean = factors.unbind(1)
@@ -49,8 +48,9 @@ def contrast_factors(factor: Tensor) -> Tensor:
 def sharpen(images: Tensor, *parameters: Tensor) -> Tensor:
     """Blend each picture with its smoothed picture, clamped to [0, 1].
 
-    The result is factor x picture + (1 - factor) x smoothed, with one factor per sample, (B,). PIL's weights
-    smooth: 5/13 for the centre, 1/13 for each neighbour. Pixels at the border stay unchanged.
+    The only parameter is a factor for each picture, (B,). The result is factor x picture + (1 - factor) x
+    smoothed picture. As in PIL, a smoothed pixel is the weighted mean of the pixel, with weight 5/13, and its
+    eight neighbours, with weight 1/13 each. Pixels at the border stay unchanged.
     """
     (factor,) = parameters
     if min(images.shape[-2:]) <= 2:

@@ -17,7 +17,7 @@ from cifarlab.core.random import Draws
 
 
 def ascending(value: tuple[float, float]) -> tuple[float, float]:
-    """Return the range; raise ConfigError if it runs from high to low."""
+    """Return the range; raise ConfigError if its limits are in descending order."""
     if value[0] > value[1]:
         raise ConfigError(f"a range must run from low to high, got {list(value)}")
     return value
@@ -34,7 +34,12 @@ FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)]
 class Erase:
     """A kernel that paints rectangles.
 
-    Its parameter is boxes, (B, holes, 4) int64: top, left, bottom, right, the last two exclusive.
+    The only parameter is (B, holes, 4) int64: top, left, bottom and right of each rectangle in pixels, the
+    last two exclusive.
+
+    Attributes:
+        holes: Number of rectangles per picture.
+        fill: Value that is painted: 0 is black, 1 is white.
     """
 
     holes: int
@@ -126,12 +131,12 @@ def random_erasing(
     height and width; otherwise it is drawn again, up to ten times in all. If none of the ten fits, the
     picture stays unchanged.
 
-    By default, `p` is 1 and every picture is erased. The paper uses 0.5.
+    The default of `p` is 1, as for all augmentations. The paper uses 0.5.
 
     Args:
         area: Range of the rectangle's area, as a share of the picture's area.
-        ratio: Range of the rectangle's height divided by its width. Its logarithm is drawn evenly, so
-            that flat and tall rectangles are equally likely if the limits are r and 1 / r.
+        ratio: Range of the rectangle's height divided by its width. The logarithm of the ratio is drawn
+            uniformly, so that flat and tall rectangles are equally likely if the limits are 1 / r and r.
         fill: Value that is painted: 0 is black, 1 is white.
     """
     rows, columns = images.shape[-2:]

@@ -29,7 +29,8 @@ class Reindex:
     columns, (B, W) int64.
 
     Attributes:
-        fill: Value for indices outside the picture. None: the nearest edge pixel.
+        fill: Value of output pixels whose index lies outside the picture. None: that of the nearest edge
+            pixel.
     """
 
     fill: float | None = None
@@ -103,7 +104,7 @@ def crop(
     border: BorderMode = "constant",
     fill: Fraction = 0.0,
 ) -> Lowered:
-    """Pad the picture, then crop it at random to its own size.
+    """Pad the picture, then crop it at random to its original size.
 
     Args:
         padding: Pixels that are added on each side. This is also the largest shift in each direction. 0 turns
@@ -125,7 +126,7 @@ def crop(
 
 
 def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows (B, H) and columns (B, W) that move no pixel."""
+    """Return parameters of `Reindex` that move no pixel: rows, columns."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device).expand(len(images), -1)
     columns = torch.arange(width, device=images.device).expand(len(images), -1)
@@ -134,9 +135,9 @@ def _in_place(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @lowers
 def flip(images: Tensor, draws: Draws) -> Lowered:
-    """Mirror left and right, for all pictures or a share `p`.
+    """Mirror left and right, each picture with probability `p`.
 
-    The usual random flip is `flip: {p: 0.5}`.
+    The default of `p` is 1. The usual random flip is `flip: {p: 0.5}`.
     """
     rows, columns = _in_place(images)
     return Lowered(Reindex(), (rows, images.shape[-1] - 1 - columns))
@@ -149,9 +150,8 @@ def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
     Whether a picture is mirrored in the first epoch is random. Two consecutive epochs then show every picture
     both ways. Independent flips do so only half of the time (airbench, arXiv:2404.00498, section 3.6).
 
-    If `data.views` is set, the flip alternates with the epoch of the views. Each view then always shows a
-    picture the same way. If the number of views is odd, the last view and the first, which follows it, show
-    it the same way.
+    If `data.views` is n, epochs n + 1, n + 2, ... repeat the pictures of epochs 1, 2, ..., and so their
+    flips. If n is odd, epochs n and n + 1 therefore mirror the same pictures.
     """
     begins_mirrored = draws.of_epoch(0).bernoulli(0.5)
     mirrored = begins_mirrored ^ (draws.epoch % 2 == 1)
@@ -161,26 +161,24 @@ def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
 
 @lowers
 def vertical_flip(images: Tensor, draws: Draws) -> Lowered:
-    """Mirror top and bottom, for all pictures or a share `p`.
+    """Mirror top and bottom, each picture with probability `p`.
 
-    The usual random flip is `vertical_flip: {p: 0.5}`.
+    The default of `p` is 1. The usual random flip is `vertical_flip: {p: 0.5}`.
     """
     rows, columns = _in_place(images)
     return Lowered(Reindex(), (images.shape[-2] - 1 - rows, columns))
 
 
 def affine_matrix(scale: Tensor, degrees: Tensor, shift: Tensor) -> Tensor:
-    """Return the matrix of `Warp` that scales, rotates and shifts.
-
-    The rotation is counter-clockwise about the centre.
+    """Return the parameter of `Warp` that scales, rotates and shifts.
 
     Args:
-        scale: (B, 2) factors, x before y.
-        degrees: (B,).
-        shift: (B, 2) pixels, x before y.
+        scale: Factors (B, 2), x before y.
+        degrees: Angles (B,) of the counter-clockwise rotation about the centre.
+        shift: Shifts (B, 2) to the right and downward, in pixels.
 
     Returns:
-        (B, 2, 3).
+        Matrices (B, 2, 3).
     """
     angle = degrees * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()

@@ -1,4 +1,7 @@
-"""Augmentations as a kernel with per-sample parameters (`Lowered`), so that policies can share kernels."""
+"""Augmentations split into an operation and its parameters for each sample (`Kernel`, `Lowered`).
+
+A policy can then run augmentations that share an operation, such as rotation and shear, in one pass.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from cifarlab.core.registry import Spec
 
 
 class Kernel(Protocol):
-    """An image operation with per-sample parameters.
+    """An operation on pictures (B, 3, H, W), whose parameters are (B, ...): values for each sample.
 
     Kernels that compare equal are the same operation.
     """
@@ -29,11 +32,11 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """An augmentation of one batch, as `kernel(images, *parameters)`.
+    """An augmentation of one batch: `kernel(images, *parameters)` returns the augmented pictures.
 
     Attributes:
-        kernel: The image operation.
-        parameters: Its parameters, each (B, ...).
+        kernel: The operation.
+        parameters: The parameters of the operation, each (B, ...).
     """
 
     kernel: Kernel
@@ -46,8 +49,8 @@ class Lowered:
 def lowers(lower: Callable[..., Lowered]) -> Callable[..., Tensor]:
     """Register an augmentation written as `lower(images, draws, *, ...) -> Lowered`.
 
-    The registered function runs the kernel of the result. Policies find `lower` in the trait of that name and
-    merge steps with equal kernels.
+    The registered function calls `lower` and runs the result. The registry also keeps `lower` itself, as the
+    part's trait `lower`: policies call it, and merge results with equal kernels.
     """
 
     @wraps(lower)
@@ -61,9 +64,9 @@ def lowers(lower: Callable[..., Lowered]) -> Callable[..., Tensor]:
 def held_constant(table: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a compiled step treat the result of `table` as a constant.
 
-    Dynamo looks through `lru_cache` and would trace the numpy code. This does what
-    `torch.compiler.assume_constant_result` does. That function imports the compiler, which would slow down
-    every command by seconds.
+    Otherwise Dynamo would trace the code that makes the table, even behind `lru_cache`. This does the same as
+    `torch.compiler.assume_constant_result`, which is not used because it imports the compiler. That would
+    slow down every command by seconds.
     """
     table._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return table
@@ -77,16 +80,16 @@ def column(values: Tensor) -> Tensor:
 def select(use: Tensor, changed: Tensor, images: Tensor) -> Tensor:
     """Take rows from `changed` where `use` is true, else from `images`.
 
-    use: (B,) bool. changed, images: (B, ...) of any equal shape.
+    `use` is (B,) bool; `changed` and `images` are (B, ...) and have the same shape.
     """
     return torch.where(use.view(-1, *[1] * (images.dim() - 1)), changed, images)
 
 
 @dataclass(frozen=True, eq=False)
 class _Whole:
-    """An augmentation that is not lowered, as a kernel that is never shared.
+    """A kernel for an augmentation that was registered without `lowers`. It equals no other kernel.
 
-    Its only parameter holds the row numbers, (B,).
+    The only parameter, (B,) int64, holds each sample's row in the batch.
     """
 
     spec: Spec
@@ -97,12 +100,12 @@ class _Whole:
 
 
 def lower_spec(spec: Spec, images: Tensor, draws: Draws) -> Lowered:
-    """Return any augmentation as a `Lowered` step.
+    """Return any augmentation as `Lowered`.
 
     Args:
         spec: The augmentation.
-        images: (B, 3, H, W).
-        draws: The augmentation's own stream.
+        images: The pictures to augment, (B, 3, H, W).
+        draws: The augmentation's stream of random numbers.
     """
     if (lower := spec.part.traits.lower) is not None:
         return lower(images, draws, **spec.kwargs())
@@ -110,14 +113,14 @@ def lower_spec(spec: Spec, images: Tensor, draws: Draws) -> Lowered:
 
 
 def merge_lowered(members: Sequence[tuple[Tensor, Lowered]]) -> tuple[Tensor, Lowered]:
-    """Merge steps with equal kernels and disjoint rows to one step.
+    """Merge augmentations with equal kernels and disjoint rows.
 
     Args:
-        members: Steps, each with the rows that use it, (B,) bool.
+        members: The augmentations, each with the rows of the batch that use it, (B,) bool.
 
     Returns:
-        The rows that use any of the steps, (B,) bool, and the merged step. Its parameters are meaningless in
-        other rows.
+        The rows that use any of the augmentations, (B,) bool, and the merged augmentation. In all other rows,
+        the parameters of the latter are meaningless.
     """
     used, first = members[0]
     parameters = first.parameters
@@ -131,15 +134,16 @@ def merge_lowered(members: Sequence[tuple[Tensor, Lowered]]) -> tuple[Tensor, Lo
 
 
 def change_(images: Tensor, use: Tensor, step: Lowered) -> None:
-    """Run a step in place on the rows that use it.
+    """Augment some rows of a batch in place.
 
-    On the CPU only these rows are computed. On other devices all rows are computed: counting them would stall
-    the device, and a captured graph needs shapes that do not depend on draws. The bits are the same.
+    On the CPU only these rows are computed. On other devices, and in compiled code, all rows are computed and
+    those in `use` are kept: counting rows would make the host wait for the device, and compiled code needs
+    fixed shapes. Both ways give the same bits.
 
     Args:
-        images: (B, ...), changed in place.
-        use: (B,) bool.
-        step: The step.
+        images: The pictures (B, ...), changed in place.
+        use: The rows to augment, (B,) bool.
+        step: The augmentation.
     """
     if _computes_rows_alone(images):
         rows = use.nonzero()[:, 0]

@@ -1,8 +1,8 @@
 """Mixers, which combine a sample with its neighbour in the epoch's order to a new training example.
 
-A mixer draws random numbers once per pair or once per batch (`per`). Per pair, the mix of a pair depends on
-nothing but the pair. Per batch, as in the papers' own code, the draw of the first pair holds for all pairs:
-the mix then depends on the batch.
+The option `per` says whether a mixer draws its random numbers for each pair or once for the whole batch.
+With "pair", how a pair is mixed depends on this pair alone. With "batch", as in the papers' own code, all
+pairs use the numbers of the first pair, so that it depends on the batch.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ Per = Literal["pair", "batch"]
 
 
 def partners(size: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """Return each position's neighbour, (size,) int64: position XOR 1.
+    """Return the position of each sample's partner in a batch, (size,) int64.
 
-    The last position of an odd batch is its own neighbour.
+    Neighbours are partners: 0 and 1, 2 and 3, and so on. The last sample of an odd batch is its own partner.
     """
     return (torch.arange(size, device=device) ^ 1).clamp(max=size - 1)
 
 
 def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
-    """Return draws that are equal for both members of a pair.
+    """Return random numbers that are equal for both samples of a pair.
 
-    They are keyed by the smaller id of the pair.
+    They depend on the smaller of the two ids.
 
     Args:
         seed: Seed of the run.
         epoch: Epoch of the batch.
-        ids: (B,) int64, each sample's index in its data set.
+        ids: (B,) int64, the index of each sample in its data set.
         partner: (B,) int64, as `partners` returns it.
     """
     return Draws(seed, epoch, torch.minimum(ids, ids[partner])).at("mix")
@@ -57,8 +57,8 @@ def mix_batch(
 ) -> tuple[Tensor, Tensor]:
     """Run the labelled mixers in order, each on randomly chosen pairs.
 
-    A mixer's `p` is the probability for a pair. With `per="batch"` it is the probability for all pairs at
-    once.
+    A mixer's `p` is the probability that it is applied to a pair. With `per="batch"` it is the probability
+    that it is applied to the batch, that is, to all pairs.
 
     Args:
         images: (B, 3, H, W).
@@ -83,21 +83,22 @@ def mix_batch(
 
 
 def _shared(draws: Draws, per: Per) -> Draws:
-    """Return the draws; with "batch", the first pair's for all."""
+    """Return the draws; with `per="batch"`, the first sample's for all samples."""
     return draws if per == "pair" else draws.take(torch.arange(len(draws), device=draws.device) * 0)
 
 
 def _square_roots(alpha: float) -> int:
-    """Return how many square roots make the lower tail nearly linear.
+    """Return how often `beta` takes the square root of a probability.
 
-    In that tail, lambda is the probability to the power 1 / alpha.
+    For small probabilities q, the quantile of Beta(alpha, alpha) is proportional to q ** (1 / alpha). It is
+    nearly linear in the repeated square root, so that a table at even steps of that root can be interpolated.
     """
     return max(0, math.ceil(math.log2(alpha)))
 
 
 @lru_cache
 def _quantiles(alpha: float, device: torch.device) -> Tensor:
-    """Return the quantiles of Beta(alpha, alpha) up to the median.
+    """Return a table of quantiles of Beta(alpha, alpha) up to the median.
 
     The result is (_TABLE_STEPS + 1,) float32.
     """
@@ -121,7 +122,7 @@ def _table(alpha: float, device: torch.device) -> Tensor:
 def beta(draws: Draws, alpha: float) -> Tensor:
     """Draw (B,) float32 numbers from Beta(alpha, alpha).
 
-    A table of quantiles is used, because the last bits of powers differ between devices.
+    Quantiles are looked up in a table, because the last bits of computed powers differ between devices.
     """
     number = draws.uniform()
     # The distribution is symmetric, so the table holds its lower half. A draw of 0 stands for the interval
@@ -141,16 +142,16 @@ def beta(draws: Draws, alpha: float) -> Tensor:
 def mixup(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, *, alpha: Alpha = 0.2, per: Per = "pair"
 ) -> tuple[Tensor, Tensor]:
-    """Weighted mean of two pictures and targets (mixup, Zhang et al., 2018).
+    """Weighted mean of two pictures and their targets (Zhang et al., 2018).
 
     For a pair (a, b) and a random weight lambda, the first picture becomes lambda a + (1 - lambda) b, and the
-    second lambda b + (1 - lambda) a. Over both, each picture has the total weight 1.
+    second lambda b + (1 - lambda) a. Targets are mixed in the same way.
 
     Args:
         alpha: Lambda is drawn from Beta(alpha, alpha). Small values give lambdas near 0 and 1, that is,
             little mixing. 1 makes all lambdas equally likely.
         per: How often a lambda is drawn: pair draws one for each pair, batch draws one for all pairs, as the
-            papers' own code does. With batch, a pair's mix depends on the other samples of the batch, and `p`
+            paper's own code does. With batch, a pair's mix depends on the other samples of the batch, and `p`
             picks all pairs or none.
     """
     weight = beta(_shared(draws, per), alpha)
@@ -163,18 +164,16 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """Paste a box of the other picture (CutMix, Yun et al., 2019).
 
-    The box has the picture's proportions, the area 1 - lambda as a share of the picture's, and its centre
-    anywhere. The box is clipped at the picture's border. The other picture's target gets the share of the
-    picture that the clipped box covers.
-
-    The two pictures of a pair share the box: each gets the other's pixels there. Over both, each pixel is
-    shown once.
+    The two pictures of a pair exchange their pixels within a box. The box has the proportions of a picture
+    and 1 - lambda of its area, for a random lambda. The centre of the box is drawn uniformly from the
+    picture, and the box is clipped at the border. In the mixed target, the weight of the other picture's
+    target is the share of the picture that the clipped box covers.
 
     Args:
         alpha: Lambda is drawn from Beta(alpha, alpha). Small values give boxes that cover nearly nothing or
             nearly all. 1 makes all lambdas equally likely.
         per: How often a box is drawn: pair draws one for each pair, batch draws one for all pairs, as the
-            papers' own code does. With batch, a pair's mix depends on the other samples of the batch, and `p`
+            paper's own code does. With batch, a pair's mix depends on the other samples of the batch, and `p`
             picks all pairs or none.
     """
     draws = _shared(draws, per)
@@ -203,7 +202,7 @@ def one_of(
             its weight; the weights need not sum to 1.
         per: How often a choice is made: pair makes one for each pair, batch makes one for all pairs. With
             batch, a pair's mix depends on the other samples of the batch, and `p` picks all pairs or none.
-            The `per` of each choice sets how often its lambda is drawn.
+            Each choice has its own `per`, for how often its lambda is drawn.
     """
     number = _shared(draws, per).uniform()
     total = sum(spec.p for spec in choices.values())
@@ -222,7 +221,8 @@ def one_of(
 def _span(draws: Draws, side: Tensor, size: int) -> Tensor:
     """Return which pixels lie in a span around a random centre.
 
-    `side` (B,) is the length as a fraction of `size`. The result is (B, size) bool.
+    There are `size` pixels, and `side` (B,) is the length of the span as a fraction of them. The result is
+    (B, size) bool.
     """
     length = (side * size).to(torch.int64)
     start = draws.integers(0, size) - length // 2
@@ -233,7 +233,7 @@ def _span(draws: Draws, side: Tensor, size: int) -> Tensor:
 def _mean(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     """Return weight x own + (1 - weight) x other.
 
-    weight: (B,). own, other: (B, ...).
+    `weight` is (B,); `own` and `other` are (B, ...).
     """
     weight = weight.view(-1, *[1] * (own.dim() - 1))
     return (own * weight).add_(other * (1 - weight))

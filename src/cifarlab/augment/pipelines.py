@@ -45,7 +45,7 @@ Entry = dict[str, dict[str, Any]]
 
 
 def _kinds() -> dict[str, type]:
-    """Return the library's transforms and compositions by name."""
+    """Return the library's classes of transforms and compositions, by name."""
     library = _library()
     bases = library.BasicTransform, library.BaseCompose
     return {
@@ -56,7 +56,7 @@ def _kinds() -> dict[str, type]:
 
 
 def _read(value: Any) -> Any:
-    """Return the list of transforms; read it from a YAML file's path."""
+    """Return the value; if a string, the content of that YAML file."""
     if not isinstance(value, str):
         return value
     path = Path(value).expanduser().absolute()
@@ -170,8 +170,8 @@ def _views(pictures: np.ndarray, pipeline: Any, seeds: list[int]) -> Iterator[np
 def albumentations(images: Tensor, draws: Draws, *, transforms: Transforms) -> Tensor:
     """Any pipeline of the library albumentations (Buslaev et al., 2020).
 
-    It needs `pip install 'cifarlab[albumentations]'`. Pictures are rounded to 8 bits. Each picture has its
-    own seed, so that its view depends neither on the batch nor on earlier batches.
+    It needs `pip install 'cifarlab[albumentations]'`. Pictures are first rounded to 8 bits. Each picture has
+    its own seed, so that the result for a picture does not depend on other pictures or earlier batches.
 
     A pipeline is slow compared with this package's own augmentations. Pictures are changed on the CPU, one
     after the other, in the training process. With a GPU, every batch is copied to the host and back.

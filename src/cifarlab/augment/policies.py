@@ -1,4 +1,4 @@
-"""Policies: which augmentations run, and on which samples."""
+"""Policies, which decide which augmentations run on which samples: `apply` and `one_of`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PROBABILITY = ".p"
 def apply(images: Tensor, draws: Draws, specs: Mapping[str, Spec]) -> Tensor:
     """Run the labelled augmentations in order, each on randomly chosen samples.
 
-    The probability for a sample is the `p` of the augmentation.
+    An augmentation's `p` is the probability that it is applied to a sample.
 
     Args:
         images: (B, 3, H, W) float32 in [0, 1].
-        draws: Random numbers of the same samples. Each augmentation uses the stream of its label.
+        draws: Random numbers for these samples. Each augmentation uses the stream of its label.
         specs: Augmentations by label.
     """
     for label, spec in specs.items():
@@ -55,8 +55,8 @@ def one_of(
 ) -> Tensor:
     """Exactly one of several augmentations for each picture (albumentations' OneOf).
 
-    Choices with the same operation, such as two warps of equal fill and interpolation, are computed in one
-    pass.
+    Choices with the same operation, such as a rotation and a shear with equal `fill` and `interpolation`, are
+    computed in one pass.
 
     Args:
         choices: The augmentations, {label: options}. The `p` of each is its weight; the weights need not sum

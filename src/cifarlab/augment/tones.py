@@ -1,10 +1,10 @@
 """Augmentations that map each value to another: posterize, solarize, auto-contrast, equalize, invert.
 
-Values are floats in [0, 1], treated as torchvision treats floats:
+Values are floats in [0, 1]. The operations follow torchvision's for floats, not those for 8-bit integers:
 
 - `posterize` with b bits rounds down to multiples of 2**-b, not of 2**(8 - b) / 255.
-- The threshold t of `solarize` corresponds to t x 255 of 8 bits.
-- `auto_contrast` does not round.
+- `solarize` has a threshold in [0, 1]. A threshold t corresponds to t x 255 for 8-bit integers.
+- `auto_contrast` does not round its result.
 - `equalize` quantises values to 256 levels and returns multiples of 1 / 255.
 """
 
@@ -25,25 +25,25 @@ BitsRange = Annotated[tuple[Bits, Bits], AfterValidator(ascending)]
 
 
 def cut_levels(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Round values down to multiples of 1 / levels below 1.
+    """Round values down to multiples of 1 / levels.
 
-    The parameter, levels, is (B,) float32 of powers of two.
+    The value 1 becomes 1 - 1 / levels. The only parameter, levels, is (B,) float32 and holds powers of two.
     """
     levels = column(parameters[0])
     return torch.minimum((images * levels).floor_(), levels - 1).clamp_(min=0).div_(levels)
 
 
 def invert_above(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Invert values x at or above the threshold to 1 - x.
+    """Replace values x at or above a threshold by 1 - x.
 
-    The parameter, the threshold, is (B,).
+    The only parameter is the threshold, (B,).
     """
     (threshold,) = parameters
     return torch.where(images >= column(threshold), 1 - images, images)
 
 
 def stretch(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Stretch each channel to [0, 1]; a constant channel stays unchanged."""
+    """Stretch each channel linearly to [0, 1]; keep a constant channel."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = low == high
     low, spread = torch.where(flat, 0.0, low), torch.where(flat, 1.0, high - low)
@@ -73,8 +73,8 @@ def equalize_levels(images: Tensor, *parameters: Tensor) -> Tensor:
 def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Lowered:
     """Keep only the leading bits of each value.
 
-    With b bits, values in [0, 1] are rounded down to multiples of 2**-b below 1, as torchvision does with
-    floats.
+    With b bits, values in [0, 1] are rounded down to multiples of 2**-b, and 1 to 1 - 2**-b. torchvision does
+    the same with floats.
 
     Args:
         bits: Range of the number of bits that are kept, both ends inclusive. 0 leaves the picture black.
@@ -85,35 +85,38 @@ def posterize(images: Tensor, draws: Draws, *, bits: BitsRange = (4, 8)) -> Lowe
 
 @lowers
 def solarize(images: Tensor, draws: Draws, *, threshold: FractionRange = (0.0, 1.0)) -> Lowered:
-    """Invert the bright values.
+    """Invert the bright values of each channel.
 
     Args:
-        threshold: Range of the random threshold, as a share of full brightness. Values at the
-            threshold or above are inverted: 0 inverts all.
+        threshold: Range of the random threshold: 0 is black, 1 is full brightness. Values at or above the
+            threshold are inverted, so a threshold of 0 inverts all.
     """
     return Lowered(invert_above, (draws.uniform(*threshold),))
 
 
 @lowers
 def invert(images: Tensor, draws: Draws) -> Lowered:
-    """Turn all pictures, or a share `p`, into their negatives."""
+    """Invert all values of a picture, with probability `p`.
+
+    A value x becomes 1 - x. The default of `p` is 1.
+    """
     return Lowered(invert_above, (torch.zeros(len(images), device=images.device),))
 
 
 @lowers
 def auto_contrast(images: Tensor, draws: Draws) -> Lowered:
-    """Stretch channels to full contrast, for all pictures or a share `p`.
+    """Stretch channels to full contrast, each picture with probability `p`.
 
-    A constant channel stays unchanged.
+    The default of `p` is 1. A constant channel stays unchanged.
     """
     return Lowered(stretch, ())
 
 
 @lowers
 def equalize(images: Tensor, draws: Draws) -> Lowered:
-    """Equalize each channel's histogram, for all pictures or a share `p`.
+    """Equalize channels' histograms, each picture with probability `p`.
 
-    Values are quantised to 256 levels first. A channel keeps its levels if fewer than 255 of its pixels are
-    darker than its brightest level.
+    The default of `p` is 1. Values are quantised to 256 levels first. A channel keeps its levels if fewer
+    than 255 of its pixels are darker than its brightest level.
     """
     return Lowered(equalize_levels, ())

@@ -1,4 +1,4 @@
-"""Augmentations that shear, shift or rotate a picture along one axis, as the searched policies use them."""
+"""Augmentations that shear or shift along one axis, or rotate, as the policies in `searched` use them."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def shear_y_matrix(shear: Tensor, height: int, width: int) -> Tensor:
 
 
 def translate_x_matrix(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return the (B, 2, 3) matrix of `Warp` for a rightward shift.
+    """Return the (B, 2, 3) matrix of `Warp` for a horizontal shift.
 
-    `pixels` (B,) are truncated to whole pixels.
+    `pixels` (B,) are the shifts to the right, truncated to whole pixels.
     """
     one, zero = torch.ones_like(pixels), torch.zeros_like(pixels)
     return _matrix((one, zero, -pixels.trunc()), (zero, one, zero))
 
 
 def translate_y_matrix(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return the (B, 2, 3) matrix of `Warp` for a downward shift.
+    """Return the (B, 2, 3) matrix of `Warp` for a vertical shift.
 
-    `pixels` (B,) are truncated to whole pixels.
+    `pixels` (B,) are the downward shifts, truncated to whole pixels.
     """
     one, zero = torch.ones_like(pixels), torch.zeros_like(pixels)
     return _matrix((one, zero, zero), (zero, one, -pixels.trunc()))
 
 
 def rotate_matrix(degrees: Tensor, height: int, width: int) -> Tensor:
-    """Return the (B, 2, 3) matrix of `Warp` for a counter-clockwise rotation.
+    """Return the (B, 2, 3) matrix of `Warp` for a rotation.
 
-    The rotation is about the centre, by `degrees` (B,).
+    The rotation is about the centre. `degrees` (B,) are the counter-clockwise angles.
     """
     angle, zero = degrees * (math.pi / 180), torch.zeros_like(degrees)
     cos, sin = angle.cos(), angle.sin()
@@ -129,8 +129,8 @@ def translate_x(
     Args:
         shift: Largest shift in either direction, as a share of the picture's width. Shifts are truncated to
             whole pixels. 0 turns it off.
-        interpolation: Makes no visible difference, since shifts are whole pixels. In `one_of`, warps of equal
-            interpolation and fill are computed in one pass.
+        interpolation: Has no visible effect, because shifts are whole pixels. Inside `one_of`, give it the
+            value of the other warps: warps with equal `interpolation` and `fill` are computed in one pass.
         fill: Value outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
@@ -152,8 +152,8 @@ def translate_y(
     Args:
         shift: Largest shift in either direction, as a share of the picture's height. Shifts are truncated to
             whole pixels. 0 turns it off.
-        interpolation: Makes no visible difference, since shifts are whole pixels. In `one_of`, warps of equal
-            interpolation and fill are computed in one pass.
+        interpolation: Has no visible effect, because shifts are whole pixels. Inside `one_of`, give it the
+            value of the other warps: warps with equal `interpolation` and `fill` are computed in one pass.
         fill: Value outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]

@@ -1,4 +1,8 @@
-"""Arrays in the user cache: folders with a key and checksums, memory-mapped, used only if complete."""
+"""Arrays in the user cache, which are read as memory maps.
+
+A folder of arrays has a record with a key, which says what they were computed from, and checksums. Arrays are
+used only if both match.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,13 @@ RECORD = "key.json"
 
 
 class Rows:
-    """A .npy file that is written row by row.
+    """A .npy file that is written row by row, inside a `with` block.
 
     On a full disk, writing raises an error. Writing to a memory-mapped file would kill the process.
+
+    Args:
+        path: Path of the file.
+        total: Number of rows that will be written.
     """
 
     def __init__(self, path: Path, total: int):
@@ -36,7 +44,7 @@ class Rows:
         self._file.close()
 
     def write(self, rows: np.ndarray) -> None:
-        """Append rows (n, ...), all of one shape and one type."""
+        """Append rows (n, ...), which must all have one shape and type."""
         if not self._file.tell():
             shape = (self._total, *rows.shape[1:])
             header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
@@ -46,22 +54,22 @@ class Rows:
         self._file.write(content)
 
     def finish(self) -> str:
-        """Flush the file to disk and return the checksum of the rows."""
+        """Flush the file to disk and return the `checksum` of the array."""
         _to_disk(self._file)
         return self._digest.hexdigest()
 
 
 @contextmanager
 def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterator[None]:
-    """Turn an OSError into a one-line error with advice.
+    """Turn an OSError of the `with` block into a one-line error.
 
     Args:
-        what: What is being written, in words.
-        folder: Where it is written.
-        option: The key path of the option that turns this cache off.
+        what: Description of what is written, for the message.
+        folder: The folder that it is written to.
+        option: Path of the option that turns this cache off, such as ("teacher", "cache").
 
     Raises:
-        ConfigError: The system refused to write a file. The error is located at `option`.
+        ConfigError: A file cannot be written. The error has the path `option`.
     """
     try:
         yield
@@ -75,12 +83,12 @@ def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterato
 
 
 def write_record(folder: Path, record: Mapping[str, Plain]) -> None:
-    """Mark a folder of finished arrays as complete.
+    """Write the record of a folder, which marks its arrays as complete.
 
     Args:
         folder: The folder of the arrays.
-        record: Plain data with the entries `key` and `checksums` (by array name). A digest of it is stored
-            beside it.
+        record: Plain data with the entries `key` and `checksums` (by array name). A digest of the record is
+            written with it.
     """
     with (folder / RECORD).open("w") as file:
         json.dump({**record, "seal": digest(record)}, file, indent=1)
@@ -88,9 +96,9 @@ def write_record(folder: Path, record: Mapping[str, Plain]) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Tell whether a folder of arrays was finished.
+    """Tell whether a folder has a record, see `write_record`.
 
-    Damage is not looked for here; `read_arrays` does that.
+    The arrays are not checked for damage; `read_arrays` does that.
     """
     return (folder / RECORD).exists()
 
@@ -98,12 +106,15 @@ def is_sealed(folder: Path) -> bool:
 def read_arrays(
     folder: Path, key: Mapping[str, Plain], names: Iterable[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Memory-map the arrays of a finished folder.
+    """Memory-map the arrays of a folder and verify their checksums.
 
-    Every byte is compared with the checksums.
+    Args:
+        folder: The folder of the arrays.
+        key: The key that the record must have.
+        names: Names of the arrays.
 
     Returns:
-        (arrays by name, record), or None if the folder is missing, damaged or has another key.
+        (arrays by name, record), or None if the folder is missing, incomplete or damaged, or has another key.
     """
     try:
         record = json.loads((folder / RECORD).read_text())
@@ -122,12 +133,15 @@ def read_arrays(
 
 
 def digest(plain: Any) -> str:
-    """Return 32 hex digits of plain data; the order of keys counts."""
+    """Return a hash of plain data, 32 hex digits.
+
+    It depends on the order of keys.
+    """
     return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
 
 
 def checksum(array: np.ndarray) -> str:
-    """Return 32 hex digits of an array's bytes."""
+    """Return a hash of an array's bytes, 32 hex digits."""
     return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The user cache: its folders, locks, and the building of an entry as a whole or not at all."""
+"""The user cache: its folders, locks, atomic creation of entries, and a progress bar for slow ones."""
 
 from __future__ import annotations
 
@@ -28,23 +28,26 @@ from cifarlab.core.errors import ConfigError
 def cache_folder(kind: str) -> Path:
     """Return the cache folder for one kind of data, without creating it.
 
-    It lies below CIFARLAB_CACHE, or below the user's cache folder if that is not set.
+    It lies in the folder that the environment variable CIFARLAB_CACHE names, or else in the operating
+    system's cache folder for users.
     """
     base = os.environ.get("CIFARLAB_CACHE")
     return (Path(base).expanduser() if base else platformdirs.user_cache_path("cifarlab")) / kind
 
 
 class Stopped(Exception):
-    """A long task was asked to stop; its unfinished output was removed."""
+    """A long task stopped because it was asked to. Its unfinished output was removed."""
 
 
 @contextmanager
 def locked(target: Path, *, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold the exclusive right to create `target`; create its parent folder.
+    """Hold a lock on `target` during the `with` block.
+
+    The parent folder of `target` is created.
 
     Args:
-        target: The path to be created.
-        stop: Checked while another process holds the lock.
+        target: The path that the block creates.
+        stop: Called while another process holds the lock. If it returns True, waiting ends.
 
     Raises:
         ConfigError: The parent folder cannot be written.
@@ -72,7 +75,7 @@ def locked(target: Path, *, stop: Callable[[], bool] = lambda: False) -> Iterato
 
 
 def cannot_write(path: Path, error: OSError) -> ConfigError:
-    """Return the error for a path that cannot be written."""
+    """Return a ConfigError for a path that cannot be written."""
     reason = error.strerror or error
     return ConfigError(f"cannot write {path}: {reason}; set data.root or CIFARLAB_CACHE to another folder")
 
@@ -81,9 +84,9 @@ def cannot_write(path: Path, error: OSError) -> ConfigError:
 def building(target: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` if the block succeeds.
 
-    It replaces an older `target`. If the block fails, the new folder is removed and `target` stays as it was.
+    An older `target` is replaced. If the block fails, the new folder is removed and `target` stays as it was.
 
-    Call this under `locked(target)`: folders that a killed process left behind are removed first.
+    Call this under `locked(target)`, because it first removes unfinished folders that killed processes left.
     """
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
@@ -118,7 +121,8 @@ def progress(title: str, *, size: bool = False) -> Iterator[Report]:
         size: Whether the counts are bytes.
 
     Yields:
-        report(done, total), which updates the bar. Both counts begin at the start of the task.
+        report(done, total), which updates the bar: how much of the task is done, and the size of the whole
+            task, None if unknown.
     """
     console = Console(stderr=True, emoji=False)
     if not console.is_terminal:

@@ -15,10 +15,11 @@ LEVEL = 1 / 255
 def channel_statistics(split: Split) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], tuple[str, ...]]:
     """Compute mean and standard deviation of each colour channel.
 
-    A channel with a deviation below LEVEL gets the deviation 1, which leaves it unscaled, and a warning.
+    A channel whose deviation is below 1 / 255 is treated as constant: it gets a warning, and the deviation 1,
+    so that normalisation does not scale it.
 
     Returns:
-        (means, deviations) of red, green and blue for pictures scaled to [0, 1], and warnings.
+        (means, deviations), each of red, green and blue for values in [0, 1]; and the warnings.
     """
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
     for positions in torch.arange(len(split)).split(1000):

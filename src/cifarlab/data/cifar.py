@@ -44,8 +44,14 @@ CIFAR10 = Archive(
 def read_cifar100(root: str | None, part: PartName, *, store_size: int | None = None) -> Pictures | None:
     """Read one part of CIFAR-100; return None for "val".
 
-    `locate` finds the files. A part that differs from the published one gets a warning, in any packaging.
-    Digests are taken before resizing, so that `store_size` changes neither order nor splits.
+    The files are found or downloaded by `locate`. If pictures or labels differ from the published ones, the
+    result has a warning. `Pictures.digests` are those of the pictures before resizing, so that `store_size`
+    changes neither order nor splits.
+
+    Args:
+        root: The option `data.root`.
+        part: "train", "val" or "test".
+        store_size: Side in pixels to which pictures are resized. None: 32, as published.
 
     Raises:
         ConfigError: A file cannot be read or holds something else. The message names it.
@@ -81,7 +87,8 @@ def read_cifar100(root: str | None, part: PartName, *, store_size: int | None = 
 def read_cifar10(root: str | None, part: PartName, *, store_size: int | None = None) -> Pictures | None:
     """Read one part of CIFAR-10; return None for "val".
 
-    It works like `read_cifar100`, but compares the md5 sums of the files with the published ones.
+    It has the arguments of `read_cifar100`. It compares the md5 sums of the files with the published ones, so
+    that the same pictures in other files also give a warning.
 
     Raises:
         ConfigError: A file cannot be read or holds something else. The message names it.
@@ -115,7 +122,10 @@ def _finish(pictures: Pictures, store_size: int | None, warnings: tuple[str, ...
 
 
 def resize_pictures(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize pictures to (N, 3, size, size) uint8: bicubic, antialiased."""
+    """Resize pictures (bicubic, antialiased).
+
+    (N, 3, H, W) uint8 to (N, 3, size, size) uint8.
+    """
     resized = np.empty((len(images), 3, size, size), np.uint8)
     for start in range(0, len(images), 1000):
         block = torch.from_numpy(images[start : start + 1000]).float()

@@ -18,7 +18,7 @@ NOT_READ = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """Return the file name suffixes, in lower case, of the readable formats."""
+    """Return the file name suffixes of the readable formats, such as ".png"."""
     known = Image.registered_extensions().items()
     return frozenset(suffix for suffix, name in known if name in formats())
 
@@ -33,8 +33,9 @@ def formats() -> tuple[str, ...]:
 def decode(picture: str | Path | Image.Image, size: int) -> np.ndarray:
     """Decode the middle square of a picture, resized (bicubic, antialiased).
 
-    A file may have any format and mode that Pillow reads. It is rotated by its EXIF orientation, transparent
-    pixels are blended with white, 16-bit values are scaled to 8 bits. The first of several frames is used.
+    The picture may have any format of `formats` and any mode. It is rotated as its EXIF orientation says,
+    transparent pixels are blended with white, and 16-bit values are scaled to 8 bits. Of several frames, the
+    first is used.
 
     Args:
         picture: A path or an opened picture.
@@ -56,9 +57,9 @@ def decode(picture: str | Path | Image.Image, size: int) -> np.ndarray:
 
 
 def decode_or_raise(picture: str | Path | Image.Image, size: int) -> np.ndarray:
-    """Decode like `decode`, but raise Pillow's own warnings and errors.
+    """Decode like `decode`, but pass on Pillow's warnings and errors.
 
-    Worker threads call it: `decode` suppresses warnings, which is not safe in a thread.
+    Threads must use this function, because `decode` suppresses warnings in a way that is not thread-safe.
     """
     if not isinstance(picture, Image.Image):
         with Image.open(picture, formats=formats()) as opened:
@@ -97,7 +98,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def picture_fault(error: Exception) -> str:
-    """Explain in a few words why a picture cannot be read."""
+    """Explain in a few words an error of `decode_or_raise`."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that Pillow reads"
     return reason_of(error)

@@ -45,18 +45,18 @@ class Archive:
 
     @property
     def file(self) -> str:
-        """Return the file name of the archive."""
+        """The archive's file name, the last part of `url`."""
         return self.url.rpartition("/")[2]
 
     def complete(self, folder: Path) -> bool:
-        """Tell whether `folder` has all known files."""
+        """Tell whether `folder` holds all files of `members`."""
         return all((folder / name).is_file() for name in self.members)
 
 
 def search_places(root: str | None) -> list[Path]:
     """Return the places to search for a published data set, in order.
 
-    They are `data.root`, CIFARLAB_DATA and the user's cache folder.
+    They are `root` (option `data.root`), the environment variable CIFARLAB_DATA, if set, and the user cache.
     """
     given = [place for place in (root, os.environ.get("CIFARLAB_DATA")) if place]
     return [*(Path(place).expanduser() for place in given), cache_folder("data")]
@@ -65,10 +65,10 @@ def search_places(root: str | None) -> list[Path]:
 def locate(archive: Archive, root: str | None) -> Path:
     """Return the folder with the archive's files; download them if needed.
 
-    Each of `search_places` may be or hold the extracted folder, or be or hold the `.tar.gz`. The `.tar.gz`
-    may also lie in a folder of the extracted one's name. A `.tar.gz` is unpacked in its own folder, or in the
-    cache folder if that cannot be written. If nothing is found, the archive is downloaded to the first place:
-    `data.root` says where the data are or should be.
+    Each of `search_places` may be the extracted folder or the `.tar.gz`, or a folder that holds one of them.
+    The `.tar.gz` may also lie in a folder called `archive.folder`. It is unpacked in the folder that it lies
+    in or, if that is read-only, in the cache folder. If nothing is found, the archive is downloaded to the
+    first place, which is `data.root` if that is set.
 
     Raises:
         ConfigError: An archive or folder is incomplete or damaged.
@@ -94,7 +94,7 @@ def is_at_hand(archive: Archive, root: str | None) -> bool:
 
 
 def _tarball(archive: Archive, place: Path) -> Path | None:
-    """Return the `.tar.gz` at a place or in its archive's folder."""
+    """Return the `.tar.gz` if `place` is or holds it, else None."""
     known = (place, place / archive.file, place / archive.folder / archive.file)
     return next((path for path in known if path.is_file()), None)
 
@@ -109,7 +109,7 @@ def _extracted(archive: Archive, place: Path) -> Path | None:
 
 
 def _refuse_other_content(archive: Archive, folder: Path) -> None:
-    """Raise ConfigError if an incomplete `folder` holds files of the user."""
+    """Raise ConfigError if `folder`, which lacks members, is not empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         lacking = next(name for name in archive.members if not (folder / name).is_file())
         raise ConfigError(
@@ -132,14 +132,14 @@ def md5_of(path: Path) -> str:
 
 
 def unpack(archive: Archive, tarball: Path, target: Path) -> None:
-    """Verify the md5 sum, then extract the known files, all or none.
+    """Verify the md5 sum, then extract `archive.members`, all or none.
 
-    Nothing is done if `target` is complete. Unknown members are skipped. A member's name and type never
-    decide where a byte is written.
+    Nothing is done if `target` is complete. Other files of the archive are skipped. All output paths come
+    from `archive.members`, so a manipulated file cannot write anywhere else.
 
     Args:
         archive: The published archive.
-        tarball: Its file.
+        tarball: Path of the `.tar.gz`.
         target: The folder to create.
 
     Raises:
@@ -183,13 +183,13 @@ def _extract(archive: Archive, tar: tarfile.TarFile, folder: Path) -> None:
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Download an archive into `folder` and unpack it there.
+    """Download an archive into `folder`, unpack it, return the new folder.
 
-    An earlier download is resumed from its `.part` file.
+    An unfinished download is resumed from its `.part` file.
 
     Raises:
-        DataUnavailable: The address cannot be reached, or sent another file. In the first case nothing is
-            created.
+        DataUnavailable: The server cannot be reached, or sent another file. If it cannot be reached at the
+            start, nothing is created.
     """
     target, part = folder / archive.folder, folder / f"{archive.file}.part"
     if not _is_whole(archive, part):
@@ -217,7 +217,7 @@ def _is_whole(archive: Archive, part: Path) -> bool:
 
 
 def _ask(archive: Archive, folder: Path, start: int) -> http.client.HTTPResponse:
-    """Open the address, from byte `start` on."""
+    """Request the archive from byte `start` on; `folder` is for messages."""
     headers = {"User-Agent": "cifarlab"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         return urllib.request.urlopen(
@@ -241,9 +241,9 @@ def _unavailable(archive: Archive, folder: Path, reason: object) -> DataUnavaila
 
 
 def _download(archive: Archive, folder: Path, part: Path) -> None:
-    """Fill `part` up to the length that the server states.
+    """Download the archive to `part`, which may hold its first bytes.
 
-    After a cut connection it asks again, as long as each answer brings more bytes.
+    After a cut connection the rest is requested again, as long as each response brings more bytes.
     """
     start, most = part.stat().st_size if part.is_file() else 0, None
     with progress(f"fetching {archive.url} to {folder}", size=True) as report:
@@ -271,7 +271,7 @@ def _download(archive: Archive, folder: Path, part: Path) -> None:
 def _receive(
     response: http.client.HTTPResponse, part: Path, start: int, report: Callable[[int], None]
 ) -> tuple[int, Exception | None]:
-    """Write the response behind the first `start` bytes of `part`.
+    """Write the response after the first `start` bytes of `part`.
 
     Returns:
         The size of `part` afterwards, and the error that cut the response short, or None.

@@ -29,14 +29,14 @@ FILES_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class Listing:
-    """The picture files of one part.
+    """The picture files of one part (train, val or test).
 
     Attributes:
         folder: Folder of the part.
         classes: Class names by label.
-        files: Paths below `folder`.
-        labels: (N,) int64.
-        digest: Of names, sizes and modification times.
+        files: Path of each file, relative to `folder`.
+        labels: Label of each file, (N,) int64.
+        digest: Hash of the names, sizes and modification times of all files.
     """
 
     folder: Path
@@ -53,21 +53,21 @@ def read_folder(root: str | None, part: PartName, size: int, *, skip_broken: boo
     `test/` exists too. Files are searched at any depth below a class folder. Hidden files and files without
     the suffix of a picture format are skipped.
 
-    The images are memory-mapped, copy on write, from a cache. It is rebuilt when the name, size or time of
-    any file changes.
+    The decoded images are cached, and memory-mapped (copy on write). They are decoded again when the name,
+    size or modification time of any file changes.
 
     Args:
         root: The option `data.root`.
         part: "train", "val" or "test".
-        size: Side in pixels.
+        size: Side of the decoded images in pixels.
         skip_broken: Leave out files that cannot be read, with a note, instead of raising.
 
     Returns:
         The pictures, or None if the folder has no such part.
 
     Raises:
-        ConfigError: The folder has another form, the classes differ between the parts, a class is empty, or a
-            file cannot be read (unless `skip_broken`).
+        ConfigError: The folder has another layout, the classes differ between the parts, a class is empty, or
+            a file cannot be read (unless `skip_broken`).
     """
     if root is None:
         raise ConfigError(
@@ -102,7 +102,10 @@ def read_folder(root: str | None, part: PartName, size: int, *, skip_broken: boo
 
 
 def _classes(parts: dict[str, Path]) -> tuple[str, ...]:
-    """Return the sorted class names, which must be equal in all parts."""
+    """Return the sorted class names, which all parts must share.
+
+    `parts` holds the folder of each part, by name.
+    """
     found = {
         part: {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
         for part, folder in parts.items()
@@ -122,7 +125,7 @@ def _classes(parts: dict[str, Path]) -> tuple[str, ...]:
 
 
 def list_pictures(folder: Path, classes: tuple[str, ...]) -> Listing:
-    """List every picture file below the class folders, sorted.
+    """List the picture files below all class folders, sorted by path.
 
     Raises:
         ConfigError: A class folder holds no pictures.
@@ -141,12 +144,12 @@ def list_pictures(folder: Path, classes: tuple[str, ...]) -> Listing:
 
 
 def _walk(folder: Path, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
-    """Yield (path, size, modification time) of each picture file below a folder.
+    """Yield (path, bytes, modification time in ns) of a folder's picture files.
 
     Args:
-        folder: The folder to search.
-        relative: The prefix of the paths that are yielded.
-        above: Device and inode of each parent folder, to detect links back to one of them.
+        folder: The folder to search, at any depth.
+        relative: The path of `folder` with which all yielded paths begin.
+        above: (device, inode) of each parent folder, to detect links back to one of them.
     """
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
@@ -172,9 +175,9 @@ Cached = tuple[np.ndarray, np.ndarray, np.ndarray, list[list[str]]]
 
 
 def _cached(listing: Listing, size: int) -> Cached:
-    """Return images, labels, digests and unreadable files; decode them if not cached.
+    """Return images, labels, digests and unreadable files, from the cache.
 
-    An unreadable file is a list [file, reason].
+    If they are not cached, the files are decoded first. An unreadable file is a list [file, reason].
     """
     key = hashlib.blake2b(os.fsencode(listing.folder), digest_size=6).hexdigest()
     parent, part = listing.folder.parent.name[:40], listing.folder.name
@@ -193,7 +196,7 @@ def _cached(listing: Listing, size: int) -> Cached:
 
 
 def _open(target: Path, listing: Listing, size: int) -> Cached | None:
-    """Open a cache entry; return None if missing, damaged or outdated."""
+    """Open the cache entry `target`; return None if absent, damaged or outdated."""
     try:
         meta = json.loads((target / "meta.json").read_text())
         # Copy on write, because torch warns about read-only arrays. Nothing ever writes to them.
@@ -226,7 +229,7 @@ def _try(path: Path, size: int) -> tuple[np.ndarray | None, str]:
 
 
 def _build(folder: Path, listing: Listing, size: int) -> None:
-    """Decode all files of a listing into a new cache entry."""
+    """Decode all files of a listing into a new cache entry, `folder`."""
     count = len(listing.files)
     need, free = count * 3 * size * size, shutil.disk_usage(folder).free
     if need > free:  # writing to a memory map without room kills the process
@@ -269,7 +272,7 @@ def _build(folder: Path, listing: Listing, size: int) -> None:
 
 
 def _drop(path: Path, rows: np.ndarray) -> None:
-    """Keep only `rows` of the array in a file."""
+    """Keep only `rows` of the array in a .npy file."""
     old: Any = np.load(path, mmap_mode="r")
     kept: Any = np.lib.format.open_memmap(
         path.with_name("kept.npy"), "w+", np.uint8, (len(rows), *old.shape[1:])

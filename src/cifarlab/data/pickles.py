@@ -53,9 +53,9 @@ class _Array:
 
 
 class _NDArray:
-    """A stand-in for `numpy.ndarray` as the class argument of `_reconstruct`.
+    """A stand-in for `numpy.ndarray` as the class that a file passes to `_reconstruct`.
 
-    `_Array`, the stand-in for `_reconstruct`, ignores the argument. No instance of this class is needed.
+    `_Array`, the stand-in for `_reconstruct`, ignores this argument, so the class is never instantiated.
     """
 
 
@@ -78,16 +78,17 @@ OPCODES = frozenset(getattr(pickle, name)[0] for name in ALLOWED_NAMES.split())
 
 
 class RefusedError(pickle.UnpicklingError):
-    """The file names a global that is not admitted."""
+    """The file names a global that is not in `ADMITTED`."""
 
 
 # Based on Python's unpickler in Python, not the one in C. The one in C makes its memo as long as any index in
 # a damaged or hostile file (64 GB for four bytes), and its table of opcodes is fixed. Reading CIFAR-100's
 # train takes 0.6 s.
 class Unpickler(pickle._Unpickler):
-    """An unpickler of arrays of integers (as `_Array`), and of plain values.
+    """An unpickler that accepts only arrays of integers and plain values.
 
-    Plain values are lists, tuples, dicts with string keys, strings, numbers, booleans and None.
+    An array is returned as `_Array`. Plain values are lists, tuples, dicts with string keys, strings,
+    numbers, booleans and None.
     """
 
     stack: list[Any]
@@ -155,12 +156,15 @@ PickledValue: TypeAlias = "int | float | bytes | str | list[PickledValue] | np.n
 def read_pickle(path: Path) -> dict[str, PickledValue]:
     """Read the dict of a CIFAR file.
 
+    Nothing that the file names is imported or run.
+
     Returns:
-        Values by key. Keys are str, arrays are read-only and of integers, other strings are as in the file.
+        Values by key. Keys are str. Arrays are read-only and hold integers. Strings among the values are
+            bytes or str, as in the file.
 
     Raises:
-        ConfigError: The file is missing, damaged, or holds anything else. The message names the file, and a
-            global that is not admitted. Nothing that the file names is imported or run.
+        ConfigError: The file is missing or damaged, or holds something that `Unpickler` refuses. The message
+            names the file and, if that is the reason, the global that is not admitted.
     """
     again = "; remove it to have the published archive unpacked again"
     try:

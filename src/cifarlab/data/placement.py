@@ -13,15 +13,15 @@ from cifarlab.data.splits import Split, Splits
 
 
 def place_split(split: Split, device: torch.device) -> Split:
-    """Move one split to `device`, with the memory budget of `place_all`."""
+    """Move one split to `device`, within the memory budget of `place_all`."""
     return _mover(device)(split)
 
 
 def place_all(splits: Splits, device: torch.device) -> Splits:
-    """Move all splits to `device`; pictures that splits share move once.
+    """Move all splits to `device`; images that splits share move once.
 
-    Pictures beyond the device's `picture_budget` stay on the host. Their batches are gathered there and then
-    copied to the device of the labels.
+    Images that exceed the device's `picture_budget` stay on the host. Their batches are gathered on the host
+    and then copied to the device, where the labels are.
     """
     move = _mover(device)
     train = move(splits.train)  # First, because no other split is read as often.
@@ -47,7 +47,10 @@ def _mover(device: torch.device) -> Callable[[Split], Split]:
 
 
 def left_on_host(*splits: Split | None) -> list[str]:
-    """Return a line for the user if pictures stayed on the host."""
+    """Return a line for the user if pictures stayed on the host.
+
+    The list is empty if all are on the device.
+    """
     away = [split for split in splits if split is not None and split.rows.device != split.labels.device]
     if not away:
         return []

@@ -49,11 +49,11 @@ def folder(data: DataConfig, part: PartName) -> Pictures | None:
     the two, it is the test set, and validation pictures are held out of train/. Files are searched at any
     depth below a class folder. Hidden files and files without the suffix of a picture format are skipped.
 
-    The middle square of each picture is kept, at `data.store_size`. Decoded pictures are cached. They are
-    decoded again when the name, size or time of a file changes.
+    The middle square of each picture is kept, resized to `data.store_size`. Decoded pictures are cached. They
+    are decoded again when the name, size or modification time of a file changes.
 
     Raises:
-        ConfigError: If the folder has another form, the classes differ between the parts, a class is empty,
+        ConfigError: If the folder has another layout, the classes differ between the parts, a class is empty,
             or, unless `data.skip_broken`, a file cannot be read.
     """
     return read_folder(data.root, part, kept_size(data), skip_broken=data.skip_broken)
@@ -70,9 +70,9 @@ def synthetic(
 ) -> Pictures | None:
     """Pictures drawn by the program: 100 classes in 20 superclasses, no download.
 
-    A class is a shape, a texture and a color. A superclass is a shape. Picture i shows class i modulo 100.
-    The pictures depend on `seed` here and not on `train.seed`. At another size the scenes are the same and
-    the noise differs.
+    A class is a combination of shape, texture and color. A superclass is a shape. Picture i shows class i
+    modulo 100. The pictures depend on the option `seed` of this data set and not on `train.seed`. At another
+    size the scenes are the same and the noise differs.
 
     Args:
         train: Number of training pictures.
@@ -88,20 +88,22 @@ def synthetic(
 
 
 def synthetic_labels(num: int) -> np.ndarray:
-    """Return the labels (num,) int64 of a part of the synthetic set."""
+    """Return the labels of `num` synthetic pictures, (num,) int64."""
     return np.arange(num, dtype=np.int64) % len(drawing.CLASSES)
 
 
 def kept_size(data: DataConfig) -> int:
     """Return the side, in pixels, at which pictures are stored.
 
-    This is `store_size`, or else the largest size that the run uses.
+    This is `data.store_size`, or by default the largest size at which the run uses them.
     """
     return data.store_size or max(data.image_size, *data.train_sizes)
 
 
 def draw_once(num: int, size: int, seed: int, split: str) -> np.ndarray:
-    """Draw pictures of the synthetic set; cache and memory-map a large set.
+    """Draw pictures of the synthetic set; cache a large set.
+
+    The arguments are those of `cifarlab.data.synthetic.draw`. Cached pictures are memory-mapped.
 
     Returns:
         (num, 3, size, size) uint8.

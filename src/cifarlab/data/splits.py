@@ -22,16 +22,16 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 
 @dataclass(frozen=True)
 class Pictures:
-    """One published part of a data set.
+    """One part of a data set (train, val or test), as its reader returns it.
 
     Attributes:
         images: (N, 3, H, W) uint8, possibly memory-mapped.
         labels: (N,) int64.
         classes: Class names by label.
-        digests: (N,) 'V16', a digest of each picture's pixels. They define the canonical order and reveal
-            exact duplicates.
-        superclasses: Names, if the data set has superclasses.
-        superclass_of: The superclass of each label.
+        digests: (N,) 'V16', a hash of each picture's pixels. It defines the canonical order (`order`), and
+            exact duplicates have equal hashes.
+        superclasses: Names of the superclasses. Empty if the data set has none.
+        superclass_of: Index of each label's superclass in `superclasses`. Empty if there are none.
         notes: Lines for the run's record.
         warnings: Lines for the run's record that the user should act on.
     """
@@ -46,16 +46,19 @@ class Pictures:
     warnings: tuple[str, ...] = ()
 
     def order(self) -> np.ndarray:
-        """Return the rows in canonical order: by content, then by label.
+        """Return the rows in canonical order: by digest, then by label.
 
-        The order, (N,) int64, does not depend on how the data set is packaged.
+        The result is (N,) int64. The order does not depend on how the data set is packaged.
         """
         return np.lexsort(
             (self.labels, *np.ascontiguousarray(self.digests).view(">u8").reshape(-1, 2).T[::-1])
         )
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits of pixels and labels, independent of their order."""
+        """Return a hash of all pixels and labels, 32 hex digits.
+
+        It does not depend on the order of the pictures.
+        """
         rows = self.order()
         state = hashlib.blake2b(digest_size=16)
         state.update(np.ascontiguousarray(self.digests[rows]).tobytes())
@@ -73,11 +76,12 @@ def digest_pictures(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures of one purpose (training, validation, test), gathered by index.
+    """The samples for one purpose: training, validation or test.
 
     Attributes:
-        images: (M, 3, H, W) uint8, shared between splits. On the device, or on the host if they do not fit.
-        rows: (N,) int64, the index into `images` of each sample, on the same device as `images`.
+        images: (M, 3, H, W) uint8, may be shared by several splits. On the device, or on the host if they do
+            not fit.
+        rows: (N,) int64, the index of each sample in `images`, on the same device as `images`.
         labels: (N,) int64, on the device.
         ids: (N,) int64, on the device: each sample's index in the canonical order of its part. A sample's
             random numbers are keyed by its id.
@@ -95,8 +99,8 @@ class Split:
         """Return images, labels and ids of the samples at `positions`.
 
         Args:
-            positions: (B,) int64, on the device of `rows`. Positions on a GPU for pictures on the host would
-                make the host wait for the GPU.
+            positions: (B,) int64, from 0 to N - 1, on the device of `rows`. If they were on a GPU and the
+                images on the host, the host would have to wait for the GPU.
 
         Returns:
             uint8 images (B, 3, H, W), labels (B,) and ids (B,), on the device of `labels`.
@@ -106,7 +110,10 @@ class Split:
         return images.to(self.labels.device, non_blocking=True), self.labels[positions], self.ids[positions]
 
     def first(self, count: int) -> Split:
-        """Return the first samples: a random sample, since a hash orders them."""
+        """Return a split with the first `count` samples.
+
+        Because samples are ordered by a hash, they are a random subset.
+        """
         return Split(self.images, self.rows[:count], self.labels[:count], self.ids[:count])
 
 
@@ -117,11 +124,11 @@ class Splits:
     Attributes:
         train: Training pictures.
         val: Validation pictures, or None if there are none.
-        test: Test pictures, or None unless the caller asked for them: data that is not read cannot leak.
+        test: Test pictures, or None if they were not asked for: data that is not read cannot leak.
         classes: Class names by label.
-        superclasses: Names, if the data set has superclasses.
-        superclass_of: The superclass of each label.
-        fingerprint: `Pictures.fingerprint()` of each part that was read.
+        superclasses: Names of the superclasses. Empty if the data set has none.
+        superclass_of: Index of each label's superclass in `superclasses`. Empty if there are none.
+        fingerprint: `Pictures.fingerprint()` of each part that was read, by the part's name.
         notes: Lines for the run's record.
         warnings: Lines for the run's record that the user should act on.
     """
@@ -138,11 +145,14 @@ class Splits:
 
 
 def read_data(data: DataConfig, part: PartName) -> Pictures | None:
-    """Read one part as published; return None if there is none.
+    """Read one part with the data set's reader and check it.
+
+    Returns:
+        The pictures, or None if the data set has no such part.
 
     Raises:
-        ConfigError: The part cannot be read, there is no train part, or images, labels and classes do not fit
-            together.
+        ConfigError: The part cannot be read, the training part is missing, or images, labels and classes do
+            not fit together.
     """
     pictures: Pictures | None = data.dataset.build(data, part)
     if pictures is None and part != "train":
@@ -169,9 +179,9 @@ def load_splits(data: DataConfig, seed: int, *, with_test: bool = False) -> Spli
     them from the training part.
 
     Args:
-        data: The section `data`.
-        seed: Seed of the selection of validation pictures and of `data.limit`.
-        with_test: Read the test part, too.
+        data: The section `data` of the configuration.
+        seed: Seed of the selection of validation pictures, and of the `data.limit` training pictures.
+        with_test: Whether to read the test part, too.
 
     Raises:
         ConfigError: The data cannot be read, has a single class, or is too small for `data.val`, `data.limit`
@@ -222,7 +232,7 @@ def load_splits(data: DataConfig, seed: int, *, with_test: bool = False) -> Spli
 
 
 def _refuse_other_classes(part: str, classes: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ConfigError if a part's classes are not `known`, those of train."""
+    """Raise ConfigError if a part's classes differ from `known`, those of train."""
     found = f"has {len(classes)} classes, train has {len(known)}" if len(classes) != len(known) else ""
     for label, (theirs, ours) in enumerate(zip(classes, known, strict=False)):
         if theirs != ours and not found:
@@ -248,9 +258,10 @@ def load_test(data: DataConfig) -> tuple[Split, Pictures]:
 
 
 def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -> tuple[Split, ...]:
-    """Return a split for each array of ids over shared pictures.
+    """Return a split for each array of ids.
 
-    Pictures are copied only if at most half of them are used.
+    The splits share one image tensor. The ids are indices into `order`. Images are copied only if at most
+    half of them are used.
     """
     used = np.sort(np.concatenate(parts))
     rows = order[used]
@@ -272,7 +283,7 @@ def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -
 
 
 def _keep(source: Pictures, data: DataConfig) -> Split:
-    """Return a whole part as a split, limited to the used classes."""
+    """Return a whole part as a split, limited to the first `data.classes`."""
     order = source.order()
     ids = np.flatnonzero(source.labels[order] < (data.classes or len(source.classes)))
     return _share(source, order, (ids,))[0]

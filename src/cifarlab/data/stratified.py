@@ -11,13 +11,13 @@ from cifarlab.core.random import hash_each
 def choose(labels: np.ndarray, groups: np.ndarray, ids: np.ndarray, count: int, key: int) -> np.ndarray:
     """Select `count` of N samples, stratified by label, keeping groups together.
 
-    A group is taken whole or not at all. The rank of a sample depends on its id and the key alone. Fewer than
-    `count` samples are taken only if the remaining groups are too large.
+    A group is taken as a whole or not at all. Groups are tried in the order of a hash of ids and key. Fewer
+    than `count` samples are taken if the remaining groups are too large.
 
     Args:
         labels: (N,) int64.
-        groups: (N,) samples with equal values form a group.
-        ids: (N,) int64.
+        groups: (N,). Samples with equal values form a group.
+        ids: (N,) int64, the ids to be hashed.
         count: Number of samples to take.
         key: A 64-bit seed.
 
@@ -40,9 +40,10 @@ def choose(labels: np.ndarray, groups: np.ndarray, ids: np.ndarray, count: int, 
 
 
 def _quota(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return how many samples of each label a stratified `count` takes.
+    """Return how many of `count` samples to take from each label.
 
-    Fractions are rounded by largest remainders. The result is (max label + 1,) int64.
+    They are proportional to the frequencies of the labels, rounded by the largest remainder method. The
+    result is (largest label + 1,) int64.
     """
     exact = np.bincount(labels) * (count / len(labels))
     quota = np.floor(exact).astype(np.int64)

@@ -1,4 +1,7 @@
-"""The built-in synthetic data set: 100 classes of shape, texture and colour, drawn by arithmetic alone."""
+"""The built-in synthetic data set: pictures of 100 classes, combinations of shape, texture and colour.
+
+Pictures are equal on every machine, bit for bit.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +33,9 @@ _PIXELS_AT_ONCE = 1 << 17  # per channel: half a megabyte of float32, which fits
 
 
 class _Dice:
-    """An iterator over the columns of a (n, _NUM_UNIFORMS) array.
+    """A source of random numbers for n pictures, from a (n, _NUM_UNIFORMS) array.
 
-    Each call returns the next column, scaled to [low, high) and shaped (n, 1, 1).
+    Each call returns the next column, scaled to [low, high), as (n, 1, 1).
     """
 
     def __init__(self, uniforms: Floats) -> None:
@@ -53,7 +56,10 @@ def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
 
 
 def _capsule_distance(dice: _Dice, x: Floats, y: Floats, reach: float, thick: tuple[float, float]) -> Floats:
-    """Return the signed distance to a random thick line with round ends."""
+    """Return the signed distance to a random capsule, negative inside.
+
+    `reach` limits the length of the capsule, and `thick` is the range of its radius.
+    """
     from_x, from_y = x - dice(-1.1, 1.1), y - dice(-1.1, 1.1)
     edge_x, edge_y = dice(-reach, reach), dice(-reach, reach)
     return segment_distance(from_x, from_y, edge_x, edge_y) - dice(*thick)
@@ -62,7 +68,7 @@ def _capsule_distance(dice: _Dice, x: Floats, y: Floats, reach: float, thick: tu
 def _texture(name: str, dice: _Dice, distance: Floats, x: Floats, y: Floats, blur: Floats) -> Floats:
     """Return the second colour's share at each pixel, in [0, 1].
 
-    `blur` is the width of a pixel in the shape's frame.
+    `blur` is the width of a pixel in the coordinates of the shape.
     """
     density, shift_x, shift_y = dice(1.5, 2.1), dice(), dice()
     u, v = x * density + shift_x, y * density + shift_y
@@ -96,9 +102,10 @@ def _blend(canvas: Floats, colour: Floats, cover: Floats) -> None:
 
 
 def _paint(label: int, uniforms: Floats, size: int) -> Floats:
-    """Paint pictures of one class, without noise, from their uniform numbers.
+    """Paint pictures of one class, without noise.
 
-    Returns (n, 3, size, size) of values about [0, 1]; `uniforms` is (n, _NUM_UNIFORMS).
+    `uniforms` (n, _NUM_UNIFORMS) holds the random numbers of each picture. The result is (n, 3, size, size).
+    Its values may lie outside [0, 1].
     """
     shape, texture, colour = _LOOKS[label]
     dice = _Dice(uniforms)
@@ -146,9 +153,9 @@ def _noise(words: NDArray[np.uint64]) -> Floats:
 
 
 def _photograph(label: int, indices: range, size: int, seed: int, split: int) -> Floats:
-    """Draw pictures of one class.
+    """Draw the pictures `indices`, all of one class, with noise.
 
-    Returns floats (n, 3, size, size) with whole values from 0 to 255.
+    The result is (n, 3, size, size) floats with whole values from 0 to 255.
     """
     num_values = 3 * size * size
     words = np.stack(
@@ -169,7 +176,7 @@ def _photograph(label: int, indices: range, size: int, seed: int, split: int) ->
 def draw(num: int, *, size: int = 32, seed: int = 0, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """Draw the first `num` pictures of a split.
 
-    Picture i shows class i % 100. It is a function of (seed, split, i) and the size alone. At another size
+    Picture i shows class i % 100. It depends on nothing but i, `seed`, `split` and `size`. At another size
     the scene is the same and the noise differs.
 
     Args:

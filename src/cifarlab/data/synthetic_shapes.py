@@ -14,7 +14,7 @@ Points = tuple[tuple[float, float], ...]
 
 
 class Disc(NamedTuple):
-    """A disc, added to a shape or removed if `cut`."""
+    """A disc, which is added to a shape, or removed from it if `cut`."""
 
     x: float
     y: float
@@ -23,7 +23,7 @@ class Disc(NamedTuple):
 
 
 class Polygon(NamedTuple):
-    """A simple polygon, added to a shape or removed if `cut`."""
+    """A simple polygon, which is added to a shape, or removed from it if `cut`."""
 
     points: Points
     cut: bool = False
@@ -127,9 +127,9 @@ SHAPES: dict[str, tuple[Disc | Polygon, ...]] = {
 
 
 def shape_distance(shape: str, x: Floats, y: Floats) -> Floats:
-    """Return the signed distance to the shape's outline, negative inside.
+    """Return the signed distance of points to a shape's outline, negative inside.
 
-    It is exact near the outline only.
+    It is exact only near the outline.
     """
     distance = np.full_like(x, np.inf)
     for part in SHAPES[shape]:

@@ -30,7 +30,7 @@ _UNCHANGED = 1 / 512
 
 @check("batch", "warning", "set model.backbone.stem=cifar, or a larger data.image_size")
 def last_map_1x1(probe: Probe) -> Reasons:
-    """The feature map is one pixel at the last convolution, so only its kernels' centres learn."""
+    """The last convolution's output is a single pixel, so all spatial information is lost."""
     size = min(probe.config.data.image_size, *probe.config.data.train_sizes)
     name, side = _last_map(probe.model, size)
     if side == 1:
@@ -38,7 +38,10 @@ def last_map_1x1(probe: Probe) -> Reasons:
 
 
 def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
-    """Return the last convolution with a kernel above 1 x 1: (name, output's larger side)."""
+    """Return the last convolution with a kernel larger than 1 x 1.
+
+    The result is (name, larger side of the output in pixels).
+    """
     seen = [("", 0)]
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -100,7 +103,7 @@ def augmentation_idle(probe: Probe) -> Reasons:
 
 
 def _changed(one: Tensor, other: Tensor) -> Tensor:
-    """Tell which pictures differ by more than rounding: (B,) bool."""
+    """Return which pictures differ by more than rounding errors, (B,) bool."""
     return (one - other).abs().flatten(1).amax(1) > _UNCHANGED
 
 
@@ -112,7 +115,7 @@ def no_effect_on_model(probe: Probe) -> Reasons:
 
 @check("batch", "warning", "check the head's initial weights and model.normalize")
 def initial_loss(probe: Probe) -> Reasons:
-    """Before training, the cross-entropy is far from log(classes), that of random guessing."""
+    """The cross-entropy before training is far from that of random guessing, log(classes)."""
     output, batch = probe.first.output, probe.first.batch
     guess = math.log(probe.model.num_classes)
     # Cosines x 64 are far from guessing by design. Weights of a model.init may already know the classes.
@@ -136,7 +139,7 @@ def gradient_not_finite(probe: Probe) -> Reasons:
 
 @check("batch", "error", "use a loss that depends on the block, or freeze it by name (model.freeze)")
 def gradient_zero(probe: Probe) -> Reasons:
-    """A block of trained weights gets no gradient."""
+    """A block of trainable weights gets no gradient."""
     still = [name for name, norm in _norms_of_blocks(probe) if norm == 0]
     if still and any(probe.objective.weights.values()):
         more = f" and {len(still) - 3} more" if len(still) > 3 else ""
@@ -144,7 +147,10 @@ def gradient_zero(probe: Probe) -> Reasons:
 
 
 def _norms_of_blocks(probe: Probe) -> Iterator[tuple[str, float]]:
-    """Return (block, norm of its gradient). Parameters whose names share three words form a block."""
+    """Return (block, norm of its gradient) for each block.
+
+    A block is the parameters of modules whose dotted names begin with the same three words.
+    """
     # Not by layer: if the last scale of a residual block starts at 0, its other layers get no gradient yet.
     blocks: dict[str, list[float]] = {}
     for name, gradient in zip(probe.first.names, probe.first.gradients, strict=True):
@@ -155,14 +161,14 @@ def _norms_of_blocks(probe: Probe) -> Iterator[tuple[str, float]]:
 
 @check("batch", "warning", "get the published data, or do not compare with published figures", told=True)
 def data_altered(probe: Probe) -> Reasons:
-    """The data differ from the published ones, as their fingerprint shows."""
+    """The data set differs from the published one."""
     if probe.data_at_hand:
         yield from probe.job.splits.warnings
 
 
 @check("batch", "warning", "remove them from one of the two folders (`data.root`)")
 def validation_in_train(probe: Probe) -> Reasons:
-    """Some validation pictures are also training pictures, pixel by pixel."""
+    """Some validation pictures are identical to training pictures."""
     splits = probe.job.splits
     # A drawn validation split takes all copies of a picture. Only a published `val` part can overlap.
     if probe.data_at_hand and splits.val is not None and "val" in splits.fingerprint:

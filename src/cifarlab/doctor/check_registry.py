@@ -1,4 +1,4 @@
-"""The registry of the doctor's checks, and `Finding`, a problem of a recipe."""
+"""The registry of the doctor's checks, and their results (`Finding`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINDING_LEVELS: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Finding(Record):
-    """A problem of a recipe.
+    """A problem that a check found in a recipe.
 
     Attributes:
         id: Name of the check.
@@ -36,7 +36,7 @@ class Finding(Record):
     fix: str
 
     def __str__(self) -> str:
-        """Return the finding as a line in the form of a run's warnings."""
+        """Return the reason and the fix as one line."""
         return f"{self.reason}; {self.fix}"
 
 
@@ -46,11 +46,12 @@ class Check:
 
     Attributes:
         id: Name of the check.
-        stage: What it needs.
+        stage: What it needs: only the configuration (static), a small batch (batch), or a short training or
+            the teacher's outputs (deep).
         severity: Severity of its findings.
         fix: What to do about a finding.
         meaning: What a finding means: the first line of the docstring.
-        look: The check itself. It yields a reason for each finding.
+        look: The function of the check. It yields a reason for each finding.
         told: Whether training warns of the same problem by itself.
     """
 
@@ -63,7 +64,7 @@ class Check:
     told: bool
 
     def findings(self, subject: Any) -> list[Finding]:
-        """Apply the check to a `Planned` (static) or a `Probe` (batch, deep)."""
+        """Run the check on a `Planned` (static) or a `Probe` (batch, deep)."""
         pairs = [(said, self.fix) if isinstance(said, str) else said for said in self.look(subject)]
         return [Finding(id=self.id, severity=self.severity, reason=reason, fix=fix) for reason, fix in pairs]
 
@@ -87,9 +88,9 @@ def check(
     The check has the name of the function. The first line of its docstring describes its findings.
 
     Args:
-        stage: What the check needs.
+        stage: What the check needs, see `Check`. The function gets a `Planned` if static, else a `Probe`.
         severity: Severity of its findings.
-        fix: What to do about a finding.
+        fix: What to do about a finding, unless the function yields (reason, fix) instead of a reason.
         told: Whether training warns of the same problem by itself.
     """
 
@@ -102,10 +103,16 @@ def check(
 
 
 def run_checks(stage: Stage, subject: Any) -> list[Finding]:
-    """Return the findings of a stage's checks, in the order of registration."""
+    """Run a stage's checks in the order of registration; return their findings.
+
+    `subject` is a `Planned` for the static stage, else a `Probe`.
+    """
     return [found for each in CHECKS.values() if each.stage == stage for found in each.findings(subject)]
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Sort findings by severity, errors first. Findings of the same severity keep their order."""
+    """Sort findings by severity, errors first.
+
+    Findings of the same severity keep their order.
+    """
     return sorted(findings, key=lambda finding: FINDING_LEVELS.index(finding.severity))

@@ -47,9 +47,9 @@ def cannot_overfit(probe: Probe) -> Reasons:
 
 
 def overfitting(config: Config) -> Config:
-    """Return a configuration to memorise one batch of a few pictures.
+    """Return a configuration for memorising one batch of a few pictures.
 
-    The pictures are not augmented, the learning rate stays at its peak after a warm-up, weights do not decay.
+    There is no augmentation and no weight decay. The learning rate stays at its peak after a warm-up.
     """
     clean = {"augment": {}, "mix": {}, "multi_scale": None, "batch_size": PICTURES, "views": None,
              "freeze_views": False}  # fmt: skip
@@ -101,5 +101,5 @@ def teacher_not_held_out(probe: Probe) -> Reasons:
 
 @check("deep", "warning", "name another teacher.run, or set teacher.calibrate=false", told=True)
 def teacher_not_calibrated(probe: Probe) -> Reasons:
-    """No temperature calibrates the teacher."""
+    """No temperature in the allowed range calibrates the teacher."""
     return _teacher_fault(probe, "not_calibrated")

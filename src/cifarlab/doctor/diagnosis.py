@@ -28,13 +28,16 @@ _DRAWN = 1000
 
 
 class DiagnosisRecord(Record):
-    """The output of `cifarlab check --json`. The cost is None if no steps could be timed.
+    """The output of `cifarlab check --json`.
+
+    `minutes`, `peak_memory_bytes` and `device` are None if there is an error among the findings, or if the
+    number of steps is unknown.
 
     Attributes:
         findings: The findings, errors first.
-        minutes: Estimated duration of the run.
-        peak_memory_bytes: Estimated peak memory.
-        device: The device.
+        minutes: Estimated duration of the run in minutes.
+        peak_memory_bytes: Estimated peak memory, see `CostEstimate`.
+        device: The device that the estimate is for.
         left_out: What was replaced or not checked, one line each.
     """
 
@@ -51,7 +54,7 @@ class Diagnosis:
 
     Attributes:
         findings: The findings, errors first.
-        estimate: The estimated cost. None if no steps could be timed.
+        estimate: The estimated cost. None if a finding is an error, or the number of steps is unknown.
         left_out: What was replaced or not checked, one line each.
     """
 
@@ -61,7 +64,7 @@ class Diagnosis:
 
     @property
     def has_errors(self) -> bool:
-        """Tell whether a finding is an error."""
+        """Whether a finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def record(self) -> DiagnosisRecord:
@@ -87,8 +90,8 @@ def diagnose(
 
     Args:
         config: The configuration.
-        deep: Also run the checks that train briefly or evaluate the teacher.
-        runs: Folder of all runs, to find a teacher in.
+        deep: Whether to run also the checks that train briefly or evaluate the teacher.
+        runs: Folder of all runs, which is searched for the teacher.
         say: Called with a line of text before slow work.
 
     Raises:
@@ -117,14 +120,18 @@ def diagnose(
 
 
 def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, list[str]]:
-    """Replace missing data, weights and teachers.
+    """Make a configuration runnable without downloads.
+
+    Missing data are replaced by synthetic pictures. Missing teachers are left out with the losses that need
+    them. Missing pretrained weights are only reported, since the model then gets random ones. The teacher's
+    cache is turned off.
 
     Args:
         config: The configuration.
-        runs: Folder of all runs, to find a teacher in.
+        runs: Folder of all runs, which is searched for the teacher.
 
     Returns:
-        The changed configuration, whether the data are on this machine, and one line for each replacement.
+        The changed configuration, whether the data are on this machine, and a line for each missing item.
     """
     plain, left_out = config.dump(), []
     data, data_at_hand = config.data, True

@@ -32,9 +32,9 @@ class CostEstimate:
     """The estimated cost of a run.
 
     Attributes:
-        minutes: Duration of training and its evaluations.
-        peak_memory_bytes: Peak memory of the GPU, or on a CPU of the process.
-        device: The device.
+        minutes: Duration of training and of its evaluations.
+        peak_memory_bytes: Peak memory of the GPU. Without a GPU, that of the process.
+        device: The device that was timed.
     """
 
     minutes: float
@@ -49,10 +49,10 @@ class CostEstimate:
 def estimate_cost(probe: Probe) -> CostEstimate | None:
     """Time steps of several batch sizes and extrapolate linearly.
 
-    This trains the job's engine a little, so a run cannot use it afterwards.
+    This changes the weights of the probe's run, which therefore must not be trained afterwards.
 
     Returns:
-        The estimate. None if the number of steps is unknown.
+        The estimate, or None if the number of steps is unknown.
     """
     engine, plan, config = probe.job.engine, probe.case.plan, probe.config
     steps = probe.case.run_steps
@@ -106,7 +106,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
 
 
 def _times_the_first_size(probe: Probe) -> float:
-    """Return the mean number of pixels per step, relative to the first step."""
+    """Return the mean number of pixels per step, relative to the first."""
     config, plan, steps = probe.config, probe.case.plan, probe.case.run_steps
     assert plan is not None
     assert steps is not None
@@ -121,7 +121,7 @@ def _times_the_first_size(probe: Probe) -> float:
 def _seconds(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
     """Return the shortest of up to `times` timings of a call.
 
-    The device's work is included.
+    It is in seconds, and includes the work of the GPU.
     """
     found: list[float] = []
     while len(found) < times and sum(found) < _SECONDS:

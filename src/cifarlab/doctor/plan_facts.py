@@ -1,4 +1,4 @@
-"""Facts about a run that its configuration shows, without reading the data."""
+"""Facts about a run that follow from its configuration, without reading the data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _DECOUPLED = ("adamw", "lion", "muon")
 
 @dataclass(frozen=True)
 class Planned:
-    """A configuration with its numbers of training pictures and classes; None if these are unknown.
+    """A configuration, and the numbers of pictures and classes of its run.
 
     Attributes:
         config: The configuration.
-        num_pictures: Number of training pictures.
-        num_classes: Number of classes.
+        num_pictures: Number of training pictures, without those held out. None if unknown.
+        num_classes: Number of classes. None if unknown.
         num_val: Number of pictures held out for validation. 0 if unknown.
     """
 
@@ -37,7 +37,7 @@ class Planned:
 
     @property
     def plan(self) -> Plan | None:
-        """Division of the epochs into steps; None if the number of pictures is unknown."""
+        """The division of epochs into steps; None if `num_pictures` is None."""
         config = self.config
         if self.num_pictures is None:
             return None
@@ -45,15 +45,18 @@ class Planned:
 
     @property
     def run_steps(self) -> int | None:
-        """Number of steps of the run. With train.stop, these are fewer than its schedules span."""
+        """Number of steps of the run; None if unknown.
+
+        With `train.stop` the run ends early, before the last step of its schedules.
+        """
         return self.plan and self.plan.steps_per_epoch * self.config.train.last_epoch
 
     def rates(self, num: int = 1000, taken: int | None = None) -> list[float]:
-        """Return learning rates of evenly spaced steps, first and last included.
+        """Return the learning rates of evenly spaced steps, first and last included.
 
         Args:
-            num: Largest number of rates.
-            taken: Use only this many steps, the first ones. Default: all steps that schedules span.
+            num: Largest number of rates to return.
+            taken: Number of steps, from the first, over which to space them. None: all steps of the schedule.
         """
         total = self.plan.total_steps if self.plan else num
         last = (total if taken is None else taken) - 1
@@ -61,9 +64,10 @@ class Planned:
         return [learning_rate(self.config.optim, step, total) for step in steps]
 
     def decay_per_step(self) -> float | None:
-        """Return the share of a weight that decay removes in a step.
+        """Return the share of a weight that decay removes per step.
 
-        It is that of a step at the peak learning rate. None if the optimizer's form of decay is unknown.
+        The share is for a step at the peak learning rate. It is None if the optimizer's form of weight decay
+        is unknown.
         """
         optim = self.config.optim
         if optim.optimizer.name in _DECOUPLED:
@@ -74,7 +78,7 @@ class Planned:
 
 
 def planned(config: Config) -> Planned:
-    """Derive the numbers of pictures and classes from a configuration, if possible."""
+    """Derive the numbers of pictures and classes, where the configuration shows them."""
     data = config.data
     if data.dataset.name == "synthetic":
         labels = synthetic_labels(data.dataset.kwargs()["train"])

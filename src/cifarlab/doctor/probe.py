@@ -1,4 +1,4 @@
-"""`Probe`: a prepared run with one forward and backward pass."""
+"""`Probe`: a prepared run, with one forward and backward pass, for checks to inspect."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Pass:
         batch: The batch.
         output: The model's output.
         loss: The total loss.
-        names: Names of the trained parameters.
-        gradients: Their gradients. None for parameters that the loss does not depend on.
-        saved_bytes: Memory that the forward pass saved for the backward pass, without weights.
+        names: Names of the trainable parameters.
+        gradients: The gradient of each parameter in `names`. None if the loss does not depend on it.
+        saved_bytes: Memory, in bytes, of what the forward pass saved for the backward pass, without weights.
     """
 
     batch: Batch
@@ -46,14 +46,14 @@ class Pass:
 
 
 class Probe:
-    """A prepared run at its initial weights.
+    """A prepared run at its initial weights, for checks to inspect.
 
-    `model` and `objective` are copies, so that a check does not train the run.
+    The attributes `model` and `objective` are copies, so that a check does not train the run.
 
     Args:
-        case: The plan of the recipe.
+        case: The recipe's configuration and the facts that follow from it.
         job: The prepared run.
-        data_at_hand: Whether the pictures are the recipe's own and no synthetic replacement.
+        data_at_hand: Whether the pictures are the recipe's own, not a synthetic replacement.
     """
 
     def __init__(self, case: Planned, job: Job, data_at_hand: bool):
@@ -64,12 +64,12 @@ class Probe:
 
     @property
     def size(self) -> int:
-        """Return the number of pictures in a small batch, an even number."""
+        """The number of pictures in a small batch. It is even."""
         most = min(_PICTURES, self.config.data.batch_size, len(self.job.splits.train))
         return max(2, min(most, max(4, int(_MACS / max(1, self.job.macs)))) // 2 * 2)
 
     def views(self, epoch: int, num: int = COMPARED) -> Batch:
-        """Return the views of the first `num` pictures in an epoch."""
+        """Return the first `num` training pictures as augmented in an epoch."""
         config, train = self.config, self.job.splits.train
         positions = torch.arange(min(num, len(train)), device=train.rows.device)
         view = view_epoch(config, epoch)
@@ -77,7 +77,10 @@ class Probe:
 
     @cached_property
     def first(self) -> Pass:
-        """Run a small batch forward and backward, in training mode at the initial weights."""
+        """One forward and backward pass of a small batch.
+
+        It is in training mode, at the initial weights.
+        """
         engine, teacher = self.job.engine, self.job.teacher
         batch = self.views(0, self.size)
         if teacher is not None:
@@ -106,7 +109,7 @@ class Probe:
 
     @cached_property
     def health(self) -> TeacherReport | None:
-        """Examine the teacher; return None if there is none."""
+        """Measurements of the teacher. None if there is no teacher."""
         job = self.job
         return examine(job.teacher, job.engine, job.splits) if job.teacher is not None else None
 

@@ -55,7 +55,7 @@ def frozen_views(case: Planned) -> Reasons:
     "set optim.schedule=cosine (or one_cycle, linear, step), or average the weights: train.average=ema",
 )  # fmt: skip
 def lr_never_changes(case: Planned) -> Reasons:
-    """The learning rate stays at its peak until the last planned step."""
+    """The learning rate never falls from its peak within the planned steps."""
     rates = case.rates()
     after = rates[rates.index(max(rates)) :]
     # Averaging the last weights has the effect of a falling rate.
@@ -66,7 +66,7 @@ def lr_never_changes(case: Planned) -> Reasons:
 
 @check("static", "warning", "set train.select=val and data.val=0.1, or train.select=last", told=True)
 def chosen_on_test(case: Planned) -> Reasons:
-    """The test set chooses the epoch, so its score of that epoch is optimistic."""
+    """The epoch is chosen by its test accuracy, so the reported test accuracy is optimistic."""
     if case.config.train.select == "test":
         epochs = case.config.train.last_epoch
         yield f"the best of {epochs} scores on test is reported as the test score, which is optimistic"
@@ -74,7 +74,7 @@ def chosen_on_test(case: Planned) -> Reasons:
 
 @check("static", "warning", "set model.normalize=pretrained; with model.init, the value of that run")
 def other_normalization(case: Planned) -> Reasons:
-    """Pretrained weights get pictures in another normalisation than in their own training."""
+    """Pictures are normalised in another way than when the model's initial weights were trained."""
     model = case.config.model
     if model.init:
         theirs = None
@@ -99,7 +99,7 @@ def other_normalization(case: Planned) -> Reasons:
 
 @check("static", "note", "raise optim.weight_decay (AdamW: 0.05 is usual; SGD: 5e-4), or set it to 0")
 def decay_negligible(case: Planned) -> Reasons:
-    """Weight decay removes almost nothing of the weights over the whole run: lr x decay x steps."""
+    """Weight decay alone shrinks a weight by less than 5 % over the whole run."""
     share, steps = case.decay_per_step(), case.run_steps
     if not share or steps is None:
         return
@@ -112,7 +112,7 @@ def decay_negligible(case: Planned) -> Reasons:
 
 @check("static", "warning", "lower optim.weight_decay or optim.lr")
 def decay_overwhelms(case: Planned) -> Reasons:
-    """Weights decay to a fraction within an epoch, so the model forgets what it learned before."""
+    """Weight decay alone shrinks a weight to less than 37 % (1 / e) within one epoch."""
     share, plan, optim = case.decay_per_step(), case.plan, case.config.optim
     if share and plan is not None and share * min(plan.steps_per_epoch, plan.total_steps) > 1:
         left = math.exp(-share * plan.steps_per_epoch)
@@ -124,7 +124,7 @@ def decay_overwhelms(case: Planned) -> Reasons:
 
 @check("static", "note", "set optim.decay_norms=false")
 def norms_decayed(case: Planned) -> Reasons:
-    """Weight decay acts on norms and biases, too, and is not SGD's usual one of at most 5e-4."""
+    """Weight decay also acts on norms and biases. That is usual only for SGD with at most 5e-4."""
     optim = case.config.optim
     # Published recipes with SGD decay norms and biases. The first README of google-research/sam calls that
     # critical for a WRN.
@@ -135,14 +135,14 @@ def norms_decayed(case: Planned) -> Reasons:
 
 @check("static", "warning", "raise model.head.scale: 30 or 64 are usual", told=True)
 def margin_scale_low(case: Planned) -> Reasons:
-    """The scale of a margin head is so low that no class can reach probability 0.99."""
+    """The scale of the head's cosines is so low that no class can reach probability 0.99."""
     if case.num_classes:
         yield from low_scale(case.config, case.num_classes)
 
 
 @check("static", "warning", "set the smoothing of cross_entropy to 0, or remove the margin")
 def smoothing_against_margin(case: Planned) -> Reasons:
-    """Label smoothing shrinks the gaps between the same cosines that a margin widens."""
+    """Label smoothing and a margin loss pull the gaps between cosines in opposite directions."""
     smoothed = [
         label
         for label, spec in case.config.objective.items()
@@ -153,7 +153,7 @@ def smoothing_against_margin(case: Planned) -> Reasons:
 
 
 def _margins(config: Config) -> list[str]:
-    """Return the labels of losses that act on cosines."""
+    """Return the labels of the losses that act on cosines (margin losses)."""
     return [
         label for label, spec in config.objective.items() if spec.weight and spec.part.traits.needs_cosines
     ]
@@ -180,7 +180,7 @@ def teacher_near_uniform(case: Planned) -> Reasons:
 
 
 def _config_of(name: str) -> Config | None:
-    """Return the configuration of a recipe or of a published tutorial row, else None."""
+    """Return the configuration of a recipe or a tutorial experiment, else None."""
     if name in recipes.recipe_names():
         return recipes.resolve(recipes.read_recipe(name))
     setting = find_setting(name)
@@ -188,7 +188,10 @@ def _config_of(name: str) -> Config | None:
 
 
 def _from_uniform(gap: float, num_classes: int) -> float:
-    """Return a softmax's nats from uniform if one logit is `gap` above all others."""
+    """Return the KL divergence of a softmax from uniform, in nats.
+
+    One logit is `gap` above all others, which are equal.
+    """
     total = math.exp(gap) + num_classes - 1
     top, rest = math.exp(gap) / total, 1 / total
     return math.log(num_classes) + top * math.log(top) + (num_classes - 1) * rest * math.log(rest)
@@ -224,7 +227,7 @@ def no_augmentation(case: Planned) -> Reasons:
 
 @check("static", "note", "give one_of a p below 1, drop vertical_flip, lower rotate and hue")
 def harsh_augmentation(case: Planned) -> Reasons:
-    """Augmentation is too strong: no unchanged picture, upside down, large rotations or colour shifts."""
+    """Augmentation is very strong in more than one way, such as large rotations and hue shifts."""
     data, found = case.config.data, []
     for label, spec, is_certain in _parts(data.augment):
         options = spec.kwargs()
@@ -241,7 +244,10 @@ def harsh_augmentation(case: Planned) -> Reasons:
 
 
 def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
-    """Yield (label, part, whether it meets every picture), choices in parts included."""
+    """Yield (label, part, whether it applies to every picture).
+
+    The choices within a part such as `one_of` are yielded, too.
+    """
     for label, spec in specs.items():
         if spec.p:
             yield label, spec, spec.p == 1
@@ -250,7 +256,10 @@ def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
 
 
 def warnings_before(config: Config) -> list[str]:
-    """Return lines for static errors and warnings that training lacks by itself."""
+    """Return the static errors and warnings that training itself does not report.
+
+    Each is a line of text.
+    """
     case = planned(config)
     return [
         str(finding)

@@ -1,4 +1,4 @@
-"""Teachers for distillation: search, loading, cached answers, checks."""
+"""Teachers for distillation: how they are found, loaded, checked, and their outputs cached."""
 
 from cifarlab.teachers.cache import Replay
 from cifarlab.teachers.diagnosis import (

@@ -1,4 +1,8 @@
-"""A teacher's answers for recurring views, computed once and kept in files."""
+"""A teacher's answers, computed once and stored, for training whose augmented pictures recur.
+
+A view holds an augmented copy of every training picture. If `data.views` is n, epochs repeat n views. An
+answer is the teacher's output for a picture, before calibration.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +38,17 @@ Arrays = dict[str, Tensor]
 class Replay:
     """A teacher with cached answers.
 
-    `begin(view)` loads or computes the answers for a view, `answer` looks them up. Each view has its own
-    folder of memory-mapped files, which is written atomically. The folder's name is derived from a key of
-    everything that the answers depend on. Answers are computed again if their key, their checksums or the
-    stored views do not match.
+    `begin(view)` loads or computes the answers for a view, and `answer` looks them up. Each view has its own
+    folder of memory-mapped files, which is written atomically. The name of the folder is a hash of all that
+    the answers depend on. Each folder also holds checksums and some of the view's pictures. If any of these
+    do not match, the answers are computed again.
 
     Args:
         teacher: The teacher.
-        config: The configuration of the student. Its views must recur.
+        config: The configuration of the student. Its views must recur, see `num_views`.
         split: The training pictures.
         num_classes: Number of classes.
-        fingerprint: Fingerprint of the training data.
+        fingerprint: Fingerprint of the training part, see `Pictures.fingerprint`.
 
     Raises:
         ConfigError: The cache folder cannot be written.
@@ -68,11 +72,11 @@ class Replay:
         """Load the answers for a view, or compute and store them.
 
         Args:
-            view: Number of the view, from 0.
-            stop: Tells whether to stop early. It is called before each batch.
+            view: Index of the view, from 0.
+            stop: Called before each batch. If it returns True, the computation ends.
 
         Returns:
-            A line for the user if the answers were computed, else None.
+            A line for the user if the answers were computed, None if they were loaded.
 
         Raises:
             Stopped: `stop` returned True.
@@ -105,7 +109,12 @@ class Replay:
         return said
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:  # noqa: ARG002  as `Source`
-        """Return the calibrated output for samples at `positions` in the current view."""
+        """Return the calibrated outputs in the view of the last `begin`.
+
+        Args:
+            batch: Not used.
+            positions: (B,) int64, positions of the samples in the split.
+        """
         assert self._current is not None, "begin(view) comes first"
         arrays, scale = self._current
         rows = {name: array[positions.to(array.device)].float() for name, array in arrays.items()}
@@ -113,7 +122,10 @@ class Replay:
         return self.teacher.read(Answers(rows["logits"], embedding, scale=scale))
 
     def _open(self, folder: Path, view: int) -> tuple[Arrays, float | None] | None:
-        """Load the stored answers for a view and their scale; None if they are missing or do not match."""
+        """Load the answers for a view, and the head's scale.
+
+        The result is None if they are missing or do not match. The scale is that of `Answers`.
+        """
         found = read_arrays(folder, self.key | {"view_number": view}, self._names())
         if found is None:
             return None
@@ -161,9 +173,9 @@ class Replay:
         return make_batch(self.split, positions, config.data, config.train.seed, view, self.num_classes)
 
     def _witnesses(self, view: int) -> np.ndarray:
-        """Return the augmented pictures of the first samples: (n, 3, H, W) uint8.
+        """Return the first samples' augmented pictures, (n, 3, H, W) uint8.
 
-        They are stored with the answers. If they differ on loading, the augmentation's code has changed.
+        They are stored with the answers. If stored and new ones differ, the augmentation's code has changed.
         """
         first = torch.arange(min(WITNESSES, len(self.split)), device=self.split.rows.device)
         return (self._dress(first, view).images * 255).round().to(torch.uint8).cpu().numpy()
@@ -179,7 +191,7 @@ def _halved(values: Tensor) -> np.ndarray:
 
 
 def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views: int) -> dict[str, Plain]:
-    """Return everything that a teacher's answers depend on, as plain data."""
+    """Return all that a teacher's answers depend on, as plain data."""
     data = config.dump()["data"]
     policy = {name: data[name] for name in ("augment", "mix", "freeze_views", "shuffle")}
     if not data["mix"]:

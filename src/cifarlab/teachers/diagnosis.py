@@ -1,4 +1,4 @@
-"""Checks of a teacher before training."""
+"""Measurements of a teacher before training, and the faults that they show."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ NEARLY_NO_GRADIENT = 0.05
 def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
     """Measure a teacher's accuracy and what a student can learn from it.
 
-    If the recipe asks for calibration, the teacher is calibrated first. Calibration and accuracy use the
-    pictures that `held_out` returns. All else is measured on training views.
+    With `teacher.calibrate`, this first sets the temperatures of the teacher. Temperatures and accuracy are
+    measured on the pictures that `held_out` returns, and all else on augmented training pictures.
     """
     config, num_classes = engine.config, engine.model.num_classes
     unseen, where = held_out(teacher, config, splits)
@@ -58,10 +58,14 @@ def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
 
 
 def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, str]:
-    """Return pictures that the teacher was not trained on, and their name.
+    """Return pictures to measure a teacher on, and their name.
 
-    These are the student's validation pictures, unless the teacher was trained on some of them. Then they are
-    the teacher's validation pictures. If there are neither, training pictures are returned.
+    If possible, they are pictures that the teacher was not trained on:
+
+    - "val": the student's validation pictures, unless the teacher may have been trained on some of them.
+    - "the teacher's val": in that case, the validation pictures of the teacher's own run, if it has a single
+      member.
+    - "train": otherwise, the training pictures.
     """
     strangers = [member for member in teacher.members if knows_validation(member, config, splits)]
     if not strangers and splits.val is not None:
@@ -75,7 +79,7 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
 
 
 def has_same_pictures(member: Member, config: Config | SavedConfig, splits: Splits) -> bool:
-    """Tell whether a teacher was trained on this run's data set."""
+    """Tell whether a member was trained on this run's data set."""
     trained = member.trained
     if trained.fingerprint["train"] == splits.fingerprint["train"]:
         return True
@@ -87,9 +91,9 @@ def has_same_pictures(member: Member, config: Config | SavedConfig, splits: Spli
 
 
 def knows_validation(member: Member, config: Config | SavedConfig, splits: Splits) -> bool:
-    """Tell whether a teacher was trained on this run's validation pictures.
+    """Tell whether a member may know this run's validation pictures.
 
-    This happens if it was trained on the same data set with another split.
+    That is so if it was trained on the same data set with another split.
     """
     if splits.val is None or "val" in splits.fingerprint or not has_same_pictures(member, config, splits):
         return False
@@ -105,9 +109,10 @@ def knows_validation(member: Member, config: Config | SavedConfig, splits: Split
 def _answers(
     teacher: Teacher, split: Split, config: Config, num_classes: int, view: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return uncalibrated logits (n, M, C) and labels (n,).
+    """Return a teacher's uncalibrated logits (n, M, C), and labels (n,).
 
-    They are those of a split's first pictures, unaugmented unless a `view` is given.
+    They are for the first n pictures of a split. The pictures are augmented as in epoch `view`; if it is
+    None, they are not augmented.
     """
     # A split is ordered by a hash, so its first pictures are a random sample.
     data = config.data if view is not None else config.data.model_copy(update={"augment": {}, "mix": {}})
@@ -125,7 +130,10 @@ def _agreement(logits: Tensor, labels: Tensor) -> float:
 
 
 def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str, TemperedTerm | TaughtTerm]:
-    """Measure the distillation terms, by label of the loss."""
+    """Return the measurements of each distillation loss, by its label.
+
+    `logits` are the teacher's calibrated ones, and `norms` the result of `gradient_norms`.
+    """
     taught = {label: spec for label, spec in config.objective.items() if spec.part.traits.needs_teacher}
     others = math.hypot(*(norm for label, norm in norms.items() if label not in taught))
     terms: dict[str, TemperedTerm | TaughtTerm] = {}
@@ -146,9 +154,10 @@ def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str,
 
 
 def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
-    """Return the gradient norm of each weighted loss on the first batch.
+    """Return the gradient norm of each loss on the first batch.
 
-    The gradient is that with respect to the student's trained weights.
+    The norms are by label of the loss. A loss is multiplied by its weight first. The gradient is taken with
+    respect to the student's trainable weights.
     """
     # A copy: the pass updates batch norm statistics.
     config, model = engine.config, copy.deepcopy(engine.model).train()
@@ -178,7 +187,7 @@ def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
 
 
 def describe_teacher(health: TeacherReport) -> list[str]:
-    """Describe the measurements in lines for the terminal."""
+    """Return lines for the terminal that describe the measurements of a teacher."""
     first = (
         f"teacher: top-1 {health.teacher_top1:.1%} on {health.pictures:,} pictures of "
         f"{health.measured_on}, {health.agreement:.1%} on training views"
@@ -201,14 +210,20 @@ def describe_teacher(health: TeacherReport) -> list[str]:
 
 
 def teacher_warnings(health: TeacherReport, config: Config) -> list[str]:
-    """Return a warning, with its fix, for each fault of the teacher."""
+    """Return a line with reason and fix for each of `teacher_faults`."""
     return [f"{reason}; {fix}" for _, reason, fix in teacher_faults(health, config)]
 
 
 def teacher_faults(health: TeacherReport, config: Config) -> list[tuple[str, str, str]]:
     """Return faults of the teacher as (kind, reason, fix).
 
-    The kinds are guess, near_uniform, near_one_hot, idle, not_held_out and not_calibrated.
+    The kinds are:
+
+    - guess: the accuracy is hardly better than that of random guessing.
+    - near_uniform, near_one_hot: the probabilities are almost uniform or almost one-hot.
+    - idle: a distillation loss has almost no gradient.
+    - not_held_out: there were only training pictures to measure the teacher on.
+    - not_calibrated: the best temperature is at the limit of the allowed range.
     """
     assert config.teacher is not None
     log_classes, found = health.log_classes, []

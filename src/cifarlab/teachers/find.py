@@ -1,4 +1,4 @@
-"""Search for the runs in `teacher.run`, and loading of a `Teacher`."""
+"""Finding the runs that `teacher.run` names, and loading them as a `Teacher`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_teacher(name: str, seed: int, runs: Path) -> Path:
 
     Args:
         name: Path of a checkpoint, path of a run's folder, or name of a run.
-        seed: Seed of the run, if `name` is the name of one.
+        seed: Seed of the run, if `name` is the name of a run.
         runs: Folder of all runs.
 
     Raises:
@@ -72,7 +72,7 @@ def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
 
 
 def _command(name: str, seed: int, runs: Path) -> str | None:
-    """Return the advice for training a recipe; None if there is no such recipe."""
+    """Return how to train a recipe; None if `name` names no recipe."""
     if name not in recipes.recipe_names():
         return None
     options = [f"train.seed={seed}"] if seed else []
@@ -84,9 +84,9 @@ def load_teacher(config: Config, classes: Sequence[str], device: torch.device, r
     """Load the teacher of a configuration.
 
     Args:
-        config: The configuration of the student. It must have a teacher.
+        config: The configuration of the student. It must have the section `teacher`.
         classes: Names of the student's classes.
-        device: Device of the teacher.
+        device: The device to load the teacher on.
         runs: Folder of all runs.
 
     Raises:

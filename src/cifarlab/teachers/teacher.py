@@ -1,4 +1,4 @@
-"""`Teacher`: one or several frozen classifiers that a student learns from."""
+"""`Teacher`: one or several frozen classifiers, whose outputs a student learns from."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PICTURES_PER_PASS = 500
 
 @dataclass(frozen=True)
 class Member:
-    """A classifier of a teacher.
+    """One classifier of a teacher.
 
     Attributes:
         trained: The model, with facts about its run.
-        path: Path of its checkpoint.
-        sha256: sha256 of its checkpoint.
-        image_size: Side length in pixels at which it sees pictures.
-        precision: Precision of its forward passes.
+        path: Path of the checkpoint.
+        sha256: sha256 of the checkpoint, as hex digits.
+        image_size: Side in pixels to which pictures are resized for this classifier.
+        precision: Precision and device of the forward passes.
     """
 
     trained: Trained
@@ -43,13 +43,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Answers:
-    """Output of a teacher for a batch, before calibration.
+    """The outputs of a teacher with M members for a batch, before calibration.
 
     Attributes:
-        logits: (B, M, C), those of each of M members.
+        logits: (B, M, C), the logits of each member.
         embedding: (B, D), the concatenated embeddings of the members. (B, 0) if no loss reads them.
-        stages: Feature maps. Only with a single member.
-        scale: Scale of the head, if a single member has a head that gives cosines.
+        stages: Feature maps, one of each stage. Empty if no loss reads them or there are several members.
+        scale: The factor between cosines and logits, if the only member has a head that gives cosines. Else
+            None.
     """
 
     logits: Tensor
@@ -66,10 +67,10 @@ class Teacher:
 
     Args:
         members: The classifiers.
-        outputs: The outputs that losses read, see `Config.teacher_outputs`.
+        outputs: Names of the outputs that losses read, see `Config.teacher_outputs`.
 
     Attributes:
-        temperatures: The divisor of each member's logits, found by calibration. 1 before.
+        temperatures: For each member, the number that its logits are divided by. 1 before calibration.
     """
 
     def __init__(self, members: Sequence[Member], outputs: frozenset[str]):
@@ -88,7 +89,7 @@ class Teacher:
 
     @property
     def temperatures(self) -> list[float]:
-        """Return the divisor of each member's logits."""
+        """For each member, the number that its logits are divided by."""
         return self._temperatures.tolist()
 
     @temperatures.setter
@@ -98,10 +99,13 @@ class Teacher:
         self._temperatures = torch.tensor(values, dtype=torch.float32, device=device)
 
     def begin(self, view: int, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Do nothing: a live teacher answers for any view."""
+        """Do nothing: this teacher computes its outputs when `answer` is called."""
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:  # noqa: ARG002  as `Source`
-        """Return the calibrated output for the views of a batch."""
+        """Return the calibrated outputs for the augmented pictures of a batch.
+
+        `positions` are not used. `Replay`, the cached teacher, needs them.
+        """
         return self.read(self.ask(batch.images))
 
     @torch.no_grad()
@@ -109,7 +113,7 @@ class Teacher:
         """Return the members' uncalibrated outputs.
 
         Args:
-            images: Views (B, 3, H, W) in [0, 1]. Each member resizes and normalises them itself.
+            images: Pictures (B, 3, H, W) in [0, 1]. Each member resizes and normalises them itself.
         """
         said = [self._ask_member(member, images) for member in self.members]
         return Answers(
@@ -134,9 +138,9 @@ class Teacher:
         return Answers(logits, embedding, tuple(stages), scale)
 
     def read(self, answers: Answers) -> Output:
-        """Calibrate answers. Several members give the mean of their logits.
+        """Return calibrated outputs, with the mean of the members' logits.
 
-        A single member whose head gives cosines also gives these, and the scale after calibration.
+        If `answers` has a scale, the result also has the cosines, and that scale divided by the temperature.
         """
         logits = self.mean_logits(answers.logits)
         if answers.scale is None:
@@ -145,5 +149,5 @@ class Teacher:
         return Output(logits, answers.embedding, answers.stages, cosines=logits / scale, scale=scale)
 
     def mean_logits(self, logits: Tensor) -> Tensor:
-        """Return the calibrated mean (B, C) of members' logits (B, M, C)."""
+        """Average calibrated logits over the members, (B, M, C) to (B, C)."""
         return (logits / self._temperatures[:, None]).mean(1)

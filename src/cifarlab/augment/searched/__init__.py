@@ -1,4 +1,4 @@
-"""Augmentation policies that were found by search, and their tables of operations."""
+"""Policies from the literature on augmentation search, and tables of their operations."""
 
 from cifarlab.augment.searched import policies
 

@@ -1,4 +1,7 @@
-"""Policies from the literature on augmentation search: AutoAugment, RandAugment, TrivialAugment, AugMix."""
+"""Policies from the literature on augmentation search: AutoAugment, RandAugment, TrivialAugment, AugMix.
+
+Each draws rows from a table of operations, whose form `searched.tables` explains.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ CIFAR10_POLICY = (
 def rand_rows(magnitude: int, height: int, width: int) -> Tensor:
     """Return the table of RandAugment at one magnitude, (28, COLUMNS).
 
-    It holds 14 operations, each with both signs.
+    It holds 14 operations, each with both signs. `magnitude` is from 0 to 30.
     """
     return rows(NARROW, OPERATION_NAMES, [magnitude], MAGNITUDE_BINS, height, width)
 
@@ -92,7 +95,7 @@ def auto_rows(height: int, width: int) -> Tensor:
 def mixed_rows(severity: int, every: bool, height: int, width: int) -> Tensor:
     """Return the table of AugMix, (operations x severity x 2, COLUMNS).
 
-    It holds 9 operations, or 13 with `every`, at the `severity` lowest of 10 magnitudes, each with both
+    It holds 9 operations (13 if `every` is true) at the `severity` lowest of 10 magnitudes, each with both
     signs.
     """
     names = [name for name in OPERATION_NAMES if name != "identity"] if every else MIXED_NAMES
@@ -141,9 +144,9 @@ def rand_augment(
     Args:
         num_operations: How many operations each picture gets. An operation may be drawn twice. One of the 14
             is `identity`, which changes nothing.
-        magnitude: Strength of all operations. 30, the largest, is a shear by 0.3, a shift by 45 % of the
-            side, a rotation by 30 degrees, factors 0.1 and 1.9 of brightness, color, contrast and sharpness,
-            4 bits kept, and all values inverted.
+        magnitude: Strength of all operations. 30 is the largest. It means: shear by 0.3, shift by 45 % of the
+            side, rotate by 30 degrees, change brightness, color, contrast and sharpness by a factor of 0.1 or
+            1.9, posterize to 4 bits, solarize all values.
         interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
             pixel, bilinear a weighted mean of the four around it.
         fill: Value that shears, shifts and rotations put outside the picture: 0 is black, 1 is white.
@@ -163,9 +166,9 @@ def trivial_augment_wide(
 ) -> Tensor:
     """TrivialAugment, wide: one random operation and magnitude (Müller and Hutter, 2021).
 
-    The operation is drawn from 14 and its magnitude from 31, as in torchvision. The largest magnitudes are a
-    shear by 0.99, a shift by 32 pixels at any size of picture, a rotation by 135 degrees, factors 0.01 and
-    1.99 of brightness, color, contrast and sharpness, 2 bits kept, and all values inverted.
+    The operation is drawn from 14 and its magnitude from 31, as in torchvision. The largest magnitude means:
+    shear by 0.99, shift by 32 pixels at any size of picture, rotate by 135 degrees, change brightness, color,
+    contrast and sharpness by a factor of 0.01 or 1.99, posterize to 2 bits, solarize all values.
 
     Args:
         interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
@@ -186,8 +189,8 @@ def auto_augment(
 ) -> Tensor:
     """AutoAugment's CIFAR-10 policy: a random pair of operations (Cubuk et al., 2019).
 
-    The pair is one of 25. Each of its two operations has its own probability and magnitude. The signs of the
-    magnitudes are random. The policy is torchvision's.
+    The pair is drawn from 25. In a pair, each operation has its own probability and magnitude. The signs of
+    the magnitudes are random. All of this is as in torchvision.
 
     Args:
         interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
@@ -221,15 +224,16 @@ def aug_mix(
 ) -> Tensor:
     """AugMix: mean of a picture and altered copies (Hendrycks et al., 2020).
 
-    Each altered copy is made by a chain of one to three operations. The shares of the copies come from
-    Dirichlet(1, ..., 1), and the picture's own share is uniform in [0, 1]. This is torchvision's AugMix with
-    alpha 1. The paper's consistency loss is not part of it.
+    Each altered copy is made by a chain of one to three operations. In the mean, the weight w of the
+    unaltered picture is uniform in [0, 1]. The copies share the rest, 1 - w, in proportions drawn from
+    Dirichlet(1, ..., 1). This is torchvision's AugMix with alpha 1. The paper's consistency loss is not part
+    of it.
 
     Args:
-        severity: How many of the ten magnitudes are used, from the lowest on.
+        severity: Number of magnitudes that are used: the lowest ones of ten.
         num_chains: How many altered copies are made.
         all_operations: Whether brightness, color, contrast and sharpness are among the operations. False
-            leaves them out, as the authors do, because CIFAR-C, the robustness benchmark, contains them.
+            leaves them out, as the authors do, because the robustness benchmark CIFAR-C contains them.
         interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
             pixel, bilinear a weighted mean of the four around it.
         fill: Value that shears, shifts and rotations put outside the picture: 0 is black, 1 is white.

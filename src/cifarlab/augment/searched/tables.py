@@ -1,4 +1,8 @@
-"""The operations of the searched policies and their magnitudes, as tables with a row for each draw."""
+"""The operations of the policies in `searched`, as tables from which a policy draws rows.
+
+A row is one operation at one magnitude and sign: the number of its kernel in `kernels`, then the parameters
+of that kernel.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,9 @@ class Operation:
     """One operation of a policy.
 
     Attributes:
-        kernel: Number of its kernel in `kernels`, from 1. 0: none.
-        parameters: Maps (magnitude (1,), height, width) to the kernel's parameters.
+        kernel: Position of its kernel in `kernels`, counted from 1. 0: the operation changes nothing.
+        parameters: Function of (magnitude, height, width) that returns the kernel's parameters. The magnitude
+            is a tensor (1,).
         signed: Whether the sign of the magnitude is random.
     """
 
@@ -63,14 +68,14 @@ OPERATIONS = {
 
 @dataclass(frozen=True)
 class Space:
-    """The largest magnitudes of a policy.
+    """The range of magnitudes of a policy.
 
     Attributes:
-        shear: Tangent of the angle.
-        shift: Maps the side of a picture to the largest shift, both in pixels.
+        shear: Largest shear, as the tangent of the angle.
+        shift: Function that returns the largest shift for a side of the picture, both in pixels.
         degrees: Largest angle of a rotation.
         strength: Largest distance from 1 of the factors of brightness, color, contrast and sharpness.
-        bits: Bits that `posterize` keeps at the lowest and at the largest magnitude.
+        bits: Numbers of bits that `posterize` keeps at the lowest and at the largest magnitude.
     """
 
     shear: float
@@ -80,9 +85,9 @@ class Space:
     bits: tuple[int, int]
 
     def magnitudes(self, name: str, bins: int, height: int, width: int) -> Tensor:
-        """Return an operation's magnitude in each bin, (bins,) float32.
+        """Return an operation's magnitudes, the lowest first, (bins,) float32.
 
-        The magnitudes are those of torchvision 0.29's policies.
+        They equal those of the policies of torchvision 0.29.
         """
         if name == "posterize":
             most, fewest = self.bits
@@ -109,7 +114,7 @@ MIXED = Space(shear=0.3, shift=lambda size: size / 3.0, degrees=30.0, strength=0
 def row(name: str, magnitude: float, negative: bool, height: int, width: int) -> Tensor:
     """Return the table row of one operation, (COLUMNS,) float32.
 
-    `negative` has an effect only if the operation is signed.
+    `magnitude` is one of `Space.magnitudes`. `negative` has an effect only if the operation is signed.
     """
     operation = OPERATIONS[name]
     # In float64, as in torchvision: each number of the table is then the nearest float32, on every device.
@@ -125,10 +130,10 @@ def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, heigh
     """Return the rows of all operations and bins, each with both signs.
 
     Args:
-        space: The largest magnitudes.
-        names: Operations.
-        bins: Magnitude bins to use.
-        of: Number of bins from the lowest to the largest magnitude.
+        space: The range of magnitudes.
+        names: Names of the operations.
+        bins: Indices of the magnitudes to use, from 0.
+        of: Number of magnitudes of which `bins` selects some.
         height: Height of the pictures in pixels.
         width: Width of the pictures in pixels.
 
@@ -143,9 +148,9 @@ def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, heigh
 
 
 def kernels(interpolation: Interpolation, fill: float) -> list[tuple[Kernel, tuple[int, ...] | None]]:
-    """Return the kernels and their parameters' shapes per sample.
+    """Return each kernel with the shape of its parameter for one sample.
 
-    The kernels' numbers in a table count from 1. A shape of None means no parameter.
+    A shape of None means that the kernel has no parameter. Tables number the kernels from 1.
     """
     return [
         (Warp("constant", fill, interpolation), (2, 3)),
@@ -161,7 +166,7 @@ def kernels(interpolation: Interpolation, fill: float) -> list[tuple[Kernel, tup
 def run_(images: Tensor, chosen: Tensor, interpolation: Interpolation, fill: float) -> None:
     """Change pictures in place, each by its row of a table.
 
-    images: (B, 3, H, W). chosen: (B, COLUMNS).
+    `images` is (B, 3, H, W), and `chosen` (B, COLUMNS) holds the drawn row of each picture.
     """
     for number, (kernel, shape) in enumerate(kernels(interpolation, fill), start=1):
         parameters = ()
