@@ -1,1 +1,1 @@
-"""One training step, one scoring pass, and their parts."""
+"""The engine, which runs training steps and scores splits, and its parts."""

@@ -1,4 +1,7 @@
-"""Training batches in the views of an epoch, the same for a student and its teacher."""
+"""Training batches: pictures of the training split, augmented and mixed.
+
+A view is one augmented version of every training picture. A student and its teacher see the same views.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ from cifarlab.data.splits import Split
 
 
 def num_views(config: Config) -> int | None:
-    """Return how many views of each picture a run shows.
+    """Return the number of different views of each picture in a run.
 
-    None: each epoch shows a new view.
+    None means that each epoch has a new view. Otherwise views repeat in turn.
     """
     data = config.data
     if data.freeze_views or not (data.augment or data.mix):
@@ -31,7 +34,10 @@ def num_views(config: Config) -> int | None:
 
 
 def view_epoch(config: Config, epoch: int) -> int:
-    """Return the epoch whose views `epoch` repeats, or itself."""
+    """Return the first epoch that has the same views as `epoch`.
+
+    This number keys the random numbers of a view. It is `epoch` itself if views do not repeat.
+    """
     views = num_views(config)
     return epoch if views is None else epoch % views
 
@@ -42,7 +48,7 @@ def make_batch(
     """Make a batch of the samples at `positions` (B,) of a split.
 
     Pictures are gathered, scaled to [0, 1], augmented and mixed. Augmentation and mixing draw random numbers
-    that depend on `seed` and `epoch`.
+    that depend on `seed` and `epoch`. `epoch` is a result of `view_epoch`.
     """
     pictures, labels, ids = split.gather(positions)
     images = pictures.float() / 255
@@ -67,9 +73,10 @@ _SOURCES = (
 
 
 def code_digest(*imports: Sequence[str]) -> str:
-    """Return a digest of the source code that determines views and models.
+    """Return a digest of the source code of augmentation and models.
 
-    It has 32 hex digits. Files and modules of `imports` are included.
+    It has 32 hex digits. Stored outputs of models are computed again if it changes. Each of `imports` is a
+    list of user modules, as names or as paths of .py files. Their code is included.
     """
     files: list[Path] = []
     for name in _SOURCES:
@@ -88,17 +95,18 @@ def code_digest(*imports: Sequence[str]) -> str:
 
 
 class BatchLoader:
-    """The batches of an epoch's order, several of them augmented at once.
+    """Makes the training batches of an epoch, in a given order.
 
-    A GPU launches as many kernels for a thousand pictures as for a hundred. The views equal those of single
-    batches: a sample's view depends on nothing but itself and its partner in a mix, and partners are never in
-    different batches, because batch sizes are even.
+    Several batches are augmented at once and then divided, because a GPU launches as many kernels for a
+    thousand pictures as for a hundred. The result is the same as for batches augmented one by one: a sample's
+    view depends only on itself and on its partner in mixing, and partners are always in the same batch.
+    Mixers that draw once per batch are an exception. With these, batches are augmented one by one.
 
     Args:
         split: The training split.
         config: The run's configuration.
         num_classes: Number of classes.
-        pixels: Limit of the pixels that are augmented at a time. At least one batch is.
+        pixels: Largest number of pixels to augment at once. A batch with more pixels is augmented alone.
     """
 
     def __init__(self, split: Split, config: Config, num_classes: int, pixels: int):
@@ -108,7 +116,10 @@ class BatchLoader:
         self._chunk: tuple[Tensor, int, int, Batch] | None = None
 
     def batch(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
-        """Return the samples at `first` to before `last` in the epoch's order."""
+        """Return the batch of the samples `order[first:last]`, as shown in `epoch`.
+
+        `order` holds positions in the split, (N,).
+        """
         begin = first - first % self.size
         chunk = self._chunk
         if chunk is None or chunk[0] is not order or chunk[1:3] != (epoch, begin):

@@ -1,4 +1,4 @@
-"""Calibration: how far confidence is from accuracy, and the temperature that corrects it best."""
+"""Calibration of a classifier: its calibration error, and temperature scaling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ COLDEST, HOTTEST = 1 / 20, 20.0
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature that minimises cross-entropy (Guo et al. 2017).
 
-    The logits, (N, C), are divided by it. The search is limited to COLDEST and HOTTEST.
+    It is the T for which logits / T have the least cross-entropy, searched between COLDEST and HOTTEST.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
     """
     logits = logits.double()
     target = logits.gather(1, labels[:, None])[:, 0]
@@ -28,8 +32,9 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     """Return the expected calibration error, in [0, 1].
 
-    It is the distance of confidence from accuracy within bins of equal width, averaged over the pictures
-    (Naeini et al. 2015; Guo et al. 2017). Confidence is the largest probability.
+    A picture's confidence is its largest probability. Pictures are grouped by confidence, in bins of equal
+    width. A bin's error is the absolute difference of its mean confidence and its accuracy. The result is the
+    mean of the bins' errors, weighted by their numbers of pictures (Naeini et al. 2015; Guo et al. 2017).
 
     Args:
         logits: (N, C).
@@ -49,11 +54,12 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float | None) -> di
     Args:
         logits: (N, C).
         labels: (N,).
-        temperature: Fitted on other pictures, those of validation. None if there were none.
+        temperature: Temperature fitted on other pictures (validation). None if there were none.
 
     Returns:
-        `nll`, the mean negative log-likelihood in nats, and `ece`; both again as `nll_calibrated` and
-        `ece_calibrated` for logits / temperature; `temperature`.
+        A dict of five scores. `nll` is the mean negative log-likelihood in nats, `ece` the expected
+        calibration error. `nll_calibrated` and `ece_calibrated` are the same for logits / temperature, or
+        None without a temperature. `temperature` is the argument.
     """
     found: dict[str, float | None] = dict(
         zip(("nll", "ece"), _of(logits, labels), strict=True), temperature=temperature
@@ -63,6 +69,6 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float | None) -> di
 
 
 def _of(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return (nll, ece)."""
+    """Return (mean negative log-likelihood, expected calibration error)."""
     nll = F.cross_entropy(logits.double(), labels).item()
     return nll, expected_calibration_error(logits, labels)

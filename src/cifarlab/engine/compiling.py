@@ -1,4 +1,4 @@
-"""Compiled forward and backward passes of a model, by torch.compile."""
+"""Compilation of a model by torch.compile."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHAPES_AT_MOST = 64
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """Return the model with kernels that torch.compile writes for each shape.
+    """Return the model compiled by torch.compile.
 
-    Parameters and buffers are the model's own. Dropout and other random layers draw the same numbers as in
-    the uncompiled model.
+    It is compiled again for each new input shape. It shares its parameters and buffers with `model`. Dropout
+    and other random layers draw the same numbers as in the uncompiled model.
 
     Raises:
-        ConfigError: The machine lacks the compiler.
+        ConfigError: The compiler is missing: Triton on a GPU, a C++ compiler on a CPU.
     """
     device = next(model.parameters()).device
     _refuse_without_compiler(device)

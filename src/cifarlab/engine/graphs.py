@@ -1,4 +1,7 @@
-"""Work that is captured as CUDA graphs and replayed: one launch in place of hundreds."""
+"""CUDA graphs: GPU work is captured once, then replayed with one launch in place of hundreds.
+
+Work is a function that takes a training step or scores a batch.
+"""
 
 from __future__ import annotations
 
@@ -34,22 +37,22 @@ G = TypeVar("G")
 
 
 class Tape(Protocol):
-    """Interface of a recorder of work: CUDA graphs, or a stand-in for tests without a GPU."""
+    """Interface for recording work: by CUDA graphs, or by a substitute in tests without a GPU."""
 
     def warm_up(self) -> AbstractContextManager[object]:
-        """Return a context for work that runs before the recording."""
+        """Return a context in which to run work before it is recorded."""
         ...
 
     def record(self, work: Work) -> Callable[[Sequence[int]], None]:
         """Record work without running it; return a function that replays it.
 
-        The function takes the seeds.
+        That function takes the random seeds of the work's forward passes.
         """
         ...
 
 
 class CudaTape:
-    """A recorder of CUDA graphs, on its own stream.
+    """Records work as CUDA graphs, on a stream of its own.
 
     All graphs share one memory pool, since they never run at the same time.
     """
@@ -68,12 +71,12 @@ class CudaTape:
         current.wait_stream(self.stream)
 
     def record(self, work: Work) -> Callable[[Sequence[int]], None]:
-        """Record one graph from each seed to the next.
+        """Record work as several graphs, one for each forward pass.
 
-        The generator can be seeded between graphs, but not within one.
+        A new graph begins wherever `work` seeds the generator, because a graph cannot contain seeding.
 
         Raises:
-            ConfigError: The work cannot be captured. It waits for the device, for example.
+            ConfigError: The work cannot be captured, for example because it waits for the device.
         """
         graphs: list[torch.cuda.CUDAGraph] = []
         with ExitStack() as open_graph:
@@ -108,9 +111,10 @@ class CudaTape:
 
 
 class Graphs:
-    """Captured work by its kind.
+    """Captured work, by its kind.
 
-    A kind is a key, made of the number of pictures, their sizes and the model.
+    A kind is a key, such as a tuple of the model, the number of pictures and their sizes. Work of one kind
+    can replay the same graphs.
     """
 
     def __init__(self, tape: Tape):
@@ -125,19 +129,19 @@ class Graphs:
         seeds: Sequence[int],
         work: Callable[[Sequence[G], Reseed], None],
     ) -> Sequence[G]:
-        """Call `work(given, reseed)`, or replay the CUDA graph of its kind.
+        """Call `work(given, reseed)`, or replay its captured graphs.
 
-        A kind's graph is captured after its first calls. Later calls replay it.
+        The first calls of a kind run `work` itself. Then it is captured, and later calls replay it.
 
         Args:
-            kind: A key. Calls with equal keys can replay the same graph.
-            given: The inputs of `work`. It may change them in place.
+            kind: The key of the work. Calls with equal keys can replay the same graphs.
+            given: The inputs of `work`, which may change them in place.
             seeds: The seeds of the forward passes. `work` calls `reseed` with each of them, in order.
             work: The function to call or to replay.
 
         Returns:
             The inputs with the changes that `work` made. They are `given` itself or, after a replay, the
-            graph's own copies. The next replay overwrites these copies.
+            graphs' own copies. The next replay of the kind overwrites these copies.
         """
         if kind in self._recorded:
             places, replay = self._recorded[kind]
@@ -157,7 +161,7 @@ class Graphs:
 
 
 def copied(given: Any) -> Any:
-    """Copy all tensors of an input, as fixed inputs of captured work."""
+    """Copy an input with all its tensors, for graphs to read."""
     if isinstance(given, Batch | Output):
         return replace(given, **{field.name: copied(getattr(given, field.name)) for field in fields(given)})
     if isinstance(given, tuple):
@@ -166,9 +170,9 @@ def copied(given: Any) -> Any:
 
 
 def copy_into(place: Any, given: Any, *, name: str = "input") -> None:
-    """Copy tensors to the fixed inputs of captured work.
+    """Copy the tensors of `given` into `place`, the input of captured graphs.
 
-    Values that are no tensors must be equal. `name` is the name of the value, for the message.
+    Other values must be equal in both. `name` is the value's name in the error message.
     """
     if isinstance(place, Batch | Output):
         for field in fields(place):
@@ -183,9 +187,9 @@ def copy_into(place: Any, given: Any, *, name: str = "input") -> None:
 
 
 def refuse_graphs(config: Config, precision: Precision) -> None:
-    """Raise ConfigError if steps cannot be captured.
+    """Raise ConfigError if a run's steps cannot be captured.
 
-    They cannot on a CPU, with a loss scale, or with lookahead.
+    They cannot on a CPU, with a loss scale (float16), or with lookahead.
     """
     kind = precision.device.type
     if kind != "cuda":

@@ -1,4 +1,4 @@
-"""The plan of a run's steps: epochs, batches, and elapsed time."""
+"""The division of a run into epochs, steps and batches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from cifarlab.models.sizes import Sizes
 
 @dataclass(frozen=True)
 class Plan:
-    """The division of a run's steps into epochs and batches.
+    """The division of a run into epochs, steps and batches.
 
-    A step has `accumulate` batches. The last step of an epoch may have fewer.
+    A step is one update of the weights, from `accumulate` batches. The last step of an epoch may have fewer
+    batches, and its last batch fewer samples.
 
     Attributes:
         samples: Number of training samples.
@@ -30,7 +31,7 @@ class Plan:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Return the samples that an epoch uses.
+        """Return the number of samples that an epoch uses.
 
         A last batch of one picture is left out, because batch norm cannot normalise it.
         """
@@ -56,15 +57,21 @@ class Plan:
         return min(step * self.step_size, self.samples_per_epoch)
 
     def positions(self, order: Tensor, step: int) -> Tensor:
-        """Return the part of an epoch's order (N,) for its `step`-th step."""
+        """Return the part of an epoch's order (N,) that a step uses.
+
+        `step` is counted from 0 within the epoch.
+        """
         return order[self.samples_before(step) : self.samples_before(step + 1)]
 
     def batches(self, step: int, samples: int) -> list[tuple[int, int]]:
-        """Return where a step's batches begin and end in the epoch's order.
+        """Return the range of each batch of a step.
 
         Args:
-            step: Step, counted from the start of the run.
-            samples: Length of the order, which may be cut short.
+            step: Step, counted from 0 at the start of the run.
+            samples: Length of the epoch's order. It may be shorter than the epoch.
+
+        Returns:
+            (first, last) of each batch, which holds `order[first:last]`.
         """
         within, size = step % self.steps_per_epoch, self.batch_size
         first, last = self.samples_before(within), min(self.samples_before(within + 1), samples)
@@ -75,9 +82,11 @@ class Plan:
 class Clock:
     """A step's position in the run.
 
+    On a GPU both attributes are tensors, which captured steps read. Otherwise they are numbers.
+
     Attributes:
-        step: Its number.
-        progress: Share of the run before it, in [0, 1).
+        step: Number of the step, from 0 at the start of the run.
+        progress: Share of the run's steps that came before this one, in [0, 1).
     """
 
     step: int | Tensor
@@ -91,8 +100,9 @@ class StepPlan:
     It says which pictures the step uses, but does not hold them.
 
     Attributes:
-        bounds: Where each batch begins and ends in the epoch's order.
-        sizes: For each batch, the image sizes at which its pictures are trained.
+        bounds: (first, last) of each batch, which holds `order[first:last]` of the epoch's order.
+        sizes: For each batch, the image sizes at which its pictures are trained, as `sizes_of_batch` returns
+            them.
         seeds: The random seed of each forward pass, in order.
         clock: The step's position in the run.
     """
@@ -109,7 +119,7 @@ class StepPlan:
 
     @property
     def kind(self) -> Hashable:
-        """Return a key: steps with equal keys can replay one capture."""
+        """Return a key; steps with equal keys can replay the same graphs."""
         return tuple(
             (last - first, sizes) for (first, last), sizes in zip(self.bounds, self.sizes, strict=True)
         )

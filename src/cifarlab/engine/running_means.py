@@ -1,4 +1,4 @@
-"""Running means of an epoch, kept on the device."""
+"""Running means of an epoch's losses and accuracy, kept on the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifarlab.engine.state import MeansState
 class Means:
     """Weighted means of scalars, summed on the device.
 
-    Only reading them waits for the device. The first step with a value that is not finite is remembered, so
+    Only reading a result waits for the device. The first step with a value that is not finite is recorded, so
     that a diverged run can be stopped without waiting for the device after each step.
     """
 
@@ -26,13 +26,16 @@ class Means:
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def reset(self) -> None:
-        """Set all sums to 0 in place: captured steps use these tensors."""
+        """Set all sums to 0, in place because graphs use these tensors."""
         for tensor in (self._weight, *self._sums.values()):
             tensor.zero_()
         self._bad_step.fill_(-1)
 
     def add(self, values: Mapping[str, Tensor], weight: int, step: int | Tensor) -> None:
-        """Add scalars of a batch of `weight` samples, and watch them."""
+        """Add a batch's mean values, weighted by its number of samples.
+
+        The values are also checked by `watch`.
+        """
         self._weight += weight
         for key, value in values.items():
             weighted = value.detach().double() * weight
@@ -43,12 +46,12 @@ class Means:
         self.watch(values.values(), step)
 
     def watch(self, values: Iterable[Tensor], step: int | Tensor) -> None:
-        """Remember the first step that has a value that is not finite."""
+        """Record `step` if it is the first with a non-finite value."""
         finite = torch.stack([value.detach().float() for value in values]).isfinite().all()
         self._bad_step.copy_(torch.where((self._bad_step < 0) & ~finite, step, self._bad_step))
 
     def read(self) -> dict[str, float]:
-        """Return the means so far; this waits for the device."""
+        """Return the means since the last reset; this waits for the device."""
         weight, *sums = torch.stack([self._weight, *self._sums.values()]).tolist()
         return dict(zip(self._sums, (total / weight for total in sums), strict=True)) if weight else {}
 

@@ -1,4 +1,4 @@
-"""Scores of a split, on clean pictures and in evaluation mode."""
+"""Scoring of a split: pictures without augmentation, the model in evaluation mode."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ PICTURES_PER_BATCH = {"cpu": 500, "cuda": 4000}
 def logits_of(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits and labels of a split, in order, in evaluation mode.
+    """Yield logits and labels of a split, batch by batch, in order.
+
+    The model is in evaluation mode meanwhile.
 
     Args:
         model: The model.
         split: The split.
         precision: Precision and device.
-        image_size: Side length in pixels that the model sees.
+        image_size: Side length in pixels to which the pictures are resized.
 
     Yields:
         (logits (B, C) float32, labels (B,)).
@@ -43,9 +45,9 @@ def logits_of(
 def outputs_of(
     model: nn.Module, split: Split, precision: Precision, image_size: int
 ) -> Iterator[tuple[Output, Tensor]]:
-    """Yield complete outputs and labels of a split, like `logits_of`.
+    """Yield the `Output` and labels of each batch, like `logits_of`.
 
-    Outputs keep the precision of the model.
+    The tensors of the output have the dtype of the model's computation.
     """
     for images, labels in _batches(model, split, image_size):
         yield _answer(model, images, precision, image_size), labels
@@ -71,9 +73,10 @@ def score_split(
         model: The model.
         split: The split.
         precision: Precision and device.
-        image_size: Side length in pixels that the model sees.
-        graphs: Captures the batches, one for each model and shape. None: nothing is captured.
-        activations: Maps positions (B,) to the model's input in place of pictures; see `engine.frozen`.
+        image_size: Side length in pixels to which the pictures are resized.
+        graphs: CUDA graphs that capture and replay the scoring of batches. None: nothing is captured.
+        activations: Maps positions (B,) in the split to stored activations, which `model` takes in place of
+            pictures (see `engine.frozen`). None: the model takes pictures.
     """
 
     def work(given: Sequence[tuple[Tensor, ...]], reseed: Reseed) -> None:
@@ -102,9 +105,10 @@ def pictures_per_batch(kind: str, image_size: int) -> int:
 def _batches(
     model: nn.Module, split: Split, image_size: int, activations: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and labels of a split, in order, in evaluation mode.
+    """Yield inputs and labels of a split, in order.
 
-    Inputs are uint8 images (B, 3, H, W), or what `activations` returns for positions (B,).
+    The model is in evaluation mode meanwhile. Inputs are uint8 images (B, 3, H, W), or what `activations`
+    returns for positions (B,).
     """
     kind = split.labels.device.type
     has_maps = activations is None or activations(torch.zeros(1, dtype=torch.int64)).ndim == 4
@@ -132,6 +136,8 @@ def collect_outputs(
 ) -> tuple[Tensor, Tensor, float]:
     """Return logits, labels and the scoring speed of a whole split.
 
+    The first batch is not timed if there are others.
+
     Returns:
         (logits (N, C) float32, labels (N,), pictures per second).
     """
@@ -150,15 +156,16 @@ def collect_outputs(
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return top1, top5 and loss of collected logits (N, C)."""
+    """Return the scores of `score_split` from collected logits (N, C)."""
     return _means(_sums(logits, labels), len(labels))
 
 
 def ranked(logits: Tensor) -> Tensor:
-    """Return the five most probable classes at most, (N, 5), best first.
+    """Return the most probable classes, (N, 5), most probable first.
 
-    Scores of a split break ties by this function; bfloat16 logits do have ties. The accuracy on training
-    batches is that of `argmax`.
+    With fewer than five classes there are fewer columns. The scores of a split break ties in the same way;
+    ties do occur among bfloat16 logits. The accuracy on training batches uses `argmax`, which may break ties
+    otherwise.
     """
     return logits.topk(min(5, logits.shape[1])).indices
 

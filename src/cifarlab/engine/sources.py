@@ -1,4 +1,4 @@
-"""Interfaces of optional inputs of a step: a teacher's outputs, and kept activations."""
+"""Interfaces of two optional inputs of a training step: a teacher's outputs and stored activations."""
 
 from __future__ import annotations
 
@@ -14,37 +14,51 @@ from cifarlab.data.splits import Split
 
 
 class Source(Protocol):
-    """A source of a teacher's outputs for the views of a batch."""
+    """Interface of a source of a teacher's outputs for training batches."""
 
     def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None:
-        """Prepare a view's outputs; return a progress message if computed, else None."""
+        """Prepare a view's outputs; return a message if any were computed.
+
+        Args:
+            view: Number of the view: an epoch, as `view_epoch` returns it.
+            stop: Called regularly. The work is interrupted when it returns True.
+        """
         ...
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:
-        """Return the outputs for the samples at `positions` (B,) of the split."""
+        """Return the teacher's output for a batch.
+
+        `positions` (B,) are those of the batch's samples in the training split.
+        """
         ...
 
 
 class ActivationSource(Protocol):
-    """A source of a frozen part's activations, which replace pictures."""
+    """Interface of a source of a frozen part's activations, which replace pictures."""
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:
-        """Return a training batch with activations in place of pictures."""
+        """Return the training batch at `positions` (B,), with activations for pictures."""
         ...
 
     def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
-        """Return a function from positions (B,) to clean activations, or None."""
+        """Return a function from positions (B,) to activations without augmentation.
+
+        Returns None if there are none for the split.
+        """
         ...
 
     def tail(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Return the part of a model that follows the frozen part."""
+        """Return the part of a model that takes the activations as input."""
         ...
 
     def knows(self, model: torch.nn.Module) -> bool:
-        """Tell whether a model's frozen part equals the one that computed the activations."""
+        """Tell whether the activations are valid for a model.
+
+        They are if its frozen part equals the one that computed them.
+        """
         ...
 
 
 def unobserved(_part: str) -> AbstractContextManager[object]:
-    """Return a context that measures nothing, for a part of a step."""
+    """Return a context that does nothing: a step's parts are not measured."""
     return nullcontext()

@@ -1,4 +1,4 @@
-"""The state of an engine that `last.pt` saves."""
+"""Types of the engine's state, which a run saves in `last.pt`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class MeansState(TypedDict):
-    """The running means: weighted sums by name, and the total weight."""
+    """The state of `Means`: weighted sums by name, and the sum of the weights."""
 
     sums: dict[str, Tensor]
     weight: Tensor
 
 
 class EngineState(TypedDict):
-    """The state dicts of the parts of an engine."""
+    """The state dicts of the engine's parts. `average` is None if no weights are averaged."""
 
     model: dict[str, Tensor]
     objective: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""One training step: batches, forward and backward passes, clipping, the optimizer's step, running means."""
+"""`Engine`: training steps (batches, passes, clipping, optimizer, running means), and scoring of splits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}
 
 
 class Engine:
-    """One training step and its state: weights, optimizer, loss scale, average, means."""
+    """Takes training steps; holds their state: weights, optimizer, loss scale, average, running means."""
 
     def __init__(
         self,
@@ -77,30 +77,30 @@ class Engine:
 
     @property
     def evaluated(self) -> torch.nn.Module:
-        """Return the averaged model once it has averaged weights, else the model."""
+        """Return the averaged model, or the model itself before averaging begins."""
         return self.average.module if self.average is not None and self.average.n_averaged > 0 else self.model
 
     def order(self, epoch: int) -> Tensor:
-        """Return the epoch's order, (N,) int64 positions on the pictures' device."""
+        """Return the epoch's order: positions in the training split, (N,) int64."""
         shuffled = partial(permutation, self.config.train.seed, epoch)
         make = shuffled if self.config.data.shuffle else torch.arange
         return make(len(self.train_split), device=self.train_split.rows.device)
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Prepare teacher outputs; return a progress message if computed, else None."""
+        """Prepare an epoch's teacher outputs; return a message if they were computed."""
         return self.teacher.begin(view_epoch(self.config, epoch), stop) if self.teacher is not None else None
 
     def use_graphs(self, graphs: Graphs) -> None:
-        """Capture training steps and scoring batches with `graphs` from now on."""
+        """Capture and replay training steps and scoring by `graphs` from now on."""
         self.graphs = graphs
         self._clock = self._clock or self._device_clock()
 
     def learning_rate(self, step: int) -> float:
-        """Return the step's learning rate; with layer decay, the head's."""
+        """Return the learning rate of a step (with layer decay, the head's)."""
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
     def step(self, order: Tensor, epoch: int, step: int) -> None:
-        """Train on one step's samples; `step` counts from the run's start."""
+        """Take a training step, counted from 0 over the whole run."""
         plan = self._plan_step(len(order), epoch, step)
         self._behind_border(self.model)  # Sets the tail to the model's mode.
         batches = (self._batch(order, epoch, first, last, plan.clock) for first, last in plan.bounds)
@@ -115,7 +115,7 @@ class Engine:
                 average.update_parameters(self.model)
 
     def _plan_step(self, samples: int, epoch: int, step: int) -> StepPlan:
-        """Plan a step of an epoch of `samples`; set the clock."""
+        """Plan a step in an epoch of `samples` samples; set the clock."""
         bounds = tuple(self.plan.batches(step, samples))
         sizes = tuple(self._sizes(last - first, epoch, step, first) for first, last in bounds)
         passes = 1 if self.config.optim.sharpness is None else 2
@@ -123,7 +123,7 @@ class Engine:
         return StepPlan(bounds, sizes, seeds, self._set_clock(step))
 
     def _batch(self, order: Tensor, epoch: int, first: int, last: int, now: Clock) -> Batch:
-        """Return the order's samples `first` to `last` (excluded), with teacher outputs."""
+        """Return the batch of samples order[first:last], with any teacher's outputs."""
         with self.span("batch"):
             batch = replace(self._shown(order, epoch, first, last), progress=now.progress)
         if self.teacher is not None:
@@ -132,13 +132,13 @@ class Engine:
         return batch
 
     def _shown(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
-        """Return a batch of pictures, or of their kept activations."""
+        """Return a batch of pictures, or of their stored activations if used."""
         if self.activations is not None:
             return self.activations.batch(order[first:last], epoch)
         return self.batches.batch(order, epoch, first, last)
 
     def _behind_border(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Return the model, or its tail behind a frozen part."""
+        """Return the model or, with stored activations, the part that takes them."""
         if self.activations is None:
             return model
         tail = self.activations.tail(model)
@@ -147,9 +147,9 @@ class Engine:
         return tail
 
     def _learn(self, plan: StepPlan, batches: Iterable[Batch], reseed: Reseed) -> None:
-        """Take the planned step: the part that a graph may capture.
+        """Take the planned step; graphs may capture what this function does.
 
-        It reads no host value that changes from step to step, and does not wait before the first pass.
+        It reads no number on the host that varies by step. No device work may come before the first reseed.
         """
         self.optimizer.zero_grad(set_to_none=True)
         watched: list[Tensor] = []
@@ -174,9 +174,9 @@ class Engine:
             self.means.watch(watched, plan.clock.step)
 
     def _backward_uphill(self, batch: Batch, sizes: Sizes, reseed: Callable[[], object]) -> Tensor:
-        """Replace the gradients by sharpness-aware ones; return the loss uphill.
+        """Replace the gradients by sharpness-aware ones; return the second pass's loss.
 
-        This second pass is not a closure of `optimizer.step`, because torch's loss scaler accepts none.
+        The second pass is not a closure of `optimizer.step`, because torch's loss scaler accepts none.
         """
         assert self.config.optim.sharpness is not None
         ascent = self.config.optim.sharpness.bind()
@@ -211,11 +211,11 @@ class Engine:
         return self._clock
 
     def _seed_of(self, step: int, number: int) -> int:
-        """Return torch's seed for the forward passes of one batch."""
+        """Return torch's seed for the passes of batch `number` of a step."""
         return hash_ints(self._seed, step * self.plan.accumulate + number)
 
     def _sizes(self, count: int, epoch: int, step: int, place: int) -> Sizes:
-        """Return the training sizes of `count` pictures, from `place` in the order."""
+        """Return the training sizes of `count` pictures from `place` in the order."""
         return sizes_of_batch(self.config, count, epoch, step, self.plan.total_steps, place)
 
     def _forward(self, model: torch.nn.Module, batch: Batch, sizes: Sizes) -> Output:
@@ -227,7 +227,7 @@ class Engine:
         return forward_at_sizes(partial(model, stages=self._stages), images, sizes)
 
     def _backward(self, batch: Batch, sizes: Sizes, share: float = 1.0) -> tuple[dict[str, Tensor], Output]:
-        """Add a batch's gradients, weighted by its `share` of the step's samples."""
+        """Add `share` times a batch's gradients; return its losses and output."""
         with self.precision.autocast():
             with self.span("forward"):
                 output = self._forward(self._through, batch, sizes)
@@ -239,7 +239,7 @@ class Engine:
 
     @torch.no_grad()
     def finish(self, epoch: int) -> None:
-        """Estimate an average's batch norms before `epoch` is scored, if needed."""
+        """Re-estimate the average's batch norms, if needed, before scoring `epoch`."""
         model = self.evaluated
         if self.average is None or model is self.model or self.average.has_own_statistics:
             return
@@ -260,7 +260,7 @@ class Engine:
         model.train(was_training)
 
     def score(self, split: Split, image_size: int | None = None) -> dict[str, float]:
-        """Score a split, as `score_split`; the default size is the recipe's."""
+        """Score a split with `score_split`; the default size is the recipe's."""
         own, model, kept = self.config.data.image_size, self.evaluated, None
         if self.activations is not None and image_size in (None, own) and self.activations.knows(model):
             kept = self.activations.clean(split)

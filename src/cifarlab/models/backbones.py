@@ -1,4 +1,4 @@
-"""Backbones, which map (B, 3, S, S) normalised pictures to (B, F) pooled features; timm's among them."""
+"""timm's models as backbones, which map (B, 3, S, S) normalised pictures to (B, F) pooled features."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def timm_backbone(
     The features are those of the last stage, pooled by the model's own pooling. If the model's own head has a
     hidden layer (MobileNetV3, VGG), the features are the output of that layer.
 
-    `fitnet` compares the stages. These are the submodules that timm lists as stages (`feature_info`), first
-    to last, if they output maps (B, C, H, W). A ViT has no stages, since its blocks output tokens. A Swin has
-    none, since the channels of its maps come last. The map of the last stage is the one that is pooled,
-    except for a norm (ConvNeXt) or a last convolution (MobileNetV2) in between.
+    The loss `fitnet` compares the feature maps of stages. The stages are the submodules that timm lists in
+    `feature_info`, first to last, if they output maps (B, C, H, W). A ViT has no stages, since its blocks
+    output tokens. A Swin has none, since the channels of its maps come last. The map that is pooled is that
+    of the last stage, in some models after a norm (ConvNeXt) or a convolution (MobileNetV2).
 
     Args:
         pretrained: Initial weights. False: random. True: the weights that timm publishes for this model; they
@@ -110,7 +110,7 @@ def timm_backbone(
 
 
 def _size_options(name: str, image_size: int) -> dict[str, int]:
-    """Return timm's options for the picture size; empty if any size works."""
+    """Return the options that set a timm model's picture size, if needed."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -139,7 +139,7 @@ def _create(name: str, image_size: int, options: Mapping[str, Any]) -> Any:
 
 
 def _refuse_unknown(error: Exception, name: str) -> None:
-    """Raise ConfigError if the model lacks an option of ours."""
+    """Raise ConfigError if `error` says that the model lacks an option."""
     if isinstance(error, TypeError) and "'patch_size'" in str(error):
         raise no_patches(name) from error
     if isinstance(error, TypeError) and "'drop_path_rate'" in str(error):
@@ -148,7 +148,7 @@ def _refuse_unknown(error: Exception, name: str) -> None:
 
 
 def _own_size(name: str) -> int | None:
-    """Return the side length in pixels of a timm model's pictures."""
+    """Return the picture size in pixels that a timm model expects."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -224,8 +224,8 @@ def _load_pretrained(
 ) -> LoadReport:
     """Load published weights or a file's weights, except those of new layers.
 
-    `renewed` is {prefix of names: reason} for new layers, which keep their random weights. Raises ConfigError
-    at `model.backbone.pretrained`.
+    `renewed` is {prefix of names: reason} for new layers, which keep their random weights. Every ConfigError
+    is located at `model.backbone.pretrained`.
     """
     config = model.pretrained_cfg
     try:
@@ -255,7 +255,7 @@ def _published(config: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
 
 
 def has_weights(backbone: Spec) -> bool:
-    """Tell whether a backbone's initial weights, if any, need no download."""
+    """Tell whether building a backbone needs no download of weights."""
     import timm
 
     pretrained = getattr(backbone.options, "pretrained", False)
@@ -270,9 +270,9 @@ def _translate(
 ) -> dict[str, Tensor]:
     """Rename and resize published weights to fit this model.
 
-    Old names are changed and position embeddings resized. timm does this just before `load_state_dict`,
-    non-strictly, in functions that it does not export. So a second model is created and its call of
-    `load_state_dict` is intercepted. The caller then loads the result, accounting for each name.
+    timm renames old weights and resizes position embeddings just before it calls `load_state_dict`, in
+    functions that it does not export. So a second model is created, and its call of `load_state_dict` is
+    intercepted to get the result. timm would ignore missing names; the caller checks all of them.
     """
     import timm
 

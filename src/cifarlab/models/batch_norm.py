@@ -1,4 +1,4 @@
-"""Running statistics of batch norms: kept unchanged, or estimated again."""
+"""Contexts that keep batch norms' running statistics unchanged, or compute them anew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def norms_in_training(*modules: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms that would update their running statistics."""
+    """Return the batch norms whose running statistics a forward pass would update."""
     return [
         norm
         for module in modules
@@ -37,9 +37,10 @@ def statistics_kept(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def reestimated_statistics(*modules: nn.Module) -> Iterator[None]:
-    """Estimate running statistics again while the context is active.
+    """Compute running statistics anew from the forward passes within the context.
 
-    Batch norms in training mode reset them, then average all batches with equal weight.
+    This concerns batch norms in training mode. Their statistics are reset first. Then they are the mean over
+    all batches, with equal weight.
     """
     norms = norms_in_training(*modules)
     momenta = [norm.momentum for norm in norms]

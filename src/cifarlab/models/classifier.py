@@ -45,7 +45,7 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """A backbone and a head behind one input layer.
+    """A backbone and a head, with resizing and normalisation of the input.
 
     Args:
         backbone: Maps (B, 3, S, S) normalised pictures to (B, F) features.
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         image_size: S, the side length in pixels.
         mean: Mean of each channel, in [0, 1]. Mean and std are buffers, so that a checkpoint contains them.
         std: Standard deviation of each channel.
-        classes: Names by label, or their number.
+        classes: Class names in the order of their labels, or the number of classes.
 
     Attributes:
         loaded: Reports on weights that were read from files, for the run's record.
@@ -93,7 +93,7 @@ class Classifier(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Return the width of the embedding: the head's own, else the backbone's."""
+        """Return the embedding's width: the head's `num_features`, else the backbone's."""
         return getattr(self.head, "num_features", None) or self.backbone.num_features  # type: ignore[return-value]
 
     def layer_depths(self) -> dict[str, int]:
@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         return {f"backbone.{name}": depth for name, depth in layer_depths(self.backbone).items()}
 
     def hidden_matrices(self) -> list[str]:
-        """Return the names of the backbone's weights between hidden layers."""
+        """Return the names of the backbone's weights that map hidden features."""
         return [f"backbone.{name}" for name in hidden_matrices(self.backbone)]
 
     def fit(self, images: Tensor) -> None:
@@ -115,7 +115,7 @@ class Classifier(nn.Module):
                 fit(self.preprocess(images))
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode, except for `norms_in_eval`.
+        """Set training or evaluation mode.
 
         Batch norms named in `norms_in_eval` always stay in evaluation mode.
         """
@@ -127,8 +127,7 @@ class Classifier(nn.Module):
     def preprocess(self, images: Tensor, image_size: int | None = None) -> Tensor:
         """Convert pictures to the backbone's input, (B, 3, S, S) float32.
 
-        Pictures are (B, 3, h, w) uint8, or floats in [0, 1]. S is `image_size`, else the
-        model's own.
+        Pictures are (B, 3, h, w) uint8, or floats in [0, 1]. S is `image_size`, by default the model's own.
         """
         # Outside autocast: bf16 has 8 bits of precision, so it would round the pictures themselves.
         with torch.autocast(images.device.type, enabled=False):
@@ -191,7 +190,7 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor, image_size: int | None = None, stages: bool = False) -> Output:
         """Classify (B, 3, h, w) pictures, uint8 or floats in [0, 1].
 
-        They are resized to `image_size`, else the model's own size. With `stages`, the output contains the
+        They are resized to `image_size`, by default the model's own. With `stages`, the output contains the
         feature maps of the backbone's stages.
 
         Raises:
@@ -208,7 +207,7 @@ class Classifier(nn.Module):
 
 @contextmanager
 def _caught(backbone: nn.Module, maps: dict[str, Tensor]) -> Iterator[None]:
-    """Collect the outputs of the backbone's stages in `maps` while active."""
+    """Collect the outputs of the backbone's stages in `maps` within the context."""
     names: tuple[str, ...] = getattr(backbone, "stage_names", ())  # type: ignore[assignment]
     if not names:
         raise ConfigError("this backbone has no stages, so it has no feature maps", ("model", "backbone"))
@@ -236,10 +235,10 @@ def build_classifier(
     """Build a recipe's classifier on the CPU, with its initial weights.
 
     Args:
-        model: The section `model`.
+        model: The section `model` of the configuration.
         image_size: Side length of the pictures in pixels.
         num_classes: Number of classes.
-        dataset_mean_std: Statistics of the training pictures, for `normalize: dataset`.
+        dataset_mean_std: Mean and std of the training pictures by channel, for `normalize: dataset`.
         classes: Class names, in the order of their labels.
         initial: Whether to read weights from the checkpoint `model.init` or, without it, the backbone's
             pretrained weights if its options ask for them. Pass False if a checkpoint is loaded afterwards.
@@ -281,7 +280,7 @@ def _mean_std(model: ModelConfig, backbone: nn.Module, dataset_mean_std: Statist
 
 
 def _without_weights(backbone: Spec) -> Spec:
-    """Return the same backbone with random weights."""
+    """Return the backbone's spec without pretrained weights."""
     if "pretrained" not in type(backbone.options).model_fields:
         return backbone
     return replace(backbone, options=backbone.options.model_copy(update={"pretrained": False}))

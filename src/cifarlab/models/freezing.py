@@ -20,8 +20,9 @@ def freeze(classifier: Classifier, parts: Sequence[str], *, batch_norm_eval: Nor
         classifier: The classifier.
         parts: Dotted names as in the state dict, or prefixes of them: backbone, backbone.layer1, head. Their
             parameters get no gradient.
-        batch_norm_eval: Which batch norms use and keep their running statistics in training, too. "none";
-            "frozen": those inside `parts`; "backbone": also all others of the backbone.
+        batch_norm_eval: Which batch norms stay in evaluation mode during training, so that their running
+            statistics are used and do not change. "none": no batch norm. "frozen": those inside `parts`.
+            "backbone": those inside `parts`, and all of the backbone.
 
     Raises:
         ConfigError: A part has no parameters. The error is located at `model.freeze`.
@@ -40,7 +41,10 @@ def freeze(classifier: Classifier, parts: Sequence[str], *, batch_norm_eval: Nor
 
 
 def describe_frozen(classifier: Classifier) -> list[str]:
-    """Return a line for the run's record if anything is frozen."""
+    """Return a line on what is frozen, for the run's record.
+
+    The list is empty if nothing is frozen.
+    """
     held = sum(parameter.numel() for parameter in classifier.parameters() if not parameter.requires_grad)
     total = sum(parameter.numel() for parameter in classifier.parameters())
     still, norms = len(classifier.norms_in_eval), len(_norms(classifier))
@@ -57,7 +61,7 @@ def _is_in(name: str, parts: Sequence[str]) -> bool:
 
 
 def _nearest(part: str, classifier: Classifier) -> str:
-    """Suggest the module that was probably meant."""
+    """Suggest the module that was probably meant by `part`."""
     names = [name.split(".")[:-1] for name, _ in classifier.named_parameters()]
     known = {".".join(name[:length]) for name in names for length in range(1, len(name) + 1)}
     if f"backbone.{part}" in known:

@@ -1,4 +1,4 @@
-"""Heads, which map (B, F) features to an `Output` with an embedding of `num_features` values."""
+"""Heads, which map (B, F) features to an `Output`, whose embedding has `num_features` values per picture."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Linear(nn.Module):
 
     Args:
         norm: What is done to the features first. none: nothing. batch: a batch norm without scale and shift
-            standardises each feature to mean 0 and standard deviation 1 over the batch; the layer has its own
-            scale and shift. One learning rate then suits all features, which a linear probe needs.
+            standardises each feature to mean 0 and standard deviation 1 over the batch. One learning rate
+            then suits all features, which a linear probe needs.
         dropout: Share of the features that dropout sets to 0 in training, drawn for each picture and step
             (Srivastava et al. 2014). 0: none.
-        bias: Whether the layer adds a number to each logit. Without it logits are products of the embedding
-            and the class's weight alone, as lsoftmax needs them.
+        bias: Whether the layer adds a bias to each logit. The loss lsoftmax needs a layer without bias, whose
+            logits are products of the embedding and the class's weight alone.
         scale: Factor of the logits. A factor below 1 keeps a network that learns fast from becoming confident
             too early (Page 2018).
     """
@@ -64,8 +64,8 @@ class Margin(nn.Module):
         dim: Length of the embedding.
         scale: Factor of the cosines: logits = scale x cosines.
         centers: Number of directions of each class. Only the one nearest to the embedding counts (sub-center
-            ArcFace, Deng et al. 2020). Several directions suit classes of several looks, and may separate
-            pictures with a wrong label.
+            ArcFace, Deng et al. 2020). Several directions suit classes whose pictures form several groups,
+            and may separate pictures with a wrong label from the others.
     """
 
     def __init__(

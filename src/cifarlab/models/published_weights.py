@@ -24,7 +24,10 @@ def _hub_place(url: str) -> Path:
 
 
 def find_weights(name: str, repository: str | None, url: str | None) -> Path | None:
-    """Return the local file of published weights; None before its download."""
+    """Return the local file of published weights, or None.
+
+    The arguments are those of `fetch_weights`.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     placed = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
@@ -41,11 +44,18 @@ def find_weights(name: str, repository: str | None, url: str | None) -> Path | N
 def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
     """Return the local file of published weights; download it if missing.
 
-    It is searched as `<weights_folder()>/<name><ending>`, in torch.hub's cache and in Hugging Face's, then
-    downloaded from the hub's `repository`, or else from `url`.
+    It is looked for in `weights_folder()`, then in the cache of torch.hub, then in that of Hugging Face.
+
+    Args:
+        name: Full name of the weights. In `weights_folder()` the file has this name and an ending such as
+            .pth.
+        repository: Repository on the Hugging Face hub, from which the file is downloaded. None: there is
+            none.
+        url: Address from which the file is downloaded if there is no repository. None: there is none.
 
     Raises:
-        ConfigError: There are none, or no network (within seconds). The message says which file to get.
+        ConfigError: No weights are published, or they cannot be downloaded. Without a network this takes
+            seconds. The message says which file to get.
     """
     from huggingface_hub import hf_hub_url
 
@@ -92,7 +102,7 @@ def _from_hub(repository: str) -> Path:
 
 
 def _reach(url: str, seconds: float = 10) -> None:
-    """Raise OSError unless a server answers for this address."""
+    """Raise OSError unless `url` can be reached within `seconds`."""
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cifarlab"})
     with urllib.request.urlopen(request, timeout=seconds):
         pass

@@ -32,6 +32,10 @@ def sizes_of_batch(config: Config, count: int, epoch: int, step: int, total_step
         step: Step, counted from the start of the run.
         total_steps: Number of steps of the run.
         place: Position of the batch's first picture in the epoch's order.
+
+    Returns:
+        (size, rows) for each size: the side length in pixels, and the batch's rows that are trained at it, as
+        ranges. Size None stands for `data.image_size`.
     """
     scale, whole = config.data.multi_scale, (range(count),)
     if scale is None:
@@ -47,10 +51,10 @@ def sizes_of_batch(config: Config, count: int, epoch: int, step: int, total_step
 def forward_at_sizes(model: Callable[..., Output], images: Tensor, sizes: Sizes) -> Output:
     """Run the model on a training batch with pictures of several sizes.
 
-    With `per: sample` the model is called once for each size. Batch norm treats each call as a batch of its
-    own: its statistics are those of one size, and its running statistics see the sizes in turn. The
-    configuration refuses losses that read feature maps in that case, because maps of several sizes have no
-    common shape.
+    The model is called once for each size. A batch has several sizes with `per: sample` in
+    `data.multi_scale`. Batch norm treats each call as a batch of its own: it normalises by the pictures of
+    one size, and its running statistics are updated once for each size. Losses that read feature maps cannot
+    be used then, because maps of several sizes have no common shape; the configuration refuses them.
 
     Args:
         model: Maps (images, size) to an Output.
@@ -70,7 +74,7 @@ def forward_at_sizes(model: Callable[..., Output], images: Tensor, sizes: Sizes)
 
 
 def size_of_step(sizes: Sequence[int], seed: int, step: int) -> int:
-    """Return a random size, a function of seed and step alone."""
+    """Return one of `sizes` at random, determined by seed and step alone."""
     return sizes[hash_ints(seed, label_key("image size"), step) % len(sizes)]
 
 
@@ -79,7 +83,7 @@ def size_of_stage(
 ) -> int:
     """Return the training size of a step, with one stage per size.
 
-    The stages follow one another in the order of `sizes`. Small pictures first is progressive learning (Tan
+    The run is divided into stages in the order of `sizes`. Small pictures first is progressive learning (Tan
     and Le 2021, EfficientNetV2), here with the same augmentation in every stage.
 
     Args:
@@ -98,9 +102,10 @@ def size_of_stage(
 def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dict[int, list[range]]:
     """Return the rows of a batch, grouped by training size.
 
-    The picture at position q of the epoch's order is trained at sizes[(q + epoch) mod n]. In a shuffled order
-    each size gets a random share of exactly 1 / n, for any batch size. A batch has few different shapes (one,
-    if n divides the batch size). In an unshuffled order each picture takes the sizes in turn, epoch by epoch.
+    The picture at position q of the epoch's order is trained at sizes[(q + epoch) mod n]. So each size gets 1
+    / n of the pictures, for any batch size. In a shuffled order these pictures are random. In an unshuffled
+    order each picture takes the sizes in turn, epoch by epoch. If n divides the batch size, all groups have
+    equally many pictures, so that few tensor shapes occur.
 
     Batch norm cannot normalise a group of one picture, so such a picture joins the group of the next size.
     This happens only in batches of fewer than 2 n pictures, such as the last batch of an epoch.
@@ -110,6 +115,9 @@ def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dic
         place: Position of the batch's first picture in the epoch's order.
         count: Number of pictures in the batch.
         epoch: Epoch of the batch.
+
+    Returns:
+        {size: rows of the batch, as ranges}.
     """
     num = len(sizes)
     starts = [(i - place - epoch) % num for i in range(num)]
@@ -127,11 +135,11 @@ def size_groups(sizes: Sequence[int], place: int, count: int, epoch: int) -> dic
 def put_in_order(outputs: Sequence[Output], rows: Tensor) -> Output:
     """Merge several outputs into one, with rows in the batch's order.
 
-    Scale and weight of the head are equal in all outputs.
+    The head's scale and weight are the same in all outputs, and are taken from the first.
 
     Args:
         outputs: Outputs of parts of the batch.
-        rows: (B,) int64, the row in the batch of each row of the concatenated outputs.
+        rows: (B,) int64. Entry i is the row in the batch of row i of the concatenated outputs.
     """
     first, order = outputs[0], rows.argsort()
     assert not first.stages, "feature maps of several sizes are refused"

@@ -1,4 +1,4 @@
-"""Loading of weights from files: each name in the file and in the module is loaded, excused, or an error."""
+"""Loading of weights from files, with a check of every name in the file and in the module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LoadReport:
 
     Attributes:
         source: The file.
-        sha256: Its digest.
+        sha256: SHA-256 of the file.
         loaded: Number of tensors that were loaded.
         left: {name: reason} for each tensor of the file that was not used.
         fresh: {name: reason} for each tensor of the module that kept its value.
@@ -66,11 +66,11 @@ def _names(names: list[str]) -> str:
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """Read a safetensors or PyTorch file; return its state dict and sha256.
 
-    No code in the file can run. The usual wrappers are opened (`model`, `state_dict`; in a run's last.pt
-    `engine` around `model`), and a prefix `module.` of all names is removed.
+    No code in the file can run. The state dict may be under the key `model` or `state_dict`, or under
+    `engine` and in it `model`, as in a run's last.pt. A prefix `module.` of all names is removed.
 
     Raises:
-        ConfigError: The file is missing, cut off or something else. The message names it.
+        ConfigError: The file is missing, incomplete or of another kind. The message names it.
     """
     path = Path(path).expanduser()
     content, sha256 = _read(path)
@@ -129,14 +129,15 @@ def load_weights(
     sha256: str = "",
     free: Mapping[str, str] | None = None,
 ) -> LoadReport:
-    """Copy a state dict into a module, accounting for every name.
+    """Copy a state dict into a module, and check every name.
 
     Args:
         module: The module, changed in place.
         state: The state dict.
-        source: Where it comes from, for messages.
-        sha256: Digest of the file.
-        free: {prefix: reason}. Names with these prefixes may be on one side only, or differ in shape.
+        source: File or other origin of the state dict, for messages.
+        sha256: SHA-256 of the file, for the report.
+        free: {prefix: reason}. Names with these prefixes may be missing in the state dict or in the module,
+            or differ in shape. The reason stands in the report.
 
     Raises:
         ConfigError: Another name of the module is missing or has another shape, or more than 1 % of the
@@ -176,15 +177,18 @@ def load_weights(
 
 
 def excuse(name: str, free: Mapping[str, str]) -> str | None:
-    """Return the reason of the first matching prefix in `free`."""
+    """Return the reason in `free` for a prefix of `name`, or None.
+
+    `free` is {prefix: reason}. The first matching prefix counts.
+    """
     return next((why for prefix, why in free.items() if f"{name}.".startswith(f"{prefix}.")), None)
 
 
 def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
     """Load weights into a `Classifier` from a run's folder or a checkpoint.
 
-    A folder stands for its best.pt. The head keeps its initial weights if it has another form or other
-    classes. Normalisation and picture size stay those of the recipe.
+    A folder stands for its best.pt. The head keeps its initial weights if the checkpoint's head has other
+    tensors or other classes. Normalisation and picture size stay those of the recipe.
 
     Raises:
         ConfigError: The weights cannot be read or do not fit. The error is located at `model.init`.

@@ -1,4 +1,4 @@
-"""Objectives: named losses and their weighted sum."""
+"""Losses by name, and `Objective`, their weighted sum."""
 
 from cifarlab.objectives.classification import arcface, cosface, cross_entropy, lsoftmax, sphereface
 from cifarlab.objectives.distillation import FitNet, distill, dkd, rkd

@@ -1,6 +1,6 @@
 """Losses over classes: cross-entropy, and losses with a margin between classes.
 
-The margin losses need hard labels. A recipe that mixes pictures cannot use them.
+The margin losses need hard labels: one class per picture. A recipe that mixes pictures cannot use them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ Softness = Annotated[
 def least_scale(num_classes: int) -> float:
     """Return the least scale of cosines that allows a probability of 0.99.
 
-    For P = 0.99 and C classes it is (C - 1) / C x ln((C - 1) P / (1 - P)) (Wang et al. 2018): 6.1 for 10
-    classes, 9.1 for 100.
+    Logits are scale x cosines. For P = 0.99 and C classes the scale is (C - 1) / C x ln((C - 1) P / (1 - P))
+    (Wang et al. 2018): 6.1 for 10 classes, 9.1 for 100.
     """
     others = num_classes - 1
     return others / num_classes * math.log(others * _PROBABILITY / (1 - _PROBABILITY))
@@ -68,17 +68,17 @@ def arcface(
     Theta is the angle between a picture's embedding and the direction of its class. The loss is cross-entropy
     with cos(theta + margin) in place of cos(theta). It needs hard labels and a head with cosines.
 
-    The exact gradient pulls a picture to its class sin(theta + margin) / sin(theta) times as strongly as it
-    pushes the picture from the other classes. At 90 degrees, where training begins, that factor is below 1.
-    The difference is a push that all pictures share. It can drive all of them to the side opposite to all
-    classes (docs/results/reproduce.md). The straight-through gradient has no such push.
+    With the exact gradient, a picture is pulled to its class sin(theta + margin) / sin(theta) times as
+    strongly as it is pushed from the other classes. When training begins, theta is about 90 degrees and this
+    factor is below 1. The excess push is common to all pictures. It can drive all embeddings to the side
+    opposite to all class directions (docs/results/reproduce.md). The straight-through gradient avoids this.
 
     Args:
         margin: Angle in radians that is added to theta.
         gradient: How the label's logit is differentiated. exact: the derivative of cos(theta + margin). If
             theta + margin exceeds pi, the value continues as cos(theta) - margin x sin(margin), so that a
-            larger angle never costs less. straight_through: InsightFace's form, with the value cos(theta +
-            margin) and the gradient of cos(theta), which has the right sign at every angle.
+            larger angle never costs less. straight_through: as in InsightFace, the value is cos(theta +
+            margin), but the gradient is that of cos(theta), which has the right sign at every angle.
         warmup: Share of the run over which the margin grows linearly from 0 (Wang et al. 2023). 0: the whole
             margin from the start.
 
@@ -129,9 +129,9 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
     """Multiplicative angular margin (Liu et al. 2017).
 
     Theta is the angle between a picture's embedding and the direction of its class. The loss is cross-entropy
-    with cos(margin x theta) in place of cos(theta), continued so that it decreases from 0 to pi. It needs
-    hard labels and a head with cosines. Logits are the embedding's length x cosine: the head's scale is used
-    in evaluation only.
+    with cos(margin x theta) in place of cos(theta). Where margin x theta exceeds pi, the cosine is replaced
+    by a continuation that goes on decreasing. The loss needs hard labels and a head with cosines. The logits
+    are the embedding's length x cosine. The head's scale is used in evaluation only.
 
     Raises:
         ConfigError: If the head gives no cosines.
@@ -147,10 +147,11 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
 def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
     """Large-margin softmax, with a multiplied angle (Liu et al. 2016).
 
-    It is sphereface with logits that also contain the length of the class's weight. Theta is the angle
-    between a picture's embedding and that weight. The loss needs hard labels and `model.head={name: linear,
-    bias: false}`, whose logits are these products. The margin head does not suit it, since that head ignores
-    the weight's length when it classifies. The head's dropout has no effect on this loss.
+    It is sphereface with other logits: products of the embedding and the class's weight, which depend on the
+    length of this weight, too. Theta is the angle between a picture's embedding and the weight of its class.
+    The loss needs hard labels and `model.head={name: linear, bias: false}`, whose logits are these products.
+    The margin head does not suit it, since that head ignores the weight's length when it classifies. The
+    head's dropout has no effect on this loss.
 
     Raises:
         ConfigError: If the head's logits have a bias or are cosines.
@@ -183,9 +184,10 @@ def _sine(angle: float | Tensor) -> float | Tensor:
 
 
 def _eased(cosines: Tensor, margin: int, softness: float, progress: float | Tensor) -> Tensor:
-    """Mix the multiplied angle's cosine with ever less of the plain cosine.
+    """Mix cos(margin x theta) with a share of cos(theta) that falls.
 
-    The result is (`_multiplied` + ease x cos(theta)) / (1 + ease).
+    The result is (`_multiplied` + ease x cos(theta)) / (1 + ease). During the run, ease falls from _EASE to
+    `softness`.
     """
     if not softness:
         return _multiplied(cosines, margin)
@@ -195,11 +197,11 @@ def _eased(cosines: Tensor, margin: int, softness: float, progress: float | Tens
 
 
 def _multiplied(cosines: Tensor, times: int) -> Tensor:
-    """Return the cosine of the multiplied angle, continued to be decreasing.
+    """Return cos(times x theta), continued so that it decreases in theta.
 
-    It is (-1)^k cos(times x theta) - 2k with k = floor(times x theta / pi), which falls from 1 at 0 to 1 - 2
-    x times at pi. The cosine is computed as a Chebyshev polynomial of cos(theta): its slope is finite at
-    every angle, unlike that of acos.
+    It is (-1)^k cos(times x theta) - 2k with k = floor(times x theta / pi), which falls from 1 at theta = 0
+    to 1 - 2 x times at pi. The cosine is computed as a Chebyshev polynomial of cos(theta), because its
+    derivative is finite at every angle, unlike that of acos.
     """
     before, this = torch.ones_like(cosines), cosines
     for _ in range(times - 1):
@@ -219,7 +221,7 @@ def _cosines(output: Output, loss: str) -> Tensor:
 def cross_entropy(
     batch: Batch, output: Output, *, smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 ) -> Tensor:
-    """Cross-entropy.
+    """Cross-entropy, optionally with label smoothing.
 
     Args:
         smoothing: Share of each target that is spread evenly over all classes (Szegedy et al. 2016). 0: none.

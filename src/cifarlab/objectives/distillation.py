@@ -1,7 +1,7 @@
 """Distillation losses, which compare the `Output` of a student with a teacher's for the same view.
 
-They compute in float32 at least. The teacher's logits are calibrated: divided by the temperature that
-minimises its validation loss.
+They compute in float32 or float64. The teacher's logits are calibrated: divided by the temperature that
+minimises the teacher's validation loss.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _COINCIDENT = 1e-5
 
 @LOSSES.register(needs_teacher="logits")
 def distill(batch: Batch, output: Output, *, temperature: Temperature = 4.0) -> Tensor:
-    """The teacher's class probabilities at a temperature (Hinton et al. 2015).
+    """Divergence from the teacher's softened probabilities (Hinton et al. 2015).
 
-    The loss is T^2 x KL(teacher || student) at temperature T, mean over the batch. T^2 keeps the gradient's
-    size as T grows: the loss tends to the squared distance of the centred logits over 2 C, for C classes (eq.
-    4 of Hinton, Vinyals and Dean). The teacher's logits are calibrated first: they are divided by the
-    temperature that minimises its validation loss.
+    The loss is T^2 x KL(teacher || student) of the probabilities at temperature T, mean over the batch. The
+    factor T^2 keeps the size of the gradient as T grows: the loss tends to the squared distance of the
+    centred logits over 2 C, for C classes (eq. 4 of Hinton, Vinyals and Dean). The teacher's logits are
+    calibrated first: they are divided by the temperature that minimises the teacher's validation loss.
 
-    The scale of a head with cosines is chosen for training with a margin and is no measure of confidence. So
-    the cosines of a student are multiplied by the teacher's own, calibrated scale if the teacher has cosines,
-    too. Otherwise they are multiplied by the least scale at which a class can reach probability 0.99, which
-    is 9.1 for 100 classes.
+    The scale of a cosine head is chosen for training with a margin and is no measure of confidence. So a
+    student's cosines are multiplied by another scale. It is the teacher's calibrated scale if the teacher has
+    cosines, too, and otherwise the least scale at which a class can reach probability 0.99: 9.1 for 100
+    classes.
 
     The published weights at T = 4 (CRD benchmark) are 0.9 for this loss and 0.1 for cross_entropy.
 
@@ -98,13 +98,13 @@ def dkd(
 
 @LOSSES.register(name="fitnet", needs_teacher="stages", reads_logits=False)
 class FitNet(nn.Module):
-    """Hints: squared distance of a stage's maps (Romero et al. 2015).
+    """Hints: squared difference of the models' feature maps (Romero et al. 2015).
 
-    The distance is between the student's and the teacher's maps, as a mean of the squared differences over
-    all values. The student's maps first go through a regressor that is trained with the student: a 1x1
-    convolution to the teacher's channels, batch norm and ReLU, as in the CRD benchmark. If the maps differ in
-    size, the larger are average-pooled to the size of the smaller. The benchmark's regressor uses a
-    convolution with strides instead.
+    The loss is the mean squared difference between the student's and the teacher's maps of one stage. The
+    student's maps first go through a regressor that is trained with the student: a 1x1 convolution to the
+    teacher's channels, batch norm and ReLU, as in the CRD benchmark. If the maps differ in size, the larger
+    ones are average-pooled to the smaller size. The benchmark's regressor uses a convolution with strides
+    instead.
 
     The published weight is 100, with cross_entropy at weight 1 and the stage before the last of a ResNet for
     CIFAR.
@@ -156,11 +156,12 @@ def rkd(
 ) -> Tensor:
     """Distances and angles between a batch's embeddings (Park et al. 2019).
 
-    The loss is distance x Huber(distances between two pictures, in units of their mean) + angle x
-    Huber(cosines of the angles in all triangles of pictures). Each is a mean over all pairs or triples. As in
-    the published code, pairs of a picture with itself are included, which adds zeros. The embeddings of
-    student and teacher may differ in width. A batch of one picture has no distances, and one of two has no
-    angles: these terms are 0.
+    The loss is `distance` x D + `angle` x A. D is the Huber loss between the student's and the teacher's
+    distances of two pictures, each divided by the mean distance in the batch. A is the Huber loss between the
+    student's and the teacher's cosines of the angles in triangles of pictures. D is a mean over all pairs, A
+    over all triples. As in the published code, pairs of a picture with itself are included, which adds zeros.
+    The embeddings of student and teacher may differ in width. A batch of one picture has no distances, and
+    one of two has no angles: these terms are 0.
 
     The published weights, with cross_entropy at weight 1, are 25 and 50.
 
@@ -189,13 +190,13 @@ def rkd(
 def readable_logits(output: Output, teacher: Output) -> Tensor:
     """Return a student's logits at a scale that suits a temperature.
 
-    A head's factor of the cosines (such as 64) is chosen for training with a margin and is no measure of
-    confidence: divided by T = 4 it would act as another temperature. So cosines are multiplied by the
-    teacher's own, calibrated scale if the teacher has cosines, too; otherwise by `least_scale`, 9.1 for 100
-    classes. Other logits are returned unchanged.
+    The scale of a cosine head (such as 64) is chosen for training with a margin and is no measure of
+    confidence: divided by T = 4 it would act as another temperature. So a student's cosines are multiplied by
+    another scale. It is the teacher's calibrated scale if the teacher has cosines, too, and otherwise
+    `least_scale`, 9.1 for 100 classes. The logits of other heads are returned unchanged.
 
     Returns:
-        (B, C), float32 at least.
+        (B, C), float32 or float64.
     """
     if output.cosines is None:
         return _precise(output.logits)
@@ -214,14 +215,18 @@ def _precise(values: Tensor) -> Tensor:
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the batch's mean KL(teacher || student) of two (B, C) logits."""
+    """Return the mean KL(teacher || student) over two batches of logits.
+
+    Both are (B, C).
+    """
     return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
 
 
 def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split logits into label against rest, and the rest alone.
+    """Return logits for label against the rest, and within the rest.
 
-    Returns (B, 2) logits of the label and of all others together, and (B, C - 1) logits of the others.
+    They are (B, 2) logits of the label and of all other classes together, and (B, C - 1) logits of the
+    others.
     """
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     rest = logits.gather(1, columns + (columns >= labels[:, None]))
@@ -237,7 +242,8 @@ def _shrunk(maps: Tensor, height: int, width: int) -> Tensor:
 def _products(embedding: Tensor) -> Tensor:
     """Return the inner products of embeddings, (B, D) to (B, B) float64.
 
-    The first embedding is subtracted from all of them before.
+    The first embedding is subtracted from all embeddings beforehand. Distances and angles do not depend on
+    it.
     """
     offsets = embedding.double() - embedding[:1].double()
     return offsets @ offsets.mT
@@ -263,7 +269,8 @@ def _relative(distances: Tensor) -> Tensor:
 def _angles(products: Tensor) -> Tensor:
     """Return the cosines of all angles, from inner products.
 
-    Entry [j, i, k] of (B, B, B) is the angle at j between i and k. It is 0 if two of the points coincide.
+    Entry [j, i, k] of (B, B, B) is the cosine of the angle at j between i and k. It is 0 if j coincides with
+    i or k.
     """
     distances = _distances(products)
     inverse = 1 / torch.where(distances > 0, distances, torch.inf)

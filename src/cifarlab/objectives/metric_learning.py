@@ -18,9 +18,9 @@ def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0
     """Batch-hard triplets (Hermans et al. 2017).
 
     For each picture, the loss takes the farthest picture of its class in the batch and the nearest picture of
-    another class. The first should be nearer than the second, by `margin` at least. Distances are between
-    embeddings scaled to length 1, and are at most 2. The loss is the mean over the pictures that have both
-    neighbours. If there are none it is 0.
+    another class. The first should be nearer than the second, by `margin` or more. Distances are between
+    embeddings scaled to length 1, so the largest possible distance is 2. The loss is the mean over the
+    pictures that have both kinds of neighbours. If there are none it is 0.
 
     The loss needs hard labels. It should be combined with a loss that classifies.
 
@@ -43,11 +43,11 @@ def triplet(batch: Batch, output: Output, *, margin: Annotated[float, Field(gt=0
 def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(gt=0)] = 0.1) -> Tensor:
     """Supervised contrastive loss (Khosla et al. 2020, L_out).
 
-    A picture's positives are the other pictures of its class in the batch: about 2.5 in a batch of 250
-    pictures with 100 classes, so the batch should be large. The loss pulls a picture towards its positives
-    and away from all others. Logits are cosines of embeddings over the temperature, without the paper's
-    projection head and second view. The loss is the mean over the pictures that have a positive. If there are
-    none it is 0.
+    A picture's positives are the other pictures of its class in the batch. A batch of 250 pictures with 100
+    classes has about 2.5 positives for each picture, so the batch should be large. The loss pulls a picture
+    towards its positives and away from all others. Logits are cosines of embeddings over the temperature. The
+    paper's projection head is left out, and each picture is in the batch once, not in two augmented versions.
+    The loss is the mean over the pictures that have a positive. If there are none it is 0.
 
     The loss needs hard labels. It should be combined with a loss that classifies.
 
@@ -82,5 +82,8 @@ def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_over(losses: Tensor, counted: Tensor) -> Tensor:
-    """Return the mean of the counted losses (B,), or 0 without any."""
+    """Return the mean of those `losses` (B,) that are `counted`.
+
+    It is 0 if none are.
+    """
     return (losses * counted).sum() / counted.sum().clamp_min(1)

@@ -1,4 +1,7 @@
-"""`Objective`: a recipe's losses by label, and their weighted sum."""
+"""`Objective`: a recipe's losses and their weighted sum.
+
+A loss has a label, its key in the recipe's section `objective`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ Loss = Callable[[Batch, Output], Tensor]
 class Objective(nn.Module):
     """The losses of a recipe by label, and their weights.
 
-    The state of a loss that is an `nn.Module` is saved under `loss_<label>`.
+    A loss that is an `nn.Module` is a submodule named `loss_<label>`, so its state is saved.
     """
 
     def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float]):
@@ -41,7 +44,7 @@ class Objective(nn.Module):
         All are scalars in float32.
 
         Raises:
-            ConfigError: A loss is not one number.
+            ConfigError: A loss is not a scalar.
         """
         losses = {label: self._loss(label)(batch, output).float() for label in self.weights}
         for label, loss in losses.items():
@@ -68,8 +71,8 @@ def build_objective(
         specs: Losses by label.
         num_classes: Number of classes.
         num_features: Width of the embedding, for losses with parameters.
-        student: The student's output for one picture, for losses with `needs_teacher` and parameters.
-        teacher: The teacher's output for one picture, likewise.
+        student: The student's output for one picture, for losses that have parameters and need a teacher.
+        teacher: The teacher's output for one picture, for the same losses.
 
     Raises:
         ConfigError: Student and teacher do not fit together.

@@ -1,4 +1,4 @@
-"""Averages of the weights over a run."""
+"""Averages of a model's weights at several steps of a run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Average(Protocol):
 
     Attributes:
         module: A model with the averaged weights. It is scored as soon as `n_averaged` is above 0.
-        n_averaged: How many models were averaged.
-        has_own_statistics: Whether the running statistics of its batch norms belong to the averaged weights.
-            If not, they are estimated on an epoch's training pictures before each scoring.
+        n_averaged: Number of times that weights were added, as a scalar tensor.
+        has_own_statistics: Whether the running statistics of the batch norms in `module` belong to the
+            averaged weights. If not, they are estimated on an epoch's training pictures before each scoring.
     """
 
     module: nn.Module
@@ -27,15 +27,15 @@ class Average(Protocol):
     has_own_statistics: bool
 
     def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
-        """Tell whether to average the model after `done` of `total` steps."""
+        """Tell whether to update the average after `done` of `total` steps."""
         ...
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Add a model's weights to the average."""
+        """Add the present weights of `model` to the average."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights and their number."""
+        """Return the averaged weights and `n_averaged`."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> object:
@@ -46,10 +46,10 @@ class Average(Protocol):
 class ExponentialAverage(AveragedModel):
     """An exponential moving average of the weights, updated after each step.
 
-    Floating-point buffers are averaged like the weights: the statistics of batch norms then belong to the
-    averaged weights, not to the last ones. Integer buffers are copied. `AveragedModel`'s own update reads the
-    number of steps from the device, and so waits for the device at every step. This update does not wait, and
-    a captured graph can replay it.
+    Floating-point buffers are averaged like the weights, so the statistics of batch norms belong to the
+    averaged weights. Integer buffers are copied. `AveragedModel`'s own update waits for the device at every
+    step, because it reads the number of steps there. This update does not wait, and a captured graph can
+    replay it.
 
     Attributes:
         module: The averaged model.
@@ -63,14 +63,15 @@ class ExponentialAverage(AveragedModel):
         self.module.requires_grad_(False)
 
     def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:  # noqa: ARG002  as `Average`
-        """Tell whether to average the model after `done` of `total` steps: always."""
+        """Return True: the average is updated after every step."""
         return True
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards the model.
+        """Move the average towards the weights of `model`.
 
-        It moves by the share 1 - decay. With warm-up, the share after n updates is at least 9 / (10 + n).
+        It moves by the share 1 - decay of the difference. With warm-up, the share after n updates is 9 / (10
+        + n) if that is larger.
         """
         n = self.n_averaged.float()
         decay = ((1 + n) / (10 + n)).clamp(max=self.decay) if self.warmup else torch.full_like(n, self.decay)
@@ -91,7 +92,7 @@ class ExponentialAverage(AveragedModel):
 class EqualAverage(AveragedModel):
     """An equal average of the weights at the ends of a run's last epochs (SWA).
 
-    It begins at the share `start` of the run. Buffers are copied from the last model, so the statistics of
+    It begins after the share `start` of the run. Buffers are copied from the last model, so the statistics of
     batch norms do not belong to the averaged weights. `has_own_statistics` is therefore False, and the caller
     estimates them on the training pictures before scoring `module`.
     """
@@ -104,7 +105,7 @@ class EqualAverage(AveragedModel):
         self.module.requires_grad_(False)
 
     def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
-        """Tell whether an averaged epoch ends after `done` of `total` steps."""
+        """Tell whether an epoch at or after `start` ends with `done` steps."""
         return done % steps_per_epoch == 0 and done / total >= self.start
 
 
@@ -125,7 +126,7 @@ def ema(
         decay: Share of the average that a step keeps; the rest comes from the model's weights. The average
             looks back over about 1 / (1 - decay) steps.
         warmup: Whether decay is smaller in the first steps, so that the average forgets the initial weights:
-            after n updates it is at most (1 + n) / (10 + n).
+            after n updates it is the smaller of `decay` and (1 + n) / (10 + n).
     """
     return ExponentialAverage(model, decay, warmup)
 
@@ -145,6 +146,6 @@ def swa(
     SWA needs a learning rate that stays high, such as that of the schedule `linear` with a floor.
 
     Args:
-        start: Share of the run. An epoch is averaged if it ends at this point or later.
+        start: Share of the run. The weights at the end of an epoch are averaged if this share has passed.
     """
     return EqualAverage(model, start)

@@ -1,4 +1,4 @@
-"""Optimizers, and the groups of parameters that they treat alike."""
+"""Optimizers, and the parameter groups that are passed to them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def adamw(
     Decoupled means that weight decay shrinks the weights directly and is not part of the gradient.
 
     Args:
-        betas: Shares that the running means keep at each step: of the gradient, and of its square.
+        betas: Decay rates of the running means of the gradient and of its square: the share kept at each
+            step.
         eps: Number that is added to the root of the mean square before the division by it.
     """
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_fused(groups))
@@ -73,14 +74,14 @@ def adamw(
 def lion(
     groups: list[dict[str, Any]], lr: float, *, betas: tuple[Momentum, Momentum] = (0.9, 0.99)
 ) -> Optimizer:
-    """Sign of a momentum, with decoupled decay (Lion, Chen et al. 2023).
+    """Sign of momentum, with decoupled decay (Lion, Chen et al. 2023).
 
-    The implementation is timm's. Every weight moves by the learning rate at each step. The paper takes a
-    third to a tenth of AdamW's rate, and three to ten times its weight decay.
+    The implementation is timm's. At each step every weight moves by the learning rate, up or down. The paper
+    takes a third to a tenth of AdamW's rate, and three to ten times its weight decay.
 
     Args:
-        betas: The first is the share of the running mean in the direction of a step; the gradient has the
-            rest. The second is the share of itself that the running mean keeps at each step.
+        betas: First: weight of the running mean in the direction of a step; the gradient has the rest.
+            Second: share of the running mean that a step keeps.
     """
     from timm.optim import Lion  # pyright: ignore[reportPrivateImportUsage]
 
@@ -104,22 +105,22 @@ def muon(
 
     The implementation is timm's. Hidden matrices are the weights of the backbone's linear layers and
     convolutions, without the first layer and depthwise convolutions. A convolution's kernel counts as a
-    matrix of one row per output and inputs x height x width columns. The iteration runs in bfloat16, or in
-    float32 if the device emulates bfloat16.
+    matrix with a row for each output and inputs x height x width columns. The Newton-Schulz iteration runs in
+    bfloat16, or in float32 if the device emulates bfloat16.
 
     Args:
         momentum: Share of the running mean of gradients that a step keeps. 0 turns momentum off.
-        nesterov: Whether the gradient is mixed once more into the running mean before that is orthogonalized.
+        nesterov: Whether to mix the gradient once more into the running mean before it is orthogonalized.
         iterations: Number of Newton-Schulz iterations that orthogonalize a matrix.
         scale: Factor of the orthogonal matrix. match_rms_adamw: 0.2 sqrt(max(rows, columns)), which moves
             weights about as far as AdamW does at the same rate (Liu et al. 2025). original: sqrt(max(1, rows
             / columns)), which needs a rate about ten times as high.
-        renormalize: Scale each matrix to the norm sqrt(rows) before each step. This is for networks with a
-            batch norm after each matrix: the rate is then the share by which a step changes the matrix
-            (airbench, Jordan 2024).
+        renormalize: Whether to scale each matrix to the norm sqrt(rows) before each step. This is for
+            networks with a batch norm after each matrix: the rate is then the share by which a step changes
+            the matrix (airbench, Jordan 2024).
         rest: Optimizer of all other parameters (the first layer, depthwise convolutions, norms, biases, the
             head, losses): sgd, adamw or lion.
-        rest_rate: Learning rate of `rest` as a multiple of that of the matrices.
+        rest_rate: Learning rate of `rest`, divided by that of the matrices.
 
     Raises:
         ConfigError: If no hidden matrix is trained.
@@ -151,9 +152,9 @@ def muon(
 
 @contextmanager
 def _iterating_in_float32() -> Iterator[None]:
-    """Let timm's Muon iterate in float32, though it offers bfloat16 only.
+    """Let timm's Muon iterate in float32 within the context.
 
-    Emulated bfloat16 is 55 times as slow for 512 x 4608.
+    timm offers bfloat16 only. Where it is emulated, it is 55 times as slow for a matrix of 512 x 4608.
     """
     import timm.optim.muon as library
 
@@ -166,9 +167,9 @@ def _iterating_in_float32() -> Iterator[None]:
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool | None:
-    """Return True if torch has the fused kernel, else None.
+    """Return the optimizer argument `fused`: True if possible, else None.
 
-    None lets torch choose; False would rule out foreach, too.
+    None lets torch choose between loops and foreach. False would rule out foreach.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
@@ -185,18 +186,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters of a module for the optimizer.
 
-    Args:
-        module: The module. Its submodules may have the methods that are named below.
-        weight_decay: Weight decay of the parameters that are not exempt.
-        decay_norms: False exempts norms and biases (at most one axis), and those in `no_weight_decay()`,
-            timm's way to name class tokens and position embeddings.
-        layer_decay: Below 1, a group has an `lr_scale`, layer_decay ** depth. `layer_depths()` gives the
-            depths, by default 0 (Howard and Ruder 2018; Bao et al. 2022).
-        hidden_apart: Give groups an entry `hidden`: whether `hidden_matrices()` lists their parameters.
-        norm_rate: Factor for norms and biases (64 in airbench, Jordan 2024, where norms train no scale).
+    Groups are sorted by depth, rate factor, exemption from weight decay, and `hidden`.
 
-    Groups are sorted by depth, rate factor, exemption from decay, and `hidden`. Within a group the order is
-    that of `named_parameters`.
+    Args:
+        module: The module. Its submodules may have the methods named below.
+        weight_decay: Weight decay of the parameters that are not exempt.
+        decay_norms: False exempts norms and biases (at most one axis), and the parameters whose names
+            `no_weight_decay()` returns: in timm, class tokens and position embeddings.
+        layer_decay: Below 1, a group's `lr_scale` has the factor layer_decay ** depth. The depths are from
+            `layer_depths()`, by default 0 (Howard and Ruder 2018; Bao et al. 2022).
+        hidden_apart: Whether each group tells by `hidden` if `hidden_matrices()` names its parameters.
+        norm_rate: Factor of `lr_scale` for norms and biases (64 in airbench, Jordan 2024).
     """
     exempt = {
         _join(prefix, name)
@@ -246,7 +246,7 @@ def _hidden_matrices(module: nn.Module) -> set[str]:
 def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]) -> Optimizer:
     """Build a recipe's optimizer over all trainable parameters.
 
-    The learning rate is the schedule's peak. Move the modules to their device first: that decides whether
+    Its learning rate is the schedule's peak. Move the modules to their device first: that decides whether
     fused kernels are used.
 
     Raises:
@@ -267,7 +267,7 @@ def build_optimizer(optim: OptimConfig, modules: nn.Module | Iterable[nn.Module]
 
 
 class Combined(Optimizer):
-    """Optimizers that step together, each over its own parameters.
+    """Several optimizers that step together, each over its own parameters.
 
     They share `param_groups` and `state`. Code that sets a learning rate, scales gradients or saves a state
     dict therefore reaches all of them, as with any optimizer.
@@ -279,7 +279,7 @@ class Combined(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let the parts share this optimizer's groups and state."""
+        """Let the combined optimizers share this one's groups and state."""
         first = 0
         for part in self.parts:
             last = first + len(part.param_groups)
@@ -295,6 +295,6 @@ class Combined(Optimizer):
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a result of `state_dict`, and share it with the parts."""
+        """Restore a result of `state_dict` in all combined optimizers."""
         super().load_state_dict(state_dict)
         self._share()

@@ -1,4 +1,4 @@
-"""Sharpness-aware steps, which take the gradient at a point uphill of the weights."""
+"""Sharpness-aware steps, whose gradient is taken at a point of higher loss near the weights."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ def sam(
     *,
     rho: Radius = 0.05,
 ) -> list[Tensor]:
-    """Take the gradient at the distance rho (SAM, Foret et al. 2021).
+    """Take the gradient uphill at distance rho (SAM, Foret et al. 2021).
 
-    The weights are first moved uphill along their gradient, by the distance rho. A second gradient is
-    computed there. The optimizer uses it for a step from the original weights.
+    The weights are first moved along their gradient, by the distance rho. A second gradient is computed
+    there. The optimizer uses it for a step from the original weights.
 
     Args:
         rho: Distance from the weights at which the gradient is taken. 0.05 suits CIFAR-10; on CIFAR-100 the
             code of ASAM's authors takes 0.1 for SAM.
+
+    Returns:
+        The move of each weight, to be added to it.
     """
     return _scale(gradients, rho / (_norm(gradients) + TINY))
 
@@ -54,6 +57,9 @@ def asam(
         rho: Distance from the weights, in these units, at which the gradient is taken. The authors' code
             takes 0.5 on CIFAR-10 and 1 on CIFAR-100.
         eta: Number that is added to each weight's size, so that weights near 0 move, too.
+
+    Returns:
+        The move of each weight, to be added to it.
     """
     units = [weight.abs() + eta for weight in weights]
     relative = [gradient * unit for gradient, unit in zip(gradients, units, strict=True)]
@@ -65,11 +71,11 @@ def asam(
 def uphill(
     ascent: Callable[[list[Tensor], list[Tensor]], list[Tensor]], parameters: Sequence[nn.Parameter]
 ) -> Iterator[None]:
-    """Move parameters by `ascent(weights, gradients)` while the context is active.
+    """Move parameters by `ascent(weights, gradients)` within the context.
 
-    Only parameters with a gradient move. The scale of the gradients does not matter: a loss scale need not be
-    removed first, and clipping them first would change nothing. Afterwards the weights are restored bit for
-    bit, even if a gradient was not finite.
+    Only parameters with a gradient move. The gradients' common scale does not matter: neither removing a loss
+    scale nor clipping would change the move. Afterwards the weights are restored bit for bit, even if a
+    gradient was not finite.
     """
     moved = [parameter for parameter in parameters if parameter.grad is not None]
     weights = [parameter.detach() for parameter in moved]

@@ -48,9 +48,10 @@ Growth = Annotated[
 
 
 def _fall(progress: float, warmup: float, floor: float, shape: Callable[[float], float]) -> float:
-    """Rise linearly to the peak, then fall to floor x peak.
+    """Rise linearly to the peak during the warm-up, then fall.
 
-    `shape` falls from 1 to 0 as a function of the elapsed share of the time after the warm-up.
+    The result is a share of the peak: from 1 it falls to `floor`. `shape` falls from 1 to 0 as a function of
+    the elapsed share of the time after the warm-up.
     """
     if progress < warmup:
         return progress / warmup
@@ -107,7 +108,8 @@ def cosine_restarts(
 ) -> float:
     """Fall along half a cosine, repeatedly (SGDR, Loshchilov and Hutter 2017).
 
-    Each cycle falls from the peak to floor x peak. Together, the cycles fill the time after the warm-up.
+    The rate falls from the peak to floor x peak in each cycle. Together, the cycles fill the time after the
+    warm-up.
     """
     lengths = [growth**cycle for cycle in range(cycles)]
 
@@ -133,8 +135,8 @@ def one_cycle(
 ) -> float:
     """Rise along half a cosine, then fall (Smith and Topin 2018).
 
-    The fall is half a cosine, too. The rate is that of torch's OneCycleLR, with the first step as number 0
-    and the last as number total. Here it depends on the elapsed share of the run instead of the step.
+    The fall is half a cosine, too. The shape is that of torch's OneCycleLR, as a function of the elapsed
+    share of the run instead of the step.
 
     Args:
         warmup: Share of the run in which the rate rises to the peak. 0 starts at the peak.
@@ -147,5 +149,5 @@ def one_cycle(
 
 
 def learning_rate(optim: OptimConfig, step: int, total: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
+    """Return the learning rate of a step of `total`, counted from 0."""
     return optim.lr * optim.schedule.build(step / total)

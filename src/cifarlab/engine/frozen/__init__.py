@@ -1,4 +1,4 @@
-"""Frozen first parts of networks: their activations are computed once per view, and kept."""
+"""Stored activations of a network's frozen first part, so that training runs only the rest."""
 
 from cifarlab.engine.frozen.activations import Activations
 from cifarlab.engine.frozen.border import NoBorder, find_border, frozen_share

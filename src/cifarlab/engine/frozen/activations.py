@@ -1,4 +1,4 @@
-"""`Activations`: the output of a network's frozen first part, computed once per view and kept in files."""
+"""`Activations`: the outputs of a network's frozen first part, computed once and stored in files."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ STRAYS = 1
 
 
 class Activations:
-    """The activations at the border, by split and view.
+    """The stored activations of a network's frozen first part, by split and view.
 
-    They are computed on first use, then replayed. Each view has its own folder, written completely or not at
-    all. Its key names everything that they depend on: frozen weights, code, pictures, the view's policy and
-    seed, size and precision. A folder is computed again if it does not match its key, its checksums, or the
-    network's current output for its first pictures. Activations are stored in the type in which they are
-    computed (bfloat16 under autocast): nothing is rounded.
+    A view is one augmented version of every picture; clean pictures are not augmented. Each view's
+    activations are computed on first use and stored in a folder, which is written completely or not at all.
+    The folder's key names all that they depend on: frozen weights, code, pictures, augmentation, seed, view,
+    size, precision. A folder is computed again if it does not match its key, its checksums, or the network's
+    current output for its first pictures. Activations are stored in the dtype of their computation (bfloat16
+    under autocast).
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class Activations:
         self._said: list[str] = []
 
     def announce(self) -> str:
-        """Return a message on the stored activations, their size and their folder.
+        """Return a message with the size and folder of the activations.
 
-        Call this once the model has its frozen weights. No activations are written yet.
+        Call it after the frozen weights are loaded. It writes no activations.
 
         Raises:
             ConfigError: The folder cannot be written, or has too little space.
@@ -87,7 +88,7 @@ class Activations:
         return f"{what} will be computed once and stored in {self.folder} ({_shown(missing)} to write)"
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
-        """Prepare an epoch's activations; return progress messages of computed views.
+        """Prepare an epoch's activations; return a message for each computed view.
 
         Raises:
             Stopped: `stop()` has returned True.
@@ -99,12 +100,12 @@ class Activations:
         return self.lines()
 
     def lines(self) -> list[str]:
-        """Return progress messages of views computed since the last call."""
+        """Return a message for each view computed since the last call."""
         said, self._said = self._said, []
         return said
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:
-        """Return the epoch's views at `positions` (B,), as activations without pictures."""
+        """Return the training batch at `positions` (B,), with activations for pictures."""
         split = self.splits.train
         rows = self._on_device(split, view_epoch(self.config, epoch))
         activations = self._take(rows, positions)
@@ -114,7 +115,7 @@ class Activations:
         return Batch(no_images(len(labels), labels.device), labels, targets, ids, activations=activations)
 
     def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
-        """Return a function from positions (B,) to clean activations.
+        """Return a function from positions (B,) to activations of clean pictures.
 
         Returns None if the split is not one of this run's.
         """
@@ -125,14 +126,14 @@ class Activations:
         return lambda positions: self._take(rows, positions)
 
     def tail(self, model: nn.Module) -> Tail:
-        """Return the part behind the border, of the model or its average."""
+        """Return the part of `model` that takes the activations as input."""
         if model not in self._tails:
             assert isinstance(model, Classifier)
             self._tails[model] = Tail(model, self.border)
         return self._tails[model]
 
     def of_first(self, count: int) -> Activations:
-        """Return a copy for timing: the first `count` training pictures, in memory."""
+        """Return a copy for timing: `count` training pictures, stored in memory."""
         split, few = self.splits.train, copy.copy(self)
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
@@ -144,9 +145,9 @@ class Activations:
         return few
 
     def knows(self, model: nn.Module) -> bool:
-        """Tell whether a classifier's frozen part equals this model's.
+        """Tell whether the stored activations are valid for `model`.
 
-        An average of the model should have the same frozen part.
+        They are if its frozen part equals the one that computed them. A weight average may differ.
         """
         if model is self.model:
             return True
@@ -162,7 +163,7 @@ class Activations:
         return str(self.border.dtype).removeprefix("torch.")
 
     def _needed(self) -> Iterator[tuple[Split, int | None]]:
-        """Yield a run's splits and views; None stands for clean pictures."""
+        """Yield each split and view of a run; view None means clean."""
         config, views = self.config, num_views(self.config)
         assert views is not None, "only views that come back are kept"
         for view in range(min(views, config.train.last_epoch)):
@@ -178,12 +179,12 @@ class Activations:
         return self.folder / digest(self._key(split)) / name
 
     def _policy(self) -> str:
-        """Return a digest of the augmentation and its seed."""
+        """Return a digest of the augmentation options and the seed."""
         plain = {"augment": self.config.dump()["data"]["augment"], "seed": self.config.train.seed}
         return digest(plain)[:12]
 
     def _key(self, split: Split) -> dict[str, Plain]:
-        """Return a split's key, without the view, as plain data."""
+        """Return what a split's activations depend on, except the view."""
         if id(split) not in self._keys:
             self._weights = self._weights or frozen_digest(self.model, self.border)
             self._keys[id(split)] = split_key(
@@ -192,7 +193,7 @@ class Activations:
         return self._keys[id(split)]
 
     def _on_device(self, split: Split, view: int) -> Tensor:
-        """Return a training view's rows, on the GPU if they fit there."""
+        """Return a training view's stored rows, on the GPU if possible."""
         rows, place = self._rows(split, view), self._place(split, view)
         if self._current is None or self._current[0] != place:
             self._current = None  # Free the memory before the next rows need it.
@@ -202,12 +203,12 @@ class Activations:
         return self._current[1]
 
     def _take(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Return activations (B, ...) on the device, as the network outputs them."""
+        """Return the activations at `positions` on the device, in the network's layout."""
         taken = rows.index_select(0, positions.to(rows.device)).to(self.precision.device, non_blocking=True)
         return self.border.from_rows(taken)
 
     def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
-        """Return a view's memory-mapped rows, computed if missing; None means clean."""
+        """Return a view's rows as a memory map; compute missing ones."""
         folder = self._place(split, view)
         if folder not in self._opened:
             with locked(folder, stop=stop):
@@ -232,7 +233,7 @@ class Activations:
         return f"{len(split):,} {kind} pictures{of}"
 
     def _open(self, folder: Path, split: Split, view: int | None) -> Tensor | None:
-        """Return a view's rows if complete and equal to the network's output."""
+        """Return a view's stored rows, or None if incomplete or outdated."""
         found = read_arrays(folder, self._key(split) | {"view": folder.name}, ["rows"])
         if found is None:
             return None
@@ -281,7 +282,7 @@ class Activations:
         return make_batch(split, positions, config.data, config.train.seed, view, num_classes).images
 
     def _fault(self, split: Split, view: int | None) -> str:
-        """Explain why activations do not match those computed a moment ago."""
+        """Explain why activations just stored differ from those computed again."""
         first, fix = next(self._chunks(split)), "train.keep_activations=false"
         if not self._compute(split, first, view).isfinite().all():
             lower = "" if self.precision.dtype == torch.float32 else "train.precision=float32, or "

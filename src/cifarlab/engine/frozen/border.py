@@ -1,4 +1,4 @@
-"""The border between the frozen first part of a network and the rest: finding and testing it."""
+"""Search for the border: the point where the frozen first part of a network ends."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ BORDER_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e
 
 
 class NoBorder(Exception):
-    """The reason why a network cannot begin behind its frozen part."""
+    """Raised if a network cannot be run from the output of a frozen part; the message says why."""
 
 
 def find_border(classifier: Classifier, objective: Objective, batch: Batch, precision: Precision) -> Border:
     """Find the end of a classifier's frozen first part, and test it.
 
-    The test uses a batch in training mode. The activations must be the same for any seed of the generators.
-    No trained parameter may lie before them. From them on, logits, losses and gradients must equal those of
-    the whole classifier.
+    The test runs `batch` in training mode. The activations at the border must depend neither on random
+    numbers nor on trained parameters. The rest of the network, run from these activations, must give the same
+    logits, losses and gradients as the whole classifier.
 
     Raises:
-        NoBorder: There is no such part. The message gives the reason.
+        NoBorder: There is no such point. The message gives the reason.
     """
     probe = copy.deepcopy(classifier).train()
     images = probe.preprocess(precision.layout(batch.images))
@@ -53,7 +53,7 @@ def find_border(classifier: Classifier, objective: Objective, batch: Batch, prec
 
 @torch.no_grad()
 def frozen_share(classifier: Classifier, border: Border) -> float:
-    """Return the share of a forward pass's multiply-adds before the border."""
+    """Return the share of multiply-adds before the border, in [0, 1]."""
     device, size, was_training = classifier.mean.device, classifier.image_size, classifier.training
     tail, counts = Tail(classifier, border), []
     activations = torch.zeros(1, *border.shape, device=device)
@@ -68,7 +68,7 @@ def frozen_share(classifier: Classifier, border: Border) -> float:
 def _frozen_prefix(probe: Classifier, images: Tensor, precision: Precision) -> list[str]:
     """Return the names of the frozen, deterministic modules that run first.
 
-    They are in the order of computation.
+    They are in the order of computation. NoBorder is raised if none of them has parameters.
     """
     called: list[str] = []
 
@@ -92,9 +92,10 @@ def _frozen_prefix(probe: Classifier, images: Tensor, precision: Precision) -> l
 
 
 def _settled_first(probe: Classifier, name: str, called: list[str]) -> Iterator[str]:
-    """Yield the leading settled parts of a module, in order.
+    """Yield the names of a module's first fixed parts, in order.
 
-    A settled part gives the same output each time. The first part that is not settled ends the list.
+    A part is fixed if it gives the same output for the same input in each step (see `_unsettled`). The first
+    part that is not fixed ends the list.
     """
     if called.count(name) != 1:
         return
@@ -111,7 +112,7 @@ def _settled_first(probe: Classifier, name: str, called: list[str]) -> Iterator[
 
 
 def _unsettled(module: nn.Module) -> str | None:
-    """Return why a module's output may change; None if it cannot."""
+    """Return why a module's output may vary between steps, or None."""
     if any(parameter.requires_grad for parameter in module.parameters()):
         return "is trained"
     for part in module.modules():
@@ -126,7 +127,7 @@ def _unsettled(module: nn.Module) -> str | None:
 
 
 def _first_reason(probe: Classifier, called: list[str]) -> str:
-    """Return why no frozen module runs first."""
+    """Return why no frozen module runs first, in words."""
     leaves = [name for name in called if not any(other.startswith(f"{name}.") for other in called)]
     reasons = ((name, _unsettled(probe.get_submodule(name))) for name in leaves)
     said = (f"{name} runs before the frozen parts end, and it {why}" for name, why in reasons if why)
@@ -136,7 +137,7 @@ def _first_reason(probe: Classifier, called: list[str]) -> str:
 def _proven(
     probe: Classifier, objective: Objective, batch: Batch, modules: tuple[str, ...], precision: Precision
 ) -> Border:
-    """Return the border behind `modules`, or raise NoBorder with the reason."""
+    """Return the border after `modules`, or raise NoBorder with the reason."""
     last = modules[-1]
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     images = precision.layout(batch.images)
@@ -185,7 +186,7 @@ def _pass(
     *,
     seed: int,
 ) -> tuple[list[Tensor | None], ...]:
-    """Return logits, losses and gradients of a pass without side effects."""
+    """Run forward and backward without side effects; return logits, losses, gradients."""
     goal = copy.deepcopy(objective).train()
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     torch.manual_seed(seed)

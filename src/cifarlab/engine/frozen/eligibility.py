@@ -1,4 +1,4 @@
-"""The test of whether a configuration gains from kept activations."""
+"""The test of whether storing activations can save time in a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ KEEP_ACTIVATIONS = ("train", "keep_activations")
 
 
 def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
-    """Return why a configuration gains nothing from kept activations, or None.
+    """Return why storing activations cannot speed up a run, or None.
 
-    `teacher_is_kept` tells whether the teacher, if any, answers from its cache.
+    `teacher_is_kept` tells whether the teacher's outputs, if any, are read from its cache.
     """
     data, views, epochs = config.data, num_views(config), config.train.last_epoch
     if data.mix:

@@ -1,4 +1,4 @@
-"""Keys of kept activations: everything that they depend on, as plain data."""
+"""Keys that identify stored activations by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def split_key(
 ) -> dict[str, Plain]:
     """Return everything that a split's activations depend on, except the view.
 
-    `weights` is the digest of the frozen part, from `frozen_digest`.
+    It is plain data, which can be written as JSON. `weights` is a result of `frozen_digest`.
     """
     name = "test" if split is splits.test else "val" if split is splits.val else "train"
     return {

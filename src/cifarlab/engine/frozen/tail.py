@@ -1,4 +1,4 @@
-"""The part of a network behind its border, as a model of its own, and the activations that it takes."""
+"""`Border`, the end of a network's frozen first part, and `Tail`, the rest of the network as a model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Border:
 
     Attributes:
         modules: Names, within the classifier, of the modules that need not run, in the order of computation.
-            The last one outputs the activations at the border.
+            The output of the last one is stored: the activations at the border.
         shapes: Shape of each module's output for one picture.
-        dtype: Type of the activations.
-        channels_last: Whether the activations are stored as (H, W, C).
+        dtype: Data type of the activations.
+        channels_last: Whether maps are stored as (H, W, C) instead of (C, H, W).
     """
 
     modules: tuple[str, ...]
@@ -36,7 +36,7 @@ class Border:
 
     @property
     def name(self) -> str:
-        """Return the name of the module with the kept output."""
+        """Return the name of the module that outputs the activations."""
         return self.modules[-1]
 
     @property
@@ -50,7 +50,10 @@ class Border:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def to_rows(self, activations: Tensor) -> Tensor:
-        """Convert activations (B, ...) to rows of a file; `from_rows` is the inverse."""
+        """Convert activations (B, ...) to rows of a file, on the CPU.
+
+        `from_rows` is the inverse.
+        """
         if self.channels_last:
             activations = activations.permute(0, 2, 3, 1)
         rows = activations.contiguous().cpu()
@@ -64,7 +67,7 @@ class Border:
 
 
 class Tail(nn.Module):
-    """A classifier from the border on, which maps activations to an Output.
+    """The part of a classifier after the border, which maps activations to an Output.
 
     It shares all trained modules with the classifier. Modules before the border do not run.
     """
@@ -81,7 +84,10 @@ class Tail(nn.Module):
         self.train(classifier.training)
 
     def _without(self, module: nn.Module, border: Border, name: str) -> nn.Module:
-        """Copy a module without the parts before the border; share all others."""
+        """Return a module in which no part before the border runs.
+
+        Parts after the border are shared with the original.
+        """
         if not any(f"{other}.".startswith(f"{name}.") for other in border.modules):
             return module
         # As in torch's own replicas: a new object with other children and otherwise the same attributes.
@@ -107,7 +113,7 @@ class Tail(nn.Module):
         return self._kept[0]
 
     def train(self, mode: bool = True) -> Tail:
-        """Set training or evaluation mode, as the classifier does."""
+        """Set training or evaluation mode, with the exceptions of `Classifier.train`."""
         super().train(mode)
         for name in self._norms_in_eval:
             self.get_submodule(name).eval()
@@ -119,9 +125,10 @@ class Tail(nn.Module):
         image_size: int | None = None,  # noqa: ARG002  as `Classifier`
         stages: bool = False,
     ) -> Output:
-        """Classify (B, ...) activations at the border.
+        """Classify pictures by their activations (B, ...) at the border.
 
-        `image_size` is that of the pictures that they were computed from.
+        The other arguments exist for calls that also fit `Classifier.forward`. `image_size` is ignored.
+        `stages` must be False.
         """
         assert not stages, "the maps of stages before the border are not kept"
         # Operations outside the modules before the border run on blank pictures.
@@ -134,21 +141,21 @@ class Tail(nn.Module):
 
 
 def _give_blank(shape: tuple[int, ...], given: Tensor, *_: object, **__: object) -> Tensor:
-    """Return (B, *shape) zeros that take no memory."""
+    """Return len(given) blank entries, (B, *shape), that take no memory."""
     return torch.zeros((), device=given.device).expand(len(given), *shape)
 
 
 class _Reached(Exception):
-    """The forward pass has reached the border."""
+    """Raised to end a forward pass at the border."""
 
 
 @torch.no_grad()
 def activations_at(
     classifier: Classifier, border: Border, images: Tensor, precision: Precision, image_size: int
 ) -> Tensor:
-    """Compute the activations at the border for (B, 3, H, W) views.
+    """Compute the activations at the border for (B, 3, H, W) pictures.
 
-    Modules behind the border do not run.
+    Modules after the border do not run.
     """
     found: list[Tensor] = []
 
@@ -168,7 +175,7 @@ def activations_at(
 
 
 def no_images(count: int, device: torch.device) -> Tensor:
-    """Return (count, 3, 0, 0), the empty pictures of a replayed batch."""
+    """Return empty images, (count, 3, 0, 0), for a batch of activations."""
     return torch.empty(count, 3, 0, 0, device=device)
 
 

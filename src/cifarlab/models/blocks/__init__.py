@@ -1,1 +1,1 @@
-"""Blocks that several networks share."""
+"""Building blocks of networks: the base class `Staged`, and first layers."""

@@ -1,4 +1,4 @@
-"""`Staged`, a convolutional network of a stem, stages of blocks, and final layers, without a classifier."""
+"""`Staged`, a convolutional network without a classifier: a stem, stages of blocks, and final layers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Staged(nn.Module):
 
     Args:
         stem: The first layers.
-        stages: Each a sequence of blocks.
+        stages: The stages, each a sequence of blocks.
         last: Layers between the stages and the pooling, if any.
         num_features: F, the channels of the map that is pooled.
         image_size: S, the side length in pixels.
         min_image_size: Smallest supported side length in pixels.
 
     Attributes:
-        stage_names: Submodules that output the maps (B, C, H, W) of the stages, first to last. The output of
-            the last one is pooled.
+        stage_names: Names of the submodules whose output maps (B, C, H, W) count as stages, first to last.
+            The output of the last one is pooled. So `last`, if there is one, counts as a stage, too.
 
     Raises:
         ConfigError: `image_size` is below `min_image_size`.
@@ -67,8 +67,8 @@ class Staged(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
         """Return patterns that assign parameters to layers, in timm's format.
 
-        The stem is a layer, and each block is one (with `coarse`, each stage). `last` belongs to the last of
-        them: 99999 is timm's number for that.
+        The stem is a layer, and each block is one (with `coarse`, each stage). `last` is in the same layer as
+        the block or stage before it, for which timm has the number 99999.
         """
         blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(blocks, None), (r"^last", (99999,))]}
@@ -96,7 +96,7 @@ def conv_norm(
 def with_he_weights(network: Staged) -> Staged:
     """Initialise convolutions in place as He et al. (2015) do for ReLU.
 
-    The variance follows the fan-out; biases are 0. The network is returned.
+    The variance of the weights is set by the fan-out. Biases are 0. The network is returned.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

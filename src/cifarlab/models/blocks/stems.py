@@ -10,9 +10,9 @@ from cifarlab.core.errors import ConfigError
 
 
 def put_cifar_stem(model: Any, name: str) -> None:
-    """Begin a ResNet with a 3x3 convolution of stride 1, in place.
+    """Replace a ResNet's first layers by a 3x3 convolution, in place.
 
-    No pooling follows the convolution.
+    It has stride 1, and no pooling follows it. `name` is the model's name, for the message.
 
     Raises:
         ConfigError: The model is not a ResNet that begins with one convolution.
@@ -34,7 +34,7 @@ def put_cifar_stem(model: Any, name: str) -> None:
 def patch_options(name: str, patch: int) -> dict[str, int]:
     """Return timm's options for patches of `patch` px.
 
-    They are empty for a ConvNeXt, which `put_patches` changes.
+    There are none for a ConvNeXt, which `put_patches` changes instead.
     """
     from timm.models import model_entrypoint
 
@@ -44,12 +44,12 @@ def patch_options(name: str, patch: int) -> dict[str, int]:
 
 
 def put_patches(model: Any, name: str, patch: int) -> None:
-    """Let a ConvNeXt cut patches of `patch` px, in place.
+    """Let a ConvNeXt's first layer cut patches of `patch` px, in place.
 
-    Other models must already cut such patches.
+    Other models are only checked, since they were created with `patch_options`.
 
     Raises:
-        ConfigError: The model does not cut such patches.
+        ConfigError: The model's first layer cannot cut patches of this size.
     """
     from timm.models.convnext import ConvNeXt
 

@@ -19,11 +19,12 @@ CHUNK = 500
 class Whitening(nn.Conv2d):
     """A 2x2 convolution with fixed weights that whiten the pictures' patches.
 
-    It maps (B, 3, H, W) to (B, 24, H - 1, W - 1). The weights are the eigenvectors of the covariance of
-    training patches, each divided by the square root of its eigenvalue, and the negatives of all these, so
-    that an activation after it loses nothing (Page 2018, "How to train your ResNet"; airbench,
-    arXiv:2404.00498). The weights are a buffer, not parameters. The bias is trained. Before `fit`, each
-    direction is a single value of the patch.
+    It maps (B, 3, H, W) to (B, 24, H - 1, W - 1). The weights of the first 12 channels are the eigenvectors
+    of the covariance of training patches, each divided by the square root of its eigenvalue. The other 12
+    channels have the negatives of these weights, so that no information is lost in an activation such as ReLU
+    (Page 2018, "How to train your ResNet"; airbench, arXiv:2404.00498). The weights are a buffer, not
+    parameters. The bias is trained. Until `fit` is called, each of the first 12 channels is one of the
+    patch's 12 values.
     """
 
     weight: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -37,9 +38,10 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Set the weights so that the patches of pictures are whitened.
+        """Set weights and bias so that the patches of `images` are whitened.
 
-        For these patches the outputs have mean 0 and covariance 1. images: (N, 3, S, S).
+        Over all patches, the first 12 channels then have mean 0 and approximately the identity as covariance.
+        images: (N, 3, S, S), normalised.
         """
         mean, covariance = patch_statistics(images)
         variances, vectors = torch.linalg.eigh(covariance)

@@ -1,4 +1,4 @@
-"""Networks made for pictures of 32 pixels."""
+"""Backbones made for pictures of 32 x 32 pixels."""
 
 from cifarlab.models.cifar import convnets, pyramids, resnets, speed_resnets, transformers
 

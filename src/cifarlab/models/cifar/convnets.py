@@ -1,8 +1,8 @@
 """VGG, ShuffleNetV2 and MobileNetV2 for CIFAR, as the distillation literature adapts them to 32 px.
 
-Functions and parameter counts are those of RepDistiller (CRD) and mdistiller (DKD), which agree with each
-other. Pictures may be larger. The prefix `cifar_` tells these networks from timm's networks of the same names
-for 224 px.
+Architectures and parameter counts are those of two repositories, which agree with each other: RepDistiller
+(of CRD, Tian et al. 2020) and mdistiller (of DKD, Zhao et al. 2022). Pictures may be larger. The prefix
+`cifar_` distinguishes these networks from timm's networks for 224 px.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def _vgg(image_size: int, widths: Sequence[Sequence[int]]) -> Staged:
 def cifar_vgg8(image_size: int) -> Staged:
     """VGG-8 for CIFAR: 3,965,028 parameters with 100 classes (Simonyan and Zisserman 2015).
 
-    It has batch norm. Each of its five stages has one convolution; VGG-11 has up to two (CRD, Tian et al.
-    2020). The mean over the last map replaces VGG's last pooling and two of its three linear layers.
+    It is a VGG with batch norm and one convolution in each of its five stages (CRD, Tian et al. 2020). VGG-11
+    has one or two. The mean over the last map replaces VGG's last pooling and two of its three linear layers.
 
-    The fourth pooling is left out for pictures below 64 px, so that the last map of a picture of 32 px has
-    4x4 pixels. The published code pools there for pictures of exactly 64 px only, and not for larger ones.
+    The pooling before the fifth stage is left out for pictures below 64 px, so that the last map of a picture
+    of 32 px has 4x4 pixels. The published code has this pooling for pictures of exactly 64 px only, not for
+    larger ones.
     """
     return _vgg(image_size, ((64,), (128,), (256,), (512,), (512,)))
 
@@ -59,14 +60,14 @@ def cifar_vgg8(image_size: int) -> Staged:
 def cifar_vgg13(image_size: int) -> Staged:
     """VGG-13 for CIFAR: 9,462,180 parameters with 100 classes (Simonyan and Zisserman 2015).
 
-    It has batch norm. Its convolutions are those of column B of the paper's table 1. Its poolings and the
+    It is a VGG with batch norm and the convolutions of column B of the paper's table 1. Its poolings and the
     layers after the last stage are those of cifar_vgg8.
     """
     return _vgg(image_size, ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)))
 
 
 class ShuffleUnit(nn.Module):
-    """Two branches with alternating channels in the output (Ma et al. 2018).
+    """The unit of ShuffleNetV2: two branches whose output channels are interleaved (Ma et al. 2018).
 
     At stride 1 (figure 3 c) one half of the channels passes unchanged and the other half is convolved. At
     stride 2 (figure 3 d) both branches see all channels.
@@ -96,9 +97,9 @@ def cifar_shufflenet_v2(image_size: int) -> Staged:
     """ShuffleNetV2 for CIFAR: 1,355,528 parameters with 100 classes (Ma et al. 2018).
 
     It is the network of width 1x in the paper's table 5. The stem is a 1x1 convolution of stride 1 without
-    pooling, as in RepDistiller and mdistiller. Other versions for CIFAR have a 3x3 convolution there. The
-    stages lie at 1/2, 1/4 and 1/8 of the picture's side. Initial weights are torch's default, as in those two
-    projects.
+    pooling, as in RepDistiller and mdistiller. Other adaptations to CIFAR use a 3x3 convolution as the stem.
+    The maps of the stages have 1/2, 1/4 and 1/8 of the picture's side. Initial weights are torch's default,
+    as in RepDistiller and mdistiller.
     """
     stages, inputs = [], 24
     for outputs, blocks in ((116, 4), (232, 8), (464, 4)):
@@ -110,9 +111,9 @@ def cifar_shufflenet_v2(image_size: int) -> Staged:
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, and projection without ReLU.
+    """The block of MobileNetV2: 1x1 expansion, 3x3 depthwise convolution, 1x1 projection without ReLU.
 
-    The input is added if the shapes agree.
+    The input is added if it has the same shape as the output.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
@@ -137,7 +138,7 @@ def cifar_mobilenet_v2(image_size: int) -> Staged:
     the paper's table 2 in three further ways. The layer of 24 channels (here 12) has stride 1. ReLU is not
     bounded at 6. The first block, too, has a 1x1 convolution for expansion, although its factor is 1.
 
-    The stages lie at 1/2, 1/4, 1/8 and 1/16 of the picture's side.
+    The maps of the stages have 1/2, 1/4, 1/8 and 1/16 of the picture's side.
     """
     # The layers of each stage: expansion, channels, number of blocks, stride of the first block.
     table = (

@@ -1,4 +1,4 @@
-"""PyramidNet for CIFAR, with blocks that widen one by one, and ShakeDrop, its regularisation."""
+"""PyramidNet for CIFAR, whose width grows with each block, and ShakeDrop, its regularisation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Disturbance = Annotated[
 
 
 class ShakeDrop(nn.Module):
-    """A residual branch that training scales at random (Yamada et al. 2019).
+    """Random scaling of a residual branch in training (Yamada et al. 2019).
 
     In training, each picture's branch is disturbed with probability `disturbed`. A disturbed branch is
     multiplied by alpha, uniform in [-1, 1], and its gradient by another number, beta, uniform in [0, 1]. In
@@ -102,7 +102,7 @@ def _pyramidnet(image_size: int, alpha: int, shake_drop: float) -> Staged:
 def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
     """PyramidNet-110, alpha 84: 3,913,536 parameters with 100 classes (Han et al. 2017).
 
-    The stem has 16 channels. The 54 blocks add alpha channels to these, each block an equal share, rounded.
+    The stem has 16 channels. The number of channels grows linearly over the 54 blocks, to 16 + alpha = 100.
     """
     return _pyramidnet(image_size, 84, shake_drop)
 
@@ -111,6 +111,6 @@ def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Stag
 def pyramidnet110_a270(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
     """PyramidNet-110, alpha 270: 28,511,307 parameters with 100 classes (Han et al. 2017).
 
-    It has the blocks of pyramidnet110_a84, with more channels.
+    It is pyramidnet110_a84 with another growth: from 16 channels to 16 + alpha = 286.
     """
     return _pyramidnet(image_size, 270, shake_drop)

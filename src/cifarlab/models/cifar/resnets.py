@@ -1,8 +1,9 @@
-"""ResNets and wide ResNets for CIFAR: three stages of blocks at 1, 1/2 and 1/4 of the picture's size.
+"""ResNets and wide ResNets for CIFAR: three stages of blocks at 1, 1/2 and 1/4 of the picture's side.
 
-They are the networks of the distillation literature. Functions and parameter counts are those of RepDistiller
-(CRD) and mdistiller (DKD), which agree with each other. Those projects pool 8x8 maps and so take pictures of
-32 px only. Here the mean is taken over a map of any size.
+Architectures and parameter counts are those of two repositories of the distillation literature, which agree
+with each other: RepDistiller (of CRD, Tian et al. 2020) and mdistiller (of DKD, Zhao et al. 2022). The
+repositories pool maps of 8x8 pixels and so take pictures of 32 px only. Here the mean is taken over a map of
+any size.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ Dropout = Annotated[
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut around them.
 
-    If the shape changes, a 1x1 convolution projects the shortcut. This is option B of He et al. (2016), which
-    RepDistiller, mdistiller and their published figures use. The CIFAR networks of He et al. use option A,
-    which pads with zeros and has no parameters.
+    If the shape changes, a 1x1 convolution projects the shortcut. This is option B of He et al. (2016). The
+    repositories RepDistiller and mdistiller use it in their published results. The CIFAR networks of He et
+    al. use option A, which pads with zeros and has no parameters.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -54,7 +55,7 @@ class PreactivationBlock(nn.Module):
     """Two 3x3 convolutions, each after batch norm and ReLU, with a shortcut.
 
     Dropout lies between the convolutions. If the number of channels changes, the shortcut is a 1x1
-    convolution of the normalised maps.
+    convolution of the maps after the first batch norm and ReLU.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float):

@@ -38,14 +38,14 @@ class ShiftNorm(nn.BatchNorm2d):
 class ConvGroup(nn.Sequential):
     """A convolution, 2x2 max pooling, then two convolutions with a shortcut.
 
-    It maps (B, I, H, W) to half the side. Pooling, not a stride, halves the map. It comes before batch norm,
-    which then sees a quarter of the pixels.
+    It maps (B, inputs, H, W) to (B, outputs, H // 2, W // 2). The pooling comes before batch norm, which then
+    sees a quarter of the pixels.
 
     Args:
         inputs: Channels of the input.
         outputs: Channels of the output.
         hidden: Channels between the last two convolutions.
-        kernels: Sides of the three kernels.
+        kernels: Side lengths of the three convolutions' kernels.
         activation: Class of the activation.
     """
 
@@ -64,7 +64,7 @@ class ConvGroup(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Two convolutions with batch norm, a shortcut, and an activation."""
+    """A residual block: two convolutions with batch norm, a shortcut, and an activation."""
 
     def __init__(self, channels: int, hidden: int, kernels: tuple[int, ...], activation: type[nn.Module]):
         super().__init__()
@@ -79,10 +79,10 @@ class Residual(nn.Module):
 
 
 class SpeedResNet(Staged):
-    """A `Staged` network with pooling to each channel's maximum plus its mean."""
+    """A `Staged` network that pools each channel to the sum of its maximum and its mean."""
 
     def fit(self, images: Tensor) -> None:
-        """Set the initial weights that depend on the training pictures.
+        """Set the weights of a whitening stem, if any, from training pictures.
 
         images: (N, 3, S, S), normalised.
         """
@@ -91,7 +91,7 @@ class SpeedResNet(Staged):
                 part.fit(images)
 
     def pool(self, maps: Tensor) -> Tensor:
-        """Pool (B, F, H, W) maps to (B, F): each channel's maximum plus its mean."""
+        """Pool (B, F, H, W) maps to (B, F): maximum plus mean."""
         return maps.amax((-2, -1)) + maps.mean((-2, -1))
 
 
@@ -108,18 +108,18 @@ def speed_resnet(
     """A residual network for training in minutes (Page 2018).
 
     After the stem come three groups. Each is a convolution, max pooling, and a pair of convolutions with a
-    shortcut. Batch norms train their shift but have no scale. Each channel of the last map is pooled to its
-    maximum plus its mean.
+    shortcut. Batch norms train their shift but have no scale. Each channel of the last map is pooled to the
+    sum of its maximum and its mean.
 
     The logits should be scaled down by `model.head.scale`. The network suits pictures of 16 to 48 px.
 
     Args:
         widths: Channels of the three groups, at 1/2, 1/4 and 1/8 of the picture's side.
-        layout: Kernels of the convolutions. full: all are 3x3 (airbench, Jordan 2024). lean: half the
-            arithmetic. Both convolutions of the first pair are 1x1. Those of the second pair are 3x3 to 3/4
-            of the channels and 1x1 back. Those of the third pair are 3x3 to 2/3 of the channels and 3x3 back.
-            The third group begins with a 2x2 convolution. The channels in the middle of a pair are rounded to
-            multiples of 32.
+        layout: Kernels of the convolutions. full: all are 3x3 (airbench, Jordan 2024). lean: about half the
+            multiply-adds. Both convolutions of the first pair are 1x1. In the second pair, a 3x3 convolution
+            reduces the channels to 3/4, and a 1x1 convolution restores them. In the third pair, a 3x3
+            convolution reduces the channels to 2/3, and a 3x3 convolution restores them. The third group
+            begins with a 2x2 convolution. Reduced numbers of channels are rounded to multiples of 32.
         stem: First layer, of 24 channels. whitening: a 2x2 convolution with fixed weights that whiten the
             patches of the training pictures. conv: a 3x3 convolution that is trained.
         activation: Activation function of the whole network.

@@ -1,4 +1,4 @@
-"""Transformers for pictures of 32 px: ViT-Lite and the compact convolutional transformer.
+"""Transformers for pictures of 32 px: ViT-Lite and the compact convolutional transformer (CCT).
 
 Both are networks of Hassani et al. (2021).
 """
@@ -33,17 +33,18 @@ class SequencePool(nn.Module):
 
 
 class CompactTransformer(nn.Module):
-    """Transformer blocks on the pixels of a stem's map.
+    """A convolutional stem and transformer blocks. Each pixel of the stem's map is a token.
 
     It maps (B, 3, S, S) normalised pictures to (B, F) features. Position embeddings are learnt, so S is
-    fixed. The blocks are timm's: layer norm, attention, layer norm, MLP. The authors' code, with which their
-    figures were measured, applies the second norm to the sum itself, not only to the MLP's branch.
+    fixed. The blocks are timm's: layer norm, attention, layer norm, MLP. In the code that produced the
+    paper's results, the second norm is applied to the residual sum itself, not only to the input of the MLP.
 
     Args:
         stem: Maps (B, 3, S, S) to (B, F, side, side).
         side: Side length of the stem's map in pixels.
         pool: Maps (B, N, F) tokens to (B, F) features. None: the features are those of a class token.
-        drop_path: Rate of stochastic depth in the last block; it grows linearly from 0.
+        drop_path: Rate of stochastic depth in the last block. The rate grows linearly over the blocks, from 0
+            in the first.
         attention_dropout: Dropout rate of the attention weights.
     """
 
@@ -91,13 +92,13 @@ class CompactTransformer(nn.Module):
     ) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
         """Return patterns that assign parameters to layers, in timm's format.
 
-        The stem is a layer, and each block is one.
+        The stem is a layer, and each block is one. `coarse` has no effect.
         """
         blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^pool", (99999,))]
         return {"stem": r"^stem|^class_token|^positions", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
-        """Return the parameters without weight decay, as in timm's ViTs."""
+        """Return the names of parameters without weight decay, as in timm's ViTs."""
         return {"class_token", "positions"}
 
 

@@ -1,4 +1,4 @@
-"""Depthwise convolutions for CPUs: each pass uses the precision and the shape that is fastest there."""
+"""Depthwise convolutions for training on CPUs, which are faster than torch's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUICK = 3
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution with its own backward pass.
+    """A depthwise convolution with its own, faster backward pass.
 
     It convolves (B, C, H, W) with weights (C, 1, k, k).
     """
@@ -95,7 +95,7 @@ def _weight_gradient(
 
 
 def _quick_kernel(height: int, width: int, dtype: torch.dtype) -> Pair:
-    """Return the size of the blocks into which a kernel is split.
+    """Return (height, width) of the blocks into which a kernel is split.
 
     oneDNN computes the weight gradient of such blocks quickly. A block as large as the kernel means no split.
     """
@@ -107,9 +107,9 @@ def _quick_kernel(height: int, width: int, dtype: torch.dtype) -> Pair:
 
 
 def _tops(size: int, block: int) -> Iterator[int]:
-    """Yield the first rows of blocks that cover `size` rows.
+    """Yield where each block begins, so that blocks cover `size` rows.
 
-    The last two blocks may overlap.
+    `block` is the number of rows in a block. The last two blocks may overlap.
     """
     for top in range(0, size, block):
         yield min(top, size - block)
@@ -118,7 +118,8 @@ def _tops(size: int, block: int) -> Iterator[int]:
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution with fast forward and backward passes on a CPU.
 
-    Function, state dict and gradients are those of nn.Conv2d, except that sums are rounded in another order.
+    Outputs, gradients and state dict equal those of nn.Conv2d, except for the order in which sums are
+    rounded.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def _forward(conv: nn.Conv2d, input: Tensor, padding: Pair) -> Tensor:
 
 
 class DepthwiseConv2dSame(DepthwiseConv2d):
-    """timm's `Conv2dSame`, with padding by input size, as a `DepthwiseConv2d`."""
+    """A `DepthwiseConv2d` that replaces timm's `Conv2dSame`, whose padding depends on the input's size."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve with "same" padding.
@@ -153,7 +154,7 @@ class DepthwiseConv2dSame(DepthwiseConv2d):
 
 
 def use_depthwise(module: nn.Module) -> int:
-    """Turn depthwise convolutions into `DepthwiseConv2d`, in place; return their number."""
+    """Turn depthwise convolutions into `DepthwiseConv2d` in place; return their number."""
     found = 0
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and _is_depthwise(part):

@@ -1,4 +1,4 @@
-"""Convolutions on maps with sides of one or two pixels, as matrix products that skip the padding's zeros."""
+"""3x3 convolutions on tiny maps, as matrix products that leave out the zeros of the padding."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 
 class LiveConv2d(nn.Conv2d):
-    """A 3x3 convolution that skips the padding of tiny maps.
+    """A 3x3 convolution with padding 1 that is faster on maps of one or two pixels a side.
 
-    It has padding 1. On a map of one pixel, 8 of the 9 taps see zeros only. On 2x2 pixels the convolution is
-    one matrix product with the 4 x 4 taps that see the map. Larger maps are convolved as usual. Function,
-    gradients and state dict are those of nn.Conv2d, except that sums are rounded in another order.
+    A tap is one of the 9 positions of the kernel. On a map of one pixel, 8 of the 9 taps see only padding. On
+    such maps and on maps of 2x2 pixels the convolution is computed as one matrix product, with only those
+    taps that see the map. Larger maps are convolved as usual. Outputs, gradients and state dict equal those
+    of nn.Conv2d, except for the order in which sums are rounded.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -36,7 +37,10 @@ class LiveConv2d(nn.Conv2d):
 
 
 def use_live_taps(module: nn.Module) -> int:
-    """Turn suitable convolutions into `LiveConv2d`, in place; return their number."""
+    """Turn 3x3 convolutions into `LiveConv2d` in place; return their number.
+
+    They have padding 1, stride 1 or 2, no dilation and no groups.
+    """
     found = [part for part in module.modules() if type(part) is nn.Conv2d and _can_be_live(part)]
     for part in found:
         part.__class__ = LiveConv2d

@@ -1,4 +1,4 @@
-"""Strided 1x1 convolutions with few channels, computed on only the pixels that they see."""
+"""Strided 1x1 convolutions with few channels, computed without oneDNN's faulty strided convolution."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ BLOCK = 16
 
 
 class StridedTapConv2d(nn.Conv2d):
-    """A strided 1x1 convolution that avoids oneDNN's strided kernel.
+    """A strided 1x1 convolution that avoids oneDNN's strided convolution.
 
-    It selects every stride-th pixel and convolves them with stride 1. The outputs are the same.
+    It selects every stride-th pixel and convolves the selected pixels with stride 1. The outputs are the
+    same.
 
-    oneDNN's own strided convolution (3.13 and earlier) writes beyond its buffer for the weight gradient if
-    channels_last pictures have fewer channels than a block. Gradients are then wrong, or the process dies
-    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    oneDNN's strided convolution (3.13 and earlier) has a fault. If a channels_last input has fewer channels
+    than oneDNN's block (8 or 16), the weight gradient is written beyond the end of its buffer. Gradients are
+    then wrong, or the process crashes (https://github.com/uxlfoundation/oneDNN/issues/6035).
     """
 
     def forward(self, input: Tensor) -> Tensor:
