@@ -1,4 +1,7 @@
-"""The configuration of a run: sections, the checks across them, identity."""
+"""The complete configuration of a run, checked across its sections.
+
+Runs with the same identity, `Config.identity()`, are the same experiment.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,11 @@ NOT_IDENTITY = ("data.root", "teacher.cache", "train.device", "train.keep_activa
 
 
 class Config(Section):
-    """The complete configuration of a run, validated, with all defaults."""
+    """The complete configuration of a run, validated, with all defaults.
+
+    Each field is a section of the recipe, so `optim.lr` in a recipe is `config.optim.lr`. Make one with
+    `build_config`, or with `cifarlab.config.recipes.resolve`.
+    """
 
     data: DataConfig
     model: ModelConfig
@@ -96,7 +103,7 @@ class Config(Section):
         return self
 
     def _requirements(self, label: str, loss: Spec) -> list[tuple[bool, str, tuple[str, ...]]]:
-        """List the requirements of a loss: (whether unmet, message, key)."""
+        """List what a loss requires: (whether that is missing, message, path)."""
         own, head, here = loss.part.traits, self.model.head, ("objective", label)
         has_products = head.part.traits.products and not head.kwargs().get("bias")
         return [
@@ -135,12 +142,15 @@ class Config(Section):
 
     @property
     def mixes_per_batch(self) -> bool:
-        """Whether a mixer draws once per batch. Its output then depends on where batches begin."""
+        """Whether a mixer draws random numbers once per batch, not per pair.
+
+        Then the mixed pictures depend on which samples form a batch.
+        """
         return any(map(_draws_per_batch, self.data.mix.values()))
 
     @property
     def teacher_outputs(self) -> frozenset[str]:
-        """The teacher's outputs that the losses read: logits, embedding, stages. May be empty."""
+        """The teacher's outputs that losses read: `logits`, `embedding`, `stages`. May be empty."""
         needs = (spec.part.traits.needs_teacher for spec in self.objective.values())
         return frozenset(need for need in needs if need)
 
@@ -149,7 +159,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
-        """Return `dump()` without the keys in NOT_IDENTITY."""
+        """Return `dump()` without the options that leave the experiment the same (NOT_IDENTITY)."""
         return identity_of(self.dump())
 
 
@@ -159,7 +169,10 @@ def _draws_per_batch(mixer: Spec) -> bool:
 
 
 def identity_of(plain: Mapping[str, Plain]) -> dict[str, Any]:
-    """Return a copy of a plain configuration without the keys in NOT_IDENTITY."""
+    """Return a copy of a plain configuration without the keys in NOT_IDENTITY.
+
+    These options, such as `train.device`, leave the experiment the same.
+    """
     kept = copy.deepcopy(dict(plain))
     for path in NOT_IDENTITY:
         *sections, key = path.split(".")
@@ -172,7 +185,11 @@ def identity_of(plain: Mapping[str, Plain]) -> dict[str, Any]:
 
 
 def build_config(plain: Mapping[str, Plain]) -> Config:
-    """Validate merged plain data.
+    """Validate a plain configuration.
+
+    Args:
+        plain: Sections as in a recipe that was merged with its bases. The parts that it names must be
+            registered already; `cifarlab.config.recipes.import_and_validate` imports them first.
 
     Raises:
         ConfigError: A value is wrong. The error has the full path of the first wrong key.
@@ -184,7 +201,7 @@ def build_config(plain: Mapping[str, Plain]) -> Config:
 
 
 def keys_at(path: tuple[str, ...]) -> Iterable[str]:
-    """Return the keys of the section at `path`. They are suggested for misspelt ones."""
+    """Return the valid keys of the section at `path`. They are suggested for misspelt keys."""
     sections = {
         "data": DataConfig, "model": ModelConfig, "teacher": TeacherConfig, "optim": OptimConfig,
         "train": TrainConfig,

@@ -1,4 +1,7 @@
-"""Descriptions of parts, sections and options: meaning, type and default."""
+"""Descriptions of parts, sections and options: meaning, type and default.
+
+A part is a registered function or class that a recipe can name, such as a loss.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Option(Record):
     Attributes:
         type: The type and range in words, e.g. `float >= 0`.
         doc: The meaning.
-        default: Unset if the option is required.
+        default: The default value. A required option has none; tell it by `is_required`.
     """
 
     type: str
@@ -54,7 +57,12 @@ class PartDescription(Record):
 
 
 class SectionDescription(Record):
-    """A section of a recipe: its docstring's first line, its options."""
+    """A section of a recipe.
+
+    Attributes:
+        doc: First line of the docstring of the section's class.
+        options: Its options by name.
+    """
 
     doc: str
     options: dict[str, Option]
@@ -78,10 +86,11 @@ def describe_part(part: Part) -> PartDescription:
 
 
 def describe_sections() -> dict[str, SectionDescription]:
-    """Describe the sections of a configuration by their dotted keys.
+    """Describe the sections of a configuration.
 
-    A nested section, such as `data.multi_scale`, follows its parent. Options outside of sections are under
-    the empty key.
+    Returns:
+        {dotted key: description}. A nested section, such as `data.multi_scale`, follows its parent. The empty
+        key has the options that belong to no section, such as `imports`.
     """
     found: dict[str, SectionDescription] = {}
     alone: dict[str, FieldInfo] = {}
@@ -121,13 +130,13 @@ def _option(field: FieldInfo, default: Any, meaning: str) -> Option:
 
 
 def _annotated(field: FieldInfo) -> str:
-    """Return the description in a type such as `Annotated[float, Field(description=...)]`."""
+    """Return the description in a type such as `Annotated[float, Field(description=...)]`, or ''."""
     inner = (getattr(item, "description", None) for item in field.metadata)
     return next((text for text in inner if text), "")
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section class in a field's annotation, which may be optional; None if there is none."""
+    """Return the section class in a field's annotation. None if there is none."""
     for each in (annotation, *typing.get_args(annotation)):
         if inspect.isclass(each) and issubclass(each, BaseModel):
             return each

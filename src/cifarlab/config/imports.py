@@ -1,4 +1,7 @@
-"""Import of modules that register parts: the package's and a user's."""
+"""Import of modules that register parts: the package's and a user's.
+
+The option `imports` of a recipe lists a user's Python files (`*.py`) and modules (dotted names).
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ _SOURCES: dict[str, bytes] = {}
 
 
 def read_entries(value: Any) -> list[str]:
-    """Return the entries of `imports` as a list.
+    """Return the entries of the option `imports` as a list.
 
     Args:
-        value: A text, a list of texts, or None.
+        value: A string, a list of strings, or None for an empty list.
 
     Raises:
         ConfigError: The value is something else.
@@ -33,19 +36,21 @@ def read_entries(value: Any) -> list[str]:
 
 
 def absolute_entry(entry: str, folder: Path) -> str:
-    """Return the absolute path of a file given relative to `folder`. Module names stay unchanged."""
+    """Make a file's path absolute, relative to `folder`. Return a module's name unchanged."""
     return str((folder / Path(entry).expanduser()).resolve()) if entry.endswith(".py") else entry
 
 
 def module_of(entry: str) -> str:
-    """Return the module name of an entry of `imports`."""
+    """Return the module name of an entry of `imports`. A file's is derived from its path."""
     if not entry.endswith(".py"):
         return entry
     return f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & (1 << 64) - 1:016x}"
 
 
 def import_parts(entries: Iterable[str]) -> None:
-    """Import files and modules that register custom parts. Run a file again if it has changed.
+    """Import files and modules that register custom parts.
+
+    A file that this process has already run is run again only if it has changed.
 
     Raises:
         ConfigError: An import fails. The message names the file or module.
@@ -63,7 +68,7 @@ def import_parts(entries: Iterable[str]) -> None:
 
 
 def _run_file(entry: str) -> None:
-    """Execute a Python file as a module, unless it is unchanged since the last time."""
+    """Execute a Python file as a module, unless it is unchanged."""
     name = module_of(entry)
     source = Path(entry).read_bytes()
     if _SOURCES.get(name) == source:
@@ -99,8 +104,11 @@ def import_builtin_parts() -> None:
 def import_named(imports: Sequence[Path | str]) -> list[str]:
     """Import the package's parts, then files and modules of the caller.
 
+    Args:
+        imports: Paths of files, or names of modules.
+
     Returns:
-        The caller's entries. Paths of files are absolute.
+        The entries of `imports`, with absolute paths for files.
     """
     import_builtin_parts()
     named = [imports] if isinstance(imports, str | Path) else imports

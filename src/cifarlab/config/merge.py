@@ -1,4 +1,8 @@
-"""Operations on plain configurations: merge, overrides, order of labels, differences."""
+"""Operations on plain configurations: merge, overrides, order of labels, differences.
+
+A plain configuration is what YAML holds: nested mappings, lists and values. The labelled sections
+`objective`, `data.augment` and `data.mix` map labels, which the user chooses, to parts and their options.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,19 @@ LISTED = 4
 def merge_sections(
     base: Mapping[str, Plain], child: Mapping[str, Plain], *, path: tuple[str, ...] = ()
 ) -> dict[str, Plain]:
-    """Merge `child` deeply into `base`; return new plain data.
+    """Merge `child` recursively into `base`; return a new mapping.
 
-    If `child` changes the `name` of a part, the base's options of that part are dropped. Keys beside the
-    options are kept: `weight`, `p`, the fields of `optim`. `label: null` removes a loss, augmentation or
-    mixer. A bare name in place of `{label: options}` is a label without options.
+    If `child` changes the `name` of a part, the options that `base` has for that part are dropped. Its keys
+    `weight` and `p`, and the fields of `optim`, are kept. `label: null` removes a loss, augmentation or
+    mixer. A string in place of `{label: options}` stands for that label without options.
 
     Args:
-        base: The configuration below.
-        child: The configuration on top. Its values win.
-        path: Keys that lead to both.
+        base: The configuration to change.
+        child: The changes. Where both have a value, this one is taken.
+        path: Keys that lead to both in the complete configuration. Empty for complete configurations.
 
     Raises:
-        ConfigError: `label: null` names a label that the base does not have.
+        ConfigError: `label: null` names a label that `base` does not have.
     """
     merged = copy.deepcopy(dict(base))
     is_part = bool(path) and not _holds_labels(path)
@@ -69,7 +73,10 @@ def _is_labelled(path: tuple[str, ...]) -> bool:
 
 
 def _holds_labels(path: tuple[str, ...]) -> bool:
-    """Tell whether `path` holds `{label: options}`. Labelled sections and `choices` in them do."""
+    """Tell whether the mapping at `path` is `{label: options}`.
+
+    So are the labelled sections, and the option `choices` of a part in them.
+    """
     below = next((path[len(prefix) :] for prefix in LABELLED if path[: len(prefix)] == prefix), ("",))
     return len(below) % 2 == 0 and set(below[1::2]) <= {"choices"}
 
@@ -83,7 +90,10 @@ def _named(value: Any) -> dict[str, Plain]:
 
 
 def apply_before(plain: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Move each labelled part with `before: label` there, and drop `before`.
+    """Move each part with `before: label` in front of that label.
+
+    Returns:
+        A new configuration without the keys `before`.
 
     Raises:
         ConfigError: `before` names a label that does not exist.
@@ -122,7 +132,9 @@ def _ordered(entries: Mapping[str, Plain], path: tuple[str, ...]) -> dict[str, P
 
 
 def parse_override(text: str) -> dict[str, Plain]:
-    """Parse an override such as `optim.lr=3e-4` into nested plain data. The value is read as YAML.
+    """Parse an override into nested mappings: `optim.lr=1` gives `{optim: {lr: 1}}`.
+
+    The value is read as YAML.
 
     Raises:
         ConfigError: The text is not `key=value`, or the value is not YAML.
@@ -148,7 +160,7 @@ def refuse_twice(overrides: Iterable[str]) -> None:
 
 
 def _keys_set(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the dotted keys that an override sets."""
+    """Yield the dotted keys whose values a parsed override replaces."""
     if path == ("imports",) or (isinstance(value, str) and _holds_labels(path)):
         return  # These add an entry and replace nothing.
     if isinstance(value, Mapping):
@@ -159,7 +171,7 @@ def _keys_set(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 class Order(tuple[str, ...]):
-    """The ordered labels of a section: a value of `differences` for changed orders."""
+    """The labels of a section in order. `differences` returns it if the order has changed."""
 
     def __str__(self) -> str:
         return f"order [{', '.join(self)}]"
@@ -174,9 +186,9 @@ def differences(old: Any, new: Any, *, path: tuple[str, ...] = ()) -> dict[str, 
         path: Keys that lead to both.
 
     Returns:
-        {dotted key: (old value, new value)}. None stands for an absent key. If labels that both sides have
-        are in a different order, the key of their section has an `Order` for each side. It follows the
-        differences within the section.
+        {dotted key: (old value, new value)}, with None for an absent key. If the labels that both
+        configurations have in a section are in a different order, the key of the section has two `Order`s.
+        This entry follows the differences within the section.
     """
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return {} if old == new else {".".join(path): (old, new)}
@@ -200,19 +212,21 @@ def _is_ordered(path: tuple[str, ...]) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value of `differences` as text for printing."""
+    """Format a value in the result of `differences` for printing."""
     if isinstance(value, Order):
         return str(value)
     return "nothing" if value is None else json.dumps(value)
 
 
 def listed(changed: Mapping[str, tuple[Any, Any]], old_side: str, new_side: str) -> str:
-    """List the first few differences in one line, e.g. `optim.lr: 0.1 there, 0.2 now; train.seed: ...`.
+    """Format the first few differences as one line.
+
+    An example is `optim.lr: 0.1 there, 0.2 now; train.seed: 0 there, 1 now`.
 
     Args:
         changed: Result of `differences`.
-        old_side: Word for the side of the old values, e.g. `there`.
-        new_side: Word for the side of the new values, e.g. `now`.
+        old_side: Word to print after each old value, e.g. `there`.
+        new_side: Word to print after each new value, e.g. `now`.
     """
     shown_ones = [
         f"{key}: {_brief(old)} {old_side}, {_brief(new)} {new_side}"

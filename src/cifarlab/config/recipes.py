@@ -1,4 +1,7 @@
-"""Recipes: search, merge with their bases, validation against the registered parts."""
+"""Recipes: search, merge with their bases, validation against the registered parts.
+
+A recipe is a YAML file with options of a run. Its `base` is another recipe, whose options it changes.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,9 @@ class Recipe:
     """A recipe that was read and merged with its bases.
 
     Attributes:
-        name: Name in the package, e.g. `ladder/04_cosine`, or the stem of a user's file.
+        name: Name of a recipe of the package, e.g. `ladder/04_cosine`, or the stem of a user's file.
         path: The recipe file.
-        base: Name or path of its base, as the file gives it.
+        base: Name or path of its base, as the file gives it. None if it has none.
         about: The file's `about`: description, published and measured results.
         plain: The merged configuration, before overrides and validation.
         files: `path` and `sha256` of the file and of its bases, in that order. The path of a file in the
@@ -50,17 +53,17 @@ class Recipe:
 
     @property
     def what(self) -> str:
-        """The description in a few words, or an empty string."""
+        """A description in a few words, or an empty string."""
         return str(self.about.get("what", ""))
 
     @property
     def published(self) -> float | None:
-        """The published top-1 accuracy in percent, or None."""
+        """The top-1 test accuracy that others published, in percent, or None."""
         return self.about.get("published")
 
     @property
     def measured(self) -> str | None:
-        """The accuracy measured with this code and its seeds, as text, or None."""
+        """The test accuracy measured with this package, e.g. `64.60 (1 of 3 seeds)` in percent, or None."""
         return self._said("measured")
 
     @property
@@ -78,7 +81,7 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the package's recipes, e.g. `resnet18_baseline`, `as_run/resnet18_baseline`."""
+    """Return the names of the package's recipes, e.g. `resnet18_baseline`, `ladder/04_cosine`."""
     found = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")]
     return sorted(found, key=lambda name: (name.count("/"), name))
 
@@ -86,8 +89,8 @@ def recipe_names() -> list[str]:
 def all_recipes() -> list[Recipe]:
     """Read all recipes of the package.
 
-    Measured recipes come first. Among these, and among the others, recipes in sub-folders come last, and each
-    recipe follows its base.
+    Recipes with a measured accuracy come before those without. In each of the two groups, recipes in
+    sub-folders come last, and each recipe follows its base.
     """
     recipes = {name: read_recipe(name) for name in recipe_names()}
 
@@ -126,8 +129,9 @@ def read_recipe(name: str, *, beside: Path | None = None, above: tuple[Path, ...
 
     Args:
         name: Name of a recipe of the package, or path of a YAML file.
-        beside: Folder that a relative path starts from. Default: the working folder.
-        above: Files of the recipes that have this one as their base. They reveal a cycle.
+        beside: Folder against which a relative path is resolved. Default: the working folder.
+        above: For the recursive call only: files of the recipes that have this one as their base, directly
+            or not. They are needed to detect a cycle.
 
     Raises:
         ConfigError: There is no such recipe, or a file is not a recipe.
@@ -157,7 +161,7 @@ def read_recipe(name: str, *, beside: Path | None = None, above: tuple[Path, ...
 
 
 def _place(path: Path) -> str:
-    """Return the path of a recipe file to record. In the package it is equal on every machine."""
+    """Return the path to record for a recipe file. For the package's recipes it is the same everywhere."""
     is_packaged = path.is_relative_to(FOLDER)
     return f"cifarlab/recipes/{path.relative_to(FOLDER)}" if is_packaged else str(path)
 
@@ -188,6 +192,8 @@ def _imports(content: dict[str, Plain], path: Path) -> list[str]:
 def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
     """Apply `key=value` overrides to a recipe and validate the result.
 
+    The package's parts and the files and modules under `imports` are imported first.
+
     Raises:
         ConfigError: An override or a value is wrong. The error has the full path of the key.
     """
@@ -202,7 +208,14 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
 
 
 def import_and_validate(plain: Mapping[str, Plain]) -> Config:
-    """Import the files under `imports`, then validate plain data."""
+    """Validate a plain configuration after importing the parts that it may name.
+
+    These are the package's parts, and those of the files and modules under its `imports`. Parts with
+    `before: label` are moved there.
+
+    Raises:
+        ConfigError: An import fails, or a value is wrong.
+    """
     import_builtin_parts()
     import_parts(read_entries(plain.get("imports")))
     return build_config(apply_before(plain))

@@ -1,4 +1,7 @@
-"""Saved configurations of runs. They are read by section, without importing what they name."""
+"""Saved configurations of runs, validated section by section.
+
+The files and modules that they list under `imports` are never imported: reading a run must not run its code.
+"""
 
 from __future__ import annotations
 
@@ -47,18 +50,29 @@ _Section = TypeVar("_Section", bound=BaseModel)
 class SavedConfig:
     """The configuration in a checkpoint or a run's folder.
 
-    The constructor validates only the section of the model. So a model loads even if losses, optimizer or
-    augmentations of its experiment are no longer registered. The section of the data is validated on first
-    access, without augmentation and mixing. Nothing that the configuration names is imported.
+    The constructor validates the section `model` and the attributes listed below. So a model can be loaded
+    even if losses, optimizer or augmentations of its run are no longer registered. `data` and `whole` are
+    validated on first access. Nothing under the configuration's own `imports` is imported.
 
     Args:
         plain: The configuration as it was saved.
         where: File or folder of the configuration, for messages.
-        imports: Python files or modules that register the run's custom parts, named by the caller.
-        fix: Advice in the message if a part is missing.
+        imports: Python files or modules that register the run's custom parts. They are imported.
+        fix: Advice to add to the message if a custom part is missing.
+
+    Attributes:
+        plain: The configuration as plain data, with current names of options.
+        where: The argument.
+        model: The section `model`.
+        image_size: `data.image_size`.
+        split_seed: Seed that drew the validation pictures: `data.split_seed`, or else `train.seed`.
+        seed: `train.seed`.
+        precision: `train.precision`.
+        select: `train.select`.
 
     Raises:
-        ConfigError: The section of the model is malformed, or names a part that is not registered.
+        ConfigError: The section `model` or one of these values is malformed, or the model has a part that is
+            not registered.
     """
 
     def __init__(
@@ -86,12 +100,15 @@ class SavedConfig:
 
     @property
     def imports(self) -> list[str]:
-        """Files and modules of custom parts that the caller named or this process imported."""
+        """Files and modules of custom parts that are imported.
+
+        They are the constructor's `imports`, and those of the configuration that this process had imported.
+        """
         return _known(self.plain, self._named)
 
     @cached_property
     def data(self) -> DataConfig:
-        """The section of the data, without augmentation and mixing.
+        """The section `data`, with empty `augment` and `mix`.
 
         Raises:
             ConfigError: A value is wrong, or the data set is not registered.
@@ -110,7 +127,7 @@ class SavedConfig:
         return validate_saved(self.plain, self.where, imports=self._named, fix=self._fix)
 
     def with_data_root(self, root: str | None) -> SavedConfig:
-        """Return the configuration with `data.root` replaced. None leaves it as the run had it."""
+        """Return the configuration with another `data.root`. None leaves it unchanged."""
         if root is None:
             return self
         moved = copy.copy(self)
@@ -131,14 +148,17 @@ class SavedConfig:
 def validate_saved(
     plain: Mapping[str, Plain], where: Path, *, imports: Sequence[Path | str] = (), fix: str = NAME_THEM
 ) -> Config:
-    """Validate a complete configuration without importing what it names.
+    """Validate a complete configuration without importing its own `imports`.
 
     Args:
         plain: The configuration of a run or a recipe.
         where: File or folder of the configuration, for messages.
-        imports: Python files or modules that register its custom parts, named by the caller. The `imports` of
-            the result are these, and those of the configuration that this process has already imported.
-        fix: Advice in the message if a part is missing.
+        imports: Python files or modules that register custom parts. They are imported.
+        fix: Advice to add to the message if a custom part is missing.
+
+    Returns:
+        The configuration. Its `imports` are those of the argument, and those of `plain` that this process had
+        already imported.
 
     Raises:
         ConfigError: A part is not registered, or a value is wrong.
@@ -160,7 +180,7 @@ def _own_imports(plain: Mapping[str, Plain]) -> list[str]:
 
 
 def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
-    """Return `named` and those of the configuration's imports that this process has imported."""
+    """Return `named` and those of the configuration's imports that are imported."""
     own = _own_imports(plain)
     return list(dict.fromkeys([*named, *(entry for entry in own if module_of(entry) in sys.modules)]))
 
@@ -168,7 +188,7 @@ def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
 def _explained(
     error: ConfigError, plain: Mapping[str, Plain], where: Path, named: Sequence[str], fix: str
 ) -> ConfigError:
-    """Add the configuration's place and, for missing custom parts, advice to an error."""
+    """Add `where` and, if a custom part is missing, advice."""
     known = _known(plain, named)
     unasked = [entry for entry in _own_imports(plain) if entry not in known]
     # Do not advise to run foreign code for an error that it cannot fix.
@@ -182,10 +202,10 @@ def _explained(
 
 
 def translate_saved(plain: Mapping[str, Plain]) -> dict[str, Any]:
-    """Rename options of a saved configuration that have new names.
+    """Rename options of a saved configuration to their current names.
 
-    `teacher.views` became `data.views`. Null, its default, is dropped. Malformed sections stay unchanged: the
-    later validation reports them.
+    `teacher.views` becomes `data.views`, unless it is null, which was its default. Malformed sections stay
+    unchanged: the later validation reports them.
     """
     translated = copy.deepcopy(dict(plain))
     teacher, data = translated.get("teacher"), translated.get("data")

@@ -1,1 +1,1 @@
-"""Ground layer, independent of any experiment: errors, registries, randomness, batches, devices, files."""
+"""Lowest layer, which all others use: errors, registries, random numbers, batches, devices, files."""

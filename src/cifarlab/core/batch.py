@@ -1,4 +1,7 @@
-"""Records shared by all layers: a model's input, `Batch`, and its `Output`."""
+"""The input of a model, `Batch`, and its output, `Output`.
+
+In shapes, B is the number of samples, C of classes and D of values in an embedding.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ class Output:
     Attributes:
         logits: (B, C).
         embedding: (B, D), the input of the last layer.
-        stages: Feature maps, first to last. Empty unless they were asked for.
-        cosines: (B, C), the cosines between embedding and class directions. None if the head has no such
-            directions.
-        scale: Factor of the cosines: logits = scale x cosines.
-        weight: (C, D), the head's weights, or (C x K, D) from a head with K directions per class. None if the
-            logits are not products of embedding and weights.
+        stages: Feature maps (B, channels, height, width) of the backbone's stages, first to last. Empty
+            unless the model was called with `stages=True`.
+        cosines: (B, C), the cosines between the embedding and a direction for each class. None if the head
+            has no such directions.
+        scale: Factor of the cosines: logits = scale x cosines. Without meaning if `cosines` is None.
+        weight: (C, D), weights of the last layer, or (C x K, D) if a class has K directions. None if the
+            layer has a bias.
     """
 
     logits: Tensor
@@ -36,13 +40,14 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) float32 in [0, 1]. (B, 3, 0, 0) if `activations` replace them.
-        labels: (B,) int64.
-        targets: (B, C) float32. Each row sums to 1. They contain mixing, but no label smoothing.
-        ids: (B,) int64, the index of each sample in its data set.
-        teacher: Output of the teacher for the same view, or None.
-        progress: Completed share of the run, in [0, 1]. A tensor if reading it must not synchronize the
-            device.
-        activations: (B, ...) output of the frozen part of the network, or None.
+        labels: (B,) int64, the label of each picture before mixing.
+        targets: (B, C) float32, class probabilities after mixing and before label smoothing. Rows sum to 1.
+        ids: (B,) int64, the index of each sample in its part of the data set (train, val or test).
+        teacher: Output of the teacher for the same augmented and mixed pictures. None if no loss reads it.
+        progress: Completed share of the run, in [0, 1]. A 0-dim tensor on the device in
+            training on a GPU, since CUDA graphs read it.
+        activations: (B, ...) cached output of the frozen first part of the network. None if the model
+            computes it from `images`.
     """
 
     images: Tensor

@@ -20,7 +20,11 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
-    """Write a checkpoint of tensors and plain containers atomically."""
+    """Write a checkpoint of tensors and plain containers atomically.
+
+    Raises:
+        Failure: The file cannot be written.
+    """
     write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
 
 
@@ -29,7 +33,7 @@ def load_checkpoint(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
     Args:
         path: The checkpoint.
-        keys: Keys that the checkpoint must hold.
+        keys: Keys that the checkpoint must have. It may have others.
 
     Raises:
         ConfigError: The file is missing, unreadable, of another format, or lacks a key.
@@ -64,7 +68,10 @@ def best_in(folder: Path) -> Path:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    """Explain a read failure. torch's message suggests `weights_only=False`, which would execute the file."""
+    """Explain why a checkpoint cannot be read.
+
+    torch's message is not used, since it suggests `weights_only=False`, which would run code in the file.
+    """
     if isinstance(error, OSError):
         return reason_of(error)
     if not path.stat().st_size:

@@ -21,25 +21,25 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Precision:
-    """The device of a run and the dtype of its autocast.
+    """The device and the autocast dtype of a run.
 
     Attributes:
         device: Device of the model and its batches.
-        dtype: Type of the autocast. float32: there is no autocast.
+        dtype: Autocast dtype. float32: autocast is off.
     """
 
     device: torch.device
     dtype: torch.dtype
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Return the context manager for forward passes."""
+        """Return the autocast context manager for forward passes. It does nothing with float32."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @property
     def scaled(self) -> bool:
-        """Whether losses are scaled before the backward pass: with float16 only."""
+        """Whether a gradient scaler is needed, as it is with float16 only."""
         return self.dtype == torch.float16
 
     def layout(self, images: Tensor) -> Tensor:
@@ -58,12 +58,12 @@ _MALLOPT = {"MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1), "MALLOC_MMAP_THRESHOLD_":
 def keep_freed_memory() -> bool:
     """Make the C library keep freed memory for later tensors.
 
-    By default glibc returns every large block to the system. The pages of the next block then fault in again,
-    which takes up to two thirds of a training step on a CPU. Thresholds that the user has set in the
+    By default glibc returns every large block to the system. The next large tensor then causes page faults,
+    which take up to two thirds of a training step on a CPU. Thresholds that the user has set in the
     environment are kept.
 
     Returns:
-        True if the allocator took the setting. False if it is not glibc's; nothing changes then.
+        Whether the setting was accepted. False if the C library is not glibc, or GLIBC_TUNABLES is set.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return False
@@ -76,14 +76,14 @@ def keep_freed_memory() -> bool:
 
 
 def pick_device(name: str, *, path: tuple[str, ...] = ("train", "device")) -> torch.device:
-    """Return the device of a name.
+    """Return the torch device that a name stands for.
 
-    Every process that trains, scores or predicts calls this function first. So it also calls
-    `keep_freed_memory`.
+    It also calls `keep_freed_memory`, since every process that trains, scores or predicts picks its device
+    first.
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, ..., or `auto`: CUDA if available, else the CPU.
-        path: Key of the option, or name of the argument, that gives the name.
+        path: Key of the option, or name of the argument, that has the value `name`; for error messages.
 
     Raises:
         ConfigError: The name is not a device, or the machine has no such device.
@@ -105,11 +105,11 @@ def pick_device(name: str, *, path: tuple[str, ...] = ("train", "device")) -> to
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision that `train.precision` names.
+    """Return the precision for a value of `train.precision`.
 
     Args:
-        name: A dtype, or `auto`: bfloat16 if the device computes it fast, float16 on older GPUs, else
-            float32.
+        name: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 if the device has it in hardware, float16
+            on older GPUs, else float32.
         device: The device of the run.
 
     Raises:
@@ -125,7 +125,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device supports bfloat16 in hardware. Emulated, it is slower than float32."""
+    """Tell whether the device computes bfloat16 in hardware. Emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu" or sys.platform != "linux":
@@ -135,7 +135,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def picture_budget(device: torch.device) -> int | None:
-    """Return how many bytes of pictures the device may hold; None for a CPU."""
+    """Return how many bytes of pictures may be placed on a GPU. None on a CPU: there is no limit."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2
@@ -143,9 +143,9 @@ def picture_budget(device: torch.device) -> int | None:
 
 
 def use_deterministic(device: torch.device, wanted: bool) -> None:
-    """Turn bit-identical results on a GPU on or off.
+    """Turn torch's deterministic algorithms on a GPU on or off.
 
-    On a CPU results are always bit-identical if the number of threads is the same.
+    With them, results are bit-identical. On a CPU they always are if the number of threads is the same.
     """
     if device.type == "cuda":
         # Set even if not wanted, since a later run of this process may need it: cuBLAS reads it only once,
@@ -156,7 +156,7 @@ def use_deterministic(device: torch.device, wanted: bool) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Reset the count of `peak_memory` on a GPU. On a CPU it always counts from the start of the process."""
+    """Restart the measurement of `peak_memory` on a GPU. On a CPU this has no effect."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -164,7 +164,8 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> int:
     """Return the process's peak memory in bytes.
 
-    That is GPU memory on a GPU, host memory on a CPU. 0 if the system does not report it (Windows).
+    On a GPU it is the memory of torch's tensors since `reset_peak_memory`. On a CPU it is the memory of the
+    process since its start, or 0 if the system does not report it (Windows).
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -177,12 +178,17 @@ def peak_memory(device: torch.device) -> int:
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use. A container may have fewer than its machine."""
+    """Return how many CPU cores this process may use. These may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_hardware(device: torch.device) -> dict[str, str | int | None]:
-    """Describe device, processor, cores, threads, system and, if used, the GPU."""
+    """Describe the hardware for `env.json`.
+
+    Returns:
+        `device`, `processor`, `cores`, `threads` (torch's) and `system`. On a GPU also `gpu` and
+        `gpu_memory_bytes`.
+    """
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Errors that are printed in one line: `ConfigError` (user's mistake) and `Failure`."""
+"""Errors that commands print without a traceback, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class ConfigError(ValueError):
 
     Attributes:
         message: The message without the path.
-        path: Keys that lead to the wrong option, relative to where the error was raised. May be empty.
+        path: Keys that lead to the wrong option, relative to the section or part whose code raised the error.
+            Empty if no option is to blame.
     """
 
     def __init__(self, message: str, path: tuple[str, ...] = ()):
@@ -27,18 +28,18 @@ class ConfigError(ValueError):
 
 
 class Failure(RuntimeError):
-    """An error that is not the user's mistake. Its message says what happened, where, and what to do."""
+    """An expected error that is not the user's mistake, e.g. a full disk. Its message says what to do."""
 
 
 def reason_of(error: BaseException, *, limit: int = 160) -> str:
     """Return the reason of an exception in one line, never empty.
 
-    It is the system's message of an OSError, else the first line of the text, else the name of the type. A
-    line that ends with a colon is continued by the next one.
+    It is the system's message of an OSError, else the first line of `str(error)`, else the name of the type.
+    If the line ends with a colon, the next one is appended.
 
     Args:
         error: The exception.
-        limit: Largest number of characters.
+        limit: Largest number of characters. A longer text is cut.
     """
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
@@ -62,7 +63,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(word: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown name or option, with a hint."""
+    """Return the message for an unknown name or option, e.g. `unknown; did you mean lr?`."""
     hint = did_you_mean(word, known)
     return f"unknown; {hint}" if hint else "unknown"
 
@@ -71,8 +72,8 @@ def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[
     """Convert pydantic's first error to a ConfigError with the full path.
 
     Args:
-        error: The error of a validation.
-        known: Returns the keys that exist at a path. They are suggested for a misspelt key.
+        error: The error that a pydantic model raised.
+        known: Takes a path; returns the valid keys there, one of which is suggested for a misspelt key.
     """
     # A misspelt key gives two errors, `extra_forbidden` and `missing`. Only the first one helps.
     errors = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
@@ -97,9 +98,10 @@ _CHOICE = re.compile(r"none|bool|int|float|str|bytes|(?:constrained|is)-\w+|[a-z
 
 
 def _without_choices(errors: list[ErrorDetails]) -> tuple[ErrorDetails, list[str]]:
-    """Return the first error, located at a key that exists, and what the value may be.
+    """Return the error to report, and descriptions of the allowed values.
 
-    A value that fits no choice of a union has an error for each. Their locations name the choices.
+    If a value fits no type of a union, pydantic reports an error for each type and adds the name of the type
+    to its location. These names are not keys of the configuration, so they are removed.
     """
     first = errors[0]
     for depth, part in enumerate(first["loc"]):
@@ -120,12 +122,12 @@ def _without_choices(errors: list[ErrorDetails]) -> tuple[ErrorDetails, list[str
 
 
 def _expected(entry: ErrorDetails) -> str:
-    """Return pydantic's message in the form of ours."""
+    """Return pydantic's message without its prefix, beginning with a small letter."""
     message = entry["msg"].removeprefix("Value error, ").partition(", unable to")[0]
     return message[:1].lower() + message[1:]
 
 
 def _brief(value: object) -> str:
-    """Return a value for a message, in one line."""
+    """Return a value's repr in one line of at most 100 characters."""
     text = " ".join(repr(value).splitlines())
     return text if len(text) <= 100 else f"{text[:97]}..."

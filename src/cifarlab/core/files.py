@@ -1,4 +1,4 @@
-"""Files that are written atomically: completely or not at all."""
+"""Reading and writing of files. Files are written atomically: completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cifarlab.core.errors import ConfigError, Failure, reason_of
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file atomically: completely or not at all, even if a crash happens.
+    """Write a file completely or not at all, even after a crash.
 
     Args:
         path: The file to create or replace.
-        write: Writes the content to the open binary file that it is given.
+        write: Called with a binary file that is open for writing. It writes the content.
 
     Raises:
         Failure: The file cannot be written.
@@ -53,7 +53,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically. NaN and infinity become null, since JSON cannot express them."""
+    """Write JSON atomically. NaN and infinity become null, since JSON has no such values."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -75,7 +75,10 @@ def file_digest(path: Path) -> str:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed process left. Call it only while holding the run's lock."""
+    """Remove temporary files that a killed process left in a run's folder.
+
+    Call it only while holding the run's lock, since another process may be writing such a file.
+    """
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -101,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Convert an OSError in the body to a Failure that names `path`."""
+    """Convert an OSError in the `with` body to a Failure naming `path`."""
     try:
         yield
     except OSError as error:

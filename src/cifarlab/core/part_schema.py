@@ -1,4 +1,7 @@
-"""The pydantic model of a part's options, made from the part's signature."""
+"""The pydantic model of a part's options, made from the part's signature.
+
+A part is a function or class that a recipe can name; see `cifarlab.core.registry`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ RESERVED = ("name", "weight", "p", "before")
 
 
 class _Options(Strict):
-    """The options of a part."""
+    """Base class of the models of parts' options."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
@@ -29,9 +32,10 @@ def part_schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str
     """Return a pydantic model of a callable's keyword-only parameters.
 
     Args:
-        call: The part.
+        call: The part. A class is inspected by its `__init__`.
         name: Its name, for messages.
-        fields_beside: Names that no option may have: those of the section's fields.
+        fields_beside: Names of the fields of the section that also takes the options. No option may have such
+            a name.
 
     Raises:
         TypeError: An option has a forbidden name, or no type annotation.
@@ -57,5 +61,5 @@ def part_schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str
 
 
 def named_like_a_field(name: str, option: str) -> TypeError:
-    """Return the error for an option that a field of the same section would hide."""
+    """Return the error for an option named like a section's field."""
     return TypeError(f"{name}: option {option!r} has the name of a field of the same section; rename it")

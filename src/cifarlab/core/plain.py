@@ -1,4 +1,4 @@
-"""Plain data: what a YAML or JSON file holds."""
+"""The type of plain data, which is what a YAML or JSON file holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Random numbers as a function of seed, epoch, sample index, label path and number of the draw."""
+"""Counter-based random numbers, without hidden state.
+
+A number is a hash of the seed, the epoch, the sample's index, the labels of the part that draws it, and the
+count of numbers that the part has drawn before.
+"""
 
 from __future__ import annotations
 
@@ -53,26 +57,28 @@ def hash_ints(*values: int) -> int:
 
 
 def hash_each(key: int, values: Tensor) -> Tensor:
-    """Hash each of `values` (int64, any shape) under `key`; return int64 of the same shape."""
+    """Hash each of `values` (int64, any shape) with `key`. Return int64 of the same shape."""
     return mix_bits(mix_bits(values * _GAMMA + key))
 
 
 def permutation(seed: int, epoch: int, n: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """Return an epoch's order of samples: (n,) int64, equal on every device."""
+    """Return a random order of n samples for an epoch. (n,) int64, equal on every device."""
     key = hash_ints(seed, epoch, label_key("order"))
     return torch.argsort(hash_each(key, torch.arange(n, device=device)), stable=True)
 
 
 class Draws:
-    """Random numbers of a part of an augmentation policy, for each sample.
+    """Random numbers of an augmentation or mixer, in a separate stream for each of B samples.
 
-    Each call draws the next numbers of the part's stream. So the numbers depend on the order of calls within
-    the part. They do not depend on the batch size, the device, or the numbers that other parts draw.
+    Each of the methods `bits`, `uniform`, ... draws the next numbers of every stream. So the numbers depend
+    on the order of calls within a part. They do not depend on the other samples of the batch, on the device,
+    or on the numbers that other parts draw.
 
     Args:
         seed: Seed of the run.
-        epoch: The view epoch.
-        ids: (B,) int64, the index of each sample in its data set.
+        epoch: Epoch that determines the numbers, counted from 0. If views recur (`data.views`), it is the
+            epoch in which the view was first shown, not the current one.
+        ids: (B,) int64, the index of each sample in its part of the data set.
     """
 
     def __init__(self, seed: int, epoch: int, ids: Tensor):
@@ -83,16 +89,16 @@ class Draws:
         self._count = 0
 
     def at(self, label: str) -> Draws:
-        """Return the stream of the sub-part called `label`."""
+        """Return the streams of the part `label` within this part. They start anew."""
         child = copy.copy(self)
         child._path = (*self._path, label)
         child._keys, child._count = mix_bits(self._keys ^ label_key(label)), 0
         return child
 
     def of_epoch(self, epoch: int) -> Draws:
-        """Return the part's stream in another view epoch, from its first number.
+        """Return the part's streams in another epoch, from their first numbers.
 
-        An augmentation uses it for what an epoch takes over from an earlier one.
+        An augmentation that depends on an earlier epoch can draw that epoch's numbers again.
         """
         stream = Draws(self._seed, epoch, self._ids)
         for label in self._path:
@@ -100,7 +106,7 @@ class Draws:
         return stream
 
     def take(self, rows: Tensor) -> Draws:
-        """Return the stream of some rows of the batch. Its row i is row rows[i] of this one."""
+        """Return the streams of the samples at `rows` (n,), in this order."""
         child = copy.copy(self)
         child._ids, child._keys = self._ids[rows], self._keys[rows]
         return child
@@ -123,7 +129,10 @@ class Draws:
         return mix_bits(mix_bits(self._keys[:, None] + counters)).view(-1, *shape)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw (B, *shape) float32 in [low, high). They have 24 random bits, equal on every device."""
+        """Draw (B, *shape) float32, uniform in [low, high).
+
+        They have 24 random bits, and are equal on every device.
+        """
         values = _shift(self.bits(shape), 40).to(torch.float32) * (2.0**-24 * (high - low)) + low
         if low == high:
             return values
@@ -132,10 +141,10 @@ class Draws:
         return values.clamp(max=last) if low < high else values.clamp(min=last)
 
     def integers(self, low: int, high: int, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw (B, *shape) int64 from low to high - 1.
+        """Draw (B, *shape) int64, uniform from low to high - 1.
 
         Raises:
-            ValueError: There is no such number.
+            ValueError: `low` is not below `high`.
         """
         if low >= high:
             raise ValueError(f"integers: low={low} must be below high={high}")
@@ -146,6 +155,6 @@ class Draws:
         return self.uniform(shape=shape) < p
 
     def normal(self, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw (B, *shape) float32, standard normal (Box and Muller, 1958)."""
+        """Draw (B, *shape) float32, standard normal, by the Box-Muller transform."""
         radius = (-2.0 * (1.0 - self.uniform(shape=shape)).log()).sqrt()
         return radius * (2.0 * math.pi * self.uniform(shape=shape)).cos()

@@ -12,11 +12,11 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Twice(yaml.MarkedYAMLError):
-    """A mapping in which a key occurs twice."""
+    """Error: a mapping has a key twice."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that raises if a mapping has a key twice. YAML's own loader drops the first one."""
+    """A YAML loader that raises if a mapping has a key twice. PyYAML's own would keep the last value."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Not in `construct_mapping`: there, `<<` has already merged the keys of other mappings.
@@ -40,10 +40,11 @@ def parse_yaml(text: str, source: str, path: tuple[str, ...] = ()) -> Any:
     Args:
         text: The YAML.
         source: Name of the source in messages: a file's path, or `repr(text)`.
-        path: Keys that lead to the value, for messages.
+        path: Keys of the option whose value is parsed, for messages. Empty for a file.
 
     Raises:
-        ConfigError: The text is not YAML, or a key occurs twice. The message has source, line and key.
+        ConfigError: The text is not YAML, or a key occurs twice. The message has the source and, for a file,
+            the line.
     """
     try:
         return yaml.load(text, _Loader)

@@ -14,7 +14,7 @@ from cifarlab.core.files import read_json
 class Record(BaseModel):
     """Base class of records that are stored as JSON objects.
 
-    Validation is strict: a number is not read from a string, nor a boolean from a number. Unknown keys are
+    Validation is strict: it does not convert a string to a number, or a number to a boolean. Unknown keys are
     kept, so a file from another version loses nothing when it is rewritten.
     """
 
@@ -25,7 +25,7 @@ class Record(BaseModel):
         """Read a record from a JSON file.
 
         Raises:
-            ConfigError: The file is unreadable or no JSON object, or a value is missing or of a wrong type.
+            ConfigError: The file is missing, unreadable or no JSON object, or a value is missing or wrong.
         """
         try:
             return cls.model_validate(read_json(path))
@@ -35,14 +35,14 @@ class Record(BaseModel):
             raise ConfigError(f"{path}: cannot be read: {where}: {first['msg'].lower()}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values that were set, without defaults."""
+        """Return the values that were given or read, as a dict. Fields left at their defaults are omitted."""
         return self.model_dump(exclude_unset=True, by_alias=True)
 
     def changed(self, **values: Any) -> Self:
-        """Return a copy with some values replaced.
+        """Return a validated copy with some fields replaced.
 
         Raises:
-            TypeError: The record has no value of such a name.
+            TypeError: The record has no field of such a name.
             pydantic.ValidationError: A value has a wrong type.
         """
         known = type(self).model_fields

@@ -1,4 +1,7 @@
-"""The registries: one for each kind of part."""
+"""The registries, one for each kind of part, and their traits.
+
+Traits are facts that a part declares about itself when it is registered. Other code reads them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ class DatasetTraits:
     """Traits of a data set.
 
     Attributes:
-        split_as_published: The data set's parts do not depend on the size at which pictures are kept.
+        split_as_published: Whether the validation split is the same for every `data.store_size`, because it
+            is drawn from the pictures at their published size.
     """
 
     split_as_published: bool = False
@@ -27,7 +31,9 @@ class AugmentTraits:
     """Traits of an augmentation.
 
     Attributes:
-        lower: Returns the augmentation's kernel and its parameters. Steps with equal kernels are fused.
+        lower: Function of the same arguments that returns a `Lowered` (cifarlab/augment/kernels.py): the
+            image operation with its parameters for each sample. Policies run equal operations on different
+            samples in one call. None: the augmentation runs on its own.
     """
 
     lower: Callable[..., Any] | None = None
@@ -38,8 +44,9 @@ class HeadTraits:
     """Traits of a head.
 
     Attributes:
-        cosines: The logits are cosines times a scale.
-        products: The logits are products of the embedding with rows of weights, perhaps plus a bias.
+        cosines: Whether the logits are cosines times a scale.
+        products: Whether the logits are dot products of the embedding and a weight vector for each class,
+            with or without a bias.
     """
 
     cosines: bool = False
@@ -51,13 +58,13 @@ class LossTraits:
     """Traits of a loss.
 
     Attributes:
-        soft_targets: The loss accepts mixed targets.
-        needs_cosines: The loss needs a head's cosines.
-        needs_products: The loss needs logits without bias.
-        needs_teacher: The part of the teacher's output that the loss reads. None: it needs no teacher.
-        compares: The loss compares the pictures of a batch with each other.
-        reads_logits: The loss reads the student's logits.
-        reads_scale: The loss multiplies cosines by the head's scale.
+        soft_targets: Whether the loss accepts the targets of mixed pictures.
+        needs_cosines: Whether the loss needs a head with the trait `cosines`.
+        needs_products: Whether the loss needs a head with the trait `products` and without bias.
+        needs_teacher: Field of the teacher's `Output` that the loss reads. None: it needs no teacher.
+        compares: Whether the loss compares the pictures of a batch with each other.
+        reads_logits: Whether the loss reads the logits of the trained model.
+        reads_scale: Whether the loss multiplies cosines by the head's scale.
     """
 
     soft_targets: bool = True
@@ -74,7 +81,8 @@ class OptimizerTraits:
     """Traits of an optimizer.
 
     Attributes:
-        hidden_apart: The optimizer updates hidden matrices differently and needs them in separate groups.
+        hidden_apart: Whether the optimizer treats the matrices of hidden layers differently, as Muon does, so
+            that they must form parameter groups of their own.
     """
 
     hidden_apart: bool = False

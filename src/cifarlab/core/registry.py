@@ -1,4 +1,7 @@
-"""Registries of parts. A part's keyword-only parameters are the options that a recipe may set."""
+"""Registries of parts: functions and classes that a recipe can name, such as losses.
+
+A part's keyword-only parameters are the options that a recipe may set.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,15 @@ ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 
 @dataclass(frozen=True)
 class Part:
-    """A registered callable.
+    """A registered function or class.
 
     Attributes:
         name: Its name in recipes.
-        call: The callable.
+        call: The function or class.
         schema: Pydantic model of the options.
-        doc: First line of the callable's docstring.
-        traits: Instance of the registry's class of traits.
-        module: Name of the module that registered the part. It may differ from the callable's own.
+        doc: First line of the docstring of `call`.
+        traits: Its traits, an instance of the registry's `traits` class.
+        module: Name of the module that registered the part. It may differ from `call.__module__`.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Part:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options with their defaults; `...` marks a required option."""
+        """The default of each option, by name; `...` for a required option."""
         return {
             key: ... if field.is_required() else field.get_default(call_default_factory=True)
             for key, field in self.schema.model_fields.items()
@@ -53,14 +56,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Spec:
-    """A part with validated, frozen options.
+    """A part as a recipe uses it: with validated, frozen options.
 
     Attributes:
         part: The part.
-        options: Its options, an instance of the part's schema.
-        weight: Factor of a loss in the total.
+        options: Its options, an instance of `part.schema`.
+        weight: Factor of a loss in the weighted sum of losses.
         p: Probability that an augmentation or mixer is applied to a picture.
-        beside: Which of `weight` and `p` the part takes.
+        beside: Which of `weight` and `p` a recipe can set: the first for losses, the second for augmentations
+            and mixers, none for other parts.
     """
 
     part: Part
@@ -79,15 +83,15 @@ class Spec:
         return {key: getattr(self.options, key) for key in type(self.options).model_fields}
 
     def build(self, *given: Any) -> Any:
-        """Call the part with positional arguments and the recipe's options."""
+        """Call the part with positional arguments `given` and the options."""
         return self.part.call(*given, **self.kwargs())
 
     def bind(self) -> Callable[..., Any]:
-        """Return the part as a function whose options are already set."""
+        """Return the part with its options set, as a function."""
         return partial(self.part.call, **self.kwargs())
 
     def dump(self) -> dict[str, Any]:
-        """Return the spec as plain data in the form of a recipe."""
+        """Return plain data in the form of a recipe. `Registry.spec` parses it."""
         beside = {key: getattr(self, key) for key in self.beside}
         return {"name": self.name, **self.options.model_dump(mode="json"), **beside}
 
@@ -101,8 +105,8 @@ class Registry:
     """A mapping from names to parts of one kind.
 
     Args:
-        kind: Word for a part of this kind in messages.
-        beside: Which of `weight` and `p` the parts take.
+        kind: Name of the kind in messages, e.g. `loss`.
+        beside: Which of `weight` and `p` a recipe can set for these parts.
         traits: Frozen dataclass of the facts that a part may declare about itself. All have defaults.
     """
 
@@ -118,12 +122,13 @@ class Registry:
             del self._parts[name]
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Forbid names of options that are fields of the same section.
+        """Forbid parts to have options with these names.
 
-        A value under such a name would reach the field, never the option.
+        They are fields of the section that also takes the options. A value in a recipe would set the field,
+        never the option.
 
         Raises:
-            TypeError: A registered part already has an option of that name.
+            TypeError: A registered part already has an option with such a name.
         """
         self._fields_beside |= frozenset(names)
         for part in self.parts():
@@ -134,13 +139,16 @@ class Registry:
     def register(
         self, call: Any = None, *, name: str | None = None, module: str | None = None, **traits: Any
     ) -> Any:
-        """Register a function or class; a decorator, with or without arguments.
+        """Register a function or class. Use it as a decorator, with or without arguments.
 
         Args:
             call: The part.
-            name: Name of the part. Default: the callable's own.
-            module: Module that registers the part. Default: the module of the call.
+            name: Name of the part in recipes. Default: `call.__name__`.
+            module: Name of the module that registers the part. Default: the one that calls this method.
             traits: Traits of the part, e.g. `soft_targets=False`.
+
+        Returns:
+            `call` unchanged, or a decorator if `call` is None.
 
         Raises:
             TypeError: An option is unannotated or has a forbidden name, or a trait is unknown or has a value
@@ -163,7 +171,7 @@ class Registry:
         return call
 
     def _refuse_traits(self, name: str, traits: Mapping[str, Any]) -> None:
-        """Raise TypeError if a part declares an unknown trait, or a value of a wrong type."""
+        """Raise TypeError if a trait is unknown or has a wrong type."""
         types = typing.get_type_hints(self.traits, include_extras=True)
         for trait, value in traits.items():
             if trait not in types:
@@ -176,13 +184,13 @@ class Registry:
     def register_open(
         self, title: str, accepts: Callable[[str], bool], names: Callable[[], Iterable[str]]
     ) -> Any:
-        """Return a decorator for the open part, which handles unregistered names.
+        """Return a decorator that registers the open part, which takes unregistered names.
 
-        The callable gets the name as its first argument.
+        For example, one open part takes the name of any timm model. Its first argument is the name.
 
         Args:
             title: Name of the open part in listings.
-            accepts: Tells whether the open part handles a name.
+            accepts: Tells whether the open part takes a name.
             names: Returns names to suggest for a misspelt one.
         """
 
@@ -205,12 +213,16 @@ class Registry:
         return name in self._parts
 
     def open_part(self, name: str) -> Part | None:
-        """Return the open part if it accepts an unregistered name, else None."""
+        """Return the open part bound to `name`. None if it does not take that name, or a part has it."""
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None
 
     def __getitem__(self, name: str) -> Part:
-        """Return the part called `name`. Raise ConfigError, with a suggestion, if there is none."""
+        """Return the part called `name`, or the open part bound to it.
+
+        Raises:
+            ConfigError: There is no such part. The message suggests a similar name.
+        """
         if name in self._parts:
             return self._parts[name]
         if self._open:
@@ -224,7 +236,11 @@ class Registry:
         raise ConfigError(f"unknown {self.kind} {name!r}" + (f"; {hint}" if hint else ""))
 
     def spec(self, value: Any) -> Spec:
-        """Parse `{name: ..., **options}` or a bare name. Raise ConfigError with a wrong option's path."""
+        """Parse `{name: ..., **options}`, or a string that is the name.
+
+        Raises:
+            ConfigError: The name is unknown, or an option is wrong. `path` leads to the wrong key.
+        """
         if isinstance(value, Spec):
             return value
         if isinstance(value, str):
@@ -244,7 +260,10 @@ class Registry:
         return Spec(part, parsed, beside=self.beside, **beside)
 
     def labelled(self, value: Any) -> Any:
-        """Set missing names to the label in each entry of `{label: options}`."""
+        """Give each entry of `{label: options}` a `name`, by default its label.
+
+        A string in place of the options is the name. A string in place of the mapping is a single label.
+        """
         if value is None:
             return {}
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""A pydantic base class that does not accept booleans as numbers."""
+"""A pydantic base class that does not accept `true` and `false` as 1 and 0."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _is_number(schema: dict[str, Any]) -> bool:
 
 
 def _guarded(schema: Any) -> Any:
-    """Return the schema with `refuse_boolean` before every number."""
+    """Return a pydantic schema that calls `refuse_boolean` before it validates a number."""
     if isinstance(schema, list | tuple):
         return type(schema)(map(_guarded, schema))
     if not isinstance(schema, dict):

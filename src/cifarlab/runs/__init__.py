@@ -1,1 +1,1 @@
-"""A run on disk: folder, log, summary, ledger, environment and saved model."""
+"""A run on disk: folder, log, summary, environment, saved model, and the ledger of test-set uses."""

@@ -1,4 +1,4 @@
-"""The environment of a run: versions, hardware, command, git state, time."""
+"""The environment in which a run was trained: versions, hardware, command, git state, time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 class GitState(Record):
-    """The commit of a repository, and whether files differ from it."""
+    """The state of a git repository.
+
+    Attributes:
+        commit: Full hash of the checked-out commit.
+        dirty: Whether tracked files differ from the commit or untracked files exist. None if not recorded.
+    """
 
     commit: str
     dirty: bool | None = None
 
 
 class RecipeFile(Record):
-    """A recipe's file, as in `Recipe.files`."""
+    """Path and sha256 of a recipe's file, as in `Recipe.files`."""
 
     path: str
     sha256: str
@@ -39,20 +44,22 @@ class Environment(Record):
     """The environment of a run: the content of `env.json`.
 
     Attributes:
-        time: Start of the process, in UTC.
-        command: Words of the command line.
+        time: Time at which the process began to train the run, in UTC (ISO 8601).
+        command: The command line, `sys.argv`.
         versions: Versions of Python and of packages, by name.
         hardware: Result of `describe_hardware`.
-        git: State of the package's own repository. None if the package was installed without one.
-        git_of_working_directory: State of the repository that holds the working folder.
-        name: Name of the run. It may have several parts, e.g. `a/b`.
+        git: State of the repository that tracks this package's code. None if there is none.
+        git_of_working_directory: State of the repository that holds the working folder. None if there is
+            none.
+        name: Name of the run. It may contain slashes, e.g. `a/b`.
         recipes: Files of the recipe, as in `Recipe.files`.
-        precision: Precision of the training.
-        data_fingerprint: Fingerprints of the data, by part.
-        weights: One entry for each weights file: what was loaded from it.
-        notes: Notes of the run, one line each.
-        warnings: Warnings of the run, one line each.
-        earlier: Environments of earlier processes of the same run, oldest first.
+        precision: Autocast dtype of the training, e.g. `bfloat16`.
+        data_fingerprint: Hash of pictures and labels for each part of the data set that was read, by its name
+            (`train`, `val`, `test`).
+        weights: For each weights file that was loaded, a `LoadReport` (cifarlab/models/weights.py) as a dict.
+        notes: Notes on the run, one line each.
+        warnings: Warnings about the run, one line each.
+        earlier: Environments of the processes that trained the run before it was resumed, oldest first.
     """
 
     time: str = ""
@@ -72,7 +79,13 @@ class Environment(Record):
 
 
 def describe_environment(hardware: Mapping[str, str | int | None]) -> Environment:
-    """Describe this process: versions, hardware, command, repositories, time."""
+    """Describe this process: versions, hardware, command, repositories, time.
+
+    The other fields keep their defaults.
+
+    Args:
+        hardware: Result of `describe_hardware`.
+    """
     versions = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -88,7 +101,7 @@ def describe_environment(hardware: Mapping[str, str | int | None]) -> Environmen
 
 
 def _git_state(path: Path) -> GitState | None:
-    """Return the state of the repository that holds a folder or tracks a file, or None."""
+    """Return the state of the repository of a folder or tracked file. None without one."""
     env = {key: value for key, value in os.environ.items() if key not in GIT_PLACES}
     git = partial(
         subprocess.run, cwd=path if path.is_dir() else path.parent, env=env,

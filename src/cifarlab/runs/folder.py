@@ -1,4 +1,4 @@
-"""The folder of a run: files, lock, check of its configuration."""
+"""The folder of a run: its files, its lock, and the check of its configuration."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Run:
         recipe: Name of the recipe.
         name: Name of the run. Default: the name of the parent folder.
         recipe_files: Files of the recipe, as in `Recipe.files`.
+
+    The arguments are also attributes, as are the paths of the files, e.g. `config_path` and `best_path`.
     """
 
     def __init__(
@@ -65,18 +67,18 @@ class Run:
 
     @property
     def runs(self) -> Path:
-        """The folder that holds all runs."""
+        """The folder of all runs, e.g. `runs` for `runs/<name>/<seed>/`."""
         above = len(Path(self.name).parts)
         parents = self.folder.parents
         return parents[above] if above < len(parents) else self.folder.absolute().parents[above]
 
     @property
     def started(self) -> bool:
-        """Whether the folder has a `config.yaml`."""
+        """Whether training has begun: the folder has a `config.yaml`."""
         return self.config_path.exists()
 
     def summary(self) -> Summary | None:
-        """Return the summary of the run; None if the run is not finished.
+        """Return the summary of the run. None if it is not finished.
 
         Raises:
             ConfigError: `summary.json` cannot be read.
@@ -100,7 +102,7 @@ class Run:
         write_json(self.summary_path, summary.to_json())
 
     def plain_config(self) -> dict[str, Any]:
-        """Read the resolved configuration. Options are renamed to their current names.
+        """Read `config.yaml`, the complete configuration, with current names of options.
 
         Raises:
             ConfigError: The folder is not a run, or `config.yaml` is damaged.
@@ -130,7 +132,7 @@ class Run:
 
         Args:
             config: The configuration of the run that is about to use the folder.
-            fix: Advice for the message. Needed from commands without `--name` and `--fresh`.
+            fix: Advice at the end of the message. Default: to use the options `--name` or `--fresh`.
         """
         again = fix or "`--fresh` starts over"
         if not self.started:
@@ -151,13 +153,14 @@ class Run:
     def locked(self, wait: float = 0.0) -> Iterator[None]:
         """Hold the lock of the run.
 
-        No second process can write to the folder then. The system releases the lock of a process that dies.
+        No other process can train this run meanwhile. The system releases the lock of a process that dies.
 
         Args:
             wait: Seconds to wait for another process to release the lock.
 
         Raises:
-            ConfigError: Another process holds the lock, or the folder cannot be written or lies within a run.
+            ConfigError: Another process holds the lock, the folder cannot be written, or it would lie within
+                or around the folder of another run.
         """
         try:
             if not self.started:
@@ -204,7 +207,7 @@ class Run:
         return ConfigError(f"{self.folder}: cannot be written: {reason_of(error)}")
 
     def _refuse_nesting(self) -> None:
-        """Raise ConfigError if the folder would lie within or around a run."""
+        """Raise ConfigError if the folder would lie within or around another run."""
         above = self.folder.absolute().parents[: len(Path(self.name).parts)]
         runs = [path for path in above if (path / "config.yaml").exists()]
         runs += [path.parent for path in self.folder.rglob("config.yaml")]
@@ -212,7 +215,7 @@ class Run:
             raise ConfigError(f"{self.folder} and the run {runs[0]} would be nested; use another --name")
 
     def start_over(self) -> None:
-        """Remove the files that a run wrote, and no others.
+        """Remove the files that training and later commands wrote, and no others.
 
         `config.yaml` is removed last. If it went first and the removal was interrupted, the other files could
         be taken for those of a run of another configuration.
@@ -233,7 +236,7 @@ class Run:
         write_atomically(self.config_path, lambda file: file.write(text.encode()))
 
     def write_env(self, env: Environment) -> None:
-        """Write `env.json`. Environments of earlier processes are kept under `earlier`, oldest first."""
+        """Write `env.json`. The environments already in it are kept under `earlier`, oldest first."""
         before, earlier = None, []
         try:
             before = Environment.read(self.env_path) if self.env_path.exists() else None
@@ -247,16 +250,17 @@ class Run:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, each before its parent. Those that are missing or not empty stay as they are."""
+    """Remove those of the folders that are empty. They are listed from the innermost to the outermost."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def recorded_run(folder: Path | str) -> Run:
-    """Return the run in a folder, with name and recipe files from `env.json`.
+    """Return the run in a folder, with what `env.json` records.
 
-    The recorded name is needed for names of several parts, such as `a/b`.
+    That is the run's name and recipe files. The name is recorded, since the folder `a/b/0` could be that of a
+    run named `b` or `a/b`.
     """
     run = Run(folder)
     with contextlib.suppress(ConfigError):
@@ -272,8 +276,8 @@ def recorded_run(folder: Path | str) -> Run:
 def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[Any, Any]]:
     """Compare a saved configuration with a current one.
 
-    Keys in `NOT_IDENTITY`, such as the device, are ignored. Keys that the saving version did not have yet
-    count as their defaults.
+    Keys in `NOT_IDENTITY`, such as the device, are ignored. Options that did not exist when the configuration
+    was saved have their defaults.
 
     Returns:
         {dotted key: (saved value, current value)}.
@@ -282,7 +286,7 @@ def changes_since(plain: dict[str, Plain], config: Config) -> dict[str, tuple[An
 
 
 def _with_current_defaults(plain: dict[str, Plain]) -> dict[str, Plain]:
-    """Add defaults to a saved configuration for keys that did not exist yet."""
+    """Add the defaults of options that are newer than a saved configuration."""
     try:
         return build_config(apply_before(plain)).dump()
     except ConfigError:  # A part is not registered, or was renamed. Compare the configuration unchanged.

@@ -1,4 +1,7 @@
-"""The ledger, `ledger.jsonl`: a record of every use of the test set."""
+"""The ledger, `ledger.jsonl`: a record of every opening of the test set.
+
+An opening is one evaluation of a model on the test pictures. The ledger lies in the folder of all runs.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ from cifarlab.runs.naming import LEDGER, spelled
 def record_opening(
     run: Run, reader: str, fingerprint: str, epoch: int, *, weights_sha256: str | None = None
 ) -> None:
-    """Record that a run's model is about to see the test pictures.
+    """Record an opening, before the model sees the test pictures.
 
     Args:
         run: The run.
-        reader: `train` for a recipe that chooses its epoch on test, else the name of the command.
-        fingerprint: Fingerprint of the test pictures.
-        epoch: Epoch of the model, from 1.
-        weights_sha256: sha256 of the checkpoint, if there is one.
+        reader: Name of the command that evaluates, e.g. `evaluate`. `train` if the recipe selects its epoch
+            by test accuracy.
+        fingerprint: Hash of the test pictures and their labels.
+        epoch: Epoch whose weights are evaluated, from 1.
+        weights_sha256: sha256 of the checkpoint. None if the weights are not in a checkpoint.
 
     Raises:
         Failure: The ledger cannot be written. The test pictures must then not be read.
@@ -51,10 +55,11 @@ def record_opening(
 
 
 def openings(runs: Path) -> list[dict[str, str | int | None]]:
-    """Read the ledger in a folder, normally that of all runs.
+    """Read the ledger in the folder `runs`.
 
     Returns:
-        Its entries, oldest first. An unreadable line counts as an opening, too, and gives {}.
+        A dict for each opening, oldest first, with the keys `time`, `run`, `reader`, `fingerprint`, `epoch`
+        and `weights_sha256`. An unreadable line counts as an opening and gives {}.
 
     Raises:
         Failure: The file cannot be read.
@@ -79,15 +84,20 @@ def openings(runs: Path) -> list[dict[str, str | int | None]]:
 
 
 def count_openings(run: Run) -> dict[str, int]:
-    """Count openings of the test pictures: {run: of this run, runs: of all}."""
+    """Count the openings of the test set.
+
+    Returns:
+        `run`: number of openings by models of this run; `runs`: number of all openings in its ledger.
+    """
     entries, key = openings(_folder(run)), _key(run)
     return {"run": sum(spelled(str(entry.get("run"))) == key for entry in entries), "runs": len(entries)}
 
 
 def _folder(run: Run) -> Path:
-    """Return the folder of the ledger.
+    """Return the folder of the ledger that records a run.
 
-    A standalone checkpoint keeps its ledger beside itself: its parent folders may be unrelated.
+    It is the folder of all runs. If `run` is only the folder of a standalone checkpoint, it is that folder,
+    since the folders above may be unrelated.
     """
     return run.runs if run.started else run.folder
 

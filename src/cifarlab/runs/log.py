@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl` and TensorBoard."""
+"""The log of a run: `metrics.jsonl`, and the same numbers for TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EpochRow: TypeAlias = "dict[str, int | float]"
 
 
 class RunLog:
-    """Writer of `metrics.jsonl` (one JSON object per line) and of TensorBoard's copy.
+    """Writer of `metrics.jsonl` (a JSON object per line, one for each epoch) and of a copy for TensorBoard.
 
-    The constructor cuts off the rows after the last checkpoint and rewrites TensorBoard's file from the rest.
-    So an interrupted run and an uninterrupted one leave the same log.
+    The constructor removes the rows that were written after the last checkpoint, since a resumed run writes
+    them again. It rewrites the copy for TensorBoard from the remaining rows.
 
     Args:
         folder: Folder of the run.
-        size: Bytes of the log at the time of the last checkpoint.
+        size: Size in bytes that the log had at the last checkpoint. 0 for a run without one.
     """
 
     def __init__(self, folder: Path, *, size: int = 0):
@@ -39,7 +39,11 @@ class RunLog:
                 self._board.add(row)
 
     def append(self, row: EpochRow) -> None:
-        """Append a row, which must have the key `epoch`. Raise Failure if it cannot be written."""
+        """Append a row, which must have the key `epoch`.
+
+        Raises:
+            Failure: The row cannot be written.
+        """
         with writing(self.path):
             with self.path.open("ab") as file:
                 file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
@@ -50,14 +54,15 @@ class RunLog:
 
     @property
     def size(self) -> int:
-        """Size of the log in bytes."""
+        """Size of `metrics.jsonl` in bytes."""
         return self.path.stat().st_size
 
 
 class Board:
-    """Writer of a run's numbers for TensorBoard, each under its key.
+    """Writer of a run's numbers for TensorBoard, with their keys as tags.
 
-    torch's own writer is not used: its thread dies if the disk is full, and the writer then waits forever.
+    torch's `SummaryWriter` is not used: its thread dies if the disk is full, and its methods then wait
+    forever.
     """
 
     def __init__(self, folder: Path):
@@ -76,7 +81,7 @@ class Board:
                 records.write(Event(wall_time=time.time(), **event).SerializeToString())
 
     def add(self, row: EpochRow) -> None:
-        """Write the numbers of a row at its `epoch`."""
+        """Write each number of a row as a scalar at step `epoch`."""
         from torch.utils.tensorboard.summary import scalar
 
         numbers = [(k, v) for k, v in row.items() if k != "epoch" and isinstance(v, int | float)]
@@ -84,16 +89,16 @@ class Board:
 
 
 def is_epoch(row: EpochRow) -> bool:
-    """Tell whether a row has the form that training logs.
+    """Tell whether a row has the form that training writes.
 
-    All its values are numbers, those of the training batches among them.
+    Then all values are numbers, and the accuracy and loss on the training batches are among them.
     """
     numbers = all(isinstance(value, int | float) for value in row.values())
     return numbers and {"epoch", "train/top1", "train/loss/total"} <= row.keys()
 
 
 def read_log(path: Path) -> list[EpochRow]:
-    """Read the rows of a `metrics.jsonl`, up to the first invalid line; [] if the file is missing."""
+    """Read the rows of a `metrics.jsonl` up to the first invalid line. [] if the file is missing."""
     rows = []
     if not path.exists():  # The file was lost, or the run is a soup, which has no log.
         return rows

@@ -1,4 +1,7 @@
-"""Trained models, loaded from the checkpoint of a run's chosen epoch."""
+"""Trained models, loaded from a run's `best.pt`.
+
+It holds the weights of the chosen epoch, which is the one that `train.select` selects.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class _Row(Strict):
 
 
 class _CheckpointFacts(Strict):
-    """The values of a checkpoint, except for the configuration."""
+    """The contents of `best.pt` that are validated, without the configuration."""
 
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
 
@@ -50,10 +53,12 @@ class Trained:
     """The model of a run's chosen epoch, with facts from its checkpoint.
 
     Attributes:
+        model: The classifier, in evaluation mode.
         saved: The configuration in the checkpoint.
-        precision: The configured precision, resolved on this device; `auto` replaces float16 on a CPU.
-        store_size: Side length in pixels of the stored pictures that the model was trained on.
-        fingerprint: Fingerprints of the data, by part.
+        precision: The precision of the configuration, for this device. `auto` replaces float16 on a CPU.
+        store_size: Side length in pixels at which the training pictures were stored.
+        fingerprint: Hash of pictures and labels for each part of the data set that training read, by its name
+            (`train`, `val`, `test`).
         epoch: The chosen epoch, from 1.
         file: The checkpoint.
     """
@@ -67,7 +72,7 @@ class Trained:
     file: Path
 
     def with_data_root(self, root: str | None) -> Trained:
-        """Return a copy with `data.root` replaced. None leaves it as the run had it."""
+        """Return a copy with another `data.root`. None leaves it unchanged."""
         return replace(self, saved=self.saved.with_data_root(root))
 
 
@@ -76,16 +81,17 @@ def load(run: Run | Path | str, *, device: str = "cpu", imports: Sequence[Path |
 
     Args:
         run: The run, its folder, or a checkpoint.
-        device: Device of the model.
-        imports: Python files or modules that register the run's custom parts. Files that only the checkpoint
-            names are never run.
+        device: Device to load the model to: `cpu`, `cuda`, `cuda:1`, ..., or `auto`.
+        imports: Python files or modules that register the run's custom parts. Files that the checkpoint names
+            are not run unless they are given here.
 
     Returns:
         The classifier. It takes pictures (B, 3, H, W) of any size, uint8 or floats in [0, 1], and returns an
         `Output`. Its attribute `classes` has the names of the labels.
 
     Raises:
-        ConfigError: The folder has no finished epoch, or a part is not registered.
+        ConfigError: The folder has no finished epoch, the checkpoint is damaged, or a part of the model is
+            not registered.
 
     Example:
         >>> run = cifarlab.train("demo", {"train.epochs": 2})
@@ -104,16 +110,16 @@ def load_trained(
     imports: Sequence[Path | str] = (),
     fix: str = NAME_THEM,
 ) -> Trained:
-    """Load the model of a run's chosen epoch with facts about it.
+    """Load the model of a run's chosen epoch, with facts about it.
 
     Args:
-        path: Folder of the run, or a checkpoint.
-        device: Device of the model.
-        imports: As in `SavedConfig`.
-        fix: As in `SavedConfig`.
+        path: The run, its folder, or a checkpoint.
+        device: As in `load`.
+        imports: As in `load`.
+        fix: Advice to add to the message if a custom part is missing.
 
     Raises:
-        ConfigError: As in `load`, or the checkpoint is damaged.
+        ConfigError: As in `load`.
     """
     place_on = pick_device(device, path=("device",))
     file = best_of(path)
@@ -136,7 +142,7 @@ def load_trained(
 
 
 def saved_recipe(run: Run, *, imports: Sequence[Path | str] = ()) -> Recipe:
-    """Return the configuration of a run as a recipe. `imports` is that of `validate_saved`."""
+    """Return the configuration of a run as a recipe. `imports` is as in `validate_saved`."""
     plain, summary = run.plain_config(), run.summary()
     known = validate_saved(plain, run.folder, imports=imports).imports
     name = (summary.recipe if summary is not None else "") or run.name
@@ -150,9 +156,9 @@ def refuse_other_classes(
 
     Args:
         path: Run or checkpoint of the model, for the message.
-        known: Names of the model's classes.
-        classes: Names of the classes that it must have.
-        here: Words for the owner of `classes`, for the message.
+        known: Names of the model's classes, by label.
+        classes: Names of the classes that the model must have, by label.
+        here: What has these `classes`, for the message.
         fix: Advice to append to the message.
     """
     if len(known) != len(classes):
@@ -171,12 +177,12 @@ def build_for_loading(config: ModelConfig, image_size: int, classes: Sequence[st
 
 
 def _own_precision(own: str, device: torch.device) -> Precision:
-    """Return the precision of a run's training. float16 needs a GPU; elsewhere that of `auto` is used."""
+    """Return the precision for a run's model. On a CPU `auto` replaces float16, which needs a GPU."""
     return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
 
 
 def best_of(path: Run | Path | str) -> Path:
-    """Return the checkpoint of a run's chosen epoch. A path of a checkpoint is returned unchanged.
+    """Return the path of a run's `best.pt`. The path of a checkpoint is returned unchanged.
 
     Raises:
         ConfigError: There is no such run or checkpoint, or the path is a `last.pt`.

@@ -1,4 +1,4 @@
-"""Names of runs: their normal form, their validation, and those that are taken."""
+"""Names of runs: normal form, validation, and list of the finished ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_name(name: str) -> str:
     """Return the normal form of a run's name.
 
     Raises:
-        ConfigError: The text cannot be the name of a run.
+        ConfigError: The name is not allowed, e.g. because it is an absolute path.
     """
     found = spelled(name)
     path = PurePosixPath(found)
@@ -41,7 +41,7 @@ def run_name(name: str) -> str:
 
 
 def finished_names(runs: Path) -> set[str]:
-    """Return the names of the finished runs in the folder of all runs."""
+    """Return the names of the finished runs, without their seeds."""
     # A run's own folder, or that of its seeds, holds a summary, too, but no name.
     found = runs.glob("**/*/*/summary.json")
     return {path.parents[1].relative_to(runs).as_posix() for path in found}

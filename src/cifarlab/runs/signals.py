@@ -1,4 +1,4 @@
-"""Requests to stop a run by a signal."""
+"""Stopping a run by a signal, after it was saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from cifarlab.runs.folder import Run
 
 
 class Interrupted(Exception):
-    """A signal stopped the run after it was saved. `status` is the process's exit status for the shell."""
+    """A signal stopped the run after it was saved.
+
+    Attributes:
+        status: Exit status for the process: 128 plus the number of the signal.
+    """
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -18,10 +22,12 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Context manager that catches the first SIGINT, SIGTERM or SIGHUP; a second one stops the process.
+    """Context manager that notes the first SIGINT, SIGTERM or SIGHUP in place of its usual effect.
+
+    A second signal has its usual effect. Outside the main thread nothing is caught.
 
     Attributes:
-        signal: The caught signal, or None.
+        signal: Number of the caught signal, or None.
     """
 
     def __init__(self) -> None:
@@ -40,7 +46,7 @@ class StopRequest:
         self.__exit__()
 
     def raise_interrupted(self, run: Run, where: str) -> NoReturn:
-        """Raise Interrupted with the message that the run was saved at `where`."""
+        """Raise Interrupted with a message that the run was saved `where`, e.g. `the end of epoch 3`."""
         assert self.signal is not None
         raise Interrupted(f"saved {run} at {where}; the same command resumes it", 128 + self.signal)
 

@@ -1,4 +1,7 @@
-"""The summary of a run: scores of its chosen epoch, end, cost."""
+"""The summary of a run, `summary.json`: scores of its chosen epoch, reason of its end, cost.
+
+The chosen epoch is the one that `train.select` selects. Its weights are in `best.pt`.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ Selection = Literal["val", "test", "last"]
 
 
 class SoupIngredient(Record):
-    """A model that was considered for a soup.
+    """A model that was tried as an ingredient of a soup.
 
     Attributes:
-        run: Path of the run, as the user gave it.
-        sha256: sha256 of the run's checkpoint.
-        seconds: Duration of the run's training, if known.
-        val_top1: Validation accuracy of the model alone.
-        soup_val_top1: Validation accuracy of the soup with this model added.
-        kept: Whether the model is in the soup.
+        run: Path of the model's run, as the user gave it.
+        sha256: sha256 of the model's checkpoint.
+        seconds: Duration of the model's training in seconds. None if unknown.
+        val_top1: Validation accuracy of the model alone, in [0, 1].
+        soup_val_top1: Validation accuracy of the soup of this model and those kept before, in [0, 1].
+        kept: Whether the model was kept, because the soup was at least as good with it.
     """
 
     run: str
@@ -33,14 +36,19 @@ class SoupIngredient(Record):
 
 
 class Soup(Record):
-    """The models that were considered for a soup. `kept` is the number of those in it."""
+    """The models that were tried for a soup, a model whose weights are the mean of several models' weights.
+
+    Attributes:
+        kept: Number of models in the soup.
+        ingredients: The models in the order in which they were tried, kept or not.
+    """
 
     kept: int
     ingredients: list[SoupIngredient]
 
 
 class ScoreAtSize(Record):
-    """The test accuracy at another image size than the run's own."""
+    """The test accuracy, in [0, 1], at an image size other than `data.image_size`."""
 
     test_top1: float
 
@@ -48,30 +56,32 @@ class ScoreAtSize(Record):
 class Summary(Record):
     """The content of `summary.json`, whose existence marks a run as finished.
 
-    Accuracies are fractions in [0, 1]. They belong to the model of the chosen epoch on unaugmented pictures.
+    Accuracies are fractions in [0, 1], of the chosen epoch's model on unaugmented pictures. A field is None
+    if the value was not measured, or does not apply to the run.
 
     Attributes:
         recipe: Name of the recipe.
         seed: Seed of the run.
-        epochs: Epochs in the configuration.
-        epochs_run: Epochs that were trained.
-        ended_by: Option that ended the run, e.g. `train.patience`.
-        chosen_on: Split that chose the epoch, or `last`.
+        epochs: `train.epochs`.
+        epochs_run: Number of epochs that were trained.
+        ended_by: Option that ended the run: `train.epochs`, `train.stop` or `train.patience`.
+        chosen_on: Split whose accuracy chose the epoch: `val` or `test`. `last`: the last epoch was chosen.
         chosen_epoch: The chosen epoch, from 1.
+        train_top1: Accuracy on the training pictures.
         val_top1: Validation accuracy. None if no pictures were held out.
-        test_top1: Test accuracy. None until the test pictures are opened.
-        val_top1_by_image_size: Validation accuracy by side length in pixels, if the run trained at several.
+        test_top1: Test accuracy. None until the model is evaluated on the test pictures.
+        val_top1_by_image_size: {side length in pixels: validation accuracy} of a run with `data.multi_scale`.
         gap: `train_top1` - `val_top1`.
-        parameters: Number of the model's parameters.
-        data_fingerprint: Fingerprint of the training pictures.
-        seconds: Duration of the run over all its processes.
+        parameters: Number of the model's parameters, frozen ones included.
+        data_fingerprint: Hash of the data set's train part, validation pictures drawn from it included.
+        seconds: Duration of the run in seconds, over all its processes.
         images_per_second: Training pictures of all epochs divided by `seconds`.
-        macs: Multiply-adds of a forward pass of one picture.
-        peak_memory_bytes: Peak memory of the process, or of the GPU if there is one.
-        warnings: Warnings of the run, one line each.
-        distillation: Measurements of the teacher, and the cost of its answers.
-        soup: The models of the soup, if the run is one.
-        by_image_size: Test accuracy at other sizes than the run's own, by side length in pixels.
+        macs: Multiply-adds of a forward pass of one picture at `data.image_size`.
+        peak_memory_bytes: Peak GPU memory. Without a GPU, peak memory of the process.
+        warnings: Warnings about the run, one line each.
+        distillation: Measurements of the teacher.
+        soup: The models that were tried, if the run is a soup.
+        by_image_size: {side length in pixels: test accuracy} at sizes other than `data.image_size`.
     """
 
     recipe: str = ""
@@ -98,5 +108,5 @@ class Summary(Record):
     by_image_size: dict[str, ScoreAtSize] | None = None
 
     def top1(self, split: Literal["train", "val", "test"]) -> float | None:
-        """Return the accuracy on `train`, `val` or `test`; None if it was not measured."""
+        """Return the accuracy on `train`, `val` or `test`. None if it was not measured."""
         return {"train": self.train_top1, "val": self.val_top1, "test": self.test_top1}[split]

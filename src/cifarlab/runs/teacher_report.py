@@ -1,4 +1,4 @@
-"""Measurements of a teacher before its student is trained, and the cost of its outputs."""
+"""Measurements of a teacher: before its student is trained, and the time to cache its outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cifarlab.core.records import Record
 
 
 def _from_null(value: object) -> object:
-    """Return NaN for null: JSON cannot express values that are not finite."""
+    """Return NaN for null, which JSON files have in place of NaN."""
     return math.nan if value is None else value
 
 
@@ -19,7 +19,7 @@ _Measured = Annotated[float, BeforeValidator(_from_null)]
 
 
 class TeacherFile(Record):
-    """A teacher's checkpoint."""
+    """Path and sha256 of a teacher's checkpoint."""
 
     path: str
     sha256: str
@@ -29,9 +29,10 @@ class TaughtTerm(Record):
     """Measurements of a loss that reads the teacher.
 
     Attributes:
-        gradient_norm: Norm of the weighted loss's gradient at the initial weights.
-        gradient_ratio: `gradient_norm` divided by the norm of all losses without a teacher. None if there are
-            none.
+        gradient_norm: Norm of the gradient of the loss times its weight, on the first batch at the student's
+            initial weights.
+        gradient_ratio: `gradient_norm` divided by the root of the sum of the squared gradient norms of the
+            losses that read no teacher. None if there are no such losses.
     """
 
     gradient_norm: _Measured
@@ -43,8 +44,10 @@ class TemperedTerm(TaughtTerm):
 
     Attributes:
         temperature: Temperature of the loss.
-        entropy: Mean entropy of the teacher's probabilities on training views, in nats.
-        kl_from_uniform: Mean KL divergence from the uniform distribution, in nats; at most `log_classes`.
+        entropy: Mean entropy, in nats, of the teacher's probabilities at this temperature on augmented
+            training pictures.
+        kl_from_uniform: Mean KL divergence, in nats, of these probabilities from the uniform distribution:
+            `log_classes` - `entropy`.
     """
 
     temperature: float
@@ -53,18 +56,19 @@ class TemperedTerm(TaughtTerm):
 
 
 class TeacherReport(Record):
-    """Measurements of a teacher or of an ensemble of teachers.
+    """Measurements of a teacher, which may be an ensemble.
 
     Attributes:
-        teachers: Checkpoint of each teacher.
-        temperatures: Divisor of each teacher's logits.
-        measured_on: Pictures of `teacher_top1`: val, the teacher's val, or train.
-        pictures: Number of those pictures.
-        teacher_top1: Accuracy on those pictures, without augmentation.
-        agreement: Share of training views for which the teacher's class is the label.
-        log_classes: Logarithm of the number of classes.
-        terms: Measurements of each loss that reads the teacher, by its label.
-        cache_seconds: Time that it took to cache the teacher's outputs, in seconds.
+        teachers: Checkpoints of the ensemble's members. A single teacher is an ensemble of one.
+        temperatures: Divisor of each member's logits, found by calibration. 1 without calibration.
+        measured_on: Pictures for `teacher_top1`: `val` or `train` of the student's run, or `the teacher's
+            val`, the validation pictures of the teacher's own run.
+        pictures: Number of these pictures.
+        teacher_top1: Accuracy of the teacher on these pictures, without augmentation, in [0, 1].
+        agreement: Accuracy of the teacher on augmented training pictures of the first epoch, in [0, 1].
+        log_classes: Natural logarithm of the number of classes.
+        terms: Measurements of each loss that reads the teacher, by the label of the loss.
+        cache_seconds: Time spent on caching the teacher's outputs, in seconds. 0 if nothing was cached.
     """
 
     teachers: list[TeacherFile]

@@ -43,20 +43,20 @@ def train_run(
 ) -> Summary:
     """Train a run to its end, from its start or last checkpoint.
 
-    A finished run is not trained again.
+    A finished run is not trained again; its summary is returned.
 
     Args:
         config: The configuration.
-        run: The folder of the run. It need not exist.
-        progress: Output for the user. Default: none.
-        fresh: Remove the files of an earlier run in this folder first.
+        run: The run. Its folder need not exist.
+        progress: Output for the user. Default: nothing is printed.
+        fresh: Remove the files of an earlier run in the folder and start from epoch 1.
         warnings: Further warnings to print and record, one line each.
 
     Returns:
         The summary of the run.
 
     Raises:
-        ConfigError: The user made a mistake. No folder is created then.
+        ConfigError: The user made a mistake. A folder that did not exist is not left behind.
         Interrupted: A signal stopped the run. A checkpoint was saved.
         Failure: Training cannot continue, e.g. because the loss is not finite or memory ran out.
     """
@@ -81,7 +81,7 @@ def train_run(
 
 
 def _finished(config: Config, run: Run) -> Summary | None:
-    """Return the summary if the run is finished. Raise ConfigError if it has another configuration."""
+    """Return the summary if the run is finished. Raise ConfigError if its configuration is another."""
     run.refuse_other(config)
     return run.summary()
 
@@ -128,7 +128,7 @@ class _Training:
         return self.asked.signal is not None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Load or compute cached values for the epoch: frozen activations, the teacher's answers."""
+        """Load or compute the epoch's cached activations and teacher outputs."""
         try:
             if self.job.activations is not None:
                 for line in self.job.activations.begin(epoch, self.is_asked):
@@ -144,7 +144,7 @@ class _Training:
             self.progress.note(answered)
 
     def train_epoch(self, epoch: int) -> int:
-        """Train the remaining steps of an epoch; return the number of pictures in them."""
+        """Train the remaining steps of an epoch. Return the number of pictures in them."""
         engine, plan, state = self.engine, self.engine.plan, self.state
         self.begin_epoch(epoch)
         order = engine.order(epoch)
@@ -180,7 +180,7 @@ class _Training:
             self.fail_diverged(f"the loss was not finite at step {step + 1}", step)
 
     def stop_if_weights_diverged(self) -> None:
-        """Raise Failure if the weights are not finite. The last step's loss does not show that."""
+        """Raise Failure if the weights are not finite. The loss is from before their last update."""
         if not self.engine.has_finite_weights():
             self.fail_diverged("the weights were not finite", self.state.step - 1)
 
@@ -199,7 +199,7 @@ class _Training:
 
         Args:
             epoch: Index of the epoch, from 0.
-            pictures: Number of pictures trained on since the time `epoch_begun`.
+            pictures: Number of pictures that `train_epoch` has trained on.
         """
         engine, state = self.engine, self.state
         self.stop_if_diverged()
@@ -230,18 +230,18 @@ class _Training:
         self.progress.epoch(row, better and self.config.train.select != "last")
 
     def is_better(self, row: EpochRow) -> bool:
-        """Tell whether this epoch beats the best so far; ties keep the earlier one."""
+        """Tell whether an epoch beats the best so far. Of equal ones, the earlier is kept."""
         select, best = self.config.train.select, self.state.best
         return select == "last" or best is None or row[f"{select}/top1"] > best[f"{select}/top1"]
 
     def save_between(self) -> None:
-        """Save a checkpoint within an epoch. Raise Failure if loss or weights are not finite."""
+        """Save `last.pt` within an epoch. Raise Failure if loss or weights are not finite."""
         self.stop_if_diverged()
         self.stop_if_weights_diverged()
         self.save()
 
     def save(self, best: BestState | None = None) -> None:
-        """Submit `last.pt` and, if given, a new `best.pt`, which is written first."""
+        """Submit `last.pt` and, if `best` is given, `best.pt` to the saver."""
         reached = replace(self.state, seconds=self.seconds(), peak_memory_bytes=self.peak_memory())
         state = LastState(
             **reached.to_plain(),
@@ -267,9 +267,9 @@ class _Training:
         return Cost(self.seconds(), self.job.macs, self.peak_memory())
 
     def conclude(self) -> Summary:
-        """Score the best model on unaugmented training pictures; write `summary.json`.
+        """Score the model in `best.pt` on unaugmented training pictures; write `summary.json`.
 
-        `best.pt` holds that model: the weights of the chosen epoch.
+        `best.pt` has the weights of the chosen epoch (`train.select`).
         """
         config, engine, best, activations = self.config, self.engine, self.state.best, self.job.activations
         assert best is not None, "a run has at least one epoch"

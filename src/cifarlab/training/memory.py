@@ -1,4 +1,4 @@
-"""Advice for runs that are out of memory."""
+"""Advice for runs that ran out of memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifarlab.core.errors import ConfigError, Failure
 
 @contextlib.contextmanager
 def out_of_memory_explained(config: Config) -> Iterator[None]:
-    """Convert an out-of-memory error in the body to a Failure with advice."""
+    """Convert an out-of-memory error in the `with` body to a Failure. It has advice."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -32,11 +32,12 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
 
 
 def smaller(config: Config) -> str:
-    """Suggest overrides with which a configuration needs less memory.
+    """Suggest a change with which a configuration needs less memory.
 
-    The first choice is half the batch size and twice `train.accumulate`, if losses and optimizer allow it.
-    Otherwise half the batch size alone. If the batch cannot be smaller: smaller pictures, or in words a
-    smaller backbone.
+    Returns:
+        Overrides that halve the batch size and double `train.accumulate`, or if that is invalid, halve the
+        batch size only. If the batch cannot be smaller: an override that halves the image size, or else the
+        words `a smaller model.backbone`.
     """
     data, accumulate = config.data, config.train.accumulate
     size = max(2, data.batch_size // 4 * 2)  # Even, for mixing.

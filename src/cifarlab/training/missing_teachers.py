@@ -1,4 +1,7 @@
-"""Training of the teachers that students need and that are missing."""
+"""Training of teachers that do not exist yet.
+
+A student is a run with a loss that reads a teacher, which is another run.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,20 @@ from cifarlab.training.progress import TrainingProgress
 def train_teachers(
     students: Sequence[tuple[Config, Run]], runs: Path, progress: TrainingProgress, *, fresh: bool = False
 ) -> None:
-    """Train the missing teachers of students on the students' data.
+    """Train the teachers that students need and that do not exist.
 
-    Teachers that these teachers miss are trained first.
+    A teacher is trained on the students' data. If it needs a teacher that does not exist, that one is trained
+    first. Nothing is done if all students are finished.
 
     Args:
-        students: Configurations and folders of runs of one recipe, at several seeds.
+        students: Configuration and run of each student. They have the same recipe and different seeds.
         runs: Folder of all runs.
         progress: Output for the user.
         fresh: Whether the students will be trained from the start even if they exist.
 
     Raises:
-        ConfigError: The user made a mistake. Mistakes that would keep a student from being trained are found
-            before its teacher is trained, as far as possible.
+        ConfigError: The user made a mistake. Some mistakes in the students' configurations are found before a
+            teacher is trained.
         Interrupted: As in `train_run`.
         Failure: As in `train_run`.
     """
@@ -49,7 +53,10 @@ def train_teachers(
 
 
 def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiting: set[Path]) -> None:
-    """Train the missing teachers of a configuration. `waiting`: folders of the runs that need them."""
+    """Train the missing teachers of a configuration.
+
+    `waiting` has the folders of the runs that need them: a run cannot be its own teacher.
+    """
     for name in missing_teachers(config.teacher, runs):
         teacher = _on_same_data(name, config)
         run = Run(
@@ -71,7 +78,7 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
 
 
 def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -> None:
-    """Print a note if students have different splits. One teacher cannot share all of them."""
+    """Print a note if students hold out different pictures. A teacher can hold out only one student's."""
     first = students[0]
     if first.data.val and len({student.split_seed for student in students}) > 1:
         progress.note(
@@ -81,12 +88,14 @@ def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -
 
 
 def _on_same_data(name: str, config: Config) -> Config:
-    """Resolve the recipe of a teacher with its student's data and split.
+    """Resolve a teacher's recipe with its student's data and split.
 
-    So neither of them trains on validation pictures of the other.
+    `name` is the teacher's recipe, and `config` the student's configuration.
+
+    With the same split, neither of them trains on validation pictures of the other.
 
     Raises:
-        ConfigError: They store pictures at different sizes, so they cannot have the same split.
+        ConfigError: Teacher and student store pictures at different sizes, so their splits differ.
     """
     recipe, overrides = read_recipe(name), _same_data(config)
     teacher = resolve(recipe, overrides)
@@ -108,7 +117,7 @@ def _on_same_data(name: str, config: Config) -> Config:
 
 
 def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
-    """Tell whether different sizes of stored pictures lead to different splits."""
+    """Tell whether splits differ because pictures are stored at different sizes."""
     if ours.dataset.part.traits.split_as_published:
         return False
     if (ours.store_size, kept_size(ours)) == (theirs.store_size, kept_size(theirs)):
@@ -122,7 +131,7 @@ def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
 
 
 def _same_data(config: Config) -> list[str]:
-    """Return overrides that give a teacher its student's pictures, classes and device."""
+    """Return overrides that give the teacher of `config` its data and device."""
     assert config.teacher is not None
     data = config.dump()["data"]
     kept = ("dataset", "root", "val", "limit", "classes", "skip_broken")

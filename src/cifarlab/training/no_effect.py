@@ -1,4 +1,4 @@
-"""Checks for settings without effect, given the rest of the configuration."""
+"""Search for options that have no effect, given the rest of the configuration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cifarlab.objectives.classification import least_scale
 
 
 def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | None) -> Iterator[str]:
-    """Yield a line for each setting without effect.
+    """Yield a message for each option without effect.
 
-    It finds what the configuration alone shows, without model and data.
+    It finds those that show without the model and the data.
 
     Args:
         config: The configuration.
-        plan: Division of the epochs into steps, if the number of pictures is known.
-        steps: Number of steps of the run, if known. `train.stop` may end it before its schedules end.
+        plan: Division of the epochs into steps. None if the number of pictures is not known.
+        steps: Number of steps of the run, up to `train.stop`. None if it is not known.
     """
     for section, specs in (("augment", config.data.augment), ("mix", config.data.mix)):
         yield from (
@@ -38,12 +38,12 @@ def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | No
 
 
 def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
-    """Yield a line for each setting that needs a longer run.
+    """Yield a message for each option that needs a longer run.
 
     Args:
         config: The configuration.
-        total_steps: Number of steps that schedules span.
-        steps: Number of steps of the run.
+        total_steps: Number of steps of `train.epochs`, which schedules span.
+        steps: Number of steps of the run, which `train.stop` may end earlier.
     """
     warmup = config.optim.schedule.kwargs().get("warmup", 0)
     if 0 < warmup * total_steps < 1:
@@ -69,7 +69,7 @@ def _too_long(config: Config, total_steps: int, steps: int) -> Iterator[str]:
 
 
 def without_effect_on(config: Config, model: Classifier) -> list[str]:
-    """Return a line for each setting without effect on this model."""
+    """Return a message for each option without effect on this model."""
     data, name = config.data, config.data.dataset.name
     norms_by_choice = {"none": config.model.freeze, "frozen": True, "backbone": model.norms_in_eval}
     scale = data.multi_scale
@@ -93,9 +93,10 @@ def without_effect_on(config: Config, model: Classifier) -> list[str]:
 
 
 def low_scale(config: Config, num_classes: int) -> list[str]:
-    """Return a line if a margin loss has too low a scale.
+    """Return a message if a margin loss has too low a scale.
 
-    It is too low if no class can reach probability 0.99.
+    It is too low if the softmax of scaled cosines cannot give any class probability 0.99. The list is empty
+    otherwise.
     """
     scale, least = config.model.head.kwargs().get("scale"), least_scale(num_classes)
     reads_it = any(s.weight and s.part.traits.reads_scale for s in config.objective.values())

@@ -1,4 +1,4 @@
-"""Profile of training: times of a step's parts, compared with the device's peak speed."""
+"""Profile of training: times of the parts of a step, compared with the device's peak speed."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ PRODUCTS = 20
 
 
 class Stopwatch:
-    """Context manager that sums the seconds of each part of a step.
+    """Timer: `with watch("forward"):` adds the time of the body to `watch.seconds["forward"]`.
 
-    On a GPU it waits for the device at both ends of a part, so that no part is charged with another's work.
+    On a GPU it waits for the device before and after the body, so that only work of the body is counted.
     """
 
     def __init__(self, device: torch.device):
@@ -66,7 +66,7 @@ class Stopwatch:
 
 
 class EpochTimes(Record):
-    """Seconds of an epoch's parts; `checkpoint` is the snapshot that training waits for."""
+    """Seconds of an epoch. `checkpoint`: copying the state in memory, for which training waits."""
 
     training: float
     evaluation: float
@@ -74,18 +74,22 @@ class EpochTimes(Record):
 
 
 class Profile(Record):
-    """Where the time of a run goes; times are in seconds, those of steps medians.
+    """Where the time of a run goes. Times are in seconds; `step` and `parts` are medians.
 
     Attributes:
+        hardware: Result of `describe_hardware`.
+        precision: Autocast dtype, e.g. `bfloat16`.
         pictures: Pictures in a step.
-        steps: Number of steps that were timed as a whole.
+        steps: Number of measurements of `step`.
         step: Time of a step without measurements inside it.
-        parts: Time of each part of a step, by STEP_PARTS and `other`.
-        flops: Operations of a step's matrix products and convolutions.
+        parts: {name in STEP_PARTS, or `other`: time of this part of a step}.
+        flops: FLOPs of a step's matrix products and convolutions, forward and backward.
         peak_flops_per_second: Speed at which this device multiplies large matrices.
-        floor: Time that `flops` would take at that speed.
-        writing: Time that the saver's thread takes to write an epoch's checkpoint.
-        run: Time of all `epochs`.
+        floor: Time that `flops` would take at that speed, so the least possible time of a step.
+        epoch: Time of an epoch.
+        writing: Time in which a thread writes an epoch's checkpoint to disk. Training does not wait for it.
+        epochs: Number of epochs of the run, if `train.patience` does not end it.
+        run: Estimated time of these epochs.
     """
 
     hardware: dict[str, str | int | None]
@@ -111,9 +115,9 @@ def profile(
 
     Args:
         config: The configuration.
-        steps: Number of steps to time as a whole; as many others are timed in parts. Fewer if they are slow.
-        trace: File to write a trace to, for a viewer such as https://ui.perfetto.dev.
-        runs: Folder in which the run of a teacher is searched by name.
+        steps: Number of measurements of whole steps, and of steps in parts. Fewer if steps are slow.
+        trace: File to write a trace to, for a viewer such as https://ui.perfetto.dev. None: no trace.
+        runs: Folder of all runs, in which `teacher.run` is searched.
 
     Raises:
         ConfigError: As in `prepare`.
@@ -165,13 +169,13 @@ def _convolution_gradients(
     wanted: Sequence[bool],
     **_: object,
 ) -> int:
-    """Count the FLOPs of a convolution's gradients. torch's own count is wrong for grouped convolutions."""
+    """Count the FLOPs of a convolution's backward pass. torch's count is wrong for grouped convolutions."""
     places = images if transposed else grad
     return (wanted[0] + wanted[1]) * 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
 
 
 def count_flops(engine: Engine) -> int:
-    """Train the first step; return the FLOPs of its matrix products and convolutions, backward included."""
+    """Train the first step. Return the FLOPs of its matrix products and convolutions."""
     counts = {torch.ops.aten.convolution_backward: _convolution_gradients}
     # Run eagerly, since FlopCounterMode does not see compiled kernels.
     with (
@@ -185,11 +189,11 @@ def count_flops(engine: Engine) -> int:
 def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[float]]]:
     """Time whole steps and, alternating with them, steps in parts.
 
-    Each time is the mean over as many steps as are augmented together. A captured step cannot be timed in
-    parts, so those steps run uncaptured.
+    Pictures of several steps may be augmented together. Each time is the mean over such a group of steps. A
+    CUDA graph cannot be timed in parts, so the steps in parts run without one.
 
     Returns:
-        Seconds of whole steps, and seconds of the parts by name.
+        Seconds of a whole step, and of each part by name, for each measurement.
     """
     watch, coming = Stopwatch(engine.device), _whole_steps(engine)
     order = engine.order(0)
@@ -222,13 +226,13 @@ def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[floa
 
 
 def _whole_steps(engine: Engine) -> Iterator[int]:
-    """Cycle through the first epoch's steps, without a shorter last one."""
+    """Cycle through the first epoch's step indices, without a shorter last step."""
     plan = engine.plan
     return itertools.cycle(range(max(1, plan.samples_per_epoch // plan.step_size)))
 
 
 def _write_trace(engine: Engine, path: Path) -> None:
-    """Write a trace of TRACED steps in Chrome's format."""
+    """Write a trace of TRACED steps in Chrome's trace format."""
     # Without this the profiler prints its start and end to stderr, and a warning if there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [ProfilerActivity.CPU]
@@ -247,7 +251,7 @@ def _write_trace(engine: Engine, path: Path) -> None:
 
 
 def peak_flops(precision: Precision) -> float:
-    """Return the device's best FLOP/s over PRODUCTS products of large matrices."""
+    """Return the FLOP/s of the fastest of PRODUCTS products of large matrices."""
     device, side = precision.device, MATRIX_SIDE[precision.device.type]
     left, right = (torch.randn(side, side, device=device, dtype=precision.dtype) for _ in range(2))
     watch, times = Stopwatch(device), []
@@ -259,7 +263,7 @@ def peak_flops(precision: Precision) -> float:
 
 
 def _scoring_seconds(engine: Engine, splits: Splits) -> float:
-    """Time an epoch's evaluations. On a GPU time late ones, since the first ones are not captured yet."""
+    """Time an epoch's evaluation. On a GPU time a late one, since the first ones use no CUDA graph."""
     watch, seconds = Stopwatch(engine.device), 0.0
     for _ in range(UNCAPTURED + 2 if engine.device.type == "cuda" else 1):
         begun = watch.now()
@@ -271,7 +275,7 @@ def _scoring_seconds(engine: Engine, splits: Splits) -> float:
 
 
 def _saving_seconds(engine: Engine) -> tuple[float, float]:
-    """Time the snapshot and the writing of `last.pt` and `best.pt`."""
+    """Time a checkpoint. Return the seconds of copying the state and of writing the files."""
     watch, waited, written = Stopwatch(engine.device), 0.0, 0.0
     # What is large in the two files.
     last = cast("LastState", {"engine": engine.state_dict()})

@@ -1,4 +1,4 @@
-"""Output of training: a live line in a terminal, plain lines elsewhere."""
+"""Output of training: a line for each epoch and, in a terminal, a live progress bar."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TrainingProgress:
     """Printer of a line per epoch and, in a terminal, a progress bar.
 
     Args:
-        console: Where to print. Default: stdout.
-        quiet: Print nothing; the default of the API.
+        console: Where to print. Default: a new console for stdout.
+        quiet: Print nothing. Used only if `console` is None.
     """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False):
@@ -28,25 +28,25 @@ class TrainingProgress:
         self._task: Any = None
 
     def line(self, text: str, style: str | None = None) -> None:
-        """Print a line. All output except the live bar goes through this method."""
+        """Print a line. All output except the progress bar goes through this method."""
         # Wrap long lines in a terminal only: elsewhere a program may read them.
         self.console.print(text, style=style, markup=False, soft_wrap=not self.console.is_terminal)
 
     def note(self, text: str) -> None:
-        """Print a note."""
+        """Print a note: a fact that is good to know."""
         self.line(text)
 
     def warn(self, text: str) -> None:
-        """Print a warning: the result may be worse, or less meaningful than it seems."""
+        """Print a warning. The result may be worse, or less meaningful than it seems."""
         self.line(f"warning: {text}", style="yellow")
 
     def start(self, epochs: int, first_epoch: int, steps_per_epoch: int, select: str) -> None:
         """Start the output of a run.
 
         Args:
-            epochs: Number of epochs of the run.
-            first_epoch: First epoch to train, from 0.
-            steps_per_epoch: Number of steps of an epoch.
+            epochs: Last epoch of the run, counted from 1.
+            first_epoch: First epoch to train, counted from 0.
+            steps_per_epoch: Number of steps in an epoch.
             select: Value of `train.select`.
         """
         self._epochs, self._first, self._steps = epochs, first_epoch, steps_per_epoch
@@ -66,7 +66,15 @@ class TrainingProgress:
     def step(
         self, epoch: int, step: int, means: dict[str, float], lr: float, images_per_second: float
     ) -> None:
-        """Update the live line within an epoch. `means` are its running means, or empty."""
+        """Update the progress bar within an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            step: Number of steps of the epoch that are done.
+            means: Means of losses and accuracy over the epoch so far, by name. They may be missing.
+            lr: Learning rate.
+            images_per_second: Speed of training.
+        """
         if self._live:
             done = epoch + step / self._steps
             words = [*_losses(means), *([f"train {means['top1']:.2%}"] if "top1" in means else [])]
@@ -74,11 +82,11 @@ class TrainingProgress:
             self._live.update(self._task, completed=step, epoch=epoch + 1, text="  ".join(words))
 
     def _left(self, done: float) -> float:
-        """Estimate the seconds left after `done` epochs from this process's pace."""
+        """Estimate the seconds left after `done` epochs from the speed since `start`."""
         return (time.monotonic() - self._begun) / max(done - self._first, 1e-9) * (self._epochs - done)
 
     def epoch(self, row: EpochRow, best: bool) -> None:
-        """Print the line of a finished epoch."""
+        """Print the line of a finished epoch. A star marks it if it is the best so far (`best`)."""
         width = len(str(self._epochs))
         parts = [f"epoch {row['epoch']:>{width}}/{self._epochs}"]
         parts += _losses(
@@ -100,13 +108,13 @@ class TrainingProgress:
         self.line("  ".join(parts))
 
     def stop(self) -> None:
-        """Remove the live line."""
+        """Remove the progress bar."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def finish(self, summary: Summary, folder: str) -> None:
-        """Print the result of the run."""
+        """Print the scores and the duration of the run in `folder`."""
         found = {split: summary.top1(split) for split in ("train", "val", "test")}
         scores = [f"{split} {top1:.2%}" for split, top1 in found.items() if top1 is not None]
         how = {"val": "chosen on val", "last": "the last", "test": OPTIMISTIC}[summary.chosen_on]
@@ -123,7 +131,7 @@ class TrainingProgress:
 
 
 def _losses(means: dict[str, float]) -> list[str]:
-    """Return e.g. [`loss 1.234`], with the terms if there are several; [] if `means` has no losses."""
+    """Return e.g. [`loss 1.234`], with each loss if there are several; [] if `means` has none."""
     losses = {key.removeprefix("loss/"): value for key, value in means.items() if key.startswith("loss/")}
     if not losses:
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Remarks:
-    """Notes and warnings for the terminal and `env.json`, one line each."""
+    """Notes and warnings to print and to record in `env.json`, one line each."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -17,5 +17,5 @@ class Remarks:
         self.notes += lines
 
     def warn(self, *lines: str) -> None:
-        """Add warnings: the result may be worse, or less meaningful than it seems."""
+        """Add warnings. The result may be worse, or less meaningful than it seems."""
         self.warnings += lines

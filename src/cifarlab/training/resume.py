@@ -23,7 +23,7 @@ LAST = ("engine", "step", "best", "log_size", "seconds", "peak_memory_bytes", "p
 
 
 def best_state(model: nn.Module, config: Config, splits: Splits, row: EpochRow) -> BestState:
-    """Return the content of `best.pt`, a standalone checkpoint."""
+    """Return the content of `best.pt`. `row` is the log row of the epoch."""
     return {
         "model": model.state_dict(),
         "config": config.dump(),
@@ -40,13 +40,14 @@ def read_best(run: Run) -> BestState:
 
 
 def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, list[str]]:
-    """Load the state of the run's `last.pt` into the engine.
+    """Load the engine's state from the run's `last.pt`.
 
-    If a process was killed, `best.pt` may be some epochs ahead of `last.pt`. Then the best row is that of
-    `best.pt`. The epochs up to it are trained again and compared with it; they are not better.
+    If a process was killed, `best.pt` may be some epochs ahead of `last.pt`. Then the returned state already
+    has the epoch of `best.pt` as the best one. When the epochs in between are trained again, none of them
+    beats it.
 
     Returns:
-        The state of the loop, or None if the run has no `last.pt`; and warnings, one line each.
+        The state of the training loop, or None if the run has no `last.pt`; and warnings, one line each.
 
     Raises:
         ConfigError: A checkpoint is damaged, or the data have changed.
@@ -82,7 +83,7 @@ def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, 
 
 
 def _read_own(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Read a checkpoint of the run. If it is unreadable, raise ConfigError with the advice `--fresh`."""
+    """Read a checkpoint of the run. Advise `--fresh` in the ConfigError if it cannot be read."""
     try:
         return checkpoints.load_checkpoint(path, keys)
     except ConfigError as error:

@@ -23,7 +23,7 @@ Best = TypeVar("Best")
 
 @dataclass(frozen=True)
 class _Job:
-    """Snapshots to write. `taken` is the event at which a GPU has made the copies."""
+    """Copies of states to write. `taken`: event that a GPU records once they are made; None on a CPU."""
 
     last: LastState
     best: BestState | None
@@ -33,15 +33,18 @@ class _Job:
 class Saver:
     """Context manager with a thread that writes submitted states to disk.
 
-    A file holds the state at the time of its submission, although training continues in the same tensors.
-    Training waits neither for the disk nor for the device. While the thread is busy, one submission waits. A
-    newer one replaces it, but keeps its best state unless it has one of its own. So memory is bounded. The
-    thread writes `best.pt` before `last.pt`. So if `last.pt` names an epoch as the best so far, `best.pt`
-    holds that epoch or a later one. The exit waits until everything submitted is written, or has failed to
-    be.
+    States are copied when they are submitted, so training can change the tensors at once. It waits neither
+    for the disk nor for the device.
 
-    The thread allocates memory and waits on the device. A CUDA graph that is captured at the same time must
-    forbid this to its own thread only (`capture_error_mode="thread_local"`).
+    While the thread writes, one submission waits. A newer submission replaces the waiting one, which bounds
+    memory. If the newer one has no best state, the best state of the replaced one is kept.
+
+    The thread writes `best.pt` before `last.pt`. So if `last.pt` names an epoch as the best so far, `best.pt`
+    holds that epoch or a later one. On exit, the context manager waits until all submissions are written or
+    have failed.
+
+    The thread allocates memory and waits for the device. While it runs, CUDA graphs must be captured with
+    `capture_error_mode="thread_local"`, which allows that.
 
     Args:
         best: Path of `best.pt`.
@@ -68,10 +71,14 @@ class Saver:
         return self
 
     def submit(self, last: LastState, best: BestState | None = None) -> None:
-        """Submit snapshots of states to be written.
+        """Copy states and submit the copies to be written.
 
-        An error of an earlier submission is raised here, once. The new states are submitted even then, so
-        that whatever can still be written is not lost.
+        If writing an earlier submission has failed, the error is raised here, once. The new states are
+        submitted even then.
+
+        Args:
+            last: The content of `last.pt`.
+            best: The content of `best.pt`. None: the file stays as it is.
         """
         last, best = snapshot(last, best)
         taken = None
@@ -88,12 +95,12 @@ class Saver:
         self._raise_error()
 
     def wait(self) -> None:
-        """Wait until each submitted snapshot is written or its writing has failed."""
+        """Wait until each submission is written or has failed. Raise no error."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is None and not self._busy)
 
     def flush(self) -> None:
-        """Wait until everything submitted is written. Raise the error if writing failed, once."""
+        """Wait until each submission is written or has failed. Raise the first error, once."""
         self.wait()
         self._raise_error()
 
@@ -134,7 +141,7 @@ class Saver:
                     self._error = self._error or error
 
     def _has_job(self) -> bool:
-        """Wait for a job. Return False if there will be none."""
+        """Wait for a job. Return False if none waits and the context manager exits."""
         with self._changed:
             self._busy = False
             self._changed.notify_all()
@@ -173,8 +180,7 @@ class Saver:
 def snapshot(last: Last, best: Best) -> tuple[Last, Best]:
     """Copy both states. Tensors are copied on their own device, without waiting for a GPU.
 
-    If the device has no memory for copies, they are made on the host immediately. That is slower, but a run
-    that just fits into memory can continue.
+    If the device has no memory for the copies, tensors are copied to the host, for which training waits.
     """
     with suppress(torch.OutOfMemoryError):
         return _copies(_clone, last, best)
@@ -187,14 +193,14 @@ def _clone(tensor: Tensor) -> Tensor:
 
 
 def _start_copy(tensor: Tensor) -> Tensor:
-    """Start to copy a tensor to the host on the current stream; return the copy."""
+    """Start to copy a tensor to the host. Return the copy, perhaps incomplete."""
     if tensor.device.type == "cpu":
         return tensor
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def _copies(change: Callable[[Tensor], Tensor], last: Last, best: Best) -> tuple[Last, Best]:
-    """Apply `change` to both states' tensors, once if tensors share memory."""
+    """Apply `change` to the tensors of both states. Tensors with the same memory share a result."""
     known: dict[object, Tensor] = {}
     return _copied(last, change, known), _copied(best, change, known)
 

@@ -40,10 +40,10 @@ class Job:
 
     Attributes:
         splits: The pictures, placed on the device if they fit.
-        engine: The engine, ready for the first step.
-        teacher: The live teacher, even if the engine reads its answers from a cache.
-        activations: Cache of the frozen part's activations, if they are kept.
-        macs: Multiply-adds of the whole model for one picture.
+        engine: The engine, which runs training steps and evaluations.
+        teacher: The teacher, even if the engine reads its outputs from a cache. None if no loss needs one.
+        activations: Cache of the activations of the frozen first part. None if they are not cached.
+        macs: Multiply-adds of the whole model for one picture at `data.image_size`.
         remarks: Notes and warnings.
     """
 
@@ -61,7 +61,7 @@ def prepare(config: Config, *, initial: bool = True, runs: Path = Path("runs")) 
     Args:
         config: The configuration.
         initial: Load initial weights. Pass False when a checkpoint will overwrite them.
-        runs: Folder in which the run of a teacher is searched by name.
+        runs: Folder of all runs, in which `teacher.run` is searched.
 
     Raises:
         ConfigError: The configuration does not fit the data, the model, the teacher or this machine.
@@ -125,8 +125,8 @@ def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks)
 
     Args:
         config: The configuration.
-        splits: The data. Statistics and data-dependent initial weights are computed from `train`.
-        initial: Load initial weights, from files and from training pictures.
+        splits: The data. Statistics and data-dependent initial weights are computed from `splits.train`.
+        initial: Load or compute initial weights, as the configuration says. False: random ones.
         remarks: Collects notes and warnings.
 
     Raises:
@@ -152,7 +152,7 @@ def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks)
 def build_teacher(
     config: Config, splits: Splits, device: torch.device, runs: Path, remarks: Remarks
 ) -> Teacher | None:
-    """Load the teacher if a loss needs one, else return None. Raise ConfigError if it does not fit."""
+    """Load the teacher, or return None if no loss needs one. Raise ConfigError if it does not fit."""
     if not config.teacher_outputs:
         return None
     teacher = load_teacher(config, splits.classes, device, runs)
@@ -176,9 +176,9 @@ def keep_activations(
     teacher: Source | None,
     remarks: Remarks,
 ) -> Activations | None:
-    """Prepare the cache of the frozen part's activations, if possible.
+    """Prepare the cache of the frozen first part's activations, if possible.
 
-    If a part of the backbone is frozen, a note gives the reason why activations cannot be kept.
+    If a part of the backbone is frozen and there is no cache, a note gives the reason.
 
     Raises:
         ConfigError: `train.keep_activations` is true and they cannot be kept.
@@ -210,7 +210,7 @@ def _is_of_backbone(part: str) -> bool:
 
 
 def _small_batch(config: Config, model: Classifier, split: Split, teacher: Source | None) -> Batch:
-    """Return at most 16 training pictures of the first epoch as a batch."""
+    """Return a batch of at most 16 pictures of the first epoch."""
     positions = torch.arange(min(16, config.data.batch_size, len(split)), device=split.rows.device)
     view = view_epoch(config, 0)
     batch = make_batch(split, positions, config.data, config.train.seed, view, model.num_classes)
@@ -221,15 +221,16 @@ def _small_batch(config: Config, model: Classifier, split: Split, teacher: Sourc
 
 
 def some_pictures(split: Split, *, count: int = 5000) -> Tensor:
-    """Return up to `count` evenly spaced pictures of a split on the CPU: the same ones each time."""
+    """Return at most `count` evenly spaced pictures of a split. (n, 3, H, W) uint8 on the CPU."""
     stride = -(-len(split) // count)
     return split.gather(torch.arange(0, len(split), stride))[0].cpu()
 
 
 def can_be_kept(config: Config) -> bool:
-    """Tell whether a teacher's answers can be cached.
+    """Tell whether a teacher's outputs can be cached.
 
-    Views must recur, each always mixed with the same other view. Feature maps are too large to cache.
+    They can if augmented pictures recur, each always mixed with the same other one. Feature maps are too
+    large to cache.
     """
     mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
     return num_views(config) is not None and not mixed_anew and "stages" not in config.teacher_outputs
@@ -238,7 +239,7 @@ def can_be_kept(config: Config) -> bool:
 def _examples(
     model: Classifier, teacher: Teacher | None, split: Split
 ) -> tuple[Output | None, Output | None]:
-    """Return student's and teacher's outputs for a picture. Losses with own layers need their shapes."""
+    """Return the student's and teacher's outputs for one picture. Some losses need their shapes."""
     if teacher is None:
         return None, None
     picture = split.gather(torch.zeros(1, dtype=torch.int64))[0]
@@ -250,7 +251,7 @@ def _examples(
 
 
 def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]:
-    """Return a line for each teacher trained on another data set or validation pictures."""
+    """Return notes on teachers trained on other data or on validation pictures."""
     notes = []
     for member in teacher.members:
         if not has_same_pictures(member, config, splits):
@@ -264,7 +265,7 @@ def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]
 
 
 def weight_notes(config: Config, model: Classifier) -> list[str]:
-    """Return lines about loaded and ignored weights files and frozen parts."""
+    """Return notes on loaded and ignored weights files and on frozen parts."""
     notes = [str(report) for report in model.loaded]
     if notes and config.model.init and getattr(config.model.backbone.options, "pretrained", False):
         notes.append("model.backbone.pretrained is ignored: model.init replaces all of the backbone")
@@ -272,7 +273,7 @@ def weight_notes(config: Config, model: Classifier) -> list[str]:
 
 
 def refuse_to_remove_a_source(config: Config, folder: Path, teacher: Teacher | None) -> None:
-    """Raise ConfigError if --fresh would remove the run's teacher or initial weights."""
+    """Raise ConfigError if --fresh would remove the teacher or initial weights."""
     sources = [member.path for member in teacher.members] if teacher else []
     sources += [config.model.init] if config.model.init else []
     for source in sources:

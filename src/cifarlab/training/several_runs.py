@@ -34,7 +34,7 @@ MARGIN = 1.25
 
 
 class Task(NamedTuple):
-    """A run to train. `warnings` is an argument of `train_run`."""
+    """Arguments of `train_run` for a run to train."""
 
     config: Config
     run: Run
@@ -42,11 +42,11 @@ class Task(NamedTuple):
 
 
 def usual_at_once(config: Config) -> int:
-    """Return how many runs to train at once, at most, by default.
+    """Return the default limit on runs to train at once.
 
-    On a CPU: one, since runs in turn with all cores are as fast (docs/benchmarks.md). On a GPU: one per core,
-    since each run has a process that launches its kernels. Also one if the first epoch does not show how much
-    memory a run needs. Raise ConfigError if the device does not exist.
+    On a CPU it is 1, since one run after the other on all cores is as fast (docs/benchmarks.md). On a GPU it
+    is the number of cores, since each run needs one to launch kernels. It is also 1 if later epochs may need
+    more memory than the first. Raise ConfigError if the device does not exist.
     """
     is_told = config.data.multi_scale is None and config.data.val > 0
     if pick_device(config.train.device).type == "cpu" or not is_told:
@@ -63,18 +63,18 @@ def train_all(
     left_out: Callable[[Task, ConfigError], None] | None = None,
     by_memory: bool = False,
 ) -> None:
-    """Train runs, started in the given order. For a finished run only its result is printed.
+    """Train runs, starting them in the given order. Of a finished run only the result is printed.
 
     Args:
         tasks: The runs. Each is taken from the iterable when its turn comes.
-        at_once: 1 trains in this process. More: this many runs at a time, in separate processes. Results are
-            bit-identical to those of a run trained alone with as many threads.
+        at_once: Number of runs to train at the same time, each in a process of its own; 1: in this process.
+            Results are bit-identical to those of a run trained alone with as many threads.
         progress: Output for the user.
         fresh: Remove the files of earlier runs in the same folders first.
-        left_out: Called for a run that a user's mistake keeps from training; the others continue. None: the
-            ConfigError is raised.
-        by_memory: Start the first run alone. After its first epoch, start as many others, up to `at_once`, as
-            the GPU has memory for. They share the cores. All runs must be of one recipe.
+        left_out: Called with a run and the ConfigError that it raised; the other runs continue. None: the
+            error is raised.
+        by_memory: Start the first run alone. After its first epoch, start as many others as the GPU has
+            memory for, up to `at_once` runs in all. All runs must have the same recipe.
 
     Raises:
         ConfigError, Interrupted, Failure: As in `train_run`, after the other runs were stopped and saved.
@@ -135,7 +135,7 @@ class _Crew:
             raise Interrupted(f"{self.saved_runs()}; the same command resumes the runs", 128 + asked.signal)
 
     def work_until_asked(self, tasks: Iterator[Task], asked: StopRequest) -> None:
-        """Start runs and read their messages until all have ended."""
+        """Start runs and read their messages until all end. Stop them if asked."""
         more = True
         while more or self.children:
             if asked.signal is not None or self.error is not None:
@@ -168,7 +168,7 @@ class _Crew:
         self.children.append(_Child(task, self.threads, self.fresh))
 
     def listen(self) -> None:
-        """Wait shortly for messages of the processes; print or keep them."""
+        """Wait briefly for messages of the processes; print or keep them."""
         ready = wait([child.line for child in self.children], SECONDS_BETWEEN_POLLS)
         for child in [*self.children]:
             if child.line in ready:
@@ -189,11 +189,11 @@ class _Crew:
                 self.end(child)
 
     def fill(self, child: _Child, taken: int, free: int) -> None:
-        """Start more runs after the first one's first epoch, if memory allows.
+        """Raise the number of runs at once to what GPU memory allows.
 
         Args:
             child: The first run.
-            taken: Bytes of GPU memory that it needs.
+            taken: Bytes of GPU memory that its process uses.
             free: Bytes of GPU memory that are free.
         """
         if self.at_once < self.most:
@@ -217,14 +217,14 @@ class _Crew:
             self.fail(child.task, error)
 
     def fail(self, task: Task, error: ConfigError | Failure) -> None:
-        """Leave a run out after a user's mistake if `left_out` is given; else stop all runs."""
+        """Pass a user's mistake to `left_out`, if given. Else stop all runs."""
         if self.left_out is not None and isinstance(error, ConfigError):
             self.left_out(task, error)
         elif self.error is None:
             self.error = task, error
 
     def raise_error(self, task: Task, error: Exception) -> None:
-        """Raise a run's error with the run's name and the number of saved runs."""
+        """Raise a run's error. Its message names the run and counts the saved ones."""
         text = str(error) if str(task.run) in str(error) else f"{task.run}: {error}"
         if text.startswith(f"{task.run}: out of memory at"):
             text += ", or a lower --at-once"
@@ -259,7 +259,7 @@ class _Child:
         return str(self.task.run)
 
     def ask_to_stop(self) -> None:
-        """Ask the process to save the run and exit, at most once."""
+        """Ask the process to save the run and exit. Further calls do nothing."""
         if not self.asked:
             self.asked = True
             with contextlib.suppress(OSError):  # The process has ended.
@@ -268,7 +268,7 @@ class _Child:
 
 @contextlib.contextmanager
 def _inherited(threads: int) -> Iterator[None]:
-    """Let a new process start with blocked signals and `threads` threads."""
+    """Give processes started in the `with` body blocked signals and `threads` threads."""
     resource_tracker.ensure_running()  # Start it before: its start unblocks the signals.
     before = os.environ.get("OMP_NUM_THREADS")
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -19,12 +19,12 @@ from cifarlab.training.state import LoopState
 
 
 def start(config: Config, run: Run, job: Job, progress: TrainingProgress) -> LoopState:
-    """Resume a run, evaluate its teacher, and print and record its notes.
+    """Load the last checkpoint and evaluate the teacher, if there are any.
 
-    The configuration and the environment are written to the folder of the run.
+    Notes and warnings are printed. The configuration and the environment are written to the run's folder.
 
     Returns:
-        The state from which training continues.
+        The state of the training loop from which to continue.
 
     Raises:
         ConfigError: A checkpoint is damaged, or the data or the teacher have changed since the run started.
@@ -64,7 +64,7 @@ def _print_place(
 def _examined(
     run: Run, job: Job, teacher: Teacher, known: TeacherReport | None, progress: TrainingProgress
 ) -> TeacherReport:
-    """Calibrate and evaluate the teacher. A resumed run reuses its first results, `known`."""
+    """Calibrate and evaluate the teacher. `known` has the results of a resumed run, which are reused."""
     if known is None:
         progress.note("evaluating the teacher")
         known = examine(teacher, job.engine, job.splits)

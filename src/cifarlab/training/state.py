@@ -1,4 +1,4 @@
-"""The state of the training loop, and the content of its checkpoints."""
+"""The state of the training loop, and the content of `last.pt` and `best.pt`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cifarlab.runs.teacher_report import TeacherReport
 
 @dataclass
 class LoopState:
-    """The state of the loop in `last.pt`. The state of the engine is separate.
+    """The state of the training loop, without the model and the rest of the engine.
 
     Attributes:
-        step: Number of steps since the start of the run.
-        best: Row of the best epoch so far.
-        log_size: Bytes of `metrics.jsonl` at this step.
-        seconds: Duration of the run, over all its processes.
-        peak_memory_bytes: Peak memory of the process, or of the GPU if there is one.
+        step: Number of optimizer steps since the start of the run.
+        best: Log row of the best epoch so far. None before the end of the first epoch.
+        log_size: Size of `metrics.jsonl` in bytes at this step.
+        seconds: Duration of the run in seconds, over all its processes.
+        peak_memory_bytes: Peak GPU memory. Without a GPU, peak memory of the process.
         distillation: Measurements of the teacher. None without one.
     """
 
@@ -38,7 +38,7 @@ class LoopState:
         """Return the state that a `last.pt` holds.
 
         Raises:
-            pydantic.ValidationError: What was measured of the teacher is damaged.
+            pydantic.ValidationError: The measurements of the teacher are damaged.
         """
         known = {each.name: saved[each.name] for each in fields(cls) if each.name in saved}
         # The first runs without a teacher saved no `distillation`.
@@ -47,24 +47,27 @@ class LoopState:
         return cls(**known)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return what `last.pt` holds of it: plain values and containers."""
+        """Return the state in the form of `last.pt`: plain values and containers."""
         health = self.distillation
         return {**vars(self), "distillation": health.to_json() if health is not None else None}
 
     def is_out_of_patience(self, patience: int | None, epochs: int) -> bool:
-        """Tell whether the best epoch is at least `patience` epochs ago."""
+        """Tell whether the best epoch is `patience` or more epochs ago.
+
+        `epochs` is the number of epochs that are trained. With `patience` None it never is.
+        """
         return patience is not None and self.best is not None and epochs - self.best["epoch"] >= patience
 
 
 class LastState(TypedDict):
     """The content of `last.pt`: everything that later steps depend on.
 
-    The first six keys are those of `LoopState`.
+    The first six keys are the attributes of `LoopState`.
 
     Attributes:
         engine: State of the engine: model, optimizer, ...
-        precision: Precision of the training.
-        fingerprint: Fingerprints of the data, by part.
+        precision: Autocast dtype of the training, e.g. `bfloat16`.
+        fingerprint: Hash of pictures and labels for each part of the data set that was read, by its name.
     """
 
     step: int
@@ -84,10 +87,10 @@ class BestState(TypedDict):
     Attributes:
         model: State dict of the classifier.
         config: The configuration as plain data.
-        classes: Names of the classes.
-        fingerprint: Fingerprints of the data, by part.
-        store_size: Side length in pixels of the stored pictures that the model was trained on.
-        row: Row of the model's epoch in the log.
+        classes: Names of the classes, by label.
+        fingerprint: Hash of pictures and labels for each part of the data set that was read, by its name.
+        store_size: Side length in pixels at which the training pictures were stored.
+        row: Log row of the epoch that the weights are from.
     """
 
     model: dict[str, Tensor]

@@ -14,7 +14,7 @@ from cifarlab.runs.summary import Summary
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run. `macs` are the multiply-adds of a forward pass of one picture."""
+    """The cost of a run. The fields have the meaning of those in `Summary`."""
 
     seconds: float
     macs: int | None
@@ -34,11 +34,11 @@ def summarise(
 
     Args:
         config: The configuration.
-        engine: The engine. It must hold the weights of the chosen epoch.
+        engine: The engine. Its evaluated model must have the weights of the chosen epoch.
         splits: The pictures.
-        best: Row of the chosen epoch in the log.
+        best: Log row of the chosen epoch.
         epochs_run: Number of epochs that were trained.
-        cost: Returns the cost of the run. It is called after the scoring, to include that.
+        cost: Returns the cost of the run so far. It is called after the scoring, so that this is included.
     """
     train_top1 = engine.score(splits.train)["top1"]
     val_top1 = best.get("val/top1")
@@ -68,7 +68,7 @@ def summarise(
 
 
 def _end(config: Config, epochs_run: int) -> str:
-    """Return the option that ended the run."""
+    """Return the option that ended the run, e.g. `train.patience`."""
     if epochs_run < config.train.last_epoch:
         return "train.patience"
     return "train.epochs" if epochs_run == config.train.epochs else "train.stop"
@@ -77,7 +77,10 @@ def _end(config: Config, epochs_run: int) -> str:
 def _val_top1_by_image_size(
     config: Config, engine: Engine, val: Split | None, val_top1: float | None
 ) -> dict[str, float] | None:
-    """Score validation pictures at each training size. `val_top1` is the known score at image_size."""
+    """Return {side length: validation accuracy} at each training size and at image_size.
+
+    `val_top1` is the known accuracy at image_size. None without validation pictures.
+    """
     if val is None or val_top1 is None:
         return None
     others = {size: engine.score(val, size)["top1"] for size in config.data.train_sizes}

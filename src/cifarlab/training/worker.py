@@ -32,7 +32,7 @@ DONE, SAVED, UNBEGUN, MISTAKE, FAILED = "done", "saved", "unbegun", "mistake", "
 
 
 class _Reporter(TrainingProgress):
-    """Progress that sends lines and, after each epoch, GPU memory use to the parent."""
+    """Progress that sends its lines to the parent and, after each epoch, the use of GPU memory."""
 
     def __init__(self, line: Connection, device: torch.device):
         super().__init__(quiet=True)
@@ -48,7 +48,7 @@ class _Reporter(TrainingProgress):
 
 
 def _room(device: torch.device) -> tuple[int, int] | None:
-    """Return (peak GPU bytes of this process, free GPU bytes); None on a CPU."""
+    """Return (peak GPU bytes of this process, free GPU bytes). None on a CPU."""
     if device.type == "cpu":
         return None
     return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES, torch.cuda.mem_get_info(device)[0]
@@ -70,16 +70,16 @@ def train_alone(
     fresh: bool,
     warnings: tuple[str, ...],
 ) -> None:
-    """Train a run in its own process; send output and result to the parent.
+    """Train a run in this process. Send output and result to the parent.
 
     Args:
-        line: The pipe to the parent.
-        threads: Number of torch's threads.
+        line: This process's end of the pipe to the parent.
+        threads: Number of torch's CPU threads.
         plain: The configuration as plain data.
         folder: Folder of the run.
         recipe: Name of the recipe.
         name: Name of the run.
-        recipe_files: Files of the recipe.
+        recipe_files: Files of the recipe, as in `Recipe.files`.
         fresh: As in `train_run`.
         warnings: As in `train_run`.
     """
@@ -118,7 +118,7 @@ def train_alone(
 
 
 def _wait_for_the_end(line: Connection) -> None:
-    """Stop this process's run once, when the parent asks or has ended."""
+    """Stop this process's run when the parent asks or has ended."""
     with contextlib.suppress(EOFError, OSError):
         line.recv()
     # All threads block the signal. So one from outside is pending, too, and both are delivered as one.

@@ -1,1 +1,1 @@
-"""Typed sections of a configuration, each validated by itself."""
+"""The sections of a configuration as pydantic models, each validated on its own."""

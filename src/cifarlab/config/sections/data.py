@@ -1,4 +1,4 @@
-"""The section `data`: the pictures."""
+"""The section `data`: the pictures and what is done to them before the model sees them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cifarlab.core.registries import (
 
 
 class MultiScale(Section):
-    """Training at several sizes."""
+    """Training at several image sizes."""
 
     sizes: tuple[Annotated[int, Field(ge=8)], ...] = Field(
         description="Side lengths in pixels that the model is trained on, in place of image_size."
@@ -60,7 +60,7 @@ class MultiScale(Section):
 
 
 class DataConfig(Section):
-    """The pictures: data set, split, sizes, augmentation."""
+    """The pictures: data set, validation split, sizes, batches, augmentation and mixing."""
 
     dataset: DatasetSpec = Field(description="The data set, see `cifarlab parts data.dataset`.")
     root: str | None = Field(
@@ -151,5 +151,5 @@ class DataConfig(Section):
         return (self.image_size,) if self.multi_scale is None else self.multi_scale.sizes
 
     def held_out(self, count: int) -> int:
-        """Return the number of validation pictures that `val` takes from `count`."""
+        """Return how many of `count` training pictures `val` holds out."""
         return round(self.val * count) if self.val < 1 else int(self.val)

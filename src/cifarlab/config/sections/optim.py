@@ -16,7 +16,8 @@ from cifarlab.core.registry import Spec
 class Lookahead(Section):
     """Lookahead around any optimizer: slow weights follow the fast ones (Zhang et al. 2019).
 
-    The slow weights start as the fast weights after the first `steps` steps.
+    The optimizer updates the fast weights. After the first `steps` steps the slow weights are copied from
+    them.
     """
 
     steps: Annotated[int, Field(ge=1)] = Field(
@@ -28,7 +29,11 @@ class Lookahead(Section):
 
 
 class OptimConfig(Section):
-    """The optimizer, its options beside it, and the schedule of its learning rate."""
+    """The optimizer with its options, and the schedule of its learning rate.
+
+    In a recipe the optimizer's `name` and options are keys of this section. Here the field `optimizer` has
+    them, as a `Spec`.
+    """
 
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Learning rate at the schedule's peak.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(

@@ -8,9 +8,9 @@ from cifarlab.core.strict_numbers import Strict
 
 
 class Section(Strict):
-    """A frozen section of a configuration.
+    """Base class of sections: a frozen pydantic model.
 
-    Unknown keys are errors. Defaults are validated. A saved configuration includes them.
+    Unknown keys are errors. Default values are validated, too.
     """
 
     model_config = ConfigDict(

@@ -91,7 +91,7 @@ class TrainConfig(Section):
 
     @property
     def last_epoch(self) -> int:
-        """The epoch that ends the run, counted from 1."""
+        """The last epoch, counted from 1: `stop`, or else `epochs`. `patience` may end the run earlier."""
         return self.epochs if self.stop is None else self.stop
 
 
