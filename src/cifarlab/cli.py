@@ -1,6 +1,6 @@
 """The command line. It prints an error as one line.
 
-`--help` is fast: see `commands`.
+Commands import torch only when they run, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def main() -> None:
 
 
 def _refuse_words(error: Any) -> NoReturn:
-    """Print an error of the arguments, or help without arguments; exit."""
+    """Report wrong arguments, and exit.
+
+    A command that was given no arguments prints its help.
+    """
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(error.exit_code)

@@ -1,1 +1,1 @@
-"""The Python counterparts of the commands."""
+"""Python functions that do what the commands `train` and `compare` do."""

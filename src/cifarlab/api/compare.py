@@ -1,4 +1,4 @@
-"""`cifarlab.compare`."""
+"""`cifarlab.compare`, the Python form of the command `compare`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def compare(
     imports: Sequence[str | Path] = (),
     show_progress: bool = False,
 ) -> Comparison:
-    """Compare recipes or runs over seeds. Missing runs are trained first.
+    """Compare recipes or runs over seeds.
+
+    With `seeds`, missing runs are trained first.
 
     Args:
         names: Two or more names of recipes (see `cifarlab list`), paths of YAML files, or names of runs in
@@ -35,7 +37,8 @@ def compare(
         runs: Folder of all runs. Each run lies in `runs`/name/seed.
         seeds: Compare seeds 0 to `seeds` - 1 of each name. None: compare the finished runs; nothing is
             trained.
-        metric: Accuracy to compare. test opens the sealed test set; each opening is counted.
+        metric: Accuracy to compare: val or test. With test, runs without a test score are scored on the test
+            set. Each use of the test set is recorded and counted.
         against: Compare each name with the first name, or with the previous one.
         overrides: Options that differ from each recipe, by path: {"train.epochs": 20}. They need `seeds`.
         at_once: Number of runs that are trained at the same time, each in its own process. More than 1 needs
@@ -44,13 +47,13 @@ def compare(
         show_progress: Print the progress of the training, as the command line does.
 
     Returns:
-        The content of `cifarlab compare --json` as an object. `arms` holds a row for each name with its
-        scores, their mean and its interval. `difference.verdict` of a row says in words what the seeds
+        The content of `cifarlab compare --json` as an object. `arms` holds a row for each name: its scores,
+        their mean, and the interval of the mean. `difference.verdict` of a row says in words what the seeds
         show. `to_json()` returns plain data.
 
     Raises:
-        ConfigError: A name or an option is wrong, a run is of another configuration or lacks the score,
-            or the runs of a name are not seeds of one experiment.
+        ConfigError: A name or an option is wrong, a folder holds a run with a configuration other than the
+            recipe's, a run lacks the score, or the runs of a name differ in more than the seed.
         Failure: A loss is no longer finite, or the disk is full (`cifarlab.core.errors`).
         Interrupted: SIGINT or SIGTERM stopped the training (`cifarlab.runs.signals`). The runs are saved,
             and the same call resumes them.

@@ -13,8 +13,12 @@ from cifarlab.core.plain import Plain
 def override_texts(overrides: Mapping[str, Plain] | None) -> list[str]:
     """Return overrides in the command line's form, e.g. `train.epochs=20`.
 
+    Args:
+        overrides: Values by the path of the option: {"train.epochs": 20}.
+
     Raises:
-        ConfigError: A value, or a value within one, is not plain data.
+        ConfigError: A value, or a value within one, is not plain data: None, a bool, a number, a string, a
+            path, a sequence or a mapping.
     """
     # JSON is YAML, too.
     return [
@@ -24,7 +28,11 @@ def override_texts(overrides: Mapping[str, Plain] | None) -> list[str]:
 
 
 def _plain(value: object, path: tuple[str, ...]) -> Plain:
-    """Return plain data, with paths as text; raise ConfigError for anything else."""
+    """Return a value as plain data, with each `Path` as a string.
+
+    Raises:
+        ConfigError: The value is not plain data. The error names `path`, the path of the option.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):

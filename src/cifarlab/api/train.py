@@ -1,4 +1,4 @@
-"""`cifarlab.train`."""
+"""`cifarlab.train`, the Python form of the command `train`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands, one module each. They import torch in functions, so that `--help` is fast."""
+"""The commands, one module each. They import torch inside functions, so that `--help` is fast."""

@@ -43,8 +43,8 @@ def analyze(
 ) -> None:
     """Analyze a run: calibration, confusions, hard pictures.
 
-    Writes analysis.json and analysis.png into the run's folder, and analysis_pictures.png for the report.
-    With --split test the files are analysis_test.json and so on.
+    Writes analysis.json and analysis.png into the run's folder, and analysis_pictures.png, which the report
+    shows. With --split test their names begin with analysis_test.
     """
     from cifarlab.core.files import write_json
     from cifarlab.evaluation.analysis.analyze import analyze as analyze_run

@@ -36,8 +36,8 @@ def audit(
 ) -> None:
     """Find duplicates, class imbalance and suspect labels.
 
-    With runs, it also uses the first run's model to find near duplicates, and all of them to find suspect
-    labels. This opens the sealed test pictures.
+    With runs, the first run's model also helps to find near duplicates. It sees the test pictures for that,
+    which is recorded in the ledger. The models of all runs find suspect labels.
     """
     from cifarlab.core.files import write_json
     from cifarlab.evaluation.audit.audit import audit as audit_data

@@ -24,7 +24,7 @@ def check(
 ) -> None:
     """Check a recipe before training, and estimate its cost.
 
-    Each finding comes with a fix. The exit status is 1 if there is an error among them.
+    Each finding comes with a fix. The exit status is 1 if any finding is an error.
     """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.doctor import diagnose

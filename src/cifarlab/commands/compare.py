@@ -39,7 +39,8 @@ def compare(
 ) -> None:
     """Compare recipes or runs over seeds, with intervals.
 
-    With --seeds, missing runs are trained first. Shows differences with confidence intervals, and durations.
+    With --seeds, missing runs are trained first. Shows mean accuracies and their differences, with confidence
+    intervals, and the durations of the runs.
     """
     from cifarlab.experiments.compare import run_comparison
 

@@ -45,7 +45,7 @@ def ensemble(
 ) -> None:
     """Score the mean prediction of several runs.
 
-    Shows the accuracy and the cost of each run beside those of the ensemble.
+    Shows the accuracy and the cost of each run and of the ensemble.
     """
     from cifarlab.evaluation.ensemble import evaluate_ensemble
 

@@ -40,9 +40,9 @@ def evaluate(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run's chosen model on a split.
+    """Score a run's model on a split.
 
-    A test score is also written to the run's summary.
+    It is the model of the run's chosen epoch. A test score is also written to the run's summary.
     """
     from cifarlab.evaluation.score import evaluate
 

@@ -23,7 +23,10 @@ def parts(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the registered parts, or explain one with its options."""
+    """List the registered parts, or explain one with its options.
+
+    Parts are what recipes choose by name, such as augmentations, backbones, losses and optimizers.
+    """
     from cifarlab.config.describe import describe_part
     from cifarlab.config.imports import import_builtin_parts
     from cifarlab.core.errors import ConfigError, unknown

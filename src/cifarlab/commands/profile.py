@@ -27,7 +27,8 @@ def profile(
 ) -> None:
     """Show the time of each part of a training step.
 
-    It also shows the time of an epoch, and how close a step comes to the machine's limit.
+    It also shows the time of an epoch, and the speed of a step as a share of the machine's speed for large
+    matrix products.
     """
     from cifarlab.config.recipes import read_recipe, resolve
     from cifarlab.core.errors import ConfigError

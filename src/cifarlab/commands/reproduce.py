@@ -47,9 +47,10 @@ def reproduce(
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Repeat the tutorial's table: published, as run, corrected.
+    """Repeat the experiments of the published tutorial.
 
-    It also shows how much each experiment gains over the one that it builds on.
+    Each is trained as the published code does it, and again without that code's defects. Also shows how much
+    each experiment gains over the one that it builds on.
     """
     from cifarlab.core.device import pick_device
     from cifarlab.core.errors import ConfigError

@@ -81,7 +81,10 @@ def _every_command(
 
 
 def refuse_place(path: Path, option: str) -> None:
-    """Raise ConfigError if `path` cannot become a folder, before the work for it begins."""
+    """Raise ConfigError if no folder can be created or written at `path`.
+
+    It is called before long work whose result will lie there. The message names the option.
+    """
     import os
 
     from cifarlab.core.errors import ConfigError
@@ -94,7 +97,7 @@ def refuse_place(path: Path, option: str) -> None:
 
 
 def calibration_line(scores: Calibrated) -> str:
-    """Format calibration, before and after the temperature fitted on validation."""
+    """Format calibration error and NLL, without and with the fitted temperature."""
     line = f"  calibration error {scores.ece:.2%}, NLL {scores.nll:.3f}"
     if scores.temperature is None:
         return f"{line}; no temperature: no validation pictures"
@@ -105,7 +108,7 @@ def calibration_line(scores: Calibrated) -> str:
 
 
 def training_progress(as_json: bool) -> TrainingProgress:
-    """Return a progress display. It prints to stderr if the command prints JSON."""
+    """Return a progress display, on stderr if the command prints JSON."""
     from rich.console import Console
 
     from cifarlab.training.progress import TrainingProgress
@@ -178,7 +181,7 @@ MetricOption = Annotated[
 
 
 def print_comparison(found: Comparison) -> None:
-    """Print the table of a comparison, its verdicts and its notes."""
+    """Print a comparison: its table, verdicts and notes."""
     print_rows(found.arms, found.metric)
     for row in found.arms:
         if apart := row.difference:
@@ -193,14 +196,14 @@ def print_comparison(found: Comparison) -> None:
 
 
 def print_rows(rows: Sequence[ComparisonRow], metric: str) -> None:
-    """Print the table of a comparison's rows."""
+    """Print rows of a comparison as a table. `metric`: val or test."""
     head = ("", "seeds", f"{metric} top-1 %", "95 % interval", "difference", "95 % interval", "p", "optimism",
             "minutes")  # fmt: skip
     print_table(head, [comparison_cells(row) for row in rows], numbers=head[1:])
 
 
 def comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
-    """Return the cells of a row."""
+    """Return the cells of the table for one row of a comparison."""
     from cifarlab.experiments.wording import interval, p_value
 
     spread = "" if row.sd is None else f" ± {100 * row.sd:.2f}"

@@ -34,9 +34,9 @@ def soup(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Average the weights of runs while validation improves.
+    """Average weights of runs, chosen greedily on validation.
 
-    This is the greedy soup of Wortsman et al. (2022). The result is a run of its own.
+    This is the greedy soup of Wortsman et al. (2022). The result is saved as a new run.
     """
     from cifarlab.evaluation.soup import make_soup
     from cifarlab.runs.folder import Run

@@ -1,1 +1,1 @@
-"""Evaluation of trained runs: scores, predictions, ensembles, soups, audits."""
+"""Scores, predictions, ensembles and soups of trained runs, and audits of data sets."""

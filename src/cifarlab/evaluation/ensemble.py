@@ -30,14 +30,14 @@ from cifarlab.training.setup import count_macs
 class Choice:
     """The decisions of an ensemble, made before the scored pictures are read.
 
-    They are made on validation, but `mean` may be given by the caller. Without validation pictures, all
-    temperatures are 1, and `temperature`, `val_top1` and `best` are None.
+    They are made on validation, but `mean` may be given by the caller. Without validation pictures, all runs
+    are members, all temperatures are 1, and `temperature`, `val_top1` and `best` are None.
 
     Attributes:
-        members: Positions of the runs in the ensemble.
-        mean: Name of the mean, one of `tta.MEANS`.
+        members: Positions of the runs in the ensemble, among the given runs.
+        mean: What is averaged: logits or probabilities.
         temperatures: Divisor of each given run's logits.
-        temperature: Divisor of the mean's logits.
+        temperature: Divisor of the logits of the ensemble.
         val_top1: Validation accuracy of each given run.
         best: Position of the run with the best validation accuracy.
     """
@@ -62,7 +62,7 @@ class EnsembleMember(Record):
         image_size: Side length of the model's input in pixels.
         precision: Precision of the model's arithmetic.
         forward_passes: Forward passes for one picture.
-        macs: Multiply-adds for one picture, of the model as written.
+        macs: Multiply-adds for one picture. Faster equivalents of convolutions on a CPU are not considered.
     """
 
     run: str
@@ -79,13 +79,14 @@ class EnsembleMember(Record):
 class EnsembleScores(Record):
     """The scores of an ensemble, with its members and its cost.
 
-    The fields `top1` to `ece_calibrated` score the averaged predictions, as those of `Scores` do for one run.
+    The fields `top1` to `ece_calibrated` are those of `Scores`, here of the averaged predictions.
 
     Attributes:
-        mean: What is averaged over the members: one of `tta.MEANS`.
+        mean: What is averaged over the members: logits or probabilities.
         chosen_on_val: What was chosen on validation: `mean`, `members`, both, or nothing.
+        tta: Test-time augmentation of the members. None without it.
         best_member: The run with the best validation accuracy. None if no pictures were held out.
-        gain: Accuracy of the ensemble minus that of `best_member`.
+        gain: Accuracy of the ensemble minus that of `best_member`. None without `best_member`.
         forward_passes: Forward passes of all chosen members for one picture.
         macs: Multiply-adds of all chosen members for one picture.
     """
@@ -124,26 +125,25 @@ def evaluate_ensemble(
 ) -> EnsembleScores:
     """Score the mean of several runs' outputs on `val` or `test`.
 
-    Each run's logits are first divided by the temperature that is fitted to them on validation, because their
-    scales may differ.
+    Runs may differ in the scale of their logits. So each run's logits are first divided by a temperature that
+    is fitted to them on validation.
 
     Args:
         runs: Two or more runs, their folders, or their checkpoints.
         split: The pictures to score: val or test.
         device: auto, cpu, cuda or cuda:1.
         root: Folder of the data set. Default: the folder that each run read it from.
-        mean: Name of the mean, one of `tta.MEANS`. Default: the better one on validation.
+        mean: What is averaged: logits or probabilities. Default: the better one on validation.
         choose: Also choose the members on validation, by `forward_selection`.
-        tta: Test-time augmentation of each member, which averages its logits over the views: a name, or
-            `{name: ..., option: ...}`.
+        tta: Test-time augmentation: a name, or `{name: ..., option: ...}`. Each member then averages its
+            logits over several views of a picture.
         imports: Python files or modules that register the runs' custom parts.
 
     Returns:
-        The scores of the ensemble and of its members, and its cost. The gain is over the run with the best
-        validation accuracy.
+        The scores and the cost of the ensemble and of its members.
 
     Raises:
-        ConfigError: The runs do not fit together, or a choice needs validation pictures that do not exist.
+        ConfigError: The runs do not fit together, or there are no validation pictures for a choice.
     """
     refuse_unknown_split(split, known=HELD_OUT_PARTS)
     if isinstance(tta, str):
@@ -193,7 +193,10 @@ def evaluate_ensemble(
 def _decide(
     members: Sequence[Member], val: Split, means: Sequence[str], choose: bool, tta: Spec | None
 ) -> tuple[Choice, Tensor]:
-    """Return the choice and its members' calibrated validation logits (M, N, C)."""
+    """Decide on validation which members and which mean are best.
+
+    Returns the decisions, and calibrated validation logits of the chosen members (M, N, C).
+    """
     labels = val.labels
     raw = _answers(members, val, tta, [1.0] * len(members))
     temperatures = [best_temperature(logits, labels) for logits in raw]
@@ -215,7 +218,7 @@ def _decide(
 def forward_selection(
     answers: Tensor, labels: Tensor, average: Callable[[Tensor], Tensor], first: int
 ) -> list[int]:
-    """Choose the members of the best mean greedily (Caruana et al. 2004).
+    """Choose the members of an ensemble greedily (Caruana et al. 2004).
 
     Each step adds the member that raises the mean's accuracy most. Ties go to the lower cross-entropy.
     The selection ends when no member improves the mean.
@@ -223,11 +226,11 @@ def forward_selection(
     Args:
         answers: Logits of all members (M, N, C).
         labels: Labels (N,).
-        average: The mean: logits (M, N, C) to (N, C).
-        first: Position of the first member.
+        average: Averages logits (M, N, C) to (N, C).
+        first: Position of the member to start with.
 
     Returns:
-        Positions of the chosen members.
+        Positions of the chosen members, in the order of their choice.
     """
     chosen = [first]
     rating = _rating(answers[first], labels)
@@ -252,7 +255,7 @@ def _top1(logits: Tensor, labels: Tensor) -> float:
 def _answers(
     members: Sequence[Member], pictures: Split, tta: Spec | None, temperatures: Sequence[float]
 ) -> Tensor:
-    """Return the members' logits divided by their temperatures (M, N, C)."""
+    """Return each member's logits divided by its temperature (M, N, C)."""
     said = []
     for member in members:
         model = member.trained.model if tta is None else _augmented(member, member.trained.model, tta)
@@ -280,7 +283,7 @@ def _row(i: int, member: Member, choice: Choice, top1: float | None, tta: Spec |
 
 
 def _cost(member: Member, tta: Spec | None) -> tuple[int, int]:
-    """Return forward passes and multiply-adds for one picture, as written."""
+    """Return forward passes and multiply-adds for one picture."""
     trained, size = member.trained, member.image_size
     written = build_for_loading(trained.saved.model, trained.saved.image_size, trained.model.classes)
     if tta is None:

@@ -18,9 +18,9 @@ from cifarlab.training.progress import OPTIMISTIC
 def load_members(
     runs: Sequence[Path | str], device: str, root: str | None, *, imports: Sequence[Path | str] = ()
 ) -> tuple[list[Member], Splits]:
-    """Load the chosen models of runs, and their common pictures.
+    """Load the models of runs, and the splits of their data set.
 
-    Each member keeps its own image size, normalisation and precision.
+    The models are those of the chosen epochs. Each keeps its own image size, normalisation and precision.
 
     Args:
         runs: The runs, their folders, or their checkpoints.
@@ -28,9 +28,12 @@ def load_members(
         root: Folder of the data set. Default: the folder that each run read it from.
         imports: Python files or modules that register the runs' custom parts.
 
+    Returns:
+        The models in the order of `runs`, and the splits of the first run.
+
     Raises:
-        ConfigError: There are fewer than two runs, one is given twice, the data sets differ, or a run was
-            trained on another run's validation pictures.
+        ConfigError: There are fewer than two runs, one is given twice, the data sets or their stored sizes
+            differ, or a run was trained on validation pictures of the first run.
     """
     _refuse_few_or_twice(runs)
     members = []

@@ -14,9 +14,12 @@ from cifarlab.runs.model import load_trained
 
 
 def pictures_in(paths: Iterable[Path | str]) -> list[Path]:
-    """List the picture files among `paths` and below its folders.
+    """List the named picture files, and those below the named folders.
 
     Below a folder, hidden files and folders are skipped.
+
+    Args:
+        paths: Files and folders.
 
     Raises:
         ConfigError: A path does not exist, or there are no pictures.
@@ -40,7 +43,7 @@ def pictures_in(paths: Iterable[Path | str]) -> list[Path]:
 def _is_picture(path: Path, folder: Path) -> bool:
     """Tell whether a path below `folder` is a picture file.
 
-    A link to a file that is gone counts as one, so that it is reported as unreadable.
+    A broken link counts as one, so that it is reported as unreadable.
     """
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     is_file = path.is_file() or (path.is_symlink() and not path.exists())
@@ -58,7 +61,7 @@ def predict(
 ) -> list[Prediction]:
     """Predict the most probable classes of pictures by a run's model.
 
-    The model is that of the chosen epoch.
+    It is the model of the run's chosen epoch.
 
     Args:
         run: The run, its folder, or its best.pt.
@@ -67,6 +70,9 @@ def predict(
         device: auto, cpu, cuda or cuda:1.
         image_size: Side length of the model's input in pixels. Default: the run's own.
         imports: Python files or modules that register the run's custom parts.
+
+    Returns:
+        One `Prediction` for each picture, in their order. The pictures of a folder are sorted by path.
 
     Raises:
         ConfigError: The run cannot be loaded, a picture cannot be read, a folder holds no pictures, or the

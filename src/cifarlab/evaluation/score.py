@@ -40,11 +40,12 @@ def evaluate(
     reader: str = "eval",
     imports: Sequence[Path | str] = (),
 ) -> Scores:
-    """Score the chosen model of a run on `train`, `val` or `test`.
+    """Score a run's model on `train`, `val` or `test`.
 
-    Training does not read the test pictures unless its recipe says so. This function is the way to score on
-    them. Each opening of the test pictures is recorded in the ledger beside the runs. A test score is written
-    to the run's `summary.json`. The temperature is fitted on validation.
+    It is the model of the run's chosen epoch. Training does not read the test pictures unless its recipe says
+    so: this function scores on them. Each use of the test pictures is recorded in the ledger beside the runs
+    (`cifarlab.runs.ledger`). A test score is also written to the run's `summary.json`. The temperature for
+    calibration is fitted on validation.
 
     Args:
         run: The run, its folder, or its best.pt.
@@ -55,17 +56,17 @@ def evaluate(
             another size is written to `by_image_size` of the summary.
         tta: Also score with this test-time augmentation: a name, or `{name: ..., option: ...}`, as on the
             command line. Its scores are in the field `tta` of the result.
-        mean: Mean over the views of `tta`: logits or probabilities. Default: logits.
-        reader: Name of the reader, recorded with an opening of the test pictures.
+        mean: What is averaged over the views of `tta`: logits or probabilities. Default: logits.
+        reader: Name to record in the ledger with a use of the test pictures.
         imports: Python files or modules that register the run's custom parts.
 
     Returns:
         The scores. If the training pictures cannot be read, a test score has a warning and no temperature.
 
     Raises:
-        ConfigError: The run cannot be loaded, its data have changed or lack such pictures, or the model
-            cannot take the size.
-        Failure: The ledger cannot be written (`cifarlab.core.errors`). The test pictures stay sealed.
+        ConfigError: The run cannot be loaded, its data have changed, it has no pictures of this split, or the
+            model cannot take the size.
+        Failure: The ledger cannot be written (`cifarlab.core.errors`). No test picture has been scored.
 
     Example:
         >>> run = cifarlab.train("demo", {"train.epochs": 2})
@@ -130,7 +131,10 @@ class _Timed(Measured):
 
 
 def _timed(model: nn.Module, pictures: Split, val: Split | None, precision: Precision, size: int) -> _Timed:
-    """Score a model on pictures, with a temperature fitted on `val`."""
+    """Score a model on pictures, and measure its speed.
+
+    The temperature is fitted on `val`. None: there is no temperature.
+    """
     logits, labels, pace = collect_outputs(model, pictures, precision, size)
     temperature = None
     if val is not None:

@@ -12,7 +12,7 @@ from cifarlab.engine.scoring import scores
 
 
 class Measured(TypedDict):
-    """Scores of logits and labels, with the names of `Scores`."""
+    """Scores of logits. The keys have the meaning of the same fields of `Scores`."""
 
     top1: float
     top5: float
@@ -36,7 +36,7 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None) -> Measur
 
 
 class Calibrated(Protocol):
-    """A record with calibration scores."""
+    """Any object with the calibration scores that `Scores` has."""
 
     @property
     def nll(self) -> float: ...
@@ -51,7 +51,13 @@ class Calibrated(Protocol):
 
 
 class Augmentation(Record):
-    """A test-time augmentation. `pixels` and `scales` are options of some augmentations only."""
+    """A test-time augmentation with its options.
+
+    Attributes:
+        name: flip, multi_crop or sizes.
+        pixels: Option of multi_crop. None for other augmentations.
+        scales: Option of sizes. None for other augmentations.
+    """
 
     name: str
     pixels: int | None = None
@@ -61,10 +67,11 @@ class Augmentation(Record):
 class AugmentedScores(Augmentation):
     """The scores of a model with test-time augmentation.
 
-    The model's output is the mean of its outputs over several views of a picture.
+    The model's output is the mean of its outputs over several views of a picture. Fields that are not listed
+    have the meaning of the same fields of `Scores`.
 
     Attributes:
-        mean: Name of the mean, one of `tta.MEANS`.
+        mean: What is averaged over the views: logits or probabilities.
         forward_passes: Number of views.
     """
 
@@ -82,29 +89,32 @@ class AugmentedScores(Augmentation):
 
 
 class Scores(Record):
-    """The scores of a run's chosen model on a split.
+    """The scores of a run's model on a split.
+
+    It is the model of the run's chosen epoch.
 
     Attributes:
         run: Path of the run, as the user gave it.
         split: The split that was scored.
         top1: Share of pictures whose most probable class is their label.
         top5: Share of pictures whose label is among the five most probable classes.
-        loss: Mean cross-entropy.
-        nll: Mean negative log-likelihood, in nats.
-        ece: Expected calibration error.
+        loss: Mean cross-entropy, computed in float32.
+        nll: Mean negative log-likelihood, in nats: the cross-entropy, computed in float64.
+        ece: Expected calibration error, as a fraction.
         temperature: Divisor of the logits, fitted on validation. None if no pictures were held out, or if
             they cannot be read.
-        nll_calibrated: `nll` at that temperature.
-        ece_calibrated: `ece` at that temperature.
+        nll_calibrated: `nll` of the logits divided by `temperature`. None without a temperature.
+        ece_calibrated: `ece` of the logits divided by `temperature`. None without a temperature.
         forward_passes: Forward passes for one picture.
-        images_per_second: Speed of scoring.
-        tta: Scores with test-time augmentation, if it was requested.
+        images_per_second: Pictures scored per second.
+        tta: Scores with test-time augmentation. None if it was not requested.
         image_size: Side length of the model's input in pixels.
         pictures: Number of scored pictures.
         remark: A remark to print beside the accuracy, e.g. that it is optimistic. May be empty.
-        written: Whether the accuracy was written to the run's summary.
-        not_written: Why a test score was not written to the summary.
-        test_opened: Openings of the test pictures, for this `run` and for all `runs` beside it.
+        written: Whether a test score was written to the run's summary. False for other splits.
+        not_written: Why a test score was not written. None if it was, and for other splits.
+        test_opened: How often the test pictures were used: under `run` by this run, under `runs` by all runs
+            of the same folder.
         warnings: Warnings, one line each.
     """
 

@@ -1,4 +1,8 @@
-"""The pictures of a run, and access to the sealed test set."""
+"""The pictures of a run, and access to the test set.
+
+The test set is sealed: training does not read it unless the recipe says so, and each use of it is recorded in
+the ledger (`cifarlab.runs.ledger`).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,7 @@ class Opened:
 
     Attributes:
         pictures: The pictures to score.
-        learned: The pictures that the run was trained and validated on. None if they cannot be read but the
-            test pictures can.
+        learned: The run's training and validation pictures. None if only the test pictures can be read.
         warnings: Warnings, one line each.
     """
 
@@ -43,17 +46,18 @@ def refuse_unknown_split(split: str, *, known: Sequence[str] = PARTS) -> None:
 def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, alone: bool = False) -> Opened:
     """Return a run's `train`, `val` or `test` pictures.
 
-    All scoring on test goes through this function. It checks the data before it records an opening.
+    All scoring on test goes through this function. It checks that the data are the run's, then records the
+    use of the test set in the ledger.
 
     Args:
-        run: Name of the run in messages.
+        run: The run, as messages name it.
         trained: The loaded run.
         split: The pictures to return: train, val or test.
-        reader: Name of the reader, recorded with an opening of the test pictures.
-        alone: Open test even if the training pictures cannot be read, e.g. for a checkpoint that was moved.
+        reader: Name to record in the ledger with a use of the test set.
+        alone: Return test even if the training pictures cannot be read, e.g. for a checkpoint that was moved.
 
     Raises:
-        ConfigError: The data or their classes differ from the run's, or there are no such pictures.
+        ConfigError: The data or their classes differ from the run's, or there are no pictures of this split.
     """
     refuse_unknown_split(split)
     if split == "test":

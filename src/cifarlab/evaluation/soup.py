@@ -107,7 +107,7 @@ def _refuse_other_architectures(members: Sequence[Member]) -> None:
 
 
 def _difference(one: Classifier, other: Classifier) -> str | None:
-    """Return the first difference between the shapes of weights, or between normalisations."""
+    """Describe the first difference in weights' shapes, or in normalisation, if any."""
     ours, theirs = one.state_dict(), other.state_dict()
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         shapes = [tuple(state[name].shape) if name in state else "none" for state in (ours, theirs)]
@@ -120,14 +120,14 @@ def _difference(one: Classifier, other: Classifier) -> str | None:
 
 @dataclass(frozen=True)
 class SoupResult:
-    """A soup.
+    """A soup: a model whose weights are the mean of several runs' weights.
 
     Attributes:
         model: The soup's model.
-        first: The best ingredient.
-        scores: Validation scores of the soup.
-        kept: Number of ingredients in the soup.
-        record: The outcome of each run, the best run first.
+        first: The run with the best validation accuracy. It is always in the soup.
+        scores: Validation scores of the soup: `top1`, `top5` and `loss`.
+        kept: Number of runs in the soup.
+        record: The outcome of each run, in the order in which they were tried: the best run first.
     """
 
     model: Classifier
@@ -180,9 +180,9 @@ def average_weights(
 ) -> None:
     """Set the model's weights to the mean of state dicts, in place.
 
-    Batch norm statistics are estimated from unaugmented training pictures. If the mean equals the first
-    ingredient, its statistics are kept. Values that are not floating-point numbers are taken from the first
-    ingredient. The model is left in evaluation mode.
+    Batch norm statistics are estimated from unaugmented training pictures, unless the mean equals the weights
+    of the first ingredient: then its statistics are kept. Values that are not floating-point numbers are
+    taken from the first ingredient. The model is left in evaluation mode.
 
     Args:
         model: The model to change.

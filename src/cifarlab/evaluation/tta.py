@@ -38,7 +38,7 @@ def multi_crop(
 ) -> list[View]:
     """Return the picture and diagonally shifted copies, each with its mirror image.
 
-    There are 2 + 8 x `pixels` forward passes. Pixels that a shift moves in are reflections of the picture.
+    There are 2 + 8 x `pixels` forward passes. A shift fills the free border with a reflection of the picture.
     With `pixels=1` this is the ten-crop of Krizhevsky et al. (2012).
 
     Args:
@@ -61,7 +61,7 @@ def sizes(
     There are two forward passes for each scale. Larger sizes cost more.
 
     Args:
-        scales: Factors of the size at which the model would see the picture.
+        scales: Factors of `size`, the side length at which the model sees the picture otherwise.
     """
     return [view for scale in scales for view in flip(images, max(1, round(scale * size)))]
 
@@ -139,9 +139,9 @@ class Augmented(nn.Module):
         check_sizes(model, backbone, others, ("tta",))
 
     def forward(self, images: Tensor, size: int) -> Output:
-        """Return the mean output (B, C) of the views.
+        """Return the mean logits (B, C) over the views.
 
-        The embedding is empty.
+        The embedding of the output is empty.
 
         Args:
             images: Pictures (B, 3, H, W).

@@ -1,1 +1,1 @@
-"""Experiments over several seeds: comparisons, ladders, refits, reproductions."""
+"""Experiments with several runs: comparisons, ladders, refits, reproductions."""

@@ -1,4 +1,4 @@
-"""Comparison of recipes or runs over seeds. Missing runs are trained first."""
+"""Comparison of recipes or runs over seeds. Missing runs of recipes are trained first."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ Against = Literal["first", "previous"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison.
+    """One name of a comparison: runs that differ in the seed only.
 
     Attributes:
         name: Name of the runs.
-        recipe: Name of the recipe.
+        recipe: Name of their recipe.
         runs: The runs by seed.
-        configs: Configurations by seed, of runs that may have to be trained. Empty if the runs are only read.
+        configs: Configurations by seed, to train the missing runs with. Empty if nothing is to be trained.
     """
 
     name: str
@@ -70,11 +70,11 @@ def run_comparison(
         runs: Folder of all runs.
         seeds: Number of seeds to compare; missing runs are trained. None: compare the finished runs.
         overrides: Overrides of each recipe. They need `seeds`.
-        metric: Accuracy to compare. test opens the sealed test set.
+        metric: Accuracy to compare: val or test. Each use of the test set is recorded in the ledger.
         progress: Receives the progress of the training.
         at_once: Number of runs that are trained at the same time. More than 1 needs `seeds`.
         imports: Python files or modules that register the runs' custom parts.
-        against: The name that the others are compared with.
+        against: Compare each name with the first name, or with the previous one.
 
     Raises:
         ConfigError: There are fewer than two names, a name is given twice, or `find_arm`, `train_missing`
@@ -93,7 +93,9 @@ def run_comparison(
 
 
 def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides: Sequence[str] = ()) -> Arm:
-    """Return a recipe's arm for seeds below `seeds`, in `runs`/`name`.
+    """Return a recipe's arm for seeds 0 to `seeds` - 1.
+
+    Its runs lie in `runs`/`name`. Missing ones are not trained yet.
 
     Raises:
         ConfigError: An override does not fit the recipe, or sets the seed.
@@ -108,7 +110,7 @@ def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides:
 
 
 def refuse_another_seed(seeds: int, overrides: Sequence[str]) -> None:
-    """Raise ConfigError if an override sets the seed of all `seeds` runs."""
+    """Raise ConfigError if an override sets `train.seed`, which `seeds` sets."""
     for text in overrides:
         train = parse_override(text).get("train")
         if isinstance(train, Mapping) and "seed" in train:
@@ -123,19 +125,19 @@ def find_arm(
     overrides: Sequence[str] = (),
     imports: Sequence[Path | str] = (),
 ) -> Arm:
-    """Find the arm of a recipe's name or file, or of runs.
+    """Find the arm of a recipe, a YAML file, or finished runs.
 
-    Further seeds of a name that is no recipe are trained like its first run.
+    If there are runs of the name but no recipe, further seeds are trained with the first run's configuration.
 
     Args:
-        text: The name or file.
+        text: Name of a recipe, path of a YAML file, or name or folder of runs.
         runs: Folder of all runs.
         seeds: Number of seeds; missing runs are trained later. None: the finished runs of that name.
         overrides: Overrides of the recipe.
         imports: Python files or modules that register the runs' custom parts.
 
     Raises:
-        ConfigError: The name has no recipe and no runs, or its finished runs have several configurations.
+        ConfigError: There is no such recipe and no such run, or the finished runs differ in more than seeds.
     """
     import_named(imports)
     is_file = text.endswith((".yaml", ".yml"))
@@ -171,7 +173,7 @@ def find_arm(
 
 
 def _name(text: str, runs: Path) -> str:
-    """Return the name of runs from their name or folder."""
+    """Return the name of runs that are given by name or folder."""
     folder, above = (Path(spelled(Path(path).absolute().as_posix())) for path in (text, runs))
     is_below = folder.is_relative_to(above) and folder != above
     return folder.relative_to(above).as_posix() if is_below else run_name(text)
@@ -189,7 +191,7 @@ def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, a
     Runs are trained seed by seed, so that an interrupted comparison has complete pairs.
 
     Args:
-        arms: The sides of the comparison.
+        arms: The arms of the comparison.
         runs: Folder of all runs.
         progress: Receives the progress of the training.
         at_once: Number of runs that are trained at the same time.
@@ -213,8 +215,8 @@ def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, a
 def compare_arms(arms: Sequence[Arm], metric: Metric, against: Against) -> Comparison:
     """Compare each arm with the first arm, or with the previous one.
 
-    Accuracies are fractions. The p-values are corrected for several comparisons by Holm's method. The metric
-    `test` opens the sealed test set for runs without a test score.
+    Accuracies are fractions. The p-values are corrected for several comparisons by Holm's method. With the
+    metric `test`, runs without a test score are scored on test, which is recorded in the ledger.
 
     Raises:
         ConfigError: A run lacks the score.
@@ -275,11 +277,11 @@ def _row(
 
 
 def best_epoch_optimism(run: Run, metric: Metric) -> float | None:
-    """Estimate a score's bias by the choice of the best epoch.
+    """Estimate how much the choice of the best epoch raises its score.
 
-    If the epoch was chosen on test and validation scores exist: the test score of that epoch minus the test
-    score of the epoch that validation would choose. Otherwise an estimate from the curve, see
-    `statistics.optimism`. None if the curve is too short.
+    The epoch was chosen by `metric`. If that is test and there are validation scores, the estimate is the
+    test score of the chosen epoch minus that of the epoch that validation would choose. Otherwise it is that
+    of `statistics.optimism`, from the scores of all epochs. None if there are too few epochs.
     """
     rows = [row for row in read_log(run.metrics_path) if f"{metric}/top1" in row]
     scores = [row[f"{metric}/top1"] for row in rows]

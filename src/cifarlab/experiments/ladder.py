@@ -1,4 +1,8 @@
-"""Ladders of recipes: the effect of each change, added or left out."""
+"""Ladders: series of recipes, each of which adds a change to the previous one.
+
+A rung is one of these recipes; the top is the last one. The effect of a change is measured by adding it to
+the rung below, or by leaving it out of the top.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +47,15 @@ def run_ladder(
     *,
     imports: Sequence[Path | str] = (),
 ) -> Comparison | LadderComparison:
-    """Train a ladder's recipes, and compare each with the one below.
+    """Train the recipes of a ladder, and compare each with the previous.
 
     Args:
-        prefix: Prefix of the recipes' names. Their order is that of `recipe_names`.
+        prefix: Prefix of the recipes' names, e.g. `ladder/`. The rungs are in the order of `recipe_names`.
         runs: Folder of all runs.
         seeds: Number of seeds; missing runs are trained. None: compare the finished runs.
         overrides: Overrides of each recipe.
-        metric: Accuracy to compare.
-        drop_one: Also train the top without each rung's change, and compare the top with each of these.
+        metric: Accuracy to compare: val or test.
+        drop_one: Also train the top without each rung's change in turn, and compare the top with the results.
         progress: Receives the progress of the training.
         at_once: Number of runs that are trained at the same time.
         imports: Python files or modules that register the runs' custom parts.
@@ -85,7 +89,10 @@ def run_ladder(
 
 
 def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Return the later rows of `scored` with the top's difference from each."""
+    """Compare the first row of `scored`, the top, with each other row.
+
+    Returns the other rows. The difference of each is the top minus the row.
+    """
     top, *others = [by_seed(row) for row in scored] or [{}]
     without = scored[1:]
     records = described([difference(top, other) for other in others], against=[row.name for row in without])
@@ -95,7 +102,12 @@ def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def _left_out(
     rungs: Sequence[Arm], runs: Path, seeds: int | None, overrides: Sequence[str]
 ) -> tuple[dict[str, Arm], dict[str, str]]:
-    """Return tops without each rung's change, and reasons for missing ones."""
+    """Return the top without each rung's change.
+
+    Returns:
+        Arms of the top without a rung's change, and reasons why other rungs have no such arm. Both are by the
+        rung's name.
+    """
     plain = [resolve(read_recipe(rung.name), overrides).dump() for rung in rungs]
     top = read_recipe(rungs[-1].name)
     arms, kept = {}, {}
@@ -115,18 +127,18 @@ def _left_out(
 
 
 def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration `top` without the change between `below` and `rung`.
+    """Return the top's configuration without the change that a rung made.
 
-    Each key that the rung changed gets its value in `below`. A label that the rung removed or moved returns
-    to its place among the labels of `below`.
+    Each key that the rung changed gets its value in `below`. A label is a key of a section in which the order
+    counts. If the rung removed or moved it, it returns to its place among the labels of `below`.
 
     Args:
         top: Resolved configuration of the top.
-        below: Resolved configuration below the rung.
+        below: Resolved configuration of the rung below `rung`.
         rung: Resolved configuration of the rung.
 
     Raises:
-        ConfigError: The rung changes nothing, or `top` no longer holds the rung's change.
+        ConfigError: The rung changes nothing, or a later rung changes the same key again.
     """
     changed = differences(below, rung)
     if not changed:
@@ -154,20 +166,26 @@ def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, An
 
 
 def _is_moved_again(below: Collection[str], rung: Collection[str], top: Any) -> bool:
-    """Tell whether `top` orders the labels that `rung` moved differently from `rung`."""
+    """Tell whether `top` orders labels of `below` differently from `rung`."""
     moved = [label for label in rung if label in below]
     return not isinstance(top, Mapping) or [label for label in top if label in moved] != moved
 
 
 def _sort(section: dict[str, Value], labels: Sequence[str]) -> None:
-    """Sort the keys in `labels` by their order there; others stay."""
+    """Sort the keys that occur in `labels` by their order there.
+
+    Other keys keep their positions.
+    """
     sorted_labels = iter([label for label in labels if label in section])
     keys = [next(sorted_labels) if key in labels else key for key in section]
     _rearrange(section, keys)
 
 
 def _insert(section: dict[str, Value], label: str, value: Value, labels: Sequence[str]) -> None:
-    """Add `label` after its predecessor in `labels`, or before its successor."""
+    """Insert a label into a section, in the order of `labels`.
+
+    It comes after the nearest earlier label that the section has, or else before the nearest later one.
+    """
     keys, at = list(section), labels.index(label)
     section[label] = value
     earlier = next((key for key in reversed(labels[:at]) if key in keys), None)

@@ -1,4 +1,8 @@
-"""Records of comparisons, ladders and reproductions, as they are written in JSON."""
+"""Records of comparisons, ladders and reproductions, as they are written in JSON.
+
+A name stands for its runs, which differ in the seed only. The tutorial's experiments have two sides:
+`as_run`, trained as the published code does, and `corrected`, trained without that code's defects.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,21 @@ SideName = Literal["as_run", "corrected"]
 class JudgedDifference(Record):
     """The difference between two names' mean scores, and its significance over seeds.
 
-    Accuracies are fractions. Values that cannot be computed from one seed are None.
+    Differences are fractions. Values that cannot be computed from one seed are None.
 
     Attributes:
-        against: The name that is subtracted, in JSON `from`. Not set if the context names it.
+        against: The name whose score is subtracted; in JSON `from`. None if the context says it.
         paired: Whether the scores are compared seed by seed.
-        seeds: Number of pairs; without pairs, the smaller number of seeds.
+        seeds: Number of pairs. If unpaired, the smaller of the two numbers of seeds.
         mean: The difference.
         low: Lower end of its 95 % interval.
         high: Upper end of its 95 % interval.
-        p: The p-value of no difference.
+        p: The p-value of the hypothesis that there is no difference.
         p_holm: The p-value, corrected for the number of comparisons.
-        shown: Whether the seeds show a difference.
-        smallest: The smallest difference that this number of seeds would show.
-        more_seeds: Number of further seeds that would settle it. None: over 1,000, or unknown.
+        shown: Whether `p_holm` is below 0.05 and the interval excludes 0.
+        smallest: The smallest true difference that so many seeds show with probability 0.8.
+        more_seeds: Number of further seeds that show a true difference of `mean` with probability 0.8. None:
+            over 1,000 seeds in total, or unknown.
         verdict: The verdict in words.
     """
 
@@ -56,7 +61,7 @@ class ComparisonRow(Record):
     Attributes:
         name: Name of the runs.
         recipe: Name of the recipe that trained them.
-        chosen_on: Splits that chose their epochs.
+        chosen_on: Splits whose accuracy chose the runs' epochs: val or test, or last for the last epoch.
         seeds: Seeds in the order of `scores`.
         scores: Accuracies, as fractions.
         n: Number of seeds.
@@ -64,9 +69,10 @@ class ComparisonRow(Record):
         sd: Standard deviation of the scores. None for one seed.
         low: Lower end of the mean's 95 % interval. None for one seed.
         high: Upper end of the mean's 95 % interval. None for one seed.
-        optimism: Bias of the scores by the choice of the best epoch. None if unknown.
-        minutes: Mean duration of a run.
-        difference: Difference from the name that this one is compared with. None for the first.
+        optimism: Estimated increase of the scores by the choice of the best epoch, as a fraction. None if it
+            is unknown, or the epochs were not chosen by these scores.
+        minutes: Mean duration of a run in minutes.
+        difference: Difference from the name that this one is compared with. None for the first name.
     """
 
     name: str
@@ -88,10 +94,10 @@ class Comparison(Record):
     """A comparison of names.
 
     Attributes:
-        metric: The accuracy that is compared.
+        metric: The accuracy that is compared: val or test.
         arms: One row for each name, in the order in which the user gave them.
         notes: Reasons why the names are not fully comparable, one line each.
-        test_opened: Openings of the test set for the runs of this folder.
+        test_opened: How often all runs in the folder of runs have used the test set so far.
     """
 
     metric: Metric
@@ -101,30 +107,45 @@ class Comparison(Record):
 
 
 class LeftOut(Record):
-    """A rung of a ladder, left out of the top."""
+    """A row about a rung of a ladder whose change is left out of the top.
+
+    Attributes:
+        left_out: Name of the rung.
+    """
 
     left_out: str
 
 
 class KeptChange(LeftOut):
-    """A change that cannot be left out, and the reason."""
+    """A rung whose change cannot be left out.
+
+    Attributes:
+        kept: The reason.
+    """
 
     kept: str
 
 
 # The fields of the last base class come first.
 class DroppedChange(ComparisonRow, LeftOut):
-    """The ladder's last recipe with one change undone, and what that costs."""
+    """The ladder's last recipe without the change of one rung.
+
+    `difference` is the score of the last recipe minus the score without the change.
+    """
 
 
 class LadderComparison(Comparison):
-    """The comparison of a ladder's recipes, and of its last recipe with one change undone at a time."""
+    """The comparison of a ladder's recipes, and of its last recipe with one change undone at a time.
+
+    Attributes:
+        drop_one: One row for each rung but the first, whose change is undone.
+    """
 
     drop_one: list[DroppedChange | KeptChange]
 
 
 class ReproducedSide(Record):
-    """A tutorial's experiment, trained in one way, as in `ComparisonRow`."""
+    """The scores of one side of a tutorial's experiment. The fields are those of `ComparisonRow`."""
 
     mean: float
     sd: float | None
@@ -139,16 +160,16 @@ class ReproducedSide(Record):
 
 
 class ReproducedRow(Record):
-    """An experiment of the tutorial: published, as run, and corrected.
+    """An experiment of the tutorial: its published accuracy and the scores of both sides.
 
     Attributes:
-        name: Name of the corrected runs.
+        name: Name of the experiment and of its corrected runs.
         what: What the experiment changes.
-        published: Published accuracy on test, as a fraction.
+        published: Published accuracy on test, as a fraction. None if there is none.
         as_run: Scores with the published code's procedure. None if it was not measured.
         corrected: Scores without that code's defects. None if it was not measured.
         missing: Reason why a side was not measured, by side.
-        difference: Difference of `corrected` from `as_run`. None if a side is missing.
+        difference: `corrected` minus `as_run`. None if a side is missing.
     """
 
     name: str
@@ -166,15 +187,15 @@ class ReproducedRow(Record):
 
 
 class Lesson(Record):
-    """The difference of an experiment from the one that it builds on.
+    """What an experiment gains over the one that it builds on.
 
     Attributes:
         name: Name of the experiment.
         what: What the experiment changes.
         builds_on: Name of the other experiment, in JSON `from`.
-        published: The published difference, as a fraction.
-        as_run: The difference with the published code's procedure. None if it was not measured.
-        corrected: The difference without that code's defects. None if it was not measured.
+        published: The published gain, as a fraction. None if one of the two accuracies is not published.
+        as_run: The gain with the published code's procedure. None if it was not measured.
+        corrected: The gain without that code's defects. None if it was not measured.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -193,7 +214,14 @@ class Lesson(Record):
 
 
 class StandIn(Record):
-    """The run whose weights replace ImageNet's."""
+    """The run whose weights replace ImageNet's.
+
+    Attributes:
+        recipe: Name of its recipe.
+        epochs: Number of its epochs.
+        backbone: Name of its backbone.
+        image_size: Side length of the model's input in pixels.
+    """
 
     recipe: str
     epochs: int
@@ -202,7 +230,7 @@ class StandIn(Record):
 
 
 class MeasuredOn(Record):
-    """The machine and software of a reproduction, from the first run's `env.json`."""
+    """The machine and software of a reproduction: fields of the first run's `Environment`."""
 
     hardware: dict[str, str | int | None]
     versions: dict[str, str]
@@ -215,13 +243,13 @@ class Reproduction(Record):
     """A reproduction of the tutorial's table.
 
     Attributes:
-        budget: The training budget.
+        budget: The training budget: short or whole.
         pictures: Number of training pictures. None: all.
         epochs: Epochs of a run.
         overrides: Overrides in addition to those of the budget.
-        start: The run whose weights replace ImageNet's, if any.
+        start: The run whose weights replace ImageNet's. None: ImageNet's are used.
         rows: One row for each experiment, in the tutorial's order.
-        lessons: The conclusions of the tutorial.
+        lessons: What each experiment gains over the one that it builds on.
         env: The machine and software.
     """
 

@@ -42,8 +42,8 @@ def refit(
         The new run and its summary.
 
     Raises:
-        ConfigError: The run is not finished, chose its epoch on test, or held no training pictures out; or
-            its data have changed.
+        ConfigError: The run is not finished, is a soup, had its epoch chosen on test, held no pictures out,
+            or was trained with `data.limit`; or its data have changed.
     """
     run = recorded_run(folder)
     new_name = run_name(f"{run.name}_refit" if name is None else name)

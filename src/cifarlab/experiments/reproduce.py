@@ -1,4 +1,4 @@
-"""Reproduction of the tutorial's table: published, as run, and corrected."""
+"""Reproduction of the tutorial's experiments: as published, as run here, and corrected."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LARGEST_SHORT = 64
 
 @dataclass(frozen=True)
 class Row:
-    """An experiment of the tutorial.
+    """An experiment of the tutorial, with its two sides: as_run and corrected.
 
     Attributes:
         experiment: The experiment.
@@ -71,13 +71,13 @@ def reproduce(
     """Train the missing runs of the tutorial's experiments, and compare them.
 
     "As run" follows the published code, which scores test at every epoch and chooses the best one.
-    "Corrected" lets validation choose the epoch, and opens test once. All accuracies are those on test.
+    "Corrected" lets validation choose the epoch, and scores test once. All accuracies are those on test.
     Experiments that cannot be trained here are in the result, with the reason.
 
     Args:
         runs: Folder of all runs.
         seeds: Number of seeds.
-        budget: The training budget.
+        budget: short (few pictures and epochs, see SHORT) or whole (as published).
         overrides: Overrides of each experiment, after those of the budget.
         only: Names of experiments, such as resnet18_baseline. Empty: all of them.
         start: A run whose weights replace ImageNet's, in the experiments with the same backbone.
@@ -85,8 +85,7 @@ def reproduce(
         at_once: Number of runs that are trained at the same time.
 
     Raises:
-        ConfigError: A name is unknown, an override does not fit, a run has a configuration other than the
-            experiment's, or `start` is not finished.
+        ConfigError: An argument is wrong, or a folder holds a run of another configuration.
     """
     stand_in = _described_start(start)
     rows = [_row(experiment, runs, seeds, budget, overrides, start) for experiment in _chosen(only)]
@@ -144,7 +143,7 @@ def _row(
 
 
 def _start_words(setting: Setting, start: Path | None) -> list[str]:
-    """Return overrides that load `start` instead of ImageNet's weights, if backbones agree."""
+    """Return overrides to start from `start`, if the backbones agree."""
     if start is None:
         return []
     own = setting.config().dump()["model"]["backbone"]
@@ -181,7 +180,8 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
             progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
-        """Yield missing runs with or without a teacher, after their teachers."""
+        """Yield the missing runs, after their teachers have been trained."""
+        # `learns` selects runs with a teacher (True), without one (False), or both.
         for row, side, config, run in waiting:
             if bool(config.teacher_outputs) not in learns or side in row.missing or run.summary() is not None:
                 continue
@@ -210,7 +210,7 @@ def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, SideName, Config, Run]]
 
 
 def _figures(row: Row, scored: Mapping[str, ComparisonRow]) -> ReproducedRow:
-    """Return a row of the table, without its difference."""
+    """Return a row of the table, not yet with the difference."""
     experiment = row.experiment
     sides = {side: _side(scored[arm.name]) for side, arm in row.arms.items() if side not in row.missing}
     return ReproducedRow(
@@ -242,7 +242,7 @@ def _side(row: ComparisonRow) -> ReproducedSide:
 def _judged(
     pairs: Sequence[tuple[ReproducedSide | None, ReproducedSide | None]],
 ) -> list[JudgedDifference | None]:
-    """Return each pair's difference, with p corrected for all, or None."""
+    """Return the difference of each pair; None if a side is missing."""
     measured = {
         i: difference(by_seed(ours), by_seed(others))
         for i, (ours, others) in enumerate(pairs)
@@ -253,7 +253,7 @@ def _judged(
 
 
 def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
-    """Add the differences between the sides, with p corrected for all."""
+    """Add the difference `corrected` minus `as_run` to each row."""
     found = _judged([(row.corrected, row.as_run) for row in table])
     return [row.changed(difference=one) for row, one in zip(table, found, strict=True)]
 
@@ -282,7 +282,7 @@ def _less(ours: float | None, other: float | None) -> float | None:
 
 
 def _described_start(start: Path | None) -> StandIn | None:
-    """Describe the training of the weights that replace ImageNet's."""
+    """Describe the run whose weights replace ImageNet's, if there is one."""
     if start is None:
         return None
     run = Run(start)

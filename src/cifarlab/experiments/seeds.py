@@ -1,4 +1,4 @@
-"""Checks that the runs of one name are seeds of one experiment."""
+"""Checks that the runs of one name differ in the seed only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cifarlab.runs.folder import Run
 
 
 def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> dict[str, tuple[Any, Any]]:
-    """Return the differences between two saved configurations, without seeds and paths.
+    """Compare two saved configurations, without seeds and paths.
 
     If this version can read both, defaults that an older version did not save are filled in first.
 
     Returns:
-        {dotted key: (value of `first`, value of `other`)}, as `differences` returns it.
+        {dotted key: (value in `first`, value in `other`)} for each key that differs.
     """
     found = differences(_experiment(first), _experiment(other))
     if not found:
@@ -33,7 +33,12 @@ def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> 
 
 
 def refuse_mixed_seeds(name: str, runs: Mapping[int, Run]) -> None:
-    """Raise ConfigError if runs by seed are not of one experiment."""
+    """Raise ConfigError if runs of one name differ in more than seeds.
+
+    Args:
+        name: Name of the runs.
+        runs: The runs by seed.
+    """
     (first, reference), *others = runs.items()
     for seed, run in others:
         if changed := seed_differences(reference.plain_config(), run.plain_config()):

@@ -26,9 +26,16 @@ NEIGHBOURS = 6
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over n seeds, standard deviation and 95 % interval.
+    """The estimated mean of scores over seeds.
 
-    All but n and the mean are nan for one seed.
+    Arrays if several sets of scores were given. `sd`, `low` and `high` are nan for one seed.
+
+    Attributes:
+        n: Number of seeds.
+        mean: Mean.
+        sd: Standard deviation of the scores.
+        low: Lower end of the mean's 95 % interval.
+        high: Upper end of the mean's 95 % interval.
     """
 
     n: int
@@ -42,16 +49,16 @@ class Estimate:
 class Difference:
     """The difference between the means of two sets of scores.
 
-    low, high, p, error, freedom and spread are nan for one seed.
+    `low`, `high`, `p`, `error`, `freedom` and `spread` are nan for one seed.
 
     Attributes:
         paired: Whether the scores were compared seed by seed.
-        seeds: Number of pairs; without pairs, the smaller number of seeds.
-        mean: The difference.
+        seeds: Number of pairs. If unpaired, the smaller of the two numbers of seeds.
+        mean: The difference: the first mean minus the second.
         low: Lower end of its 95 % interval.
         high: Upper end of its 95 % interval.
-        p: The p-value of no difference.
-        error: Standard error of the mean.
+        p: The p-value of the hypothesis that there is no difference.
+        error: Standard error of `mean`.
         freedom: Degrees of freedom of `error`.
         spread: Standard deviation of the difference between single seeds of the two sets.
     """
@@ -67,7 +74,7 @@ class Difference:
     spread: Any
 
     def shown(self, p: Any = None) -> Any:
-        """Tell whether the test and the interval both show a difference.
+        """Tell whether p is below 0.05 and the interval excludes 0.
 
         Args:
             p: A p-value corrected for several comparisons. Default: the uncorrected p-value.
@@ -76,7 +83,9 @@ class Difference:
         return (p < SIGNIFICANCE) & ((self.low > 0) | (self.high < 0))
 
     def smallest(self, comparisons: int = 1) -> float:
-        """Return the true difference that these seeds show with probability 0.8.
+        """Return the smallest true difference shown with probability 0.8.
+
+        It holds for the number of seeds that were compared.
 
         Args:
             comparisons: Number of comparisons. Each is tested at its share of the significance level of 5 %,
@@ -87,9 +96,10 @@ class Difference:
         return self.error * _noncentrality(self.freedom, SIGNIFICANCE / comparisons)
 
     def more_seeds(self, comparisons: int = 1) -> int | None:
-        """Return how many more seeds would show this mean with probability 0.8.
+        """Return how many more seeds would show this difference.
 
-        None: over 1,000, or unknown.
+        They would show it with probability 0.8 if its true value is `mean`. None if more than 1,000 seeds in
+        total are needed, or the number is unknown.
 
         Args:
             comparisons: Number of comparisons, as for `smallest`.
@@ -113,7 +123,7 @@ def estimate(values: ArrayLike) -> Estimate:
 
 
 def paired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
-    """Compare scores (..., n) seed by seed, by Student's test."""
+    """Compare scores (..., n) seed by seed, by Student's t test."""
     differences = np.asarray(ours, dtype=np.float64) - np.asarray(others, dtype=np.float64)
     found = estimate(differences)
     n = found.n
@@ -127,7 +137,7 @@ def paired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
 
 
 def unpaired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
-    """Compare scores (..., n) and (..., m) by Welch's test (1947).
+    """Compare scores (..., n) and (..., m) by Welch's t test (1947).
 
     Seeds are not paired. n and m are at least 2.
     """
@@ -152,9 +162,9 @@ def unpaired_difference(ours: ArrayLike, others: ArrayLike) -> Difference:
 def difference(ours: Mapping[int, float], others: Mapping[int, float]) -> Difference:
     """Compare scores by seed: paired if they share seeds, else unpaired.
 
-    Pairs are the seeds that both have. Scores that share fewer than two seeds are compared unpaired if both
-    have several. Pairing is valid even if the scores of a seed are uncorrelated: it only costs degrees of
-    freedom.
+    If both have at least two seeds in common, the scores of these are compared in pairs. Otherwise, all
+    scores are compared unpaired, if both have several. If one has a single score, only `mean` is known.
+    Pairing is valid even if the scores of a seed are uncorrelated: it only costs degrees of freedom.
     """
     common = sorted(ours.keys() & others.keys())
     if len(common) > 1 or not (len(ours) > 1 and len(others) > 1):
@@ -171,9 +181,9 @@ def _mean(scores: Mapping[int, float]) -> float:
 
 
 def _interval(values: np.ndarray) -> tuple[Any, Any]:
-    """Return the mean's 95 % interval, from 10 seeds on by bootstrap.
+    """Return the 95 % interval of the mean.
 
-    Below 10 seeds it is Student's, else an expanded percentile bootstrap.
+    Below 10 seeds it is Student's. From 10 seeds on it is an expanded percentile bootstrap.
 
     The plain percentile and BCa intervals of 10 values cover 90 %, not 95. Hesterberg (2015, "What teachers
     should know about the bootstrap") widens the percentiles by the ratio of Student's t to the normal.
@@ -192,7 +202,7 @@ def _interval(values: np.ndarray) -> tuple[Any, Any]:
 
 
 def _p(mean: Any, error: Any, freedom: Any) -> Any:
-    """Return p of Student's two-sided test; 1 without variance."""
+    """Return p of Student's two-sided t test; 1 without variance."""
     known = error > ROUNDING
     t = np.divide(np.abs(mean), error, out=np.zeros_like(np.asarray(mean)), where=known)
     return 2 * stats.t.sf(t, freedom)
@@ -223,7 +233,7 @@ def _noncentrality(freedom: float, significance: float) -> float:
 def holm(p: Sequence[float]) -> list[float]:
     """Correct p-values for multiple testing (Holm 1979).
 
-    The probability of any false finding stays at 5 %.
+    If corrected p-values below 0.05 count as findings, the probability of any false finding is at most 5 %.
     """
     order = np.argsort(p)
     raised = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
@@ -233,12 +243,12 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def optimism(scores: Sequence[float]) -> float | None:
-    """Estimate how far the best epoch's score exceeds the curve.
+    """Estimate how far the best epoch's score exceeds its expected score.
 
-    The curve at the best epoch is the value of a line through the six nearest epochs, without the best one.
-    The estimate is an upper bound, because the weights of the best epoch may really be a little better than
-    those of its neighbours. On a curve that still rises steeply at its end it is up to 40 % too high. None
-    for fewer than seven epochs.
+    The expected score is that of a line fitted to the six nearest epochs, without the best one. The estimate
+    is an upper bound, because the weights of the best epoch may really be a little better than those of its
+    neighbours. On a curve that still rises steeply at its end it is up to 40 % too high. None for fewer than
+    seven epochs.
     """
     if len(scores) <= NEIGHBOURS:
         return None

@@ -13,13 +13,18 @@ AS_RUN = "as_run/"
 
 @dataclass(frozen=True)
 class Setting:
-    """A packaged recipe and its overrides."""
+    """A recipe of the package, and overrides of it.
+
+    Attributes:
+        recipe: Name of the recipe.
+        overrides: Overrides in the command line's form, e.g. `data.image_size=224`.
+    """
 
     recipe: str
     overrides: tuple[str, ...] = ()
 
     def config(self, *overrides: str) -> Config:
-        """Resolve the recipe with its overrides and further ones.
+        """Resolve the recipe with its own overrides, then those given.
 
         Raises:
             ConfigError: An override does not fit.
@@ -50,12 +55,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class _Change:
-    """The change of a row to the row that it builds on.
+    """What a row of the table changes in the row that it builds on.
 
     Attributes:
         builds_on: Name of the other row. None for the first.
-        as_run: Overrides for the row as published. None if `as_run/NAME` is a recipe.
-        corrected: Overrides for the corrected row. None if `NAME` is a recipe.
+        as_run: Overrides that make the row as published. None if it has a recipe `as_run/NAME`.
+        corrected: Overrides that make the corrected row. None if it has a recipe of its name.
         published: Published accuracy in percent, if no recipe gives it.
         what: The change in words, if no recipe gives it.
     """
@@ -111,7 +116,7 @@ _TABLE = {
 
 
 def experiments() -> dict[str, Experiment]:
-    """Return the tutorial's rows by name, each after its base."""
+    """Return the rows of the tutorial's table by name, in its order."""
     packaged = frozenset(recipe_names())
     rows: dict[str, Experiment] = {}
     for name, change in _TABLE.items():
@@ -129,10 +134,14 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_setting(name: str) -> Setting | None:
-    """Find the setting of an experiment of the tutorial by the name of its runs.
+    """Find the setting that trains the runs of a tutorial's experiment.
 
-    `as_run/NAME` stands for the procedure of the published code, `NAME` for the corrected one. None if the
-    tutorial has no such experiment.
+    Args:
+        name: Name of the runs. Corrected runs have the name of the experiment, runs as published also the
+            prefix `as_run/`.
+
+    Returns:
+        The setting. None if the tutorial has no such experiment.
     """
     experiment = experiments().get(name.removeprefix(AS_RUN))
     if experiment is None:

@@ -1,4 +1,4 @@
-"""Differences between names, judged and worded for `compare`, `ladder` and the report."""
+"""Differences between names in words: verdicts, intervals, p-values and notes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifarlab.runs.summary import Summary
 
 
 class HasInterval(Protocol):
-    """A record with a 95 % interval, or None for its ends."""
+    """A record with the ends of a 95 % interval, which are None if there is no interval."""
 
     @property
     def low(self) -> float | None: ...
@@ -22,11 +22,13 @@ class HasInterval(Protocol):
 
 
 def described(found: Sequence[Difference], *, against: Sequence[str] = ()) -> list[JudgedDifference]:
-    """Judge differences: correct p for their number, and add verdicts in words.
+    """Return differences with corrected p-values and verdicts in words.
+
+    The p-values are corrected for the number of differences.
 
     Args:
         found: The differences.
-        against: Name that each difference is measured from. Empty: the records name none.
+        against: The name that each difference subtracts. Empty: the records name none.
     """
     tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
     corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
@@ -77,12 +79,15 @@ def unless_nan(value: float) -> float | None:
 
 
 def held_out_share(config: Mapping[str, Any]) -> str:
-    """Describe which pictures a saved configuration held out."""
+    """Return a text that identifies which pictures a run held out.
+
+    `config` is the saved configuration of the run.
+    """
     return repr([config["data"].get(key) for key in ("val", "classes", "split_seed")])
 
 
 def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) -> list[str]:
-    """List reasons why the sides of a comparison are not fully comparable.
+    """List reasons why the names of a comparison are not fully comparable.
 
     Args:
         sides: Summary and `held_out_share` of each run, by name.

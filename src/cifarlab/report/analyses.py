@@ -19,10 +19,14 @@ PICTURE_HEADINGS = ("Hardest: lowest probability of the true class", "Most confi
 
 
 def read_analysis(path: Path, epoch: int) -> AnalysisFile:
-    """Read an analysis of the model of the chosen `epoch`.
+    """Read an analysis file, and check its epoch.
+
+    Args:
+        path: Path of the file.
+        epoch: The run's chosen epoch.
 
     Raises:
-        ConfigError: The file is damaged, no analysis, or of another epoch's model.
+        ConfigError: The file is damaged, is no analysis, or is of another epoch's model.
     """
     found = AnalysisFile.read(path)
     if found.epoch != epoch:
@@ -34,14 +38,14 @@ def read_analysis(path: Path, epoch: int) -> AnalysisFile:
 
 
 def tiles_of(path: Path, analysis: AnalysisFile) -> list[list[Image.Image]]:
-    """Read the pictures beside an analysis: the hardest and most confident errors.
+    """Read the pictures beside an analysis.
 
     Args:
         path: Path of the analysis.
         analysis: The analysis.
 
     Returns:
-        Pictures of both kinds. Empty if the analysis was written without pictures.
+        The hardest pictures, and the most confident errors. Empty if the analysis has no file of pictures.
 
     Raises:
         ConfigError: The file is damaged.

@@ -1,4 +1,7 @@
-"""Charts of an analysis: specifications and rows by kind of chart."""
+"""Charts of an analysis: Vega-Lite specifications, and the rows of data that they draw.
+
+The kinds of charts are the keys of ANALYSIS_CHARTS.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ ROWS = alt.NamedData(name="rows")
 
 
 def specifications() -> dict[str, ChartSpec]:
-    """Return the specifications without rows, by kind."""
+    """Return the specification of each kind of chart, without data."""
     made = {kind: chart() for kind, (_, chart, _) in ANALYSIS_CHARTS.items()}
     # The height depends on the rows only, not on the surrounding page.
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
@@ -26,7 +29,10 @@ def specifications() -> dict[str, ChartSpec]:
 
 
 def filling(analysis: AnalysisFile) -> dict[str, ChartSpec]:
-    """Return height and rows of each chart with rows, by kind."""
+    """Return height and data of each chart, by kind.
+
+    They complete the specification of that kind. Charts without data are left out.
+    """
     found = {kind: rows(analysis) for kind, (_, _, rows) in ANALYSIS_CHARTS.items()}
     return {
         kind: {"height": _height(kind, rows), "datasets": {"rows": rows}}
@@ -36,7 +42,7 @@ def filling(analysis: AnalysisFile) -> dict[str, ChartSpec]:
 
 
 def still_charts(analysis: AnalysisFile, width: int) -> dict[str, ChartSpec]:
-    """Return complete specifications of the charts that have rows, by kind.
+    """Return complete specifications of the charts that have data, by kind.
 
     Args:
         analysis: The analysis.

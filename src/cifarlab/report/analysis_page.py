@@ -1,4 +1,4 @@
-"""A run's analysis as a picture: noteworthy pictures, and charts below."""
+"""An analysis as one picture: the hardest pictures and the most confident errors, and charts below."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ GAP, SCALE, WIDTH = 20, 1.5, 480
 
 
 def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Path:
-    """Draw an analysis of `pictures` into a file; return its path."""
+    """Draw an analysis into a PNG; return its path.
+
+    Args:
+        report: The analysis.
+        pictures: The split that was analyzed.
+        out: Path of the PNG.
+    """
     sections = zip(PICTURE_HEADINGS, report.worth_a_look, strict=True)
     tiles = [(title, [_tile(pictures, row) for row in rows[:TILES]]) for title, rows in sections]
     sheet = draw_sheet(tiles, _heading(report))

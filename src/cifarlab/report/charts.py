@@ -1,4 +1,7 @@
-"""The report's charts, drawn by Altair for the page and for papers."""
+"""The report's charts, drawn by Altair for the page and for papers.
+
+A group holds the runs of one name: seeds of one experiment.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ DIFFERENCE_KINDS = ["first", "gain", "loss", "no difference shown"]
 
 
 def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
-    """Plot accuracy against minutes for each name, with the Pareto front."""
+    """Plot validation accuracy against minutes, with the Pareto front."""
     points = [
         (fmean(group.values("seconds")) / 60, 100 * val, group)
         for group in groups
@@ -55,10 +58,10 @@ def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
 def curves(groups: Sequence[RunGroup], key: str, title: str) -> alt.LayerChart:
     """Plot a logged accuracy by epoch, in percent.
 
-    A line is the mean over seeds, and a band their range.
+    There is a line for each group: the mean over its seeds. A band shows their range.
 
     Args:
-        groups: The names.
+        groups: The groups of runs.
         key: Key of the accuracy in the logs.
         title: Title of the axis.
     """
@@ -89,9 +92,9 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> a
     """Plot each rung's gain over the previous one, in validation points.
 
     Args:
-        rungs: The rungs in order.
-        steps: Difference of each rung but the first from the previous one, as `described` returns it. Its
-            interval is drawn at the end of the bar.
+        rungs: The runs of each rung of a ladder, in order.
+        steps: Difference of each rung but the first from the previous one, as `described` returns it. The
+            interval of the difference is drawn at the end of the bar.
     """
     means = [100 * fmean(rung.values("val_top1")) for rung in rungs]
     rows: ChartRows = [{"name": rungs[0].name, "to": means[0], "kind": DIFFERENCE_KINDS[0], "verdict": ""}]
@@ -129,7 +132,7 @@ def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> a
 
 
 def still(spec: ChartSpec) -> ChartSpec:
-    """Remove interactive parts of a specification, for a picture."""
+    """Remove the interactive parts of a specification, to save a picture."""
     layers = [layer for layer in _parts(spec, "layer") if layer.get("name") != HOVER]
     params = [param for param in _parts(spec, "params") if HOVER not in _listed(param, "views")]
     return {**spec, **({"layer": layers} if layers else {}), "params": params}
@@ -196,23 +199,23 @@ def _color(groups: Sequence[RunGroup], symbol: str | None = "stroke") -> alt.Col
 
 
 def _dash(groups: Sequence[RunGroup]) -> alt.StrokeDash:
-    """Return the dashes of names, which change when colors start again."""
+    """Return line styles that tell names of the same color apart."""
     return alt.StrokeDash("name:N", scale=_by_round(groups, DASHES), legend=_legend("stroke"))
 
 
 def _shape(groups: Sequence[RunGroup]) -> alt.Shape:
-    """Return the shapes of names, which change when colors start again."""
+    """Return mark shapes that tell names of the same color apart."""
     return alt.Shape("name:N", scale=_by_round(groups, MARK_SHAPES), legend=_legend(None))
 
 
 def _by_round(groups: Sequence[RunGroup], values: Sequence[Any]) -> alt.Scale:
-    """Return a scale that changes its value when the colors start again."""
+    """Return a scale that gives names of the same color different values."""
     domain = [group.name for group in groups]
     return alt.Scale(domain=domain, range=[values[i // len(SEEN) % len(values)] for i in range(len(domain))])
 
 
 def _legend(symbol: str | None) -> alt.Legend:
-    """Return the legend. `symbol` is None if shapes distinguish names."""
+    """Return the legend. Its marks have the shape `symbol`, if given."""
     return alt.Legend(
         orient="bottom", title=None, labelLimit=260, symbolLimit=60,
         symbolType=symbol if symbol is not None else alt.Undefined,

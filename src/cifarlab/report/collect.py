@@ -1,4 +1,4 @@
-"""The finished runs below a folder by name, and the skipped ones."""
+"""The finished runs below a folder, grouped by name, and the runs that are skipped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ TRACES = ("config.yaml", "summary.json", "metrics.jsonl", "env.json")
 
 @dataclass(frozen=True)
 class Analyzed:
-    """An analysis and its pictures: the hardest, and the most confident errors."""
+    """An analysis and its pictures.
+
+    Attributes:
+        analysis: The analysis.
+        tiles: The hardest pictures, and the most confident errors. Empty if they were not saved.
+    """
 
     analysis: AnalysisFile
     tiles: list[list[Image.Image]]
@@ -42,10 +47,10 @@ class Finished:
         folder: Folder of the run.
         name: Name of the run.
         summary: Content of `summary.json`.
-        log: The epochs of the log.
+        log: One row for each epoch.
         config: The configuration.
         env: Content of `env.json`.
-        opened: Openings of the test pictures for this run.
+        opened: How often this run has used the test set.
         analyses: Analyses by split.
     """
 
@@ -66,26 +71,32 @@ class Finished:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """The runs of one name: seeds of one experiment."""
+    """The runs of one name: seeds of one experiment.
+
+    Attributes:
+        name: The name, e.g. `ladder/03_sgd`.
+        runs: The runs, sorted by seed.
+        warnings: Warnings about the runs, one line each.
+    """
 
     name: str
     runs: list[Finished]
     warnings: list[str] = field(default_factory=list)
 
     def values(self, key: str) -> list[float]:
-        """Return `key` of each seed's summary; empty if one lacks it."""
+        """Return a field of each run's summary; empty if one lacks it."""
         found = [getattr(run.summary, key) for run in self.runs]
         return [float(value) for value in found if value is not None] if None not in found else []
 
     def mean(self, key: str) -> float | None:
-        """Return the mean of `key` over seeds; None if one lacks it."""
+        """Return the mean of a summary's field; None if one lacks it."""
         values = self.values(key)
         return fmean(values) if values else None
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """The folder or file of a skipped run, and the reason."""
+    """A folder or file that is skipped, and the reason."""
 
     path: Path
     reason: str
@@ -95,7 +106,7 @@ def collect_runs(folder: Path) -> tuple[list[RunGroup], list[Skipped]]:
     """Read all runs at or below a folder, grouped by name.
 
     Returns:
-        The groups, and the runs that cannot be read with the reasons.
+        The groups, and the folders and files that cannot be read, with the reasons.
 
     Raises:
         ConfigError: There are no runs.
@@ -141,7 +152,7 @@ def read_run(folder: Path, name: str) -> Finished:
 
 
 def _analyses(folder: Path, epoch: int) -> tuple[dict[str, Analyzed], list[Skipped]]:
-    """Read a run's analyses by split, and the damaged ones to skip."""
+    """Read a run's analyses by split; also return the damaged files."""
     found: dict[str, Analyzed] = {}
     damaged: list[Skipped] = []
     for split, name in FILES.items():
@@ -181,7 +192,7 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def _odd(runs: list[Finished]) -> list[str]:
-    """Describe differences between runs of one name that exceed the seed."""
+    """Return a warning if runs of one name differ beyond the seed."""
     first, *others = runs
     keys = {key for run in others for key in seed_differences(first.config, run.config)}
     if not keys:

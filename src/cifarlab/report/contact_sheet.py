@@ -22,7 +22,10 @@ Tile = tuple[np.ndarray, str]  # A picture (H, W, 3) uint8, and the text above i
 
 
 def write_audit_sheet(audit: Audit, out: Path) -> Path:
-    """Draw an audit's first SHOWN findings of each kind; return the path."""
+    """Draw an audit's first SHOWN findings of each kind; return the path.
+
+    Kinds are exact duplicates, near duplicates and suspect labels. Pairs across parts come first.
+    """
     sections = []
     report = audit.report
     across = sorted(report.pairs, key=lambda row: row.pictures[0][0] == row.pictures[1][0])
@@ -55,7 +58,7 @@ def _suspect(audit: Audit, row: SuspectLabel) -> Tile:
 
 
 def draw_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:
-    """Draw titled sections of tiles, with COLUMNS tiles in a row."""
+    """Draw titled sections of pictures with text, COLUMNS in a row."""
     # A section without pictures is a heading only, a third of a row high.
     lines = [_num_lines(tiles) if tiles else 1 / 3 for _, tiles in sections]
     with mpl.rc_context(STYLE):

@@ -1,4 +1,8 @@
-"""Differences between names and between rungs, from scores in summaries."""
+"""Differences between names, and between the rungs of ladders, from scores in summaries.
+
+A name stands for its runs, which differ in the seed only. A ladder is a series of names, its rungs, each of
+which adds a change to the previous one.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,14 @@ RUNGS = 3
 
 @dataclass(frozen=True)
 class AgainstOne:
-    """The differences of all names with a score from the name `against`.
+    """The differences of all names from the name `against`.
 
     Attributes:
-        metric: The accuracy that is compared.
+        metric: The accuracy that is compared: val or test.
         against: The name that the others are compared with.
-        records: The differences by name, as `described` returns them.
+        records: The difference of each other name, by name: its score minus that of `against`.
         notes: Reasons why the names are not fully comparable, one line each.
-        without: The names without the score.
+        without: The names that lack the score. They are not compared.
     """
 
     metric: Metric
@@ -60,10 +64,10 @@ class AgainstOne:
 def compare_names(groups: Sequence[RunGroup], *, against: str | None = None) -> AgainstOne | None:
     """Compare all names with one, on validation or else on test.
 
-    Test is used if fewer than two names have validation scores, or `against` has none.
+    Test is used if fewer than two names have validation scores, or `against` has no validation score.
 
     Args:
-        groups: The names.
+        groups: The runs of each name.
         against: The name that the others are compared with. Default: the first with a score.
 
     Returns:
@@ -104,7 +108,13 @@ def _compared(
 
 
 def ladders(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
-    """Return ladders by folder: at least RUNGS names that begin with numbers."""
+    """Find ladders: names in one folder that begin with numbers.
+
+    A ladder has at least RUNGS rungs with validation scores.
+
+    Returns:
+        The rungs of each ladder, by folder.
+    """
     found: dict[str, dict[str, RunGroup]] = defaultdict(dict)
     for group in groups:
         path = PurePosixPath(group.name)
@@ -116,7 +126,7 @@ def ladders(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
 
 
 def steps(rungs: Sequence[RunGroup]) -> list[JudgedDifference]:
-    """Return each rung's difference from the previous one, on validation."""
+    """Return each rung's validation score minus the previous rung's."""
     scores = [_scores(rung, "val") for rung in rungs]
     return described([difference(ours, below) for below, ours in pairwise(scores)])
 

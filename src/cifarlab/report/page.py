@@ -38,13 +38,13 @@ class Contents:
     """The content of the page.
 
     Attributes:
-        groups: The names.
-        skipped: The runs that are left out.
-        charts: Heading and specification of each chart, by file name.
-        compared: Differences from one name. None if fewer than two names have a score.
-        analyzed: Analyses of names.
-        kinds: Specifications of an analysis's charts without rows, by kind.
-        opened: Openings of the test set for these runs and for all others in the same ledgers.
+        groups: The runs of each name.
+        skipped: The folders and files that cannot be read.
+        charts: Heading and specification of each chart, by file name without suffix.
+        compared: Differences of all names from one. None if fewer than two names have a score.
+        analyzed: One section for each analyzed name.
+        kinds: Specifications of an analysis's charts without data, by kind.
+        opened: How often the test set was used, by these runs and by all others in the same ledgers.
     """
 
     groups: list[RunGroup]
@@ -56,7 +56,7 @@ class Contents:
     opened: int
 
     def tables(self) -> dict[str, tables.Table]:
-        """Return the tables by file name."""
+        """Return the tables by file name without suffix."""
         found = {"table": tables.name_groups(self.groups)}
         if self.compared is not None:
             found["differences"] = self.compared.table()
@@ -73,17 +73,18 @@ def build_page(
     against: str | None = None,
     imports: Sequence[Path | str] = (),
 ) -> tuple[Path, list[Skipped]]:
-    """Write a page of all runs below a folder, charts and tables.
+    """Write a page of all runs below a folder.
 
-    The page is `out`/report.html. Charts are PNG and SVG, tables Markdown, CSV and LaTeX.
+    The page is `out`/report.html. Its charts are also written as PNG and SVG files, its
+    tables as Markdown, CSV and LaTeX files.
 
     Args:
         folder: Folder of the runs.
         out: Folder of the page.
         title: Title of the page.
         against: The name that the others are compared with. Default: the first with a score.
-        imports: Python files or modules that register the runs' custom parts. They are needed to compare such
-            runs with their recipes.
+        imports: Python files or modules that register the runs' custom parts. They are needed to compare runs
+            that have custom parts with their recipes.
 
     Returns:
         Path of the page, and the runs that were skipped with the reasons.

@@ -87,14 +87,17 @@ def plot_runs(
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Write a figure atomically in its suffix's format; create the folder."""
+    """Write a figure atomically, in the format of the path's suffix.
+
+    The folder is created if it does not exist.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with _letters_in_boxes():
         write_atomically(out, lambda file: figure.savefig(file, format=out.suffix[1:].lower()))
 
 
 def drawn(figure: Figure) -> Image.Image:
-    """Draw a figure as pixels."""
+    """Return a figure as an RGB image."""
     file = io.BytesIO()
     with _letters_in_boxes():
         figure.savefig(file, format="png")
@@ -103,7 +106,7 @@ def drawn(figure: Figure) -> Image.Image:
 
 @contextlib.contextmanager
 def _letters_in_boxes() -> Iterator[None]:
-    """Silence warnings about missing glyphs: unusual names show as boxes."""
+    """Silence warnings about missing glyphs, which are drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
@@ -116,7 +119,7 @@ def _log(run: Run) -> list[dict[str, float]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Return a name for each run, with seed and folders if needed."""
+    """Return a unique name for each run, with folders if needed."""
     paths = [run.folder.resolve() for run in runs]
     short = [
         f"as_run/{path.parent.name}" if path.parts[-3:-2] == ("as_run",) else path.parent.name
@@ -177,7 +180,10 @@ def _curves(
 
 
 def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
-    """Show held-out pictures with predictions: green if right, orange if wrong."""
+    """Show pictures with predictions: green if right, orange if wrong.
+
+    They are validation pictures, or training pictures if there are none.
+    """
     trained = load_trained(run.folder).with_data_root(root)
     splits = read_splits(run.folder, trained)
     split = splits.val if splits.val is not None else splits.train
@@ -209,5 +215,5 @@ def _gallery(figure: Any, run: Run, name: str, root: str | None) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Wrap a text to the width of the picture below."""
+    """Wrap a text to the width of a picture in the gallery."""
     return textwrap.fill(text.replace("_", " "), 24)

@@ -1,4 +1,4 @@
-"""The provenance of a run: changes to its recipe, hardware and versions."""
+"""The provenance of a run: its recipe, changes to it, hardware and versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ ALL = "The file config.yaml in the run's folder holds every option."
 
 
 def recipe_of(run: Finished) -> str:
-    """Return a packaged recipe's name, or another recipe's path."""
+    """Return the name of a run's recipe.
+
+    If the recipe is not one of the package, return its path.
+    """
     name = run.summary.recipe
     if run.env.recipes:
         path = run.env.recipes[0].path
@@ -26,12 +29,12 @@ def recipe_of(run: Finished) -> str:
 
 
 def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
-    """Compare a run's configuration with its recipe's base.
+    """Compare a run's configuration with that of its recipe's base.
 
-    A recipe without a base is compared itself.
+    If the recipe has no base, the run is compared with the recipe itself.
 
     Returns:
-        A heading, and (key, old value, new value) for each change.
+        A heading, and (key, value in the base, value in the run) for each difference.
     """
     name = recipe_of(run)
     try:
@@ -57,7 +60,7 @@ def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
 
 
 def surroundings(run: Finished) -> list[tuple[str, str]]:
-    """List hardware, versions and date of a run."""
+    """List a run's recipe, date, hardware and versions as (label, value)."""
     env = run.env
     hardware, versions = env.hardware, env.versions
     rows = [("recipe", recipe_of(run)), ("date", env.time[:10]),

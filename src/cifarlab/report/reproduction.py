@@ -1,4 +1,4 @@
-"""The reproduced tutorial's table as a Markdown page with a chart."""
+"""A reproduction of the tutorial's table as a Markdown page with a chart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ NOT_MEASURED = "not measured yet"
 
 
 def write_page(found: Reproduction, path: Path) -> None:
-    """Write a reproduction to `path`, with a chart of any measured lessons."""
+    """Write a reproduction as a Markdown page with a chart.
+
+    The chart lies beside the page as a PNG. There is none if no lesson was measured.
+    """
     measured = [lesson for lesson in found.lessons if any(lesson.sides.values())]
     path.parent.mkdir(parents=True, exist_ok=True)
     if measured:
@@ -100,7 +103,10 @@ def _side(side: ReproducedSide | None) -> tuple[str, str]:
 
 
 def _points(apart: JudgedDifference) -> str:
-    """Format a difference in points, e.g. `+1.23 [+0.40, +2.06] *`."""
+    """Format a difference in points, e.g. `+1.23 [+0.40, +2.06] *`.
+
+    The star marks a significant difference.
+    """
     if apart.low is None or apart.high is None:
         return f"{100 * apart.mean:+.2f}"
     low, high = 100 * apart.low, 100 * apart.high
@@ -156,7 +162,10 @@ def _or(value: float | None, other: float) -> float:
 
 
 def write_chart(lessons: Sequence[Lesson], path: Path) -> None:
-    """Plot each lesson's published value and both means with intervals."""
+    """Plot the gains of lessons: published, as run and corrected.
+
+    A lesson is the gain of an experiment over the one that it builds on. Measured gains have 95 % intervals.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 1.4 + 0.75 * len(lessons)), layout="constrained", dpi=140)
         axis = figure.subplots()

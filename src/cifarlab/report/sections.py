@@ -1,4 +1,4 @@
-"""The page's sections about the names that `cifarlab analyze` has scored."""
+"""Sections of the page, one for each name that `cifarlab analyze` has scored."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PageSection:
         name: The name.
         seed: The seed.
         analysis: The analysis.
-        charts: Height and rows of each chart, by kind.
-        grids: Pictures as data URIs, with their descriptions, by heading.
+        charts: Height and data of each chart, by kind, as `filling` returns them.
+        grids: By heading, pictures as data URIs, each with its row of the analysis.
     """
 
     name: str
@@ -32,7 +32,10 @@ class PageSection:
 
 
 def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
-    """Return each name's first analyzed seed, preferably on validation."""
+    """Return a section for each name that has an analysis.
+
+    It shows the first analyzed seed, preferably on validation.
+    """
     found = []
     for group in groups:
         these = [

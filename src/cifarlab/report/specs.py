@@ -1,4 +1,4 @@
-"""Types of charts: Vega-Lite specifications as plain data, and their rows."""
+"""Types of charts: Vega-Lite specifications as plain data, and the rows of data that they draw."""
 
 from __future__ import annotations
 

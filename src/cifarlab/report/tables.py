@@ -39,7 +39,12 @@ SPECIAL = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "^
 
 @dataclass(frozen=True)
 class Cell:
-    """The text of a cell, and its value for sorting."""
+    """A cell of a table.
+
+    Attributes:
+        text: The text.
+        number: Value to sort the column by: a number, or a string in columns of text. None if there is none.
+    """
 
     text: str
     number: float | str | None = None
@@ -61,7 +66,7 @@ class Table:
 
 
 def name_groups(groups: Sequence[RunGroup]) -> Table:
-    """Return the table of all names, one row for each name."""
+    """Return the main table of the report, one row for each name."""
     return Table(COLUMN_NAMES, [_row(group) for group in groups])
 
 
@@ -104,7 +109,10 @@ def _over_seeds(key: str, values: Sequence[float | None]) -> Cell:
 
 
 def percent(values: Sequence[float]) -> Cell:
-    """Format mean and half the 95 % interval over seeds, in percent."""
+    """Format the mean and half the width of its interval, in percent.
+
+    It is the 95 % interval over seeds.
+    """
     return _spread(values, 100, 2)
 
 

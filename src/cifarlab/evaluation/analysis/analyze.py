@@ -1,4 +1,4 @@
-"""`analyze`: many scores of a run's chosen model on a split."""
+"""`analyze`: detailed scores of a run's model on a split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ PICTURES_SHOWN = 24
 
 @dataclass(frozen=True)
 class Analysis:
-    """An analysis and the pictures that were analyzed."""
+    """An analysis and the pictures that were analyzed.
+
+    Attributes:
+        report: The scores.
+        pictures: The split that was scored.
+    """
 
     report: AnalysisFile
     pictures: Split
@@ -52,29 +57,30 @@ def analyze(
     root: str | None = None,
     imports: Sequence[Path | str] = (),
 ) -> Analysis:
-    """Score a run's chosen model on `val` or `test` in many ways.
+    """Score a run's model on `val` or `test` in many ways.
 
-    The analysis holds:
+    It is the model of the run's chosen epoch. The analysis holds:
 
-    - top-1, top-5, NLL and calibration error, before and after temperature scaling
+    - top-1 and top-5 accuracy
+    - NLL and calibration error, before and after temperature scaling
     - accuracy by class and superclass, and the confusion matrix
-    - the gap to unaugmented training pictures
-    - accuracy without pictures that have a near duplicate among the training pictures
-    - accuracy on corrupted pictures
+    - accuracy on unaugmented training pictures, and the gap to it
+    - accuracy without near duplicates of training pictures, if `near`
+    - accuracy on corrupted pictures, if `corruptions`
     - the hardest pictures and the most confident errors
-    - the place of the accuracy among published ones
+    - a comparison with published accuracies
 
     Args:
         run: The run's folder, or its checkpoint.
-        split: val or test. An opening of test is recorded in the ledger.
-        corruptions: Score corrupted pictures, too.
-        near: Look for near duplicates, too.
+        split: val or test. Each use of test is recorded in the ledger (`cifarlab.runs.ledger`).
+        corruptions: Also score corrupted pictures.
+        near: Also search for near duplicates.
         device: auto, cpu, cuda or cuda:1.
         root: Folder of the data set. Default: the folder that the run read it from.
         imports: Python files or modules that register the run's custom parts.
 
     Raises:
-        ConfigError: The run cannot be loaded, or its data have changed or lack such pictures.
+        ConfigError: The run cannot be loaded, its data have changed, or it has no pictures of this split.
     """
     refuse_unknown_split(split, known=HELD_OUT_PARTS)
     trained = load_trained(run, device=device, imports=imports).with_data_root(root)
@@ -123,7 +129,7 @@ def analyze(
 
 
 class _Further(TypedDict, total=False):
-    """The optional scores of an analysis."""
+    """The scores of an analysis that are computed on request."""
 
     without_near_duplicates: Unseen
     corruptions: dict[str, list[float] | float]
@@ -138,7 +144,7 @@ class SplitAnswers(NamedTuple):
         guesses: Most probable classes (N,).
         top1: Accuracy, computed as by `evaluate`.
         top5: Top-5 accuracy, computed as by `evaluate`.
-        left: A warning if the pictures did not fit on the device.
+        left: A warning if the pictures did not fit on the device. Empty if they did.
     """
 
     logits: Tensor
@@ -193,13 +199,16 @@ class _Gap(TypedDict):
 
 
 def _gap(trained: Trained, train: Split, count: int, top1: float) -> _Gap:
-    """Return the accuracy on `count` training pictures, and the gap to `top1`."""
+    """Return the accuracy on `count` training pictures, and its excess over `top1`."""
     train_top1 = _answers(trained, train.first(count)).top1
     return {"train_top1": train_top1, "gap": train_top1 - top1}
 
 
 def _without(known: np.ndarray, right: np.ndarray) -> Unseen:
-    """Return the accuracy without and on copies and near duplicates (`known`)."""
+    """Return the accuracy without near duplicates, and on them alone.
+
+    `known` marks the pictures that have a copy or near duplicate, `right` the correct predictions.
+    """
     return Unseen(
         near_duplicates=int(known.sum()),
         top1=float(right[~known].mean()) if not known.all() else None,
@@ -208,7 +217,7 @@ def _without(known: np.ndarray, right: np.ndarray) -> Unseen:
 
 
 def _corrupted(trained: Trained, split: Split) -> dict[str, list[float] | float]:
-    """Return top-1 at severities 1 to 5 by kind, and the mean."""
+    """Return top-1 by kind of corruption and severity, and the mean."""
     images, rows = np.asarray(split.images)[split.rows], torch.arange(len(split))
     found: dict[str, list[float]] = {}
     for kind in CORRUPTIONS:

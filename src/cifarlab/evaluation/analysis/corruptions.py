@@ -1,7 +1,7 @@
 """Corrupted pictures: four deterministic corruptions at five severities.
 
 They follow Hendrycks and Dietterich (2019), at severities similar to those of CIFAR-10-C. The pictures are
-not those of CIFAR-100-C, so accuracies on both are not comparable.
+not those of CIFAR-100-C, so accuracies on the two sets cannot be compared.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SEVERITIES = {
 
 
 def corrupt(images: np.ndarray, ids: np.ndarray, kind: str, severity: int) -> np.ndarray:
-    """Corrupt pictures (N, 3, H, W) uint8.
+    """Return corrupted copies (N, 3, H, W) uint8 of pictures.
 
     Args:
         images: Pictures (N, 3, H, W) uint8.
         ids: Seed of each picture's noise (N,).
-        kind: Name of the corruption.
-        severity: Severity from 1 to 5.
+        kind: gaussian_noise, gaussian_blur, contrast or jpeg.
+        severity: Severity from 1 to 5, the strongest.
     """
     return CORRUPTIONS[kind](images, ids, SEVERITIES[kind][severity - 1])
 

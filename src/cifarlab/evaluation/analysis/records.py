@@ -14,7 +14,13 @@ MOST_CLASSES = 30
 
 
 class Bin(Record):
-    """Pictures of similar confidence."""
+    """Pictures of similar confidence: a bin of a reliability diagram.
+
+    Attributes:
+        count: Number of pictures.
+        confidence: Mean probability of their predicted classes.
+        accuracy: Accuracy on them, as a fraction.
+    """
 
     count: int
     confidence: float
@@ -22,7 +28,13 @@ class Bin(Record):
 
 
 class Scaled(Record):
-    """Calibration after temperature scaling."""
+    """Calibration after temperature scaling.
+
+    Attributes:
+        nll: Mean negative log-likelihood, in nats.
+        ece: Expected calibration error, as a fraction.
+        reliability: Non-empty bins of a reliability diagram.
+    """
 
     nll: float
     ece: float
@@ -30,7 +42,12 @@ class Scaled(Record):
 
 
 class Confusion(Record):
-    """Numbers of pictures by true class (row) and predicted class (column)."""
+    """A confusion matrix.
+
+    Attributes:
+        names: Names of the classes or superclasses.
+        counts: Numbers of pictures by true class (row) and predicted class (column).
+    """
 
     names: list[str]
     counts: list[list[int]]
@@ -46,6 +63,11 @@ class Unseen(Record):
     """Accuracy without near duplicates of training pictures, and on them alone.
 
     Exact copies count as near duplicates.
+
+    Attributes:
+        near_duplicates: Number of scored pictures with a near duplicate among the training pictures.
+        top1: Accuracy on the other pictures. None if there are no others.
+        top1_on_near_duplicates: Accuracy on the near duplicates. None if there are none.
     """
 
     near_duplicates: int
@@ -62,14 +84,15 @@ class Error(Record):
 
 
 class PictureRow(Record):
-    """A noteworthy picture.
+    """One of the hardest pictures, or of the most confident errors.
 
     Attributes:
-        position: Position in the split.
-        id: Position in the canonical order of the published part.
+        position: Position in the split that was scored.
+        id: Index in the canonical order of the published part, train or test (`Pictures.order`).
         label: Name of its class.
         guess: Name of the predicted class, the most probable one.
         probability: Probability of `guess`.
+        probability_of_label: Probability of `label`.
     """
 
     position: int
@@ -87,26 +110,36 @@ class AnalysisFile(Record):
 
     Attributes:
         run: Path of the run, as the user gave it.
-        epoch: The chosen epoch.
-        split: The split that was scored.
+        epoch: The run's chosen epoch, from 1.
+        split: The split that was scored: val or test.
         pictures: Number of scored pictures.
-        remark: A remark that the accuracy is optimistic, or empty.
+        remark: Remark that the accuracy is optimistic, because the epoch was chosen on test. Else empty.
         warnings: Warnings, one line each.
-        nll: Mean negative log-likelihood, in nats.
-        ece: Expected calibration error.
-        temperatures: The temperature fitted on validation. For validation pictures themselves, one for each
-            half of them, fitted on the other half.
-        by_class: Accuracies, the lowest first. None for a class without pictures.
-        most_confused: The most frequent errors.
+        top1: Accuracy.
+        top5: Top-5 accuracy.
+        nll: Mean negative log-likelihood, in nats, before temperature scaling.
+        ece: Expected calibration error, as a fraction, before temperature scaling.
+        reliability: Non-empty bins of a reliability diagram, before temperature scaling.
+        temperatures: The temperature that was fitted on validation. If validation itself was scored, or there
+            is none: a temperature for each half of the scored pictures, fitted on the other half.
+        after_temperature: Calibration after temperature scaling.
+        classes: Names of the classes, by label.
+        by_class: Accuracy by class, the lowest first. None for a class without pictures.
+        most_confused: The most frequent errors, the most frequent first.
         confusion: Numbers of pictures by true class (row) and predicted class (column).
-        by_superclass: Like `by_class`. Not set if the data set has no superclasses.
-        train_top1: Accuracy on as many training pictures, unaugmented, as were scored.
-        gap: `train_top1` minus `top1`, the accuracy on the scored pictures.
+        superclass_top1: Share of pictures whose predicted class lies in the right superclass. None if the
+            data set has no superclasses.
+        by_superclass: Accuracy on the pictures of each superclass, the lowest first. None without
+            superclasses.
+        superclass_confusion: Confusion matrix of the superclasses. None without superclasses.
+        train_top1: Accuracy on unaugmented training pictures, at most as many as were scored.
+        gap: `train_top1` minus `top1`.
         without_near_duplicates: Accuracy without the near duplicates of training pictures, and on them alone.
-            None if they were not searched.
-        corruptions: Top-1 at severities 1 to 5 by kind, and `mean`, the mean of all. Set if requested.
+            None if they were not searched for.
+        corruptions: Top-1 at severities 1 to 5 by kind of corruption; under `mean`, the mean of all. None if
+            it was not requested.
         hardest: Pictures with the lowest probability of their label, the lowest first.
-        confident_errors: Errors with the highest probability, the highest first.
+        confident_errors: Wrong predictions with the highest probability, the highest first.
         anchor: Comparison with published accuracies. None if none are known.
     """
 
@@ -147,12 +180,15 @@ class AnalysisFile(Record):
 
     @property
     def by_corruption(self) -> dict[str, list[float]]:
-        """Top-1 at severities 1 to 5 by kind. Empty if not scored."""
+        """Top-1 at severities 1 to 5 by kind of corruption.
+
+        Empty if it was not scored.
+        """
         return {kind: values for kind, values in (self.corruptions or {}).items() if isinstance(values, list)}
 
     @property
     def corrupted_top1(self) -> float | None:
-        """Mean top-1 over kinds and severities."""
+        """Mean top-1 over all corruptions and severities. None if not scored."""
         return cast("float", self.corruptions["mean"]) if self.corruptions else None
 
     @property
@@ -162,14 +198,17 @@ class AnalysisFile(Record):
 
     @property
     def matrix(self) -> Confusion | None:
-        """Confusion matrix of superclasses, or of at most MOST_CLASSES classes."""
+        """The confusion matrix to draw: of superclasses if any, else of classes.
+
+        None without superclasses if there is one class only, or more than MOST_CLASSES.
+        """
         if self.superclass_confusion is not None:
             return self.superclass_confusion
         few = 2 <= len(self.classes) <= MOST_CLASSES
         return Confusion(names=self.classes, counts=self.confusion) if few else None
 
     def figures(self) -> dict[str, float | None]:
-        """Return the scores for the comparison of runs.
+        """Return the scores that tables show for each run.
 
         Scores are fractions, NLL is in nats. Scores that were not measured are None.
         """

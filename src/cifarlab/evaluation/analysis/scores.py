@@ -23,7 +23,7 @@ class Losses(TypedDict):
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> Losses:
-    """Measure the losses of probabilities (N, C)."""
+    """Return NLL and calibration error of probabilities (N, C)."""
     own = probabilities[np.arange(len(labels)), labels]
     return {
         "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
@@ -36,7 +36,14 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> Losses:
 def reliability(
     probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, *, bins: int = CALIBRATION_BINS
 ) -> list[Bin]:
-    """Return mean confidence and accuracy in bins of equal width."""
+    """Return the non-empty bins of a reliability diagram.
+
+    Args:
+        probabilities: Probabilities (N, C).
+        guesses: Predicted classes (N,).
+        labels: Labels (N,).
+        bins: Number of bins of equal width that divide confidences from 0 to 1.
+    """
     confidence = probabilities.max(1)
     right = guesses == labels
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -53,16 +60,16 @@ def reliability(
 def scaled_by_temperature(
     logits: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor] | None
 ) -> tuple[np.ndarray, list[float]]:
-    """Scale logits by temperature (Guo et al. 2017).
+    """Return the probabilities after temperature scaling (Guo et al. 2017).
 
     Args:
         logits: Logits (N, C).
         labels: Labels (N,).
-        held_out: Logits and labels that the temperature is fitted to. None: each half of the pictures gets
-            the temperature of the other half, so that no picture's label influences its own temperature.
+        held_out: Logits and labels that the temperature is fitted to. None: each half of the pictures is
+            scaled by the temperature fitted to the other half. So no label influences its own probability.
 
     Returns:
-        Probabilities (N, C), and the temperatures.
+        Probabilities (N, C), and the one temperature, or those of the two halves.
     """
     if held_out is not None:
         temperature = best_temperature(*held_out)
@@ -82,7 +89,7 @@ def _logits(probabilities: np.ndarray) -> Tensor:
 
 
 def softmax(logits: Tensor) -> np.ndarray:
-    """Return probabilities (N, C) float64."""
+    """Return the probabilities (N, C) float64 of logits, on the CPU."""
     return logits.double().softmax(-1).cpu().numpy()
 
 
@@ -102,7 +109,7 @@ def by_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float | None
 
 
 def most_confused(matrix: np.ndarray, names: Sequence[str], *, count: int = 30) -> list[Error]:
-    """Return the most frequent errors."""
+    """Return the most frequent errors, at most `count`, the most frequent first."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-wrong.ravel(), kind="stable")[:count]
     pairs = [(int(i // len(names)), int(i % len(names))) for i in order if wrong.ravel()[i]]
@@ -110,7 +117,15 @@ def most_confused(matrix: np.ndarray, names: Sequence[str], *, count: int = 30) 
 
 
 def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:
-    """Sum a confusion matrix of classes to one of superclasses (S, S)."""
+    """Sum a confusion matrix of classes to one of superclasses.
+
+    Args:
+        matrix: Confusion matrix of the classes (C, C).
+        superclass_of: Index of each class's superclass.
+
+    Returns:
+        Confusion matrix of the superclasses (S, S).
+    """
     member = torch.nn.functional.one_hot(torch.tensor(superclass_of)).numpy()
     return member.T @ matrix @ member
 
@@ -118,7 +133,18 @@ def gathered(matrix: np.ndarray, superclass_of: Sequence[int]) -> np.ndarray:
 def rows_worth_a_look(
     probabilities: np.ndarray, guesses: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the least probable labels and most confident errors."""
+    """Find the hardest pictures and the most confident errors.
+
+    Args:
+        probabilities: Probabilities (N, C).
+        guesses: Predicted classes (N,).
+        labels: Labels (N,).
+        count: Maximum number of pictures of each kind.
+
+    Returns:
+        Indices of the pictures whose label has the lowest probability, the lowest first. Indices of the wrong
+        predictions with the highest probability, the highest first.
+    """
     own = probabilities[np.arange(len(labels)), labels]
     hardest = np.argsort(own, kind="stable")[:count]
     wrong = np.flatnonzero(guesses != labels)

@@ -1,6 +1,6 @@
-"""The noteworthy pictures of an analysis, saved beside it.
+"""The hardest pictures of an analysis and its most confident errors, saved as a PNG beside it.
 
-They can be shown without data set and model.
+With this file they can be shown without the data set and the model.
 """
 
 from __future__ import annotations
@@ -22,17 +22,26 @@ LARGEST = 40
 
 
 def pictures_path(analysis: Path) -> Path:
-    """Return the path of the pictures that belong to `analysis.json`."""
+    """Return the path of the PNG that belongs to an analysis file."""
     return analysis.with_name(f"{analysis.stem}_pictures.png")
 
 
 def picture_at(pictures: Split, position: int) -> np.ndarray:
-    """Return a picture (H, W, 3) uint8."""
+    """Return a split's picture (H, W, 3) uint8 by its position."""
     return pictures.images[pictures.rows[position]].permute(1, 2, 0).cpu().numpy()
 
 
 def write_tiles(kinds: Sequence[Sequence[PictureRow]], pictures: Split, path: Path) -> Path:
-    """Write a PNG with one row of square pictures for each kind."""
+    """Write a PNG with one row of square pictures for each kind.
+
+    Args:
+        kinds: Rows of the pictures of each kind. The first TILES_SHOWN are written.
+        pictures: The split in which the rows have their positions.
+        path: Path of the PNG.
+
+    Returns:
+        `path`.
+    """
     rows = [kind[:TILES_SHOWN] for kind in kinds]
     side = min(LARGEST, *pictures.images.shape[-2:])
     sheet = Image.new("RGB", (side * max(map(len, rows)), side * len(rows)))
@@ -51,13 +60,13 @@ def read_tiles(path: Path, counts: Sequence[int]) -> list[list[Image.Image]]:
 
     Args:
         path: Path of the PNG.
-        counts: Number of pictures in each row, in the order of `write_tiles`.
+        counts: Number of pictures of each kind that `write_tiles` was given.
 
     Returns:
-        The pictures of each row.
+        The pictures of each kind, at most TILES_SHOWN.
 
     Raises:
-        ConfigError: The file is no PNG of this analysis.
+        ConfigError: The file cannot be read, or is not the PNG of this analysis.
     """
     counts = [min(count, TILES_SHOWN) for count in counts]
     try:

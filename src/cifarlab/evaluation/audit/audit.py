@@ -1,4 +1,4 @@
-"""`audit`: all defects of a data set in one report."""
+"""`audit`: duplicates, class imbalance and suspect labels of a data set, in one report."""
 
 from __future__ import annotations
 
@@ -53,35 +53,36 @@ class Audit:
     """The result of an audit.
 
     Attributes:
-        report: The report.
-        parts: The published parts. The report names a picture by its index in the part's canonical order,
-            which does not depend on the packaging.
+        report: The report. It names a picture by its part and by its index in the part's canonical order
+            (`Pictures.order`).
+        parts: The pictures of each published part, by name: train, val, test.
     """
 
     report: AuditReport
     parts: dict[str, Pictures]
 
     def picture(self, part: str, index: int) -> np.ndarray:
-        """Return a picture (H, W, 3) uint8."""
+        """Return a part's picture (H, W, 3) uint8 by its canonical index."""
         pictures = self.parts[part]
         return np.asarray(pictures.images[pictures.order()[index]]).transpose(1, 2, 0)
 
 
 def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) -> Audit:
-    """Find duplicates within and across parts, class imbalance and suspect labels.
+    """Find duplicates, class imbalance and suspect labels.
 
-    Only the first run's model sees test pictures, to compute their embeddings. This is recorded in the ledger
-    first. No model sees test labels.
+    Duplicates are searched for within and across the published parts. Only the first run's model sees test
+    pictures, to compute their embeddings. This is recorded in the ledger first. No model sees test labels.
 
     Args:
         data: The data set.
         runs: Runs that were trained on this data set. The first run's embeddings help to find near
             duplicates. The predictions of all runs for pictures that they were not trained on find suspect
             labels.
-        near: Also look for near duplicates, which takes a minute for 60,000 pictures.
+        near: Also search for near duplicates, which takes a minute for 60,000 pictures.
 
     Raises:
-        ConfigError: A run was trained on other data or on some classes only, or none held pictures out.
+        ConfigError: A run was trained on other data or on some classes only, or runs are given and none of
+            them held pictures out.
     """
     read_parts = {part: read_data(data, part) for part in PARTS}
     parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
@@ -164,7 +165,10 @@ def _record(trained: Trained, test: Pictures) -> None:
 def _rows(
     parts: dict[str, Pictures], names: tuple[str, str], pairs: np.ndarray, values: np.ndarray | None
 ) -> list[DuplicatePair]:
-    """Name the pictures of pairs. `values`: correlations, or None for equal pictures."""
+    """Return a record for each pair of pictures of two parts.
+
+    `names` are the two parts. `pairs` holds indices (P, 2), `values` correlations or None for equal pictures.
+    """
     labels = [[parts[name].classes[label] for label in parts[name].labels[parts[name].order()[column]]]
               for name, column in zip(names, pairs.T, strict=True)]  # fmt: skip
     return [
@@ -179,7 +183,7 @@ def _rows(
 
 
 def is_among(ours: Split, theirs: Split) -> np.ndarray:
-    """Find pictures (N,) bool with a copy or near duplicate in `theirs`."""
+    """Tell which of our pictures (N,) have a (near) duplicate in `theirs`."""
     mine, other = (np.asarray(split.images)[split.rows] for split in (ours, theirs))
     pairs, _ = near_pairs(details(mine), details(other), alike(descriptors(mine), descriptors(other)))
     found = np.isin(digest_pictures(mine), digest_pictures(other))
@@ -188,7 +192,10 @@ def is_among(ours: Split, theirs: Split) -> np.ndarray:
 
 
 def whole(pictures: Pictures, *, ids: np.ndarray | None = None) -> Split:
-    """Return a part's pictures, or those with `ids`, in canonical order."""
+    """Return a part's pictures in canonical order.
+
+    `ids` selects pictures by their index in this order. None: all.
+    """
     rows = pictures.order()
     ids = np.arange(len(rows)) if ids is None else ids
     return Split(
@@ -210,8 +217,8 @@ def _outputs(trained: Trained, split: Split) -> Iterator[tuple[Output, Tensor]]:
 def suspect_labels(train: Pictures, runs: Sequence[Trained]) -> SuspectLabels:
     """Find labels that the runs' models confidently contradict.
 
-    Only pictures that a run was not trained on are used: its validation pictures, and the training pictures
-    that its `data.limit` left out. If several runs qualify for a picture, their probabilities are averaged.
+    Each model judges the training pictures that it was not trained on: those of validation, and those that
+    `data.limit` left out. If several models judge a picture, their probabilities are averaged.
 
     Raises:
         ConfigError: No run held pictures out.
@@ -266,16 +273,19 @@ def data_and_runs(
     device: str = "auto",
     imports: Sequence[Path | str] = (),
 ) -> tuple[DataConfig, list[Trained]]:
-    """Return a named data set, or runs with the first run's data.
+    """Return the data set and the runs that the user named.
 
     Args:
-        what: Name of a data set, or folders of runs.
+        what: Name of one data set, or folders of runs.
         root: Folder of the data set. Default: its usual folder, or the folder that each run read it from.
         device: auto, cpu, cuda or cuda:1.
         imports: Python files or modules that register the runs' custom parts.
 
+    Returns:
+        The named data set and no runs; or the first run's data set and all runs.
+
     Raises:
-        ConfigError: The arguments name no data set and no runs, or a data set among others.
+        ConfigError: A name is neither a data set nor a run, or a data set is named with something else.
     """
     import_named(imports)
     if len(what) > 1 and (named := [word for word in what if word in DATASETS]):

@@ -1,4 +1,8 @@
-"""Duplicates and near duplicates among pictures."""
+"""Search for duplicates and near duplicates among pictures.
+
+Near duplicates have correlated details: luminance at low resolution, minus its local mean. Candidates are
+pairs with correlated descriptors, which are coarser, or with similar embeddings.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,22 @@ ROWS, PAIRS = 1000, 500
 
 
 def surplus(digests: np.ndarray) -> int:
-    """Count the pictures to remove so that one of each content remains."""
+    """Count the pictures to remove so that one of each content remains.
+
+    `digests` holds a digest of each picture's content.
+    """
     return len(digests) - len(np.unique(digests))
 
 
 def exact_pairs(digests: np.ndarray) -> np.ndarray:
-    """Pair each content's first picture with its copies (P, 2) int64."""
+    """Pair the first picture of each content with each of its copies.
+
+    Args:
+        digests: Digest of each picture's content (N,).
+
+    Returns:
+        Pairs of indices (P, 2) int64.
+    """
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     others = np.flatnonzero(first[group] != np.arange(len(digests)))
     return np.stack([first[group[others]], others], axis=1)
@@ -50,18 +64,28 @@ def exact_pairs_across(digests: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def details(images: np.ndarray) -> Tensor:
-    """Compute details (N, 1, SIDE, SIDE) float32 of uint8 pictures (N, 3, H, W)."""
+    """Compute the details of pictures: luminance minus its local mean.
+
+    Args:
+        images: Pictures (N, 3, H, W) uint8.
+
+    Returns:
+        Details (N, 1, SIDE, SIDE) float32.
+    """
     return torch.cat([_without_mean(_luminance(images[start : start + ROWS], SIDE), BLUR)
                       for start in range(0, len(images), ROWS)])  # fmt: skip
 
 
 def descriptors(images: np.ndarray) -> Tensor:
-    """Compute descriptors (N, 2, D) float32 of length 1.
+    """Compute coarse descriptors of pictures, to find candidates.
 
     The first half of a descriptor is invariant under a horizontal flip; the flip negates the second half.
 
     Args:
         images: Pictures (N, 3, H, W) uint8.
+
+    Returns:
+        Descriptors (N, 2, D) float32 of length 1.
     """
     found = []
     for start in range(0, len(images), ROWS):
@@ -83,12 +107,15 @@ def _without_mean(values: Tensor, width: int) -> Tensor:
 
 
 def alike(ours: Tensor, theirs: Tensor | None, *, least: float = CANDIDATE) -> Tensor:
-    """Return pairs (P, 2) int64 of descriptors that correlate, flipped or not.
+    """Return pairs of pictures with correlated descriptors, also if one is flipped.
 
     Args:
         ours: Descriptors (N, 2, D).
         theirs: Descriptors (M, 2, D). None: pairs among `ours`, each once, the lower index first.
         least: Minimum correlation.
+
+    Returns:
+        Pairs of indices (P, 2) int64.
     """
     found = []
     for start in range(0, len(ours), ROWS):
@@ -106,14 +133,15 @@ def alike(ours: Tensor, theirs: Tensor | None, *, least: float = CANDIDATE) -> T
 
 
 def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIGHBOURS_COMPARED) -> Tensor:
-    """Return pairs (P, 2) int64 of embeddings and their nearest neighbours.
-
-    Similarity is the cosine.
+    """Pair each embedding with its nearest neighbours, by cosine similarity.
 
     Args:
         ours: Embeddings (N, D).
         theirs: Embeddings (M, D). None: pairs among `ours`, each once, the lower index first.
         count: Number of neighbours of each of `ours`.
+
+    Returns:
+        Pairs of indices (P, 2) int64.
     """
     ours = F.normalize(ours)
     columns = ours if theirs is None else F.normalize(theirs)
@@ -130,10 +158,14 @@ def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIG
 
 
 def correlations(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Correlate pairs of details, both (P, 1, S, S), where they overlap.
+    """Correlate pairs of details where they overlap after a shift.
+
+    Args:
+        ours: Details (P, 1, SIDE, SIDE).
+        theirs: Details (P, 1, SIDE, SIDE).
 
     Returns:
-        The highest correlation (P,) over both flips and all shifts of up to SHIFT pixels.
+        The highest correlation (P,), with and without a flip, over all shifts of up to SHIFT pixels.
     """
     best = torch.full((len(ours),), -1.0)
     moves = range(-SHIFT, SHIFT + 1)
@@ -152,17 +184,15 @@ def _overlap(shift: int) -> slice:
 
 
 def near_pairs(ours: Tensor, theirs: Tensor | None, candidates: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the candidates with similar details, the most similar first.
-
-    Their details correlate by at least NEAR.
+    """Return the candidates whose details correlate by at least NEAR.
 
     Args:
-        ours: Details of pictures.
+        ours: Details (N, 1, SIDE, SIDE).
         theirs: Details of other pictures. None: pairs among `ours`.
         candidates: Pairs of indices (P, 2).
 
     Returns:
-        Pairs (Q, 2) int64, and their correlations (Q,).
+        Pairs (Q, 2) int64, and their correlations (Q,), the highest first.
     """
     others = ours if theirs is None else theirs
     found = [correlations(ours[pairs[:, 0]], others[pairs[:, 1]]) for pairs in candidates.split(PAIRS)]

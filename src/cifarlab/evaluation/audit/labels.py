@@ -8,9 +8,9 @@ import numpy as np
 def confident_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the confident label of each picture (N,) int64, or -1.
 
-    A picture is a confident example of label j if its probability of j is at least the mean of that
-    probability over the pictures labelled j. Of several such labels, the most probable counts. This is
-    confident learning (Northcutt, Jiang and Chuang 2021, equations 1 and 2).
+    Label j is confident if its probability is at least the mean probability of j over the pictures with label
+    j. Of several confident labels, the most probable is returned; without any, -1. This is confident learning
+    (Northcutt, Jiang and Chuang 2021, equations 1 and 2).
 
     Args:
         probabilities: Probabilities (N, C) of models that were not trained on the picture.
@@ -28,11 +28,15 @@ def confident_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 def suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find pictures whose confident label differs from the given one.
 
-    These are the off-diagonal pictures of the confident joint. They are sorted by how much more probable the
-    confident label is than the given one, the largest difference first.
+    They are sorted by how much more probable the confident label is than the given one, the largest excess
+    first.
+
+    Args:
+        probabilities: Probabilities (N, C) of models that were not trained on the picture.
+        labels: Given labels (N,).
 
     Returns:
-        Rows of the pictures (S,), and their confident labels (S,).
+        Indices of the pictures (S,), and their confident labels (S,).
     """
     found = confident_labels(probabilities, labels)
     rows = np.flatnonzero((found >= 0) & (found != labels))

@@ -1,4 +1,7 @@
-"""Records of an audit: the content of `audit.json`."""
+"""Records of an audit: the content of `audit.json`.
+
+A part is one of the published parts of a data set: train, val or test.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pydantic import Strict
 
 from cifarlab.core.records import Record
 
-# A part, and the index of a picture in its canonical order. In JSON a pair is a list.
+# A part, and the index of a picture in the part's canonical order. In JSON a pair is a list.
 PictureName = Annotated[tuple[str, int], Strict(False)]
 # A class, and its number of pictures.
 ClassSize = Annotated[tuple[str, int], Strict(False)]
@@ -18,7 +21,13 @@ Parts = tuple[str, str]
 
 
 class ClassBalance(Record):
-    """The sizes of all classes, with the smallest and the largest."""
+    """The sizes of the classes.
+
+    Attributes:
+        smallest: Name of the smallest class, and its number of pictures.
+        largest: Name of the largest class, and its number of pictures.
+        counts: Number of pictures by class.
+    """
 
     smallest: ClassSize
     largest: ClassSize
@@ -26,7 +35,14 @@ class ClassBalance(Record):
 
 
 class DuplicatePair(Record):
-    """Two similar pictures with their labels. `correlation` is 1 for equal pictures."""
+    """Two equal or similar pictures.
+
+    Attributes:
+        kind: exact or near.
+        pictures: The two pictures, each by its part and its index in the part's canonical order.
+        labels: Names of their classes.
+        correlation: Correlation of their details. 1 for exact copies.
+    """
 
     kind: Literal["exact", "near"]
     pictures: list[PictureName]
@@ -35,7 +51,15 @@ class DuplicatePair(Record):
 
 
 class SuspectLabel(Record):
-    """A label that a model confidently contradicts."""
+    """A label that models confidently contradict.
+
+    Attributes:
+        picture: The picture, by its part and its index in the part's canonical order.
+        label: Name of the given class.
+        suggested: Name of the class that the models predict confidently.
+        probability_of_label: Predicted probability of `label`.
+        probability_of_suggested: Predicted probability of `suggested`.
+    """
 
     picture: PictureName
     label: str
@@ -50,7 +74,8 @@ class SuspectLabels(Record):
     Attributes:
         suspects: The suspect labels, the most suspect first.
         suspects_among: Number of examined pictures.
-        suspects_accuracy: Accuracy of the model on them. The suspects of a weak model are its own errors.
+        suspects_accuracy: Accuracy of the models on the examined pictures, as a fraction. If it is low, most
+            suspects are errors of the models, not of the labels.
     """
 
     suspects: list[SuspectLabel]
@@ -60,7 +85,7 @@ class SuspectLabels(Record):
 
 @dataclass(frozen=True)
 class SharedPictures:
-    """The first part's pictures that have a copy in the second part.
+    """Numbers of pictures of one part that have an exact copy in another part.
 
     Attributes:
         pictures: Number of such pictures.
@@ -77,14 +102,14 @@ class ExactDuplicates:
 
     Attributes:
         surplus: By part, the number of pictures to remove so that one of each content is left.
-        shared: Numbers of pictures with a copy in another part, by both parts.
+        shared: By two parts, the numbers of pictures of the first that have a copy in the second.
     """
 
     surplus: dict[str, int]
     shared: dict[Parts, SharedPictures]
 
     def counts(self) -> dict[str, int]:
-        """Return all counts by their names in JSON."""
+        """Return all counts by their keys in `audit.json`."""
         found = {f"duplicates_in_{part}": count for part, count in self.surplus.items()}
         for (ours, theirs), shared in self.shared.items():
             found[f"{ours}_in_{theirs}"] = shared.pictures
@@ -99,16 +124,16 @@ class NearDuplicates:
     Exact copies are not counted.
 
     Attributes:
-        threshold: Smallest correlation of two pictures that are called near duplicates.
-        pictures: For two parts, the number of the first part's pictures with a near duplicate in the second
-            part. If both parts are the same: the number of its pictures with a near duplicate in it.
+        threshold: Minimum correlation of the details of near duplicates.
+        pictures: By two parts, the number of pictures of the first that have a near duplicate in the second.
+            The two may be the same part.
     """
 
     threshold: float
     pictures: dict[Parts, int]
 
     def counts(self) -> dict[str, int]:
-        """Return all counts, without the threshold, by their names in JSON."""
+        """Return all counts, without the threshold, by their keys in `audit.json`."""
         return {
             f"near_duplicates_in_{ours}" if ours == theirs else f"near_{ours}_in_{theirs}": count
             for (ours, theirs), count in self.pictures.items()
@@ -117,16 +142,16 @@ class NearDuplicates:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """All defects that an audit found in a data set.
+    """All findings of an audit of a data set.
 
     Attributes:
         dataset: Name of the data set.
         pictures: Number of pictures by part.
-        fingerprint: Fingerprint by part.
+        fingerprint: Digest of the pixels and labels by part.
         class_balance: Class sizes by part.
         exact: Exact duplicates.
-        near: Near duplicates. None if they were not looked for.
-        pairs: Pairs of equal and of similar pictures.
+        near: Near duplicates. None if they were not searched for.
+        pairs: Pairs of exact and of near duplicates.
         suspected: Suspect labels. None if no runs were given.
     """
 

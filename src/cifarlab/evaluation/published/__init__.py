@@ -1,4 +1,4 @@
-"""Published accuracies, and the place of a run among them."""
+"""Published accuracies, and the comparison of a run with them."""
 
 from cifarlab.evaluation.published.placing import Placement, place_score
 

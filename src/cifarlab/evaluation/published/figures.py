@@ -28,7 +28,8 @@ class Figure:
         top1: The accuracy.
         source: The publication.
         runs: Number of runs that it is the mean or median of. None if unknown.
-        epoch: last, or best, which is optimistic: the best of many test scores. None if unknown.
+        epoch: `last` for the score of the last epoch. `best` for the best of many test scores, which is
+            optimistic. None if unknown.
     """
 
     top1: float
@@ -39,20 +40,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Anchor:
-    """Published figures of one architecture and protocol.
+    """Published accuracies of one architecture and protocol.
 
     Attributes:
         name: Name of the architecture and protocol.
         backbones: Registered names of the backbones, without timm's tags.
         figures: The published accuracies.
-        epochs: Epochs of training.
-        augment: Augmentations: crop, flip, cutout, policy (learned or random operations, with Cutout or
-            without), mixup, cutmix.
+        epochs: Epochs of training. None if unknown.
+        augment: Kinds of augmentation: crop, flip, cutout, policy, mixup, cutmix. A policy applies learned or
+            random operations, with or without Cutout.
         image_size: Side length of the model's input in pixels.
-        pretrained: Data set of the pretraining, if any.
-        sharpness: Whether the training minimizes sharpness.
-        distilled: Loss of the distillation, if any.
-        optimizer: Kind of the optimizer.
+        pretrained: Data set of the pretraining. None: trained from scratch.
+        sharpness: Whether the training minimizes sharpness (SAM).
+        distilled: Name of the distillation loss. None: trained without a teacher.
+        optimizer: sgd, adamw, or any.
     """
 
     name: str
@@ -86,7 +87,11 @@ def _with(*more: str) -> frozenset[str]:
 
 
 def _student(name: str, backbone: str, alone: float, *taught: tuple[str, float]) -> tuple[Anchor, ...]:
-    """Return a distillation benchmark's anchors, without and with teachers: 240 epochs."""
+    """Return the anchors of a student network in distillation benchmarks.
+
+    `alone` is its accuracy without a teacher. `taught` holds distillation losses, each with its accuracy. All
+    are trained for 240 epochs.
+    """
     anchors = [Anchor(name, (backbone,), (Figure(alone, DISTILLER),), epochs=240)]
     anchors += [Anchor(f"{name} taught by {loss}", (backbone,), (Figure(top1, DISTILLER),), epochs=240,
                        distilled=loss) for loss, top1 in taught]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The place of a run among published accuracies."""
+"""Comparison of a run's accuracy with published ones."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ class PublishedFigure(Record):
 
 
 class Placement(Record):
-    """The place of an accuracy among published ones.
+    """Comparison of an accuracy with published ones.
 
     Attributes:
         anchor: Name of the published architecture and protocol.
-        band: Lowest and highest accuracy to expect, in percent.
-        figures: The published accuracies of the band.
+        band: Lowest and highest accuracy to expect from this protocol, in percent.
+        figures: The published accuracies that the band is made from.
         split: Split that the accuracy was measured on. Published accuracies are on test.
-        difference: Distance from the band in points. 0 inside it.
-        causes: Likely causes of a lower accuracy, the costliest first.
-        text: All of it in words.
+        difference: Points above the band (positive) or below it (negative). 0 within it.
+        verdict: Whether the accuracy is below, within or above the band.
+        causes: Likely causes of an accuracy below the band, the costliest first. Else empty.
+        text: The comparison in words.
     """
 
     anchor: str
@@ -46,7 +47,7 @@ class Placement(Record):
 
 
 def place_score(config: Config, top1: float, split: str) -> Placement | None:
-    """Place an accuracy among the published ones nearest to its configuration.
+    """Compare an accuracy with those published for the most similar protocol.
 
     Args:
         config: Configuration of the run.
@@ -54,7 +55,7 @@ def place_score(config: Config, top1: float, split: str) -> Placement | None:
         split: Split that the accuracy was measured on.
 
     Returns:
-        The place. None if nothing is published for the backbone or the data set.
+        The comparison. None if nothing is published for the backbone or the data set.
     """
     anchor = nearest_anchor(config)
     if anchor is None:
@@ -78,7 +79,10 @@ def place_score(config: Config, top1: float, split: str) -> Placement | None:
 
 
 def nearest_anchor(config: Config) -> Anchor | None:
-    """Return the anchor of the configuration's backbone with the most similar protocol."""
+    """Return the anchor of the configuration's backbone with the most similar protocol.
+
+    None if nothing is published for the backbone or the data set.
+    """
     if config.data.dataset.name != "cifar100" or config.data.classes is not None:
         return None
     name = config.model.backbone.name.partition(".")[0]
