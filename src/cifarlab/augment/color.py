@@ -88,6 +88,7 @@ class ColorChain:
     hue_at: int | None = None
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        """Return changed pictures (n, 3, H, W)."""
         own, gray, mean, turns = parameters
         for slot in range(own.shape[1]):
             if slot == self.hue_at:

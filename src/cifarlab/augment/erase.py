@@ -46,6 +46,7 @@ class Erase:
     fill: float = 0.0
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        """Return changed pictures (n, 3, H, W)."""
         (boxes,) = parameters
         top, left, bottom, right = boxes[..., None].unbind(2)
         y = torch.arange(images.shape[-2], device=images.device)

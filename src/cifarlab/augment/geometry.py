@@ -36,6 +36,7 @@ class Reindex:
     fill: float | None = None
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        """Return changed pictures (n, 3, H, W)."""
         rows, columns = parameters
         height, width = images.shape[-2:]
         flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
@@ -69,6 +70,7 @@ class Warp:
     interpolation: Interpolation = "bilinear"
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        """Return changed pictures (n, 3, H, W)."""
         (matrix,) = parameters
         height, width = images.shape[-2:]
         x = torch.arange(width, device=images.device) - (width - 1) / 2

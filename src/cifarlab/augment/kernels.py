@@ -25,7 +25,8 @@ class Kernel(Protocol):
     Kernels that compare equal are the same operation.
     """
 
-    def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
+        """Return changed pictures (n, 3, H, W). `parameters` hold a value per picture."""
 
     def __hash__(self) -> int: ...
 
@@ -43,6 +44,7 @@ class Lowered:
     parameters: tuple[Tensor, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Return changed pictures (n, 3, H, W)."""
         return self.kernel(images, *self.parameters)
 
 

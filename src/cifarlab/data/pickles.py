@@ -100,38 +100,46 @@ class Unpickler(pickle._Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for a name that is admitted; refuse any other."""
         try:
             return ADMITTED[module, name]
         except KeyError:
             raise RefusedError(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002  as the base class has it
+        """Refuse references to objects outside the file."""
         raise RefusedError("a persistent id")
 
     def load_inst(self) -> None:
+        """Refuse instances of old-style classes."""
         self.load_global()
         raise pickle.UnpicklingError("an instance")
 
     def load_reduce(self) -> None:
+        """Call the constructor of an array or of its dtype; refuse any other."""
         arguments, call = self.stack.pop(), self.stack.pop()
         if call is not _Array and call is not _DType:
             raise pickle.UnpicklingError("a call of something other than an array")
         self.stack.append(call(*arguments))
 
     def load_build(self) -> None:
+        """Set the state of an array or of a dtype; refuse any other."""
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, _Array | _DType):
             raise pickle.UnpicklingError("a state for something other than an array")
         target.restore(state)
 
     def load_dict(self) -> None:
+        """Build a dict from the items on the stack."""
         self._fill({}, self.pop_mark())
 
     def load_setitem(self) -> None:
+        """Put an item into the dict on the stack."""
         value, key = self.stack.pop(), self.stack.pop()
         self._fill(self.stack.pop(), [key, value])
 
     def load_setitems(self) -> None:
+        """Put several items into the dict on the stack."""
         items = self.pop_mark()
         self._fill(self.stack.pop(), items)
 

@@ -64,6 +64,7 @@ class CudaTape:
 
     @contextlib.contextmanager
     def warm_up(self) -> Iterator[None]:
+        """Run work on the stream of the recordings."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):

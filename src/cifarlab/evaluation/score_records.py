@@ -39,15 +39,24 @@ class Calibrated(Protocol):
     """Any object with the calibration scores that `Scores` has."""
 
     @property
-    def nll(self) -> float: ...
+    def nll(self) -> float:
+        """Negative log-likelihood per picture, in nats."""
+
     @property
-    def ece(self) -> float: ...
+    def ece(self) -> float:
+        """Expected calibration error, a fraction."""
+
     @property
-    def temperature(self) -> float | None: ...
+    def temperature(self) -> float | None:
+        """Divisor of the logits, fitted on validation."""
+
     @property
-    def nll_calibrated(self) -> float | None: ...
+    def nll_calibrated(self) -> float | None:
+        """`nll` of the divided logits."""
+
     @property
-    def ece_calibrated(self) -> float | None: ...
+    def ece_calibrated(self) -> float | None:
+        """`ece` of the divided logits."""
 
 
 class Augmentation(Record):

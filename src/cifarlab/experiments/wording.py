@@ -15,10 +15,12 @@ class HasInterval(Protocol):
     """A record with the ends of a 95 % interval, which are None if there is no interval."""
 
     @property
-    def low(self) -> float | None: ...
+    def low(self) -> float | None:
+        """Lower end of the interval."""
 
     @property
-    def high(self) -> float | None: ...
+    def high(self) -> float | None:
+        """Upper end of the interval."""
 
 
 def described(found: Sequence[Difference], *, against: Sequence[str] = ()) -> list[JudgedDifference]:

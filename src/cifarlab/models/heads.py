@@ -48,6 +48,7 @@ class Linear(nn.Module):
         self.fc = nn.Linear(num_features, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Output:
+        """Return logits (B, C) and the embedding of features (B, F)."""
         features = self.norm(features)
         weight = None if self.fc.bias is not None else self.scale * self.fc.weight
         return Output(self.scale * self.fc(self.dropout(features)), embedding=features, weight=weight)
@@ -87,6 +88,7 @@ class Margin(nn.Module):
         nn.init.normal_(self.weight, std=0.01)
 
     def forward(self, features: Tensor) -> Output:
+        """Return logits (B, C) and the embedding of features (B, F)."""
         embedding = self.norm(self.embed(features))
         # A cosine near 1 needs float32: the step of bf16 there is 1/256, which is 0.25 in the logits at scale
         # 64.

@@ -137,6 +137,7 @@ class FitNet(nn.Module):
         )
 
     def forward(self, batch: Batch, output: Output) -> Tensor:
+        """Return the loss of a batch, a scalar."""
         student = _precise(output.stages[self.stage])
         teacher = _precise(_taught(batch.teacher, "fitnet").stages[self.stage])
         height, width = map(min, zip(student.shape[-2:], teacher.shape[-2:], strict=True))

@@ -53,6 +53,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        """Add the time of the `with` body to a part."""
         begun = self.now()
         with record_function(part):
             yield

@@ -53,6 +53,7 @@ class Staged(nn.Module):
         self.stage_names: tuple[str, ...] = names if last is None else (*names, "last")
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return features (B, F) of pictures (B, 3, H, W)."""
         maps = self.stem(images)
         for stage in self.stages:
             maps = stage(maps)

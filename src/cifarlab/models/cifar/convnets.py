@@ -24,6 +24,7 @@ class PoolLarge(nn.Module):
     """
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         return F.max_pool2d(maps, 2) if min(maps.shape[-2:]) >= 8 else maps
 
 
@@ -88,6 +89,7 @@ class ShuffleUnit(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         left, right = maps.chunk(2, 1) if self.splits else (maps, maps)
         return torch.channel_shuffle(torch.cat([self.left(left), self.right(right)], 1), 2)
 
@@ -127,6 +129,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         return maps + self.residual(maps) if self.adds else self.residual(maps)
 
 

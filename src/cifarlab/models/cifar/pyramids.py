@@ -39,6 +39,7 @@ class ShakeDrop(nn.Module):
         self.disturbed = disturbed
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         if not self.training:
             return (1 - self.disturbed) * maps
         if self.disturbed == 0:
@@ -70,6 +71,7 @@ class PyramidBlock(nn.Module):
         self.lacking = outputs - inputs
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         return self.residual(maps) + F.pad(self.shortcut(maps), (0, 0, 0, 0, 0, self.lacking))
 
 

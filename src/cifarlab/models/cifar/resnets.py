@@ -48,6 +48,7 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride=stride, relu=False)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         return F.relu(self.residual(maps) + self.shortcut(maps))
 
 
@@ -70,6 +71,7 @@ class PreactivationBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if projected else None
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         active = self.norm(maps)
         return self.residual(active) + (maps if self.shortcut is None else self.shortcut(active))
 

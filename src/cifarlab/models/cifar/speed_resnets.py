@@ -75,6 +75,7 @@ class Residual(nn.Module):
         self.activation = activation()
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return feature maps (B, C, H, W)."""
         return self.activation(self.residual(maps) + maps)
 
 

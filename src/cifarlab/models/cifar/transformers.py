@@ -29,6 +29,7 @@ class SequencePool(nn.Module):
         self.score = nn.Linear(num_features, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Pool (B, N, F) tokens to (B, F) features."""
         return (self.score(tokens).softmax(1) * tokens).sum(1)
 
 
@@ -80,6 +81,7 @@ class CompactTransformer(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return features (B, F) of pictures (B, 3, H, W)."""
         tokens = self.stem(images).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)
