@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
+from cifarlab.engine.calibration import expected_calibration_error
 from cifarlab.evaluation.analysis import scores
 
 pytestmark = pytest.mark.quick
@@ -91,3 +92,13 @@ def test_pictures_worth_a_look():
     assert wrong[confident].all()
     rest = np.setdiff1d(np.flatnonzero(wrong), confident)
     assert probabilities[confident].max(1).min() >= probabilities[rest].max(1).max()
+
+
+def test_a_confidence_at_the_border_of_two_bins_counts_in_the_same_one_for_the_error():
+    probabilities = np.array([[0.25] * 4, [0.4, 0.2, 0.2, 0.2]])  # Of four bins, 0.25 is a border.
+    guesses, labels = np.array([0, 0]), np.array([0, 1])
+    bins = scores.reliability(probabilities, guesses, labels, bins=4)
+    error = sum(each.count * abs(each.confidence - each.accuracy) for each in bins) / 2
+    logits = torch.from_numpy(np.log(probabilities))
+    expected = expected_calibration_error(logits, torch.from_numpy(labels), bins=4)
+    assert error == pytest.approx(expected)

@@ -46,7 +46,7 @@ def reliability(
     """
     confidence = probabilities.max(1)
     right = guesses == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # As in `expected_calibration_error`.
     return [
         Bin(
             count=int((bin_of == b).sum()),
