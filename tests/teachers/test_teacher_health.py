@@ -64,7 +64,7 @@ def test_a_teacher_of_another_split_is_scored_on_its_own_validation_pictures(run
 def test_a_teacher_that_held_nothing_out_after_rounding_is_scored_on_train(runs, tmp_path):
     train_tiny(tmp_path / "all" / "0", "data.val=0.001", "train.select=last", "train.epochs=1")
     job = prepare(student(tmp_path, run="all"))
-    assert any("validate this run" in note for note in job.remarks.notes)
+    assert any("validation pictures" in note for note in job.remarks.notes)
     assert examine(job.teacher, job.engine, job.splits).measured_on == "train"
 
 
