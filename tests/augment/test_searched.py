@@ -249,7 +249,7 @@ def features(views: Tensor, images: Tensor) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("options", [{}, {"severity": 10, "num_chains": 1, "all_operations": False}])
 def test_aug_mix_is_distributed_as_torchvisions(options: dict[str, Any], real_pictures: np.ndarray) -> None:
-    images = torch.from_numpy(real_pictures.transpose(0, 3, 1, 2).copy()).float() / 255
+    images = torch.from_numpy(real_pictures[:1000].transpose(0, 3, 1, 2).copy()).float() / 255
     names = {"num_chains": "mixture_width", "all_operations": "all_ops"}
     transform = v2.AugMix(**{names.get(name, name): value for name, value in options.items()})
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ from cifarlab.engine.step import Engine
 from cifarlab.training.setup import prepare
 from tests.tiny import TINY, once, tiny_config
 
-# 100 validate, 200 train in seven batches, the last one of eight pictures.
-EXACT = ("train.precision=float32", "train.epochs=20", "train.grad_clip=null")
+# 108 validate, 192 train in six whole batches: each shape takes seconds to compile.
+EXACT = ("data.val=108", "train.precision=float32", "train.epochs=20", "train.grad_clip=null")
 
 
 def train_steps(engine: Engine, steps: range) -> None:
@@ -46,12 +46,12 @@ def test_the_first_step_is_the_same(engines):
 
 
 def test_a_hundred_steps_lose_the_same_and_each_shape_is_compiled_once(engines):
-    """Shapes: pictures at two sizes, in full batches and in the last of an epoch."""
+    """Shapes: pictures at two sizes."""
     eager, compiled = engines
     for engine in engines:
         train_steps(engine, range(1, 100))
     assert compiled.means.read()["loss/total"] == pytest.approx(eager.means.read()["loss/total"], rel=5e-3)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 def test_a_checkpoint_of_one_is_the_others(engines):
