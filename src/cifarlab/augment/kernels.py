@@ -26,7 +26,8 @@ class Kernel(Protocol):
     """
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
-        """Return changed pictures (n, 3, H, W). `parameters` hold a value per picture."""
+        """Return changed pictures (B, 3, H, W)."""
+        ...
 
     def __hash__(self) -> int: ...
 

@@ -17,7 +17,7 @@ from cifarlab.config.sections.optim import Lookahead, OptimConfig
 from cifarlab.config.sections.section import Section
 from cifarlab.config.sections.train import TeacherConfig, TrainConfig
 from cifarlab.core.errors import ConfigError, explain
-from cifarlab.core.plain import Plain
+from cifarlab.core.plain import Plain, is_dict
 from cifarlab.core.registries import LossSpecs
 from cifarlab.core.registry import Spec
 
@@ -176,10 +176,10 @@ def identity_of(plain: Mapping[str, Plain]) -> dict[str, Any]:
     kept = copy.deepcopy(dict(plain))
     for path in NOT_IDENTITY:
         *sections, key = path.split(".")
-        inner: Any = kept
+        inner: Plain = kept
         for section in sections:
-            inner = inner.get(section) if isinstance(inner, dict) else None
-        if isinstance(inner, dict):
+            inner = inner.get(section) if is_dict(inner) else None
+        if is_dict(inner):
             inner.pop(key, None)
     return kept
 

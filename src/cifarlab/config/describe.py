@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cifarlab.config.config import Config
+from cifarlab.core.plain import is_sequence
 from cifarlab.core.records import Record
 from cifarlab.core.registry import Part, Spec
 
@@ -75,7 +76,7 @@ def describe_part(part: Part) -> PartDescription:
     told = parse(inspect.getdoc(call) or "", DocstringStyle.GOOGLE)
     # An entry may be wrapped over several lines. Join them.
     docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in told.params}
-    options = {}
+    options: dict[str, Option] = {}
     for key, default in part.options.items():
         field = part.schema.model_fields[key]
         meaning = docs.get(key) or field.description or _annotated(field)
@@ -126,7 +127,7 @@ def _option(field: FieldInfo, default: Any, meaning: str) -> Option:
     kind = type_name(field.annotation) + _limits(field.metadata)
     if default is ...:
         return Option(type=kind, doc=meaning)
-    return Option(type=kind, doc=meaning, default=list(default) if isinstance(default, tuple) else default)
+    return Option(type=kind, doc=meaning, default=list(default) if is_sequence(default) else default)
 
 
 def _annotated(field: FieldInfo) -> str:

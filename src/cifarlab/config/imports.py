@@ -10,9 +10,10 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain, is_list
 from cifarlab.core.random import label_key
 from cifarlab.core.registry import FORGETTERS
 
@@ -20,7 +21,7 @@ from cifarlab.core.registry import FORGETTERS
 _SOURCES: dict[str, bytes] = {}
 
 
-def read_entries(value: Any) -> list[str]:
+def read_entries(value: Plain) -> list[str]:
     """Return the entries of the option `imports` as a list.
 
     Args:
@@ -30,9 +31,9 @@ def read_entries(value: Any) -> list[str]:
         ConfigError: The value is something else.
     """
     entries = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+    if not is_list(entries) or not all(isinstance(entry, str) for entry in entries):
         raise ConfigError("expected a list of Python files or modules", ("imports",))
-    return entries
+    return cast("list[str]", entries)
 
 
 def absolute_entry(entry: str, folder: Path) -> str:

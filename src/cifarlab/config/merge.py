@@ -14,7 +14,7 @@ from typing import Any
 from cifarlab.config import OptimConfig
 from cifarlab.core.errors import ConfigError, unknown
 from cifarlab.core.part_schema import RESERVED
-from cifarlab.core.plain import Plain
+from cifarlab.core.plain import Plain, is_dict, is_mapping
 from cifarlab.core.reading import parse_yaml
 
 # Sections of the form `{label: options}`. In them, and below them, `label: null` removes an entry.
@@ -49,19 +49,17 @@ def merge_sections(
     for key, value in child.items():
         here = (*path, str(key))
         old = merged.get(key)
-        if here in LABELLED or (
-            _holds_labels(here) and (isinstance(value, Mapping) or isinstance(old, Mapping))
-        ):
+        if here in LABELLED or (_holds_labels(here) and (is_mapping(value) or is_mapping(old))):
             value, old = _labelled(value), _labelled(old)
         if value is None and path in LABELLED:
             if key not in merged:
                 raise ConfigError(f"nothing to remove: {unknown(str(key), merged)}", here)
             del merged[key]
-        elif value is None and (here in LABELLED or (isinstance(old, Mapping) and _is_labelled(path))):
+        elif value is None and (here in LABELLED or (is_mapping(old) and _is_labelled(path))):
             merged.pop(key, None)
-        elif isinstance(value, Mapping):
-            merged[key] = merge_sections(old if isinstance(old, Mapping) else _named(old), value, path=here)
-        elif isinstance(value, str) and isinstance(old, Mapping):
+        elif is_mapping(value):
+            merged[key] = merge_sections(old if is_mapping(old) else _named(old), value, path=here)
+        elif isinstance(value, str) and is_mapping(old):
             merged[key] = merge_sections(old, {"name": value}, path=here)
         else:
             merged[key] = copy.deepcopy(value)
@@ -81,11 +79,11 @@ def _holds_labels(path: tuple[str, ...]) -> bool:
     return len(below) % 2 == 0 and set(below[1::2]) <= {"choices"}
 
 
-def _labelled(value: Any) -> Any:
+def _labelled(value: Plain) -> Plain:
     return {value: {}} if isinstance(value, str) else value
 
 
-def _named(value: Any) -> dict[str, Plain]:
+def _named(value: Plain) -> dict[str, Plain]:
     return {"name": value} if isinstance(value, str) else {}
 
 
@@ -103,9 +101,9 @@ def apply_before(plain: Mapping[str, Plain]) -> dict[str, Plain]:
         parent = ordered
         for key in path[:-1]:
             parent = parent.get(key)
-            parent = parent if isinstance(parent, dict) else {}
+            parent = parent if is_dict(parent) else {}
         entries = parent.get(path[-1])
-        if isinstance(entries, Mapping):
+        if is_mapping(entries):
             parent[path[-1]] = _ordered(entries, path)
     return ordered
 
@@ -113,7 +111,7 @@ def apply_before(plain: Mapping[str, Plain]) -> dict[str, Plain]:
 def _ordered(entries: Mapping[str, Plain], path: tuple[str, ...]) -> dict[str, Plain]:
     labels = list(entries)
     for label, options in entries.items():
-        if not isinstance(options, Mapping) or "before" not in options:
+        if not is_mapping(options) or "before" not in options:
             continue
         target = options["before"]
         if not isinstance(target, str) or target not in entries or target == label:
@@ -123,10 +121,8 @@ def _ordered(entries: Mapping[str, Plain], path: tuple[str, ...]) -> dict[str, P
         labels.remove(label)
         labels.insert(labels.index(target), label)
 
-    def plain(options: Any) -> Any:
-        return (
-            {k: v for k, v in options.items() if k != "before"} if isinstance(options, Mapping) else options
-        )
+    def plain(options: Plain) -> Plain:
+        return {k: v for k, v in options.items() if k != "before"} if is_mapping(options) else options
 
     return {label: plain(entries[label]) for label in labels}
 
@@ -143,8 +139,9 @@ def parse_override(text: str) -> dict[str, Plain]:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{text!r} is not an override; write key=value, e.g. optim.lr=3e-4")
     path = tuple(key.split("."))
-    nested: Any = parse_yaml(value, repr(value), path)
-    for part in reversed(path):
+    *above, last = path
+    nested: dict[str, Plain] = {last: parse_yaml(value, repr(value), path)}
+    for part in reversed(above):
         nested = {part: nested}
     return nested
 
@@ -159,11 +156,11 @@ def refuse_twice(overrides: Iterable[str]) -> None:
             setters[key] = text
 
 
-def _keys_set(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+def _keys_set(value: Plain, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the dotted keys whose values a parsed override replaces."""
     if path == ("imports",) or (isinstance(value, str) and _holds_labels(path)):
         return  # These add an entry and replace nothing.
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         for key, inner in value.items():
             yield from _keys_set(inner, (*path, str(key)))
     else:
@@ -190,7 +187,7 @@ def differences(old: Any, new: Any, *, path: tuple[str, ...] = ()) -> dict[str, 
         configurations have in a section are in a different order, the key of the section has two `Order`s.
         This entry follows the differences within the section.
     """
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+    if not (is_mapping(old) and is_mapping(new)):
         return {} if old == new else {".".join(path): (old, new)}
     found: dict[str, tuple[Any, Any]] = {}
     for key in [*old, *(k for k in new if k not in old)]:

@@ -20,7 +20,7 @@ from cifarlab.config.imports import (
 )
 from cifarlab.config.merge import apply_before, merge_sections, parse_override
 from cifarlab.core.errors import ConfigError, did_you_mean, unknown
-from cifarlab.core.plain import Plain
+from cifarlab.core.plain import Plain, is_dict, is_mapping
 from cifarlab.core.reading import parse_yaml
 
 # Resolved, since recipe files are compared with it by their resolved paths.
@@ -142,11 +142,11 @@ def read_recipe(name: str, *, beside: Path | None = None, above: tuple[Path, ...
         raise ConfigError(f"{path}: a recipe cannot be its own base: {chain}")
     content, sha256 = _read_yaml(path)
     base = content.pop("base", None)
-    about = content.pop("about", None)
+    about: Plain = content.pop("about", None)
     about = {} if about is None else about
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected a recipe's name, got {base!r}")
-    if not isinstance(about, Mapping):
+    if not is_mapping(about):
         raise ConfigError(f"{path}: about: expected a mapping, got {about!r}")
     imports = [absolute_entry(entry, path.parent) for entry in _imports(content, path)]
     below = read_recipe(base, beside=path.parent, above=(*above, path)) if base else None
@@ -170,11 +170,11 @@ def _read_yaml(path: Path) -> tuple[dict[str, Plain], str]:
     """Return the content of a recipe file and its sha256."""
     try:
         data = path.read_bytes()
-        content = parse_yaml(data.decode(), str(path))
+        content: Plain = parse_yaml(data.decode(), str(path))
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     content = {} if content is None else content
-    if not isinstance(content, dict):
+    if not is_dict(content):
         raise ConfigError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
     for key in content:
         if key not in keys_at(()) and key not in BESIDE:

@@ -22,7 +22,7 @@ from cifarlab.config.sections.model import ModelConfig
 from cifarlab.config.sections.section import Section
 from cifarlab.config.sections.train import TrainConfig
 from cifarlab.core.errors import ConfigError, explain
-from cifarlab.core.plain import Plain
+from cifarlab.core.plain import Plain, is_dict, is_mapping, is_sequence
 
 # The advice if a run has custom parts and the caller did not name their files.
 NAME_THEM = "name each with --imports (in Python: imports=[...])"
@@ -77,21 +77,21 @@ class SavedConfig:
 
     def __init__(
         self,
-        plain: Mapping[str, Plain],
+        plain: object,
         where: Path,
         *,
         imports: Sequence[Path | str] = (),
         fix: str = NAME_THEM,
     ):
-        if not isinstance(plain, Mapping):
+        if not is_mapping(plain):
             raise ConfigError(f"{where}: its configuration is damaged: expected sections, got {plain!r:.40}")
         self.plain, self.where, self._fix = translate_saved(plain), where, fix
         self._named = import_named(imports)
         self.model = self._section(_Model, {"model": self.plain.get("model")}).model
         data, train = (self.plain.get(key) for key in ("data", "train"))
         # The section needs a data set, but the values read here do not depend on which one.
-        data = {"dataset": "synthetic", **_only(data, _DATA_FACTS)} if isinstance(data, dict) else data
-        train = _only(train, _TRAIN_FACTS) if isinstance(train, dict) else train
+        data = {"dataset": "synthetic", **_only(data, _DATA_FACTS)} if is_dict(data) else data
+        train = _only(train, _TRAIN_FACTS) if is_dict(train) else train
         pictures = self._section(_Data, {"data": data}).data
         loop = self._section(_Train, {"train": train}).train
         self.image_size, self.precision = pictures.image_size, loop.precision
@@ -114,7 +114,7 @@ class SavedConfig:
             ConfigError: A value is wrong, or the data set is not registered.
         """
         data = self.plain.get("data")
-        plain = {**data, "augment": {}, "mix": {}} if isinstance(data, dict) else data
+        plain: Plain = {**data, "augment": {}, "mix": {}} if is_dict(data) else data
         return self._section(_Data, {"data": plain}).data
 
     @cached_property
@@ -176,7 +176,7 @@ def _only(section: Mapping[str, Plain], keys: Sequence[str]) -> dict[str, Plain]
 
 def _own_imports(plain: Mapping[str, Plain]) -> list[str]:
     own = plain.get("imports")
-    return [str(entry) for entry in own] if isinstance(own, list | tuple) else []
+    return [str(entry) for entry in own] if is_sequence(own) else []
 
 
 def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
@@ -209,7 +209,7 @@ def translate_saved(plain: Mapping[str, Plain]) -> dict[str, Any]:
     """
     translated = copy.deepcopy(dict(plain))
     teacher, data = translated.get("teacher"), translated.get("data")
-    if isinstance(teacher, dict) and "views" in teacher and isinstance(data, dict):
+    if is_dict(teacher) and "views" in teacher and is_dict(data):
         views = teacher.pop("views")
         if views is not None:
             data["views"] = views

@@ -9,7 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -39,16 +39,17 @@ def load_checkpoint(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
         ConfigError: The file is missing, unreadable, of another format, or lacks a key.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises errors of many types for damaged files.
         reason = _why_unreadable(path, error)
         raise ConfigError(f"{path}: not a readable checkpoint ({reason})") from None
-    known = isinstance(state, dict) and state.get("format")
+    state = cast("dict[str, Any]", loaded if isinstance(loaded, dict) else {})
+    known = state.get("format")
     if isinstance(known, int) and not isinstance(known, bool) and known != FORMAT:
         raise ConfigError(f"{path}: a checkpoint of format {known}; this version of cifarlab reads {FORMAT}")
-    if not isinstance(state, dict) or known != FORMAT or not set(keys) <= state.keys():
+    if known != FORMAT or not set(keys) <= state.keys():
         raise ConfigError(f"{path}: not a checkpoint of cifarlab")
     return state
 

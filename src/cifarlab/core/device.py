@@ -31,7 +31,7 @@ class Precision:
     device: torch.device
     dtype: torch.dtype
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the autocast context manager for forward passes. It does nothing with float32."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
@@ -202,5 +202,5 @@ def describe_hardware(device: torch.device) -> dict[str, str | int | None]:
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
-        found["gpu_memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
+        found["gpu_memory_bytes"] = torch.cuda.get_device_properties(device).total_memory  # pyright: ignore[reportUnknownMemberType]
     return found

@@ -8,11 +8,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cifarlab.core.errors import ConfigError, Failure, reason_of
+from cifarlab.core.plain import is_dict, is_sequence
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -61,9 +62,9 @@ def write_json(path: Path, content: Any) -> None:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, dict):
+    if is_dict(value):
         return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if is_sequence(value):
         return [_finite(item) for item in value]
     return value
 
@@ -97,13 +98,13 @@ def read_json(path: Path) -> dict[str, Any]:
         empty = isinstance(error, json.JSONDecodeError) and not error.doc.strip()
         reason = "it is empty" if empty else reason_of(error)
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
-    if not isinstance(content, dict):
+    if not is_dict(content):
         raise ConfigError(f"{path}: cannot be read: not a JSON object")
     return content
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Generator[None]:
     """Convert an OSError in the `with` body to a Failure naming `path`."""
     try:
         yield

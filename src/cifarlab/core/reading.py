@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import Plain
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -25,7 +26,8 @@ class _Loader(yaml.SafeLoader):
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 continue  # `yaml.load` refuses keys that are lists or mappings later.
-            key = name.value if name.tag == _MERGE else self.construct_object(name)
+            # The stubs of PyYAML give `construct_object` no types.
+            key = name.value if name.tag == _MERGE else cast("Any", self).construct_object(name)
             alike = {key, str(key)}  # 1 and "1" are the same label.
             for first in (lines[same] for same in alike if same in lines):
                 before = f", first on line {first}" if first != name.start_mark.line + 1 else ""
@@ -34,7 +36,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def parse_yaml(text: str, source: str, path: tuple[str, ...] = ()) -> Any:
+def parse_yaml(text: str, source: str, path: tuple[str, ...] = ()) -> Plain:
     """Parse YAML as plain data.
 
     Args:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cifarlab.core.errors import ConfigError, did_you_mean, explain, unknown
 from cifarlab.core.part_schema import named_like_a_field, part_schema
+from cifarlab.core.plain import is_mapping
 from cifarlab.core.strict_numbers import refuse_boolean
 
 # Called with the name of a module before it is reloaded. Each removes what the module registered.
@@ -159,7 +160,8 @@ class Registry:
             return partial(self.register, name=name, module=module, **traits)
         name = name or str(call.__name__)
         doc = (inspect.getdoc(call) or "").partition("\n")[0]
-        home = sys._getframe(1).f_globals.get("__name__", "") if module is None else module
+        caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # documented, despite its name
+        home = caller.f_globals.get("__name__", "") if module is None else module
         self._refuse_traits(name, traits)
         schema = part_schema(call, name, self._fields_beside)
         part = Part(name, call, schema, doc, self.traits(**traits), home)
@@ -245,7 +247,7 @@ class Registry:
             return value
         if isinstance(value, str):
             value = {"name": value}
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             raise ConfigError(f"expected a {self.kind}'s name or its options as a mapping, got {value!r}")
         options = dict(value)
         name = options.pop("name", None)
@@ -268,7 +270,7 @@ class Registry:
             return {}
         if isinstance(value, str):
             value = {value: {}}
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             raise ConfigError(f"expected {{label: options}}, one {self.kind} each; got {value!r}")
         if isinstance(alone := value.get("name"), str):
             raise ConfigError(f"expected {{label: options}}, one {self.kind} each; write {{{alone}: {{}}}}")
@@ -278,7 +280,7 @@ class Registry:
                 return options
             if isinstance(options, str):
                 return {"name": options}
-            if options is not None and not isinstance(options, Mapping):
+            if options is not None and not is_mapping(options):
                 raise ConfigError(f"expected options or a name, got {options!r}; null removes it", (label,))
             return {"name": label, **(options or {})}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -13,6 +13,11 @@ def refuse_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a number")
     return value
+
+
+def _is_schema(value: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether a part of a pydantic schema is a schema, or schemas by name."""
+    return isinstance(value, dict)
 
 
 def _is_number(schema: dict[str, Any]) -> bool:
@@ -26,20 +31,21 @@ def _is_number(schema: dict[str, Any]) -> bool:
 def _guarded(schema: Any) -> Any:
     """Return a pydantic schema that calls `refuse_boolean` before it validates a number."""
     if isinstance(schema, list | tuple):
-        return type(schema)(map(_guarded, schema))
-    if not isinstance(schema, dict):
+        items = cast("list[Any] | tuple[Any, ...]", schema)
+        return type(items)(map(_guarded, items))
+    if not _is_schema(schema):
         return schema
     kind = schema.get("type")
     if kind == "function-before" and schema["function"]["function"] is refuse_boolean:
         return schema  # A nested model has guarded it already.
     if _is_number(schema):
-        return core_schema.no_info_before_validator_function(refuse_boolean, schema)  # type: ignore[arg-type]
+        return core_schema.no_info_before_validator_function(refuse_boolean, cast("CoreSchema", schema))
     guarded = {
         key: inner if key in ("metadata", "default") else _guarded(inner) for key, inner in schema.items()
     }
     if kind == "union":  # Error paths contain the type of a choice, so each guarded choice keeps its label.
         guarded["choices"] = [
-            (new, old["type"]) if isinstance(old, dict) and _is_number(old) else new
+            (new, old["type"]) if _is_schema(old) and _is_number(old) else new
             for new, old in zip(guarded["choices"], schema["choices"], strict=True)
         ]
     return guarded

@@ -41,22 +41,27 @@ class Calibrated(Protocol):
     @property
     def nll(self) -> float:
         """Negative log-likelihood per picture, in nats."""
+        ...
 
     @property
     def ece(self) -> float:
         """Expected calibration error, a fraction."""
+        ...
 
     @property
     def temperature(self) -> float | None:
         """Divisor of the logits, fitted on validation."""
+        ...
 
     @property
     def nll_calibrated(self) -> float | None:
-        """`nll` of the divided logits."""
+        """`nll` of the logits divided by `temperature`."""
+        ...
 
     @property
     def ece_calibrated(self) -> float | None:
-        """`ece` of the divided logits."""
+        """`ece` of the logits divided by `temperature`."""
+        ...
 
 
 class Augmentation(Record):

@@ -15,6 +15,7 @@ from cifarlab.config import recipes
 from cifarlab.config.merge import Order, differences
 from cifarlab.config.recipes import Recipe, read_recipe, resolve
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import is_mapping
 from cifarlab.experiments.compare import Arm, compare_arms, find_arm, train_missing, trained_arm
 from cifarlab.experiments.idle_options import refuse_idle_at_once, refuse_idle_overrides
 from cifarlab.experiments.records import (
@@ -110,7 +111,8 @@ def _left_out(
     """
     plain = [resolve(read_recipe(rung.name), overrides).dump() for rung in rungs]
     top = read_recipe(rungs[-1].name)
-    arms, kept = {}, {}
+    arms: dict[str, Arm] = {}
+    kept: dict[str, str] = {}
     for rung, below, changed in zip(rungs[1:-1], plain, plain[1:], strict=False):
         name = f"{top.name}_without_{Path(rung.name).name}"
         try:
@@ -168,7 +170,7 @@ def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, An
 def _is_moved_again(below: Collection[str], rung: Collection[str], top: Any) -> bool:
     """Tell whether `top` orders labels of `below` differently from `rung`."""
     moved = [label for label in rung if label in below]
-    return not isinstance(top, Mapping) or [label for label in top if label in moved] != moved
+    return not is_mapping(top) or [label for label in top if label in moved] != moved
 
 
 def _sort(section: dict[str, Value], labels: Sequence[str]) -> None:
@@ -207,7 +209,7 @@ def _rearrange(section: dict[str, Value], keys: Sequence[str]) -> None:
 
 def _value(plain: Any, path: Sequence[str]) -> Any:
     for key in path:
-        if not isinstance(plain, Mapping) or key not in plain:
+        if not is_mapping(plain) or key not in plain:
             return ABSENT
         plain = plain[key]
     return plain

@@ -9,8 +9,12 @@ from functools import cache
 from typing import Any, cast
 
 import numpy as np
+import scipy.optimize  # pyright: ignore[reportMissingTypeStubs]
+import scipy.stats  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+
+# scipy has no types.
+optimize, stats = cast("Any", scipy.optimize), cast("Any", scipy.stats)
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
@@ -226,8 +230,11 @@ def power(noncentrality: Any, freedom: Any, significance: float = SIGNIFICANCE) 
 def _noncentrality(freedom: float, significance: float) -> float:
     """Return the difference, in standard errors, that is shown with probability 0.8."""
     critical = float(stats.t.ppf(1 - significance / 2, freedom))
-    found = optimize.brentq(lambda errors: power(errors, freedom, significance) - POWER, 0, 5 * critical + 5)
-    return cast("float", found)
+
+    def excess(errors: float) -> float:
+        return power(errors, freedom, significance) - POWER
+
+    return optimize.brentq(excess, 0, 5 * critical + 5)
 
 
 def holm(p: Sequence[float]) -> list[float]:

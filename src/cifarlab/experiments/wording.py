@@ -17,10 +17,12 @@ class HasInterval(Protocol):
     @property
     def low(self) -> float | None:
         """Lower end of the interval."""
+        ...
 
     @property
     def high(self) -> float | None:
         """Upper end of the interval."""
+        ...
 
 
 def described(found: Sequence[Difference], *, against: Sequence[str] = ()) -> list[JudgedDifference]:
@@ -34,7 +36,7 @@ def described(found: Sequence[Difference], *, against: Sequence[str] = ()) -> li
     """
     tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
     corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
-    records = []
+    records: list[JudgedDifference] = []
     for i, one in enumerate(found):
         p, smallest, more = corrected.get(i), one.smallest(len(tested)), one.more_seeds(len(tested))
         shown = p is not None and bool(one.shown(p))
@@ -95,7 +97,7 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) ->
         sides: Summary and `held_out_share` of each run, by name.
         metric: The accuracy that is compared.
     """
-    said = []
+    said: list[str] = []
     runs = [run for side in sides.values() for run in side]
     if len({summary.data_fingerprint for summary, _ in runs}) > 1:
         said.append("not all of these runs were trained on the same data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cifarlab.config.merge import apply_before, differences, listed
 from cifarlab.config.saved import translate_saved
 from cifarlab.core.errors import ConfigError, reason_of
 from cifarlab.core.files import clear_leftovers, write_atomically, write_json
-from cifarlab.core.plain import Plain
+from cifarlab.core.plain import Plain, is_dict
 from cifarlab.core.reading import parse_yaml
 from cifarlab.runs.environment import Environment
 from cifarlab.runs.naming import run_name, spelled
@@ -121,7 +121,7 @@ class Run:
         except UnicodeDecodeError as error:
             raise ConfigError(f"{self.config_path}: cannot be read: {reason_of(error)}") from None
         sections = ("data", "model", "objective", "optim", "train")
-        if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in sections):
+        if not is_dict(plain) or not all(is_dict(plain.get(key)) for key in sections):
             raise ConfigError(f"{self.config_path}: damaged: a section is missing")
         return translate_saved(plain)
 
@@ -150,7 +150,7 @@ class Run:
             raise ConfigError(f"{self.folder} is a run of another configuration ({found}); {fix}")
 
     @contextlib.contextmanager
-    def locked(self, wait: float = 0.0) -> Iterator[None]:
+    def locked(self, wait: float = 0.0) -> Generator[None]:
         """Hold the lock of the run.
 
         No other process can train this run meanwhile. The system releases the lock of a process that dies.

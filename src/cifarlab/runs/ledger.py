@@ -9,12 +9,16 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias, cast
 
 from filelock import FileLock
 
 from cifarlab.core.errors import Failure, reason_of
 from cifarlab.runs.folder import Run
 from cifarlab.runs.naming import LEDGER, spelled
+
+# An entry of the ledger, as `record_opening` writes it.
+Opening: TypeAlias = "dict[str, str | int | None]"
 
 
 def record_opening(
@@ -54,7 +58,7 @@ def record_opening(
         raise Failure(f"{path}: cannot be written ({reason}), so the test set is not read") from error
 
 
-def openings(runs: Path) -> list[dict[str, str | int | None]]:
+def openings(runs: Path) -> list[Opening]:
     """Read the ledger in the folder `runs`.
 
     Returns:
@@ -73,13 +77,13 @@ def openings(runs: Path) -> list[dict[str, str | int | None]]:
         raise Failure(
             f"{path}: cannot be read ({reason_of(error)}), so uses of the test set cannot be counted"
         ) from error
-    entries = []
+    entries: list[Opening] = []
     for line in content.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             entry = None
-        entries.append(entry if isinstance(entry, dict) else {})
+        entries.append(cast("Opening", entry) if isinstance(entry, dict) else {})
     return entries
 
 

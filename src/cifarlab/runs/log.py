@@ -7,10 +7,12 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from cifarlab.core.files import writing
+from cifarlab.core.plain import Plain, is_dict
 
 # The row of an epoch in the log: `epoch`, `step`, `lr` and scores such as `val/top1`, by name.
 EpochRow: TypeAlias = "dict[str, int | float]"
@@ -70,25 +72,28 @@ class Board:
         self.path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._write({"file_version": "brain.Event:2"})
 
-    def _write(self, *events: dict[str, object]) -> None:
+    def _write(self, *events: Mapping[str, object]) -> None:
         # Imported here, since the import takes a second and only training needs it.
-        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from tensorboard.compat.proto import event_pb2  # pyright: ignore[reportMissingTypeStubs]
+        from tensorboard.summary.writer import record_writer  # pyright: ignore[reportMissingTypeStubs]
 
+        # Neither has types.
+        messages, files = cast("Any", event_pb2), cast("Any", record_writer)
         with self.path.open("ab") as file:
-            records = RecordWriter(file)
+            records = files.RecordWriter(file)
             for event in events:
-                records.write(Event(wall_time=time.time(), **event).SerializeToString())
+                records.write(messages.Event(wall_time=time.time(), **event).SerializeToString())
 
-    def add(self, row: EpochRow) -> None:
+    def add(self, row: Mapping[str, Plain]) -> None:
         """Write each number of a row as a scalar at step `epoch`."""
-        from torch.utils.tensorboard.summary import scalar
+        from torch.utils.tensorboard import summary
 
+        scalar = cast("Any", summary).scalar  # It has no types.
         numbers = [(k, v) for k, v in row.items() if k != "epoch" and isinstance(v, int | float)]
         self._write(*({"step": row["epoch"], "summary": scalar(key, value)} for key, value in numbers))
 
 
-def is_epoch(row: EpochRow) -> bool:
+def is_epoch(row: Mapping[str, Plain]) -> bool:
     """Tell whether a row has the form that training writes.
 
     Then all values are numbers, and the accuracy and loss on the training batches are among them.
@@ -99,7 +104,7 @@ def is_epoch(row: EpochRow) -> bool:
 
 def read_log(path: Path) -> list[EpochRow]:
     """Read the rows of a `metrics.jsonl` up to the first invalid line. [] if the file is missing."""
-    rows = []
+    rows: list[EpochRow] = []
     if not path.exists():  # The file was lost, or the run is a soup, which has no log.
         return rows
     for line in path.read_bytes().splitlines():
@@ -107,7 +112,7 @@ def read_log(path: Path) -> list[EpochRow]:
             row = json.loads(line)
         except ValueError:
             break
-        if not isinstance(row, dict) or "epoch" not in row:
+        if not is_dict(row) or "epoch" not in row:
             break
-        rows.append(row)
+        rows.append(cast("EpochRow", row))
     return rows

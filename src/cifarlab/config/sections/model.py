@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import is_sequence
 from cifarlab.core.registries import BackboneSpec, HeadSpec
 
 
@@ -61,6 +62,6 @@ class ModelConfig(Section):
     @classmethod
     def _names(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else [] if value is None else value
-        if not isinstance(names, list | tuple):
+        if not is_sequence(names):
             raise ConfigError(f"expected a part's name, or a list of them; got {value!r}")
         return names

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_serializer, model_validator
 
 from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError, unknown
+from cifarlab.core.plain import is_mapping
 from cifarlab.core.registries import OPTIMIZERS, ScheduleSpec, SharpnessSpec
 from cifarlab.core.registry import Spec
 
@@ -78,7 +78,7 @@ class OptimConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             raise ConfigError(f"expected a mapping, got {value!r}")
         own = {k: v for k, v in value.items() if k in cls.model_fields and k != "optimizer"}
         rest = {k: v for k, v in value.items() if k not in own}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cifarlab.config.sections.section import Section
 from cifarlab.core.errors import ConfigError
+from cifarlab.core.plain import is_mapping, is_sequence
 from cifarlab.core.registries import (
     AverageSpec,
 )
@@ -120,14 +120,14 @@ class TeacherConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _refuse_views(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "views" in value:
+        if is_mapping(value) and "views" in value:
             raise ConfigError(f"teacher.views was renamed to data.views; set data.views={value['views']}")
         return value
 
     @field_validator("run", mode="before")
     @classmethod
     def _names(cls, value: Any) -> tuple[str, ...]:
-        names = value if isinstance(value, list | tuple) else [value]
+        names: list[Any] = [*value] if is_sequence(value) else [value]
         # YAML reads a run called 0 as a number.
         names = [str(name) if type(name) is int else name for name in names]
         if not names or not all(isinstance(name, str) and name for name in names):
