@@ -3,10 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from benchmarks.common import exact_float32
+from PIL import Image
 
 from cifarlab import cli
 from cifarlab.config.merge import differences
@@ -294,6 +296,20 @@ def test_a_split_that_seeds_do_not_share_is_told(teach_and_read):
     assert any("data.split_seed=0 gives all seeds the same" in line for line in lines)
     for overrides in (["data.split_seed=5"], ["data.val=0", "train.select=last"]):
         assert not any("data.split_seed" in line for line in teach_and_read(*overrides, seeds=2)[2][:-1])
+
+
+def test_seeds_share_the_validation_pictures_of_a_data_set_that_has_its_own(teach_and_read, tmp_path):
+    generator = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / "pictures" / part / label).mkdir(parents=True)
+            for i in range(8):
+                noise = generator.integers(0, 255, (32, 32, 3), np.uint8)
+                Image.fromarray(noise).save(tmp_path / "pictures" / part / label / f"{i}.png")
+    folder = ["data.dataset=folder", f"data.root={tmp_path / 'pictures'}", "data.batch_size=4"]
+    both, _, lines = teach_and_read(*folder, teacher=folder, seeds=2)
+    assert_split_alike(*both)
+    assert not any("data.split_seed" in line for line in lines[:-1])
 
 
 def test_a_teacher_at_another_size_is_given_the_split_or_refused(teach_and_read):

@@ -80,7 +80,9 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
 def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -> None:
     """Print a note if students hold out different pictures. A teacher can hold out only one student's."""
     first = students[0]
-    if first.data.val and len({student.split_seed for student in students}) > 1:
+    if not first.data.val or len({student.split_seed for student in students}) == 1:
+        return
+    if splits.read_data(first.data, "val") is None:  # Else all seeds have these validation pictures.
         progress.note(
             f"the teacher has the validation pictures of seed {first.train.seed} and trains on some of those "
             f"of the other seeds; data.split_seed={first.split_seed} gives all seeds the same ones"
