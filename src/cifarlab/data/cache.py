@@ -1,4 +1,4 @@
-"""The user cache: its folders, locks, atomic creation of entries, and a progress bar for slow ones."""
+"""The user cache: its folders, locks, atomic creation of entries, and a progress bar for slow work."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def progress(title: str, *, size: bool = False) -> Iterator[Report]:
         size: Whether the counts are bytes.
 
     Yields:
-        report(done, total), which updates the bar: how much of the task is done, and the size of the whole
-            task, None if unknown.
+        The function report(done, total), which updates the bar. `done` is how much of the task is done, and
+            `total` the size of the whole task, or None if unknown.
     """
     console = Console(stderr=True, emoji=False)
     if not console.is_terminal:

@@ -148,7 +148,7 @@ def _walk(folder: Path, relative: str, above: frozenset[tuple[int, int]]) -> Ite
 
     Args:
         folder: The folder to search, at any depth.
-        relative: The path of `folder` with which all yielded paths begin.
+        relative: Path of `folder` relative to the folder of the part. All yielded paths begin with it.
         above: (device, inode) of each parent folder, to detect links back to one of them.
     """
     status = folder.stat()

@@ -149,5 +149,8 @@ class Teacher:
         return Output(logits, answers.embedding, answers.stages, cosines=logits / scale, scale=scale)
 
     def mean_logits(self, logits: Tensor) -> Tensor:
-        """Average calibrated logits over the members, (B, M, C) to (B, C)."""
+        """Divide logits by `temperatures` and average over the members.
+
+        (B, M, C) to (B, C).
+        """
         return (logits / self._temperatures[:, None]).mean(1)
