@@ -1,7 +1,7 @@
 """Arrays in the user cache, which are read as memory maps.
 
-A folder of arrays also holds a record. The record has a key, which says what the arrays were computed from. It
-also has checksums of the arrays. Arrays are used only if the key and the checksums match.
+A folder of arrays also holds a record. Its key says what the arrays were computed from. The record also holds
+checksums of the arrays. Arrays are used only if the key and the checksums match.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RECORD = "key.json"
 class Rows:
     """A .npy file that is written row by row, inside a `with` block.
 
-    On a full disk, writing raises an error. Writing to a memory-mapped file would kill the process.
+    Writing to a full disk raises an error. With a memory-mapped file, it would kill the process.
 
     Args:
         path: Path of the file.

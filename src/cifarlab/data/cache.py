@@ -82,9 +82,10 @@ def cannot_write(path: Path, error: OSError) -> ConfigError:
 
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `target` if the block succeeds.
+    """Yield a temporary folder, renamed to `target` if the block succeeds.
 
-    An older `target` is replaced. If the block fails, the new folder is removed and `target` stays as it was.
+    An older `target` is replaced. If the block fails, the temporary folder is removed and `target` is not
+    changed.
 
     Call this under `locked(target)`, because it first removes unfinished folders that killed processes left.
     """

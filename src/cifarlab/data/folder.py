@@ -33,7 +33,7 @@ class Listing:
 
     Attributes:
         folder: Folder of the part.
-        classes: Class names by label.
+        classes: Class names, in the order of the labels.
         files: Path of each file, relative to `folder`.
         labels: Label of each file, (N,) int64.
         digest: Hash of the names, sizes and modification times of all files.

@@ -27,7 +27,7 @@ class Pictures:
     Attributes:
         images: (N, 3, H, W) uint8, possibly memory-mapped.
         labels: (N,) int64.
-        classes: Class names by label.
+        classes: Class names, in the order of the labels.
         digests: (N,) 'V16', a hash of each picture's pixels. It defines the canonical order (`order`), and
             exact duplicates have equal hashes.
         superclasses: Names of the superclasses. Empty if the data set has none.
@@ -125,7 +125,7 @@ class Splits:
         train: Training pictures.
         val: Validation pictures, or None if there are none.
         test: Test pictures, or None if they were not asked for: data that is not read cannot leak.
-        classes: Class names by label.
+        classes: Class names, in the order of the labels.
         superclasses: Names of the superclasses. Empty if the data set has none.
         superclass_of: Index of each label's superclass in `superclasses`. Empty if there are none.
         fingerprint: `Pictures.fingerprint()` of each part that was read, by the part's name.
