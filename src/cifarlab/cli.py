@@ -75,9 +75,9 @@ def main() -> None:
 
 
 def _refuse_words(error: Any) -> NoReturn:
-    """Report wrong arguments, and exit.
+    """Report wrong command-line arguments, and exit.
 
-    A command that was given no arguments prints its help.
+    `error` is click's error. A command that was given no arguments prints its help instead.
     """
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()

@@ -1,5 +1,6 @@
-"""Augmentations, policies and mixers, which change a whole batch on its device.
+"""Augmentations, policies and mixers, which change a whole batch on the device that holds it.
 
+A policy chooses which augmentations run on which samples. A mixer combines pairs of samples, as mixup does.
 Random numbers are drawn for each sample, or by mixers for each pair of samples.
 """
 

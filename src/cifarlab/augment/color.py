@@ -27,7 +27,7 @@ def grayscale(images: Tensor) -> Tensor:
 
 
 def mean_exact(values: Tensor) -> Tensor:
-    """Return the mean of each sample's values, with reproducible bits.
+    """Return the mean of each sample's values, bit for bit reproducible.
 
     Values are rounded to multiples of 2**-20 and summed as integers. The last bits of a sum of floats would
     depend on the batch size, the number of threads and the device.
@@ -43,11 +43,11 @@ def mean_exact(values: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, own: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
-    """Blend each picture with its gray picture and that picture's mean.
+    """Blend each picture with its gray version and mean gray value.
 
-    The result is own x picture + gray x gray picture + mean x mean of the gray picture, clamped to [0, 1].
-    The factors own, gray and mean are (B,). To change the brightness by a factor f, they are (f, 0, 0); for
-    the saturation (f, 1 - f, 0); for the contrast (f, 0, 1 - f). (1, 0, 0) changes nothing.
+    The result is `own` x picture + `gray` x gray version + `mean` x mean gray value, clamped to [0, 1]. Each
+    of the three factors is (B,). To change the brightness by a factor f, pass (own, gray, mean) = (f, 0, 0);
+    for the saturation (f, 1 - f, 0); for the contrast (f, 0, 1 - f). (1, 0, 0) changes nothing.
     """
     luma = grayscale(images)
     added = luma * column(gray) + column(mean_exact(luma) * mean)
@@ -76,7 +76,7 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ColorChain:
-    """A kernel that calls `blend` several times and shifts the hue once.
+    """A `Kernel` that calls `blend` several times, and `shift_hue` at most once.
 
     The first three parameters are the factors own, gray and mean of `blend`, each (B, number of blends). The
     fourth is the `turns` of `shift_hue`, (B,).
@@ -88,7 +88,7 @@ class ColorChain:
     hue_at: int | None = None
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
-        """Return changed pictures (n, 3, H, W)."""
+        """Return the changed pictures, (B, 3, H, W); see `Kernel`."""
         own, gray, mean, turns = parameters
         for slot in range(own.shape[1]):
             if slot == self.hue_at:
@@ -119,8 +119,8 @@ def color_jitter(
 ) -> Lowered:
     """Change brightness, contrast, saturation and hue (albumentations 2.0.8's ColorJitter).
 
-    Each picture gets its own random factors, and its own random order of the four changes. They are computed
-    in float32; albumentations rounds to 8 bits after each of the four.
+    Each picture gets its own random factors, and its own random order of the four changes. The changes are
+    computed in float32; albumentations rounds to 8 bits after each of them.
 
     Args:
         brightness: The picture is multiplied by a random factor between max(0, 1 - brightness) and 1 +

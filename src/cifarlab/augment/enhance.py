@@ -11,7 +11,7 @@ from cifarlab.core.random import Draws
 
 
 def blend_each(images: Tensor, *parameters: Tensor) -> Tensor:
-    """Run `blend` as a kernel.
+    """Run `blend` as a `Kernel`.
 
     The only parameter, (B, 3), holds the factors own, gray and mean of `blend`.
     """

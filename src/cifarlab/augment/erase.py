@@ -32,7 +32,7 @@ FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)]
 
 @dataclass(frozen=True)
 class Erase:
-    """A kernel that paints rectangles.
+    """A `Kernel` that paints rectangles.
 
     The only parameter is (B, holes, 4) int64: top, left, bottom and right of each rectangle in pixels, the
     last two exclusive.
@@ -46,7 +46,7 @@ class Erase:
     fill: float = 0.0
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
-        """Return changed pictures (n, 3, H, W)."""
+        """Return the changed pictures, (B, 3, H, W); see `Kernel`."""
         (boxes,) = parameters
         top, left, bottom, right = boxes[..., None].unbind(2)
         y = torch.arange(images.shape[-2], device=images.device)
@@ -104,7 +104,7 @@ def cutout(
     The square is clipped at the picture's border, so that less than the whole square may be painted.
 
     Args:
-        size: Side of the square in pixels. The paper takes 16 on CIFAR-10 and 8 on CIFAR-100.
+        size: Side of the square in pixels. The paper uses 16 on CIFAR-10 and 8 on CIFAR-100.
         fill: Value that is painted: 0 is black, 1 is white.
     """
     numbers = draws.uniform(shape=(1, 2))

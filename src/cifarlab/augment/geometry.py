@@ -23,20 +23,20 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Reindex:
-    """A kernel that moves whole pixels, exactly and without interpolation.
+    """A `Kernel` that moves whole pixels, exactly and without interpolation.
 
     Output pixel (i, j) is input pixel (rows[i], columns[j]). The parameters are rows, (B, H) int64, and
     columns, (B, W) int64.
 
     Attributes:
-        fill: Value of output pixels whose index lies outside the picture. None: that of the nearest edge
-            pixel.
+        fill: Value of output pixels whose index lies outside the picture. None: they get the value of the
+            nearest edge pixel.
     """
 
     fill: float | None = None
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
-        """Return changed pictures (n, 3, H, W)."""
+        """Return the changed pictures, (B, 3, H, W); see `Kernel`."""
         rows, columns = parameters
         height, width = images.shape[-2:]
         flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
@@ -54,15 +54,16 @@ def _inside(index: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Warp:
-    """A kernel that resamples pictures with an affine map.
+    """A `Kernel` that resamples pictures with an affine map.
 
-    The output at position q, measured from the centre, takes the input at A q + b. The parameter is (A | b),
-    (B, 2, 3) float32, in pixels, x before y.
+    The output pixel at position q gets the value of the input at position A q + b. Positions are (x, y) in
+    pixels, measured from the centre. The only parameter is the matrix (A | b), (B, 2, 3) float32.
 
     Attributes:
-        border: How pixels outside the picture are filled.
+        border: Which values pixels outside the picture get: `fill` ("constant"), those of the mirror image
+            ("reflect"), or that of the nearest edge pixel ("replicate").
         fill: Value outside the picture if `border` is "constant".
-        interpolation: How values between pixels are read.
+        interpolation: How values between pixels are computed, as in `torch.nn.functional.grid_sample`.
     """
 
     border: BorderMode = "constant"
@@ -70,7 +71,7 @@ class Warp:
     interpolation: Interpolation = "bilinear"
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
-        """Return changed pictures (n, 3, H, W)."""
+        """Return the changed pictures, (B, 3, H, W); see `Kernel`."""
         (matrix,) = parameters
         height, width = images.shape[-2:]
         x = torch.arange(width, device=images.device) - (width - 1) / 2
@@ -111,10 +112,10 @@ def crop(
     Args:
         padding: Pixels that are added on each side. This is also the largest shift in each direction. 0 turns
             it off.
-        border: How pixels outside the picture are filled: constant with the value `fill`, reflect with the
-            mirror image without repeating the edge pixel, replicate with the edge pixel.
-        fill: Value outside the picture if `border` is constant: 0 is black, 1 is white. Other borders do not
-            use it.
+        border: Which values pixels outside the picture get. constant: the value `fill`. reflect: the mirror
+            image of the picture, in which the edge pixel is not repeated. replicate: the value of the nearest
+            edge pixel.
+        fill: Value outside the picture if `border` is constant: 0 is black, 1 is white. Not used otherwise.
     """
     height, width = images.shape[-2:]
     offsets = draws.integers(-padding, padding + 1, shape=(2,))
@@ -152,8 +153,8 @@ def alternating_flip(images: Tensor, draws: Draws) -> Lowered:
     Whether a picture is mirrored in the first epoch is random. Two consecutive epochs then show every picture
     both ways. Independent flips do so only half of the time (airbench, arXiv:2404.00498, section 3.6).
 
-    If `data.views` is n, epochs n + 1, n + 2, ... repeat the pictures of epochs 1, 2, ..., and so their
-    flips. If n is odd, epochs n and n + 1 therefore mirror the same pictures.
+    If `data.views` is n, epochs n + 1, n + 2, ... repeat the augmented pictures of epochs 1, 2, ..., with
+    the same flips. If n is odd, epochs n and n + 1 therefore mirror the same pictures.
     """
     begins_mirrored = draws.of_epoch(0).bernoulli(0.5)
     mirrored = begins_mirrored ^ (draws.epoch % 2 == 1)
@@ -214,10 +215,10 @@ def shift_scale_rotate(
             0 turns it off.
         scale: Factors are drawn between 1 - scale and 1 + scale. 0 turns it off.
         rotate: Largest angle in either direction, in degrees. 0 turns it off.
-        border: How pixels outside the picture are filled: constant with the value `fill`, reflect with the
-            mirror image without repeating the edge pixel, replicate with the edge pixel.
-        fill: Value outside the picture if `border` is constant: 0 is black, 1 is white. Other borders do not
-            use it.
+        border: Which values pixels outside the picture get. constant: the value `fill`. reflect: the mirror
+            image of the picture, in which the edge pixel is not repeated. replicate: the value of the nearest
+            edge pixel.
+        fill: Value outside the picture if `border` is constant: 0 is black, 1 is white. Not used otherwise.
     """
     height, width = images.shape[-2:]
     numbers = draws.uniform(-1.0, 1.0, shape=(5,))

@@ -20,13 +20,16 @@ from cifarlab.core.registry import Spec
 
 
 class Kernel(Protocol):
-    """An operation on pictures (B, 3, H, W), whose parameters are (B, ...): values for each sample.
+    """An operation on pictures (B, 3, H, W), with parameters (B, ...) that hold values for each picture.
 
     Kernels that compare equal are the same operation.
     """
 
     def __call__(self, images: Tensor, *parameters: Tensor) -> Tensor:
-        """Return changed pictures (B, 3, H, W)."""
+        """Return the changed pictures, in the shape of `images`.
+
+        `images` is (B, 3, H, W). Each of `parameters` is (B, ...). Its row i belongs to picture i.
+        """
         ...
 
     def __hash__(self) -> int: ...
@@ -45,15 +48,15 @@ class Lowered:
     parameters: tuple[Tensor, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return changed pictures (n, 3, H, W)."""
+        """Return the augmented pictures, (B, 3, H, W)."""
         return self.kernel(images, *self.parameters)
 
 
 def lowers(lower: Callable[..., Lowered]) -> Callable[..., Tensor]:
     """Register an augmentation written as `lower(images, draws, *, ...) -> Lowered`.
 
-    The registered function calls `lower` and runs the result. The registry also keeps `lower` itself, as the
-    part's trait `lower`: policies call it, and merge results with equal kernels.
+    The registered function calls `lower` and applies the result to the pictures. The registry also keeps
+    `lower` itself. Policies call it directly, so that they can merge results with equal kernels.
     """
 
     @wraps(lower)
@@ -65,11 +68,11 @@ def lowers(lower: Callable[..., Lowered]) -> Callable[..., Tensor]:
 
 
 def held_constant(table: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a compiled step treat the result of `table` as a constant.
+    """Make `torch.compile` treat the result of a function as a constant.
 
-    Otherwise Dynamo would trace the code that makes the table, even behind `lru_cache`. This does the same as
-    `torch.compiler.assume_constant_result`, which is not used because it imports the compiler. That would
-    slow down every command by seconds.
+    Otherwise Dynamo would trace the code of `table`, even behind `lru_cache`. The effect is that of
+    `torch.compiler.assume_constant_result`. That function is not used because it imports the compiler, which
+    would slow down every command by seconds.
     """
     table._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return table
@@ -122,8 +125,8 @@ def merge_lowered(members: Sequence[tuple[Tensor, Lowered]]) -> tuple[Tensor, Lo
         members: The augmentations, each with the rows of the batch that use it, (B,) bool.
 
     Returns:
-        The rows that use any of the augmentations, (B,) bool, and the merged augmentation. In all other rows,
-        the parameters of the latter are meaningless.
+        The rows that use any of the augmentations, (B,) bool, and the merged augmentation. The parameters of
+        the merged augmentation are meaningless in all other rows.
     """
     used, first = members[0]
     parameters = first.parameters

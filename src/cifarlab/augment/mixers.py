@@ -1,8 +1,8 @@
-"""Mixers, which combine a sample with its neighbour in the epoch's order to a new training example.
+"""Mixers, which combine the two samples of a pair (neighbours in a batch) into new training examples.
 
 The option `per` says whether a mixer draws its random numbers for each pair or once for the whole batch.
 With "pair", how a pair is mixed depends on this pair alone. With "batch", as in the papers' own code, all
-pairs use the numbers of the first pair, so that it depends on the batch.
+pairs use the random numbers of the first pair. How a pair is mixed then depends on the batch that it is in.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
     Args:
         seed: Seed of the run.
         epoch: Epoch of the batch.
-        ids: (B,) int64, the index of each sample in its data set.
+        ids: (B,) int64, the id of each sample, see `Split.ids`.
         partner: (B,) int64, as `partners` returns it.
     """
     return Draws(seed, epoch, torch.minimum(ids, ids[partner])).at("mix")
@@ -55,17 +55,17 @@ def pair_draws(seed: int, epoch: int, ids: Tensor, partner: Tensor) -> Draws:
 def mix_batch(
     images: Tensor, targets: Tensor, partner: Tensor, draws: Draws, specs: Mapping[str, Spec]
 ) -> tuple[Tensor, Tensor]:
-    """Run the labelled mixers in order, each on randomly chosen pairs.
+    """Run several mixers in order, each on randomly chosen pairs.
 
     A mixer's `p` is the probability that it is applied to a pair. With `per="batch"` it is the probability
     that it is applied to the batch, that is, to all pairs.
 
     Args:
         images: (B, 3, H, W).
-        targets: (B, C), rows that sum to 1.
+        targets: (B, C), class probabilities. Each row sums to 1.
         partner: (B,) int64, as `partners` returns it.
         draws: As `pair_draws` returns them.
-        specs: Mixers by label.
+        specs: The mixers, by their key in `data.mix`.
 
     Returns:
         Mixed images and targets, of the same shapes.
@@ -83,7 +83,7 @@ def mix_batch(
 
 
 def _shared(draws: Draws, per: Per) -> Draws:
-    """Return the draws; with `per="batch"`, the first sample's for all samples."""
+    """Return `draws`, or the first sample's repeated if `per` is "batch"."""
     return draws if per == "pair" else draws.take(torch.arange(len(draws), device=draws.device) * 0)
 
 
@@ -198,8 +198,8 @@ def one_of(
     """Exactly one of several mixers for each pair.
 
     Args:
-        choices: The mixers, {label: options}, such as {mixup: {p: 0.5}, cutmix: {p: 0.5}}. The `p` of each is
-            its weight; the weights need not sum to 1.
+        choices: The mixers, in the form of `data.mix`, such as {mixup: {p: 0.5}, cutmix: {p: 0.5}}. The `p`
+            of each is its weight in the random choice; the weights need not sum to 1.
         per: How often a choice is made: pair makes one for each pair, batch makes one for all pairs. With
             batch, a pair's mix depends on the other samples of the batch, and `p` picks all pairs or none.
             Each choice has its own `per`, for how often its lambda is drawn.
@@ -221,8 +221,8 @@ def one_of(
 def _span(draws: Draws, side: Tensor, size: int) -> Tensor:
     """Return which pixels lie in a span around a random centre.
 
-    There are `size` pixels, and `side` (B,) is the length of the span as a fraction of them. The result is
-    (B, size) bool.
+    There are `size` pixels in a row. The length of the span is `side` (B,) x `size`, rounded down. The result
+    is (B, size) bool.
     """
     length = (side * size).to(torch.int64)
     start = draws.integers(0, size) - length // 2

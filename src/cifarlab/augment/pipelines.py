@@ -56,7 +56,7 @@ def _kinds() -> dict[str, type]:
 
 
 def _read(value: Any) -> Any:
-    """Return the value; if a string, the content of that YAML file."""
+    """Return the value, or the content of a YAML file it names."""
     if not isinstance(value, str):
         return value
     path = Path(value).expanduser().absolute()
@@ -180,8 +180,8 @@ def albumentations(images: Tensor, draws: Draws, *, transforms: Transforms) -> T
     Args:
         transforms: List of the library's transforms in order, each by name with its options, such as
             `[{HorizontalFlip: {p: 0.5}}, {OneOf: {transforms: [...]}}]`. It may also be the name of a YAML
-            file that holds such a list or that `albumentations.save` wrote; the run keeps the file's content.
-            Most transforms of the library have a `p` of 0.5 unless their options say otherwise.
+            file that holds such a list or that `albumentations.save` wrote. The content of the file is saved
+            with the run. Most transforms of the library have a `p` of 0.5 unless their options say otherwise.
 
     Raises:
         ConfigError: If the pipeline changes the size or the type of a picture.

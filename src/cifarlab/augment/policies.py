@@ -20,14 +20,14 @@ PROBABILITY = ".p"
 
 
 def apply(images: Tensor, draws: Draws, specs: Mapping[str, Spec]) -> Tensor:
-    """Run the labelled augmentations in order, each on randomly chosen samples.
+    """Run several augmentations in order, each on randomly chosen samples.
 
     An augmentation's `p` is the probability that it is applied to a sample.
 
     Args:
         images: (B, 3, H, W) float32 in [0, 1].
-        draws: Random numbers for these samples. Each augmentation uses the stream of its label.
-        specs: Augmentations by label.
+        draws: Random numbers for these samples. Each augmentation uses its own stream, named by its key.
+        specs: The augmentations, by their key in `data.augment`.
     """
     for label, spec in specs.items():
         if spec.p == 0:
@@ -59,8 +59,8 @@ def one_of(
     computed in one pass.
 
     Args:
-        choices: The augmentations, {label: options}. The `p` of each is its weight; the weights need not sum
-            to 1.
+        choices: The augmentations, in the form of `data.augment`. The `p` of each is its weight in the random
+            choice; the weights need not sum to 1.
     """
     number = draws.uniform()
     chosen = {label: spec for label, spec in choices.items() if spec.p}

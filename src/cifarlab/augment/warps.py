@@ -129,8 +129,8 @@ def translate_x(
     Args:
         shift: Largest shift in either direction, as a share of the picture's width. Shifts are truncated to
             whole pixels. 0 turns it off.
-        interpolation: Has no visible effect, because shifts are whole pixels. Inside `one_of`, give it the
-            value of the other warps: warps with equal `interpolation` and `fill` are computed in one pass.
+        interpolation: Has no visible effect, because shifts are whole pixels. Inside `one_of`, use the same
+            value for all warps: those with equal `interpolation` and `fill` are computed in one pass.
         fill: Value outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]
@@ -152,8 +152,8 @@ def translate_y(
     Args:
         shift: Largest shift in either direction, as a share of the picture's height. Shifts are truncated to
             whole pixels. 0 turns it off.
-        interpolation: Has no visible effect, because shifts are whole pixels. Inside `one_of`, give it the
-            value of the other warps: warps with equal `interpolation` and `fill` are computed in one pass.
+        interpolation: Has no visible effect, because shifts are whole pixels. Inside `one_of`, use the same
+            value for all warps: those with equal `interpolation` and `fill` are computed in one pass.
         fill: Value outside the picture: 0 is black, 1 is white.
     """
     height, width = images.shape[-2:]

@@ -36,8 +36,9 @@ def audit(
 ) -> None:
     """Find duplicates, class imbalance and suspect labels.
 
-    With runs, the first run's model also helps to find near duplicates. It sees the test pictures for that,
-    which is recorded in the ledger. The models of all runs find suspect labels.
+    With runs, the first run's model also helps to find near duplicates. It sees the test pictures for that.
+    This use of the test set is recorded in ledger.jsonl, in the folder of all runs. The models of all runs
+    find suspect labels.
     """
     from cifarlab.core.files import write_json
     from cifarlab.evaluation.audit.audit import audit as audit_data

@@ -9,7 +9,7 @@ from cifarlab.commands.shared import AsJson, app, print_table
 
 @app.command(name="list")
 def list_recipes(as_json: AsJson = False) -> None:
-    """List the recipes with published and measured accuracies."""
+    """List the recipes, with published and measured accuracies."""
     from cifarlab.config.recipes import all_recipes
 
     found = all_recipes()

@@ -203,7 +203,7 @@ def print_rows(rows: Sequence[ComparisonRow], metric: str) -> None:
 
 
 def comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
-    """Return the cells of the table for one row of a comparison."""
+    """Format one row of a comparison as the cells that `print_rows` prints."""
     from cifarlab.experiments.wording import interval, p_value
 
     spread = "" if row.sd is None else f" ± {100 * row.sd:.2f}"

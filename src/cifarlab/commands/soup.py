@@ -34,9 +34,10 @@ def soup(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Average weights of runs, chosen greedily on validation.
+    """Average the weights of greedily selected runs.
 
-    This is the greedy soup of Wortsman et al. (2022). The result is saved as a new run.
+    Runs are selected by the validation accuracy of the average, as in the greedy soup of Wortsman et al.
+    (2022). The result is saved as a new run.
     """
     from cifarlab.evaluation.soup import make_soup
     from cifarlab.runs.folder import Run

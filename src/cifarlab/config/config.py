@@ -103,7 +103,7 @@ class Config(Section):
         return self
 
     def _requirements(self, label: str, loss: Spec) -> list[tuple[bool, str, tuple[str, ...]]]:
-        """List what a loss requires: (whether that is missing, message, path)."""
+        """List what a loss requires: (whether the requirement is violated, message, path)."""
         own, head, here = loss.part.traits, self.model.head, ("objective", label)
         has_products = head.part.traits.products and not head.kwargs().get("bias")
         return [
@@ -142,9 +142,10 @@ class Config(Section):
 
     @property
     def mixes_per_batch(self) -> bool:
-        """Whether a mixer draws random numbers once per batch, not per pair.
+        """Whether a mixer draws its random numbers once per batch.
 
-        Then the mixed pictures depend on which samples form a batch.
+        Then the mixed pictures depend on which samples form a batch. Otherwise a mixer draws separate
+        numbers for each pair of pictures that it mixes.
         """
         return any(map(_draws_per_batch, self.data.mix.values()))
 
@@ -159,7 +160,10 @@ class Config(Section):
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
-        """Return `dump()` without the options that leave the experiment the same (NOT_IDENTITY)."""
+        """Return `dump()` without the keys in NOT_IDENTITY, such as `train.device`.
+
+        Two runs for which it returns equal dicts are the same experiment.
+        """
         return identity_of(self.dump())
 
 
@@ -171,7 +175,7 @@ def _draws_per_batch(mixer: Spec) -> bool:
 def identity_of(plain: Mapping[str, Plain]) -> dict[str, Any]:
     """Return a copy of a plain configuration without the keys in NOT_IDENTITY.
 
-    These options, such as `train.device`, leave the experiment the same.
+    Two runs that differ only in these keys, such as `train.device`, are the same experiment.
     """
     kept = copy.deepcopy(dict(plain))
     for path in NOT_IDENTITY:
@@ -188,7 +192,7 @@ def build_config(plain: Mapping[str, Plain]) -> Config:
     """Validate a plain configuration.
 
     Args:
-        plain: Sections as in a recipe that was merged with its bases. The parts that it names must be
+        plain: Sections as in a recipe that was merged with its bases. All parts named in them must be
             registered already; `cifarlab.config.recipes.import_and_validate` imports them first.
 
     Raises:
@@ -201,7 +205,10 @@ def build_config(plain: Mapping[str, Plain]) -> Config:
 
 
 def keys_at(path: tuple[str, ...]) -> Iterable[str]:
-    """Return the valid keys of the section at `path`. They are suggested for misspelt keys."""
+    """Return the valid keys of the section at `path`.
+
+    They are suggested for misspelt keys. Empty if there is no section at `path`.
+    """
     sections = {
         "data": DataConfig, "model": ModelConfig, "teacher": TeacherConfig, "optim": OptimConfig,
         "train": TrainConfig,

@@ -28,7 +28,7 @@ class Option(Record):
     Attributes:
         type: The type and range in words, e.g. `float >= 0`.
         doc: The meaning.
-        default: The default value. A required option has none; tell it by `is_required`.
+        default: The default value. None also for a required option: see `is_required`.
     """
 
     type: str
@@ -45,10 +45,10 @@ class PartDescription(Record):
     """A registered part.
 
     Attributes:
-        name: Its name in recipes.
-        doc: First line of its docstring.
-        about: Further paragraphs of its docstring.
-        options: Its options by name.
+        name: Name of the part in recipes.
+        doc: First line of the part's docstring.
+        about: Further paragraphs of that docstring.
+        options: The part's options, {name: option}.
     """
 
     name: str
@@ -62,7 +62,7 @@ class SectionDescription(Record):
 
     Attributes:
         doc: First line of the docstring of the section's class.
-        options: Its options by name.
+        options: The section's options, {name: option}.
     """
 
     doc: str
@@ -131,7 +131,10 @@ def _option(field: FieldInfo, default: Any, meaning: str) -> Option:
 
 
 def _annotated(field: FieldInfo) -> str:
-    """Return the description in a type such as `Annotated[float, Field(description=...)]`, or ''."""
+    """Return the `description` in annotations like `Annotated[float, Field(description=...)]`.
+
+    An empty string if there is none.
+    """
     inner = (getattr(item, "description", None) for item in field.metadata)
     return next((text for text in inner if text), "")
 

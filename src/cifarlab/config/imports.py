@@ -1,4 +1,4 @@
-"""Import of modules that register parts: the package's and a user's.
+"""Import of modules that register parts: those of this package, and custom ones.
 
 The option `imports` of a recipe lists a user's Python files (`*.py`) and modules (dotted names).
 """
@@ -37,12 +37,15 @@ def read_entries(value: Plain) -> list[str]:
 
 
 def absolute_entry(entry: str, folder: Path) -> str:
-    """Make a file's path absolute, relative to `folder`. Return a module's name unchanged."""
+    """Resolve a file's path against `folder`. Return a module's name unchanged."""
     return str((folder / Path(entry).expanduser()).resolve()) if entry.endswith(".py") else entry
 
 
 def module_of(entry: str) -> str:
-    """Return the module name of an entry of `imports`. A file's is derived from its path."""
+    """Return the name of the module that an entry of `imports` becomes.
+
+    For a file, the name is made from the file's path.
+    """
     if not entry.endswith(".py"):
         return entry
     return f"cifarlab_imports.{Path(entry).stem}_{label_key(entry) & (1 << 64) - 1:016x}"
@@ -69,7 +72,10 @@ def import_parts(entries: Iterable[str]) -> None:
 
 
 def _run_file(entry: str) -> None:
-    """Execute a Python file as a module, unless it is unchanged."""
+    """Execute a Python file as a module.
+
+    Nothing is done if this process has executed the file before and it has not changed since.
+    """
     name = module_of(entry)
     source = Path(entry).read_bytes()
     if _SOURCES.get(name) == source:
@@ -103,10 +109,10 @@ def import_builtin_parts() -> None:
 
 
 def import_named(imports: Sequence[Path | str]) -> list[str]:
-    """Import the package's parts, then files and modules of the caller.
+    """Import the package's parts, then the given files and modules.
 
     Args:
-        imports: Paths of files, or names of modules.
+        imports: Paths of Python files, or names of modules.
 
     Returns:
         The entries of `imports`, with absolute paths for files.

@@ -29,9 +29,10 @@ def merge_sections(
 ) -> dict[str, Plain]:
     """Merge `child` recursively into `base`; return a new mapping.
 
-    If `child` changes the `name` of a part, the options that `base` has for that part are dropped. Its keys
-    `weight` and `p`, and the fields of `optim`, are kept. `label: null` removes a loss, augmentation or
-    mixer. A string in place of `{label: options}` stands for that label without options.
+    If `child` changes the `name` of a part, the part's options in `base` are dropped. The part's keys
+    `weight`, `p` and `before` are kept, and so are the fields of the section `optim`, such as `lr`.
+    `label: null` removes a loss, augmentation or mixer. A string in place of `{label: options}` stands for
+    that label without options.
 
     Args:
         base: The configuration to change.
@@ -71,9 +72,9 @@ def _is_labelled(path: tuple[str, ...]) -> bool:
 
 
 def _holds_labels(path: tuple[str, ...]) -> bool:
-    """Tell whether the mapping at `path` is `{label: options}`.
+    """Tell whether the mapping at `path` has labels as keys.
 
-    So are the labelled sections, and the option `choices` of a part in them.
+    These mappings are the labelled sections and, within them, the option `choices` of a part.
     """
     below = next((path[len(prefix) :] for prefix in LABELLED if path[: len(prefix)] == prefix), ("",))
     return len(below) % 2 == 0 and set(below[1::2]) <= {"choices"}
@@ -168,7 +169,7 @@ def _keys_set(value: Plain, path: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 class Order(tuple[str, ...]):
-    """The labels of a section in order. `differences` returns it if the order has changed."""
+    """The keys of a labelled section in order. `differences` returns it if the order has changed."""
 
     def __str__(self) -> str:
         return f"order [{', '.join(self)}]"
@@ -180,12 +181,12 @@ def differences(old: Any, new: Any, *, path: tuple[str, ...] = ()) -> dict[str, 
     Args:
         old: One configuration.
         new: The other configuration.
-        path: Keys that lead to both.
+        path: Keys that lead to both in the complete configuration. Empty for complete configurations.
 
     Returns:
-        {dotted key: (old value, new value)}, with None for an absent key. If the labels that both
-        configurations have in a section are in a different order, the key of the section has two `Order`s.
-        This entry follows the differences within the section.
+        {dotted key: (old value, new value)}, with None for an absent key. If the labels of a labelled
+        section have changed their order, there is also an entry {key of the section: (old `Order`, new
+        `Order`)}, after the entries of single labels. Added and removed labels do not count as such a change.
     """
     if not (is_mapping(old) and is_mapping(new)):
         return {} if old == new else {".".join(path): (old, new)}
@@ -200,10 +201,10 @@ def differences(old: Any, new: Any, *, path: tuple[str, ...] = ()) -> dict[str, 
 def _is_ordered(path: tuple[str, ...]) -> bool:
     """Tell whether the order of the keys at `path` matters.
 
-    It matters in a labelled section: augmentations and mixers run in order, the losses are summed in order,
-    their initial weights are drawn in order, and the optimizer's state is numbered in order. It also matters
-    in an option of a labelled part, which may contain labels, as `choices` does. Other keys are fields and
-    options, whose order is that of their declaration.
+    It matters in a labelled section. Augmentations and mixers run in order. The losses are summed in order.
+    If they have parameters, these are initialised, and numbered in the optimizer's state, in that order. It
+    also matters in an option of a labelled part, since the option may contain labels, as `choices` does. All
+    other keys are fields and options, whose order has no effect.
     """
     return any(path[: len(prefix)] == prefix and (len(path) - len(prefix)) % 2 == 0 for prefix in LABELLED)
 

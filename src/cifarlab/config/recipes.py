@@ -37,11 +37,11 @@ class Recipe:
     Attributes:
         name: Name of a recipe of the package, e.g. `ladder/04_cosine`, or the stem of a user's file.
         path: The recipe file.
-        base: Name or path of its base, as the file gives it. None if it has none.
-        about: The file's `about`: description, published and measured results.
+        base: The key `base` of the file: name or path of another recipe. None if the file has no such key.
+        about: The key `about` of the file: description, published and measured results.
         plain: The merged configuration, before overrides and validation.
-        files: `path` and `sha256` of the file and of its bases, in that order. The path of a file in the
-            package begins with `cifarlab/recipes/`. Other paths are absolute.
+        files: A dict with the keys `path` and `sha256` for the file, then one for each base. Paths of the
+            package's recipes begin with `cifarlab/recipes/`. Other paths are absolute.
     """
 
     name: str
@@ -161,7 +161,10 @@ def read_recipe(name: str, *, beside: Path | None = None, above: tuple[Path, ...
 
 
 def _place(path: Path) -> str:
-    """Return the path to record for a recipe file. For the package's recipes it is the same everywhere."""
+    """Return the path to record for a recipe file.
+
+    For a recipe of the package it does not depend on where the package is installed.
+    """
     is_packaged = path.is_relative_to(FOLDER)
     return f"cifarlab/recipes/{path.relative_to(FOLDER)}" if is_packaged else str(path)
 
@@ -192,10 +195,11 @@ def _imports(content: dict[str, Plain], path: Path) -> list[str]:
 def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
     """Apply `key=value` overrides to a recipe and validate the result.
 
-    The package's parts and the files and modules under `imports` are imported first.
+    The package's parts, and the files and modules listed under `imports`, are imported first.
 
     Raises:
-        ConfigError: An override or a value is wrong. The error has the full path of the key.
+        ConfigError: An import fails, or an override or a value is wrong. The error has the full path of the
+            key.
     """
     plain = recipe.plain
     for text in overrides:
@@ -210,8 +214,8 @@ def resolve(recipe: Recipe, overrides: Iterable[str] = ()) -> Config:
 def import_and_validate(plain: Mapping[str, Plain]) -> Config:
     """Validate a plain configuration after importing the parts that it may name.
 
-    These are the package's parts, and those of the files and modules under its `imports`. Parts with
-    `before: label` are moved there.
+    These are the package's parts, and those of the files and modules listed under `imports`. A part with
+    `before: label` is moved in front of the part with that label.
 
     Raises:
         ConfigError: An import fails, or a value is wrong.

@@ -1,6 +1,7 @@
-"""Saved configurations of runs, validated section by section.
+"""Saved configurations of runs, of which each section can be validated separately.
 
-The files and modules that they list under `imports` are never imported: reading a run must not run its code.
+Files and modules listed under `imports` in a saved configuration are never imported: reading a run must not
+run its code.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ _Section = TypeVar("_Section", bound=BaseModel)
 class SavedConfig:
     """The configuration in a checkpoint or a run's folder.
 
-    The constructor validates the section `model` and the attributes listed below. So a model can be loaded
-    even if losses, optimizer or augmentations of its run are no longer registered. `data` and `whole` are
-    validated on first access. Nothing under the configuration's own `imports` is imported.
+    The constructor validates the section `model` and the options listed below. So a model can be loaded even
+    if losses, optimizer or augmentations of its run are no longer registered. The properties `data` and
+    `whole` validate more, when they are first read. The files and modules that the configuration itself lists
+    under `imports` are not imported.
 
     Args:
         plain: The configuration as it was saved.
@@ -61,8 +63,8 @@ class SavedConfig:
         fix: Advice to add to the message if a custom part is missing.
 
     Attributes:
-        plain: The configuration as plain data, with current names of options.
-        where: The argument.
+        plain: The configuration as plain data. Options that were renamed since have their current names.
+        where: File or folder of the configuration.
         model: The section `model`.
         image_size: `data.image_size`.
         split_seed: Seed that drew the validation pictures: `data.split_seed`, or else `train.seed`.
@@ -71,7 +73,7 @@ class SavedConfig:
         select: `train.select`.
 
     Raises:
-        ConfigError: The section `model` or one of these values is malformed, or the model has a part that is
+        ConfigError: The section `model` or one of these options is malformed, or the model has a part that is
             not registered.
     """
 
@@ -100,9 +102,10 @@ class SavedConfig:
 
     @property
     def imports(self) -> list[str]:
-        """Files and modules of custom parts that are imported.
+        """Imported files and modules with custom parts.
 
-        They are the constructor's `imports`, and those of the configuration that this process had imported.
+        They are the constructor's argument `imports`, and the entries of the configuration's option `imports`
+        that this process had already imported.
         """
         return _known(self.plain, self._named)
 
@@ -157,8 +160,8 @@ def validate_saved(
         fix: Advice to add to the message if a custom part is missing.
 
     Returns:
-        The configuration. Its `imports` are those of the argument, and those of `plain` that this process had
-        already imported.
+        The configuration. Its `imports` has the entries of the argument `imports`, then the entries of
+        `plain["imports"]` that this process had already imported.
 
     Raises:
         ConfigError: A part is not registered, or a value is wrong.
@@ -180,7 +183,7 @@ def _own_imports(plain: Mapping[str, Plain]) -> list[str]:
 
 
 def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
-    """Return `named` and those of the configuration's imports that are imported."""
+    """Return `named`, then the entries of `plain["imports"]` that are already imported."""
     own = _own_imports(plain)
     return list(dict.fromkeys([*named, *(entry for entry in own if module_of(entry) in sys.modules)]))
 
@@ -188,7 +191,10 @@ def _known(plain: Mapping[str, Plain], named: Sequence[str]) -> list[str]:
 def _explained(
     error: ConfigError, plain: Mapping[str, Plain], where: Path, named: Sequence[str], fix: str
 ) -> ConfigError:
-    """Add `where` and, if a custom part is missing, advice."""
+    """Return the error with `where` in its message.
+
+    If a custom part is missing because the configuration's `imports` were not imported, add advice.
+    """
     known = _known(plain, named)
     unasked = [entry for entry in _own_imports(plain) if entry not in known]
     # Do not advise to run foreign code for an error that it cannot fix.

@@ -143,9 +143,14 @@ def picture_budget(device: torch.device) -> int | None:
 
 
 def use_deterministic(device: torch.device, wanted: bool) -> None:
-    """Turn torch's deterministic algorithms on a GPU on or off.
+    """Turn torch's deterministic algorithms for GPUs on or off.
 
-    With them, results are bit-identical. On a CPU they always are if the number of threads is the same.
+    With them, results on a GPU are bit-identical. On a CPU this has no effect: results are bit-identical
+    anyway if the number of threads is the same.
+
+    Args:
+        device: The device of the run.
+        wanted: Whether to turn them on.
     """
     if device.type == "cuda":
         # Set even if not wanted, since a later run of this process may need it: cuBLAS reads it only once,

@@ -32,10 +32,10 @@ def part_schema(call: Callable[..., Any], name: str, fields_beside: Iterable[str
     """Return a pydantic model of a callable's keyword-only parameters.
 
     Args:
-        call: The part. A class is inspected by its `__init__`.
-        name: Its name, for messages.
-        fields_beside: Names of the fields of the section that also takes the options. No option may have such
-            a name.
+        call: The part. For a class, the parameters of `__init__` are taken.
+        name: Name of the part, for messages.
+        fields_beside: Forbidden names of options. They are fields of the recipe's section that holds the
+            options, such as `lr` in the section `optim`.
 
     Raises:
         TypeError: An option has a forbidden name, or no type annotation.

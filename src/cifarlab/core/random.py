@@ -1,7 +1,7 @@
 """Counter-based random numbers, without hidden state.
 
-A number is a hash of the seed, the epoch, the sample's index, the labels of the part that draws it, and the
-count of numbers that the part has drawn before.
+A number is a hash of the seed, the epoch, the sample's index, the label of the augmentation or mixer that
+draws it (and the labels of the parts that contain this one), and the count of numbers drawn before.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ class Draws:
     """Random numbers of an augmentation or mixer, in a separate stream for each of B samples.
 
     Each of the methods `bits`, `uniform`, ... draws the next numbers of every stream. So the numbers depend
-    on the order of calls within a part. They do not depend on the other samples of the batch, on the device,
-    or on the numbers that other parts draw.
+    on the order of calls within an augmentation or mixer. They do not depend on the other samples of the
+    batch, on the device, or on the numbers that other augmentations and mixers draw.
 
     Args:
         seed: Seed of the run.
-        epoch: Epoch that determines the numbers, counted from 0. If views recur (`data.views`), it is the
-            epoch in which the view was first shown, not the current one.
-        ids: (B,) int64, the index of each sample in its part of the data set.
+        epoch: Epoch that determines the numbers, counted from 0. If the augmented pictures of an earlier
+            epoch are shown again (`data.views`), it is that earlier epoch.
+        ids: (B,) int64, the index of each sample in its part of the data set (train, val or test).
     """
 
     def __init__(self, seed: int, epoch: int, ids: Tensor):
@@ -89,14 +89,18 @@ class Draws:
         self._count = 0
 
     def at(self, label: str) -> Draws:
-        """Return the streams of the part `label` within this part. They start anew."""
+        """Return new streams for the part `label`, from their first numbers.
+
+        A part is an augmentation or mixer. If `self` belongs to a part that applies others, such as a random
+        choice, `label` is one of these others.
+        """
         child = copy.copy(self)
         child._path = (*self._path, label)
         child._keys, child._count = mix_bits(self._keys ^ label_key(label)), 0
         return child
 
     def of_epoch(self, epoch: int) -> Draws:
-        """Return the part's streams in another epoch, from their first numbers.
+        """Return the same part's streams in another epoch, from their first numbers.
 
         An augmentation that depends on an earlier epoch can draw that epoch's numbers again.
         """

@@ -31,9 +31,10 @@ class AugmentTraits:
     """Traits of an augmentation.
 
     Attributes:
-        lower: Function of the same arguments that returns a `Lowered` (cifarlab/augment/kernels.py): the
-            image operation with its parameters for each sample. Policies run equal operations on different
-            samples in one call. None: the augmentation runs on its own.
+        lower: Function with the same parameters as the augmentation. In place of the augmented pictures it
+            returns a `Lowered` (cifarlab/augment/kernels.py): the image operation and its parameters for each
+            sample. With it, augmentations that apply one of several others to each sample, such as
+            RandAugment, run each operation once for all its samples. None: there is no such function.
     """
 
     lower: Callable[..., Any] | None = None

@@ -61,11 +61,10 @@ class Spec:
 
     Attributes:
         part: The part.
-        options: Its options, an instance of `part.schema`.
+        options: Values of the part's options, an instance of `part.schema`.
         weight: Factor of a loss in the weighted sum of losses.
         p: Probability that an augmentation or mixer is applied to a picture.
-        beside: Which of `weight` and `p` a recipe can set: the first for losses, the second for augmentations
-            and mixers, none for other parts.
+        beside: `("weight",)` for losses, `("p",)` for augmentations and mixers, `()` for other parts.
     """
 
     part: Part
@@ -88,7 +87,7 @@ class Spec:
         return self.part.call(*given, **self.kwargs())
 
     def bind(self) -> Callable[..., Any]:
-        """Return the part with its options set, as a function."""
+        """Return a function of the part's positional arguments, with the options set."""
         return partial(self.part.call, **self.kwargs())
 
     def dump(self) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class Registry:
 
     Args:
         kind: Name of the kind in messages, e.g. `loss`.
-        beside: Which of `weight` and `p` a recipe can set for these parts.
+        beside: Keys that a recipe can set besides a part's options: `("weight",)`, `("p",)` or `()`.
         traits: Frozen dataclass of the facts that a part may declare about itself. All have defaults.
     """
 
@@ -125,8 +124,8 @@ class Registry:
     def reserve(self, names: Iterable[str]) -> None:
         """Forbid parts to have options with these names.
 
-        They are fields of the section that also takes the options. A value in a recipe would set the field,
-        never the option.
+        The names are fields of the recipe's section that holds the options, such as `lr` in `optim`. A recipe
+        that uses such a name would set the field, never the option.
 
         Raises:
             TypeError: A registered part already has an option with such a name.
@@ -186,13 +185,13 @@ class Registry:
     def register_open(
         self, title: str, accepts: Callable[[str], bool], names: Callable[[], Iterable[str]]
     ) -> Any:
-        """Return a decorator that registers the open part, which takes unregistered names.
+        """Return a decorator that registers the open part, used for unregistered names.
 
-        For example, one open part takes the name of any timm model. Its first argument is the name.
+        For example, one function builds any timm model. It gets the name as its first argument.
 
         Args:
             title: Name of the open part in listings.
-            accepts: Tells whether the open part takes a name.
+            accepts: Tells whether the open part supports a name.
             names: Returns names to suggest for a misspelt one.
         """
 
@@ -215,12 +214,15 @@ class Registry:
         return name in self._parts
 
     def open_part(self, name: str) -> Part | None:
-        """Return the open part bound to `name`. None if it does not take that name, or a part has it."""
+        """Return the open part bound to `name`.
+
+        None if it does not support that name, or the name is registered for another part.
+        """
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None
 
     def __getitem__(self, name: str) -> Part:
-        """Return the part called `name`, or the open part bound to it.
+        """Return the part `name`, or the open part bound to that name.
 
         Raises:
             ConfigError: There is no such part. The message suggests a similar name.
@@ -262,9 +264,10 @@ class Registry:
         return Spec(part, parsed, beside=self.beside, **beside)
 
     def labelled(self, value: Any) -> Any:
-        """Give each entry of `{label: options}` a `name`, by default its label.
+        """Normalise a labelled section to `{label: {name: ..., **options}}`.
 
-        A string in place of the options is the name. A string in place of the mapping is a single label.
+        The name is the label if the options give no `name`. `{label: text}` is short for
+        `{label: {name: text}}`. A string in place of the section is short for `{string: {}}`.
         """
         if value is None:
             return {}

@@ -1,7 +1,7 @@
 """Arrays in the user cache, which are read as memory maps.
 
-A folder of arrays has a record with a key, which says what they were computed from, and checksums. Arrays are
-used only if both match.
+A folder of arrays also holds a record. Its key says what the arrays were computed from. The record also holds
+checksums of the arrays. Arrays are used only if the key and the checksums match.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RECORD = "key.json"
 class Rows:
     """A .npy file that is written row by row, inside a `with` block.
 
-    On a full disk, writing raises an error. Writing to a memory-mapped file would kill the process.
+    Writing to a full disk raises an error. With a memory-mapped file, it would kill the process.
 
     Args:
         path: Path of the file.
@@ -61,7 +61,7 @@ class Rows:
 
 @contextmanager
 def explain_refusal(what: str, folder: Path, option: tuple[str, ...]) -> Iterator[None]:
-    """Turn an OSError of the `with` block into a one-line error.
+    """Turn an OSError of the `with` block into a ConfigError.
 
     Args:
         what: Description of what is written, for the message.
@@ -87,8 +87,8 @@ def write_record(folder: Path, record: Mapping[str, Plain]) -> None:
 
     Args:
         folder: The folder of the arrays.
-        record: Plain data with the entries `key` and `checksums` (by array name). A digest of the record is
-            written with it.
+        record: JSON-compatible values. It must have the entries `key` and `checksums` (by array name). A
+            digest of the record is written with it.
     """
     with (folder / RECORD).open("w") as file:
         json.dump({**record, "seal": digest(record)}, file, indent=1)
@@ -133,9 +133,9 @@ def read_arrays(
 
 
 def digest(plain: Any) -> str:
-    """Return a hash of plain data, 32 hex digits.
+    """Return a hash of a JSON-compatible value, 32 hex digits.
 
-    It depends on the order of keys.
+    It depends on the order of the keys of mappings.
     """
     return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The user cache: its folders, locks, atomic creation of entries, and a progress bar for slow ones."""
+"""The user cache: its folders, locks, atomic creation of entries, and a progress bar for slow work."""
 
 from __future__ import annotations
 
@@ -82,9 +82,10 @@ def cannot_write(path: Path, error: OSError) -> ConfigError:
 
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `target` if the block succeeds.
+    """Yield a temporary folder, renamed to `target` if the block succeeds.
 
-    An older `target` is replaced. If the block fails, the new folder is removed and `target` stays as it was.
+    An older `target` is replaced. If the block fails, the temporary folder is removed and `target` is not
+    changed.
 
     Call this under `locked(target)`, because it first removes unfinished folders that killed processes left.
     """
@@ -121,8 +122,8 @@ def progress(title: str, *, size: bool = False) -> Iterator[Report]:
         size: Whether the counts are bytes.
 
     Yields:
-        report(done, total), which updates the bar: how much of the task is done, and the size of the whole
-            task, None if unknown.
+        The function report(done, total), which updates the bar. `done` is how much of the task is done, and
+            `total` the size of the whole task, or None if unknown.
     """
     console = Console(stderr=True, emoji=False)
     if not console.is_terminal:

@@ -19,7 +19,7 @@ def channel_statistics(split: Split) -> tuple[tuple[tuple[float, ...], tuple[flo
     so that normalisation does not scale it.
 
     Returns:
-        (means, deviations), each of red, green and blue for values in [0, 1]; and the warnings.
+        (means, standard deviations), each for red, green and blue and values in [0, 1]; and the warnings.
     """
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
     for positions in torch.arange(len(split)).split(1000):

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, read from the published Python archives or other packagings of the same files."""
+"""CIFAR-10 and CIFAR-100, read from the published Python archives or from copies of their files."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def read_cifar100(root: str | None, part: PartName, *, store_size: int | None = 
 def read_cifar10(root: str | None, part: PartName, *, store_size: int | None = None) -> Pictures | None:
     """Read one part of CIFAR-10; return None for "val".
 
-    It has the arguments of `read_cifar100`. It compares the md5 sums of the files with the published ones, so
-    that the same pictures in other files also give a warning.
+    The arguments are those of `read_cifar100`. The result has a warning if the md5 sum of a file differs from
+    the published one. That may be so even if the pictures are equal, for example in files saved again.
 
     Raises:
         ConfigError: A file cannot be read or holds something else. The message names it.

@@ -33,7 +33,7 @@ class Listing:
 
     Attributes:
         folder: Folder of the part.
-        classes: Class names by label.
+        classes: Class names, in the order of the labels.
         files: Path of each file, relative to `folder`.
         labels: Label of each file, (N,) int64.
         digest: Hash of the names, sizes and modification times of all files.
@@ -148,7 +148,7 @@ def _walk(folder: Path, relative: str, above: frozenset[tuple[int, int]]) -> Ite
 
     Args:
         folder: The folder to search, at any depth.
-        relative: The path of `folder` with which all yielded paths begin.
+        relative: Path of `folder` relative to the folder of the part. All yielded paths begin with it.
         above: (device, inode) of each parent folder, to detect links back to one of them.
     """
     status = folder.stat()

@@ -47,9 +47,9 @@ def _mover(device: torch.device) -> Callable[[Split], Split]:
 
 
 def left_on_host(*splits: Split | None) -> list[str]:
-    """Return a line for the user if pictures stayed on the host.
+    """Return a list with a message if pictures stayed on the host.
 
-    The list is empty if all are on the device.
+    The list is empty if all pictures are on the device.
     """
     away = [split for split in splits if split is not None and split.rows.device != split.labels.device]
     if not away:

@@ -27,13 +27,13 @@ class Pictures:
     Attributes:
         images: (N, 3, H, W) uint8, possibly memory-mapped.
         labels: (N,) int64.
-        classes: Class names by label.
+        classes: Class names, in the order of the labels.
         digests: (N,) 'V16', a hash of each picture's pixels. It defines the canonical order (`order`), and
             exact duplicates have equal hashes.
         superclasses: Names of the superclasses. Empty if the data set has none.
         superclass_of: Index of each label's superclass in `superclasses`. Empty if there are none.
-        notes: Lines for the run's record.
-        warnings: Lines for the run's record that the user should act on.
+        notes: Remarks to save with the run, one line each.
+        warnings: Like `notes`, for problems that the user should act on.
     """
 
     images: np.ndarray
@@ -46,9 +46,9 @@ class Pictures:
     warnings: tuple[str, ...] = ()
 
     def order(self) -> np.ndarray:
-        """Return the rows in canonical order: by digest, then by label.
+        """Return the indices that sort the pictures by digest, then by label.
 
-        The result is (N,) int64. The order does not depend on how the data set is packaged.
+        The result is (N,) int64. This canonical order does not depend on the files or their order.
         """
         return np.lexsort(
             (self.labels, *np.ascontiguousarray(self.digests).view(">u8").reshape(-1, 2).T[::-1])
@@ -83,8 +83,8 @@ class Split:
             not fit.
         rows: (N,) int64, the index of each sample in `images`, on the same device as `images`.
         labels: (N,) int64, on the device.
-        ids: (N,) int64, on the device: each sample's index in the canonical order of its part. A sample's
-            random numbers are keyed by its id.
+        ids: (N,) int64, on the device: each sample's position in the canonical order of its part of the data
+            set (`Pictures.order`). A sample's random numbers are keyed by its id.
     """
 
     images: Tensor
@@ -99,8 +99,8 @@ class Split:
         """Return images, labels and ids of the samples at `positions`.
 
         Args:
-            positions: (B,) int64, from 0 to N - 1, on the device of `rows`. If they were on a GPU and the
-                images on the host, the host would have to wait for the GPU.
+            positions: (B,) int64, from 0 to N - 1. They should be on the device of `rows`: with positions on
+                a GPU and images on the host, the host would have to wait for the GPU.
 
         Returns:
             uint8 images (B, 3, H, W), labels (B,) and ids (B,), on the device of `labels`.
@@ -125,12 +125,12 @@ class Splits:
         train: Training pictures.
         val: Validation pictures, or None if there are none.
         test: Test pictures, or None if they were not asked for: data that is not read cannot leak.
-        classes: Class names by label.
+        classes: Class names, in the order of the labels.
         superclasses: Names of the superclasses. Empty if the data set has none.
         superclass_of: Index of each label's superclass in `superclasses`. Empty if there are none.
         fingerprint: `Pictures.fingerprint()` of each part that was read, by the part's name.
-        notes: Lines for the run's record.
-        warnings: Lines for the run's record that the user should act on.
+        notes: Remarks to save with the run, one line each.
+        warnings: Like `notes`, for problems that the user should act on.
     """
 
     train: Split
@@ -258,10 +258,10 @@ def load_test(data: DataConfig) -> tuple[Split, Pictures]:
 
 
 def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -> tuple[Split, ...]:
-    """Return a split for each array of ids.
+    """Return splits of one part that share an image tensor.
 
-    The splits share one image tensor. The ids are indices into `order`. Images are copied only if at most
-    half of them are used.
+    `parts` holds the ids of each split, see `Split`. `order` is `source.order()`: the sample with id i is row
+    order[i] of `source`. Images are copied only if at most half of them are used.
     """
     used = np.sort(np.concatenate(parts))
     rows = order[used]
@@ -283,7 +283,7 @@ def _share(source: Pictures, order: np.ndarray, parts: tuple[np.ndarray, ...]) -
 
 
 def _keep(source: Pictures, data: DataConfig) -> Split:
-    """Return a whole part as a split, limited to the first `data.classes`."""
+    """Return a split with all pictures of the first `data.classes` classes."""
     order = source.order()
     ids = np.flatnonzero(source.labels[order] < (data.classes or len(source.classes)))
     return _share(source, order, (ids,))[0]

@@ -58,7 +58,7 @@ def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
 def _capsule_distance(dice: _Dice, x: Floats, y: Floats, reach: float, thick: tuple[float, float]) -> Floats:
     """Return the signed distance to a random capsule, negative inside.
 
-    `reach` limits the length of the capsule, and `thick` is the range of its radius.
+    `reach` limits the length of the capsule, and `thick` is the range of the radius.
     """
     from_x, from_y = x - dice(-1.1, 1.1), y - dice(-1.1, 1.1)
     edge_x, edge_y = dice(-reach, reach), dice(-reach, reach)
@@ -66,9 +66,10 @@ def _capsule_distance(dice: _Dice, x: Floats, y: Floats, reach: float, thick: tu
 
 
 def _texture(name: str, dice: _Dice, distance: Floats, x: Floats, y: Floats, blur: Floats) -> Floats:
-    """Return the second colour's share at each pixel, in [0, 1].
+    """Return the share of a shape's second colour at each pixel.
 
-    `blur` is the width of a pixel in the coordinates of the shape.
+    A shape has two colours, and the share is in [0, 1]. `blur` is the width of a pixel in the coordinates of
+    the shape.
     """
     density, shift_x, shift_y = dice(1.5, 2.1), dice(), dice()
     u, v = x * density + shift_x, y * density + shift_y

@@ -147,9 +147,9 @@ def gradient_zero(probe: Probe) -> Reasons:
 
 
 def _norms_of_blocks(probe: Probe) -> Iterator[tuple[str, float]]:
-    """Return (block, norm of its gradient) for each block.
+    """Return (name, gradient norm) for each block of the model.
 
-    A block is the parameters of modules whose dotted names begin with the same three words.
+    A block holds the parameters of all modules whose dotted names agree in the first three components.
     """
     # Not by layer: if the last scale of a residual block starts at 0, its other layers get no gradient yet.
     blocks: dict[str, list[float]] = {}

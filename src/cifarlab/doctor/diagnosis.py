@@ -86,7 +86,7 @@ def diagnose(
     runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
-    """Check a configuration without downloads and without writing a run.
+    """Check a configuration without downloading data or creating a run's folder.
 
     Args:
         config: The configuration.

@@ -47,9 +47,10 @@ class CostEstimate:
 
 
 def estimate_cost(probe: Probe) -> CostEstimate | None:
-    """Time steps of several batch sizes and extrapolate linearly.
+    """Estimate the cost of a run by timing a few training steps.
 
-    This changes the weights of the probe's run, which therefore must not be trained afterwards.
+    Steps with batches of several sizes are timed, and the times are extrapolated linearly. The steps change
+    the weights of the probe's run, so the run must not be trained afterwards.
 
     Returns:
         The estimate, or None if the number of steps is unknown.
@@ -106,7 +107,7 @@ def estimate_cost(probe: Probe) -> CostEstimate | None:
 
 
 def _times_the_first_size(probe: Probe) -> float:
-    """Return the mean number of pixels per step, relative to the first."""
+    """Return the mean pixels per step, divided by the first step's pixels."""
     config, plan, steps = probe.config, probe.case.plan, probe.case.run_steps
     assert plan is not None
     assert steps is not None
@@ -119,9 +120,9 @@ def _times_the_first_size(probe: Probe) -> float:
 
 
 def _seconds(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """Return the shortest of up to `times` timings of a call.
+    """Time a call repeatedly; return the shortest time in seconds.
 
-    It is in seconds, and includes the work of the GPU.
+    The call is made `times` times, or fewer if `_SECONDS` have passed. The time includes work on the GPU.
     """
     found: list[float] = []
     while len(found) < times and sum(found) < _SECONDS:

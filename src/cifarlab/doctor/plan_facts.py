@@ -56,7 +56,7 @@ class Planned:
 
         Args:
             num: Largest number of rates to return.
-            taken: Number of steps, from the first, over which to space them. None: all steps of the schedule.
+            taken: The steps are spaced over the first `taken` steps. None: over all steps of the schedule.
         """
         total = self.plan.total_steps if self.plan else num
         last = (total if taken is None else taken) - 1

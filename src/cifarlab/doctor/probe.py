@@ -79,7 +79,7 @@ class Probe:
     def first(self) -> Pass:
         """One forward and backward pass of a small batch.
 
-        It is in training mode, at the initial weights.
+        It is computed in training mode, with the initial weights.
         """
         engine, teacher = self.job.engine, self.job.teacher
         batch = self.views(0, self.size)

@@ -74,7 +74,7 @@ def chosen_on_test(case: Planned) -> Reasons:
 
 @check("static", "warning", "set model.normalize=pretrained; with model.init, the value of that run")
 def other_normalization(case: Planned) -> Reasons:
-    """Pictures are normalised in another way than when the model's initial weights were trained."""
+    """Pictures are normalised differently than when the pretrained weights were trained."""
     model = case.config.model
     if model.init:
         theirs = None
@@ -124,7 +124,7 @@ def decay_overwhelms(case: Planned) -> Reasons:
 
 @check("static", "note", "set optim.decay_norms=false")
 def norms_decayed(case: Planned) -> Reasons:
-    """Weight decay also acts on norms and biases. That is usual only for SGD with at most 5e-4."""
+    """Weight decay acts on norm layers and biases. That is usual only for SGD with decay up to 5e-4."""
     optim = case.config.optim
     # Published recipes with SGD decay norms and biases. The first README of google-research/sam calls that
     # critical for a WRN.
@@ -142,7 +142,7 @@ def margin_scale_low(case: Planned) -> Reasons:
 
 @check("static", "warning", "set the smoothing of cross_entropy to 0, or remove the margin")
 def smoothing_against_margin(case: Planned) -> Reasons:
-    """Label smoothing and a margin loss pull the gaps between cosines in opposite directions."""
+    """Label smoothing narrows the gaps between cosines that a margin loss widens."""
     smoothed = [
         label
         for label, spec in case.config.objective.items()
@@ -153,7 +153,7 @@ def smoothing_against_margin(case: Planned) -> Reasons:
 
 
 def _margins(config: Config) -> list[str]:
-    """Return the labels of the losses that act on cosines (margin losses)."""
+    """Return the keys in `objective` of losses on cosines (margin losses)."""
     return [
         label for label, spec in config.objective.items() if spec.weight and spec.part.traits.needs_cosines
     ]
@@ -199,7 +199,7 @@ def _from_uniform(gap: float, num_classes: int) -> float:
 
 @check("static", "warning", "lower train.average.decay, or set train.average.warmup=true")
 def average_keeps_the_start(case: Planned) -> Reasons:
-    """An exponential average without warm-up still contains the initial weights at the end."""
+    """Without warm-up, the final exponential average of the weights still contains the initial weights."""
     average, steps = case.config.train.average, case.run_steps
     options = average.kwargs() if average else {}
     if steps and "decay" in options and not options.get("warmup"):
@@ -244,9 +244,9 @@ def harsh_augmentation(case: Planned) -> Reasons:
 
 
 def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
-    """Yield (label, part, whether it applies to every picture).
+    """Yield (key, augmentation, whether it applies to every picture).
 
-    The choices within a part such as `one_of` are yielded, too.
+    The choices of an augmentation such as `one_of` are yielded, too, by their key in `choices`.
     """
     for label, spec in specs.items():
         if spec.p:

@@ -25,7 +25,7 @@ from cifarlab.data.splits import Split
 def num_views(config: Config) -> int | None:
     """Return the number of different views of each picture in a run.
 
-    None means that each epoch has a new view. Otherwise views repeat in turn.
+    None means that each epoch has a new view. Otherwise epoch e uses view e mod n, where n is the result.
     """
     data = config.data
     if data.freeze_views or not (data.augment or data.mix):
@@ -36,7 +36,7 @@ def num_views(config: Config) -> int | None:
 def view_epoch(config: Config, epoch: int) -> int:
     """Return the first epoch that has the same views as `epoch`.
 
-    This number keys the random numbers of a view. It is `epoch` itself if views do not repeat.
+    The random numbers of a view are derived from this epoch. It is `epoch` itself if views do not repeat.
     """
     views = num_views(config)
     return epoch if views is None else epoch % views
@@ -48,7 +48,7 @@ def make_batch(
     """Make a batch of the samples at `positions` (B,) of a split.
 
     Pictures are gathered, scaled to [0, 1], augmented and mixed. Augmentation and mixing draw random numbers
-    that depend on `seed` and `epoch`. `epoch` is a result of `view_epoch`.
+    that depend on `seed` and `epoch`. Pass the result of `view_epoch` as `epoch`.
     """
     pictures, labels, ids = split.gather(positions)
     images = pictures.float() / 255
@@ -99,8 +99,8 @@ class BatchLoader:
 
     Several batches are augmented at once and then divided, because a GPU launches as many kernels for a
     thousand pictures as for a hundred. The result is the same as for batches augmented one by one: a sample's
-    view depends only on itself and on its partner in mixing, and partners are always in the same batch.
-    Mixers that draw once per batch are an exception. With these, batches are augmented one by one.
+    view depends only on itself and on its partner in mixing, and partners are always in the same batch. If an
+    option of `data.mix` draws its random numbers once per batch, batches are augmented one by one.
 
     Args:
         split: The training split.
@@ -116,9 +116,9 @@ class BatchLoader:
         self._chunk: tuple[Tensor, int, int, Batch] | None = None
 
     def batch(self, order: Tensor, epoch: int, first: int, last: int) -> Batch:
-        """Return the batch of the samples `order[first:last]`, as shown in `epoch`.
+        """Return the batch of the samples `order[first:last]`, augmented as in `epoch`.
 
-        `order` holds positions in the split, (N,).
+        `order` (N,) holds positions in the split.
         """
         begin = first - first % self.size
         chunk = self._chunk

@@ -13,7 +13,7 @@ COLDEST, HOTTEST = 1 / 20, 20.0
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature that minimises cross-entropy (Guo et al. 2017).
 
-    It is the T for which logits / T have the least cross-entropy, searched between COLDEST and HOTTEST.
+    It is the T between 1/20 and 20 for which the cross-entropy of logits / T is least.
 
     Args:
         logits: (N, C).

@@ -64,7 +64,7 @@ class CudaTape:
 
     @contextlib.contextmanager
     def warm_up(self) -> Iterator[None]:
-        """Run work on the stream of the recordings."""
+        """Run the work within the context on the recordings' stream."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -162,7 +162,7 @@ class Graphs:
 
 
 def copied(given: Any) -> Any:
-    """Copy an input with all its tensors, for graphs to read."""
+    """Copy an input with all its tensors; captured graphs read the copy."""
     if isinstance(given, Batch | Output):
         return replace(given, **{field.name: copied(getattr(given, field.name)) for field in fields(given)})
     if isinstance(given, tuple):

@@ -15,7 +15,8 @@ class Plan:
     """The division of a run into epochs, steps and batches.
 
     A step is one update of the weights, from `accumulate` batches. The last step of an epoch may have fewer
-    batches, and its last batch fewer samples.
+    batches, and its last batch fewer samples. An epoch's order is a tensor of positions in the training
+    split, (N,), in the order in which the epoch uses them.
 
     Attributes:
         samples: Number of training samples.
@@ -57,7 +58,7 @@ class Plan:
         return min(step * self.step_size, self.samples_per_epoch)
 
     def positions(self, order: Tensor, step: int) -> Tensor:
-        """Return the part of an epoch's order (N,) that a step uses.
+        """Return the positions that a step uses, from the epoch's `order`.
 
         `step` is counted from 0 within the epoch.
         """
@@ -68,7 +69,8 @@ class Plan:
 
         Args:
             step: Step, counted from 0 at the start of the run.
-            samples: Length of the epoch's order. It may be shorter than the epoch.
+            samples: Length of the epoch's order. If it is less than `samples_per_epoch`, the ranges end
+                there.
 
         Returns:
             (first, last) of each batch, which holds `order[first:last]`.

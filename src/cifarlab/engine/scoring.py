@@ -163,9 +163,9 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 def ranked(logits: Tensor) -> Tensor:
     """Return the most probable classes, (N, 5), most probable first.
 
-    With fewer than five classes there are fewer columns. The scores of a split break ties in the same way;
-    ties do occur among bfloat16 logits. The accuracy on training batches uses `argmax`, which may break ties
-    otherwise.
+    With fewer than five classes there are fewer columns. `score_split` uses this function, too, so that ties
+    are broken in the same way; ties do occur among bfloat16 logits. The accuracy on training batches uses
+    `argmax`, which may break them differently.
     """
     return logits.topk(min(5, logits.shape[1])).indices
 

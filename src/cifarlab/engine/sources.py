@@ -14,7 +14,10 @@ from cifarlab.data.splits import Split
 
 
 class Source(Protocol):
-    """Interface of a source of a teacher's outputs for training batches."""
+    """Interface of a source of a teacher's outputs for training batches.
+
+    A view is one augmented version of every training picture.
+    """
 
     def begin(self, view: int, stop: Callable[[], bool] = ...) -> str | None:
         """Prepare a view's outputs; return a message if any were computed.
@@ -34,14 +37,14 @@ class Source(Protocol):
 
 
 class ActivationSource(Protocol):
-    """Interface of a source of a frozen part's activations, which replace pictures."""
+    """Interface of stored activations of a network's frozen part, used in place of pictures."""
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:
-        """Return the training batch at `positions` (B,), with activations for pictures."""
+        """Return the training batch at `positions` (B,), with activations replacing pictures."""
         ...
 
     def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
-        """Return a function from positions (B,) to activations without augmentation.
+        """Return a function from positions (B,) to activations of pictures without augmentation.
 
         Returns None if there are none for the split.
         """
@@ -54,11 +57,14 @@ class ActivationSource(Protocol):
     def knows(self, model: torch.nn.Module) -> bool:
         """Tell whether the activations are valid for a model.
 
-        They are if its frozen part equals the one that computed them.
+        They are valid if the model's frozen part has the weights that they were computed with.
         """
         ...
 
 
 def unobserved(_part: str) -> AbstractContextManager[object]:
-    """Return a context that does nothing: a step's parts are not measured."""
+    """Return a context that does nothing.
+
+    It is the default of `Engine.span`. A profiler replaces it to measure each named part of a step.
+    """
     return nullcontext()

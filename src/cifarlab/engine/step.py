@@ -37,7 +37,10 @@ PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}
 
 
 class Engine:
-    """Takes training steps; holds their state: weights, optimizer, loss scale, average, running means."""
+    """Takes training steps; holds their state: weights, optimizer, loss scale, average, running means.
+
+    `teacher` gives a teacher's outputs. `activations` gives stored activations in place of pictures.
+    """
 
     def __init__(
         self,
@@ -96,11 +99,11 @@ class Engine:
         self._clock = self._clock or self._device_clock()
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step (with layer decay, the head's)."""
+        """Return a step's learning rate; with layer decay, that of the head."""
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
     def step(self, order: Tensor, epoch: int, step: int) -> None:
-        """Take a training step, counted from 0 over the whole run."""
+        """Take step `step` of the run, from 0, with the epoch's order."""
         plan = self._plan_step(len(order), epoch, step)
         self._behind_border(self.model)  # Sets the tail to the model's mode.
         batches = (self._batch(order, epoch, first, last, plan.clock) for first, last in plan.bounds)
@@ -149,7 +152,7 @@ class Engine:
     def _learn(self, plan: StepPlan, batches: Iterable[Batch], reseed: Reseed) -> None:
         """Take the planned step; graphs may capture what this function does.
 
-        It reads no number on the host that varies by step. No device work may come before the first reseed.
+        Host code must not read numbers that vary by step. No device work may come before the first reseed.
         """
         self.optimizer.zero_grad(set_to_none=True)
         watched: list[Tensor] = []
@@ -174,12 +177,9 @@ class Engine:
             self.means.watch(watched, plan.clock.step)
 
     def _backward_uphill(self, batch: Batch, sizes: Sizes, reseed: Callable[[], object]) -> Tensor:
-        """Replace the gradients by sharpness-aware ones; return the second pass's loss.
-
-        The second pass is not a closure of `optimizer.step`, because torch's loss scaler accepts none.
-        """
+        """Replace the gradients by sharpness-aware ones; return the second pass's loss."""
         assert self.config.optim.sharpness is not None
-        ascent = self.config.optim.sharpness.bind()
+        ascent = self.config.optim.sharpness.bind()  # No closure of `step`: torch's loss scaler accepts none.
         with uphill(ascent, self._parameters), statistics_kept(self.model, self.objective):
             self.optimizer.zero_grad(set_to_none=True)
             reseed()
@@ -215,7 +215,7 @@ class Engine:
         return hash_ints(self._seed, step * self.plan.accumulate + number)
 
     def _sizes(self, count: int, epoch: int, step: int, place: int) -> Sizes:
-        """Return the training sizes of `count` pictures from `place` in the order."""
+        """Return the training sizes of `count` pictures; the first is `order[place]`."""
         return sizes_of_batch(self.config, count, epoch, step, self.plan.total_steps, place)
 
     def _forward(self, model: torch.nn.Module, batch: Batch, sizes: Sizes) -> Output:
@@ -239,7 +239,7 @@ class Engine:
 
     @torch.no_grad()
     def finish(self, epoch: int) -> None:
-        """Re-estimate the average's batch norms, if needed, before scoring `epoch`."""
+        """Re-estimate batch-norm statistics of averaged weights, if needed, before scoring `epoch`."""
         model = self.evaluated
         if self.average is None or model is self.model or self.average.has_own_statistics:
             return

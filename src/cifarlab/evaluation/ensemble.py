@@ -28,18 +28,19 @@ from cifarlab.training.setup import count_macs
 
 @dataclass(frozen=True)
 class Choice:
-    """The decisions of an ensemble, made before the scored pictures are read.
+    """The members, mean and temperatures of an ensemble.
 
-    They are made on validation, but `mean` may be given by the caller. Without validation pictures, all runs
+    All are chosen on validation, except a `mean` that the caller gives. Without validation pictures, all runs
     are members, all temperatures are 1, and `temperature`, `val_top1` and `best` are None.
 
     Attributes:
-        members: Positions of the runs in the ensemble, among the given runs.
+        members: Indices of the members among the given runs.
         mean: What is averaged: logits or probabilities.
-        temperatures: Divisor of each given run's logits.
-        temperature: Divisor of the logits of the ensemble.
+        temperatures: For each given run, the divisor of its logits before averaging.
+        temperature: Divisor of the averaged logits, to calibrate the ensemble. If probabilities are averaged,
+            it divides the logarithms of their mean.
         val_top1: Validation accuracy of each given run.
-        best: Position of the run with the best validation accuracy.
+        best: Index of the run with the best validation accuracy.
     """
 
     members: list[int]
@@ -85,7 +86,7 @@ class EnsembleScores(Record):
         mean: What is averaged over the members: logits or probabilities.
         chosen_on_val: What was chosen on validation: `mean`, `members`, both, or nothing.
         tta: Test-time augmentation of the members. None without it.
-        best_member: The run with the best validation accuracy. None if no pictures were held out.
+        best_member: Path of the run with the best validation accuracy. None if no pictures were held out.
         gain: Accuracy of the ensemble minus that of `best_member`. None without `best_member`.
         forward_passes: Forward passes of all chosen members for one picture.
         macs: Multiply-adds of all chosen members for one picture.
@@ -143,7 +144,8 @@ def evaluate_ensemble(
         The scores and the cost of the ensemble and of its members.
 
     Raises:
-        ConfigError: The runs do not fit together, or there are no validation pictures for a choice.
+        ConfigError: `load_members` refuses the runs, an argument is unknown, or something must be chosen and
+            there are no validation pictures.
     """
     refuse_unknown_split(split, known=HELD_OUT_PARTS)
     if isinstance(tta, str):
@@ -220,17 +222,17 @@ def forward_selection(
 ) -> list[int]:
     """Choose the members of an ensemble greedily (Caruana et al. 2004).
 
-    Each step adds the member that raises the mean's accuracy most. Ties go to the lower cross-entropy.
-    The selection ends when no member improves the mean.
+    Each step adds the member with which the average has the highest accuracy. Ties go to the lower
+    cross-entropy. The selection ends when no further member improves the average.
 
     Args:
-        answers: Logits of all members (M, N, C).
+        answers: Logits of all candidates (M, N, C).
         labels: Labels (N,).
         average: Averages logits (M, N, C) to (N, C).
-        first: Position of the member to start with.
+        first: Index of the member to start with.
 
     Returns:
-        Positions of the chosen members, in the order of their choice.
+        Indices of the chosen members, in the order of their choice.
     """
     chosen = [first]
     rating = _rating(answers[first], labels)

@@ -32,8 +32,9 @@ def load_members(
         The models in the order of `runs`, and the splits of the first run.
 
     Raises:
-        ConfigError: There are fewer than two runs, one is given twice, the data sets or their stored sizes
-            differ, or a run was trained on validation pictures of the first run.
+        ConfigError: There are fewer than two runs, or one is given twice. Or a run was trained on another
+            data set than the first run, on pictures stored at another size, or on validation pictures of the
+            first run.
     """
     _refuse_few_or_twice(runs)
     members = []

@@ -42,10 +42,9 @@ def evaluate(
 ) -> Scores:
     """Score a run's model on `train`, `val` or `test`.
 
-    It is the model of the run's chosen epoch. Training does not read the test pictures unless its recipe says
-    so: this function scores on them. Each use of the test pictures is recorded in the ledger beside the runs
-    (`cifarlab.runs.ledger`). A test score is also written to the run's `summary.json`. The temperature for
-    calibration is fitted on validation.
+    It is the model of the run's chosen epoch. Each use of the test pictures is recorded in the ledger, a file
+    in the folder of all runs (`cifarlab.runs.ledger`). A test score is also written to the run's
+    `summary.json`. The temperature for calibration is fitted on validation.
 
     Args:
         run: The run, its folder, or its best.pt.
@@ -133,7 +132,7 @@ class _Timed(Measured):
 def _timed(model: nn.Module, pictures: Split, val: Split | None, precision: Precision, size: int) -> _Timed:
     """Score a model on pictures, and measure its speed.
 
-    The temperature is fitted on `val`. None: there is no temperature.
+    The temperature is fitted on `val`. If `val` is None, there is no temperature.
     """
     logits, labels, pace = collect_outputs(model, pictures, precision, size)
     temperature = None

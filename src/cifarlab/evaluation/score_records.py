@@ -12,7 +12,7 @@ from cifarlab.engine.scoring import scores
 
 
 class Measured(TypedDict):
-    """Scores of logits. The keys have the meaning of the same fields of `Scores`."""
+    """The scores that `measure` returns. Each key has the meaning of the same field of `Scores`."""
 
     top1: float
     top5: float
@@ -50,17 +50,17 @@ class Calibrated(Protocol):
 
     @property
     def temperature(self) -> float | None:
-        """Divisor of the logits, fitted on validation."""
+        """Divisor of the logits, fitted on validation; None if not fitted."""
         ...
 
     @property
     def nll_calibrated(self) -> float | None:
-        """`nll` of the logits divided by `temperature`."""
+        """`nll` of the logits divided by `temperature`. None without a temperature."""
         ...
 
     @property
     def ece_calibrated(self) -> float | None:
-        """`ece` of the logits divided by `temperature`."""
+        """`ece` of the logits divided by `temperature`. None without a temperature."""
         ...
 
 
@@ -69,8 +69,8 @@ class Augmentation(Record):
 
     Attributes:
         name: flip, multi_crop or sizes.
-        pixels: Option of multi_crop. None for other augmentations.
-        scales: Option of sizes. None for other augmentations.
+        pixels: Largest shift in pixels, the option of multi_crop. None for other augmentations.
+        scales: Factors of the model's input size, the option of sizes. None for other augmentations.
     """
 
     name: str
@@ -127,8 +127,8 @@ class Scores(Record):
         remark: A remark to print beside the accuracy, e.g. that it is optimistic. May be empty.
         written: Whether a test score was written to the run's summary. False for other splits.
         not_written: Why a test score was not written. None if it was, and for other splits.
-        test_opened: How often the test pictures were used: under `run` by this run, under `runs` by all runs
-            of the same folder.
+        test_opened: How often the test pictures were used. The key `run` counts the uses by this run, `runs`
+            the uses by all runs in the same folder of runs.
         warnings: Warnings, one line each.
     """
 

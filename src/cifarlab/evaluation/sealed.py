@@ -46,11 +46,11 @@ def refuse_unknown_split(split: str, *, known: Sequence[str] = PARTS) -> None:
 def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, alone: bool = False) -> Opened:
     """Return a run's `train`, `val` or `test` pictures.
 
-    All scoring on test goes through this function. It checks that the data are the run's, then records the
-    use of the test set in the ledger.
+    All scoring on test goes through this function. It checks that the data are those that the run was trained
+    on. Then it records the use of the test set in the ledger.
 
     Args:
-        run: The run, as messages name it.
+        run: Name of the run for error messages.
         trained: The loaded run.
         split: The pictures to return: train, val or test.
         reader: Name to record in the ledger with a use of the test set.

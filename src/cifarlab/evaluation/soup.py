@@ -127,7 +127,8 @@ class SoupResult:
         first: The run with the best validation accuracy. It is always in the soup.
         scores: Validation scores of the soup: `top1`, `top5` and `loss`.
         kept: Number of runs in the soup.
-        record: The outcome of each run, in the order in which they were tried: the best run first.
+        record: One entry for each run that was tried, the best run first: its accuracy, and whether it was
+            kept.
     """
 
     model: Classifier
@@ -180,9 +181,9 @@ def average_weights(
 ) -> None:
     """Set the model's weights to the mean of state dicts, in place.
 
-    Batch norm statistics are estimated from unaugmented training pictures, unless the mean equals the weights
-    of the first ingredient: then its statistics are kept. Values that are not floating-point numbers are
-    taken from the first ingredient. The model is left in evaluation mode.
+    Batch norm statistics are estimated from unaugmented training pictures. But if the mean equals the first
+    state dict, e.g. because it is the only one, its statistics are kept. Values that are not floating-point
+    numbers are taken from the first state dict. The model is left in evaluation mode.
 
     Args:
         model: The model to change.

@@ -61,7 +61,7 @@ def sizes(
     There are two forward passes for each scale. Larger sizes cost more.
 
     Args:
-        scales: Factors of `size`, the side length at which the model sees the picture otherwise.
+        scales: Factors of the side length at which the model sees the picture without this augmentation.
     """
     return [view for scale in scales for view in flip(images, max(1, round(scale * size)))]
 
@@ -110,7 +110,9 @@ MEANS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def mean_called(name: str) -> Callable[[Tensor], Tensor]:
-    """Return one of MEANS by its name.
+    """Return `mean_of_logits` or `mean_of_probabilities`.
+
+    `name` is logits or probabilities.
 
     Raises:
         ConfigError: The name is unknown. The message suggests the nearest name.
@@ -122,6 +124,13 @@ def mean_called(name: str) -> Callable[[Tensor], Tensor]:
 
 class Augmented(nn.Module):
     """A classifier that averages its outputs over several views of a picture.
+
+    Args:
+        model: The classifier.
+        tta: The test-time augmentation, as `parse` returns it.
+        size: Side length in pixels at which the model sees pictures without augmentation.
+        backbone: Name of the model's backbone, for error messages.
+        mean: What is averaged: logits or probabilities.
 
     Attributes:
         passes: Number of views.

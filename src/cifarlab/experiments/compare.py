@@ -1,4 +1,7 @@
-"""Comparison of recipes or runs over seeds. Missing runs of recipes are trained first."""
+"""Comparison of recipes or runs over seeds. Missing runs of recipes are trained first.
+
+An arm holds the runs of one name, which differ in the seed only.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ Against = Literal["first", "previous"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One name of a comparison: runs that differ in the seed only.
+    """The runs of one name in a comparison, which differ in the seed only.
 
     Attributes:
         name: Name of the runs.
@@ -63,7 +66,7 @@ def run_comparison(
     imports: Sequence[Path | str] = (),
     against: Against = "first",
 ) -> Comparison:
-    """Train the missing runs of recipes or names, and compare them.
+    """Train missing runs, then compare recipes or finished runs over seeds.
 
     Args:
         names: Two or more names that `find_arm` accepts.
@@ -77,8 +80,8 @@ def run_comparison(
         against: Compare each name with the first name, or with the previous one.
 
     Raises:
-        ConfigError: There are fewer than two names, a name is given twice, or `find_arm`, `train_missing`
-            or `compare_arms` fails.
+        ConfigError: There are fewer than two names, a name is given twice, or `find_arm`, `train_missing` or
+            `compare_arms` fails.
     """
     if len(names) < 2:
         raise ConfigError("compare needs at least two names")
@@ -95,7 +98,7 @@ def run_comparison(
 def trained_arm(name: str, recipe: Recipe, runs: Path, seeds: int, *, overrides: Sequence[str] = ()) -> Arm:
     """Return a recipe's arm for seeds 0 to `seeds` - 1.
 
-    Its runs lie in `runs`/`name`. Missing ones are not trained yet.
+    Its runs lie in `runs`/`name`. Missing runs are not trained here, but by `train_missing`.
 
     Raises:
         ConfigError: An override does not fit the recipe, or sets the seed.

@@ -56,7 +56,8 @@ def run_ladder(
         seeds: Number of seeds; missing runs are trained. None: compare the finished runs.
         overrides: Overrides of each recipe.
         metric: Accuracy to compare: val or test.
-        drop_one: Also train the top without each rung's change in turn, and compare the top with the results.
+        drop_one: Also train the top without each rung's change in turn. This shows how much accuracy the top
+            loses without each change.
         progress: Receives the progress of the training.
         at_once: Number of runs that are trained at the same time.
         imports: Python files or modules that register the runs' custom parts.
@@ -90,9 +91,10 @@ def run_ladder(
 
 
 def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Compare the first row of `scored`, the top, with each other row.
+    """Return the rows without a change, with the top's difference from each.
 
-    Returns the other rows. The difference of each is the top minus the row.
+    The first of `scored` is the top; each other row is the top without one change. The difference is the
+    score of the top minus that of the row.
     """
     top, *others = [by_seed(row) for row in scored] or [{}]
     without = scored[1:]
@@ -103,11 +105,11 @@ def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def _left_out(
     rungs: Sequence[Arm], runs: Path, seeds: int | None, overrides: Sequence[str]
 ) -> tuple[dict[str, Arm], dict[str, str]]:
-    """Return the top without each rung's change.
+    """For each rung, find the runs of the top without its change.
 
     Returns:
-        Arms of the top without a rung's change, and reasons why other rungs have no such arm. Both are by the
-        rung's name.
+        Two mappings by the name of the rung: the runs without the rung's change, and, for a change that
+        cannot be left out, the reason.
     """
     plain = [resolve(read_recipe(rung.name), overrides).dump() for rung in rungs]
     top = read_recipe(rungs[-1].name)
@@ -131,8 +133,9 @@ def _left_out(
 def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, Any]) -> dict[str, Any]:
     """Return the top's configuration without the change that a rung made.
 
-    Each key that the rung changed gets its value in `below`. A label is a key of a section in which the order
-    counts. If the rung removed or moved it, it returns to its place among the labels of `below`.
+    Each key that the rung changed gets its value in `below`. In some sections the order of the keys counts;
+    their keys are called labels. A label that the rung removed or moved returns to its place among the labels
+    of `below`.
 
     Args:
         top: Resolved configuration of the top.
@@ -168,7 +171,11 @@ def undo(top: Mapping[str, Any], below: Mapping[str, Any], rung: Mapping[str, An
 
 
 def _is_moved_again(below: Collection[str], rung: Collection[str], top: Any) -> bool:
-    """Tell whether `top` orders labels of `below` differently from `rung`."""
+    """Tell whether a later rung changed the order of labels again.
+
+    The arguments are one section of the three configurations of `undo`. True if the labels that `below` and
+    `rung` share are in another order in `top`, or some of them are missing there.
+    """
     moved = [label for label in rung if label in below]
     return not is_mapping(top) or [label for label in top if label in moved] != moved
 
@@ -186,7 +193,8 @@ def _sort(section: dict[str, Value], labels: Sequence[str]) -> None:
 def _insert(section: dict[str, Value], label: str, value: Value, labels: Sequence[str]) -> None:
     """Insert a label into a section, in the order of `labels`.
 
-    It comes after the nearest earlier label that the section has, or else before the nearest later one.
+    It comes after the nearest label that precedes it in `labels` and is in the section. If there is none, it
+    comes before the nearest one that follows it.
     """
     keys, at = list(section), labels.index(label)
     section[label] = value

@@ -1,7 +1,8 @@
 """Records of comparisons, ladders and reproductions, as they are written in JSON.
 
-A name stands for its runs, which differ in the seed only. The tutorial's experiments have two sides:
-`as_run`, trained as the published code does, and `corrected`, trained without that code's defects.
+A name stands for its runs, which differ in the seed only. The rungs of a ladder are its recipes; the top is
+the last one (`experiments.ladder`). The experiments of the published tutorial (`experiments.tutorial`) have
+two sides: `as_run`, trained as the published code does, and `corrected`, trained without that code's defects.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class JudgedDifference(Record):
     Differences are fractions. Values that cannot be computed from one seed are None.
 
     Attributes:
-        against: The name whose score is subtracted; in JSON `from`. None if the context says it.
+        against: The name whose score is subtracted; in JSON `from`. None if another field, such as
+            `Lesson.builds_on`, tells what is subtracted.
         paired: Whether the scores are compared seed by seed.
         seeds: Number of pairs. If unpaired, the smaller of the two numbers of seeds.
         mean: The difference.
@@ -32,10 +34,11 @@ class JudgedDifference(Record):
         high: Upper end of its 95 % interval.
         p: The p-value of the hypothesis that there is no difference.
         p_holm: The p-value, corrected for the number of comparisons.
-        shown: Whether `p_holm` is below 0.05 and the interval excludes 0.
-        smallest: The smallest true difference that so many seeds show with probability 0.8.
-        more_seeds: Number of further seeds that show a true difference of `mean` with probability 0.8. None:
-            over 1,000 seeds in total, or unknown.
+        shown: Whether the difference is significant: `p_holm` is below 0.05 and the interval excludes 0.
+        smallest: The smallest true difference that would be significant with probability 0.8 at this number
+            of seeds.
+        more_seeds: Number of further seeds at which a true difference of `mean` would be significant with
+            probability 0.8. None if more than 1,000 seeds in total are needed, or if it is unknown.
         verdict: The verdict in words.
     """
 
@@ -107,17 +110,17 @@ class Comparison(Record):
 
 
 class LeftOut(Record):
-    """A row about a rung of a ladder whose change is left out of the top.
+    """A row of `LadderComparison.drop_one`.
 
     Attributes:
-        left_out: Name of the rung.
+        left_out: Name of the rung whose change is left out of the top.
     """
 
     left_out: str
 
 
 class KeptChange(LeftOut):
-    """A rung whose change cannot be left out.
+    """A row for a rung whose change cannot be left out of the top.
 
     Attributes:
         kept: The reason.
@@ -128,17 +131,17 @@ class KeptChange(LeftOut):
 
 # The fields of the last base class come first.
 class DroppedChange(ComparisonRow, LeftOut):
-    """The ladder's last recipe without the change of one rung.
+    """The scores of the top without the change of the rung `left_out`.
 
-    `difference` is the score of the last recipe minus the score without the change.
+    `difference` is the score of the top minus these scores.
     """
 
 
 class LadderComparison(Comparison):
-    """The comparison of a ladder's recipes, and of its last recipe with one change undone at a time.
+    """The comparison of a ladder's rungs, and of the top with one change left out at a time.
 
     Attributes:
-        drop_one: One row for each rung but the first, whose change is undone.
+        drop_one: One row for each rung but the first: the scores without its change, or why there are none.
     """
 
     drop_one: list[DroppedChange | KeptChange]
@@ -214,7 +217,7 @@ class Lesson(Record):
 
 
 class StandIn(Record):
-    """The run whose weights replace ImageNet's.
+    """The run whose weights are used in place of ImageNet-pretrained ones.
 
     Attributes:
         recipe: Name of its recipe.
@@ -247,7 +250,7 @@ class Reproduction(Record):
         pictures: Number of training pictures. None: all.
         epochs: Epochs of a run.
         overrides: Overrides in addition to those of the budget.
-        start: The run whose weights replace ImageNet's. None: ImageNet's are used.
+        start: The run whose weights are used in place of ImageNet-pretrained ones. None: the latter are used.
         rows: One row for each experiment, in the tutorial's order.
         lessons: What each experiment gains over the one that it builds on.
         env: The machine and software.

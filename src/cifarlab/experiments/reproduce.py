@@ -1,4 +1,4 @@
-"""Reproduction of the tutorial's experiments: as published, as run here, and corrected."""
+"""Reproduction of the published tutorial's experiments: as its code runs them, and corrected."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def reproduce(
     """Train the missing runs of the tutorial's experiments, and compare them.
 
     "As run" follows the published code, which scores test at every epoch and chooses the best one.
-    "Corrected" lets validation choose the epoch, and scores test once. All accuracies are those on test.
+    "Corrected" chooses the epoch by validation accuracy, and scores test once. All accuracies are on test.
     Experiments that cannot be trained here are in the result, with the reason.
 
     Args:
@@ -80,7 +80,7 @@ def reproduce(
         budget: short (few pictures and epochs, see SHORT) or whole (as published).
         overrides: Overrides of each experiment, after those of the budget.
         only: Names of experiments, such as resnet18_baseline. Empty: all of them.
-        start: A run whose weights replace ImageNet's, in the experiments with the same backbone.
+        start: Folder of a run. Its weights replace ImageNet-pretrained ones of the same backbone.
         progress: Receives the progress of the training.
         at_once: Number of runs that are trained at the same time.
 
@@ -143,7 +143,7 @@ def _row(
 
 
 def _start_words(setting: Setting, start: Path | None) -> list[str]:
-    """Return overrides to start from `start`, if the backbones agree."""
+    """Return overrides that load the weights of `start`; empty if unsuitable."""
     if start is None:
         return []
     own = setting.config().dump()["model"]["backbone"]
@@ -180,7 +180,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
             progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
-        """Yield the missing runs, after their teachers have been trained."""
+        """Train the teachers of missing runs, and yield these runs."""
         # `learns` selects runs with a teacher (True), without one (False), or both.
         for row, side, config, run in waiting:
             if bool(config.teacher_outputs) not in learns or side in row.missing or run.summary() is not None:
@@ -210,7 +210,7 @@ def _waiting(rows: Sequence[Row]) -> Iterator[tuple[Row, SideName, Config, Run]]
 
 
 def _figures(row: Row, scored: Mapping[str, ComparisonRow]) -> ReproducedRow:
-    """Return a row of the table, not yet with the difference."""
+    """Return a row of the table, whose `difference` is still None."""
     experiment = row.experiment
     sides = {side: _side(scored[arm.name]) for side, arm in row.arms.items() if side not in row.missing}
     return ReproducedRow(
@@ -282,7 +282,7 @@ def _less(ours: float | None, other: float | None) -> float | None:
 
 
 def _described_start(start: Path | None) -> StandIn | None:
-    """Describe the run whose weights replace ImageNet's, if there is one."""
+    """Describe the run `start` for the result; None if there is none."""
     if start is None:
         return None
     run = Run(start)

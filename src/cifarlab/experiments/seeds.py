@@ -16,7 +16,8 @@ from cifarlab.runs.folder import Run
 def seed_differences(first: Mapping[str, Plain], other: Mapping[str, Plain]) -> dict[str, tuple[Any, Any]]:
     """Compare two saved configurations, without seeds and paths.
 
-    If this version can read both, defaults that an older version did not save are filled in first.
+    If this version of cifarlab can read both, defaults that an older version did not save are filled in
+    first.
 
     Returns:
         {dotted key: (value in `first`, value in `other`)} for each key that differs.

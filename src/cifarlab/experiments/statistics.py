@@ -32,7 +32,8 @@ NEIGHBOURS = 6
 class Estimate:
     """The estimated mean of scores over seeds.
 
-    Arrays if several sets of scores were given. `sd`, `low` and `high` are nan for one seed.
+    The fields other than `n` are arrays if several sets of scores were given. `sd`, `low` and `high` are nan
+    for one seed.
 
     Attributes:
         n: Number of seeds.
@@ -87,23 +88,23 @@ class Difference:
         return (p < SIGNIFICANCE) & ((self.low > 0) | (self.high < 0))
 
     def smallest(self, comparisons: int = 1) -> float:
-        """Return the smallest true difference shown with probability 0.8.
+        """Return the smallest true difference that is significant with probability 0.8.
 
-        It holds for the number of seeds that were compared.
+        It holds for the number of seeds that were compared. nan for one seed.
 
         Args:
-            comparisons: Number of comparisons. Each is tested at its share of the significance level of 5 %,
-                the strictest step of Holm's correction.
+            comparisons: Number of comparisons. The significance level of 5 % is divided by it, as in the
+                strictest step of Holm's correction.
         """
         if math.isnan(self.freedom):
             return math.nan
         return self.error * _noncentrality(self.freedom, SIGNIFICANCE / comparisons)
 
     def more_seeds(self, comparisons: int = 1) -> int | None:
-        """Return how many more seeds would show this difference.
+        """Return how many more seeds would make this difference significant.
 
-        They would show it with probability 0.8 if its true value is `mean`. None if more than 1,000 seeds in
-        total are needed, or the number is unknown.
+        With that many, it is significant with probability 0.8 if its true value is `mean`. None if more than
+        1,000 seeds in total are needed, or the number is unknown.
 
         Args:
             comparisons: Number of comparisons, as for `smallest`.
@@ -167,8 +168,9 @@ def difference(ours: Mapping[int, float], others: Mapping[int, float]) -> Differ
     """Compare scores by seed: paired if they share seeds, else unpaired.
 
     If both have at least two seeds in common, the scores of these are compared in pairs. Otherwise, all
-    scores are compared unpaired, if both have several. If one has a single score, only `mean` is known.
-    Pairing is valid even if the scores of a seed are uncorrelated: it only costs degrees of freedom.
+    scores are compared unpaired, if both have several. If one has a single score, only `mean` is known: the
+    difference at the shared seed, or of the mean scores if no seed is shared. Pairing is valid even if the
+    scores of a seed are uncorrelated: it only costs degrees of freedom.
     """
     common = sorted(ours.keys() & others.keys())
     if len(common) > 1 or not (len(ours) > 1 and len(others) > 1):
@@ -213,10 +215,10 @@ def _p(mean: Any, error: Any, freedom: Any) -> Any:
 
 
 def power(noncentrality: Any, freedom: Any, significance: float = SIGNIFICANCE) -> Any:
-    """Return the probability that a two-sided t test shows a difference.
+    """Return the probability that a two-sided t test finds a difference significant.
 
     Args:
-        noncentrality: The difference in standard errors.
+        noncentrality: The true difference, in standard errors.
         freedom: Degrees of freedom.
         significance: Significance level.
     """
@@ -228,7 +230,7 @@ def power(noncentrality: Any, freedom: Any, significance: float = SIGNIFICANCE) 
 
 @cache
 def _noncentrality(freedom: float, significance: float) -> float:
-    """Return the difference, in standard errors, that is shown with probability 0.8."""
+    """Return the true difference, in standard errors, that has power 0.8."""
     critical = float(stats.t.ppf(1 - significance / 2, freedom))
 
     def excess(errors: float) -> float:
@@ -256,6 +258,9 @@ def optimism(scores: Sequence[float]) -> float | None:
     is an upper bound, because the weights of the best epoch may really be a little better than those of its
     neighbours. On a curve that still rises steeply at its end it is up to 40 % too high. None for fewer than
     seven epochs.
+
+    Args:
+        scores: Score of each epoch, in order.
     """
     if len(scores) <= NEIGHBOURS:
         return None

@@ -1,4 +1,7 @@
-"""The published tutorial's experiments: each as its code ran it, and corrected."""
+"""The experiments of DocsaidLab's published CIFAR-100 tutorial.
+
+Each can be trained as the tutorial's code does it ("as run"), or without that code's defects ("corrected").
+"""
 
 from __future__ import annotations
 
@@ -137,8 +140,8 @@ def find_setting(name: str) -> Setting | None:
     """Find the setting that trains the runs of a tutorial's experiment.
 
     Args:
-        name: Name of the runs. Corrected runs have the name of the experiment, runs as published also the
-            prefix `as_run/`.
+        name: Name of the runs: `NAME` for the corrected runs of the experiment NAME, `as_run/NAME` for its
+            runs as published.
 
     Returns:
         The setting. None if the tutorial has no such experiment.

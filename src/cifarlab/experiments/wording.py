@@ -1,4 +1,4 @@
-"""Differences between names in words: verdicts, intervals, p-values and notes."""
+"""Comparisons of runs in words: verdicts, intervals, p-values and notes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def described(found: Sequence[Difference], *, against: Sequence[str] = ()) -> li
 
     Args:
         found: The differences.
-        against: The name that each difference subtracts. Empty: the records name none.
+        against: For each difference, the name whose score is subtracted. Empty: `against` of the records is
+            None.
     """
     tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
     corrected = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
@@ -91,11 +92,11 @@ def held_out_share(config: Mapping[str, Any]) -> str:
 
 
 def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) -> list[str]:
-    """List reasons why the names of a comparison are not fully comparable.
+    """List reasons why the runs in a comparison are not fully comparable.
 
     Args:
-        sides: Summary and `held_out_share` of each run, by name.
-        metric: The accuracy that is compared.
+        sides: By name of the runs, the summary and `held_out_share` of each run.
+        metric: The accuracy that is compared: val or test.
     """
     said: list[str] = []
     runs = [run for side in sides.values() for run in side]
@@ -115,7 +116,7 @@ def notes(sides: Mapping[str, Sequence[tuple[Summary, str]]], metric: Metric) ->
 def interval(values: HasInterval, form: str) -> str:
     """Format a 95 % interval of fractions in percent: `41.20 to 42.05`.
 
-    `-` if there is no interval.
+    `form` is the format specification of both ends, e.g. `.2f`. Returns `-` if there is no interval.
     """
     if values.low is None or values.high is None:
         return "-"

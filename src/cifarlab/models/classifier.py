@@ -101,13 +101,13 @@ class Classifier(nn.Module):
         return {f"backbone.{name}": depth for name, depth in layer_depths(self.backbone).items()}
 
     def hidden_matrices(self) -> list[str]:
-        """Return the names of the backbone's weights that map hidden features."""
+        """Return the names of the weights of `layers.hidden_matrices(backbone)`."""
         return [f"backbone.{name}" for name in hidden_matrices(self.backbone)]
 
     def fit(self, images: Tensor) -> None:
         """Let the backbone set weights that depend on the training pictures.
 
-        Backbones without a method `fit` are left unchanged. images: (N, 3, h, w).
+        Backbones without a method `fit` are left unchanged. images: (N, 3, h, w) uint8, or floats in [0, 1].
         """
         fit: Any = getattr(self.backbone, "fit", None)
         if fit is not None:

@@ -41,9 +41,9 @@ def freeze(classifier: Classifier, parts: Sequence[str], *, batch_norm_eval: Nor
 
 
 def describe_frozen(classifier: Classifier) -> list[str]:
-    """Return a line on what is frozen, for the run's record.
+    """Return a list of one line that says what is frozen.
 
-    The list is empty if nothing is frozen.
+    It is for the run's record. The list is empty if nothing is frozen.
     """
     held = sum(parameter.numel() for parameter in classifier.parameters() if not parameter.requires_grad)
     total = sum(parameter.numel() for parameter in classifier.parameters())

@@ -54,8 +54,8 @@ def fetch_weights(name: str, repository: str | None, url: str | None) -> Path:
         url: Address from which the file is downloaded if there is no repository. None: there is none.
 
     Raises:
-        ConfigError: No weights are published, or they cannot be downloaded. Without a network this takes
-            seconds. The message says which file to get.
+        ConfigError: No weights are published, or they cannot be downloaded. Without a network it is raised
+            within seconds. The message says which file to get.
     """
     from huggingface_hub import hf_hub_url
 

@@ -140,8 +140,9 @@ def load_weights(
             or differ in shape. The reason stands in the report.
 
     Raises:
-        ConfigError: Another name of the module is missing or has another shape, or more than 1 % of the
-            file's numbers are not in the module. Then the module is unchanged.
+        ConfigError: A tensor of the module is missing in the state dict or has another shape there, although
+            no prefix in `free` matches; or more than 1 % of the values in the state dict belong to names that
+            neither the module nor `free` has. Then the module is unchanged.
     """
     own = module.state_dict()
     left: dict[str, str] = {}
@@ -187,7 +188,7 @@ def excuse(name: str, free: Mapping[str, str]) -> str | None:
 def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
     """Load weights into a `Classifier` from a run's folder or a checkpoint.
 
-    A folder stands for its best.pt. The head keeps its initial weights if the checkpoint's head has other
+    In a folder, best.pt is read. The head keeps its initial weights if the checkpoint's head has other
     tensors or other classes. Normalisation and picture size stay those of the recipe.
 
     Raises:

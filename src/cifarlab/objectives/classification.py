@@ -66,7 +66,8 @@ def arcface(
     """Additive angular margin (Deng et al. 2019).
 
     Theta is the angle between a picture's embedding and the direction of its class. The loss is cross-entropy
-    with cos(theta + margin) in place of cos(theta). It needs hard labels and a head with cosines.
+    with cos(theta + margin) in place of cos(theta). It needs hard labels and a head that outputs cosines,
+    such as `margin`.
 
     With the exact gradient, a picture is pulled to its class sin(theta + margin) / sin(theta) times as
     strongly as it is pushed from the other classes. When training begins, theta is about 90 degrees and this
@@ -108,8 +109,8 @@ def cosface(
     """Additive cosine margin (Wang et al. 2018).
 
     The loss is cross-entropy with cos(theta) - margin in place of cos(theta), where theta is the angle
-    between a picture's embedding and the direction of its class. It needs hard labels and a head with
-    cosines.
+    between a picture's embedding and the direction of its class. It needs hard labels and a head that outputs
+    cosines, such as `margin`.
 
     Args:
         margin: Number that is subtracted from the cosine of the label's class.
@@ -130,8 +131,15 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
 
     Theta is the angle between a picture's embedding and the direction of its class. The loss is cross-entropy
     with cos(margin x theta) in place of cos(theta). Where margin x theta exceeds pi, the cosine is replaced
-    by a continuation that goes on decreasing. The loss needs hard labels and a head with cosines. The logits
-    are the embedding's length x cosine. The head's scale is used in evaluation only.
+    by a continuation that goes on decreasing. Early in training it is mixed with cos(theta). The loss needs
+    hard labels and a head that outputs cosines, such as `margin`. The logits are the embedding's length x
+    cosine. The head's scale is used in evaluation only.
+
+    Args:
+        margin: Factor of the angle to the class of the label. 1: no margin.
+        softness: Parts of cos(theta) that are mixed with one part of cos(margin x theta) in the end. There
+            are 1,000 parts at the start, as in the papers' annealing, and a tenth as many after each tenth of
+            the run, down to this number. 0: cos(margin x theta) alone, from the start.
 
     Raises:
         ConfigError: If the head gives no cosines.
@@ -147,11 +155,17 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
 def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softness = 5.0) -> Tensor:
     """Large-margin softmax, with a multiplied angle (Liu et al. 2016).
 
-    It is sphereface with other logits: products of the embedding and the class's weight, which depend on the
-    length of this weight, too. Theta is the angle between a picture's embedding and the weight of its class.
-    The loss needs hard labels and `model.head={name: linear, bias: false}`, whose logits are these products.
-    The margin head does not suit it, since that head ignores the weight's length when it classifies. The
-    head's dropout has no effect on this loss.
+    It is sphereface with other logits: inner products of the embedding and the class's weight vector. They
+    depend on the vector's length, too. Theta is the angle between a picture's embedding and the weight vector
+    of its class. The loss needs hard labels and `model.head={name: linear, bias: false}`, whose logits are
+    these products. The head `margin` does not suit it, since that head ignores the vector's length when it
+    classifies. The head's dropout has no effect on this loss.
+
+    Args:
+        margin: Factor of the angle to the class of the label. 1: no margin.
+        softness: Parts of cos(theta) that are mixed with one part of cos(margin x theta) in the end. There
+            are 1,000 parts at the start, as in the papers' annealing, and a tenth as many after each tenth of
+            the run, down to this number. 0: cos(margin x theta) alone, from the start.
 
     Raises:
         ConfigError: If the head's logits have a bias or are cosines.
@@ -184,7 +198,7 @@ def _sine(angle: float | Tensor) -> float | Tensor:
 
 
 def _eased(cosines: Tensor, margin: int, softness: float, progress: float | Tensor) -> Tensor:
-    """Mix cos(margin x theta) with a share of cos(theta) that falls.
+    """Mix cos(margin x theta) with cos(theta), whose share falls in training.
 
     The result is (`_multiplied` + ease x cos(theta)) / (1 + ease). During the run, ease falls from _EASE to
     `softness`.

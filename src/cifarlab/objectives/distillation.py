@@ -1,4 +1,4 @@
-"""Distillation losses, which compare the `Output` of a student with a teacher's for the same view.
+"""Distillation losses, which compare the outputs of a student and a teacher for the same augmented pictures.
 
 They compute in float32 or float64. The teacher's logits are calibrated: divided by the temperature that
 minimises the teacher's validation loss.
@@ -32,20 +32,21 @@ def distill(batch: Batch, output: Output, *, temperature: Temperature = 4.0) -> 
     """Divergence from the teacher's softened probabilities (Hinton et al. 2015).
 
     The loss is T^2 x KL(teacher || student) of the probabilities at temperature T, mean over the batch. The
-    factor T^2 keeps the size of the gradient as T grows: the loss tends to the squared distance of the
-    centred logits over 2 C, for C classes (eq. 4 of Hinton, Vinyals and Dean). The teacher's logits are
-    calibrated first: they are divided by the temperature that minimises the teacher's validation loss.
+    factor T^2 keeps the gradient from vanishing as T grows: the loss then tends to the squared distance
+    between the two models' centred logits, divided by 2 C for C classes (eq. 4 of Hinton, Vinyals and Dean).
+    The teacher's logits are calibrated first: they are divided by the temperature that minimises the
+    teacher's validation loss.
 
     The scale of a cosine head is chosen for training with a margin and is no measure of confidence. So a
-    student's cosines are multiplied by another scale. It is the teacher's calibrated scale if the teacher has
-    cosines, too, and otherwise the least scale at which a class can reach probability 0.99: 9.1 for 100
+    student's cosines are multiplied by another scale. If the teacher has cosines, too, it is the teacher's
+    calibrated scale. Otherwise it is the least scale at which a class can reach probability 0.99: 9.1 for 100
     classes.
 
     The published weights at T = 4 (CRD benchmark) are 0.9 for this loss and 0.1 for cross_entropy.
 
     Args:
-        temperature: Number T that both models' logits are divided by. A larger one gives more weight to the
-            probabilities of the classes that the teacher does not choose.
+        temperature: Number T that both models' logits are divided by. A larger one gives more weight to
+            classes of low probability.
 
     Raises:
         ConfigError: If there is no teacher.
@@ -67,10 +68,11 @@ def dkd(
 ) -> Tensor:
     """Decoupled distillation (Zhao et al. 2022).
 
-    TCKD compares the probability of the label with that of all other classes together. NCKD compares the
-    probabilities of the other classes among themselves. The loss is T^2 x (alpha x TCKD + beta x NCKD) at
-    temperature T, mean over the batch. It needs hard labels. Both models' logits are scaled as in distill.
-    With alpha = 1 and, in place of beta, the teacher's 1 - p(label) of each picture, the loss equals distill.
+    The loss is T^2 x (alpha x TCKD + beta x NCKD) at temperature T, mean over the batch. Both terms are
+    KL(teacher || student). TCKD (target class) is taken over two outcomes: the label, or any other class.
+    NCKD (non-target classes) is taken over the other classes alone, whose probabilities are scaled to the sum
+    1. The loss needs hard labels. Both models' logits are scaled as in distill. If alpha is 1, and beta is
+    replaced by the teacher's 1 - p(label) of each picture, the loss equals distill.
 
     The published settings, with cross_entropy at weight 1, are T = 4, alpha 1, beta 8 (6 for VGGs and wide
     ResNets, 2 for ResNets 20 to 110) and a warmup of 20 of 240 epochs.
@@ -158,20 +160,20 @@ def rkd(
     """Distances and angles between a batch's embeddings (Park et al. 2019).
 
     The loss is `distance` x D + `angle` x A. D is the Huber loss between the student's and the teacher's
-    distances of two pictures, each divided by the mean distance in the batch. A is the Huber loss between the
-    student's and the teacher's cosines of the angles in triangles of pictures. D is a mean over all pairs, A
-    over all triples. As in the published code, pairs of a picture with itself are included, which adds zeros.
-    The embeddings of student and teacher may differ in width. A batch of one picture has no distances, and
-    one of two has no angles: these terms are 0.
+    distances of two pictures, each divided by the model's mean distance in the batch. A is the Huber loss
+    between the student's and the teacher's cosines of the angles in triangles of pictures. D is a mean over
+    all pairs, A over all triples within a group. As in the published code, pairs of a picture with itself are
+    included, which adds zeros. The embeddings of student and teacher may differ in width. A batch of one
+    picture has no distances, and one of two has no angles: these terms are 0.
 
     The published weights, with cross_entropy at weight 1, are 25 and 50.
 
     Args:
         distance: Weight of the distances.
         angle: Weight of the angles.
-        group: Number of pictures in a group. Triples are formed within groups of neighbours in the batch,
-            because all triples of B pictures cost O(B^3). The last group may be smaller. 64 is the batch size
-            of the published benchmarks, so that their batches are one group.
+        group: Number of pictures in a group. Groups are consecutive parts of the batch; the last may be
+            smaller. Triples are formed within a group only, because all triples of B pictures cost O(B^3). 64
+            is the batch size of the published benchmarks, so that their batches are one group.
 
     Raises:
         ConfigError: If there is no teacher.
@@ -193,7 +195,7 @@ def readable_logits(output: Output, teacher: Output) -> Tensor:
 
     The scale of a cosine head (such as 64) is chosen for training with a margin and is no measure of
     confidence: divided by T = 4 it would act as another temperature. So a student's cosines are multiplied by
-    another scale. It is the teacher's calibrated scale if the teacher has cosines, too, and otherwise
+    another scale. If the teacher has cosines, too, it is the teacher's calibrated scale. Otherwise it is
     `least_scale`, 9.1 for 100 classes. The logits of other heads are returned unchanged.
 
     Returns:
@@ -224,10 +226,10 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits for label against the rest, and within the rest.
+    """Return logits for the label against the rest, and for the rest.
 
-    They are (B, 2) logits of the label and of all other classes together, and (B, C - 1) logits of the
-    others.
+    The first are (B, 2): of the label, and of all other classes together. The second are (B, C - 1): of each
+    other class.
     """
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     rest = logits.gather(1, columns + (columns >= labels[:, None]))

@@ -45,9 +45,10 @@ def supcon(batch: Batch, output: Output, *, temperature: Annotated[float, Field(
 
     A picture's positives are the other pictures of its class in the batch. A batch of 250 pictures with 100
     classes has about 2.5 positives for each picture, so the batch should be large. The loss pulls a picture
-    towards its positives and away from all others. Logits are cosines of embeddings over the temperature. The
-    paper's projection head is left out, and each picture is in the batch once, not in two augmented versions.
-    The loss is the mean over the pictures that have a positive. If there are none it is 0.
+    towards its positives and away from all others. Logits are cosines of embeddings divided by the
+    temperature. The paper's projection head is left out, and each picture is in the batch once, not in two
+    augmented versions. The loss is the mean over the pictures that have a positive. If there are none it is
+    0.
 
     The loss needs hard labels. It should be combined with a loss that classifies.
 

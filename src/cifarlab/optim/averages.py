@@ -18,8 +18,8 @@ class Average(Protocol):
     Attributes:
         module: A model with the averaged weights. It is scored as soon as `n_averaged` is above 0.
         n_averaged: Number of times that weights were added, as a scalar tensor.
-        has_own_statistics: Whether the running statistics of the batch norms in `module` belong to the
-            averaged weights. If not, they are estimated on an epoch's training pictures before each scoring.
+        has_own_statistics: Whether the running statistics of the batch norms in `module` suit the averaged
+            weights. If not, they are estimated on an epoch's training pictures before each scoring.
     """
 
     module: nn.Module
@@ -46,7 +46,7 @@ class Average(Protocol):
 class ExponentialAverage(AveragedModel):
     """An exponential moving average of the weights, updated after each step.
 
-    Floating-point buffers are averaged like the weights, so the statistics of batch norms belong to the
+    Floating-point buffers are averaged like the weights, so the running statistics of batch norms suit the
     averaged weights. Integer buffers are copied. `AveragedModel`'s own update waits for the device at every
     step, because it reads the number of steps there. This update does not wait, and a captured graph can
     replay it.
@@ -92,9 +92,9 @@ class ExponentialAverage(AveragedModel):
 class EqualAverage(AveragedModel):
     """An equal average of the weights at the ends of a run's last epochs (SWA).
 
-    It begins after the share `start` of the run. Buffers are copied from the last model, so the statistics of
-    batch norms do not belong to the averaged weights. `has_own_statistics` is therefore False, and the caller
-    estimates them on the training pictures before scoring `module`.
+    It begins after the share `start` of the run. Buffers are copied from the last averaged model, so the
+    running statistics of batch norms do not suit the averaged weights. `has_own_statistics` is therefore
+    False, and the caller estimates the statistics on the training pictures before scoring `module`.
     """
 
     has_own_statistics = False
@@ -105,7 +105,7 @@ class EqualAverage(AveragedModel):
         self.module.requires_grad_(False)
 
     def is_due(self, done: int, steps_per_epoch: int, total: int) -> bool:
-        """Tell whether an epoch at or after `start` ends with `done` steps."""
+        """Tell whether an epoch ends after `done` steps, with `start` reached."""
         return done % steps_per_epoch == 0 and done / total >= self.start
 
 

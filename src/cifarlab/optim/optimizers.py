@@ -80,7 +80,7 @@ def lion(
     takes a third to a tenth of AdamW's rate, and three to ten times its weight decay.
 
     Args:
-        betas: First: weight of the running mean in the direction of a step; the gradient has the rest.
+        betas: First: share of the running mean in the direction of a step; the gradient has the other share.
             Second: share of the running mean that a step keeps.
     """
     from timm.optim import Lion  # pyright: ignore[reportPrivateImportUsage]
@@ -186,16 +186,16 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters of a module for the optimizer.
 
-    Groups are sorted by depth, rate factor, exemption from weight decay, and `hidden`.
+    A group has one weight decay and, if options call for it, `lr_scale`: a factor of the learning rate.
 
     Args:
-        module: The module. Its submodules may have the methods named below.
+        module: The module. Its submodules may have the methods named below, which refer to parameter names.
         weight_decay: Weight decay of the parameters that are not exempt.
-        decay_norms: False exempts norms and biases (at most one axis), and the parameters whose names
+        decay_norms: False exempts parameters with at most one axis (norms and biases), and those whose names
             `no_weight_decay()` returns: in timm, class tokens and position embeddings.
-        layer_decay: Below 1, a group's `lr_scale` has the factor layer_decay ** depth. The depths are from
-            `layer_depths()`, by default 0 (Howard and Ruder 2018; Bao et al. 2022).
-        hidden_apart: Whether each group tells by `hidden` if `hidden_matrices()` names its parameters.
+        layer_decay: Below 1, `lr_scale` has the factor layer_decay ** depth (Howard and Ruder 2018; Bao et
+            al. 2022). `layer_depths()` returns the depths. Parameters that it does not name have depth 0.
+        hidden_apart: Whether a group has a key `hidden`: True if `hidden_matrices()` names its parameters.
         norm_rate: Factor of `lr_scale` for norms and biases (64 in airbench, Jordan 2024).
     """
     exempt = {

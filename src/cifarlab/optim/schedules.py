@@ -65,7 +65,11 @@ def _half_cosine(progress: float) -> float:
 
 @SCHEDULES.register
 def constant(progress: float, *, warmup: Warmup = 0.0) -> float:
-    """Stay at the peak after the warm-up."""
+    """Stay at the peak after the warm-up.
+
+    Args:
+        warmup: Share of the run with a linear rise from 0 to the peak. 0 starts at the peak.
+    """
     return _fall(progress, warmup, 1.0, lambda _: 0.0)
 
 
@@ -98,6 +102,10 @@ def cosine(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> floa
     """Fall along half a cosine (Loshchilov and Hutter 2017).
 
     The rate falls from the peak to floor x peak.
+
+    Args:
+        warmup: Share of the run with a linear rise from 0 to the peak. 0 starts at the peak.
+        floor: Lowest rate after the warm-up, as a share of the peak.
     """
     return _fall(progress, warmup, floor, _half_cosine)
 
@@ -110,6 +118,12 @@ def cosine_restarts(
 
     The rate falls from the peak to floor x peak in each cycle. Together, the cycles fill the time after the
     warm-up.
+
+    Args:
+        warmup: Share of the run with a linear rise from 0 to the peak. 0 starts at the peak.
+        floor: Lowest rate after the warm-up, as a share of the peak.
+        cycles: How often the rate falls from its peak.
+        growth: Length of each cycle divided by that of the cycle before. 1 makes all equally long.
     """
     lengths = [growth**cycle for cycle in range(cycles)]
 
@@ -125,7 +139,12 @@ def cosine_restarts(
 
 @SCHEDULES.register
 def linear(progress: float, *, warmup: Warmup = 0.0, floor: Floor = 0.0) -> float:
-    """Fall from the peak to floor x peak in a straight line."""
+    """Fall from the peak to floor x peak in a straight line.
+
+    Args:
+        warmup: Share of the run with a linear rise from 0 to the peak. 0 starts at the peak.
+        floor: Lowest rate after the warm-up, as a share of the peak.
+    """
     return _fall(progress, warmup, floor, lambda rest: 1 - rest)
 
 
@@ -149,5 +168,8 @@ def one_cycle(
 
 
 def learning_rate(optim: OptimConfig, step: int, total: int) -> float:
-    """Return the learning rate of a step of `total`, counted from 0."""
+    """Return the learning rate of step `step`, counted from 0.
+
+    `total` is the number of steps of the run.
+    """
     return optim.lr * optim.schedule.build(step / total)

@@ -89,7 +89,9 @@ def gaps(groups: Sequence[RunGroup]) -> alt.LayerChart:
 
 
 def waterfall(rungs: Sequence[RunGroup], steps: Sequence[JudgedDifference]) -> alt.LayerChart:
-    """Plot each rung's gain over the previous one, in validation points.
+    """Plot each rung's gain in validation accuracy, in percentage points.
+
+    A rung is one recipe of a ladder. The gain is over the previous rung.
 
     Args:
         rungs: The runs of each rung of a ladder, in order.

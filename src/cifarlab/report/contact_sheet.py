@@ -24,7 +24,8 @@ Tile = tuple[np.ndarray, str]  # A picture (H, W, 3) uint8, and the text above i
 def write_audit_sheet(audit: Audit, out: Path) -> Path:
     """Draw an audit's first SHOWN findings of each kind; return the path.
 
-    Kinds are exact duplicates, near duplicates and suspect labels. Pairs across parts come first.
+    Kinds are exact duplicates, near duplicates and suspect labels. Duplicates across parts (train, val, test)
+    come before those within a part.
     """
     sections = []
     report = audit.report

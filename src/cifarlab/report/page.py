@@ -43,8 +43,8 @@ class Contents:
         charts: Heading and specification of each chart, by file name without suffix.
         compared: Differences of all names from one. None if fewer than two names have a score.
         analyzed: One section for each analyzed name.
-        kinds: Specifications of an analysis's charts without data, by kind.
-        opened: How often the test set was used, by these runs and by all others in the same ledgers.
+        kinds: By kind of chart in an analysis, the Vega-Lite specification without data.
+        opened: How often the test set was used, by these runs and all others in the same folders of runs.
     """
 
     groups: list[RunGroup]

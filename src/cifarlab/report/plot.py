@@ -61,12 +61,13 @@ def plot_runs(
         out: Path of the picture. Its suffix selects the format: .png, .svg or .pdf.
         title: Title of the picture.
         gallery: Also show validation pictures, or training pictures if there are none, with the predictions
-            of the first run's chosen model.
-        root: Folder of the data set. Default: the folder that the run read it from.
-        imports: Python files or modules that register the run's custom parts, for the gallery.
+            of the first run's model at its chosen epoch.
+        root: Folder of the data set, for the gallery. Default: the folder that the first run read it from.
+        imports: Python files or modules that register the first run's custom parts, for the gallery.
 
     Raises:
-        ConfigError: A folder holds no run, the run cannot be loaded, or its pictures cannot be read.
+        ConfigError: A folder holds no run. Or, for the gallery, the first run cannot be loaded, or its
+            pictures cannot be read.
     """
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{out}: unknown file format; use the suffix .png, .svg or .pdf")

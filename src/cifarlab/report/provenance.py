@@ -31,7 +31,8 @@ def recipe_of(run: Finished) -> str:
 def changes(run: Finished) -> tuple[str, list[tuple[str, str, str]]]:
     """Compare a run's configuration with that of its recipe's base.
 
-    If the recipe has no base, the run is compared with the recipe itself.
+    The base is the recipe that the run's recipe changes, as named by the key `base` of its YAML file. If
+    there is none, the run is compared with its recipe itself.
 
     Returns:
         A heading, and (key, value in the base, value in the run) for each difference.

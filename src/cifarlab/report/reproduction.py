@@ -27,7 +27,8 @@ NOT_MEASURED = "not measured yet"
 def write_page(found: Reproduction, path: Path) -> None:
     """Write a reproduction as a Markdown page with a chart.
 
-    The chart lies beside the page as a PNG. There is none if no lesson was measured.
+    The chart is a PNG beside the page. It shows what each experiment gains over the one that it builds on.
+    There is no chart if no such gain was measured.
     """
     measured = [lesson for lesson in found.lessons if any(lesson.sides.values())]
     path.parent.mkdir(parents=True, exist_ok=True)

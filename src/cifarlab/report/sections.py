@@ -17,11 +17,11 @@ class PageSection:
     """The analysis of one seed of a name.
 
     Attributes:
-        name: The name.
+        name: Name of the runs.
         seed: The seed.
         analysis: The analysis.
         charts: Height and data of each chart, by kind, as `filling` returns them.
-        grids: By heading, pictures as data URIs, each with its row of the analysis.
+        grids: By heading, the pictures to show: each as a data URI, with its record in the analysis.
     """
 
     name: str
@@ -34,7 +34,7 @@ class PageSection:
 def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
     """Return a section for each name that has an analysis.
 
-    It shows the first analyzed seed, preferably on validation.
+    If there are several, it shows one on validation rather than on test, and the first analyzed seed.
     """
     found = []
     for group in groups:

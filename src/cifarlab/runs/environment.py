@@ -41,7 +41,7 @@ class RecipeFile(Record):
 
 
 class Environment(Record):
-    """The environment of a run: the content of `env.json`.
+    """Environment of a run: the content of `env.json`.
 
     Attributes:
         time: Time at which the process began to train the run, in UTC (ISO 8601).
@@ -54,12 +54,12 @@ class Environment(Record):
         name: Name of the run. It may contain slashes, e.g. `a/b`.
         recipes: Files of the recipe, as in `Recipe.files`.
         precision: Autocast dtype of the training, e.g. `bfloat16`.
-        data_fingerprint: Hash of pictures and labels for each part of the data set that was read, by its name
-            (`train`, `val`, `test`).
+        data_fingerprint: For each part of the data set that was read (`train`, `val`, `test`), a hash of the
+            pictures and labels in it.
         weights: For each weights file that was loaded, a `LoadReport` (cifarlab/models/weights.py) as a dict.
         notes: Notes on the run, one line each.
         warnings: Warnings about the run, one line each.
-        earlier: Environments of the processes that trained the run before it was resumed, oldest first.
+        earlier: If the run was resumed, environments of the processes that trained it before, oldest first.
     """
 
     time: str = ""

@@ -128,7 +128,8 @@ class Run:
     def refuse_other(self, config: Config, fix: str | None = None) -> None:
         """Raise ConfigError if the folder holds a run of another configuration.
 
-        Keys in `NOT_IDENTITY`, such as the device, may differ.
+        It is also raised if the folder holds a run whose `config.yaml` is missing or damaged. Keys in
+        `NOT_IDENTITY`, such as the device, may differ.
 
         Args:
             config: The configuration of the run that is about to use the folder.
@@ -217,8 +218,8 @@ class Run:
     def start_over(self) -> None:
         """Remove the files that training and later commands wrote, and no others.
 
-        `config.yaml` is removed last. If it went first and the removal was interrupted, the other files could
-        be taken for those of a run of another configuration.
+        `config.yaml` is removed last. So if the removal is interrupted, the remaining files still have the
+        configuration that they belong to.
         """
         for path in (self.summary_path, self.last_path, self.best_path, self.metrics_path, self.env_path):
             path.unlink(missing_ok=True)
@@ -250,17 +251,16 @@ class Run:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those of the folders that are empty. They are listed from the innermost to the outermost."""
+    """Remove each folder that is empty. Inner folders must come first."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def recorded_run(folder: Path | str) -> Run:
-    """Return the run in a folder, with what `env.json` records.
+    """Return a folder's run, with name and recipe files from `env.json`.
 
-    That is the run's name and recipe files. The name is recorded, since the folder `a/b/0` could be that of a
-    run named `b` or `a/b`.
+    The path alone does not determine the name: the folder `a/b/0` could be that of a run named `b` or `a/b`.
     """
     run = Run(folder)
     with contextlib.suppress(ConfigError):

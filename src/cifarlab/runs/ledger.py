@@ -91,7 +91,8 @@ def count_openings(run: Run) -> dict[str, int]:
     """Count the openings of the test set.
 
     Returns:
-        `run`: number of openings by models of this run; `runs`: number of all openings in its ledger.
+        `run`: number of openings by models of this run. `runs`: number of openings by models of any run that
+        the same ledger records.
     """
     entries, key = openings(_folder(run)), _key(run)
     return {"run": sum(spelled(str(entry.get("run"))) == key for entry in entries), "runs": len(entries)}
@@ -100,8 +101,8 @@ def count_openings(run: Run) -> dict[str, int]:
 def _folder(run: Run) -> Path:
     """Return the folder of the ledger that records a run.
 
-    It is the folder of all runs. If `run` is only the folder of a standalone checkpoint, it is that folder,
-    since the folders above may be unrelated.
+    It is the folder of all runs. If `run.folder` is not the folder of a run but holds a standalone
+    checkpoint, the ledger lies in `run.folder` itself, since the folders above it may be unrelated.
     """
     return run.runs if run.started else run.folder
 

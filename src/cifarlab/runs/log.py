@@ -22,11 +22,11 @@ class RunLog:
     """Writer of `metrics.jsonl` (a JSON object per line, one for each epoch) and of a copy for TensorBoard.
 
     The constructor removes the rows that were written after the last checkpoint, since a resumed run writes
-    them again. It rewrites the copy for TensorBoard from the remaining rows.
+    them again. It also writes the copy for TensorBoard anew, from the remaining rows.
 
     Args:
         folder: Folder of the run.
-        size: Size in bytes that the log had at the last checkpoint. 0 for a run without one.
+        size: Size of `metrics.jsonl` in bytes at the last checkpoint. 0 if there is no checkpoint.
     """
 
     def __init__(self, folder: Path, *, size: int = 0):
@@ -96,7 +96,7 @@ class Board:
 def is_epoch(row: Mapping[str, Plain]) -> bool:
     """Tell whether a row has the form that training writes.
 
-    Then all values are numbers, and the accuracy and loss on the training batches are among them.
+    In such a row all values are numbers, and it has the epoch, the training accuracy and the training loss.
     """
     numbers = all(isinstance(value, int | float) for value in row.values())
     return numbers and {"epoch", "train/top1", "train/loss/total"} <= row.keys()

@@ -1,6 +1,6 @@
 """Trained models, loaded from a run's `best.pt`.
 
-It holds the weights of the chosen epoch, which is the one that `train.select` selects.
+This file holds the weights of the chosen epoch, which is the one that `train.select` selects.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Row(Strict):
 
 
 class _CheckpointFacts(Strict):
-    """The contents of `best.pt` that are validated, without the configuration."""
+    """The contents of `best.pt`, validated. The configuration is not among them."""
 
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
 
@@ -55,12 +55,13 @@ class Trained:
     Attributes:
         model: The classifier, in evaluation mode.
         saved: The configuration in the checkpoint.
-        precision: The precision of the configuration, for this device. `auto` replaces float16 on a CPU.
+        precision: The device, and the autocast dtype of the run's `train.precision` on that device. On a CPU,
+            `auto` replaces float16.
         store_size: Side length in pixels at which the training pictures were stored.
-        fingerprint: Hash of pictures and labels for each part of the data set that training read, by its name
-            (`train`, `val`, `test`).
+        fingerprint: For each part of the data set that training read (`train`, `val`, `test`), a hash of
+            the pictures and labels in it.
         epoch: The chosen epoch, from 1.
-        file: The checkpoint.
+        file: Path of the checkpoint.
     """
 
     model: Classifier
@@ -158,7 +159,7 @@ def refuse_other_classes(
         path: Run or checkpoint of the model, for the message.
         known: Names of the model's classes, by label.
         classes: Names of the classes that the model must have, by label.
-        here: What has these `classes`, for the message.
+        here: The owner of `classes` in the message, e.g. `the data set cifar10`.
         fix: Advice to append to the message.
     """
     if len(known) != len(classes):

@@ -41,7 +41,10 @@ def run_name(name: str) -> str:
 
 
 def finished_names(runs: Path) -> set[str]:
-    """Return the names of the finished runs, without their seeds."""
+    """Return the names of the finished runs in the folder `runs`.
+
+    A name is without the seed. It is in the result if a run of any seed is finished.
+    """
     # A run's own folder, or that of its seeds, holds a summary, too, but no name.
     found = runs.glob("**/*/*/summary.json")
     return {path.parents[1].relative_to(runs).as_posix() for path in found}

@@ -1,4 +1,4 @@
-"""Stopping a run by a signal, after it was saved."""
+"""Stopping a run by a signal. The run is saved first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Context manager that notes the first SIGINT, SIGTERM or SIGHUP in place of its usual effect.
+    """Context manager that records the first SIGINT, SIGTERM or SIGHUP and prevents its usual effect.
 
     A second signal has its usual effect. Outside the main thread nothing is caught.
 

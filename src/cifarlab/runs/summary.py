@@ -48,7 +48,11 @@ class Soup(Record):
 
 
 class ScoreAtSize(Record):
-    """The test accuracy, in [0, 1], at an image size other than `data.image_size`."""
+    """Score at an image size other than `data.image_size`.
+
+    Attributes:
+        test_top1: Test accuracy, in [0, 1].
+    """
 
     test_top1: float
 
@@ -70,18 +74,19 @@ class Summary(Record):
         train_top1: Accuracy on the training pictures.
         val_top1: Validation accuracy. None if no pictures were held out.
         test_top1: Test accuracy. None until the model is evaluated on the test pictures.
-        val_top1_by_image_size: {side length in pixels: validation accuracy} of a run with `data.multi_scale`.
+        val_top1_by_image_size: {side length in pixels, as text: validation accuracy} of a run with
+            `data.multi_scale`.
         gap: `train_top1` - `val_top1`.
         parameters: Number of the model's parameters, frozen ones included.
-        data_fingerprint: Hash of the data set's train part, validation pictures drawn from it included.
-        seconds: Duration of the run in seconds, over all its processes.
+        data_fingerprint: Hash of the data set's train part, including validation pictures drawn from it.
+        seconds: Duration of the run in seconds. If the run was resumed, the sum over all sessions.
         images_per_second: Training pictures of all epochs divided by `seconds`.
         macs: Multiply-adds of a forward pass of one picture at `data.image_size`.
         peak_memory_bytes: Peak GPU memory. Without a GPU, peak memory of the process.
         warnings: Warnings about the run, one line each.
         distillation: Measurements of the teacher.
         soup: The models that were tried, if the run is a soup.
-        by_image_size: {side length in pixels: test accuracy} at sizes other than `data.image_size`.
+        by_image_size: {side length in pixels, as text: score} at sizes other than `data.image_size`.
     """
 
     recipe: str = ""

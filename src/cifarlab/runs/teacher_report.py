@@ -1,4 +1,7 @@
-"""Measurements of a teacher: before its student is trained, and the time to cache its outputs."""
+"""Measurements of a teacher, made before its student is trained.
+
+The time spent on caching the teacher's outputs is added during training.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ class TaughtTerm(Record):
     """Measurements of a loss that reads the teacher.
 
     Attributes:
-        gradient_norm: Norm of the gradient of the loss times its weight, on the first batch at the student's
-            initial weights.
+        gradient_norm: Norm of the gradient of (weight x loss), on the first batch at the student's initial
+            weights.
         gradient_ratio: `gradient_norm` divided by the root of the sum of the squared gradient norms of the
             losses that read no teacher. None if there are no such losses.
     """
@@ -60,9 +63,10 @@ class TeacherReport(Record):
 
     Attributes:
         teachers: Checkpoints of the ensemble's members. A single teacher is an ensemble of one.
-        temperatures: Divisor of each member's logits, found by calibration. 1 without calibration.
-        measured_on: Pictures for `teacher_top1`: `val` or `train` of the student's run, or `the teacher's
-            val`, the validation pictures of the teacher's own run.
+        temperatures: For each member, the temperature by which its logits are divided, found by calibration.
+            1 without calibration.
+        measured_on: Pictures on which `teacher_top1` was measured. `val` or `train`: those of the student's
+            run. `the teacher's val`: the validation pictures of the teacher's own run.
         pictures: Number of these pictures.
         teacher_top1: Accuracy of the teacher on these pictures, without augmentation, in [0, 1].
         agreement: Accuracy of the teacher on augmented training pictures of the first epoch, in [0, 1].

@@ -1,4 +1,4 @@
-"""Teachers for distillation: how they are found, loaded, checked, and their outputs cached."""
+"""Teachers for distillation: finding, loading and checking them, and caching their outputs."""
 
 from cifarlab.teachers.cache import Replay
 from cifarlab.teachers.diagnosis import (

@@ -1,4 +1,4 @@
-"""A teacher's answers, computed once and stored, for training whose augmented pictures recur.
+"""A cache of a teacher's answers, for training in which the same augmented pictures recur.
 
 A view holds an augmented copy of every training picture. If `data.views` is n, epochs repeat n views. An
 answer is the teacher's output for a picture, before calibration.
@@ -109,7 +109,9 @@ class Replay:
         return said
 
     def answer(self, batch: Batch, positions: Tensor) -> Output:  # noqa: ARG002  as `Source`
-        """Return the calibrated outputs in the view of the last `begin`.
+        """Calibrate and return the cached answers for some samples.
+
+        They are those for the view that was passed to the last `begin`.
 
         Args:
             batch: Not used.
@@ -122,9 +124,9 @@ class Replay:
         return self.teacher.read(Answers(rows["logits"], embedding, scale=scale))
 
     def _open(self, folder: Path, view: int) -> tuple[Arrays, float | None] | None:
-        """Load the answers for a view, and the head's scale.
+        """Load the answers for a view, and their `Answers.scale`.
 
-        The result is None if they are missing or do not match. The scale is that of `Answers`.
+        The result is None if the files are missing or do not match.
         """
         found = read_arrays(folder, self.key | {"view_number": view}, self._names())
         if found is None:
@@ -191,7 +193,7 @@ def _halved(values: Tensor) -> np.ndarray:
 
 
 def _key(teacher: Teacher, config: Config, split: Split, fingerprint: str, views: int) -> dict[str, Plain]:
-    """Return all that a teacher's answers depend on, as plain data."""
+    """Return all that a teacher's answers depend on, in JSON-compatible form."""
     data = config.dump()["data"]
     policy = {name: data[name] for name in ("augment", "mix", "freeze_views", "shuffle")}
     if not data["mix"]:

@@ -58,14 +58,14 @@ def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
 
 
 def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, str]:
-    """Return pictures to measure a teacher on, and their name.
+    """Return pictures to measure a teacher on, and a name for them.
 
-    If possible, they are pictures that the teacher was not trained on:
+    The result is the first of these whose condition holds:
 
-    - "val": the student's validation pictures, unless the teacher may have been trained on some of them.
-    - "the teacher's val": in that case, the validation pictures of the teacher's own run, if it has a single
-      member.
-    - "train": otherwise, the training pictures.
+    - "val": the student's validation pictures, if no member may have been trained on some of them.
+    - "the teacher's val": the validation pictures of the teacher's own run, if it has a single member and the
+      student also has validation pictures.
+    - "train": the training pictures, in all other cases.
     """
     strangers = [member for member in teacher.members if knows_validation(member, config, splits)]
     if not strangers and splits.val is not None:
@@ -91,9 +91,9 @@ def has_same_pictures(member: Member, config: Config | SavedConfig, splits: Spli
 
 
 def knows_validation(member: Member, config: Config | SavedConfig, splits: Splits) -> bool:
-    """Tell whether a member may know this run's validation pictures.
+    """Tell whether a member may have trained on this run's validation pictures.
 
-    That is so if it was trained on the same data set with another split.
+    That may be so if it was trained on the same data set with another split.
     """
     if splits.val is None or "val" in splits.fingerprint or not has_same_pictures(member, config, splits):
         return False
@@ -130,9 +130,9 @@ def _agreement(logits: Tensor, labels: Tensor) -> float:
 
 
 def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str, TemperedTerm | TaughtTerm]:
-    """Return the measurements of each distillation loss, by its label.
+    """Return the measurements of each distillation loss, by its key in `objective`.
 
-    `logits` are the teacher's calibrated ones, and `norms` the result of `gradient_norms`.
+    `logits` are the teacher's calibrated logits, and `norms` is the result of `gradient_norms`.
     """
     taught = {label: spec for label, spec in config.objective.items() if spec.part.traits.needs_teacher}
     others = math.hypot(*(norm for label, norm in norms.items() if label not in taught))
@@ -156,8 +156,8 @@ def _terms(config: Config, logits: Tensor, norms: dict[str, float]) -> dict[str,
 def gradient_norms(teacher: Teacher, engine: Engine) -> dict[str, float]:
     """Return the gradient norm of each loss on the first batch.
 
-    The norms are by label of the loss. A loss is multiplied by its weight first. The gradient is taken with
-    respect to the student's trainable weights.
+    The result has the keys of `objective`. The gradient is that of weight x loss, with respect to the
+    student's trainable parameters.
     """
     # A copy: the pass updates batch norm statistics.
     config, model = engine.config, copy.deepcopy(engine.model).train()

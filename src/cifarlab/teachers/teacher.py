@@ -48,9 +48,10 @@ class Answers:
     Attributes:
         logits: (B, M, C), the logits of each member.
         embedding: (B, D), the concatenated embeddings of the members. (B, 0) if no loss reads them.
-        stages: Feature maps, one of each stage. Empty if no loss reads them or there are several members.
-        scale: The factor between cosines and logits, if the only member has a head that gives cosines. Else
-            None.
+        stages: Feature maps, one of each stage of the backbone. Empty if no loss reads them or there are
+            several members.
+        scale: The factor between cosines and logits. None if there are several members, or the head of the
+            only member does not compute cosines.
     """
 
     logits: Tensor
@@ -149,5 +150,8 @@ class Teacher:
         return Output(logits, answers.embedding, answers.stages, cosines=logits / scale, scale=scale)
 
     def mean_logits(self, logits: Tensor) -> Tensor:
-        """Average calibrated logits over the members, (B, M, C) to (B, C)."""
+        """Divide logits by `temperatures` and average over the members.
+
+        (B, M, C) to (B, C).
+        """
         return (logits / self._temperatures[:, None]).mean(1)

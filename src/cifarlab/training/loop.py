@@ -81,7 +81,11 @@ def train_run(
 
 
 def _finished(config: Config, run: Run) -> Summary | None:
-    """Return the summary if the run is finished. Raise ConfigError if its configuration is another."""
+    """Return the summary, or None if the run is not finished.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration.
+    """
     run.refuse_other(config)
     return run.summary()
 
@@ -174,13 +178,16 @@ class _Training:
         return plan.samples_per_epoch - plan.samples_before(first)
 
     def stop_if_diverged(self) -> None:
-        """Raise Failure if a loss was not finite. The last checkpoint is from before that step."""
+        """Raise Failure if a loss was not finite in this epoch."""
         step = self.engine.means.first_bad_step()
         if step is not None:
             self.fail_diverged(f"the loss was not finite at step {step + 1}", step)
 
     def stop_if_weights_diverged(self) -> None:
-        """Raise Failure if the weights are not finite. The loss is from before their last update."""
+        """Raise Failure if the weights are not finite.
+
+        The check of the losses does not see the last update, which came after the last loss.
+        """
         if not self.engine.has_finite_weights():
             self.fail_diverged("the weights were not finite", self.state.step - 1)
 
@@ -230,7 +237,10 @@ class _Training:
         self.progress.epoch(row, better and self.config.train.select != "last")
 
     def is_better(self, row: EpochRow) -> bool:
-        """Tell whether an epoch beats the best so far. Of equal ones, the earlier is kept."""
+        """Tell whether an epoch beats the best so far.
+
+        The score must be higher. With `train.select=last` each epoch beats those before it.
+        """
         select, best = self.config.train.select, self.state.best
         return select == "last" or best is None or row[f"{select}/top1"] > best[f"{select}/top1"]
 
@@ -253,7 +263,7 @@ class _Training:
         self.last_save = time.monotonic()
 
     def leave(self, where: str) -> NoReturn:
-        """Wait until all checkpoints are on disk, then raise Interrupted."""
+        """Wait until all checkpoints are on disk, then raise Interrupted naming `where`."""
         self.saver.flush()
         self.asked.raise_interrupted(self.run, where)
 

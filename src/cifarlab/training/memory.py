@@ -15,7 +15,10 @@ from cifarlab.core.errors import ConfigError, Failure
 
 @contextlib.contextmanager
 def out_of_memory_explained(config: Config) -> Iterator[None]:
-    """Convert an out-of-memory error in the `with` body to a Failure. It has advice."""
+    """Convert an out-of-memory error in the `with` body to a Failure.
+
+    The message suggests a change of `config` that needs less memory.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -55,7 +55,12 @@ def train_teachers(
 def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiting: set[Path]) -> None:
     """Train the missing teachers of a configuration.
 
-    `waiting` has the folders of the runs that need them: a run cannot be its own teacher.
+    Args:
+        config: The configuration of a student.
+        runs: Folder of all runs.
+        progress: Output for the user.
+        waiting: Folders of the runs that wait for these teachers. A teacher among them is an error, since a
+            run cannot be its own teacher.
     """
     for name in missing_teachers(config.teacher, runs):
         teacher = _on_same_data(name, config)
@@ -78,7 +83,11 @@ def _train_missing(config: Config, runs: Path, progress: TrainingProgress, waiti
 
 
 def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -> None:
-    """Print a note if students hold out different pictures. A teacher can hold out only one student's."""
+    """Print a note if the students have different validation pictures.
+
+    The teacher then has the validation pictures of the first student, and is trained on some validation
+    pictures of the others.
+    """
     first = students[0]
     if not first.data.val or len({student.split_seed for student in students}) == 1:
         return
@@ -92,12 +101,15 @@ def _note_other_splits(students: Sequence[Config], progress: TrainingProgress) -
 def _on_same_data(name: str, config: Config) -> Config:
     """Resolve a teacher's recipe with its student's data and split.
 
-    `name` is the teacher's recipe, and `config` the student's configuration.
-
     With the same split, neither of them trains on validation pictures of the other.
 
+    Args:
+        name: The teacher's recipe.
+        config: The student's configuration.
+
     Raises:
-        ConfigError: Teacher and student store pictures at different sizes, so their splits differ.
+        ConfigError: The splits cannot be made equal, because teacher and student store pictures at different
+            sizes. The split is drawn by a hash of the stored pixels.
     """
     recipe, overrides = read_recipe(name), _same_data(config)
     teacher = resolve(recipe, overrides)
@@ -119,7 +131,10 @@ def _on_same_data(name: str, config: Config) -> Config:
 
 
 def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
-    """Tell whether splits differ because pictures are stored at different sizes."""
+    """Tell whether two `data.store_size` lead to different splits of a data set.
+
+    They may, since validation pictures are drawn by a hash of the pixels as stored.
+    """
     if ours.dataset.part.traits.split_as_published:
         return False
     if (ours.store_size, kept_size(ours)) == (theirs.store_size, kept_size(theirs)):
@@ -133,7 +148,10 @@ def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
 
 
 def _same_data(config: Config) -> list[str]:
-    """Return overrides that give the teacher of `config` its data and device."""
+    """Return overrides that give a teacher its student's data and device.
+
+    `config` is the student's configuration.
+    """
     assert config.teacher is not None
     data = config.dump()["data"]
     kept = ("dataset", "root", "val", "limit", "classes", "skip_broken")

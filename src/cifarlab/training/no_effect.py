@@ -15,7 +15,7 @@ from cifarlab.objectives.classification import least_scale
 def without_effect_as_planned(config: Config, plan: Plan | None, steps: int | None) -> Iterator[str]:
     """Yield a message for each option without effect.
 
-    It finds those that show without the model and the data.
+    Options whose effect depends on the model or the data set are left to `without_effect_on`.
 
     Args:
         config: The configuration.

@@ -67,7 +67,7 @@ class Stopwatch:
 
 
 class EpochTimes(Record):
-    """Seconds of an epoch. `checkpoint`: copying the state in memory, for which training waits."""
+    """Seconds of each phase of an epoch. `checkpoint`: copying the state, for which training waits."""
 
     training: float
     evaluation: float
@@ -82,12 +82,13 @@ class Profile(Record):
         precision: Autocast dtype, e.g. `bfloat16`.
         pictures: Pictures in a step.
         steps: Number of measurements of `step`.
-        step: Time of a step without measurements inside it.
+        step: Time of a step that is timed as a whole.
         parts: {name in STEP_PARTS, or `other`: time of this part of a step}.
+        images_per_second: `pictures` / `step`.
         flops: FLOPs of a step's matrix products and convolutions, forward and backward.
         peak_flops_per_second: Speed at which this device multiplies large matrices.
-        floor: Time that `flops` would take at that speed, so the least possible time of a step.
-        epoch: Time of an epoch.
+        floor: `flops` / `peak_flops_per_second`, the least possible time of a step.
+        epoch: Time of each phase of an epoch.
         writing: Time in which a thread writes an epoch's checkpoint to disk. Training does not wait for it.
         epochs: Number of epochs of the run, if `train.patience` does not end it.
         run: Estimated time of these epochs.
@@ -116,7 +117,7 @@ def profile(
 
     Args:
         config: The configuration.
-        steps: Number of measurements of whole steps, and of steps in parts. Fewer if steps are slow.
+        steps: Number of times to measure a whole step, and the parts of a step. Fewer if steps are slow.
         trace: File to write a trace to, for a viewer such as https://ui.perfetto.dev. None: no trace.
         runs: Folder of all runs, in which `teacher.run` is searched.
 
@@ -176,7 +177,7 @@ def _convolution_gradients(
 
 
 def count_flops(engine: Engine) -> int:
-    """Train the first step. Return the FLOPs of its matrix products and convolutions."""
+    """Train the first step; count the FLOPs of matrix products and convolutions."""
     counts = {torch.ops.aten.convolution_backward: _convolution_gradients}
     # Run eagerly, since FlopCounterMode does not see compiled kernels.
     with (
@@ -188,13 +189,13 @@ def count_flops(engine: Engine) -> int:
 
 
 def _timed(engine: Engine, steps: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Time whole steps and, alternating with them, steps in parts.
+    """Time whole steps and, alternating with them, the parts of steps.
 
-    Pictures of several steps may be augmented together. Each time is the mean over such a group of steps. A
-    CUDA graph cannot be timed in parts, so the steps in parts run without one.
+    Pictures of several steps may be augmented together. Each time is the mean over such a group of steps.
+    Steps whose parts are timed run without a CUDA graph, which has no parts to time.
 
     Returns:
-        Seconds of a whole step, and of each part by name, for each measurement.
+        A list with the seconds of a step for each measurement, and such a list for each part, by its name.
     """
     watch, coming = Stopwatch(engine.device), _whole_steps(engine)
     order = engine.order(0)
@@ -264,7 +265,10 @@ def peak_flops(precision: Precision) -> float:
 
 
 def _scoring_seconds(engine: Engine, splits: Splits) -> float:
-    """Time an epoch's evaluation. On a GPU time a late one, since the first ones use no CUDA graph."""
+    """Time an epoch's evaluation.
+
+    On a GPU, evaluate several times and return the last time: the first evaluations use no CUDA graph.
+    """
     watch, seconds = Stopwatch(engine.device), 0.0
     for _ in range(UNCAPTURED + 2 if engine.device.type == "cuda" else 1):
         begun = watch.now()

@@ -42,9 +42,8 @@ def read_best(run: Run) -> BestState:
 def resume(run: Run, engine: Engine, splits: Splits) -> tuple[LoopState | None, list[str]]:
     """Load the engine's state from the run's `last.pt`.
 
-    If a process was killed, `best.pt` may be some epochs ahead of `last.pt`. Then the returned state already
-    has the epoch of `best.pt` as the best one. When the epochs in between are trained again, none of them
-    beats it.
+    If a process was killed, `best.pt` may be from an epoch after `last.pt`. The epochs since `last.pt` are
+    then trained again, and the returned state has the log row of `best.pt` as the best epoch so far.
 
     Returns:
         The state of the training loop, or None if the run has no `last.pt`; and warnings, one line each.

@@ -23,7 +23,7 @@ Best = TypeVar("Best")
 
 @dataclass(frozen=True)
 class _Job:
-    """Copies of states to write. `taken`: event that a GPU records once they are made; None on a CPU."""
+    """Copies of states to write. `taken`: CUDA event recorded after the copying; None on a CPU."""
 
     last: LastState
     best: BestState | None
@@ -33,8 +33,8 @@ class _Job:
 class Saver:
     """Context manager with a thread that writes submitted states to disk.
 
-    States are copied when they are submitted, so training can change the tensors at once. It waits neither
-    for the disk nor for the device.
+    States are copied when they are submitted, so training can change the tensors at once. Training waits
+    neither for the disk nor for the device.
 
     While the thread writes, one submission waits. A newer submission replaces the waiting one, which bounds
     memory. If the newer one has no best state, the best state of the replaced one is kept.
@@ -164,7 +164,10 @@ class Saver:
     def _on_host(
         self, last: LastState, best: BestState | None, taken: torch.cuda.Event | None
     ) -> tuple[LastState, BestState | None]:
-        """Copy both states to the host. On a GPU use a separate stream, so training is not delayed."""
+        """Copy the states of `last.pt` and `best.pt` to the host.
+
+        On a GPU a separate stream is used, so training is not delayed. `taken` is that of `_Job`.
+        """
         if self._stream is None or taken is None:
             return last, best
         # Wait for an event instead of the stream: a blocking event does not occupy a core while waiting.
@@ -178,9 +181,10 @@ class Saver:
 
 
 def snapshot(last: Last, best: Best) -> tuple[Last, Best]:
-    """Copy both states. Tensors are copied on their own device, without waiting for a GPU.
+    """Copy the states of `last.pt` and `best.pt`.
 
-    If the device has no memory for the copies, tensors are copied to the host, for which training waits.
+    Tensors are copied on their own device, without waiting for a GPU. If the device has no memory for the
+    copies, tensors are copied to the host, for which training waits.
     """
     with suppress(torch.OutOfMemoryError):
         return _copies(_clone, last, best)
@@ -200,7 +204,10 @@ def _start_copy(tensor: Tensor) -> Tensor:
 
 
 def _copies(change: Callable[[Tensor], Tensor], last: Last, best: Best) -> tuple[Last, Best]:
-    """Apply `change` to the tensors of both states. Tensors with the same memory share a result."""
+    """Copy both states with `change` applied to each tensor.
+
+    Tensors with the same memory share a result.
+    """
     known: dict[object, Tensor] = {}
     return _copied(last, change, known), _copied(best, change, known)
 

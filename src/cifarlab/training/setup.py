@@ -152,7 +152,11 @@ def build_model(config: Config, splits: Splits, initial: bool, remarks: Remarks)
 def build_teacher(
     config: Config, splits: Splits, device: torch.device, runs: Path, remarks: Remarks
 ) -> Teacher | None:
-    """Load the teacher, or return None if no loss needs one. Raise ConfigError if it does not fit."""
+    """Load the teacher, or return None if no loss needs one.
+
+    Raises:
+        ConfigError: There is no such teacher, or it does not fit the data or the configuration.
+    """
     if not config.teacher_outputs:
         return None
     teacher = load_teacher(config, splits.classes, device, runs)
@@ -178,7 +182,8 @@ def keep_activations(
 ) -> Activations | None:
     """Prepare the cache of the frozen first part's activations, if possible.
 
-    If a part of the backbone is frozen and there is no cache, a note gives the reason.
+    If it is impossible or saves too little, a note gives the reason. There is no note if no part of the
+    backbone is frozen, or `train.keep_activations` is false.
 
     Raises:
         ConfigError: `train.keep_activations` is true and they cannot be kept.
@@ -229,8 +234,8 @@ def some_pictures(split: Split, *, count: int = 5000) -> Tensor:
 def can_be_kept(config: Config) -> bool:
     """Tell whether a teacher's outputs can be cached.
 
-    They can if augmented pictures recur, each always mixed with the same other one. Feature maps are too
-    large to cache.
+    They can if the same augmented pictures are shown in several epochs, and mixers mix the same pairs each
+    time. Feature maps are too large to cache.
     """
     mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
     return num_views(config) is not None and not mixed_anew and "stages" not in config.teacher_outputs

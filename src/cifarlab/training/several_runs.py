@@ -45,8 +45,8 @@ def usual_at_once(config: Config) -> int:
     """Return the default limit on runs to train at once.
 
     On a CPU it is 1, since one run after the other on all cores is as fast (docs/benchmarks.md). On a GPU it
-    is the number of cores, since each run needs one to launch kernels. It is also 1 if later epochs may need
-    more memory than the first. Raise ConfigError if the device does not exist.
+    is 1 if later epochs may need more memory than the first. Else it is the number of cores, since each run
+    needs one to launch kernels. Raise ConfigError if the device does not exist.
     """
     is_told = config.data.multi_scale is None and config.data.val > 0
     if pick_device(config.train.device).type == "cpu" or not is_told:
@@ -63,7 +63,7 @@ def train_all(
     left_out: Callable[[Task, ConfigError], None] | None = None,
     by_memory: bool = False,
 ) -> None:
-    """Train runs, starting them in the given order. Of a finished run only the result is printed.
+    """Train runs in the given order. For finished runs, only print results.
 
     Args:
         tasks: The runs. Each is taken from the iterable when its turn comes.
@@ -268,7 +268,7 @@ class _Child:
 
 @contextlib.contextmanager
 def _inherited(threads: int) -> Iterator[None]:
-    """Give processes started in the `with` body blocked signals and `threads` threads."""
+    """Block SIGNALS, and set OMP_NUM_THREADS, for processes started in the `with` body."""
     resource_tracker.ensure_running()  # Start it before: its start unblocks the signals.
     before = os.environ.get("OMP_NUM_THREADS")
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -21,9 +21,9 @@ class LoopState:
         step: Number of optimizer steps since the start of the run.
         best: Log row of the best epoch so far. None before the end of the first epoch.
         log_size: Size of `metrics.jsonl` in bytes at this step.
-        seconds: Duration of the run in seconds, over all its processes.
+        seconds: Duration of the run in seconds. If the run was resumed, the sum over all sessions.
         peak_memory_bytes: Peak GPU memory. Without a GPU, peak memory of the process.
-        distillation: Measurements of the teacher. None without one.
+        distillation: Measurements of the teacher. None if the run has no teacher.
     """
 
     step: int = 0
@@ -54,7 +54,9 @@ class LoopState:
     def is_out_of_patience(self, patience: int | None, epochs: int) -> bool:
         """Tell whether the best epoch is `patience` or more epochs ago.
 
-        `epochs` is the number of epochs that are trained. With `patience` None it never is.
+        Args:
+            patience: `train.patience`. If it is None, the result is False.
+            epochs: Number of epochs trained so far.
         """
         return patience is not None and self.best is not None and epochs - self.best["epoch"] >= patience
 
@@ -67,7 +69,8 @@ class LastState(TypedDict):
     Attributes:
         engine: State of the engine: model, optimizer, ...
         precision: Autocast dtype of the training, e.g. `bfloat16`.
-        fingerprint: Hash of pictures and labels for each part of the data set that was read, by its name.
+        fingerprint: For each part of the data set that was read (`train`, `val`, `test`), a hash of the
+            pictures and labels in it.
     """
 
     step: int
@@ -88,7 +91,8 @@ class BestState(TypedDict):
         model: State dict of the classifier.
         config: The configuration as plain data.
         classes: Names of the classes, by label.
-        fingerprint: Hash of pictures and labels for each part of the data set that was read, by its name.
+        fingerprint: For each part of the data set that was read (`train`, `val`, `test`), a hash of the
+            pictures and labels in it.
         store_size: Side length in pixels at which the training pictures were stored.
         row: Log row of the epoch that the weights are from.
     """

@@ -38,7 +38,7 @@ def summarise(
         splits: The pictures.
         best: Log row of the chosen epoch.
         epochs_run: Number of epochs that were trained.
-        cost: Returns the cost of the run so far. It is called after the scoring, so that this is included.
+        cost: Returns the cost of the run so far. It is called after the scoring, to include the time of that.
     """
     train_top1 = engine.score(splits.train)["top1"]
     val_top1 = best.get("val/top1")
@@ -77,9 +77,10 @@ def _end(config: Config, epochs_run: int) -> str:
 def _val_top1_by_image_size(
     config: Config, engine: Engine, val: Split | None, val_top1: float | None
 ) -> dict[str, float] | None:
-    """Return {side length: validation accuracy} at each training size and at image_size.
+    """Return {side length: validation accuracy} at each training size and at `data.image_size`.
 
-    `val_top1` is the known accuracy at image_size. None without validation pictures.
+    `val_top1` is the accuracy at `data.image_size`, which is known. If the run has no validation pictures,
+    `val` and `val_top1` are None, and so is the result.
     """
     if val is None or val_top1 is None:
         return None

@@ -118,7 +118,7 @@ def train_alone(
 
 
 def _wait_for_the_end(line: Connection) -> None:
-    """Stop this process's run when the parent asks or has ended."""
+    """Stop this process's run when the parent asks to or has ended."""
     with contextlib.suppress(EOFError, OSError):
         line.recv()
     # All threads block the signal. So one from outside is pending, too, and both are delivered as one.

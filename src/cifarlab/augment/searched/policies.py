@@ -80,7 +80,7 @@ def trivial_rows(height: int, width: int) -> Tensor:
 def auto_rows(height: int, width: int) -> Tensor:
     """Return the table of AutoAugment, (100, COLUMNS + 1).
 
-    It holds 25 policies of two operations, each with both signs. The last column is the operation's
+    It holds 25 pairs of operations, each operation with both signs. The last column is the operation's
     probability.
     """
     found = []
@@ -144,7 +144,7 @@ def rand_augment(
     Args:
         num_operations: How many operations each picture gets. An operation may be drawn twice. One of the 14
             is `identity`, which changes nothing.
-        magnitude: Strength of all operations. 30 is the largest. It means: shear by 0.3, shift by 45 % of the
+        magnitude: Strength of all operations, from 0 to 30. 30 means: shear by 0.3, shift by 45 % of the
             side, rotate by 30 degrees, change brightness, color, contrast and sharpness by a factor of 0.1 or
             1.9, posterize to 4 bits, solarize all values.
         interpolation: How shears, shifts and rotations read a value between pixels: nearest takes the nearest
@@ -230,7 +230,7 @@ def aug_mix(
     of it.
 
     Args:
-        severity: Number of magnitudes that are used: the lowest ones of ten.
+        severity: An operation's magnitude is drawn from the `severity` lowest of ten.
         num_chains: How many altered copies are made.
         all_operations: Whether brightness, color, contrast and sharpness are among the operations. False
             leaves them out, as the authors do, because the robustness benchmark CIFAR-C contains them.

@@ -26,7 +26,8 @@ class Operation:
     """One operation of a policy.
 
     Attributes:
-        kernel: Position of its kernel in `kernels`, counted from 1. 0: the operation changes nothing.
+        kernel: Position of its kernel in the list that `kernels` returns, counted from 1. 0: the operation
+            changes nothing.
         parameters: Function of (magnitude, height, width) that returns the kernel's parameters. The magnitude
             is a tensor (1,).
         signed: Whether the sign of the magnitude is random.
@@ -85,9 +86,9 @@ class Space:
     bits: tuple[int, int]
 
     def magnitudes(self, name: str, bins: int, height: int, width: int) -> Tensor:
-        """Return an operation's magnitudes, the lowest first, (bins,) float32.
+        """Return the magnitudes of an operation, the lowest first.
 
-        They equal those of the policies of torchvision 0.29.
+        They are `bins` values, (bins,) float32, and equal those in torchvision 0.29.
         """
         if name == "posterize":
             most, fewest = self.bits
@@ -127,13 +128,13 @@ def row(name: str, magnitude: float, negative: bool, height: int, width: int) ->
 
 
 def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, height: int, width: int) -> Tensor:
-    """Return the rows of all operations and bins, each with both signs.
+    """Return the rows of several operations at several magnitudes, with both signs.
 
     Args:
         space: The range of magnitudes.
         names: Names of the operations.
-        bins: Indices of the magnitudes to use, from 0.
-        of: Number of magnitudes of which `bins` selects some.
+        bins: Which magnitudes to use: indices from 0, the lowest, to `of` - 1.
+        of: Number of magnitudes into which the range is divided.
         height: Height of the pictures in pixels.
         width: Width of the pictures in pixels.
 

@@ -151,5 +151,9 @@ class DataConfig(Section):
         return (self.image_size,) if self.multi_scale is None else self.multi_scale.sizes
 
     def held_out(self, count: int) -> int:
-        """Return how many of `count` training pictures `val` holds out."""
+        """Return how many validation pictures the option `val` takes.
+
+        Args:
+            count: Number of pictures in the training part.
+        """
         return round(self.val * count) if self.val < 1 else int(self.val)

@@ -16,8 +16,8 @@ from cifarlab.core.registry import Spec
 class Lookahead(Section):
     """Lookahead around any optimizer: slow weights follow the fast ones (Zhang et al. 2019).
 
-    The optimizer updates the fast weights. After the first `steps` steps the slow weights are copied from
-    them.
+    The optimizer updates the fast weights. The slow weights start as a copy of the fast weights, made after
+    the first `steps` steps.
     """
 
     steps: Annotated[int, Field(ge=1)] = Field(
@@ -31,8 +31,8 @@ class Lookahead(Section):
 class OptimConfig(Section):
     """The optimizer with its options, and the schedule of its learning rate.
 
-    In a recipe the optimizer's `name` and options are keys of this section. Here the field `optimizer` has
-    them, as a `Spec`.
+    In a recipe, the optimizer's `name` and options are keys of this section. In this class, the attribute
+    `optimizer` holds them as a `Spec`.
     """
 
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Learning rate at the schedule's peak.")

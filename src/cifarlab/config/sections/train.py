@@ -16,7 +16,7 @@ from cifarlab.core.registries import (
 
 
 class TrainConfig(Section):
-    """The training loop: length, seed, device, choice of the epoch."""
+    """The training loop: length, seed, device, and which epoch's weights are kept."""
 
     epochs: Annotated[int, Field(ge=1)] = Field(
         200, description="Passes over the training pictures. Schedules span all of them."

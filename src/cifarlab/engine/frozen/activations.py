@@ -39,12 +39,12 @@ STRAYS = 1
 class Activations:
     """The stored activations of a network's frozen first part, by split and view.
 
-    A view is one augmented version of every picture; clean pictures are not augmented. Each view's
-    activations are computed on first use and stored in a folder, which is written completely or not at all.
-    The folder's key names all that they depend on: frozen weights, code, pictures, augmentation, seed, view,
-    size, precision. A folder is computed again if it does not match its key, its checksums, or the network's
-    current output for its first pictures. Activations are stored in the dtype of their computation (bfloat16
-    under autocast).
+    A view is one augmented version of every picture. Clean pictures are those without augmentation. Each
+    view's activations are computed on first use and stored in a folder, which is written completely or not at
+    all. A row of its file holds one picture's activations, in the dtype of their computation (bfloat16 under
+    autocast). The folder's key contains all that the activations depend on: frozen weights, code, pictures,
+    augmentation, seed, view, size, precision. A folder is computed again if its key or checksums do not
+    match, or if the network now gives other activations for the first pictures of the split.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Activations:
         return said
 
     def batch(self, positions: Tensor, epoch: int) -> Batch:
-        """Return the training batch at `positions` (B,), with activations for pictures."""
+        """Return the training batch at `positions` (B,), with activations replacing pictures."""
         split = self.splits.train
         rows = self._on_device(split, view_epoch(self.config, epoch))
         activations = self._take(rows, positions)
@@ -115,7 +115,7 @@ class Activations:
         return Batch(no_images(len(labels), labels.device), labels, targets, ids, activations=activations)
 
     def clean(self, split: Split) -> Callable[[Tensor], Tensor] | None:
-        """Return a function from positions (B,) to activations of clean pictures.
+        """Return a function from positions (B,) to activations of pictures without augmentation.
 
         Returns None if the split is not one of this run's.
         """
@@ -133,7 +133,7 @@ class Activations:
         return self._tails[model]
 
     def of_first(self, count: int) -> Activations:
-        """Return a copy for timing: `count` training pictures, stored in memory."""
+        """Return a copy with `count` training pictures, in memory, for timing."""
         split, few = self.splits.train, copy.copy(self)
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
@@ -147,7 +147,7 @@ class Activations:
     def knows(self, model: nn.Module) -> bool:
         """Tell whether the stored activations are valid for `model`.
 
-        They are if its frozen part equals the one that computed them. A weight average may differ.
+        They are valid if its frozen part has the same weights as when they were computed.
         """
         if model is self.model:
             return True
@@ -163,7 +163,7 @@ class Activations:
         return str(self.border.dtype).removeprefix("torch.")
 
     def _needed(self) -> Iterator[tuple[Split, int | None]]:
-        """Yield each split and view of a run; view None means clean."""
+        """Yield each (split, view) that a run uses; view None means clean."""
         config, views = self.config, num_views(self.config)
         assert views is not None, "only views that come back are kept"
         for view in range(min(views, config.train.last_epoch)):
@@ -173,7 +173,7 @@ class Activations:
                 yield split, None
 
     def _place(self, split: Split, view: int | None) -> Path:
-        """Return a view's folder; views without augmentation share the clean one."""
+        """Return a view's folder: the clean pictures' one if nothing is augmented."""
         augmented = view is not None and bool(self.config.data.augment)
         name = f"view_{self._policy()}_{view}" if augmented else "clean"
         return self.folder / digest(self._key(split)) / name
@@ -208,7 +208,7 @@ class Activations:
         return self.border.from_rows(taken)
 
     def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
-        """Return a view's rows as a memory map; compute missing ones."""
+        """Return a view's rows as a memory map; compute them if missing."""
         folder = self._place(split, view)
         if folder not in self._opened:
             with locked(folder, stop=stop):

@@ -53,7 +53,10 @@ def find_border(classifier: Classifier, objective: Objective, batch: Batch, prec
 
 @torch.no_grad()
 def frozen_share(classifier: Classifier, border: Border) -> float:
-    """Return the share of multiply-adds before the border, in [0, 1]."""
+    """Return the share of a forward pass's multiply-adds before the border.
+
+    It is in [0, 1].
+    """
     device, size, was_training = classifier.mean.device, classifier.image_size, classifier.training
     tail, counts = Tail(classifier, border), []
     activations = torch.zeros(1, *border.shape, device=device)
@@ -137,7 +140,10 @@ def _first_reason(probe: Classifier, called: list[str]) -> str:
 def _proven(
     probe: Classifier, objective: Objective, batch: Batch, modules: tuple[str, ...], precision: Precision
 ) -> Border:
-    """Return the border after `modules`, or raise NoBorder with the reason."""
+    """Test and return the border after `modules`.
+
+    NoBorder is raised, with the reason, if it fails a test of `find_border`.
+    """
     last = modules[-1]
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     images = precision.layout(batch.images)
@@ -186,7 +192,10 @@ def _pass(
     *,
     seed: int,
 ) -> tuple[list[Tensor | None], ...]:
-    """Run forward and backward without side effects; return logits, losses, gradients."""
+    """Run forward and backward on `given`; return logits, losses, gradients.
+
+    Buffers and the objective stay unchanged, and no gradients are accumulated in the parameters.
+    """
     goal = copy.deepcopy(objective).train()
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     torch.manual_seed(seed)

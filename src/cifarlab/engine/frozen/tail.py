@@ -52,7 +52,8 @@ class Border:
     def to_rows(self, activations: Tensor) -> Tensor:
         """Convert activations (B, ...) to rows of a file, on the CPU.
 
-        `from_rows` is the inverse.
+        Maps become (H, W, C) if `channels_last`. bfloat16 becomes int16 with the same bits, since numpy has
+        no bfloat16. `from_rows` is the inverse.
         """
         if self.channels_last:
             activations = activations.permute(0, 2, 3, 1)
@@ -113,7 +114,10 @@ class Tail(nn.Module):
         return self._kept[0]
 
     def train(self, mode: bool = True) -> Tail:
-        """Set training or evaluation mode, with the exceptions of `Classifier.train`."""
+        """Set training or evaluation mode.
+
+        Batch norms named in the classifier's `norms_in_eval` always stay in evaluation mode.
+        """
         super().train(mode)
         for name in self._norms_in_eval:
             self.get_submodule(name).eval()
@@ -127,8 +131,8 @@ class Tail(nn.Module):
     ) -> Output:
         """Classify pictures by their activations (B, ...) at the border.
 
-        The other arguments exist for calls that also fit `Classifier.forward`. `image_size` is ignored.
-        `stages` must be False.
+        Calls may pass the other arguments of `Classifier.forward`, too. `image_size` is ignored. `stages`
+        must be False.
         """
         assert not stages, "the maps of stages before the border are not kept"
         # Operations outside the modules before the border run on blank pictures.
@@ -141,7 +145,7 @@ class Tail(nn.Module):
 
 
 def _give_blank(shape: tuple[int, ...], given: Tensor, *_: object, **__: object) -> Tensor:
-    """Return len(given) blank entries, (B, *shape), that take no memory."""
+    """Return zeros of shape (len(given), *shape) that take no memory."""
     return torch.zeros((), device=given.device).expand(len(given), *shape)
 
 

@@ -1,1 +1,1 @@
-"""Analysis of a model by class, confidence and kind of picture."""
+"""Analysis of a model: accuracy by class, calibration, hard pictures, corrupted pictures."""

@@ -64,17 +64,17 @@ def analyze(
     - top-1 and top-5 accuracy
     - NLL and calibration error, before and after temperature scaling
     - accuracy by class and superclass, and the confusion matrix
-    - accuracy on unaugmented training pictures, and the gap to it
+    - accuracy on unaugmented training pictures, and its excess over the accuracy on `split`
     - accuracy without near duplicates of training pictures, if `near`
     - accuracy on corrupted pictures, if `corruptions`
-    - the hardest pictures and the most confident errors
+    - the hardest pictures, whose label has the lowest probability, and the most confident errors
     - a comparison with published accuracies
 
     Args:
         run: The run's folder, or its checkpoint.
         split: val or test. Each use of test is recorded in the ledger (`cifarlab.runs.ledger`).
         corruptions: Also score corrupted pictures.
-        near: Also search for near duplicates.
+        near: Also search for near duplicates, and score without them.
         device: auto, cpu, cuda or cuda:1.
         root: Folder of the data set. Default: the folder that the run read it from.
         imports: Python files or modules that register the run's custom parts.
@@ -144,7 +144,7 @@ class SplitAnswers(NamedTuple):
         guesses: Most probable classes (N,).
         top1: Accuracy, computed as by `evaluate`.
         top5: Top-5 accuracy, computed as by `evaluate`.
-        left: A warning if the pictures did not fit on the device. Empty if they did.
+        left: A warning if the pictures did not fit into the device's memory. Empty if they did.
     """
 
     logits: Tensor
@@ -205,9 +205,10 @@ def _gap(trained: Trained, train: Split, count: int, top1: float) -> _Gap:
 
 
 def _without(known: np.ndarray, right: np.ndarray) -> Unseen:
-    """Return the accuracy without near duplicates, and on them alone.
+    """Return the accuracy on pictures without and with near duplicates.
 
-    `known` marks the pictures that have a copy or near duplicate, `right` the correct predictions.
+    `known` (N,) marks the pictures that have an exact copy or near duplicate among the training pictures.
+    `right` (N,) marks the correct predictions.
     """
     return Unseen(
         near_duplicates=int(known.sum()),
@@ -217,7 +218,10 @@ def _without(known: np.ndarray, right: np.ndarray) -> Unseen:
 
 
 def _corrupted(trained: Trained, split: Split) -> dict[str, list[float] | float]:
-    """Return top-1 by kind of corruption and severity, and the mean."""
+    """Return top-1 by kind of corruption, as a list over severities.
+
+    The key `mean` holds the mean over all kinds and severities.
+    """
     images, rows = np.asarray(split.images)[split.rows], torch.arange(len(split))
     found: dict[str, list[float]] = {}
     for kind in CORRUPTIONS:

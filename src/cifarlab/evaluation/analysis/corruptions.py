@@ -30,7 +30,7 @@ def corrupt(images: np.ndarray, ids: np.ndarray, kind: str, severity: int) -> np
         images: Pictures (N, 3, H, W) uint8.
         ids: Seed of each picture's noise (N,).
         kind: gaussian_noise, gaussian_blur, contrast or jpeg.
-        severity: Severity from 1 to 5, the strongest.
+        severity: 1 (weakest) to 5 (strongest).
     """
     return CORRUPTIONS[kind](images, ids, SEVERITIES[kind][severity - 1])
 

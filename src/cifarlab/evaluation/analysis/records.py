@@ -60,14 +60,14 @@ class Confusion(Record):
 
 
 class Unseen(Record):
-    """Accuracy without near duplicates of training pictures, and on them alone.
+    """Accuracy on pictures without and with near duplicates among the training pictures.
 
     Exact copies count as near duplicates.
 
     Attributes:
-        near_duplicates: Number of scored pictures with a near duplicate among the training pictures.
-        top1: Accuracy on the other pictures. None if there are no others.
-        top1_on_near_duplicates: Accuracy on the near duplicates. None if there are none.
+        near_duplicates: Number of scored pictures that have a near duplicate among the training pictures.
+        top1: Accuracy on the scored pictures that have none. None if all have one.
+        top1_on_near_duplicates: Accuracy on the scored pictures that have one. None if there are none.
     """
 
     near_duplicates: int
@@ -88,8 +88,9 @@ class PictureRow(Record):
 
     Attributes:
         position: Position in the split that was scored.
-        id: Index in the canonical order of the published part, train or test (`Pictures.order`).
-        label: Name of its class.
+        id: Index in the canonical order (`Pictures.order`) of the data set's part that holds the picture,
+            e.g. train.
+        label: Name of the picture's class.
         guess: Name of the predicted class, the most probable one.
         probability: Probability of `guess`.
         probability_of_label: Probability of `label`.
@@ -134,8 +135,8 @@ class AnalysisFile(Record):
         superclass_confusion: Confusion matrix of the superclasses. None without superclasses.
         train_top1: Accuracy on unaugmented training pictures, at most as many as were scored.
         gap: `train_top1` minus `top1`.
-        without_near_duplicates: Accuracy without the near duplicates of training pictures, and on them alone.
-            None if they were not searched for.
+        without_near_duplicates: Accuracy on pictures without and with near duplicates among the training
+            pictures. None if they were not searched for.
         corruptions: Top-1 at severities 1 to 5 by kind of corruption; under `mean`, the mean of all. None if
             it was not requested.
         hardest: Pictures with the lowest probability of their label, the lowest first.
@@ -200,7 +201,7 @@ class AnalysisFile(Record):
     def matrix(self) -> Confusion | None:
         """The confusion matrix to draw: of superclasses if any, else of classes.
 
-        None without superclasses if there is one class only, or more than MOST_CLASSES.
+        A matrix of classes is drawn for 2 to MOST_CLASSES classes. None for another number.
         """
         if self.superclass_confusion is not None:
             return self.superclass_confusion

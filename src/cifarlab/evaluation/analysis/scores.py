@@ -66,10 +66,12 @@ def scaled_by_temperature(
         logits: Logits (N, C).
         labels: Labels (N,).
         held_out: Logits and labels that the temperature is fitted to. None: each half of the pictures is
-            scaled by the temperature fitted to the other half. So no label influences its own probability.
+            scaled by the temperature fitted to the other half. So a picture's label does not influence the
+            picture's own probabilities.
 
     Returns:
-        Probabilities (N, C), and the one temperature, or those of the two halves.
+        Probabilities (N, C), and a list of the temperatures: one if `held_out` is given, else one for each
+        half.
     """
     if held_out is not None:
         temperature = best_temperature(*held_out)

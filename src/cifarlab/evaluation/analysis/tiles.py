@@ -1,6 +1,7 @@
-"""The hardest pictures of an analysis and its most confident errors, saved as a PNG beside it.
+"""The PNG file with an analysis's hardest pictures and most confident errors.
 
-With this file they can be shown without the data set and the model.
+It lies beside `analysis.json`. From it, the report shows these pictures without the data set and the model.
+Each of the two kinds of pictures fills one row of the PNG.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def write_tiles(kinds: Sequence[Sequence[PictureRow]], pictures: Split, path: Pa
     """Write a PNG with one row of square pictures for each kind.
 
     Args:
-        kinds: Rows of the pictures of each kind. The first TILES_SHOWN are written.
-        pictures: The split in which the rows have their positions.
+        kinds: The pictures of each kind, as the analysis records them. The first TILES_SHOWN of a kind are
+            written.
+        pictures: The split that was analyzed, from which the pictures are taken.
         path: Path of the PNG.
 
     Returns:
@@ -63,7 +65,7 @@ def read_tiles(path: Path, counts: Sequence[int]) -> list[list[Image.Image]]:
         counts: Number of pictures of each kind that `write_tiles` was given.
 
     Returns:
-        The pictures of each kind, at most TILES_SHOWN.
+        The pictures of each kind, at most TILES_SHOWN of each.
 
     Raises:
         ConfigError: The file cannot be read, or is not the PNG of this analysis.

@@ -53,16 +53,16 @@ class Audit:
     """The result of an audit.
 
     Attributes:
-        report: The report. It names a picture by its part and by its index in the part's canonical order
-            (`Pictures.order`).
-        parts: The pictures of each published part, by name: train, val, test.
+        report: The report. It names a picture by its part (train, val or test, as published) and by its index
+            in the canonical order of this part (`Pictures.order`).
+        parts: The pictures of each part, by the part's name.
     """
 
     report: AuditReport
     parts: dict[str, Pictures]
 
     def picture(self, part: str, index: int) -> np.ndarray:
-        """Return a part's picture (H, W, 3) uint8 by its canonical index."""
+        """Return picture `index` of a part's canonical order: (H, W, 3) uint8."""
         pictures = self.parts[part]
         return np.asarray(pictures.images[pictures.order()[index]]).transpose(1, 2, 0)
 
@@ -71,7 +71,8 @@ def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) 
     """Find duplicates, class imbalance and suspect labels.
 
     Duplicates are searched for within and across the published parts. Only the first run's model sees test
-    pictures, to compute their embeddings. This is recorded in the ledger first. No model sees test labels.
+    pictures, to compute their embeddings. This use of the test set is first recorded in the ledger
+    (`cifarlab.runs.ledger`). No model sees test labels.
 
     Args:
         data: The data set.
@@ -183,7 +184,7 @@ def _rows(
 
 
 def is_among(ours: Split, theirs: Split) -> np.ndarray:
-    """Tell which of our pictures (N,) have a (near) duplicate in `theirs`."""
+    """Mark pictures of `ours` with an exact or near duplicate in `theirs`."""
     mine, other = (np.asarray(split.images)[split.rows] for split in (ours, theirs))
     pairs, _ = near_pairs(details(mine), details(other), alike(descriptors(mine), descriptors(other)))
     found = np.isin(digest_pictures(mine), digest_pictures(other))
@@ -285,7 +286,7 @@ def data_and_runs(
         The named data set and no runs; or the first run's data set and all runs.
 
     Raises:
-        ConfigError: A name is neither a data set nor a run, or a data set is named with something else.
+        ConfigError: A name is neither a data set nor a run, or `what` holds a data set and anything else.
     """
     import_named(imports)
     if len(what) > 1 and (named := [word for word in what if word in DATASETS]):

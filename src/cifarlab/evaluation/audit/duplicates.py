@@ -1,7 +1,8 @@
 """Search for duplicates and near duplicates among pictures.
 
-Near duplicates have correlated details: luminance at low resolution, minus its local mean. Candidates are
-pairs with correlated descriptors, which are coarser, or with similar embeddings.
+Near duplicates are pairs of pictures whose details correlate. The details of a picture are its luminance at
+low resolution, minus the local mean. To save time, details are compared for candidate pairs only. A candidate
+pair has correlated descriptors (much smaller than details), or similar embeddings of a model.
 """
 
 from __future__ import annotations
@@ -77,15 +78,16 @@ def details(images: np.ndarray) -> Tensor:
 
 
 def descriptors(images: np.ndarray) -> Tensor:
-    """Compute coarse descriptors of pictures, to find candidates.
+    """Compute coarse descriptors of pictures, to find candidate pairs.
 
-    The first half of a descriptor is invariant under a horizontal flip; the flip negates the second half.
+    A descriptor consists of two vectors. A horizontal flip of the picture leaves the first unchanged, and
+    negates the second.
 
     Args:
         images: Pictures (N, 3, H, W) uint8.
 
     Returns:
-        Descriptors (N, 2, D) float32 of length 1.
+        Descriptors (N, 2, D) float32. The two vectors of a picture together have length 1.
     """
     found = []
     for start in range(0, len(images), ROWS):
@@ -112,10 +114,10 @@ def alike(ours: Tensor, theirs: Tensor | None, *, least: float = CANDIDATE) -> T
     Args:
         ours: Descriptors (N, 2, D).
         theirs: Descriptors (M, 2, D). None: pairs among `ours`, each once, the lower index first.
-        least: Minimum correlation.
+        least: Minimum correlation of the descriptors of a pair.
 
     Returns:
-        Pairs of indices (P, 2) int64.
+        Pairs of indices (P, 2) int64, the first into `ours`, the second into `theirs`.
     """
     found = []
     for start in range(0, len(ours), ROWS):
@@ -141,7 +143,7 @@ def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIG
         count: Number of neighbours of each of `ours`.
 
     Returns:
-        Pairs of indices (P, 2) int64.
+        Pairs of indices (P, 2) int64, the first into `ours`, the second into `theirs`.
     """
     ours = F.normalize(ours)
     columns = ours if theirs is None else F.normalize(theirs)
@@ -158,14 +160,17 @@ def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIG
 
 
 def correlations(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Correlate pairs of details where they overlap after a shift.
+    """Return the correlation of each pair of details at its best alignment.
+
+    All shifts of up to SHIFT pixels are tried, with and without a horizontal flip. Only the part where the
+    shifted pictures overlap is correlated.
 
     Args:
-        ours: Details (P, 1, SIDE, SIDE).
-        theirs: Details (P, 1, SIDE, SIDE).
+        ours: Details (P, 1, SIDE, SIDE), one for each pair.
+        theirs: Details (P, 1, SIDE, SIDE) of the other picture of each pair.
 
     Returns:
-        The highest correlation (P,), with and without a flip, over all shifts of up to SHIFT pixels.
+        The highest correlation of each pair (P,).
     """
     best = torch.full((len(ours),), -1.0)
     moves = range(-SHIFT, SHIFT + 1)
@@ -184,12 +189,12 @@ def _overlap(shift: int) -> slice:
 
 
 def near_pairs(ours: Tensor, theirs: Tensor | None, candidates: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the candidates whose details correlate by at least NEAR.
+    """Return the candidate pairs whose details correlate by at least NEAR.
 
     Args:
         ours: Details (N, 1, SIDE, SIDE).
-        theirs: Details of other pictures. None: pairs among `ours`.
-        candidates: Pairs of indices (P, 2).
+        theirs: Details (M, 1, SIDE, SIDE) of other pictures. None: pairs among `ours`.
+        candidates: Pairs of indices (P, 2), the first into `ours`, the second into `theirs`.
 
     Returns:
         Pairs (Q, 2) int64, and their correlations (Q,), the highest first.

@@ -41,7 +41,7 @@ class DuplicatePair(Record):
         kind: exact or near.
         pictures: The two pictures, each by its part and its index in the part's canonical order.
         labels: Names of their classes.
-        correlation: Correlation of their details. 1 for exact copies.
+        correlation: Similarity of the pictures, as computed by `duplicates.correlations`. 1 for exact copies.
     """
 
     kind: Literal["exact", "near"]
@@ -102,7 +102,7 @@ class ExactDuplicates:
 
     Attributes:
         surplus: By part, the number of pictures to remove so that one of each content is left.
-        shared: By two parts, the numbers of pictures of the first that have a copy in the second.
+        shared: By pair of parts, the numbers of pictures of the first part that have a copy in the second.
     """
 
     surplus: dict[str, int]
@@ -124,9 +124,9 @@ class NearDuplicates:
     Exact copies are not counted.
 
     Attributes:
-        threshold: Minimum correlation of the details of near duplicates.
-        pictures: By two parts, the number of pictures of the first that have a near duplicate in the second.
-            The two may be the same part.
+        threshold: Minimum correlation (`DuplicatePair.correlation`) of near duplicates.
+        pictures: By pair of parts, the number of pictures of the first part that have a near duplicate in the
+            second. Both may be the same part.
     """
 
     threshold: float

@@ -24,7 +24,7 @@ def augmentation(config: Config) -> frozenset[str]:
 
 
 def _mixers(specs: Mapping[str, Spec]) -> Iterator[Spec]:
-    """Yield the active mixers (p above 0), also those inside `choices`."""
+    """Yield the active mixers (p above 0), also those inside a `one_of`."""
     for spec in specs.values():
         if spec.p:
             yield spec
@@ -37,10 +37,10 @@ def pretrained(config: Config) -> bool:
 
 
 def causes(config: Config, anchor: Anchor) -> list[str]:
-    """List what may explain an accuracy below the anchor's, costliest first.
+    """List what may explain an accuracy below the published ones, costliest first.
 
-    These are differences of the configuration from the protocol of the anchor. They are sorted by estimated
-    cost in accuracy. A line states a cost only if it was published or measured.
+    These are differences between `config` and the protocol of `anchor`. They are sorted by estimated cost in
+    accuracy. A line states a cost only if it was published or measured.
     """
     found = [*_of_model(config, anchor), *_of_data(config, anchor), *_of_optimization(config, anchor)]
     return [line for _, line in sorted(found, key=lambda cause: -cause[0])]

@@ -79,9 +79,10 @@ def place_score(config: Config, top1: float, split: str) -> Placement | None:
 
 
 def nearest_anchor(config: Config) -> Anchor | None:
-    """Return the anchor of the configuration's backbone with the most similar protocol.
+    """Return the published accuracies with the most similar protocol.
 
-    None if nothing is published for the backbone or the data set.
+    Only those of the configuration's backbone are considered. None if nothing is published for the backbone
+    or the data set.
     """
     if config.data.dataset.name != "cifar100" or config.data.classes is not None:
         return None

@@ -54,8 +54,9 @@ class ShakeDrop(nn.Module):
 class PyramidBlock(nn.Module):
     """Two 3x3 convolutions and three batch norms, with a parameter-free shortcut.
 
-    There is one ReLU, between the convolutions. The shortcut is the input, averaged over 2x2 pixels at stride
-    2. Its missing channels are zeros (Han et al. 2017, figure 6 d).
+    There is one ReLU, between the convolutions. The shortcut passes the input, averaged over 2x2 pixels if
+    the stride is 2. Channels that the output has beyond those of the input get zeros (Han et al. 2017, figure
+    6 d).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, disturbed: float):
@@ -105,6 +106,11 @@ def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Stag
     """PyramidNet-110, alpha 84: 3,913,536 parameters with 100 classes (Han et al. 2017).
 
     The stem has 16 channels. The number of channels grows linearly over the 54 blocks, to 16 + alpha = 100.
+
+    Args:
+        shake_drop: Share of pictures for which ShakeDrop multiplies the last block's branch by a random
+            number from -1 to 1, in training. The share grows linearly from the first block to the last. 0:
+            none. Yamada et al. (2019) use 0.5.
     """
     return _pyramidnet(image_size, 84, shake_drop)
 
@@ -113,6 +119,11 @@ def pyramidnet110_a84(image_size: int, *, shake_drop: Disturbance = 0.0) -> Stag
 def pyramidnet110_a270(image_size: int, *, shake_drop: Disturbance = 0.0) -> Staged:
     """PyramidNet-110, alpha 270: 28,511,307 parameters with 100 classes (Han et al. 2017).
 
-    It is pyramidnet110_a84 with another growth: from 16 channels to 16 + alpha = 286.
+    It is pyramidnet110_a84 with more channels: they grow from 16 to 16 + alpha = 286.
+
+    Args:
+        shake_drop: Share of pictures for which ShakeDrop multiplies the last block's branch by a random
+            number from -1 to 1, in training. The share grows linearly from the first block to the last. 0:
+            none. Yamada et al. (2019) use 0.5.
     """
     return _pyramidnet(image_size, 270, shake_drop)

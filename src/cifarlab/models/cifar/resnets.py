@@ -167,23 +167,43 @@ def resnet110(image_size: int) -> Staged:
 
 @BACKBONES.register
 def wrn_16_2(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
-    """Wide ResNet 16-2: 703,284 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
+    """Wide ResNet 16-2: 703,284 parameters with 100 classes (Zagoruyko and Komodakis 2016).
+
+    Args:
+        dropout: Share of the inputs of each block's second convolution that dropout sets to 0, in training.
+            0: none. Where the paper uses dropout on CIFAR, it uses 0.3.
+    """
     return _wide_resnet(image_size, 16, 2, dropout)
 
 
 @BACKBONES.register
 def wrn_40_1(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
-    """Wide ResNet 40-1: 569,780 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
+    """Wide ResNet 40-1: 569,780 parameters with 100 classes (Zagoruyko and Komodakis 2016).
+
+    Args:
+        dropout: Share of the inputs of each block's second convolution that dropout sets to 0, in training.
+            0: none. Where the paper uses dropout on CIFAR, it uses 0.3.
+    """
     return _wide_resnet(image_size, 40, 1, dropout)
 
 
 @BACKBONES.register
 def wrn_40_2(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
-    """Wide ResNet 40-2: 2,255,156 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
+    """Wide ResNet 40-2: 2,255,156 parameters with 100 classes (Zagoruyko and Komodakis 2016).
+
+    Args:
+        dropout: Share of the inputs of each block's second convolution that dropout sets to 0, in training.
+            0: none. Where the paper uses dropout on CIFAR, it uses 0.3.
+    """
     return _wide_resnet(image_size, 40, 2, dropout)
 
 
 @BACKBONES.register
 def wrn_28_10(image_size: int, *, dropout: Dropout = 0.0) -> Staged:
-    """Wide ResNet 28-10: 36,536,884 parameters with 100 classes (Zagoruyko and Komodakis 2016)."""
+    """Wide ResNet 28-10: 36,536,884 parameters with 100 classes (Zagoruyko and Komodakis 2016).
+
+    Args:
+        dropout: Share of the inputs of each block's second convolution that dropout sets to 0, in training.
+            0: none. Where the paper uses dropout on CIFAR, it uses 0.3.
+    """
     return _wide_resnet(image_size, 28, 10, dropout)

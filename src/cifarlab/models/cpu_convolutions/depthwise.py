@@ -95,9 +95,10 @@ def _weight_gradient(
 
 
 def _quick_kernel(height: int, width: int, dtype: torch.dtype) -> Pair:
-    """Return (height, width) of the blocks into which a kernel is split.
+    """Return (height, width) of blocks for computing a kernel's weight gradient.
 
-    oneDNN computes the weight gradient of such blocks quickly. A block as large as the kernel means no split.
+    oneDNN computes the gradient of a block of this size quickly. A kernel of height x width is split into
+    such blocks, or stays whole if the result is its own size.
     """
     if dtype == torch.bfloat16:  # 5x5 as four 3x3 blocks on shifted pictures: 3 to 8 times faster
         return min(height, QUICK), min(width, QUICK)
@@ -107,9 +108,9 @@ def _quick_kernel(height: int, width: int, dtype: torch.dtype) -> Pair:
 
 
 def _tops(size: int, block: int) -> Iterator[int]:
-    """Yield where each block begins, so that blocks cover `size` rows.
+    """Yield the first index of each block; blocks cover `size` indices.
 
-    `block` is the number of rows in a block. The last two blocks may overlap.
+    Each block covers `block` of them. The last two blocks may overlap.
     """
     for top in range(0, size, block):
         yield min(top, size - block)
@@ -118,8 +119,7 @@ def _tops(size: int, block: int) -> Iterator[int]:
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution with fast forward and backward passes on a CPU.
 
-    Outputs, gradients and state dict equal those of nn.Conv2d, except for the order in which sums are
-    rounded.
+    Outputs and gradients equal those of nn.Conv2d up to rounding. The state dict is the same.
     """
 
     def forward(self, input: Tensor) -> Tensor:

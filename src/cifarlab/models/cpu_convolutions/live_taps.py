@@ -12,8 +12,8 @@ class LiveConv2d(nn.Conv2d):
 
     A tap is one of the 9 positions of the kernel. On a map of one pixel, 8 of the 9 taps see only padding. On
     such maps and on maps of 2x2 pixels the convolution is computed as one matrix product, with only those
-    taps that see the map. Larger maps are convolved as usual. Outputs, gradients and state dict equal those
-    of nn.Conv2d, except for the order in which sums are rounded.
+    taps that see the map. Larger maps are convolved as usual. Outputs and gradients equal those of nn.Conv2d
+    up to rounding. The state dict is the same.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ class LiveConv2d(nn.Conv2d):
 
 
 def use_live_taps(module: nn.Module) -> int:
-    """Turn 3x3 convolutions into `LiveConv2d` in place; return their number.
+    """Turn suitable 3x3 convolutions into `LiveConv2d` in place; return their number.
 
-    They have padding 1, stride 1 or 2, no dilation and no groups.
+    Suitable are those with padding 1, stride 1 or 2, no dilation and no groups.
     """
     found = [part for part in module.modules() if type(part) is nn.Conv2d and _can_be_live(part)]
     for part in found:
