@@ -83,6 +83,7 @@ class EnsembleScores(Record):
     The fields `top1` to `ece_calibrated` are those of `Scores`, here of the averaged predictions.
 
     Attributes:
+        members: All given runs, also those that were not chosen.
         mean: What is averaged over the members: logits or probabilities.
         chosen_on_val: What was chosen on validation: `mean`, `members`, both, or nothing.
         tta: Test-time augmentation of the members. None without it.
