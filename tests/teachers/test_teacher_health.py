@@ -57,15 +57,25 @@ def test_a_teacher_of_another_split_is_scored_on_its_own_validation_pictures(run
     assert not any("validation pictures of this run" in note for note in shared.remarks.notes)
     health = [examine(job.teacher, job.engine, job.splits) for job in (own, other)]
     assert [h.measured_on for h in health] == ["val", "the teacher's val"]
+    everything = prepare(student(runs, "data.val=0", "train.select=last", run="margin"))
+    assert (
+        examine(everything.teacher, everything.engine, everything.splits).measured_on == "the teacher's val"
+    )
     assert health[0].teacher_top1 == health[1].teacher_top1
     assert health[0].temperatures == health[1].temperatures
 
 
 def test_a_teacher_that_held_nothing_out_after_rounding_is_scored_on_train(runs, tmp_path):
     train_tiny(tmp_path / "all" / "0", "data.val=0.001", "train.select=last", "train.epochs=1")
-    job = prepare(student(tmp_path, run="all"))
-    assert any("validation pictures" in note for note in job.remarks.notes)
-    assert examine(job.teacher, job.engine, job.splits).measured_on == "train"
+    for overrides, message in (
+        ([], "calibrated and scored on its training pictures"),
+        (["teacher.calibrate=false"], "it was scored on its training pictures"),
+    ):
+        job = prepare(student(tmp_path, *overrides, run="all"))
+        assert any("validation pictures" in note for note in job.remarks.notes)
+        report = examine(job.teacher, job.engine, job.splits)
+        assert report.measured_on == "train"
+        assert any(message in line for line in teacher_warnings(report, job.engine.config))
 
 
 def test_a_teacher_of_other_pictures_is_named(runs):
@@ -105,11 +115,6 @@ def test_the_same_pictures_kept_at_another_size_and_place_are_split_alike(tmp_pa
             "distill has almost no effect",
         ),
         (["objective.distill.temperature=0.001"], "almost one-hot"),
-        (["data.val=0", "train.select=last"], "calibrated and scored on its training pictures"),
-        (
-            ["data.val=0", "train.select=last", "teacher.calibrate=false"],
-            "it was scored on its training pictures",
-        ),
     ],
 )
 def test_what_says_next_to_nothing_is_said(runs, overrides, message):

@@ -9,13 +9,13 @@ from cifarlab.doctor.plan_facts import planned
 from cifarlab.doctor.probe import Probe
 from cifarlab.training.setup import prepare
 from tests.teachers.taught import student
+from tests.tiny import train_tiny
 
 FAULTS = [
     ("teacher_says_little", ["objective.distill.temperature=1000"]),
     ("teacher_near_one_hot", ["objective.distill={temperature: 0.001, weight: 1e6}"]),
     ("teacher_hardly_counts", ["objective.distill.weight=1e-6"]),
     ("teacher_hardly_counts", ["objective.rkd={}", "model.freeze=backbone"]),
-    ("teacher_not_held_out", ["data.val=0", "train.select=last", "teacher.calibrate=false"]),
 ]
 # At which answers of a teacher as small as this are neither uniform nor sure.
 READABLE = "objective.distill.temperature=0.15"
@@ -27,6 +27,15 @@ def test_what_ails_a_teacher_is_found(runs, monkeypatch, expected, overrides):
     config = student(runs, READABLE, *overrides)
     found = run_checks("deep", Probe(planned(config), prepare(config), True))
     assert {finding.id for finding in found} == {expected}, found
+
+
+def test_a_teacher_that_held_nothing_out_is_found(tmp_path, monkeypatch):
+    monkeypatch.delitem(CHECKS, "cannot_overfit")
+    better = ("train.epochs=6", "optim.lr=1e-2", "train.precision=float32")
+    train_tiny(tmp_path / "all" / "0", *better, "data.val=0", "train.select=last")
+    config = student(tmp_path, READABLE, "teacher.calibrate=false", run="all")
+    found = run_checks("deep", Probe(planned(config), prepare(config), True))
+    assert {finding.id for finding in found} == {"teacher_not_held_out"}, found
 
 
 def test_a_teacher_that_knows_nothing_is_found(runs, monkeypatch):

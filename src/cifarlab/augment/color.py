@@ -78,11 +78,12 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 class ColorChain:
     """A `Kernel` that calls `blend` several times, and `shift_hue` at most once.
 
-    The first three parameters are the factors own, gray and mean of `blend`, each (B, number of blends). The
-    fourth is the `turns` of `shift_hue`, (B,).
+    Its parameters are `own`, `gray` and `mean`, each (B, number of blends), and `turns`, (B,). A column of
+    the first three holds the arguments of one call of `blend`. `turns` is the argument of `shift_hue`.
 
     Attributes:
-        hue_at: Index, from 0, of the blend before which the hue is shifted. None: the hue is not shifted.
+        hue_at: Index, from 0, of the call of `blend` that `shift_hue` comes before. None: the hue is not
+            shifted.
     """
 
     hue_at: int | None = None

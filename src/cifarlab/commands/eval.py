@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Score a run's model on a split.
 
-    It is the model of the run's chosen epoch. A test score is also written to the run's summary.
+    It is the model of the epoch that `train.select` chose. A test score is also written to the run's summary.
     """
     from cifarlab.evaluation.score import evaluate
 

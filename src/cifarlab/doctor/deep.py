@@ -93,7 +93,7 @@ def teacher_hardly_counts(probe: Probe) -> Reasons:
     return _teacher_fault(probe, "idle")
 
 
-@check("deep", "warning", "hold pictures out: data.val=0.1, in its run and in this one", told=True)
+@check("deep", "warning", "hold pictures out in the teacher's run: data.val=0.1", told=True)
 def teacher_not_held_out(probe: Probe) -> Reasons:
     """The teacher is calibrated or scored on its own training pictures."""
     return _teacher_fault(probe, "not_held_out")

@@ -20,7 +20,8 @@ def load_members(
 ) -> tuple[list[Member], Splits]:
     """Load the models of runs, and the splits of their data set.
 
-    The models are those of the chosen epochs. Each keeps its own image size, normalisation and precision.
+    The models are those of the epochs that `train.select` chose. Each keeps its own image size, normalisation
+    and precision.
 
     Args:
         runs: The runs, their folders, or their checkpoints.

@@ -61,7 +61,7 @@ def predict(
 ) -> list[Prediction]:
     """Predict the most probable classes of pictures by a run's model.
 
-    It is the model of the run's chosen epoch.
+    It is the model of the epoch that `train.select` chose.
 
     Args:
         run: The run, its folder, or its best.pt.

@@ -42,9 +42,9 @@ def evaluate(
 ) -> Scores:
     """Score a run's model on `train`, `val` or `test`.
 
-    It is the model of the run's chosen epoch. Each use of the test pictures is recorded in the ledger, a file
-    in the folder of all runs (`cifarlab.runs.ledger`). A test score is also written to the run's
-    `summary.json`. The temperature for calibration is fitted on validation.
+    It is the model of the epoch that `train.select` chose. Each use of the test pictures is recorded in the
+    ledger, a file in the folder of all runs (`cifarlab.runs.ledger`). A test score is also written to the
+    run's `summary.json`. The temperature for calibration is fitted on validation.
 
     Args:
         run: The run, its folder, or its best.pt.

@@ -105,7 +105,7 @@ class AugmentedScores(Augmentation):
 class Scores(Record):
     """The scores of a run's model on a split.
 
-    It is the model of the run's chosen epoch.
+    It is the model of the epoch that `train.select` chose.
 
     Attributes:
         run: Path of the run, as the user gave it.

@@ -29,9 +29,10 @@ def specifications() -> dict[str, ChartSpec]:
 
 
 def filling(analysis: AnalysisFile) -> dict[str, ChartSpec]:
-    """Return height and data of each chart, by kind.
+    """Return, by kind of chart, the part of its specification that depends on the analysis.
 
-    They complete the specification of that kind. Charts without data are left out.
+    That part is the height and the data. `specifications` returns the other part. Kinds without data are left
+    out.
     """
     found = {kind: rows(analysis) for kind, (_, _, rows) in ANALYSIS_CHARTS.items()}
     return {

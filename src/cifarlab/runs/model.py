@@ -78,7 +78,9 @@ class Trained:
 
 
 def load(run: Run | Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
-    """Load the model of a run's chosen epoch, in evaluation mode.
+    """Load the model in a run's `best.pt`, in evaluation mode.
+
+    `best.pt` holds the epoch that `train.select` chose, e.g. the one with the best validation accuracy.
 
     Args:
         run: The run, its folder, or a checkpoint.
@@ -111,10 +113,12 @@ def load_trained(
     imports: Sequence[Path | str] = (),
     fix: str = NAME_THEM,
 ) -> Trained:
-    """Load the model of a run's chosen epoch, with facts about it.
+    """Load the model in a run's `best.pt`, with its configuration and further facts.
+
+    `best.pt` holds the epoch that `train.select` chose, e.g. the one with the best validation accuracy.
 
     Args:
-        path: The run, its folder, or a checkpoint.
+        path: The run, its folder, or a checkpoint, which is loaded instead of `best.pt`.
         device: As in `load`.
         imports: As in `load`.
         fix: Advice to add to the message if a custom part is missing.

@@ -63,14 +63,15 @@ def held_out(teacher: Teacher, config: Config, splits: Splits) -> tuple[Split, s
     The result is the first of these whose condition holds:
 
     - "val": the student's validation pictures, if no member may have been trained on some of them.
-    - "the teacher's val": the validation pictures of the teacher's own run, if it has a single member and the
-      student also has validation pictures.
+    - "the teacher's val": the validation pictures of the teacher's own run, if it has a single member that
+      was trained on the same data set.
     - "train": the training pictures, in all other cases.
     """
     strangers = [member for member in teacher.members if knows_validation(member, config, splits)]
     if not strangers and splits.val is not None:
         return splits.val, "val"
-    if len(teacher.members) == len(strangers) == 1 and (its := strangers[0].trained.saved).data.val:
+    member, its = teacher.members[0], teacher.members[0].trained.saved
+    if len(teacher.members) == 1 and its.data.val and has_same_pictures(member, config, splits):
         data = its.data.model_copy(update={"root": config.data.root, "limit": None})
         # A share of few pictures may be none.
         if (val := load_splits(data, its.split_seed).val) is not None:
@@ -236,7 +237,7 @@ def teacher_faults(health: TeacherReport, config: Config) -> list[tuple[str, str
     if health.measured_on == "train":
         what = "calibrated and scored" if config.teacher.calibrate else "scored"
         reason = f"no pictures are held out from the teacher: it was {what} on its training pictures"
-        found.append(("not_held_out", reason, "hold some out: data.val=0.1, in its run and in this one"))
+        found.append(("not_held_out", reason, "hold pictures out in the teacher's run: data.val=0.1"))
     if config.teacher.calibrate and not all(1.01 * COLDEST < t < 0.99 * HOTTEST for t in health.temperatures):
         reason = f"no temperature between {COLDEST:g} and {HOTTEST:g} calibrates the teacher"
         found.append(("not_calibrated", reason, "name another teacher.run, or set teacher.calibrate=false"))

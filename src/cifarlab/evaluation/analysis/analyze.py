@@ -59,7 +59,7 @@ def analyze(
 ) -> Analysis:
     """Score a run's model on `val` or `test` in many ways.
 
-    It is the model of the run's chosen epoch. The analysis holds:
+    It is the model of the epoch that `train.select` chose. The analysis holds:
 
     - top-1 and top-5 accuracy
     - NLL and calibration error, before and after temperature scaling
