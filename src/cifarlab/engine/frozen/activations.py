@@ -88,7 +88,7 @@ class Activations:
         return f"{what} will be computed once and stored in {self.folder} ({_shown(missing)} to write)"
 
     def begin(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
-        """Prepare an epoch's activations; return a message for each computed view.
+        """Load or compute an epoch's activations. Return a message for each computation.
 
         Raises:
             Stopped: `stop()` has returned True.
@@ -100,7 +100,7 @@ class Activations:
         return self.lines()
 
     def lines(self) -> list[str]:
-        """Return a message for each view computed since the last call."""
+        """Return a message for each computation since the last call."""
         said, self._said = self._said, []
         return said
 
@@ -133,7 +133,7 @@ class Activations:
         return self._tails[model]
 
     def of_first(self, count: int) -> Activations:
-        """Return a copy with `count` training pictures, in memory, for timing."""
+        """Return a copy for timing: activations of `count` training pictures, in memory."""
         split, few = self.splits.train, copy.copy(self)
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
@@ -173,7 +173,7 @@ class Activations:
                 yield split, None
 
     def _place(self, split: Split, view: int | None) -> Path:
-        """Return a view's folder: the clean pictures' one if nothing is augmented."""
+        """Return the folder of an augmented version, or of the clean pictures (None)."""
         augmented = view is not None and bool(self.config.data.augment)
         name = f"view_{self._policy()}_{view}" if augmented else "clean"
         return self.folder / digest(self._key(split)) / name
@@ -184,7 +184,7 @@ class Activations:
         return digest(plain)[:12]
 
     def _key(self, split: Split) -> dict[str, Plain]:
-        """Return what a split's activations depend on, except the view."""
+        """Return what a split's activations depend on, except which augmented version."""
         if id(split) not in self._keys:
             self._weights = self._weights or frozen_digest(self.model, self.border)
             self._keys[id(split)] = split_key(
@@ -193,7 +193,7 @@ class Activations:
         return self._keys[id(split)]
 
     def _on_device(self, split: Split, view: int) -> Tensor:
-        """Return a training view's stored rows, on the GPU if possible."""
+        """Return stored rows of an augmented version, on the GPU if possible."""
         rows, place = self._rows(split, view), self._place(split, view)
         if self._current is None or self._current[0] != place:
             self._current = None  # Free the memory before the next rows need it.
@@ -208,7 +208,7 @@ class Activations:
         return self.border.from_rows(taken)
 
     def _rows(self, split: Split, view: int | None, stop: Callable[[], bool] = lambda: False) -> Tensor:
-        """Return a view's rows as a memory map; compute them if missing."""
+        """Return rows as a memory map; compute them if missing."""
         folder = self._place(split, view)
         if folder not in self._opened:
             with locked(folder, stop=stop):
@@ -233,7 +233,7 @@ class Activations:
         return f"{len(split):,} {kind} pictures{of}"
 
     def _open(self, folder: Path, split: Split, view: int | None) -> Tensor | None:
-        """Return a view's stored rows, or None if incomplete or outdated."""
+        """Return stored rows, or None if incomplete or outdated."""
         found = read_arrays(folder, self._key(split) | {"view": folder.name}, ["rows"])
         if found is None:
             return None

@@ -22,7 +22,7 @@ KEY_VERSION = 1
 def split_key(
     config: Config, border: Border, splits: Splits, split: Split, precision: Precision, weights: str
 ) -> dict[str, Plain]:
-    """Return everything that a split's activations depend on, except the view.
+    """Return what activations of a split depend on, besides the augmented version.
 
     It is plain data, which can be written as JSON. `weights` is a result of `frozen_digest`.
     """
