@@ -84,7 +84,7 @@ def test_the_package_is_made_of_these_folders():
 def test_a_module_is_small_and_says_what_it_holds(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), "say in one sentence what it holds"
-    assert text.count("\n") <= MOST_LINES
+    assert text.count("\n") <= MOST_LINES, f"split {path.name}: a module has at most {MOST_LINES} lines"
 
 
 def public_names(path: Path) -> set[str]:

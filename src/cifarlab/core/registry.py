@@ -124,8 +124,7 @@ class Registry:
     def reserve(self, names: Iterable[str]) -> None:
         """Forbid parts to have options with these names.
 
-        The names are fields of the recipe's section that holds the options, such as `lr` in `optim`. A recipe
-        that uses such a name would set the field, never the option.
+        They are fields of the options' section, such as `lr` of `optim`: a recipe would set those instead.
 
         Raises:
             TypeError: A registered part already has an option with such a name.
@@ -151,8 +150,7 @@ class Registry:
             `call` unchanged, or a decorator if `call` is None.
 
         Raises:
-            TypeError: An option is unannotated or has a forbidden name, or a trait is unknown or has a value
-                of a wrong type.
+            TypeError: An option is unannotated or has a forbidden name, or a trait is unknown or of wrong type.
             ValueError: Other code has registered the name.
         """
         if call is None:
@@ -191,7 +189,7 @@ class Registry:
 
         Args:
             title: Name of the open part in listings.
-            accepts: Tells whether the open part supports a name.
+            accepts: Tells whether it supports a name.
             names: Returns names to suggest for a misspelt one.
         """
 
