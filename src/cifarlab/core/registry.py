@@ -150,7 +150,7 @@ class Registry:
             `call` unchanged, or a decorator if `call` is None.
 
         Raises:
-            TypeError: An option is unannotated or has a forbidden name, or a trait is unknown or of wrong type.
+            TypeError: An option is unannotated or has a forbidden name, or a trait is unknown or mistyped.
             ValueError: Other code has registered the name.
         """
         if call is None:
