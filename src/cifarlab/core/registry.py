@@ -212,15 +212,15 @@ class Registry:
         return name in self._parts
 
     def open_part(self, name: str) -> Part | None:
-        """Return the open part bound to `name`.
+        """Return the open part, the one for unregistered names, with `name` as its first argument.
 
-        None if it does not support that name, or the name is registered for another part.
+        None if there is no open part, if it does not support `name`, or if `name` is registered.
         """
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None
 
     def __getitem__(self, name: str) -> Part:
-        """Return the part `name`, or the open part bound to that name.
+        """Return the part `name`, or the result of `open_part` if it is not registered.
 
         Raises:
             ConfigError: There is no such part. The message suggests a similar name.

@@ -180,7 +180,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
             progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
-        """Train the teachers of missing runs, and yield these runs."""
+        """Yield the unfinished runs as tasks. A run's missing teachers are trained before it."""
         # `learns` selects runs with a teacher (True), without one (False), or both.
         for row, side, config, run in waiting:
             if bool(config.teacher_outputs) not in learns or side in row.missing or run.summary() is not None:
@@ -253,7 +253,7 @@ def _judged(
 
 
 def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
-    """Add the difference `corrected` minus `as_run` to each row."""
+    """Set `difference` of each row: its accuracy `corrected` minus that `as_run`."""
     found = _judged([(row.corrected, row.as_run) for row in table])
     return [row.changed(difference=one) for row, one in zip(table, found, strict=True)]
 

@@ -59,11 +59,11 @@ def record_opening(
 
 
 def openings(runs: Path) -> list[Opening]:
-    """Read the ledger in the folder `runs`.
+    """Read from the ledger in the folder `runs` how the test set was used.
 
     Returns:
-        A dict for each opening, oldest first, with the keys `time`, `run`, `reader`, `fingerprint`, `epoch`
-        and `weights_sha256`. An unreadable line counts as an opening and gives {}.
+        A dict for each evaluation of a model on test pictures, oldest first. Its keys are `time`, `run`,
+        `reader` (the command), `fingerprint`, `epoch` and `weights_sha256`. An unreadable line gives {}.
 
     Raises:
         Failure: The file cannot be read.
