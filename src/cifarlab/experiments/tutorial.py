@@ -58,12 +58,14 @@ class Experiment:
 
 @dataclass(frozen=True)
 class _Change:
-    """What a row of the table changes in the row that it builds on.
+    """An experiment of the tutorial, as a change of the experiment that it builds on.
+
+    Each has two settings: `as_run` repeats the published code, `corrected` avoids its defects.
 
     Attributes:
-        builds_on: Name of the other row. None for the first.
-        as_run: Overrides that make the row as published. None if it has a recipe `as_run/NAME`.
-        corrected: Overrides that make the corrected row. None if it has a recipe of its name.
+        builds_on: Name of the other experiment. None for the first.
+        as_run: Overrides of the other's `as_run`. None: the recipe `as_run/NAME` is used.
+        corrected: Overrides of the other's `corrected`. None: the recipe `NAME` is used.
         published: Published accuracy in percent, if no recipe gives it.
         what: The change in words, if no recipe gives it.
     """

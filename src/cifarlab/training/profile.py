@@ -253,7 +253,7 @@ def _write_trace(engine: Engine, path: Path) -> None:
 
 
 def peak_flops(precision: Precision) -> float:
-    """Return the FLOP/s of the fastest of PRODUCTS products of large matrices."""
+    """Measure the FLOP/s of large matrix products; return the fastest of several."""
     device, side = precision.device, MATRIX_SIDE[precision.device.type]
     left, right = (torch.randn(side, side, device=device, dtype=precision.dtype) for _ in range(2))
     watch, times = Stopwatch(device), []

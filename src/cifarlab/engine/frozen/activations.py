@@ -173,7 +173,7 @@ class Activations:
                 yield split, None
 
     def _place(self, split: Split, view: int | None) -> Path:
-        """Return the folder of an augmented version, or of the clean pictures (None)."""
+        """Return the folder for an augmented copy of a split, or the clean one (None)."""
         augmented = view is not None and bool(self.config.data.augment)
         name = f"view_{self._policy()}_{view}" if augmented else "clean"
         return self.folder / digest(self._key(split)) / name
@@ -184,7 +184,7 @@ class Activations:
         return digest(plain)[:12]
 
     def _key(self, split: Split) -> dict[str, Plain]:
-        """Return what a split's activations depend on, except which augmented version."""
+        """Return the key of a split's stored activations; see `split_key`."""
         if id(split) not in self._keys:
             self._weights = self._weights or frozen_digest(self.model, self.border)
             self._keys[id(split)] = split_key(
@@ -193,7 +193,7 @@ class Activations:
         return self._keys[id(split)]
 
     def _on_device(self, split: Split, view: int) -> Tensor:
-        """Return stored rows of an augmented version, on the GPU if possible."""
+        """Return the stored rows of an augmented copy, on the GPU if possible."""
         rows, place = self._rows(split, view), self._place(split, view)
         if self._current is None or self._current[0] != place:
             self._current = None  # Free the memory before the next rows need it.

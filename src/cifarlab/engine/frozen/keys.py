@@ -22,7 +22,9 @@ KEY_VERSION = 1
 def split_key(
     config: Config, border: Border, splits: Splits, split: Split, precision: Precision, weights: str
 ) -> dict[str, Plain]:
-    """Return what activations of a split depend on, besides the augmented version.
+    """Return the key of a split's stored activations, a description of all that they depend on.
+
+    All augmented copies of the split share it; the number of the copy is not part of it.
 
     It is plain data, which can be written as JSON. `weights` is a result of `frozen_digest`.
     """
