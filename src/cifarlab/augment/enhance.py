@@ -21,26 +21,26 @@ def blend_each(images: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def brightness_factors(factor: Tensor) -> Tensor:
-    """Return the parameter of `blend_each` for brightness, (B,) to (B, 3).
+    """Convert factors of brightness, (B,), to the parameter of `blend_each`, (B, 3).
 
-    The picture is blended with black.
+    Factor 1 leaves a picture unchanged, factor 0 gives black.
     """
     zero = torch.zeros_like(factor)
     return torch.stack([factor, zero, zero], dim=1)
 
 
 def color_factors(factor: Tensor) -> Tensor:
-    """Return the parameter of `blend_each` for saturation, (B,) to (B, 3).
+    """Convert factors of saturation, (B,), to the parameter of `blend_each`, (B, 3).
 
-    The picture is blended with its gray picture.
+    Factor 1 leaves a picture unchanged, factor 0 gives its gray picture.
     """
     return torch.stack([factor, 1 - factor, torch.zeros_like(factor)], dim=1)
 
 
 def contrast_factors(factor: Tensor) -> Tensor:
-    """Return the parameter of `blend_each` for contrast, (B,) to (B, 3).
+    """Convert factors of contrast, (B,), to the parameter of `blend_each`, (B, 3).
 
-    The picture is blended with the mean of its gray picture.
+    Factor 1 leaves a picture unchanged, factor 0 gives the mean of its gray picture.
     """
     return torch.stack([factor, torch.zeros_like(factor), 1 - factor], dim=1)
 

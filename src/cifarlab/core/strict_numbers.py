@@ -16,7 +16,7 @@ def refuse_boolean(value: Any) -> Any:
 
 
 def _is_schema(value: object) -> TypeGuard[dict[str, Any]]:
-    """Tell whether a part of a pydantic schema is a schema, or schemas by name."""
+    """Tell whether an item of a pydantic schema may contain further schemas: if it is a dict."""
     return isinstance(value, dict)
 
 

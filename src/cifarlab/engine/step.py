@@ -215,7 +215,7 @@ class Engine:
         return hash_ints(self._seed, step * self.plan.accumulate + number)
 
     def _sizes(self, count: int, epoch: int, step: int, place: int) -> Sizes:
-        """Return the training sizes of `count` pictures; the first is `order[place]`."""
+        """Return image sizes for `count` pictures from index `place` of the epoch's order."""
         return sizes_of_batch(self.config, count, epoch, step, self.plan.total_steps, place)
 
     def _forward(self, model: torch.nn.Module, batch: Batch, sizes: Sizes) -> Output:

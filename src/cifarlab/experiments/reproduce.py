@@ -180,7 +180,7 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
             progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
-        """Yield the unfinished runs as tasks. A run's missing teachers are trained before it."""
+        """Yield the unfinished runs as tasks, after training the teachers that they lack."""
         # `learns` selects runs with a teacher (True), without one (False), or both.
         for row, side, config, run in waiting:
             if bool(config.teacher_outputs) not in learns or side in row.missing or run.summary() is not None:

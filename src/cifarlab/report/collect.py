@@ -186,7 +186,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    """Return the name of the run in a folder: `ladder/03_sgd` for `runs/ladder/03_sgd/0`."""
+    """Return the name of a run: `ladder/03_sgd` for `path` runs/ladder/03_sgd/0, `folder` runs."""
     name = path.parent.relative_to(folder) if folder in path.parents else Path()
     return name.as_posix() if name.parts else path.absolute().parent.name
 

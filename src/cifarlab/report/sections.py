@@ -32,9 +32,9 @@ class PageSection:
 
 
 def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
-    """Return a section for each name that has an analysis.
+    """Return a section for each group with an analyzed run.
 
-    If there are several, it shows one on validation rather than on test, and the first analyzed seed.
+    A section shows one analysis of its group: of the first analyzed seed, and on validation if there is one.
     """
     found = []
     for group in groups:
