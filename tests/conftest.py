@@ -62,7 +62,7 @@ def find_packs(title: str, *names: str) -> Path:
     given = os.environ.get("CIFARLAB_TEST_PACKS")
     packs = Path(given) if given else REPOSITORY.parent / "shared" / "data"
     if missing := [name for name in names if not (packs / name).is_file()]:
-        pytest.skip(f"no real {title}: {packs} lacks {missing[0]}; set CIFARLAB_TEST_PACKS")
+        pytest.skip(f"no real {title}: {packs / missing[0]} is missing; set CIFARLAB_TEST_PACKS")
     return packs
 
 

@@ -110,7 +110,7 @@ def _extracted(archive: Archive, place: Path) -> Path | None:
 
 def _refuse_other_content(archive: Archive, folder: Path) -> None:
     """Raise ConfigError if an incomplete `folder` holds anything."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         lacking = next(name for name in archive.members if not (folder / name).is_file())
         raise ConfigError(
             f"{folder} lacks {lacking}; move it away to have it unpacked again", ("data", "root")
