@@ -48,8 +48,8 @@ def compare(
 
     Returns:
         The content of `cifarlab compare --json` as an object. `arms` holds a row for each name: its scores,
-        their mean, and the interval of the mean. `difference.verdict` of a row says in words what the seeds
-        show. `to_json()` returns plain data.
+        their mean, and the interval of the mean. `difference.verdict` of a row says in words whether its
+        difference is significant. `to_json()` returns plain data.
 
     Raises:
         ConfigError: A name or an option is wrong, a folder holds a run with a configuration other than the

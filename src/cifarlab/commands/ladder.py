@@ -40,8 +40,8 @@ def ladder(
 ) -> None:
     """Measure what each change of a series of recipes adds.
 
-    Each recipe of such a ladder adds a change to the previous one, and is compared with it. --drop-one also
-    trains the last recipe without each change in turn.
+    A ladder is a series of recipes. Each adds a change to the previous one, and is compared with it.
+    --drop-one also trains the last recipe without each change in turn.
     """
     from cifarlab.experiments.ladder import run_ladder
     from cifarlab.experiments.records import DroppedChange, LadderComparison

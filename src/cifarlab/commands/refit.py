@@ -21,7 +21,7 @@ def refit(
 ) -> None:
     """Train a run again with its validation pictures included.
 
-    Training stops at the chosen epoch of the given run.
+    The new run ends at the epoch that `train.select` chose in the given run.
     """
     from cifarlab.experiments.refit import refit as refit_run
     from cifarlab.training.progress import TrainingProgress

@@ -78,6 +78,7 @@ def _every_command(
     ] = False,
 ) -> None:
     """Train image classifiers on small data. Each recipe is one YAML file."""
+    # The docstring is the help text of `cifarlab`. `cifarlab.cli` reads the option.
 
 
 def refuse_place(path: Path, option: str) -> None:

@@ -61,9 +61,9 @@ class EnsembleMember(Record):
         top1: Accuracy on the scored pictures. None if the run was not scored on them.
         temperature: Divisor of the run's logits.
         image_size: Side length of the model's input in pixels.
-        precision: Precision of the model's arithmetic.
+        precision: Type of the model's arithmetic, e.g. bfloat16.
         forward_passes: Forward passes for one picture.
-        macs: Multiply-adds for one picture. Faster equivalents of convolutions on a CPU are not considered.
+        macs: Multiply-adds of these passes, counted on the backbone as it is defined.
     """
 
     run: str

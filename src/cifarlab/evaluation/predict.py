@@ -65,7 +65,9 @@ def predict(
 
     Args:
         run: The run, its folder, or its best.pt.
-        pictures: Pictures that `Classifier.predict` accepts. A folder stands for all pictures below it.
+        pictures: One picture or several. Each is a file's path, a folder (all pictures below it), a PIL
+            image, a numpy array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of floats in [0, 1]. Or
+            a batch in one array or tensor.
         top: Number of classes returned for each picture.
         device: auto, cpu, cuda or cuda:1.
         image_size: Side length of the model's input in pixels. Default: the run's own.

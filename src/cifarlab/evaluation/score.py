@@ -159,7 +159,7 @@ def asked_image_size(trained: Trained, image_size: int | None) -> int:
 def _write_test_score(file: Path, top1: float, epoch: int, other_size: int | None) -> str | None:
     """Write a checkpoint's test score to its run's summary.
 
-    A damaged summary is not an error: the test pictures have been opened, so the caller must get the score.
+    A damaged summary is not an error: the test pictures have been scored, so the caller must get the score.
 
     Args:
         file: The checkpoint.

@@ -127,8 +127,8 @@ class SoupResult:
         first: The run with the best validation accuracy. It is always in the soup.
         scores: Validation scores of the soup: `top1`, `top5` and `loss`.
         kept: Number of runs in the soup.
-        record: One entry for each run that was tried, the best run first: its accuracy, and whether it was
-            kept.
+        record: One entry for each run that was tried, the best run first: the validation accuracies of the
+            run alone and of the average with it, and whether the run was kept.
     """
 
     model: Classifier

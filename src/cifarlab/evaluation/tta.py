@@ -25,7 +25,10 @@ View = tuple[Tensor, int]
 
 @TTA.register
 def flip(images: Tensor, size: int) -> list[View]:
-    """Return the picture and its mirror image: two forward passes."""
+    """Return the picture and its mirror image.
+
+    There are two forward passes.
+    """
     return [(images, size), (images.flip(-1), size)]
 
 

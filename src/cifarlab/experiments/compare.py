@@ -191,7 +191,8 @@ def _finished_seeds(folder: Path) -> list[int]:
 def train_missing(arms: Sequence[Arm], runs: Path, progress: TrainingProgress, at_once: int) -> None:
     """Train all unfinished runs, and their teachers first.
 
-    Runs are trained seed by seed, so that an interrupted comparison has complete pairs.
+    The runs of one seed are trained before those of the next. So the arms of an interrupted comparison have
+    the same seeds, as far as possible.
 
     Args:
         arms: The arms of the comparison.

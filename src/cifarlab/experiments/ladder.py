@@ -91,10 +91,10 @@ def run_ladder(
 
 
 def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Return the rows without a change, with the top's difference from each.
+    """Return all rows but the first, each with its `difference` set.
 
-    The first of `scored` is the top; each other row is the top without one change. The difference is the
-    score of the top minus that of the row.
+    The first row is the top. Each other row is the top without one change. Its `difference` is the score of
+    the top minus its own score.
     """
     top, *others = [by_seed(row) for row in scored] or [{}]
     without = scored[1:]
@@ -105,11 +105,13 @@ def _worth(scored: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def _left_out(
     rungs: Sequence[Arm], runs: Path, seeds: int | None, overrides: Sequence[str]
 ) -> tuple[dict[str, Arm], dict[str, str]]:
-    """For each rung, find the runs of the top without its change.
+    """Find runs of the top without the change of one rung.
+
+    This is done for each rung but the first, which has no change.
 
     Returns:
-        Two mappings by the name of the rung: the runs without the rung's change, and, for a change that
-        cannot be left out, the reason.
+        Two mappings by the name of the rung: the runs without the rung's change; and the reason why the
+        change cannot be left out. A rung is in one of the two.
     """
     plain = [resolve(read_recipe(rung.name), overrides).dump() for rung in rungs]
     top = read_recipe(rungs[-1].name)

@@ -59,7 +59,7 @@ class JudgedDifference(Record):
 
 
 class ComparisonRow(Record):
-    """A name of a comparison, over its seeds.
+    """The scores of the runs of one name in a comparison.
 
     Attributes:
         name: Name of the runs.

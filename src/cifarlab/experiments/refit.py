@@ -26,11 +26,9 @@ def refit(
 ) -> tuple[Run, Summary]:
     """Train a finished run again on all training pictures.
 
-    The new run ends at the chosen epoch of the finished run.
-
-    The schedule still spans the run's whole length and is cut at the chosen epoch. So the learning rate at
-    each epoch is the one that was validated. No validation pictures are left: only the test set can measure
-    the result.
+    The new run ends at the epoch that `train.select` chose in the finished run. Each epoch has the same
+    learning rate as in the finished run: the schedule is cut at this epoch, not shortened to it. No
+    validation pictures are left: only the test set can measure the result.
 
     Args:
         folder: Folder of the finished run.

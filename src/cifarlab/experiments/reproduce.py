@@ -34,8 +34,7 @@ from cifarlab.training.several_runs import Task, train_all
 
 # Minutes per run on a CPU. A ResNet-18 memorizes this fifth of the pictures, as in 200 epochs all of them.
 SHORT = ("data.limit=10000", "train.epochs=20")
-# Largest side length in pixels of the short budget: larger pictures would still take hours.
-LARGEST_SHORT = 64
+LARGEST_SHORT = 64  # Largest side length in pixels: larger pictures would still take hours.
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def reproduce(
 
     "As run" follows the published code, which scores test at every epoch and chooses the best one.
     "Corrected" chooses the epoch by validation accuracy, and scores test once. All accuracies are on test.
-    Experiments that cannot be trained here are in the result, with the reason.
+    Experiments that cannot be trained, e.g. for lack of weights, are in the result, with the reason.
 
     Args:
         runs: Folder of all runs.
@@ -143,13 +142,13 @@ def _row(
 
 
 def _start_words(setting: Setting, start: Path | None) -> list[str]:
-    """Return overrides that load the weights of `start`; empty if unsuitable."""
+    """Return overrides that replace the setting's pretrained weights by those of `start`."""
     if start is None:
         return []
     own = setting.config().dump()["model"]["backbone"]
     starts = Run(start).plain_config()["model"]["backbone"]
     if not own.get("pretrained") or own["name"] != starts["name"]:
-        return []
+        return []  # There are no pretrained weights to replace, or they are of another backbone.
     return ["model.backbone.pretrained=false", f"model.init={start.resolve()}"]
 
 
@@ -173,15 +172,16 @@ def _train(rows: Sequence[Row], runs: Path, progress: TrainingProgress, at_once:
     sides: dict[Path, tuple[Row, SideName]] = {run.folder: (row, side) for row, side, _, run in waiting}
 
     def leave_out(task: Task, error: ConfigError) -> None:
-        # E.g. weights that cannot be downloaded. Other rows do not need them.
-        row, side = sides[task.run.folder]
+        row, side = sides[task.run.folder]  # E.g. weights cannot be downloaded. Others do not need them.
         if side not in row.missing:
             row.missing[side], _, fix = str(error).partition("; ")
             progress.note(f"{task.run}: left out: {row.missing[side]}" + (f"; {fix}" if fix else ""))
 
     def taught(learns: Sequence[bool]) -> Iterator[Task]:
-        """Yield the unfinished runs as tasks, after training the teachers that they lack."""
-        # `learns` selects runs with a teacher (True), without one (False), or both.
+        """Train missing teachers, and yield the unfinished runs as tasks.
+
+        `learns` selects runs with a teacher (True), without one (False), or both.
+        """
         for row, side, config, run in waiting:
             if bool(config.teacher_outputs) not in learns or side in row.missing or run.summary() is not None:
                 continue
@@ -242,7 +242,7 @@ def _side(row: ComparisonRow) -> ReproducedSide:
 def _judged(
     pairs: Sequence[tuple[ReproducedSide | None, ReproducedSide | None]],
 ) -> list[JudgedDifference | None]:
-    """Return the difference of each pair; None if a side is missing."""
+    """Return first minus second of each pair; None if one is missing."""
     measured = {
         i: difference(by_seed(ours), by_seed(others))
         for i, (ours, others) in enumerate(pairs)
@@ -253,7 +253,7 @@ def _judged(
 
 
 def _with_corrections(table: Sequence[ReproducedRow]) -> list[ReproducedRow]:
-    """Set `difference` of each row: its accuracy `corrected` minus that `as_run`."""
+    """Return the rows with `difference` set: `corrected` minus `as_run`."""
     found = _judged([(row.corrected, row.as_run) for row in table])
     return [row.changed(difference=one) for row, one in zip(table, found, strict=True)]
 

@@ -44,7 +44,7 @@ def write_analysis_page(report: AnalysisFile, pictures: Split, out: Path) -> Pat
 
 
 def _below(sheet: Image.Image, charts: Sequence[Image.Image]) -> Image.Image:
-    """Place charts in two columns below the sheet, filling the shorter first."""
+    """Place charts below the sheet, each in the shorter of two columns."""
     bottoms, places = [sheet.height, sheet.height], []
     for chart in charts:
         column = bottoms.index(min(bottoms))

@@ -30,7 +30,7 @@ DIFFERENCE_KINDS = ["first", "gain", "loss", "no difference shown"]
 
 
 def pareto(groups: Sequence[RunGroup]) -> alt.LayerChart:
-    """Plot validation accuracy against minutes, with the Pareto front."""
+    """Plot validation accuracy against a run's minutes, with the Pareto front."""
     points = [
         (fmean(group.values("seconds")) / 60, 100 * val, group)
         for group in groups

@@ -74,7 +74,7 @@ def compare_names(groups: Sequence[RunGroup], *, against: str | None = None) -> 
         The differences. None if fewer than two names have a score.
 
     Raises:
-        ConfigError: `against` is unknown, or shares no score with another name.
+        ConfigError: `against` is unknown, or no other name has a score on a split on which `against` has one.
     """
     if against is not None and against not in (names := {group.name for group in groups}):
         raise ConfigError(f"--against {against}: {unknown(against, names)}")

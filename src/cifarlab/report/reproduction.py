@@ -1,4 +1,8 @@
-"""A reproduction of the tutorial's table as a Markdown page with a chart."""
+"""A reproduction of the tutorial's table as a Markdown page with a chart.
+
+Each experiment of the published tutorial (`experiments.tutorial`) is trained as its code does it ("as run"),
+and without that code's defects ("corrected").
+"""
 
 from __future__ import annotations
 

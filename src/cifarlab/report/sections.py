@@ -1,4 +1,7 @@
-"""Sections of the page, one for each name that `cifarlab analyze` has scored."""
+"""Sections of the page, one for each name that `cifarlab analyze` has scored.
+
+A name stands for its runs, which differ in the seed only.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from cifarlab.report.specs import ChartSpec
 
 @dataclass(frozen=True)
 class PageSection:
-    """The analysis of one seed of a name.
+    """The section of one name: an analysis of one of its runs.
 
     Attributes:
         name: Name of the runs.
-        seed: The seed.
+        seed: Seed of the analyzed run.
         analysis: The analysis.
         charts: Height and data of each chart, by kind, as `filling` returns them.
         grids: By heading, the pictures to show: each as a data URI, with its record in the analysis.
@@ -34,7 +37,8 @@ class PageSection:
 def sections(groups: Sequence[RunGroup]) -> list[PageSection]:
     """Return a section for each group with an analyzed run.
 
-    A section shows one analysis of its group: of the first analyzed seed, and on validation if there is one.
+    A section shows one analysis of its group: that of the first seed that was analyzed on validation. If
+    there is none, that of the first seed that was analyzed on test.
     """
     found = []
     for group in groups:

@@ -129,7 +129,7 @@ def analyze(
 
 
 class _Further(TypedDict, total=False):
-    """The scores of an analysis that are computed on request."""
+    """The scores of an analysis that the arguments `near` and `corruptions` request."""
 
     without_near_duplicates: Unseen
     corruptions: dict[str, list[float] | float]

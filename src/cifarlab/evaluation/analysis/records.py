@@ -111,7 +111,7 @@ class AnalysisFile(Record):
 
     Attributes:
         run: Path of the run, as the user gave it.
-        epoch: The run's chosen epoch, from 1.
+        epoch: Epoch of the scored model, from 1. `train.select` chose it.
         split: The split that was scored: val or test.
         pictures: Number of scored pictures.
         remark: Remark that the accuracy is optimistic, because the epoch was chosen on test. Else empty.
@@ -133,7 +133,8 @@ class AnalysisFile(Record):
         by_superclass: Accuracy on the pictures of each superclass, the lowest first. None without
             superclasses.
         superclass_confusion: Confusion matrix of the superclasses. None without superclasses.
-        train_top1: Accuracy on unaugmented training pictures, at most as many as were scored.
+        train_top1: Accuracy on a random subset of the training pictures, unaugmented. It has as many pictures
+            as were scored, or all training pictures if there are fewer.
         gap: `train_top1` minus `top1`.
         without_near_duplicates: Accuracy on pictures without and with near duplicates among the training
             pictures. None if they were not searched for.
@@ -181,9 +182,9 @@ class AnalysisFile(Record):
 
     @property
     def by_corruption(self) -> dict[str, list[float]]:
-        """Top-1 at severities 1 to 5 by kind of corruption.
+        """Top-1 by kind of corruption, at severities 1 to 5.
 
-        Empty if it was not scored.
+        The mean of `corruptions` is left out. Empty if corrupted pictures were not scored.
         """
         return {kind: values for kind, values in (self.corruptions or {}).items() if isinstance(values, list)}
 

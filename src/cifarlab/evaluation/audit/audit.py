@@ -107,7 +107,7 @@ def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) 
 
 
 def class_balance(pictures: Pictures) -> ClassBalance:
-    """Count the pictures of each class; find the smallest and the largest."""
+    """Count the pictures of each class; find the smallest and largest class."""
     counts = np.bincount(pictures.labels, minlength=len(pictures.classes)).tolist()
     ranked = sorted(range(len(counts)), key=counts.__getitem__)
     return ClassBalance(
@@ -193,7 +193,7 @@ def is_among(ours: Split, theirs: Split) -> np.ndarray:
 
 
 def whole(pictures: Pictures, *, ids: np.ndarray | None = None) -> Split:
-    """Return a part's pictures in canonical order.
+    """Return pictures in canonical order (`Pictures.order`) as a split.
 
     `ids` selects pictures by their index in this order. None: all.
     """

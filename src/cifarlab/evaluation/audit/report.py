@@ -1,6 +1,7 @@
 """Records of an audit: the content of `audit.json`.
 
-A part is one of the published parts of a data set: train, val or test.
+A part is one of the published parts of a data set: train, val or test. The canonical order of a part's
+pictures is that of `Pictures.order`.
 """
 
 from __future__ import annotations

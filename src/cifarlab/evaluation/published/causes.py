@@ -24,7 +24,7 @@ def augmentation(config: Config) -> frozenset[str]:
 
 
 def _mixers(specs: Mapping[str, Spec]) -> Iterator[Spec]:
-    """Yield the active mixers (p above 0), also those inside a `one_of`."""
+    """Yield mixers such as mixup with p above 0, also within `one_of`."""
     for spec in specs.values():
         if spec.p:
             yield spec

@@ -40,11 +40,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Anchor:
-    """Published accuracies of one architecture and protocol.
+    """Published accuracies of one architecture, trained by one protocol.
 
     Attributes:
         name: Name of the architecture and protocol.
-        backbones: Registered names of the backbones, without timm's tags.
+        backbones: Names of the backbones with this architecture, without timm's tags (`name.tag`).
         figures: The published accuracies.
         epochs: Epochs of training. None if unknown.
         augment: Kinds of augmentation: crop, flip, cutout, policy, mixup, cutmix. A policy applies learned or

@@ -32,7 +32,8 @@ class Placement(Record):
         split: Split that the accuracy was measured on. Published accuracies are on test.
         difference: Points above the band (positive) or below it (negative). 0 within it.
         verdict: Whether the accuracy is below, within or above the band.
-        causes: Likely causes of an accuracy below the band, the costliest first. Else empty.
+        causes: Likely causes of an accuracy below the band, sorted by their estimated cost in accuracy, the
+            largest first. Empty if the accuracy is not below the band.
         text: The comparison in words.
     """
 
