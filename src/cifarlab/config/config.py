@@ -1,4 +1,4 @@
-"""The complete configuration of a run, checked across its sections.
+"""The complete configuration of a run, including the checks that involve several sections.
 
 Runs with the same identity, `Config.identity()`, are the same experiment.
 """
@@ -103,7 +103,10 @@ class Config(Section):
         return self
 
     def _requirements(self, label: str, loss: Spec) -> list[tuple[bool, str, tuple[str, ...]]]:
-        """List what a loss requires: (whether the requirement is violated, message, path)."""
+        """List what a loss requires: (whether the requirement is violated, message, path).
+
+        `label` is the key of the loss in `objective`. `path` has the keys that lead to the option to change.
+        """
         own, head, here = loss.part.traits, self.model.head, ("objective", label)
         has_products = head.part.traits.products and not head.kwargs().get("bias")
         return [
@@ -192,8 +195,9 @@ def build_config(plain: Mapping[str, Plain]) -> Config:
     """Validate a plain configuration.
 
     Args:
-        plain: Sections as in a recipe that was merged with its bases. All parts named in them must be
-            registered already; `cifarlab.config.recipes.import_and_validate` imports them first.
+        plain: Nested mappings in the form of a recipe that was merged with its bases. Each loss, optimizer or
+            other part that it names must be registered: `cifarlab.config.recipes.import_and_validate` imports
+            the parts first.
 
     Raises:
         ConfigError: A value is wrong. The error has the full path of the first wrong key.

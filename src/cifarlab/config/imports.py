@@ -42,9 +42,9 @@ def absolute_entry(entry: str, folder: Path) -> str:
 
 
 def module_of(entry: str) -> str:
-    """Return the name of the module that an entry of `imports` becomes.
+    """Return the module name under which an entry of `imports` is imported.
 
-    For a file, the name is made from the file's path.
+    A dotted name is returned unchanged. The name for a Python file is made from the path of the file.
     """
     if not entry.endswith(".py"):
         return entry
@@ -95,7 +95,7 @@ def _run_file(entry: str) -> None:
 
 
 def _forget(module: str) -> None:
-    """Remove a file's module and the parts that it registered."""
+    """Remove a file's module from `sys.modules`, and unregister its parts."""
     _SOURCES.pop(module, None)
     sys.modules.pop(module, None)
     for forget in FORGETTERS:

@@ -1,7 +1,8 @@
 """Operations on plain configurations: merge, overrides, order of labels, differences.
 
 A plain configuration is what YAML holds: nested mappings, lists and values. The labelled sections
-`objective`, `data.augment` and `data.mix` map labels, which the user chooses, to parts and their options.
+`objective`, `data.augment` and `data.mix` map labels, which the user chooses, to parts (losses,
+augmentations, mixers) and their options.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _without_choices(errors: list[ErrorDetails]) -> tuple[ErrorDetails, list[str
 
 
 def _expected(entry: ErrorDetails) -> str:
-    """Return pydantic's message without its prefix, beginning with a small letter."""
+    """Shorten pydantic's message and begin it with a lower-case letter."""
     message = entry["msg"].removeprefix("Value error, ").partition(", unable to")[0]
     return message[:1].lower() + message[1:]
 

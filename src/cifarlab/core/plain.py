@@ -1,4 +1,4 @@
-"""Plain data: what a YAML or JSON file holds, and guards that tell its forms apart."""
+"""Plain data (what a YAML or JSON file holds) and type guards for them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Counter-based random numbers, without hidden state.
 
 A number is a hash of the seed, the epoch, the sample's index, the label of the augmentation or mixer that
-draws it (and the labels of the parts that contain this one), and the count of numbers drawn before.
+draws it (and the labels of the parts that contain this one), and the count of numbers drawn before. The
+label of an augmentation or mixer is its key in the recipe.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def _mix_int(x: int) -> int:
 
 
 def label_key(label: str) -> int:
-    """Return a signed 64-bit hash of a label."""
+    """Return a signed 64-bit hash of a text.
+
+    The text is usually the label of an augmentation or mixer.
+    """
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little", signed=True)
 
 
@@ -89,10 +93,10 @@ class Draws:
         self._count = 0
 
     def at(self, label: str) -> Draws:
-        """Return new streams for the part `label`, from their first numbers.
+        """Return separate streams for `label`, which start at their first number.
 
-        A part is an augmentation or mixer. If `self` belongs to a part that applies others, such as a random
-        choice, `label` is one of these others.
+        `label` is usually the key of an augmentation or mixer in the recipe. An augmentation that applies
+        others, such as a random choice, calls this method once for each of the others.
         """
         child = copy.copy(self)
         child._path = (*self._path, label)
@@ -100,9 +104,10 @@ class Draws:
         return child
 
     def of_epoch(self, epoch: int) -> Draws:
-        """Return the same part's streams in another epoch, from their first numbers.
+        """Return the same augmentation's or mixer's streams for another epoch.
 
-        An augmentation that depends on an earlier epoch can draw that epoch's numbers again.
+        They start at their first number. So an augmentation that depends on an earlier epoch can draw the
+        numbers of that epoch again.
         """
         stream = Draws(self._seed, epoch, self._ids)
         for label in self._path:

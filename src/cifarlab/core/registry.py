@@ -35,7 +35,7 @@ class Part:
         call: The function or class.
         schema: Pydantic model of the options.
         doc: First line of the docstring of `call`.
-        traits: Its traits, an instance of the registry's `traits` class.
+        traits: Facts that the part declares about itself, an instance of the registry's `traits` class.
         module: Name of the module that registered the part. It may differ from `call.__module__`.
     """
 
@@ -62,9 +62,9 @@ class Spec:
     Attributes:
         part: The part.
         options: Values of the part's options, an instance of `part.schema`.
-        weight: Factor of a loss in the weighted sum of losses.
-        p: Probability that an augmentation or mixer is applied to a picture.
-        beside: `("weight",)` for losses, `("p",)` for augmentations and mixers, `()` for other parts.
+        weight: Factor of a loss in the weighted sum of losses. 1 for other parts.
+        p: Probability that an augmentation or mixer is applied to a picture. 1 for other parts.
+        beside: Which of `weight` and `p` a recipe can set for the part: `("weight",)`, `("p",)` or `()`.
     """
 
     part: Part
@@ -124,7 +124,7 @@ class Registry:
     def reserve(self, names: Iterable[str]) -> None:
         """Forbid parts to have options with these names.
 
-        They are fields of the options' section, such as `lr` of `optim`: a recipe would set those instead.
+        The section that holds the options has fields of these names, such as `lr` in the section `optim`.
 
         Raises:
             TypeError: A registered part already has an option with such a name.
@@ -189,7 +189,7 @@ class Registry:
 
         Args:
             title: Name of the open part in listings.
-            accepts: Tells whether it supports a name.
+            accepts: Tells whether the open part supports a name.
             names: Returns names to suggest for a misspelt one.
         """
 
@@ -241,7 +241,7 @@ class Registry:
         """Parse `{name: ..., **options}`, or a string that is the name.
 
         Raises:
-            ConfigError: The name is unknown, or an option is wrong. `path` leads to the wrong key.
+            ConfigError: The name is unknown or an option is wrong. The error's `path` leads to the wrong key.
         """
         if isinstance(value, Spec):
             return value
@@ -262,10 +262,10 @@ class Registry:
         return Spec(part, parsed, beside=self.beside, **beside)
 
     def labelled(self, value: Any) -> Any:
-        """Normalise a labelled section to `{label: {name: ..., **options}}`.
+        """Normalise a section such as `objective` to `{label: {name: ..., **options}}`.
 
-        The name is the label if the options give no `name`. `{label: text}` is short for
-        `{label: {name: text}}`. A string in place of the section is short for `{string: {}}`.
+        The user chooses the labels. A missing `name` is the label. `{label: text}` means
+        `{label: {name: text}}`. A string in place of the whole section means `{string: {}}`.
         """
         if value is None:
             return {}

@@ -16,7 +16,10 @@ def refuse_boolean(value: Any) -> Any:
 
 
 def _is_schema(value: object) -> TypeGuard[dict[str, Any]]:
-    """Tell whether an item of a pydantic schema may contain further schemas: if it is a dict."""
+    """Tell whether a value inside a pydantic schema is itself a schema.
+
+    Any dict counts as a schema.
+    """
     return isinstance(value, dict)
 
 

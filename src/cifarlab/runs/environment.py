@@ -101,7 +101,10 @@ def describe_environment(hardware: Mapping[str, str | int | None]) -> Environmen
 
 
 def _git_state(path: Path) -> GitState | None:
-    """Return the state of the repository of a folder or tracked file. None without one."""
+    """Return the state of the repository that holds a folder or file.
+
+    None if there is no repository, or if it does not track the file.
+    """
     env = {key: value for key, value in os.environ.items() if key not in GIT_PLACES}
     git = partial(
         subprocess.run, cwd=path if path.is_dir() else path.parent, env=env,

@@ -24,7 +24,9 @@ Opening: TypeAlias = "dict[str, str | int | None]"
 def record_opening(
     run: Run, reader: str, fingerprint: str, epoch: int, *, weights_sha256: str | None = None
 ) -> None:
-    """Record an opening, before the model sees the test pictures.
+    """Record an opening of the test set.
+
+    Call this before the model sees the test pictures.
 
     Args:
         run: The run.

@@ -1,6 +1,6 @@
 """Trained models, loaded from a run's `best.pt`.
 
-This file holds the weights of the chosen epoch, which is the one that `train.select` selects.
+`best.pt` holds the weights of the chosen epoch, which is the one that `train.select` selects.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Row(Strict):
 
 
 class _CheckpointFacts(Strict):
-    """The contents of `best.pt`, validated. The configuration is not among them."""
+    """The contents of `best.pt` except the configuration, validated."""
 
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
 
@@ -80,7 +80,8 @@ class Trained:
 def load(run: Run | Path | str, *, device: str = "cpu", imports: Sequence[Path | str] = ()) -> Classifier:
     """Load the model in a run's `best.pt`, in evaluation mode.
 
-    `best.pt` holds the epoch that `train.select` chose, e.g. the one with the best validation accuracy.
+    `best.pt` holds the weights of the epoch that `train.select` chose, e.g. the one with the best validation
+    accuracy.
 
     Args:
         run: The run, its folder, or a checkpoint.
@@ -90,7 +91,7 @@ def load(run: Run | Path | str, *, device: str = "cpu", imports: Sequence[Path |
 
     Returns:
         The classifier. It takes pictures (B, 3, H, W) of any size, uint8 or floats in [0, 1], and returns an
-        `Output`. Its attribute `classes` has the names of the labels.
+        `Output`. Its attribute `classes` has the names of the classes.
 
     Raises:
         ConfigError: The folder has no finished epoch, the checkpoint is damaged, or a part of the model is
@@ -113,9 +114,10 @@ def load_trained(
     imports: Sequence[Path | str] = (),
     fix: str = NAME_THEM,
 ) -> Trained:
-    """Load the model in a run's `best.pt`, with its configuration and further facts.
+    """Load the model in a run's `best.pt`, with configuration and further facts.
 
-    `best.pt` holds the epoch that `train.select` chose, e.g. the one with the best validation accuracy.
+    `best.pt` holds the weights of the epoch that `train.select` chose, e.g. the one with the best validation
+    accuracy.
 
     Args:
         path: The run, its folder, or a checkpoint, which is loaded instead of `best.pt`.
@@ -161,9 +163,9 @@ def refuse_other_classes(
 
     Args:
         path: Run or checkpoint of the model, for the message.
-        known: Names of the model's classes, by label.
-        classes: Names of the classes that the model must have, by label.
-        here: The owner of `classes` in the message, e.g. `the data set cifar10`.
+        known: Names of the model's classes. The index of a name is the label of the class.
+        classes: Names of the classes that the model must have, in the same order.
+        here: Words in the message for what has `classes`, e.g. `the data set cifar10`.
         fix: Advice to append to the message.
     """
     if len(known) != len(classes):

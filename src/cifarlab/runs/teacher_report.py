@@ -32,8 +32,8 @@ class TaughtTerm(Record):
     """Measurements of a loss that reads the teacher.
 
     Attributes:
-        gradient_norm: Norm of the gradient of (weight x loss), on the first batch at the student's initial
-            weights.
+        gradient_norm: Norm of the gradient of the loss times its weight in the objective, with respect to the
+            student's trainable parameters, on the first batch before the student is trained.
         gradient_ratio: `gradient_norm` divided by the root of the sum of the squared gradient norms of the
             losses that read no teacher. None if there are no such losses.
     """
@@ -71,7 +71,7 @@ class TeacherReport(Record):
         teacher_top1: Accuracy of the teacher on these pictures, without augmentation, in [0, 1].
         agreement: Accuracy of the teacher on augmented training pictures of the first epoch, in [0, 1].
         log_classes: Natural logarithm of the number of classes.
-        terms: Measurements of each loss that reads the teacher, by the label of the loss.
+        terms: Measurements of each loss that reads the teacher, by the key of the loss in `objective`.
         cache_seconds: Time spent on caching the teacher's outputs, in seconds. 0 if nothing was cached.
     """
 

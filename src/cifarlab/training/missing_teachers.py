@@ -131,9 +131,10 @@ def _on_same_data(name: str, config: Config) -> Config:
 
 
 def _is_split_by_size(ours: DataConfig, theirs: DataConfig) -> bool:
-    """Tell whether two `data.store_size` lead to different splits of a data set.
+    """Tell whether the stored sizes give student and teacher different validation pictures.
 
-    They may, since validation pictures are drawn by a hash of the pixels as stored.
+    Validation pictures are drawn by a hash of the stored pixels, which depend on `data.store_size`.
+    `ours` and `theirs` are the sections `data` of the student and the teacher.
     """
     if ours.dataset.part.traits.split_as_published:
         return False

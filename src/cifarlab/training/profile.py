@@ -67,7 +67,7 @@ class Stopwatch:
 
 
 class EpochTimes(Record):
-    """Seconds of each phase of an epoch. `checkpoint`: copying the state, for which training waits."""
+    """Seconds of an epoch's training, evaluation, and copying of the state for a checkpoint."""
 
     training: float
     evaluation: float

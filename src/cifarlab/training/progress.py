@@ -131,7 +131,10 @@ class TrainingProgress:
 
 
 def _losses(means: dict[str, float]) -> list[str]:
-    """Return e.g. [`loss 1.234`], with each loss if there are several; [] if `means` has none."""
+    """Format the mean losses.
+
+    One loss gives e.g. [`loss 1.234`], two give e.g. [`loss 1.234 (ce 1.000, kd 0.234)`], none gives [].
+    """
     losses = {key.removeprefix("loss/"): value for key, value in means.items() if key.startswith("loss/")}
     if not losses:
         return []

@@ -166,7 +166,7 @@ class Saver:
     ) -> tuple[LastState, BestState | None]:
         """Copy the states of `last.pt` and `best.pt` to the host.
 
-        On a GPU a separate stream is used, so training is not delayed. `taken` is that of `_Job`.
+        On a GPU a separate stream is used, so training is not delayed. `taken` is as in `_Job`.
         """
         if self._stream is None or taken is None:
             return last, best

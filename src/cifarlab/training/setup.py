@@ -234,8 +234,8 @@ def some_pictures(split: Split, *, count: int = 5000) -> Tensor:
 def can_be_kept(config: Config) -> bool:
     """Tell whether a teacher's outputs can be cached.
 
-    They can if the same augmented pictures are shown in several epochs, and mixers mix the same pairs each
-    time. Feature maps are too large to cache.
+    They can if the same augmented pictures are shown in several epochs, mixers mix the same pairs each
+    time, and no loss reads feature maps, which are too large to cache.
     """
     mixed_anew = bool(config.data.mix) and (config.data.shuffle or config.mixes_per_batch)
     return num_views(config) is not None and not mixed_anew and "stages" not in config.teacher_outputs
@@ -244,9 +244,10 @@ def can_be_kept(config: Config) -> bool:
 def _examples(
     model: Classifier, teacher: Teacher | None, split: Split
 ) -> tuple[Output | None, Output | None]:
-    """Return the student's and teacher's outputs for one picture. Some losses need their shapes."""
+    """Return student's and teacher's outputs for a picture; (None, None) without teacher."""
     if teacher is None:
         return None, None
+    # Some losses are built with the shapes of these outputs.
     picture = split.gather(torch.zeros(1, dtype=torch.int64))[0]
     training = model.training
     with torch.no_grad():
@@ -256,7 +257,7 @@ def _examples(
 
 
 def teacher_notes(config: Config, teacher: Teacher, splits: Splits) -> list[str]:
-    """Return notes on teachers trained on other data or on validation pictures."""
+    """Describe each teacher trained on other data or this run's validation pictures."""
     notes = []
     for member in teacher.members:
         if not has_same_pictures(member, config, splits):

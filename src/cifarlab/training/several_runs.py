@@ -224,7 +224,7 @@ class _Crew:
             self.error = task, error
 
     def raise_error(self, task: Task, error: Exception) -> None:
-        """Raise a run's error. Its message names the run and counts the saved ones."""
+        """Raise a run's error, naming the run and how many were saved."""
         text = str(error) if str(task.run) in str(error) else f"{task.run}: {error}"
         if text.startswith(f"{task.run}: out of memory at"):
             text += ", or a lower --at-once"

@@ -90,7 +90,7 @@ class BestState(TypedDict):
     Attributes:
         model: State dict of the classifier.
         config: The configuration as plain data.
-        classes: Names of the classes, by label.
+        classes: Names of the classes. The index of a name is the label of the class.
         fingerprint: For each part of the data set that was read (`train`, `val`, `test`), a hash of the
             pictures and labels in it.
         store_size: Side length in pixels at which the training pictures were stored.

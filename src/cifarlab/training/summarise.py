@@ -38,7 +38,8 @@ def summarise(
         splits: The pictures.
         best: Log row of the chosen epoch.
         epochs_run: Number of epochs that were trained.
-        cost: Returns the cost of the run so far. It is called after the scoring, to include the time of that.
+        cost: Returns the cost of the run so far. It is called after the scoring, so that it includes the
+            scoring's time.
     """
     train_top1 = engine.score(splits.train)["top1"]
     val_top1 = best.get("val/top1")
