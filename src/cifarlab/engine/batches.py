@@ -34,7 +34,7 @@ def num_views(config: Config) -> int | None:
 
 
 def view_epoch(config: Config, epoch: int) -> int:
-    """Return the first epoch that has the same views as `epoch`.
+    """Return the first epoch that has the same view as `epoch`.
 
     The random numbers of a view are derived from this epoch. It is `epoch` itself if views do not repeat.
     """
@@ -98,9 +98,10 @@ class BatchLoader:
     """Makes the training batches of an epoch, in a given order.
 
     Several batches are augmented at once and then divided, because a GPU launches as many kernels for a
-    thousand pictures as for a hundred. The result is the same as for batches augmented one by one: a sample's
-    view depends only on itself and on its partner in mixing, and partners are always in the same batch. If an
-    option of `data.mix` draws its random numbers once per batch, batches are augmented one by one.
+    thousand pictures as for a hundred. The result is the same as for batches augmented one by one: the
+    augmented form of a sample depends on no other sample than its partner in mixing, and partners are always
+    in the same batch. If an option of `data.mix` draws its random numbers once per batch, batches are
+    augmented one by one.
 
     Args:
         split: The training split.

@@ -1,6 +1,6 @@
-"""CUDA graphs: GPU work is captured once, then replayed with one launch in place of hundreds.
+"""CUDA graphs: GPU work is captured once, then replayed with few launches in place of hundreds.
 
-Work is a function that takes a training step or scores a batch.
+"Work" means a function that runs a training step or scores a batch.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class CudaTape:
 
     @contextlib.contextmanager
     def warm_up(self) -> Iterator[None]:
-        """Run the work within the context on the recordings' stream."""
+        """Let the context's GPU work run on the stream used for recording."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -112,10 +112,10 @@ class CudaTape:
 
 
 class Graphs:
-    """Captured work, by its kind.
+    """Captures work, such as a training step, and replays it in later calls of the same kind.
 
-    A kind is a key, such as a tuple of the model, the number of pictures and their sizes. Work of one kind
-    can replay the same graphs.
+    A kind is a key, such as a tuple of the model, the number of pictures and their sizes. Calls with equal
+    keys can replay the same graphs. `tape` records the work.
     """
 
     def __init__(self, tape: Tape):

@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def step_size(self) -> int:
-        """Return the number of samples in a step."""
+        """Return the number of samples in a full step."""
         return self.batch_size * self.accumulate
 
     @property

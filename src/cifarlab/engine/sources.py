@@ -65,6 +65,7 @@ class ActivationSource(Protocol):
 def unobserved(_part: str) -> AbstractContextManager[object]:
     """Return a context that does nothing.
 
-    It is the default of `Engine.span`. A profiler replaces it to measure each named part of a step.
+    It is the default of `Engine.span`, the context around each named part of a training step. A profiler
+    replaces `Engine.span` to measure times.
     """
     return nullcontext()

@@ -39,7 +39,7 @@ PIXELS_AHEAD = {"cpu": 0, "cuda": 1 << 22}
 class Engine:
     """Takes training steps; holds their state: weights, optimizer, loss scale, average, running means.
 
-    `teacher` gives a teacher's outputs. `activations` gives stored activations in place of pictures.
+    `teacher` supplies a teacher's outputs; `activations` supplies stored activations in place of pictures.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Engine:
         return learning_rate(self.config.optim, step, self.plan.total_steps)
 
     def step(self, order: Tensor, epoch: int, step: int) -> None:
-        """Take step `step` of the run, from 0, with the epoch's order."""
+        """Take step `step` (0 is the run's first) with the epoch's order."""
         plan = self._plan_step(len(order), epoch, step)
         self._behind_border(self.model)  # Sets the tail to the model's mode.
         batches = (self._batch(order, epoch, first, last, plan.clock) for first, last in plan.bounds)
@@ -152,7 +152,7 @@ class Engine:
     def _learn(self, plan: StepPlan, batches: Iterable[Batch], reseed: Reseed) -> None:
         """Take the planned step; graphs may capture what this function does.
 
-        Host code must not read numbers that vary by step. No device work may come before the first reseed.
+        Its Python code must not read numbers that vary by step. `reseed` must come before all device work.
         """
         self.optimizer.zero_grad(set_to_none=True)
         watched: list[Tensor] = []

@@ -63,8 +63,8 @@ def timm_backbone(
 
     The loss `fitnet` compares the feature maps of stages. The stages are the submodules that timm lists in
     `feature_info`, first to last, if they output maps (B, C, H, W). A ViT has no stages, since its blocks
-    output tokens. A Swin has none, since the channels of its maps come last. The map that is pooled is that
-    of the last stage, in some models after a norm (ConvNeXt) or a convolution (MobileNetV2).
+    output tokens. A Swin has none, since the channels of its maps come last. In some models a norm (ConvNeXt)
+    or a convolution (MobileNetV2) lies between the last stage and the pooling.
 
     Args:
         pretrained: Initial weights. False: random. True: the weights that timm publishes for this model; they
@@ -213,7 +213,8 @@ def unfit(
 ) -> ConfigError:
     """Return the error for a picture size that a backbone cannot take.
 
-    `own_size` is a size that works, if known. The error is located at `path`.
+    `error` is the exception that the backbone raised. `path` becomes the path of the ConfigError. `own_size`
+    is a size that works, if known.
     """
     hint = f"; use {own_size}, its own" if own_size not in (None, image_size) else ""
     return ConfigError(f"{name} cannot take pictures of {image_size} px ({reason_of(error)}){hint}", path)
@@ -225,7 +226,7 @@ def _load_pretrained(
     """Load published weights or a file's weights, except those of new layers.
 
     `renewed` is {prefix of names: reason} for new layers, which keep their random weights. Every ConfigError
-    is located at `model.backbone.pretrained`.
+    has the path `model.backbone.pretrained`.
     """
     config = model.pretrained_cfg
     try:

@@ -59,7 +59,7 @@ class Classifier(nn.Module):
         loaded: Reports on weights that were read from files, for the run's record.
         norms_in_eval: Names of batch norms that stay in evaluation mode during training.
         store_size: Side length in pixels at which training pictures were stored, before resizing to
-            `image_size`.
+            `image_size`. It is `image_size` unless the model was loaded from a run.
     """
 
     mean: Tensor
@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         return {f"backbone.{name}": depth for name, depth in layer_depths(self.backbone).items()}
 
     def hidden_matrices(self) -> list[str]:
-        """Return the names of the weights of `layers.hidden_matrices(backbone)`."""
+        """Return the names of the backbone's hidden matrices (see `layers.hidden_matrices`)."""
         return [f"backbone.{name}" for name in hidden_matrices(self.backbone)]
 
     def fit(self, images: Tensor) -> None:

@@ -25,7 +25,7 @@ def freeze(classifier: Classifier, parts: Sequence[str], *, batch_norm_eval: Nor
             "backbone": those inside `parts`, and all of the backbone.
 
     Raises:
-        ConfigError: A part has no parameters. The error is located at `model.freeze`.
+        ConfigError: A part has no parameters. The error's path is `model.freeze`.
     """
     for part in parts:
         held = [parameter for name, parameter in classifier.named_parameters() if _is_in(name, (part,))]
@@ -41,9 +41,9 @@ def freeze(classifier: Classifier, parts: Sequence[str], *, batch_norm_eval: Nor
 
 
 def describe_frozen(classifier: Classifier) -> list[str]:
-    """Return a list of one line that says what is frozen.
+    """Describe what is frozen in one line, for the run's record.
 
-    It is for the run's record. The list is empty if nothing is frozen.
+    The result is a list that holds this line, or an empty list if nothing is frozen.
     """
     held = sum(parameter.numel() for parameter in classifier.parameters() if not parameter.requires_grad)
     total = sum(parameter.numel() for parameter in classifier.parameters())

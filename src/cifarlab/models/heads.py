@@ -1,4 +1,7 @@
-"""Heads, which map (B, F) features to an `Output`, whose embedding has `num_features` values per picture."""
+"""Heads, which map (B, F) features to an `Output` with logits and an embedding.
+
+A head's attribute `num_features` is the length of its embedding.
+"""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def put_in_order(outputs: Sequence[Output], rows: Tensor) -> Output:
 
     Args:
         outputs: Outputs of parts of the batch.
-        rows: (B,) int64. Entry i is the row in the batch of row i of the concatenated outputs.
+        rows: (B,) int64. Row i of the concatenated outputs belongs to row rows[i] of the batch.
     """
     first, order = outputs[0], rows.argsort()
     assert not first.stages, "feature maps of several sizes are refused"
@@ -160,10 +160,10 @@ def check_sizes(model: Classifier, name: str, sizes: Sequence[int], path: tuple[
         model: The classifier.
         name: Name of its backbone, for the message.
         sizes: Side lengths in pixels.
-        path: Key path of the option that asks for the sizes.
+        path: Key path of the option that asks for the sizes. It becomes the path of the error.
 
     Raises:
-        ConfigError: The model fails at a size, or its logits are not finite. The error is located at `path`.
+        ConfigError: The model fails at a size, or its logits are not finite.
     """
     device = next(model.parameters()).device
     was_training = model.training

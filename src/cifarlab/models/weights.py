@@ -178,9 +178,9 @@ def load_weights(
 
 
 def excuse(name: str, free: Mapping[str, str]) -> str | None:
-    """Return the reason in `free` for a prefix of `name`, or None.
+    """Return why a tensor may be missing or differ, or None.
 
-    `free` is {prefix: reason}. The first matching prefix counts.
+    `free` is {prefix: reason}, as in `load_weights`. The first prefix that fits `name` counts.
     """
     return next((why for prefix, why in free.items() if f"{name}.".startswith(f"{prefix}.")), None)
 
@@ -192,7 +192,7 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
     tensors or other classes. Normalisation and picture size stay those of the recipe.
 
     Raises:
-        ConfigError: The weights cannot be read or do not fit. The error is located at `model.init`.
+        ConfigError: The weights cannot be read or do not fit. The error's path is `model.init`.
     """
     path = Path(path).expanduser()
     try:

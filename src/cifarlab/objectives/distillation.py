@@ -105,8 +105,7 @@ class FitNet(nn.Module):
     The loss is the mean squared difference between the student's and the teacher's maps of one stage. The
     student's maps first go through a regressor that is trained with the student: a 1x1 convolution to the
     teacher's channels, batch norm and ReLU, as in the CRD benchmark. If the maps differ in size, the larger
-    ones are average-pooled to the smaller size. The benchmark's regressor uses a convolution with strides
-    instead.
+    ones are average-pooled to the smaller size; the benchmark uses strided convolutions in place of pooling.
 
     The published weight is 100, with cross_entropy at weight 1 and the stage before the last of a ResNet for
     CIFAR.
@@ -160,11 +159,11 @@ def rkd(
     """Distances and angles between a batch's embeddings (Park et al. 2019).
 
     The loss is `distance` x D + `angle` x A. D is the Huber loss between the student's and the teacher's
-    distances of two pictures, each divided by the model's mean distance in the batch. A is the Huber loss
-    between the student's and the teacher's cosines of the angles in triangles of pictures. D is a mean over
-    all pairs, A over all triples within a group. As in the published code, pairs of a picture with itself are
-    included, which adds zeros. The embeddings of student and teacher may differ in width. A batch of one
-    picture has no distances, and one of two has no angles: these terms are 0.
+    distances of two pictures. Each model's distances are first divided by their mean over the batch. A is the
+    Huber loss between the student's and the teacher's cosines of the angles in triangles of pictures. D is a
+    mean over all pairs, A over all triples within a group. As in the published code, pairs of a picture with
+    itself are included, which adds zeros. The embeddings of student and teacher may differ in width. A batch
+    of one picture has no distances, and one of two has no angles: these terms are 0.
 
     The published weights, with cross_entropy at weight 1, are 25 and 50.
 

@@ -13,7 +13,7 @@ from cifarlab.core.registries import AVERAGES
 
 
 class Average(Protocol):
-    """The interface of a registered average.
+    """Interface of the averages of weights that a recipe can choose.
 
     Attributes:
         module: A model with the averaged weights. It is scored as soon as `n_averaged` is above 0.
@@ -47,9 +47,9 @@ class ExponentialAverage(AveragedModel):
     """An exponential moving average of the weights, updated after each step.
 
     Floating-point buffers are averaged like the weights, so the running statistics of batch norms suit the
-    averaged weights. Integer buffers are copied. `AveragedModel`'s own update waits for the device at every
-    step, because it reads the number of steps there. This update does not wait, and a captured graph can
-    replay it.
+    averaged weights. Integer buffers are copied. The update of torch's `AveragedModel` waits for the device
+    at every step, because it reads a counter from the device. This class's update does not wait, and a
+    captured graph can replay it.
 
     Attributes:
         module: The averaged model.
@@ -92,8 +92,8 @@ class ExponentialAverage(AveragedModel):
 class EqualAverage(AveragedModel):
     """An equal average of the weights at the ends of a run's last epochs (SWA).
 
-    It begins after the share `start` of the run. Buffers are copied from the last averaged model, so the
-    running statistics of batch norms do not suit the averaged weights. `has_own_statistics` is therefore
+    It begins after the share `start` of the run. Buffers are copied from the model that was added last, so
+    the running statistics of batch norms do not suit the averaged weights. `has_own_statistics` is therefore
     False, and the caller estimates the statistics on the training pictures before scoring `module`.
     """
 

@@ -189,13 +189,13 @@ def parameter_groups(
     A group has one weight decay and, if options call for it, `lr_scale`: a factor of the learning rate.
 
     Args:
-        module: The module. Its submodules may have the methods named below, which refer to parameter names.
+        module: The module. The methods named below are optional, and are called on each submodule.
         weight_decay: Weight decay of the parameters that are not exempt.
         decay_norms: False exempts parameters with at most one axis (norms and biases), and those whose names
             `no_weight_decay()` returns: in timm, class tokens and position embeddings.
         layer_decay: Below 1, `lr_scale` has the factor layer_decay ** depth (Howard and Ruder 2018; Bao et
             al. 2022). `layer_depths()` returns the depths. Parameters that it does not name have depth 0.
-        hidden_apart: Whether a group has a key `hidden`: True if `hidden_matrices()` names its parameters.
+        hidden_apart: True adds a key `hidden`, which tells whether `hidden_matrices()` names the parameters.
         norm_rate: Factor of `lr_scale` for norms and biases (64 in airbench, Jordan 2024).
     """
     exempt = {

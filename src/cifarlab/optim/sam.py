@@ -34,7 +34,7 @@ def sam(
             code of ASAM's authors takes 0.1 for SAM.
 
     Returns:
-        The move of each weight, to be added to it.
+        The move of each weight, to be added to it. `uphill` adds it, and undoes it after the second gradient.
     """
     return _scale(gradients, rho / (_norm(gradients) + TINY))
 
@@ -59,7 +59,7 @@ def asam(
         eta: Number that is added to each weight's size, so that weights near 0 move, too.
 
     Returns:
-        The move of each weight, to be added to it.
+        The move of each weight, to be added to it. `uphill` adds it, and undoes it after the second gradient.
     """
     units = [weight.abs() + eta for weight in weights]
     relative = [gradient * unit for gradient, unit in zip(gradients, units, strict=True)]

@@ -86,7 +86,7 @@ def step(
 
     Args:
         warmup: Share of the run in which the rate rises linearly from 0 to the peak. 0 starts at the peak. A
-            milestone within the warm-up lowers the rate from there on.
+            milestone within the warm-up lowers the rate at once, so that the rise ends below the peak.
         floor: Lowest rate after the warm-up, as a share of the peak.
         milestones: When the rate is multiplied, as ascending shares of the run.
         gamma: Factor of the rate at each milestone.

@@ -37,14 +37,14 @@ STRAYS = 1
 
 
 class Activations:
-    """The stored activations of a network's frozen first part, by split and view.
+    """The stored activations of a network's frozen first part, for each split and view.
 
     A view is one augmented version of every picture. Clean pictures are those without augmentation. Each
-    view's activations are computed on first use and stored in a folder, which is written completely or not at
-    all. A row of its file holds one picture's activations, in the dtype of their computation (bfloat16 under
-    autocast). The folder's key contains all that the activations depend on: frozen weights, code, pictures,
-    augmentation, seed, view, size, precision. A folder is computed again if its key or checksums do not
-    match, or if the network now gives other activations for the first pictures of the split.
+    view's activations are computed on first use and stored in one folder, written completely or not at all. A
+    row of the stored array holds one picture's activations, in the dtype of their computation (bfloat16 under
+    autocast). The folder also holds a key, which states all that the activations depend on: frozen weights,
+    code, pictures, augmentation, seed, view, size, precision. They are computed again if key or checksums do
+    not match, or if the network now gives other activations for the first pictures of the split.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Activations:
         return self.lines()
 
     def lines(self) -> list[str]:
-        """Return a message for each computation since the last call."""
+        """Return a message for each computation since `lines` was last called."""
         said, self._said = self._said, []
         return said
 
@@ -133,7 +133,7 @@ class Activations:
         return self._tails[model]
 
     def of_first(self, count: int) -> Activations:
-        """Return a copy for timing: activations of `count` training pictures, in memory."""
+        """Return activations of the first `count` training pictures in memory, for timing."""
         split, few = self.splits.train, copy.copy(self)
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
@@ -173,7 +173,7 @@ class Activations:
                 yield split, None
 
     def _place(self, split: Split, view: int | None) -> Path:
-        """Return the folder for an augmented copy of a split, or the clean one (None)."""
+        """Return the folder of a split's activations; view None means clean pictures."""
         augmented = view is not None and bool(self.config.data.augment)
         name = f"view_{self._policy()}_{view}" if augmented else "clean"
         return self.folder / digest(self._key(split)) / name
@@ -193,7 +193,7 @@ class Activations:
         return self._keys[id(split)]
 
     def _on_device(self, split: Split, view: int) -> Tensor:
-        """Return the stored rows of an augmented copy, on the GPU if possible."""
+        """Return a view's stored rows, on the GPU if they fit."""
         rows, place = self._rows(split, view), self._place(split, view)
         if self._current is None or self._current[0] != place:
             self._current = None  # Free the memory before the next rows need it.

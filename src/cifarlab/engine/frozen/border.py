@@ -194,7 +194,8 @@ def _pass(
 ) -> tuple[list[Tensor | None], ...]:
     """Run forward and backward on `given`; return logits, losses, gradients.
 
-    Buffers and the objective stay unchanged, and no gradients are accumulated in the parameters.
+    `given` is the input of `model`: pictures, or activations for a `Tail`. Buffers and the objective stay
+    unchanged, and no gradients are accumulated in the parameters.
     """
     goal = copy.deepcopy(objective).train()
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}

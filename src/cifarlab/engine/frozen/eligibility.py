@@ -12,7 +12,7 @@ def reason_against(config: Config, teacher_is_kept: bool) -> str | None:
     """Return why storing activations cannot speed up a run, or None.
 
     `teacher_is_kept` tells whether the teacher's outputs are stored, so that steps do not run the teacher. It
-    does not matter if the run has no teacher.
+    is ignored if the run has no teacher.
     """
     data, views, epochs = config.data, num_views(config), config.train.last_epoch
     if data.mix:

@@ -22,11 +22,10 @@ KEY_VERSION = 1
 def split_key(
     config: Config, border: Border, splits: Splits, split: Split, precision: Precision, weights: str
 ) -> dict[str, Plain]:
-    """Return the key of a split's stored activations, a description of all that they depend on.
+    """Return what a split's stored activations depend on, apart from the view.
 
-    All augmented copies of the split share it; the number of the copy is not part of it.
-
-    It is plain data, which can be written as JSON. `weights` is a result of `frozen_digest`.
+    The result can be written as JSON. `Activations` adds the view to it, with the augmentation options and
+    the seed. `weights` is a result of `frozen_digest`.
     """
     name = "test" if split is splits.test else "val" if split is splits.val else "train"
     return {

@@ -68,8 +68,8 @@ class Staged(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int] | None]]]:
         """Return patterns that assign parameters to layers, in timm's format.
 
-        The stem is a layer, and each block is one (with `coarse`, each stage). `last` belongs to the layer of
-        the block or stage before it, as the number 99999 tells timm.
+        The stem is a layer, and each block is one (with `coarse`, each stage). `last` joins the layer of the
+        block or stage before it. The number 99999 stands for this in timm's format.
         """
         blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(blocks, None), (r"^last", (99999,))]}

@@ -37,8 +37,8 @@ class CompactTransformer(nn.Module):
     """A convolutional stem and transformer blocks. Each pixel of the stem's map is a token.
 
     It maps (B, 3, S, S) normalised pictures to (B, F) features. Position embeddings are learnt, so S is
-    fixed. The blocks are timm's: layer norm, attention, layer norm, MLP. In the code that produced the
-    paper's results, the second norm is applied to the residual sum itself, not only to the input of the MLP.
+    fixed. The blocks are timm's: layer norm, attention, layer norm, MLP. The code that produced the paper's
+    results differs: its second norm is applied to the residual sum itself, not only to the input of the MLP.
 
     Args:
         stem: Maps (B, 3, S, S) to (B, F, side, side).
