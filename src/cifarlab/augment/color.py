@@ -82,8 +82,7 @@ class ColorChain:
     the first three holds the arguments of one call of `blend`. `turns` is the argument of `shift_hue`.
 
     Attributes:
-        hue_at: Index, from 0, of the call of `blend` that `shift_hue` comes before. None: the hue is not
-            shifted.
+        hue_at: `shift_hue` runs just before the `blend` of this column, from 0. None: the hue is not shifted.
     """
 
     hue_at: int | None = None

@@ -88,10 +88,11 @@ def _shared(draws: Draws, per: Per) -> Draws:
 
 
 def _square_roots(alpha: float) -> int:
-    """Return how often `beta` takes the square root of a probability.
+    """Return how many times `beta` takes the square root of a probability.
 
-    For small probabilities q, the quantile of Beta(alpha, alpha) is proportional to q ** (1 / alpha). It is
-    nearly linear in the repeated square root, so that a table at even steps of that root can be interpolated.
+    If q is a small probability, the quantile of Beta(alpha, alpha) is proportional to q ** (1 / alpha). As a
+    function of the result of all square roots, the quantile is nearly linear. A table of quantiles at even
+    steps of this result can therefore be interpolated.
     """
     return max(0, math.ceil(math.log2(alpha)))
 

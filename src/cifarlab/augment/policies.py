@@ -55,8 +55,8 @@ def one_of(
 ) -> Tensor:
     """Exactly one of several augmentations for each picture (albumentations' OneOf).
 
-    Choices with the same operation, such as a rotation and a shear with equal `fill` and `interpolation`, are
-    computed in one pass.
+    Rotations, shears and shifts among the choices are computed in one pass if their `fill` and
+    `interpolation` are equal.
 
     Args:
         choices: The augmentations, in the form of `data.augment`. The `p` of each is its weight in the random

@@ -1,7 +1,7 @@
 """Arrays in the user cache, which are read as memory maps.
 
-A folder of arrays also holds a record. Its key says what the arrays were computed from. The record also holds
-checksums of the arrays. Arrays are used only if the key and the checksums match.
+A folder of arrays also holds a record. The record has a key, which says what the arrays were computed from,
+and checksums of the arrays. Arrays are used only if the key and the checksums match.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ LEVEL = 1 / 255
 def channel_statistics(split: Split) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], tuple[str, ...]]:
     """Compute mean and standard deviation of each colour channel.
 
-    A channel whose deviation is below 1 / 255 is treated as constant: it gets a warning, and the deviation 1,
-    so that normalisation does not scale it.
+    Pixel values are in [0, 1]. A channel whose deviation is below 1 / 255 is treated as constant: it gets a
+    warning, and the deviation 1, so that normalisation does not scale it.
 
     Returns:
-        (means, standard deviations), each for red, green and blue and values in [0, 1]; and the warnings.
+        ((means, standard deviations), warnings). The first two are in the order red, green, blue.
     """
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
     for positions in torch.arange(len(split)).split(1000):

@@ -172,7 +172,7 @@ def read_pickle(path: Path) -> dict[str, PickledValue]:
 
     Raises:
         ConfigError: The file is missing or damaged, or holds something that `Unpickler` refuses. The message
-            names the file and, if that is the reason, the global that is not admitted.
+            names the file.
     """
     again = "; remove it to have the published archive unpacked again"
     try:

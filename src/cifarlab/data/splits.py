@@ -31,7 +31,7 @@ class Pictures:
         digests: (N,) 'V16', a hash of each picture's pixels. It defines the canonical order (`order`), and
             exact duplicates have equal hashes.
         superclasses: Names of the superclasses. Empty if the data set has none.
-        superclass_of: Index of each label's superclass in `superclasses`. Empty if there are none.
+        superclass_of: For each class, the index of its superclass in `superclasses`. Empty if there are none.
         notes: Remarks to save with the run, one line each.
         warnings: Like `notes`, for problems that the user should act on.
     """
@@ -127,7 +127,7 @@ class Splits:
         test: Test pictures, or None if they were not asked for: data that is not read cannot leak.
         classes: Class names, in the order of the labels.
         superclasses: Names of the superclasses. Empty if the data set has none.
-        superclass_of: Index of each label's superclass in `superclasses`. Empty if there are none.
+        superclass_of: For each class, the index of its superclass in `superclasses`. Empty if there are none.
         fingerprint: `Pictures.fingerprint()` of each part that was read, by the part's name.
         notes: Remarks to save with the run, one line each.
         warnings: Like `notes`, for problems that the user should act on.

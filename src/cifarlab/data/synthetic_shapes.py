@@ -14,7 +14,16 @@ Points = tuple[tuple[float, float], ...]
 
 
 class Disc(NamedTuple):
-    """A disc, which is added to a shape, or removed from it if `cut`."""
+    """A disc, as a part of a shape.
+
+    Coordinates have y pointing up. A shape has a radius of about 1.
+
+    Attributes:
+        x: Horizontal position of the centre.
+        y: Vertical position of the centre.
+        radius: The disc's radius.
+        cut: Whether the disc is removed from the shape instead of added to it.
+    """
 
     x: float
     y: float
@@ -23,7 +32,12 @@ class Disc(NamedTuple):
 
 
 class Polygon(NamedTuple):
-    """A simple polygon, which is added to a shape, or removed from it if `cut`."""
+    """A polygon without self-intersections, as a part of a shape.
+
+    Attributes:
+        points: The corners (x, y) in order, in the coordinates of `Disc`.
+        cut: Whether the polygon is removed from the shape instead of added to it.
+    """
 
     points: Points
     cut: bool = False

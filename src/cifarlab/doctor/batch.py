@@ -30,7 +30,7 @@ _UNCHANGED = 1 / 512
 
 @check("batch", "warning", "set model.backbone.stem=cifar, or a larger data.image_size")
 def last_map_1x1(probe: Probe) -> Reasons:
-    """The last convolution's output is a single pixel, so all spatial information is lost."""
+    """Check that the last convolution's output is larger than one pixel."""
     size = min(probe.config.data.image_size, *probe.config.data.train_sizes)
     name, side = _last_map(probe.model, size)
     if side == 1:
@@ -63,7 +63,7 @@ def _last_map(model: nn.Module, size: int) -> tuple[str, int]:
 
 @check("batch", "warning", "raise data.batch_size, or set model.batch_norm_eval=backbone")
 def tiny_batch_norm(probe: Probe) -> Reasons:
-    """Batch norm computes its statistics from fewer than 8 pictures."""
+    """Check that batch norm gets at least 8 pictures at once."""
     if not any(isinstance(module, _BatchNorm) and module.training for module in probe.model.modules()):
         return
     data, plan = probe.config.data, probe.case.plan
@@ -82,7 +82,7 @@ def tiny_batch_norm(probe: Probe) -> Reasons:
 
 @check("batch", "warning", "raise the augmentation's strength or p, or remove it")
 def same_views(probe: Probe) -> Reasons:
-    """Augmentation is on, but pictures look the same in two epochs."""
+    """Check that augmentation makes pictures differ between two epochs."""
     data = probe.config.data
     if not (data.augment or data.mix) or num_views(probe.config) == 1:
         return
@@ -93,7 +93,7 @@ def same_views(probe: Probe) -> Reasons:
 
 @check("batch", "warning", "raise its strength, or remove it")
 def augmentation_idle(probe: Probe) -> Reasons:
-    """An augmentation changes no picture."""
+    """Check that each augmentation changes at least one picture."""
     clean = probe.views(0)
     images = probe.job.splits.train.gather(torch.arange(len(clean.labels)))[0].float() / 255
     for label, spec in probe.config.data.augment.items():
@@ -109,13 +109,13 @@ def _changed(one: Tensor, other: Tensor) -> Tensor:
 
 @check("batch", "warning", "remove the setting, or change the one that disables it", told=True)
 def no_effect_on_model(probe: Probe) -> Reasons:
-    """A setting has no effect on this model and this data set."""
+    """Check that each setting has an effect with this model and data."""
     yield from without_effect_on(probe.config, probe.model)
 
 
 @check("batch", "warning", "check the head's initial weights and model.normalize")
 def initial_loss(probe: Probe) -> Reasons:
-    """The cross-entropy before training is far from that of random guessing, log(classes)."""
+    """Check that the cross-entropy before training is near log(number of classes)."""
     output, batch = probe.first.output, probe.first.batch
     guess = math.log(probe.model.num_classes)
     # Cosines x 64 are far from guessing by design. Weights of a model.init may already know the classes.
@@ -128,7 +128,7 @@ def initial_loss(probe: Probe) -> Reasons:
 
 @check("batch", "error", "try train.precision=float32; if that fails, check the block and the loss")
 def gradient_not_finite(probe: Probe) -> Reasons:
-    """The first loss or its gradient is not finite."""
+    """Check that the first loss and its gradient are finite."""
     if not math.isfinite(probe.first.loss):
         yield f"the first loss is {probe.first.loss}"
         return
@@ -139,7 +139,7 @@ def gradient_not_finite(probe: Probe) -> Reasons:
 
 @check("batch", "error", "use a loss that depends on the block, or freeze it by name (model.freeze)")
 def gradient_zero(probe: Probe) -> Reasons:
-    """A block of trainable weights gets no gradient."""
+    """Check that each block of trainable weights has a nonzero gradient."""
     still = [name for name, norm in _norms_of_blocks(probe) if norm == 0]
     if still and any(probe.objective.weights.values()):
         more = f" and {len(still) - 3} more" if len(still) > 3 else ""
@@ -161,14 +161,14 @@ def _norms_of_blocks(probe: Probe) -> Iterator[tuple[str, float]]:
 
 @check("batch", "warning", "get the published data, or do not compare with published figures", told=True)
 def data_altered(probe: Probe) -> Reasons:
-    """The data set differs from the published one."""
+    """Check that the data set is the published one."""
     if probe.data_at_hand:
         yield from probe.job.splits.warnings
 
 
 @check("batch", "warning", "remove them from one of the two folders (`data.root`)")
 def validation_in_train(probe: Probe) -> Reasons:
-    """Some validation pictures are identical to training pictures."""
+    """Check that no validation picture is also a training picture."""
     splits = probe.job.splits
     # A drawn validation split takes all copies of a picture. Only a published `val` part can overlap.
     if probe.data_at_hand and splits.val is not None and "val" in splits.fingerprint:

@@ -50,7 +50,7 @@ class Check:
             the teacher's outputs (deep).
         severity: Severity of its findings.
         fix: What to do about a finding.
-        meaning: What a finding means: the first line of the docstring.
+        meaning: What is checked: the first line of the docstring of `look`.
         look: The function of the check. It yields a reason for each finding.
         told: Whether training warns of the same problem by itself.
     """
@@ -85,7 +85,7 @@ def check(
 ) -> Callable[[Callable[[Any], Reasons]], Callable[[Any], Reasons]]:
     """Return a decorator that registers a function as a check.
 
-    The check has the name of the function. The first line of its docstring describes its findings.
+    The check has the name of the function. The first line of the function's docstring says what is checked.
 
     Args:
         stage: What the check needs, see `Check`. The function gets a `Planned` if static, else a `Probe`.

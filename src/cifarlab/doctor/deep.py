@@ -20,7 +20,10 @@ _BY_HEART, _FAILED = 0.9, 0.5
 
 @check("deep", "error", "try optim.lr ten times higher, then lower; check model.freeze and the loss")
 def cannot_overfit(probe: Probe) -> Reasons:
-    """200 steps on 64 unaugmented pictures leave more than half misclassified."""
+    """Check that the model can memorise 64 unaugmented pictures in 200 steps.
+
+    A finding means that more than half of them stay misclassified, or that the loss is not finite.
+    """
     engine = Engine(
         overfitting(probe.config),
         copy.deepcopy(probe.model),
@@ -71,35 +74,44 @@ def _teacher_fault(probe: Probe, wanted: str) -> Iterator[tuple[str, str]]:
 
 @check("deep", "warning", "train it longer, or name another teacher.run", told=True)
 def teacher_guesses(probe: Probe) -> Reasons:
-    """The teacher is hardly better than random guessing."""
+    """Check that the teacher is clearly better than random guessing."""
     return _teacher_fault(probe, "guess")
 
 
 @check("deep", "warning", "set teacher.calibrate=true, or lower the temperature", told=True)
 def teacher_says_little(probe: Probe) -> Reasons:
-    """The teacher's probabilities for training pictures are almost uniform at the loss's temperature."""
+    """Check that the teacher's probabilities for training pictures are not almost uniform.
+
+    They are those at the temperature of the distillation loss.
+    """
     return _teacher_fault(probe, "near_uniform")
 
 
 @check("deep", "warning", "raise the temperature", told=True)
 def teacher_near_one_hot(probe: Probe) -> Reasons:
-    """The teacher's probabilities are almost one-hot, so they add little to the labels."""
+    """Check that the teacher's probabilities are not almost one-hot.
+
+    If they are, they add little to the labels.
+    """
     return _teacher_fault(probe, "near_one_hot")
 
 
 @check("deep", "warning", "raise the weight of its loss, or train the layers that it acts on", told=True)
 def teacher_hardly_counts(probe: Probe) -> Reasons:
-    """The teacher contributes almost nothing to the gradient."""
+    """Check that the teacher contributes noticeably to the gradient."""
     return _teacher_fault(probe, "idle")
 
 
 @check("deep", "warning", "hold pictures out in the teacher's run: data.val=0.1", told=True)
 def teacher_not_held_out(probe: Probe) -> Reasons:
-    """The teacher is calibrated or scored on its own training pictures."""
+    """Check that the teacher is not measured on its training pictures.
+
+    Measuring means calibration and accuracy.
+    """
     return _teacher_fault(probe, "not_held_out")
 
 
 @check("deep", "warning", "name another teacher.run, or set teacher.calibrate=false", told=True)
 def teacher_not_calibrated(probe: Probe) -> Reasons:
-    """No temperature in the allowed range calibrates the teacher."""
+    """Check that a temperature in the allowed range calibrates the teacher."""
     return _teacher_fault(probe, "not_calibrated")

@@ -78,7 +78,11 @@ class Planned:
 
 
 def planned(config: Config) -> Planned:
-    """Derive the numbers of pictures and classes, where the configuration shows them."""
+    """Return the configuration with its numbers of pictures and classes.
+
+    The numbers are computed for the built-in data sets. For any other data set they are `data.limit` and
+    `data.classes`, each None if not set.
+    """
     data = config.data
     if data.dataset.name == "synthetic":
         labels = synthetic_labels(data.dataset.kwargs()["train"])

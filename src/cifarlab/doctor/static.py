@@ -29,14 +29,14 @@ _PHOTOGRAPHS = ("cifar100", "cifar10")
 
 @check("static", "error", "give a loss a weight above 0")
 def nothing_to_learn(case: Planned) -> Reasons:
-    """Every loss has weight 0."""
+    """Check that at least one loss has a weight above 0."""
     if all(spec.weight == 0 for spec in case.config.objective.values()):
         yield "every loss has weight 0: the model learns nothing"
 
 
 @check("static", "warning", "set data.shuffle=true")
 def no_shuffling(case: Planned) -> Reasons:
-    """Without shuffling, every epoch shows the same batches in the same order."""
+    """Check that training pictures are shuffled in each epoch."""
     plan = case.plan
     if not case.config.data.shuffle and (plan is None or plan.steps_per_epoch > 1):
         yield "every epoch shows the same batches in the same order"
@@ -44,7 +44,7 @@ def no_shuffling(case: Planned) -> Reasons:
 
 @check("static", "warning", "set data.freeze_views=false, or data.views above 1")
 def frozen_views(case: Planned) -> Reasons:
-    """Every epoch shows the same augmented copy of each picture."""
+    """Check that epochs do not all show the same augmented copies."""
     data = case.config.data
     if (data.augment or data.mix) and num_views(case.config) == 1 and case.config.train.last_epoch > 1:
         yield "every epoch shows the same augmented copy of each picture: augmentation adds no variety"
@@ -55,7 +55,7 @@ def frozen_views(case: Planned) -> Reasons:
     "set optim.schedule=cosine (or one_cycle, linear, step), or average the weights: train.average=ema",
 )  # fmt: skip
 def lr_never_changes(case: Planned) -> Reasons:
-    """The learning rate never falls from its peak within the planned steps."""
+    """Check that the learning rate falls or the weights are averaged."""
     rates = case.rates()
     after = rates[rates.index(max(rates)) :]
     # Averaging the last weights has the effect of a falling rate.
@@ -66,7 +66,7 @@ def lr_never_changes(case: Planned) -> Reasons:
 
 @check("static", "warning", "set train.select=val and data.val=0.1, or train.select=last", told=True)
 def chosen_on_test(case: Planned) -> Reasons:
-    """The epoch is chosen by its test accuracy, so the reported test accuracy is optimistic."""
+    """Check that the reported epoch is not chosen by its test accuracy."""
     if case.config.train.select == "test":
         epochs = case.config.train.last_epoch
         yield f"the best of {epochs} scores on test is reported as the test score, which is optimistic"
@@ -74,7 +74,7 @@ def chosen_on_test(case: Planned) -> Reasons:
 
 @check("static", "warning", "set model.normalize=pretrained; with model.init, the value of that run")
 def other_normalization(case: Planned) -> Reasons:
-    """Pictures are normalised differently than when the pretrained weights were trained."""
+    """Check that pictures are normalised as the pretrained weights expect."""
     model = case.config.model
     if model.init:
         theirs = None
@@ -99,7 +99,7 @@ def other_normalization(case: Planned) -> Reasons:
 
 @check("static", "note", "raise optim.weight_decay (AdamW: 0.05 is usual; SGD: 5e-4), or set it to 0")
 def decay_negligible(case: Planned) -> Reasons:
-    """Weight decay alone shrinks a weight by less than 5 % over the whole run."""
+    """Check that weight decay shrinks weights by over 5 % per run."""
     share, steps = case.decay_per_step(), case.run_steps
     if not share or steps is None:
         return
@@ -112,7 +112,7 @@ def decay_negligible(case: Planned) -> Reasons:
 
 @check("static", "warning", "lower optim.weight_decay or optim.lr")
 def decay_overwhelms(case: Planned) -> Reasons:
-    """Weight decay alone shrinks a weight to less than 37 % (1 / e) within one epoch."""
+    """Check that weight decay shrinks weights by under 63 % per epoch."""
     share, plan, optim = case.decay_per_step(), case.plan, case.config.optim
     if share and plan is not None and share * min(plan.steps_per_epoch, plan.total_steps) > 1:
         left = math.exp(-share * plan.steps_per_epoch)
@@ -124,7 +124,10 @@ def decay_overwhelms(case: Planned) -> Reasons:
 
 @check("static", "note", "set optim.decay_norms=false")
 def norms_decayed(case: Planned) -> Reasons:
-    """Weight decay acts on norm layers and biases. That is usual only for SGD with decay up to 5e-4."""
+    """Check that weight decay leaves out norm layers and biases.
+
+    SGD with a decay of up to 5e-4 has no finding, because decay on all parameters is usual there.
+    """
     optim = case.config.optim
     # Published recipes with SGD decay norms and biases. The first README of google-research/sam calls that
     # critical for a WRN.
@@ -135,14 +138,14 @@ def norms_decayed(case: Planned) -> Reasons:
 
 @check("static", "warning", "raise model.head.scale: 30 or 64 are usual", told=True)
 def margin_scale_low(case: Planned) -> Reasons:
-    """The scale of the head's cosines is so low that no class can reach probability 0.99."""
+    """Check that the scale of cosines allows a class probability of 0.99."""
     if case.num_classes:
         yield from low_scale(case.config, case.num_classes)
 
 
 @check("static", "warning", "set the smoothing of cross_entropy to 0, or remove the margin")
 def smoothing_against_margin(case: Planned) -> Reasons:
-    """Label smoothing narrows the gaps between cosines that a margin loss widens."""
+    """Check that label smoothing is not combined with a margin loss."""
     smoothed = [
         label
         for label, spec in case.config.objective.items()
@@ -161,7 +164,11 @@ def _margins(config: Config) -> list[str]:
 
 @check("static", "warning", "set teacher.calibrate=true, or lower the temperature", told=True)
 def teacher_near_uniform(case: Planned) -> Reasons:
-    """At the loss's temperature even a confident teacher gives almost equal probabilities."""
+    """Check that the loss's temperature leaves a confident teacher's probabilities non-uniform.
+
+    Checked for teachers with a known recipe whose head computes cosines. A teacher's most confident output is
+    compared with uniform probabilities.
+    """
     teacher, config = case.config.teacher, case.config
     if teacher is None or teacher.calibrate or not case.num_classes:
         return
@@ -199,7 +206,7 @@ def _from_uniform(gap: float, num_classes: int) -> float:
 
 @check("static", "warning", "lower train.average.decay, or set train.average.warmup=true")
 def average_keeps_the_start(case: Planned) -> Reasons:
-    """Without warm-up, the final exponential average of the weights still contains the initial weights."""
+    """Check that the averaged weights hardly contain the initial weights."""
     average, steps = case.config.train.average, case.run_steps
     options = average.kwargs() if average else {}
     if steps and "decay" in options and not options.get("warmup"):
@@ -210,7 +217,7 @@ def average_keeps_the_start(case: Planned) -> Reasons:
 
 @check("static", "note", "add data.image_size to data.multi_scale.sizes")
 def scored_at_another_size(case: Planned) -> Reasons:
-    """The model is scored at an image size that it is never trained at."""
+    """Check that training includes the image size of evaluation."""
     data = case.config.data
     if data.multi_scale is not None and data.image_size not in data.train_sizes:
         yield f"the model is scored at {data.image_size} px and trained at {[*data.train_sizes]}"
@@ -218,7 +225,10 @@ def scored_at_another_size(case: Planned) -> Reasons:
 
 @check("static", "note", "start with data.augment={crop: {padding: 4}, flip: {p: 0.5}}")
 def no_augmentation(case: Planned) -> Reasons:
-    """Training from scratch lasts 20 epochs or more without augmentation or mixing."""
+    """Check that training from scratch for 20 epochs or more uses augmentation.
+
+    Mixing counts as augmentation.
+    """
     data, model, epochs = case.config.data, case.config.model, case.config.train.last_epoch
     pretrained = model.init or getattr(model.backbone.options, "pretrained", False)
     if not (data.augment or data.mix or pretrained) and epochs >= 20:
@@ -227,7 +237,7 @@ def no_augmentation(case: Planned) -> Reasons:
 
 @check("static", "note", "give one_of a p below 1, drop vertical_flip, lower rotate and hue")
 def harsh_augmentation(case: Planned) -> Reasons:
-    """Augmentation is very strong in more than one way, such as large rotations and hue shifts."""
+    """Check that augmentation is not very strong in several ways."""
     data, found = case.config.data, []
     for label, spec, is_certain in _parts(data.augment):
         options = spec.kwargs()
@@ -246,7 +256,8 @@ def harsh_augmentation(case: Planned) -> Reasons:
 def _parts(specs: Mapping[str, Spec]) -> Iterator[tuple[str, Spec, bool]]:
     """Yield (key, augmentation, whether it applies to every picture).
 
-    The choices of an augmentation such as `one_of` are yielded, too, by their key in `choices`.
+    An augmentation such as `one_of` has choices, which are yielded after it. The key of a choice is that in
+    `choices`.
     """
     for label, spec in specs.items():
         if spec.p:
@@ -271,5 +282,5 @@ def warnings_before(config: Config) -> list[str]:
 
 @check("static", "warning", "remove the setting, or change the one that disables it")
 def no_effect(case: Planned) -> Reasons:
-    """A setting has no effect, as the configuration alone shows."""
+    """Check that each setting has an effect, by the configuration alone."""
     yield from without_effect_as_planned(case.config, case.plan, case.run_steps)

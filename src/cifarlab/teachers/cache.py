@@ -111,7 +111,7 @@ class Replay:
     def answer(self, batch: Batch, positions: Tensor) -> Output:  # noqa: ARG002  as `Source`
         """Calibrate and return the cached answers for some samples.
 
-        They are those for the view that was passed to the last `begin`.
+        The view is the one of the last call of `begin`.
 
         Args:
             batch: Not used.

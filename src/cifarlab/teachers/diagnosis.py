@@ -31,10 +31,11 @@ NEARLY_NO_GRADIENT = 0.05
 
 
 def examine(teacher: Teacher, engine: Engine, splits: Splits) -> TeacherReport:
-    """Measure a teacher's accuracy and what a student can learn from it.
+    """Measure a teacher before training, as `TeacherReport` describes.
 
-    With `teacher.calibrate`, this first sets the temperatures of the teacher. Temperatures and accuracy are
-    measured on the pictures that `held_out` returns, and all else on augmented training pictures.
+    With `teacher.calibrate`, this first sets the teacher's temperatures. The temperatures and `teacher_top1`
+    come from the pictures that `held_out` returns. `agreement` and `terms` come from augmented training
+    pictures.
     """
     config, num_classes = engine.config, engine.model.num_classes
     unseen, where = held_out(teacher, config, splits)

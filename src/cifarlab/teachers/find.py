@@ -72,7 +72,10 @@ def missing_teachers(teacher: TeacherConfig | None, runs: Path) -> list[str]:
 
 
 def _command(name: str, seed: int, runs: Path) -> str | None:
-    """Return how to train a recipe; None if `name` names no recipe."""
+    """Return advice for training a missing teacher, with the command.
+
+    The result is None if `name` names no recipe.
+    """
     if name not in recipes.recipe_names():
         return None
     options = [f"train.seed={seed}"] if seed else []

@@ -64,7 +64,8 @@ CIFAR10_POLICY = (
 def rand_rows(magnitude: int, height: int, width: int) -> Tensor:
     """Return the table of RandAugment at one magnitude, (28, COLUMNS).
 
-    It holds 14 operations, each with both signs. `magnitude` is from 0 to 30.
+    It holds two rows for each of 14 operations: one for the positive and one for the negative magnitude.
+    `magnitude` is from 0 to 30.
     """
     return rows(NARROW, OPERATION_NAMES, [magnitude], MAGNITUDE_BINS, height, width)
 
@@ -72,7 +73,7 @@ def rand_rows(magnitude: int, height: int, width: int) -> Tensor:
 def trivial_rows(height: int, width: int) -> Tensor:
     """Return the table of TrivialAugment, (868, COLUMNS).
 
-    It holds 14 operations at 31 magnitudes, each with both signs.
+    It holds 14 operations at 31 magnitudes, and the same with negative magnitudes.
     """
     return rows(WIDE, OPERATION_NAMES, range(MAGNITUDE_BINS), MAGNITUDE_BINS, height, width)
 
@@ -80,8 +81,8 @@ def trivial_rows(height: int, width: int) -> Tensor:
 def auto_rows(height: int, width: int) -> Tensor:
     """Return the table of AutoAugment, (100, COLUMNS + 1).
 
-    It holds 25 pairs of operations, each operation with both signs. The last column is the operation's
-    probability.
+    It holds 25 pairs of operations, in four rows each: for both operations one with the positive and one with
+    the negative magnitude. The last column is the operation's probability.
     """
     found = []
     for name, probability, position in (entry for policy in CIFAR10_POLICY for entry in policy):
@@ -95,8 +96,8 @@ def auto_rows(height: int, width: int) -> Tensor:
 def mixed_rows(severity: int, every: bool, height: int, width: int) -> Tensor:
     """Return the table of AugMix, (operations x severity x 2, COLUMNS).
 
-    It holds 9 operations (13 if `every` is true) at the `severity` lowest of 10 magnitudes, each with both
-    signs.
+    It holds 9 operations at the `severity` weakest of 10 magnitudes, and the same with negative magnitudes.
+    If `every` is true, brightness, color, contrast and sharpness are added: 13 operations.
     """
     names = [name for name in OPERATION_NAMES if name != "identity"] if every else MIXED_NAMES
     return rows(MIXED, names, range(severity), 10, height, width)

@@ -86,9 +86,10 @@ class Space:
     bits: tuple[int, int]
 
     def magnitudes(self, name: str, bins: int, height: int, width: int) -> Tensor:
-        """Return the magnitudes of an operation, the lowest first.
+        """Return the magnitudes of an operation, the weakest change first.
 
-        They are `bins` values, (bins,) float32, and equal those in torchvision 0.29.
+        They are `bins` values, (bins,) float32, and equal those in torchvision 0.29. All are 0 if the
+        operation has no magnitude.
         """
         if name == "posterize":
             most, fewest = self.bits
@@ -128,12 +129,15 @@ def row(name: str, magnitude: float, negative: bool, height: int, width: int) ->
 
 
 def rows(space: Space, names: Sequence[str], bins: Sequence[int], of: int, height: int, width: int) -> Tensor:
-    """Return the rows of several operations at several magnitudes, with both signs.
+    """Return the rows of several operations at several magnitudes.
+
+    Each operation at each magnitude has two rows: with the magnitude as it is, and with the negative
+    magnitude. The two rows are equal if the operation is not `signed`.
 
     Args:
         space: The range of magnitudes.
         names: Names of the operations.
-        bins: Which magnitudes to use: indices from 0, the lowest, to `of` - 1.
+        bins: Which magnitudes to use: indices from 0, the weakest, to `of` - 1.
         of: Number of magnitudes into which the range is divided.
         height: Height of the pictures in pixels.
         width: Width of the pictures in pixels.
