@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 
 def rows(stage: str) -> set[str]:
     return {
-        f"| `{each.id}` | {each.severity} | {each.meaning} | {each.fix} |"
+        f"| `{each.id}` | {each.severity} | {each.summary} | {each.fix} |"
         for each in CHECKS.values()
         if each.stage == stage
     }
@@ -26,10 +26,10 @@ def test_the_page_lists_every_check():
         assert set(re.findall(r"^\| `.*$", section, re.MULTILINE)) == rows(stage)
 
 
-def test_every_check_says_in_a_line_what_it_found_and_what_to_do():
+def test_every_check_says_in_a_line_what_it_checks_and_what_to_do():
     for each in CHECKS.values():
-        assert each.meaning.endswith("."), each.id
-        assert len(each.meaning) < 110, each.id
+        assert each.summary.endswith("."), each.id
+        assert len(each.summary) < 110, each.id
         assert each.fix
         assert "\n" not in each.fix
 

@@ -50,7 +50,7 @@ class Check:
             the teacher's outputs (deep).
         severity: Severity of its findings.
         fix: What to do about a finding.
-        meaning: What is checked: the first line of the docstring of `look`.
+        summary: What is checked: the first line of the docstring of `look`.
         look: The function of the check. It yields a reason for each finding.
         told: Whether training warns of the same problem by itself.
     """
@@ -59,7 +59,7 @@ class Check:
     stage: Stage
     severity: Severity
     fix: str
-    meaning: str
+    summary: str
     look: Callable[[Any], Reasons]
     told: bool
 
@@ -95,8 +95,8 @@ def check(
     """
 
     def add(look: Callable[[Any], Reasons]) -> Callable[[Any], Reasons]:
-        name, meaning = look.__name__, (inspect.getdoc(look) or "").partition("\n")[0]
-        CHECKS[name] = Check(name, stage, severity, fix, meaning, look, told)
+        name, summary = look.__name__, (inspect.getdoc(look) or "").partition("\n")[0]
+        CHECKS[name] = Check(name, stage, severity, fix, summary, look, told)
         return look
 
     return add

@@ -37,8 +37,8 @@ Softness = Annotated[
         ge=0,
         description=(
             "Parts of cos(theta) that are mixed with one part of cos(margin x theta) in the end. There are "
-            "1,000 parts at the start, as in the papers' annealing, and a tenth as many after each tenth of "
-            "the run, down to this number. 0: cos(margin x theta) alone, from the start."
+            "1,000 parts at the start, as in the annealing of Liu et al. (2016, 2017), and a tenth as many "
+            "after each tenth of the run, down to this number. 0: cos(margin x theta) alone, from the start."
         ),
     ),
 ]
@@ -138,8 +138,8 @@ def sphereface(batch: Batch, output: Output, *, margin: Times = 4, softness: Sof
     Args:
         margin: Factor of the angle to the class of the label. 1: no margin.
         softness: Parts of cos(theta) that are mixed with one part of cos(margin x theta) in the end. There
-            are 1,000 parts at the start, as in the papers' annealing, and a tenth as many after each tenth of
-            the run, down to this number. 0: cos(margin x theta) alone, from the start.
+            are 1,000 parts at the start, as in the annealing of Liu et al. (2016, 2017), and a tenth as many
+            after each tenth of the run, down to this number. 0: cos(margin x theta) alone, from the start.
 
     Raises:
         ConfigError: If the head gives no cosines.
@@ -164,8 +164,8 @@ def lsoftmax(batch: Batch, output: Output, *, margin: Times = 4, softness: Softn
     Args:
         margin: Factor of the angle to the class of the label. 1: no margin.
         softness: Parts of cos(theta) that are mixed with one part of cos(margin x theta) in the end. There
-            are 1,000 parts at the start, as in the papers' annealing, and a tenth as many after each tenth of
-            the run, down to this number. 0: cos(margin x theta) alone, from the start.
+            are 1,000 parts at the start, as in the annealing of Liu et al. (2016, 2017), and a tenth as many
+            after each tenth of the run, down to this number. 0: cos(margin x theta) alone, from the start.
 
     Raises:
         ConfigError: If the head's logits have a bias or are cosines.
