@@ -93,7 +93,7 @@ class Draws:
         self._count = 0
 
     def at(self, label: str) -> Draws:
-        """Return separate streams for `label`, which start at their first number.
+        """Return new streams of random numbers, which belong to `label`.
 
         `label` is usually the key of an augmentation or mixer in the recipe. An augmentation that applies
         others, such as a random choice, calls this method once for each of the others.
@@ -104,10 +104,10 @@ class Draws:
         return child
 
     def of_epoch(self, epoch: int) -> Draws:
-        """Return the same augmentation's or mixer's streams for another epoch.
+        """Return the streams of random numbers for another epoch, from their start.
 
-        They start at their first number. So an augmentation that depends on an earlier epoch can draw the
-        numbers of that epoch again.
+        So an augmentation that depends on an earlier epoch can draw the numbers of that epoch again. The
+        streams belong to the same augmentation or mixer.
         """
         stream = Draws(self._seed, epoch, self._ids)
         for label in self._path:

@@ -263,7 +263,7 @@ def _build(folder: Path, listing: Listing, size: int) -> None:
         )
     images.flush()
     if not good.all():
-        _drop(folder / "images.npy", np.flatnonzero(good))
+        _keep(folder / "images.npy", np.flatnonzero(good))
     np.save(folder / "labels.npy", listing.labels[good])
     np.save(folder / "digests.npy", digests[good])
     broken = [[name, reason] for name, reason in zip(listing.files, reasons, strict=True) if reason]
@@ -271,8 +271,8 @@ def _build(folder: Path, listing: Listing, size: int) -> None:
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def _drop(path: Path, rows: np.ndarray) -> None:
-    """Keep only `rows` of the array in a .npy file."""
+def _keep(path: Path, rows: np.ndarray) -> None:
+    """Rewrite the array in a .npy file with only the rows at the indices `rows`."""
     old: Any = np.load(path, mmap_mode="r")
     kept: Any = np.lib.format.open_memmap(
         path.with_name("kept.npy"), "w+", np.uint8, (len(rows), *old.shape[1:])

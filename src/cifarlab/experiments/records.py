@@ -64,7 +64,8 @@ class ComparisonRow(Record):
     Attributes:
         name: Name of the runs.
         recipe: Name of the recipe that trained them.
-        chosen_on: Splits whose accuracy chose the runs' epochs: val or test, or last for the last epoch.
+        chosen_on: "val" or "test": split whose accuracy chose the epoch. "last": the last epoch. Joined by
+            ", " if it differs between the runs.
         seeds: Seeds in the order of `scores`.
         scores: Accuracies, as fractions.
         n: Number of seeds.

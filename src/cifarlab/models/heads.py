@@ -51,7 +51,10 @@ class Linear(nn.Module):
         self.fc = nn.Linear(num_features, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Output:
-        """Return logits (B, C) and the embedding of features (B, F)."""
+        """Return the logits (B, C) and the embedding (B, F) of pooled features (B, F).
+
+        The embedding is the features, normalised if `norm` says so.
+        """
         features = self.norm(features)
         weight = None if self.fc.bias is not None else self.scale * self.fc.weight
         return Output(self.scale * self.fc(self.dropout(features)), embedding=features, weight=weight)
@@ -91,7 +94,7 @@ class Margin(nn.Module):
         nn.init.normal_(self.weight, std=0.01)
 
     def forward(self, features: Tensor) -> Output:
-        """Return logits (B, C) and the embedding of features (B, F)."""
+        """Return the logits (B, C) and the embedding (B, D) of pooled features (B, F)."""
         embedding = self.norm(self.embed(features))
         # A cosine near 1 needs float32: the step of bf16 there is 1/256, which is 0.25 in the logits at scale
         # 64.

@@ -84,12 +84,12 @@ class RunGroup:
     warnings: list[str] = field(default_factory=list)
 
     def values(self, key: str) -> list[float]:
-        """Return a field of each run's summary; empty if one lacks it."""
+        """Return a field of every run's summary; [] if it is None in any of them."""
         found = [getattr(run.summary, key) for run in self.runs]
         return [float(value) for value in found if value is not None] if None not in found else []
 
     def mean(self, key: str) -> float | None:
-        """Return the mean of a summary's field; None if one lacks it."""
+        """Return the mean of a field over the runs; None if `values` is empty."""
         values = self.values(key)
         return fmean(values) if values else None
 

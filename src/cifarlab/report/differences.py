@@ -1,7 +1,7 @@
-"""Differences between names, and between the rungs of ladders, from scores in summaries.
+"""Differences in accuracy between groups of runs, from the scores in their summaries.
 
-A name stands for its runs, which differ in the seed only. A ladder is a series of names, its rungs, each of
-which adds a change to the previous one.
+The runs of a group have the same name and differ in the seed only. A ladder is a series of groups, its rungs.
+Each rung adds a change to the previous one.
 """
 
 from __future__ import annotations

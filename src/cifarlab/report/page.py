@@ -83,8 +83,8 @@ def build_page(
         out: Folder of the page.
         title: Title of the page.
         against: The name that the others are compared with. Default: the first with a score.
-        imports: Python files or modules that register the runs' custom parts. They are needed to compare runs
-            that have custom parts with their recipes.
+        imports: Python files or modules that register the runs' custom parts. Without them, a run
+            that has custom parts cannot be compared with its recipe.
 
     Returns:
         Path of the page, and the runs that were skipped with the reasons.

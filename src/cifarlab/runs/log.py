@@ -85,7 +85,7 @@ class Board:
                 records.write(messages.Event(wall_time=time.time(), **event).SerializeToString())
 
     def add(self, row: Mapping[str, Plain]) -> None:
-        """Write each number of a row as a scalar at step `epoch`."""
+        """Write each number of a row as a scalar; the step is `row["epoch"]`."""
         from torch.utils.tensorboard import summary
 
         scalar = cast("Any", summary).scalar  # It has no types.

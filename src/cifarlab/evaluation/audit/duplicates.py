@@ -160,14 +160,14 @@ def nearest_neighbours(ours: Tensor, theirs: Tensor | None, *, count: int = NEIG
 
 
 def correlations(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Return the correlation of each pair of details at its best alignment.
+    """Return the correlation of the two pictures of each pair at its best alignment.
 
     All shifts of up to SHIFT pixels are tried, with and without a horizontal flip. Only the part where the
-    shifted pictures overlap is correlated.
+    shifted pictures overlap is correlated. The pictures are given by their details (see the module).
 
     Args:
-        ours: Details (P, 1, SIDE, SIDE), one for each pair.
-        theirs: Details (P, 1, SIDE, SIDE) of the other picture of each pair.
+        ours: Details (P, 1, SIDE, SIDE) of the first picture of each pair.
+        theirs: Details (P, 1, SIDE, SIDE) of the second picture of each pair.
 
     Returns:
         The highest correlation of each pair (P,).
