@@ -2,13 +2,15 @@
 
     python benchmarks/compare_commits.py --before a3f6340 --out benchmarks/results/compare_commits.json
 
-Each side trains the same pictures from the same weights, each time in a process of its own. An epoch is timed
-without its first steps. The mean loss over all steps shows that both compute the same. `bare` is the same
-model and optimizer on one batch that is already there: what the engine adds is seen beside it.
+Each side is a process of its own, which trains the same pictures from the same weights. They work in turns
+of a few steps, each time another side first: a machine's pace changes within seconds, and so touches both.
+The mean loss over all steps shows that both compute the same. `bare` is the same model and optimizer on one
+batch that is already there: what the engine adds is seen beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -22,7 +24,8 @@ from commits_side import WARM_UP
 from common import begin, parser, positive, refuse, spread, write
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SIDE = Path(__file__).with_name("commits_side.py")
+SCRIPT = Path(__file__).with_name("commits_side.py")
+STEPS_A_TURN = 5
 AUGMENTED = ("data.augment={crop: {padding: 4}, flip: {p: 0.5}}",)
 # Name: recipe, overrides, the least ratio of training speed that the project asks for.
 CASES: dict[str, tuple[str, tuple[str, ...], float]] = {
@@ -44,42 +47,91 @@ SCORING = {"lite0_128": 3.0}
 LOSS_TOLERANCE = 0.005
 
 
-def run_side(source: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Measure in a process that imports the package below `source`."""
-    environment = os.environ | {"PYTHONPATH": str(source)}
-    words = [sys.executable, str(SIDE), json.dumps(arguments)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{source}: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+class Side:
+    """A process that imports the package below `source`, and works when asked."""
+
+    def __init__(self, source: Path, recipe: str, overrides: Sequence[str]):
+        arguments = json.dumps({"recipe": recipe, "overrides": list(overrides)})
+        self.source = source
+        self.process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), arguments],
+            env=os.environ | {"PYTHONPATH": str(source)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def ask(self, name: str, amount: int = 0) -> dict[str, float]:
+        """Return the side's answer. Raises RuntimeError, with the last line it said, where it ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({name: amount}) + "\n")
+            self.process.stdin.flush()
+        while line := self.process.stdout.readline():
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"{self.source}: {self.process.stderr.read().strip().splitlines()[-1]}")
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def rates_of_a_round(sides: dict[str, Side], given: Any, number: int) -> dict[str, dict[str, float]]:
+    """Each side's pictures a second in a round, trained and scored, from turns that alternate."""
+    turns = max(1, given.steps // STEPS_A_TURN)
+    tasks = (
+        ("images_per_second", "train", given.steps // turns, turns),
+        ("scored_per_second", "score", max(1, given.scored // turns), turns),
+    )
+    rates: dict[str, dict[str, float]] = {name: {} for name in sides}
+    for key, task, amount, count in tasks:
+        sums = {name: [0.0, 0.0] for name in sides}
+        for turn in range(count):
+            names = list(sides) if (number + turn) % 2 else list(reversed(sides))
+            for name in names:
+                found = sides[name].ask(task, amount)
+                sums[name][0] += found["pictures"]
+                sums[name][1] += found["seconds"]
+        for name, (pictures, seconds) in sums.items():
+            rates[name][key] = pictures / seconds
+    return rates
 
 
 def compare(case: str, trees: dict[str, Path], overrides: Sequence[str], given: Any) -> dict[str, Any]:
     """The figures of both sides of one case, and their ratios by round."""
     recipe, own, least = CASES[case]
-    sides: dict[str, list[dict[str, Any]]] = {side: [] for side in trees}
-    for number in range(given.rounds):
-        for side, tree in trees.items() if number % 2 else reversed(trees.items()):
-            arguments = {
-                "recipe": recipe, "overrides": [*own, *overrides], "steps": given.steps,
-                "scored": given.scored, "bare": side == "after" and not number,
-            }  # fmt: skip
-            sides[side].append(run_side(tree, arguments))
-            figures = " ".join(f"{key} {value:.4g}" for key, value in sides[side][-1].items())
-            print(f"{case}, {side}: {figures}", flush=True)
-    result: dict[str, Any] = {"recipe": recipe, "overrides": [*own, *overrides], "least": least}
-    for key, digits in (("images_per_second", 1), ("scored_per_second", 1), ("peak_gib", 2), ("loss", 5)):
-        result[key] = {
-            side: spread([one[key] for one in found], digits=digits) for side, found in sides.items()
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
+    with contextlib.ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(Side(tree, recipe, [*own, *overrides])) for name, tree in trees.items()
         }
+        for side in sides.values():  # One prepares while the other waits.
+            side.ask("train", WARM_UP)
+            side.ask("score", max(1, given.scored // 10))
+        for number in range(given.rounds):
+            for name, rates in rates_of_a_round(sides, given, number).items():
+                found[name].append(rates)
+                figures = " ".join(f"{key} {value:.4g}" for key, value in rates.items())
+                print(f"{case}, round {number + 1}, {name}: {figures}", flush=True)
+        ends = {name: side.ask("end") for name, side in sides.items()}
+        bare_steps = max(1, given.steps // 4)
+        engine, bare = (sides["after"].ask(task, bare_steps) for task in ("train", "bare"))
+    result: dict[str, Any] = {"recipe": recipe, "overrides": [*own, *overrides], "least": least}
     for key in ("images_per_second", "scored_per_second"):
-        pairs = zip(sides["before"], sides["after"], strict=True)
-        result[f"ratio_{key}"] = spread([after[key] / before[key] for before, after in pairs], digits=2)
-    before, after = (sides[side][0]["loss"] for side in ("before", "after"))
+        result[key] = {name: spread([one[key] for one in rates], digits=1) for name, rates in found.items()}
+        pairs = zip(found["before"], found["after"], strict=True)
+        result[f"ratio_{key}"] = spread([after[key] / before[key] for before, after in pairs], digits=3)
+    for key, digits in (("peak_gib", 2), ("loss", 5)):
+        result[key] = {name: round(end[key], digits) for name, end in ends.items()}
+    before, after = ends["before"]["loss"], ends["after"]["loss"]
     result["loss_difference"] = round(abs(after - before) / before, 5)
-    first = sides["after"][0]
-    result["bare_per_second"] = round(first["bare_per_second"], 1)
-    result["engine_over_bare"] = round(first["images_per_second"] / first["bare_per_second"], 3)
+    bare_rate = bare["pictures"] / bare["seconds"]
+    result["bare_per_second"] = round(bare_rate, 1)
+    result["engine_over_bare"] = round(engine["pictures"] / engine["seconds"] / bare_rate, 3)
     return result
 
 
@@ -87,12 +139,12 @@ def main() -> None:
     options = parser((__doc__ or "").partition("\n")[0])
     options.add_argument("--before", default="HEAD", help="the commit to compare this tree with")
     options.add_argument("--cases", default=",".join(CASES), help="comma-separated; default: all")
-    options.add_argument("--rounds", type=positive, default=2)
-    options.add_argument("--steps", type=positive, default=100)
-    options.add_argument("--scored", type=positive, default=1000, help="pictures")
+    options.add_argument("--rounds", type=positive, default=5)
+    options.add_argument("--steps", type=positive, default=50, help="of a side in a round")
+    options.add_argument("--scored", type=positive, default=1000, help="pictures of a side in a round")
     given = options.parse_args()
     if given.tiny:
-        given.cases, given.rounds, given.steps, given.scored = "resnet18_32", 1, WARM_UP + 1, 20
+        given.cases, given.rounds, given.steps, given.scored = "resnet18_32", 1, 2, 20
     names = given.cases.split(",")
     if unknown := [name for name in names if name not in CASES]:
         refuse(options, f"no case {unknown[0]!r}; known: {', '.join(CASES)}")
