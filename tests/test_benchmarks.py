@@ -165,7 +165,8 @@ def test_scaling_varies_one_thing_at_a_time(run_tiny: Tiny, monkeypatch: pytest.
 
     def measured(script: str, words: list[str]) -> dict[str, float]:
         """As the benchmark does, but that runs one after the other share this process."""
-        if script != scaling.SCRIPT:
+        at_once = int(words[1]) if script == scaling.SEEDS_SCRIPT else 1
+        if at_once > 1:
             return in_a_process(script, words)
         with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
             patch.setattr(sys, "argv", ["-c", *words])

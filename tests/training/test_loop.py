@@ -166,7 +166,7 @@ for line in sys.stdin:
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     """SIGKILL at random moments, at least five times; an uninterrupted process gives the same bits."""
-    longer = once(*TINY, *STATEFUL, "train.epochs=30")
+    longer = once(*TINY, *STATEFUL, "train.epochs=12")
     rng = random.Random(0)
 
     def train(name, kill):

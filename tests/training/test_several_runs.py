@@ -82,42 +82,28 @@ def test_runs_at_once_are_the_runs_alone(tmp_path, monkeypatch, progress):
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 
-def test_a_signal_to_all_saves_each_and_a_parent_that_is_killed_leaves_no_orphans(tmp_path):
+def test_a_parent_that_is_killed_leaves_no_orphans(tmp_path):
+    """Not by forks, as below: of two processes, each would hold the other's line to the parent open."""
     words = ["train", "demo", *once(*TINY, "train.epochs=5000"), "--seeds", "2", "--at-once", "2"]
-    runs = [Run(tmp_path / "demo" / str(seed)) for seed in (0, 1)]
-
-    def started():
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cifarlab", *words, "--runs", str(tmp_path)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        out, waiting = "", {"demo/0", "demo/1"}
-        for line in process.stdout or ():
-            out += line
-            if " epoch " in line:
-                waiting.discard(line.partition("  ")[0])
-            if not waiting:
-                return process, out
-        raise AssertionError(out + process.communicate()[1])
-
-    def steps():
-        return [checkpoints.load_checkpoint(run.last_path, ())["step"] for run in runs]
-
-    process, out = started()
-    os.killpg(process.pid, signal.SIGTERM)
-    rest, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, err
-    assert err.strip() == "saved 2 runs; the same command resumes the runs"
-    for run in runs:
-        assert sum(line.startswith(f"saved {run} at ") for line in rest.splitlines()) == 1
-    saved = steps()
-    process, out = started()
-    assert all(f"{run}: resuming at epoch " in out for run in runs)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cifarlab", *words, "--runs", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    out, epochs = "", {"demo/0": 0, "demo/1": 0}
+    for line in process.stdout or ():
+        out += line
+        if " epoch " in line:
+            epochs[line.partition("  ")[0]] += 1
+        if min(epochs.values()) > 0:
+            break
+    assert min(epochs.values()) > 0, out + process.communicate()[1]
     process.kill()
     # Whoever is alive holds the pipes open.
     _, err = process.communicate(timeout=120)
     assert err == ""
-    assert all(now > then for now, then in zip(steps(), saved, strict=True))
+    for seed in (0, 1):
+        saved = checkpoints.load_checkpoint(Run(tmp_path / "demo" / str(seed)).last_path, ())
+        assert saved["step"] >= 7 * epochs[f"demo/{seed}"]
 
 
 # What follows puts a function in the place of `train`, in processes that are forked: they start in no time.
