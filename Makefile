@@ -8,8 +8,9 @@ demo: .venv/.installed
 	$(BIN)/cifarlab train demo
 	@$(BIN)/cifarlab plot runs/demo/0
 
-# One process per core, with one thread each: small tensors gain nothing from more threads. Threads wait passively, because
-# busy waiting would slow the processes that tests start. A dead worker is not restarted: xdist might then wait for ever.
+# A few processes, as many as tests/conftest.py says, with one thread each: small tensors gain nothing from more threads.
+# Threads wait passively, because busy waiting would slow the processes that tests start. A dead worker is not restarted:
+# xdist might then wait for ever.
 # Test files are distributed in the order of tests/conftest.py, the longest first.
 test: .venv/.installed-test
 	$(MAKE) lint

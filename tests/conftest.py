@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from hypothesis import settings
 from PIL import Image
 
 from cifarlab import cli
+from cifarlab.core.device import num_cores
 from cifarlab.data import synthetic
 from cifarlab.engine.step import Engine
 from cifarlab.runs.signals import Interrupted
@@ -95,6 +97,20 @@ def cifar100_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_cifar100_root(cifar100_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `cifar100_root`, with the first 2,500 and 500 pictures: all of them take seconds to read."""
+    root = tmp_path_factory.mktemp("small")
+    whole, folder = (each / "cifar-100-python" for each in (cifar100_root, root))
+    folder.mkdir()
+    shutil.copy(whole / "meta", folder)
+    for part, count in (("train", 2500), ("test", 500)):
+        content = pickle.loads((whole / part).read_bytes(), encoding="bytes")
+        few = {key: value if key == b"batch_label" else value[:count] for key, value in content.items()}
+        (folder / part).write_bytes(pickle.dumps(few))
+    return root
+
+
+@pytest.fixture(scope="session")
 def real_pictures(cifar100_root: Path) -> np.ndarray:
     """(2000, 32, 32, 3) uint8."""
     with (cifar100_root / "cifar-100-python" / "test").open("rb") as file:
@@ -146,6 +162,11 @@ LONG = (
     "models/test_every_backbone", "test_gpu_suite", "engine/test_compiling", "training/test_loop",
     "test_results_pages", "models/test_cifar_backbones", "test_whole_results", "report/test_chart_libraries",
 )  # fmt: skip
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """A process per core, and one more: tests also wait, for processes that they start and for the disk."""
+    return num_cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

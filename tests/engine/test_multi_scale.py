@@ -197,10 +197,10 @@ def test_a_multi_scale_without_effect_is_named():
 @pytest.mark.parametrize(
     "name", ["resnet18_pretrained_arcface_mst", "as_run/resnet18_pretrained_arcface_mst"]
 )
-def test_the_tutorials_row_trains_on_real_pictures(name, cifar100_root, tmp_path):
+def test_the_tutorials_row_trains_on_real_pictures(name, small_cifar100_root, tmp_path):
     """Whole but for the weights, the length and the number of pictures."""
     options = [
-        f"data.root={cifar100_root}", "data.limit=24", "data.val=20", "data.batch_size=12",
+        f"data.root={small_cifar100_root}", "data.limit=24", "data.val=20", "data.batch_size=12",
         "train.select=val", "model.backbone={name: resnet18, pretrained: false}", "train.epochs=1",
         "train.device=cpu",
     ]  # fmt: skip
@@ -211,10 +211,10 @@ def test_the_tutorials_row_trains_on_real_pictures(name, cifar100_root, tmp_path
         assert load(run.folder)(torch.rand(2, 3, 32, 32), image_size=64).logits.shape == (2, 100)
 
 
-def test_pictures_are_kept_at_their_own_size(cifar100_root):
+def test_pictures_are_kept_at_their_own_size(small_cifar100_root):
     """No copy of the data set at 224 px, whatever the model sees."""
     config = tiny_config(
-        "data.dataset=cifar100", f"data.root={cifar100_root}", "data.image_size=224", "data.limit=100",
+        "data.dataset=cifar100", f"data.root={small_cifar100_root}", "data.image_size=224", "data.limit=100",
         "data.multi_scale={sizes: [160, 224]}",
     )  # fmt: skip
     splits = prepare(config).splits

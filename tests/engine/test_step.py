@@ -91,10 +91,10 @@ def test_the_mean_loss_is_that_of_a_loop_written_out(engine):
 
 
 @pytest.mark.parametrize("size", [1, 7, 250])
-def test_the_same_picture_gets_the_same_view_at_any_batch_size(size, cifar100_root):
+def test_the_same_picture_gets_the_same_view_at_any_batch_size(size, small_cifar100_root):
     """On real pictures, with the tutorial's policy and more."""
     config = tiny_config(
-        "data.dataset=cifar100", f"data.root={cifar100_root}", "data.limit=500", "data.val=0.1",
+        "data.dataset=cifar100", f"data.root={small_cifar100_root}", "data.limit=500", "data.val=0.1",
         POLICY,
         "data.augment.cutout={p: 0.5}",
     )  # fmt: skip

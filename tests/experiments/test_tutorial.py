@@ -27,12 +27,13 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def trained(cifar100_root, weights, runs):
-    """Train a recipe, shortened, unless it is trained: its run and summary."""
+def trained(cifar100_root, small_cifar100_root, weights, runs):
+    """Train a recipe, shortened, unless it is trained: its run and summary. The first reads all pictures."""
 
     def trained(name):
         backbone = row(name).dump()["model"]["backbone"]
-        overrides = [f"data.root={cifar100_root}", "data.limit=12", "data.val=10", "data.batch_size=6"]
+        root = cifar100_root if name == "resnet18_baseline" else small_cifar100_root
+        overrides = [f"data.root={root}", "data.limit=12", "data.val=10", "data.batch_size=6"]
         overrides += ["train.epochs=1", "train.device=cpu"]
         if backbone["pretrained"]:
             overrides.append(f"model.backbone.pretrained={weights / backbone['name']}.pt")

@@ -81,9 +81,9 @@ def test_the_same_run_with_and_without(tmp_path: Path, overrides: tuple[str, ...
 
 @pytest.mark.parametrize("overrides", [PROBE, RESNET, EFFICIENTNET], ids=["probe", "resnet", "efficientnet"])
 def test_the_same_losses_on_real_pictures(
-    tmp_path: Path, cifar100_root: Path, overrides: tuple[str, ...]
+    tmp_path: Path, small_cifar100_root: Path, overrides: tuple[str, ...]
 ) -> None:
-    real = ("data.dataset=cifar100", f"data.root={cifar100_root}", *FEW)
+    real = ("data.dataset=cifar100", f"data.root={small_cifar100_root}", *FEW)
     overrides = (*overrides, *real, *VIEWS, "train.epochs=3", "train.precision=bfloat16")
     runs = [
         train_tiny(tmp_path / name / "0", *given)[0]
