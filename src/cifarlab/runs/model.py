@@ -55,8 +55,8 @@ class Trained:
     Attributes:
         model: The classifier, in evaluation mode.
         saved: The configuration in the checkpoint.
-        precision: The device, and the autocast dtype of the run's `train.precision` on that device. On a CPU,
-            `auto` replaces float16.
+        precision: The device, and the dtype that the model computes in there, by the run's `train.precision`.
+            A run in float16 uses the choice of `auto` on a CPU, since float16 needs a GPU.
         store_size: Side length in pixels at which the training pictures were stored.
         fingerprint: For each part of the data set that training read (`train`, `val`, `test`), a hash of
             the pictures and labels in it.
@@ -184,7 +184,7 @@ def build_for_loading(config: ModelConfig, image_size: int, classes: Sequence[st
 
 
 def _own_precision(own: str, device: torch.device) -> Precision:
-    """Return the precision for a run's model. On a CPU `auto` replaces float16, which needs a GPU."""
+    """Return the precision for a run's model: its own, or `auto` for float16 without a GPU."""
     return pick_precision("auto" if own == "float16" and device.type != "cuda" else own, device)
 
 

@@ -111,10 +111,10 @@ def knows_validation(member: Member, config: Config | SavedConfig, splits: Split
 def _answers(
     teacher: Teacher, split: Split, config: Config, num_classes: int, view: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return a teacher's uncalibrated logits (n, M, C), and labels (n,).
+    """Return the uncalibrated logits (n, M, C) of a teacher of M models, and the labels (n,).
 
-    They are for the first n pictures of a split. The pictures are augmented as in epoch `view`; if it is
-    None, they are not augmented.
+    They are for the first n pictures of a split, at most PICTURES. The pictures are augmented as in epoch
+    `view`; if it is None, they are not augmented.
     """
     # A split is ordered by a hash, so its first pictures are a random sample.
     data = config.data if view is not None else config.data.model_copy(update={"augment": {}, "mix": {}})

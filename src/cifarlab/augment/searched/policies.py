@@ -81,8 +81,8 @@ def trivial_rows(height: int, width: int) -> Tensor:
 def auto_rows(height: int, width: int) -> Tensor:
     """Return the table of AutoAugment, (100, COLUMNS + 1).
 
-    It holds 25 pairs of operations, in four rows each: for both operations one with the positive and one with
-    the negative magnitude. The last column is the operation's probability.
+    It holds 25 pairs of operations. A pair takes four rows: the first operation with its positive and its
+    negative magnitude, then the second operation likewise. The last column is the operation's probability.
     """
     found = []
     for name, probability, position in (entry for policy in CIFAR10_POLICY for entry in policy):

@@ -133,7 +133,7 @@ class Activations:
         return self._tails[model]
 
     def of_first(self, count: int) -> Activations:
-        """Return activations of the first `count` training pictures in memory, for timing."""
+        """Compute the first `count` training pictures' activations; keep them in memory, for timing."""
         split, few = self.splits.train, copy.copy(self)
         first = Split(split.images, split.rows[:count], split.labels[:count], split.ids[:count])
         few.splits = replace(self.splits, train=first, val=None, test=None)
