@@ -212,9 +212,9 @@ class Registry:
         return name in self._parts
 
     def open_part(self, name: str) -> Part | None:
-        """Return the open part, the one for unregistered names, with `name` as its first argument.
+        """Return the part for unregistered names, its first argument bound to `name`.
 
-        None if there is no open part, if it does not support `name`, or if `name` is registered.
+        None if there is no such part, if it does not support `name`, or if `name` is registered.
         """
         is_open = self._open is not None and name not in self._parts and self._open[1](name)
         return self[name] if is_open else None

@@ -104,10 +104,7 @@ def teacher_hardly_counts(probe: Probe) -> Reasons:
 
 @check("deep", "warning", "hold pictures out in the teacher's run: data.val=0.1", told=True)
 def teacher_not_held_out(probe: Probe) -> Reasons:
-    """Check that the teacher is not measured on its training pictures.
-
-    Measuring means calibration and accuracy.
-    """
+    """Check that the teacher is not scored or calibrated on its training pictures."""
     return _teacher_fault(probe, "not_held_out")
 
 

@@ -27,7 +27,7 @@ class Setting:
     overrides: tuple[str, ...] = ()
 
     def config(self, *overrides: str) -> Config:
-        """Resolve the recipe with its own overrides, then those given.
+        """Resolve `recipe` with the overrides of this setting, then the given ones.
 
         Raises:
             ConfigError: An override does not fit.

@@ -65,7 +65,7 @@ def adamw(
     Args:
         betas: Decay rates of the running means of the gradient and of its square: the share kept at each
             step.
-        eps: Number that is added to the root of the mean square before the division by it.
+        eps: Number that is added to the denominator, which is the root of the mean square.
     """
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_fused(groups))
 

@@ -17,10 +17,10 @@ from cifarlab.report.specs import ChartSpec
 
 @dataclass(frozen=True)
 class PageSection:
-    """The section of one name: an analysis of one of its runs.
+    """A section of the page: the analysis of one run, for all runs of its name.
 
     Attributes:
-        name: Name of the runs.
+        name: Name of the run, which it shares with the runs of other seeds.
         seed: Seed of the analyzed run.
         analysis: The analysis.
         charts: Height and data of each chart, by kind, as `filling` returns them.
