@@ -9,7 +9,7 @@ import re
 import shutil
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.data import download
-from cifarlab.data.download import Archive, DataUnavailable, is_at_hand, locate, unpack
+from cifarlab.data import archives, download
+from cifarlab.data.archives import Archive, unpack
+from cifarlab.data.download import DataUnavailable, is_at_hand, locate
 
 MEMBERS = ("train", "test", "meta")
 FILES = {"set/train": random.Random(0).randbytes(300_000), "set/test": b"test" * 10, "set/meta": b"meta"}
@@ -118,63 +119,110 @@ def test_fetched_once_into_the_cache(server: Server, tmp_path: Path) -> None:
     assert len(server.asked) == asked
 
 
-@pytest.mark.parametrize("root", ["mine", "mine/set", "mine/deep/er"])
-def test_fetched_into_data_root(server: Server, tmp_path: Path, root: str) -> None:
-    folder = locate(server.archive(), str(tmp_path / root))
+@pytest.mark.parametrize("place", ["mine", "mine/set", "mine/deep/er"])
+def test_fetched_into_the_named_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / place))
+    folder = locate(server.archive(), None)
     check(folder)
-    assert folder == tmp_path / (root if root.endswith("set") else f"{root}/set")
+    assert folder == tmp_path / (place if place.endswith("set") else f"{place}/set")
     assert not (tmp_path / "cache").exists()
-    assert locate(server.archive(), str(tmp_path / root)) == folder
+    assert locate(server.archive(), None) == locate(server.archive(), str(tmp_path / place)) == folder
 
 
-def test_resumes_in_one_go_and_over_runs(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("look", [locate, is_at_hand])
+@pytest.mark.parametrize(
+    ("files", "root", "said"),
+    [
+        ((), "nowhere", "does not exist; without data.root"),
+        (("root/notes.txt",), "root", "holds no set/ and no set.tar.gz; without data.root"),
+        (("root/train/cat/1.png",), "root", "holds no set/ and no set.tar.gz; for your own pictures"),
+        (("root/cat/1.png", "root/dog/1.png"), "root", "set data.dataset=folder"),
+        (("root/.cache/1.png",), "root", "without data.root"),
+    ],
+)
+def test_a_root_that_does_not_hold_the_set_is_an_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    files: tuple[str, ...], root: str, said: str, look: Callable[[Archive, str | None], object],
+) -> None:  # fmt: skip
+    """Though the set lies in every other place."""
+    for place in (tmp_path / "cache" / "data" / "set", tmp_path / "env" / "set"):
+        place.mkdir(parents=True)
+        for name in MEMBERS:
+            (place / name).write_bytes(b"")
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "env"))
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    before = everything(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        look(server.archive(), str(tmp_path / root))
+    assert raised.value.path == ("data", "root")
+    assert said in str(raised.value)
+    assert str(tmp_path / root) in str(raised.value)
+    assert everything(tmp_path) == before
+    assert server.asked == []
+
+
+def test_resumes_in_one_go_and_over_runs(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.cuts = [100_000, 50_000]
     check(locate(server.archive(), None))
     assert server.asked == [None, None, "bytes=100000-", "bytes=150000-"]
 
     shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "root"))
     server.asked.clear()
     server.cuts = [70_000, 0]
     with pytest.raises(DataUnavailable, match=r"resumes the download|IncompleteRead"):
-        locate(server.archive(), str(tmp_path / "root"))
+        locate(server.archive(), None)
     assert everything(tmp_path / "root") == ["set.tar.gz.part"]
     assert (tmp_path / "root" / "set.tar.gz.part").read_bytes() == GOOD[:70_000]
     server.asked.clear()
-    check(locate(server.archive(), str(tmp_path / "root")))
+    check(locate(server.archive(), None))
     assert server.asked == [None, "bytes=70000-"]
     assert everything(tmp_path / "root") == sorted(["set", *(f"set/{name}" for name in MEMBERS)])
 
 
-def test_nothing_stays_of_an_answer_without_content(server: Server, tmp_path: Path) -> None:
+def test_nothing_stays_of_an_answer_without_content(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "root"))
     server.cuts = [0]
     with pytest.raises(DataUnavailable):
-        locate(server.archive(), str(tmp_path / "root"))
+        locate(server.archive(), None)
     assert everything(tmp_path / "root") == []
 
 
-def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "root"))
     server.ranges = False
     part = tmp_path / "root" / "set.tar.gz.part"
     part.parent.mkdir()
     part.write_bytes(GOOD[:1000])
-    check(locate(server.archive(), str(tmp_path / "root")))
+    check(locate(server.archive(), None))
     shutil.rmtree(tmp_path / "root")
     server.cuts = [1000] * 20
     with pytest.raises(DataUnavailable):
-        locate(server.archive(), str(tmp_path / "other"))
+        locate(server.archive(), None)
     assert server.cuts, "it stops when an answer brings no more than the last one"
 
 
 @pytest.mark.parametrize("left", [b"x" * 5000, b"x" * (len(GOOD) + 5), b"x" * len(GOOD)])
-def test_wrong_bytes_are_removed(server: Server, tmp_path: Path, left: bytes) -> None:
+def test_wrong_bytes_are_removed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "root"))
     part = tmp_path / "root" / "set.tar.gz.part"
     part.parent.mkdir()
     part.write_bytes(left)
     if len(left) < len(GOOD):
         with pytest.raises(DataUnavailable, match=r"md5 .* expected"):
-            locate(server.archive(), str(tmp_path / "root"))
+            locate(server.archive(), None)
         assert everything(tmp_path / "root") == []
-    check(locate(server.archive(), str(tmp_path / "root")))
+    check(locate(server.archive(), None))
 
 
 def test_wrong_md5(server: Server, tmp_path: Path) -> None:
@@ -187,11 +235,14 @@ def test_wrong_md5(server: Server, tmp_path: Path) -> None:
     assert everything(tmp_path) == ["cache", "cache/data"]
 
 
-def test_a_whole_part_needs_no_network(server: Server, tmp_path: Path) -> None:
+def test_a_whole_part_needs_no_network(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "root"))
     part = tmp_path / "root" / "set.tar.gz.part"
     part.parent.mkdir()
     part.write_bytes(GOOD)
-    check(locate(server.archive(), str(tmp_path / "root")))
+    check(locate(server.archive(), None))
     assert server.asked == []
     assert not part.exists()
 
@@ -201,9 +252,11 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -
     monkeypatch.setenv("CIFARLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     archive = Archive(f"{url}/cifar-100-python.tar.gz", "0" * 32, "cifar-100-python", MEMBERS)
-    for root, folder in ((None, tmp_path / "cache" / "data"), (str(tmp_path / "mine"), tmp_path / "mine")):
+    for folder in (tmp_path / "cache" / "data", tmp_path / "mine"):
+        if folder.name == "mine":
+            monkeypatch.setenv("CIFARLAB_DATA", str(folder))
         with pytest.raises(ConfigError) as raised:
-            locate(archive, root)
+            locate(archive, None)
         message = str(raised.value)
         assert archive.url in message
         assert str(folder) in message
@@ -230,7 +283,6 @@ def test_looked_for_in_order(server: Server, tmp_path: Path, monkeypatch: pytest
     archive = server.archive()
     cached = put(tmp_path / "cache" / "data" / "set")
     assert locate(archive, None) == cached
-    assert locate(archive, str(tmp_path / "nothing")) == cached
     monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "env"))
     in_env = put(tmp_path / "env" / "set")
     assert locate(archive, None) == in_env
@@ -240,10 +292,11 @@ def test_looked_for_in_order(server: Server, tmp_path: Path, monkeypatch: pytest
     assert server.asked == []
 
 
-def test_a_folder_that_is_not_whole(server: Server, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_whole(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "root" / "set"
     folder.mkdir(parents=True)
-    assert locate(server.archive(), str(folder)) == folder, "an empty folder is filled"
+    monkeypatch.setenv("CIFARLAB_DATA", str(folder))
+    assert locate(server.archive(), None) == folder, "an empty folder is filled"
     (folder / "meta").unlink()
     for root in (folder, folder.parent):
         with pytest.raises(ConfigError, match="lacks meta"):
@@ -311,10 +364,11 @@ def test_a_tarball_where_nothing_can_be_written(
         check(folder)
 
 
-def test_a_place_that_takes_no_data(server: Server, tmp_path: Path) -> None:
+def test_a_place_that_takes_no_data(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "file" / "below"))
     with pytest.raises(ConfigError, match="cannot write"):
-        locate(server.archive(), str(tmp_path / "file" / "below"))
+        locate(server.archive(), None)
 
 
 def link(name: str, to: str, kind: bytes) -> tarfile.TarInfo:
@@ -358,19 +412,20 @@ def test_a_member_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     archive = Archive("http://127.0.0.1:1/set.tar.gz", hashlib.md5(GOOD).hexdigest(), "set", MEMBERS)
     for name in ("MAX_MEMBER_BYTES", "MAX_ARCHIVE_BYTES"):
         with monkeypatch.context() as patch:
-            patch.setattr(download, name, 200_000)
+            patch.setattr(archives, name, 200_000)
             with pytest.raises(ConfigError, match="200,000 bytes"):
                 unpack(archive, path, tmp_path / "set")
     assert everything(tmp_path) == ["set.tar.gz"]
 
 
-def _locate(archive: Archive, root: str) -> str:
-    return str(locate(archive, root))
+def _locate(archive: Archive) -> str:
+    return str(locate(archive, None))
 
 
-def test_many_processes_at_once(server: Server, tmp_path: Path) -> None:
+def test_many_processes_at_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFARLAB_DATA", str(tmp_path / "root"))
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        found = pool.starmap(_locate, [(server.archive(), str(tmp_path / "root"))] * 8)
+        found = pool.map(_locate, [server.archive()] * 8)
     assert set(found) == {str(tmp_path / "root" / "set")}
     check(tmp_path / "root" / "set")
     assert everything(tmp_path / "root") == sorted(["set", *(f"set/{name}" for name in MEMBERS)])

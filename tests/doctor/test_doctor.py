@@ -428,7 +428,32 @@ def test_without_data_weights_and_teacher_the_rest_is_looked_at(cifarlab, monkey
     left_out = " ".join(record["left_out"])
     assert all(word in left_out for word in ("cifar100", "weights of resnet18", "teacher", "--deep"))
     assert serious_ids(record) == {"lr_never_changes", "last_map_1x1"}
-    assert cifarlab("check", "tiny_imagenet_resnet18", "train.device=cpu")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tiny_imagenet_resnet18",), "data.root: missing; give the folder that holds train/"),
+        (("resnet18_baseline", "data.dataset=folder"), "data.root: missing"),
+        (("resnet18_baseline", "data.root={folder}"), "holds no cifar-100-python/"),
+        (
+            ("resnet18_baseline", "data.root={folder}/train"),
+            "for your own pictures in folders, set data.dataset",
+        ),
+        (("resnet18_baseline", "data.dataset=cifar10", "data.root={folder}/no"), "/no does not exist"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_root_that_does_not_hold_the_data_is_an_error(cifarlab, tmp_path, command, words, said):
+    """`check` and `train` agree, and neither takes pictures from elsewhere."""
+    (tmp_path / "pictures" / "train" / "cat").mkdir(parents=True)
+    words = [word.format(folder=tmp_path / "pictures") for word in words]
+    runs = ("--runs", tmp_path / "runs") if command == "train" else ()
+    status, _, err = cifarlab(command, *words, "train.device=cpu", *runs)
+    assert status == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_start_from_a_run_is_checked_without_the_published_weights(tmp_path, monkeypatch):

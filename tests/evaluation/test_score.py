@@ -186,6 +186,36 @@ def test_no_picture_that_was_trained_on_is_shown_as_held_out(copied, trained, ci
     assert cifarlab("plot", run, "--no-gallery")[0] == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval",), ("eval", "--split", "test"), ("analyze",), ("analyze", "--split", "test"), ("plot",),
+        ("ensemble", "--split", "test"), ("audit",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_data_that_were_moved_are_named_with_the_option(trained, tmp_path, cifarlab, words):
+    root = shutil.copytree(trained / "pictures", tmp_path / "pictures")
+    runs = [
+        train_tiny(
+            tmp_path / "runs" / "a" / str(seed), "data.dataset=folder", f"data.root={root}", "data.val=6",
+            "train.epochs=1", "data.split_seed=0", f"train.seed={seed}",
+        )[0].folder
+        for seed in range(2 if words[0] == "ensemble" else 1)
+    ]  # fmt: skip
+    root.rename(tmp_path / "elsewhere")
+    before = openings(tmp_path / "runs")
+    command, *options = words
+    options += ["--device", "cpu"] if command != "plot" else []
+    status, _, err = cifarlab(command, *runs, *options)
+    assert status == 2
+    assert f"data.root: {root} does not exist" in err.splitlines()[-1]
+    assert "--root FOLDER" in err.splitlines()[-1]
+    assert openings(tmp_path / "runs") == before
+    status, _, err = cifarlab(command, *runs, *options, "--root", tmp_path / "elsewhere")
+    assert status == 0, err
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_pictures_that_came_later_are_not_taken_for_those_that_were_held_out(copied, split):
     run, root = copied

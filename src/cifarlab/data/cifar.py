@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.data.download import Archive, locate, md5_of
+from cifarlab.data.archives import Archive, md5_of
+from cifarlab.data.download import locate
 from cifarlab.data.pickles import PickledValue, read_pickle
 from cifarlab.data.splits import PartName, Pictures, digest_pictures
 

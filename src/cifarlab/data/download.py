@@ -1,24 +1,18 @@
-"""Published archives: found on this machine or downloaded, verified, and unpacked."""
+"""Published data sets: found on this machine or downloaded."""
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
-import shutil
-import tarfile
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cifarlab.core.errors import ConfigError
-from cifarlab.data.cache import building, cache_folder, cannot_write, locked, progress
+from cifarlab.data.archives import MAX_ARCHIVE_BYTES, Archive, md5_of, refuse_other_content, unpack
+from cifarlab.data.cache import cache_folder, cannot_write, locked, progress
 
-MAX_MEMBER_BYTES = 1 << 28
-MAX_ARCHIVE_BYTES = 1 << 30
 TIMEOUT_SECONDS = 30
 BYTES_AT_ONCE = 1 << 18
 
@@ -27,39 +21,16 @@ class DataUnavailable(ConfigError):
     """The data set is not on this machine and cannot be downloaded."""
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A published `.tar.gz` archive.
-
-    Attributes:
-        url: Address of the archive.
-        md5: MD5 checksum of the archive, as hex digits.
-        folder: Name of the folder that the archive holds.
-        members: Names of the files that the folder must contain.
-    """
-
-    url: str
-    md5: str
-    folder: str
-    members: tuple[str, ...]
-
-    @property
-    def file(self) -> str:
-        """The archive's file name, the last part of `url`."""
-        return self.url.rpartition("/")[2]
-
-    def complete(self, folder: Path) -> bool:
-        """Tell whether `folder` holds all files of `members`."""
-        return all((folder / name).is_file() for name in self.members)
-
-
 def search_places(root: str | None) -> list[Path]:
     """Return the places to search for a published data set, in order.
 
-    They are `root` (option `data.root`), the environment variable CIFARLAB_DATA, if set, and the user cache.
+    If `root` (option `data.root`) is given, it is the only one. Otherwise they are the environment variable
+    CIFARLAB_DATA, if set, and the user cache.
     """
-    given = [place for place in (root, os.environ.get("CIFARLAB_DATA")) if place]
-    return [*(Path(place).expanduser() for place in given), cache_folder("data")]
+    if root:
+        return [Path(root).expanduser()]
+    given = os.environ.get("CIFARLAB_DATA")
+    return [*([Path(given).expanduser()] if given else []), cache_folder("data")]
 
 
 def locate(archive: Archive, root: str | None) -> Path:
@@ -67,11 +38,11 @@ def locate(archive: Archive, root: str | None) -> Path:
 
     Each of `search_places` may be the extracted folder or the `.tar.gz`, or a folder that holds one of them.
     The `.tar.gz` may also lie in a folder called `archive.folder`. It is unpacked in the folder that it lies
-    in or, if that is read-only, in the cache folder. If nothing is found, the archive is downloaded to the
-    first place, which is `data.root` if that is set.
+    in or, if that is read-only, in the cache folder. If nothing is found and `root` is None, the archive is
+    downloaded to the first place.
 
     Raises:
-        ConfigError: An archive or folder is incomplete or damaged.
+        ConfigError: `root` does not hold the data set, or an archive or folder is incomplete or damaged.
         DataUnavailable: Nothing was found, and the archive cannot be downloaded.
     """
     places = search_places(root)
@@ -80,6 +51,8 @@ def locate(archive: Archive, root: str | None) -> Path:
             return found
         if tarball := _tarball(archive, place):
             return _unpack_beside(archive, tarball)
+    if root:
+        raise ConfigError(_not_there(archive, root), ("data", "root"))
     first = places[0]
     return fetch(archive, first.parent if first.name == archive.folder else first)
 
@@ -88,9 +61,21 @@ def is_at_hand(archive: Archive, root: str | None) -> bool:
     """Tell whether `locate` finds the archive without a download.
 
     Raises:
-        ConfigError: A folder is incomplete.
+        ConfigError: `root` does not hold the data set, or a folder is incomplete.
     """
-    return any(_extracted(archive, place) or _tarball(archive, place) for place in search_places(root))
+    found = any(_extracted(archive, place) or _tarball(archive, place) for place in search_places(root))
+    if root and not found:
+        raise ConfigError(_not_there(archive, root), ("data", "root"))
+    return found
+
+
+def _not_there(archive: Archive, root: str) -> str:
+    """Return what is wrong with a `data.root` that does not hold the archive, and what to do."""
+    place = Path(root).expanduser()
+    where = "does not exist" if not place.exists() else f"holds no {archive.folder}/ and no {archive.file}"
+    if place.is_dir() and any(entry.is_dir() and not entry.name.startswith(".") for entry in place.iterdir()):
+        return f"{root} {where}; for your own pictures in folders, set data.dataset=folder"
+    return f"{root} {where}; without data.root, it is searched in $CIFARLAB_DATA and the cache, or downloaded"
 
 
 def _tarball(archive: Archive, place: Path) -> Path | None:
@@ -104,17 +89,8 @@ def _extracted(archive: Archive, place: Path) -> Path | None:
         if archive.complete(folder):
             return folder
         if folder.name == archive.folder and folder.is_dir() and not (folder / archive.file).is_file():
-            _refuse_other_content(archive, folder)
+            refuse_other_content(archive, folder)
     return None
-
-
-def _refuse_other_content(archive: Archive, folder: Path) -> None:
-    """Raise ConfigError if an incomplete `folder` holds anything."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        lacking = next(name for name in archive.members if not (folder / name).is_file())
-        raise ConfigError(
-            f"{folder} lacks {lacking}; move it away to have it unpacked again", ("data", "root")
-        )
 
 
 def _unpack_beside(archive: Archive, tarball: Path) -> Path:
@@ -123,63 +99,6 @@ def _unpack_beside(archive: Archive, tarball: Path) -> Path:
     with locked(target):
         unpack(archive, tarball, target)
     return target
-
-
-def md5_of(path: Path) -> str:
-    """Return the md5 sum of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def unpack(archive: Archive, tarball: Path, target: Path) -> None:
-    """Verify the md5 sum, then extract `archive.members`, all or none.
-
-    Nothing is done if `target` is complete. Other files of the archive are skipped. All output paths come
-    from `archive.members`, so a manipulated file cannot write anywhere else.
-
-    Args:
-        archive: The published archive.
-        tarball: Path of the `.tar.gz`.
-        target: The folder to create.
-
-    Raises:
-        ConfigError: The file is not the published archive or cannot be unpacked, or `target` is not empty.
-    """
-    if archive.complete(target):
-        return
-    _refuse_other_content(archive, target)
-    actual = md5_of(tarball)
-    if actual != archive.md5:
-        raise ConfigError(
-            f"{tarball} is not the published archive: its md5 is {actual}, expected {archive.md5}; "
-            f"move it away to download {archive.url}", ("data", "root"))  # fmt: skip
-    try:
-        with building(target) as fresh, tarfile.open(tarball, "r:gz") as tar:
-            _extract(archive, tar, fresh)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{tarball} cannot be unpacked: {error}", ("data", "root")) from None
-    except OSError as error:
-        raise cannot_write(target, error) from None
-
-
-def _extract(archive: Archive, tar: tarfile.TarFile, folder: Path) -> None:
-    wanted = {f"{archive.folder}/{name}": name for name in archive.members}
-    passed = 0
-    for member in tar:
-        passed += max(member.size, 0)
-        if passed > MAX_ARCHIVE_BYTES:
-            raise tarfile.TarError(f"more than {MAX_ARCHIVE_BYTES:,} bytes")
-        name = wanted.pop(member.name.removeprefix("./"), None)
-        if name is None:
-            continue
-        source = tar.extractfile(member) if member.isreg() else None
-        if source is None or member.size > MAX_MEMBER_BYTES:
-            raise tarfile.TarError(f"member {member.name} is no file of at most {MAX_MEMBER_BYTES:,} bytes")
-        with source, (folder / name).open("xb") as out:
-            shutil.copyfileobj(source, out)
-        if not wanted:
-            return
-    raise tarfile.TarError(f"it lacks {next(iter(wanted))}")
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
@@ -235,7 +154,7 @@ def _ask(archive: Archive, folder: Path, start: int) -> http.client.HTTPResponse
 def _unavailable(archive: Archive, folder: Path, reason: object) -> DataUnavailable:
     return DataUnavailable(
         f"{archive.folder} is not on this machine and {archive.url} cannot be fetched ({reason}). "
-        f"Put {archive.file} into {folder.absolute()}, or set data.root=FOLDER, "
+        f"Put {archive.file} into {folder.absolute()}, or set data.root to the folder that holds it, "
         "or use synthetic pictures: data.dataset=synthetic"
     )
 

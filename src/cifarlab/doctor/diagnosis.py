@@ -132,12 +132,14 @@ def without_what_is_missing(config: Config, runs: Path) -> tuple[Config, bool, l
 
     Returns:
         The changed configuration, whether the data are on this machine, and a line for each missing item.
+
+    Raises:
+        ConfigError: `data.root` does not hold the data set.
     """
     plain, left_out = config.dump(), []
     data, data_at_hand = config.data, True
     archive = _ARCHIVES.get(data.dataset.name)
-    is_folder_missing = data.dataset.name == "folder" and data.root is None
-    if is_folder_missing or (archive is not None and not is_at_hand(archive, data.root)):
+    if archive is not None and not is_at_hand(archive, data.root):
         data_at_hand = False
         left_out.append(
             f"the data ({data.dataset.name} is not on this machine): synthetic pictures are used instead"

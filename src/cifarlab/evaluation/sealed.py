@@ -60,6 +60,7 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         ConfigError: The data or their classes differ from the run's, or there are no pictures of this split.
     """
     refuse_unknown_split(split)
+    refuse_moved_data(trained)
     if split == "test":
         learned, warnings = _splits_if_readable(run, trained) if alone else (read_splits(run, trained), ())
         pictures, source = load_test(trained.saved.data)
@@ -84,9 +85,18 @@ def read_splits(run: Path | str, trained: Trained) -> Splits:
     Raises:
         ConfigError: The pictures are missing or have changed since the training.
     """
+    refuse_moved_data(trained)
     splits = load_splits(trained.saved.data, trained.saved.split_seed)
     _refuse_other_splits(run, trained, splits)
     return splits
+
+
+def refuse_moved_data(*runs: Trained) -> None:
+    """Raise ConfigError if the folder of a run's data no longer exists."""
+    for root in (trained.saved.data.root for trained in runs):
+        if root is not None and not Path(root).exists():
+            fix = "if the data set was moved, name its folder: --root FOLDER"
+            raise ConfigError(f"{root} does not exist; {fix}", ("data", "root"))
 
 
 def _splits_if_readable(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:

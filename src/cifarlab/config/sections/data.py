@@ -66,7 +66,8 @@ class DataConfig(Section):
     root: str | None = Field(
         None,
         description=(
-            "Folder of the data set. Default: the environment variable CIFARLAB_DATA, then the user cache."
+            "Folder of the data set. Default: a published data set is searched in the environment variable "
+            "CIFARLAB_DATA, then in the user cache, and downloaded if it is in neither."
         ),
     )
     image_size: Annotated[int, Field(ge=8)] = Field(

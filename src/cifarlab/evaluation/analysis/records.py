@@ -184,7 +184,7 @@ class AnalysisFile(Record):
     def by_corruption(self) -> dict[str, list[float]]:
         """Top-1 by kind of corruption, at severities 1 to 5.
 
-        The mean of `corruptions` is left out. Empty if corrupted pictures were not scored.
+        These are the lists of `corruptions`, without its entry "mean". Empty if that is None.
         """
         return {kind: values for kind, values in (self.corruptions or {}).items() if isinstance(values, list)}
 

@@ -43,6 +43,7 @@ from cifarlab.evaluation.audit.report import (
     SuspectLabel,
     SuspectLabels,
 )
+from cifarlab.evaluation.sealed import refuse_moved_data
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, load_trained
@@ -53,8 +54,7 @@ class Audit:
     """The result of an audit.
 
     Attributes:
-        report: The report. It names a picture by its part (train, val or test, as published) and by its index
-            in the canonical order of this part (`Pictures.order`).
+        report: The report. It names a picture by its part and by its index in the part's `Pictures.order`.
         parts: The pictures of each part, by the part's name.
     """
 
@@ -295,5 +295,6 @@ def data_and_runs(
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: no folder of a run and no data set ({', '.join(DATASETS)})")
         runs = [load_trained(path, device=device).with_data_root(root) for path in what]
+        refuse_moved_data(*runs)
         return runs[0].saved.data, runs
     return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []
