@@ -98,6 +98,13 @@ SMALL = ("data.dataset={name: synthetic, train: 300, test: 100}", "data.val=100"
             (*TINY, "optim.schedule={name: one_cycle, flor: 0.1}"),
             "optim.schedule.flor: unknown; did you mean floor?",
         ),
+        (
+            (*TINY, "optim.lr=0,001"),
+            "optim.lr: input should be a valid number (got '0,001'); write 0.001: decimals have a point",
+        ),
+        ((*TINY, "optim={lr: 1,5e-3}"), "optim.lr: "),
+        ((*TINY, "train.epochs=1:30"), "train.epochs: '1:30': 1:30 is 90 in YAML, which counts in sixties"),
+        ((*TINY, "train.seed=010"), "train.seed: '010': 010 is 8 in YAML, which reads it in base 8"),
     ],
 )
 def test_it_is_one_line_and_status_2(cifarlab, tmp_path, monkeypatch, words, message):

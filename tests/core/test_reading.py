@@ -44,7 +44,8 @@ def test_any_key_twice_is_refused_at_any_depth(content, data):
 @pytest.mark.parametrize("text", [*[(FOLDER / f"{name}.yaml").read_text() for name in recipe_names()],
     "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: [*a, {z: 4}], x: 5}",
     "d: {e: {f: &a {<<: {k: 0, l: 0}, k: 1}}}\nc: {<<: *a, k: 2}",
-    "a: {x: 1}\nb: {x: 1}", "[{a: 1}, {a: 1}]", ""])  # fmt: skip
+    "a: {x: 1}\nb: {x: 1}", "[{a: 1}, {a: 1}]", "[0, 0.5, 0x1f, 0b11, 1_000, 07.5, 09, '010', '1:30', 1:90]",
+    ""])  # fmt: skip
 def test_keys_of_other_mappings_are_no_repetition(text):
     assert parse_yaml(text, "x") == yaml.safe_load(text)
 
@@ -64,6 +65,11 @@ def test_keys_of_other_mappings_are_no_repetition(text):
         ("[" * 1500, "x: not YAML: "),
         ("a: \0", "x: not YAML: "),
         ("{[1]: 2}", "x line 1: not YAML: found unhashable key"),
+        ("train:\n  seed: 010", "x line 2: 010 is 8 in YAML, which reads it in base 8; write 8 or 10"),
+        ("a: [-0_17]", "x line 1: -0_17 is -15 in YAML"),
+        ("a:\n- b: 1:30", "x line 2: 1:30 is 90 in YAML, which counts in sixties; write 90, or '1:30'"),
+        ("{a: 1:30:00.5}", "x line 1: 1:30:00.5 is 5400.5 in YAML"),
+        ("1:30: a", "x line 1: 1:30 is 90 in YAML"),
         ("&a {*a : 1}", "x line 1: not YAML: found unhashable key"),
     ],
 )

@@ -54,7 +54,9 @@ class Config(Section):
     @classmethod
     def _named_losses(cls, value: dict[str, Spec]) -> dict[str, Spec]:
         if not value:
-            raise ConfigError("expected at least one loss, e.g. {cross_entropy: {}}")
+            raise ConfigError(
+                "expected at least one loss, e.g. {cross_entropy: {}}, or base: NAME to change a recipe"
+            )
         for label in value:
             if label == "total":
                 raise ConfigError("total is the name of the weighted sum; choose another label", (label,))

@@ -90,9 +90,21 @@ def explain(error: ValidationError, known: Callable[[tuple[str, ...]], Iterable[
         return ConfigError("missing, and it has no default", path)
     given = first.get("input")
     shown = "" if isinstance(given, Mapping) else f" (got {_brief(given)})"
-    return ConfigError(" or ".join(alternatives) + shown, path)
+    return ConfigError(" or ".join(alternatives) + shown + _comma_hint(first), path)
 
 
+def _comma_hint(entry: ErrorDetails) -> str:
+    """Return a hint if a decimal comma is the likely reason of pydantic's error, else an empty text."""
+    given = entry.get("input")
+    if isinstance(given, str) and _DECIMAL_COMMA.fullmatch(given):
+        return f"; write {given.replace(',', '.')}: decimals have a point"
+    if entry["type"] == "invalid_key" and isinstance(given, int):
+        # {epochs: 3,5} is a mapping with two keys, epochs and 5.
+        return "; in {...} a comma begins a new key: decimals have a point"
+    return ""
+
+
+_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
 # pydantic's names of the choices of a union, e.g. `bool`, `literal['auto']`, `tuple[int, int]`.
 _CHOICE = re.compile(r"none|bool|int|float|str|bytes|(?:constrained|is)-\w+|[a-z-]+\[.*\]")
 

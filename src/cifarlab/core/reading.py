@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import yaml
@@ -9,15 +10,21 @@ import yaml
 from cifarlab.core.errors import ConfigError
 from cifarlab.core.plain import Plain
 
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _INT, _FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("merge", "int", "float"))
 
 
-class _Twice(yaml.MarkedYAMLError):
-    """Error: a mapping has a key twice."""
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """Error: correct YAML that is probably a mistake."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A YAML loader that raises if a mapping has a key twice. PyYAML's own would keep the last value."""
+    """A YAML loader that refuses keys given twice, and numbers that YAML reads in base 8 or 60.
+
+    PyYAML's own would keep the last value of a key, and read 010 as 8, 1:30 as 90.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Not in `construct_mapping`: there, `<<` has already merged the keys of other mappings.
@@ -31,9 +38,28 @@ class _Loader(yaml.SafeLoader):
             alike = {key, str(key)}  # 1 and "1" are the same label.
             for first in (lines[same] for same in alike if same in lines):
                 before = f", first on line {first}" if first != name.start_mark.line + 1 else ""
-                raise _Twice(problem=f"{key} is given twice{before}", problem_mark=name.start_mark)
+                raise _Refused(problem=f"{key} is given twice{before}", problem_mark=name.start_mark)
             lines |= dict.fromkeys(alike, name.start_mark.line + 1)
         return node
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return the number that a scalar stands for in base 10, 2 or 16."""
+        text, construct = node.value, cast("Any", super())
+        is_int = node.tag == _INT
+        value = construct.construct_yaml_int(node) if is_int else construct.construct_yaml_float(node)
+        if ":" in text:
+            problem = (
+                f"{text} is {value} in YAML, which counts in sixties; write {value}, or '{text}' for text"
+            )
+        elif is_int and _OCTAL.fullmatch(text):
+            problem = f"{text} is {value} in YAML, which reads it in base 8; write {value} or {int(text)}"
+        else:
+            return value
+        raise _Refused(problem=problem, problem_mark=node.start_mark)
+
+
+for _tag in (_INT, _FLOAT):
+    _Loader.add_constructor(_tag, _Loader.construct_number)
 
 
 def parse_yaml(text: str, source: str, path: tuple[str, ...] = ()) -> Plain:
@@ -45,8 +71,8 @@ def parse_yaml(text: str, source: str, path: tuple[str, ...] = ()) -> Plain:
         path: Keys of the option whose value is parsed, for messages. Empty for a file.
 
     Raises:
-        ConfigError: The text is not YAML, or a key occurs twice. The message has the source and, for a file,
-            the line.
+        ConfigError: The text is not YAML, a key occurs twice, or a number is written in base 8 or 60. The
+            message has the source and, for a file, the line.
     """
     try:
         return yaml.load(text, _Loader)
@@ -54,5 +80,5 @@ def parse_yaml(text: str, source: str, path: tuple[str, ...] = ()) -> Plain:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark and source != repr(text) else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        kind = "" if isinstance(error, _Twice) else "not YAML: "
+        kind = "" if isinstance(error, _Refused) else "not YAML: "
         raise ConfigError(f"{source}{where}: {kind}{problem}", path) from None
