@@ -110,7 +110,7 @@ def load_data(config: Config, device: torch.device, remarks: Remarks) -> Splits:
         key, fix = ("val", "hold out fewer") if config.data.limit is None else ("limit", "keep more")
         raise ConfigError(f"leaves one picture to train on, and batch norm needs two; {fix}", ("data", key))
     if select != "last" and getattr(splits, select) is None:
-        fix = "data.val=0.1" if select == "val" else "train.select=val"
+        fix = "data.val=0.1, or train.select=last" if select == "val" else "train.select=val"
         raise ConfigError(
             f"there are no {select} pictures to choose the epoch on; set {fix}", ("train", "select")
         )
