@@ -61,6 +61,8 @@ def test_a_long_value_is_shortened():
         (RuntimeError("ends so:"), "ends so:"),
         (ValueError(), "ValueError"),
         (RuntimeError("x" * 300), "x" * 157 + "..."),
+        (RuntimeError("some words " * 30), "some words " * 13 + "some words..."),
+        (RuntimeError("\x1b[1mbold\x1b[0m, and a bell\a"), "bold, and a bell"),
     ],
 )
 def test_the_reason_of_an_exception_is_a_short_line(error, reason):

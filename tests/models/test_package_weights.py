@@ -25,9 +25,9 @@ PACKAGES = {
 def whole_model(name: str) -> Any:
     """timm's model with its 1,000 classes and the weights of its package."""
     model: Any = timm.create_model(name)
-    state, sha256 = read_weights(find_package_weights(PACKAGES[name]))
-    renamed = rename_efficientnet_pytorch(state, model.state_dict())
-    load_weights(model, renamed, source=name, sha256=sha256)
+    read = read_weights(find_package_weights(PACKAGES[name]))
+    renamed = rename_efficientnet_pytorch(read.state, model.state_dict())
+    load_weights(model, renamed, source=name, sha256=read.sha256)
     return model.eval().to(memory_format=torch.channels_last)
 
 
@@ -44,7 +44,7 @@ def imagenet_top1(model: Any, images: torch.Tensor, wordnet_ids: list[str], size
 @pytest.mark.parametrize("name", PACKAGES)
 def test_every_tensor_is_loaded_under_timms_name(name: str):
     model: Any = timm.create_model(name)
-    state, _ = read_weights(find_package_weights(PACKAGES[name]))
+    state = read_weights(find_package_weights(PACKAGES[name])).state
     renamed = rename_efficientnet_pytorch(state, model.state_dict())
     own = model.state_dict()
     assert renamed.keys() == own.keys()

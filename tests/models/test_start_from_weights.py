@@ -71,9 +71,8 @@ def test_a_file_cut_off_anywhere(train, files, ending):
     for size in (0, *places, len(whole) - 1):
         broken.write_bytes(whole[:size])
         answer = train(f"model.backbone.pretrained={broken}")
-        assert_refused(
-            answer, f"model.backbone.pretrained: {broken}: cannot be read as weights, or is cut off"
-        )
+        what = "is cut off or damaged" if size else "is empty"
+        assert_refused(answer, f"model.backbone.pretrained: {broken}: {what}; copy or download it again")
 
 
 def test_a_run_whose_checkpoint_is_cut_off_anywhere(train, finished):
@@ -81,7 +80,8 @@ def test_a_run_whose_checkpoint_is_cut_off_anywhere(train, finished):
     Path("broken").mkdir()
     for size in (0, *random.Random(0).sample(range(1, len(whole)), CUTS), len(whole) - 1):
         Path("broken/best.pt").write_bytes(whole[:size])
-        assert_refused(train("model.init=broken"), "model.init: broken/best.pt: cannot be read as weights")
+        what = "is cut off or damaged" if size else "is empty"
+        assert_refused(train("model.init=broken"), f"model.init: broken/best.pt: {what}")
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])

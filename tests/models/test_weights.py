@@ -65,7 +65,8 @@ def test_reads_what_is_usual(tmp_path: Path, ending: str, wrapping: str | None):
         save_file(content, path)
     else:
         torch.save({wrapping: content, "epoch": 3} if wrapping in ("model", "state_dict") else content, path)
-    read, sha256 = read_weights(path)
+    found = read_weights(path)
+    read, sha256 = found.state, found.sha256
     assert read.keys() == state.keys()
     assert all(torch.equal(read[key], state[key]) for key in state)
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -152,7 +153,7 @@ def test_pretrained_from_a_local_file(tmp_path: Path, name: str):
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert set(report.left.values()) == {"the head is newly initialised"}
     assert not report.fresh
-    file, _ = read_weights(path)
+    file = read_weights(path).state
     own = model.backbone.state_dict()
     assert report.loaded == len(own) == len(file) - len(report.left)
     for key, value in own.items():
@@ -163,7 +164,7 @@ def test_pretrained_from_a_local_file(tmp_path: Path, name: str):
 def test_a_position_embedding_is_resized(tmp_path: Path):
     path = published("test_vit", tmp_path)
     small: Any = timm_backbone("test_vit", 32, pretrained=str(path))
-    file, _ = read_weights(path)
+    file = read_weights(path).state
     assert small.pos_embed.shape != file["pos_embed"].shape
     assert small.pos_embed.shape[1] == 1 + (32 // 16) ** 2
 

@@ -31,21 +31,29 @@ class Failure(RuntimeError):
     """An expected error that is not the user's mistake, e.g. a full disk. Its message says what to do."""
 
 
+_COLOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
 def reason_of(error: BaseException, *, limit: int = 160) -> str:
     """Return the reason of an exception in one line, never empty.
 
     It is the system's message of an OSError, else the first line of `str(error)`, else the name of the type.
-    If the line ends with a colon, the next one is appended.
+    If the line ends with a colon, the next one is appended. Control characters and codes of colors are left
+    out.
 
     Args:
         error: The exception.
-        limit: Largest number of characters. A longer text is cut.
+        limit: Largest number of characters. A longer text is cut after a word.
     """
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in _COLOR.sub("", text).splitlines() if line.strip()]
     count = next((place for place, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
     reason = " ".join(lines[:count]) or type(error).__name__
-    return reason if len(reason) <= limit else f"{reason[: limit - 3]}..."
+    reason = "".join(letter for letter in reason if letter.isprintable())
+    if len(reason) <= limit:
+        return reason
+    start = reason[: limit - 3]
+    return f"{start.rpartition(' ')[0] or start}..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

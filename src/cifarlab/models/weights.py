@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cifarlab.core.checkpoints import best_in
-from cifarlab.core.errors import ConfigError, reason_of
+from cifarlab.core.errors import ConfigError
+from cifarlab.models.stand_ins import printable
+from cifarlab.models.state_dicts import find_state
+from cifarlab.models.weight_files import read_weight_file
 
 StateDict = Mapping[str, Tensor]
 HEAD_IS_NEW = "the head is newly initialised"
@@ -31,6 +31,7 @@ class LoadReport:
         loaded: Number of tensors that were loaded.
         left: {name: reason} for each tensor of the file that was not used.
         fresh: {name: reason} for each tensor of the module that kept its value.
+        notes: Where the tensors were found in the file, and what was changed in them or in their names.
     """
 
     source: str
@@ -38,17 +39,19 @@ class LoadReport:
     loaded: int
     left: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Return one line for the terminal."""
         skipped = {name: why for name, why in self.left.items() if self.fresh.get(name) != why}
         sides = (("skipped", skipped), ("not loaded", self.fresh))
-        notes = [
+        parts = [
             f"{word} {_names(names)}: {why}"
             for word, what in sides
             for why, names in _by_reason(what).items()
         ]
-        return "; ".join([f"{self.source} (sha256 {self.sha256[:12]}): {self.loaded} tensors loaded", *notes])
+        loaded = f"{self.source} (sha256 {self.sha256[:12]}): {self.loaded} tensors loaded"
+        return "; ".join([loaded, *self.notes, *parts])
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
@@ -63,53 +66,49 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Read a safetensors or PyTorch file; return its state dict and sha256.
+@dataclass(frozen=True)
+class ReadWeights:
+    """The state dict of a file.
 
-    No code in the file can run. The state dict may be under the key `model` or `state_dict`, or under
-    `engine` and in it `model`, as in a run's last.pt. A prefix `module.` of all names is removed.
+    Attributes:
+        state: The tensors by name.
+        sha256: SHA-256 of the file.
+        notes: Where they were found in the file and what was changed, for the report.
+        classes: Class names, if the file states them as best.pt does.
+    """
+
+    state: dict[str, Tensor]
+    sha256: str
+    notes: list[str]
+    classes: tuple[str, ...] | None
+
+
+def read_weights(path: str | Path, *, names: Collection[str] = ()) -> ReadWeights:
+    """Read the state dict of a safetensors or PyTorch file.
+
+    No code in the file can run. The state dict may lie under another key, and its names may have a prefix
+    (see `find_state`).
+
+    Args:
+        path: The file.
+        names: Names of the module's tensors, if known. They decide which state dict of several is taken, and
+            which prefix is removed.
 
     Raises:
         ConfigError: The file is missing, incomplete or of another kind. The message names it.
     """
     path = Path(path).expanduser()
-    content, sha256 = _read(path)
-    return _state_of(content, path), sha256
-
-
-def _read(path: Path) -> tuple[Any, str]:
-    """Return the content of a file of weights, and its sha256."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    file = read_weight_file(path)
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path), sha256
-        return torch.load(path, map_location="cpu", weights_only=True), sha256
-    except Exception as error:  # a broken file may raise zip, pickle, struct, key, memory or other errors
-        reason = reason_of(error)
-        raise ConfigError(f"{path}: cannot be read as weights, or is cut off ({reason})") from None
-
-
-def _state_of(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict inside the content of a file."""
-    for key in ("engine", "model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not _is_state(content):
-        raise ConfigError(f"{path}: holds no state dict of tensors")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
-    return dict(content)
-
-
-def _is_state(content: Any) -> bool:
-    if not isinstance(content, Mapping) or not content:
-        return False
-    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+        found = find_state(file.content, names=names)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
+    unread = ", ".join(map(printable, file.unread[:3])) + (" and others" if file.unread[3:] else "")
+    notes = [*found.notes, *([f"objects not read: {unread}"] if unread else [])]
+    classes = file.content.get("classes") if isinstance(file.content, Mapping) else None
+    return ReadWeights(
+        found.state, file.sha256, notes, tuple(classes) if isinstance(classes, list | tuple) else None
+    )
 
 
 def backbone_of(state: StateDict) -> dict[str, Tensor]:
@@ -173,8 +172,20 @@ def load_weights(
         more = f"; {len(wrong) - 1} more such names" if len(wrong) > 1 else ""
         raise ConfigError(f"{source} does not match the module: {wrong[0]}{more}")
     used = {name: value for name, value in state.items() if name in own and name not in left}
+    _refuse_not_finite(used, own, source)
     module.load_state_dict(used, strict=False)  # not strict: each name was checked above
     return LoadReport(source, sha256, len(used), dict(sorted(left.items())), dict(sorted(fresh.items())))
+
+
+def _refuse_not_finite(state: StateDict, own: StateDict, source: str) -> None:
+    """Raise ConfigError if a tensor is NaN or infinite where the module's own is finite."""
+    for name, value in state.items():
+        bad = int((~value.isfinite()).sum())
+        if bad and own[name].isfinite().all():
+            raise ConfigError(
+                f"{source}: {bad} of {value.numel()} values of {name} are not finite (NaN or infinite); "
+                "name a file from before the training diverged"
+            )
 
 
 def excuse(name: str, free: Mapping[str, str]) -> str | None:
@@ -201,23 +212,24 @@ def init_from(classifier: nn.Module, path: str | Path) -> LoadReport:
                 f"{path}: no such file; name a run's folder, runs/<name>/<seed>, or a checkpoint"
             )
         path = best_in(path) if path.is_dir() else path
-        content, sha256 = _read(path)
-        state = _state_of(content, path)
+        own = classifier.state_dict()
+        read = read_weights(path, names=own)
+        state = read.state
         if not any(name.startswith("backbone.") for name in state):
             raise ConfigError(f"{path} is no checkpoint of cifarlab; set model.backbone.pretrained={path}")
-        own = classifier.state_dict()
         head = [name for name in own.keys() | state.keys() if name.startswith("head.")]
         same_head = all(n in own and n in state and own[n].shape == state[n].shape for n in head)
         # best.pt names its classes. Weights for equally many other classes do not suit the head.
-        theirs, ours = content.get("classes"), getattr(classifier, "classes", None)
-        same_head = same_head and (theirs is None or ours is None or tuple(theirs) == tuple(ours))
+        theirs, ours = read.classes, getattr(classifier, "classes", None)
+        same_head = same_head and (theirs is None or ours is None or theirs == tuple(ours))
         free: dict[str, str] = dict.fromkeys(("mean", "std"), "taken from the recipe")
         if not same_head:
             free["head"] = HEAD_IS_NEW
         # Excused parts are left out completely: half of an old head would be worse than a new head.
         skipped = {name: why for name in sorted(state) if (why := excuse(name, free)) is not None}
         state = {name: value for name, value in state.items() if name not in skipped}
-        report = load_weights(classifier, state, source=str(path), sha256=sha256, free=free)
-        return replace(report, left=dict(sorted({**report.left, **skipped}.items())))
+        report = load_weights(classifier, state, source=str(path), sha256=read.sha256, free=free)
+        left = dict(sorted({**report.left, **skipped}.items()))
+        return replace(report, left=left, notes=read.notes)
     except ConfigError as error:
         raise ConfigError(error.message, ("model", "init")) from None
