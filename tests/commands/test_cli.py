@@ -150,7 +150,10 @@ def test_plot(trained, cifarlab, tmp_path):
         (["train", "demo", "--seeds", "2", "train.seed=1"], "contradict"),
         (["train", "demo", "--seeds", "3", "train.seed=0"], "contradict"),
         (["train", "demo", "--seeds", "3", "train={seed: 0}"], "contradict"),
-        (["train", "resnet18_baseline", "data.root=/nowhere/at/all"], "data.root: /nowhere/at/all does not exist"),
+        (
+            ["train", "resnet18_baseline", "data.root=/nowhere/at/all"],
+            "data.root: /nowhere/at/all does not exist",
+        ),
         (
             [
                 "train",
