@@ -22,6 +22,7 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.models.backbones import timm_backbone
 from cifarlab.models.classifier import build_classifier
 from cifarlab.models.weights import load_weights, read_weights
+from tests.tiny import train_tiny
 
 NAME = "test_resnet"
 State = dict[str, torch.Tensor]
@@ -265,6 +266,23 @@ def test_an_average_of_no_models_is_not_taken(model: Any, state: State, tmp_path
     assert stale.keys() == AveragedModel(model).state_dict().keys()
     torch.save({"model": state, "average": stale}, tmp_path / "both.pt")
     loads(tmp_path / "both.pt", state, "not used: average")
+
+
+def test_results_beside_a_model_are_no_state_dict(state: State, tmp_path: Path):
+    torch.save({"model": state, "scores": {"top1": torch.tensor(0.5)}}, tmp_path / "file.pt")
+    backbone: Any = timm_backbone(NAME, 32, pretrained=str(tmp_path / "file.pt"))
+    assert backbone.loaded.notes == ["from model"]
+
+
+def test_the_last_checkpoint_of_a_run_gives_its_average(tmp_path: Path):
+    """best.pt holds the averaged weights, too."""
+    words = ["model.backbone={name: test_resnet}", "train.epochs=1", "train.average=ema"]
+    folder = train_tiny(tmp_path / "first" / "0", *words)[0].folder
+    best = read_weights(folder / "best.pt").state
+    last = read_weights(folder / "last.pt", names=best)
+    assert last.notes[0].startswith("from engine.average, an average of ")
+    assert last.state.keys() == best.keys()
+    assert all(torch.equal(last.state[name], best[name]) for name in best)
 
 
 def test_of_several_models_the_one_that_fits_is_taken(state: State, tmp_path: Path):

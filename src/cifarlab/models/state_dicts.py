@@ -131,8 +131,9 @@ def _candidates(content: object, place: tuple[str, ...] = ()) -> Iterator[_Candi
     ):
         merged = int(tensors.pop("n_averaged"))
     dropped = [str(key) for key in content if key not in tensors and (key != "n_averaged" or merged is None)]
-    # Generators' states are tensors of bytes; results are single numbers beside other entries.
-    if len(tensors) > len(dropped) and not all(value.dtype == torch.uint8 for value in tensors.values()):
+    # Generators' states are tensors of bytes; results are single numbers.
+    may_be_weights = any(value.ndim and value.dtype != torch.uint8 for value in tensors.values())
+    if may_be_weights and len(tensors) > len(dropped):
         yield _Candidate(place, tensors, dropped, merged)
 
 
