@@ -216,6 +216,12 @@ def test_data_that_were_moved_are_named_with_the_option(trained, tmp_path, cifar
     assert status == 0, err
 
 
+def test_a_root_that_the_data_set_does_not_read_may_be_gone(tmp_path):
+    run, _ = train_tiny(tmp_path / "runs" / "a" / "0", "train.epochs=1", f"data.root={tmp_path / 'nowhere'}")
+    assert evaluate(run.folder, split="val", device="cpu").pictures == 100
+    assert evaluate(run.folder, split="test", device="cpu").pictures == 100
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_pictures_that_came_later_are_not_taken_for_those_that_were_held_out(copied, split):
     run, root = copied

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+_COLOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
+
 
 class ConfigError(ValueError):
     """A user's mistake, for example in a recipe.
@@ -29,9 +32,6 @@ class ConfigError(ValueError):
 
 class Failure(RuntimeError):
     """An expected error that is not the user's mistake, e.g. a full disk. Its message says what to do."""
-
-
-_COLOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def reason_of(error: BaseException, *, limit: int = 160) -> str:
@@ -112,7 +112,6 @@ def _comma_hint(entry: ErrorDetails) -> str:
     return ""
 
 
-_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
 # pydantic's names of the choices of a union, e.g. `bool`, `literal['auto']`, `tuple[int, int]`.
 _CHOICE = re.compile(r"none|bool|int|float|str|bytes|(?:constrained|is)-\w+|[a-z-]+\[.*\]")
 

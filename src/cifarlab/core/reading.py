@@ -11,8 +11,6 @@ from cifarlab.core.errors import ConfigError
 from cifarlab.core.plain import Plain
 
 _MERGE, _INT, _FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("merge", "int", "float"))
-
-
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 
 
@@ -43,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return the number that a scalar stands for in base 10, 2 or 16."""
+        """Return the number that a scalar stands for. Raises _Refused for base 8 or 60."""
         text, construct = node.value, cast("Any", super())
         is_int = node.tag == _INT
         value = construct.construct_yaml_int(node) if is_int else construct.construct_yaml_float(node)

@@ -7,7 +7,7 @@ the ledger (`cifarlab.runs.ledger`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +60,10 @@ def open_split(run: Path | str, trained: Trained, split: str, reader: str, *, al
         ConfigError: The data or their classes differ from the run's, or there are no pictures of this split.
     """
     refuse_unknown_split(split)
-    refuse_moved_data(trained)
     if split == "test":
         learned, warnings = _splits_if_readable(run, trained) if alone else (read_splits(run, trained), ())
-        pictures, source = load_test(trained.saved.data)
+        with moved_data_named(trained):
+            pictures, source = load_test(trained.saved.data)
         fingerprint = source.fingerprint()
         _refuse_other_data(run, trained, {"test": fingerprint}, source.classes)
         digest = files.file_digest(trained.file)
@@ -85,18 +85,27 @@ def read_splits(run: Path | str, trained: Trained) -> Splits:
     Raises:
         ConfigError: The pictures are missing or have changed since the training.
     """
-    refuse_moved_data(trained)
-    splits = load_splits(trained.saved.data, trained.saved.split_seed)
+    with moved_data_named(trained):
+        splits = load_splits(trained.saved.data, trained.saved.split_seed)
     _refuse_other_splits(run, trained, splits)
     return splits
 
 
-def refuse_moved_data(*runs: Trained) -> None:
-    """Raise ConfigError if the folder of a run's data no longer exists."""
-    for root in (trained.saved.data.root for trained in runs):
-        if root is not None and not Path(root).exists():
-            fix = "if the data set was moved, name its folder: --root FOLDER"
-            raise ConfigError(f"{root} does not exist; {fix}", ("data", "root"))
+@contextlib.contextmanager
+def moved_data_named(*runs: Trained) -> Iterator[None]:
+    """Name the option `--root` if reading fails and the folder of a run's data no longer exists.
+
+    Raises:
+        ConfigError: The block raised one.
+    """
+    try:
+        yield
+    except ConfigError:
+        for root in (trained.saved.data.root for trained in runs):
+            if root is not None and not Path(root).exists():
+                fix = "if the data set was moved, name its folder: --root FOLDER"
+                raise ConfigError(f"{root} does not exist; {fix}", ("data", "root")) from None
+        raise
 
 
 def _splits_if_readable(run: Path | str, trained: Trained) -> tuple[Splits | None, tuple[str, ...]]:

@@ -43,7 +43,7 @@ from cifarlab.evaluation.audit.report import (
     SuspectLabel,
     SuspectLabels,
 )
-from cifarlab.evaluation.sealed import refuse_moved_data
+from cifarlab.evaluation.sealed import moved_data_named
 from cifarlab.runs.folder import recorded_run
 from cifarlab.runs.ledger import record_opening
 from cifarlab.runs.model import Trained, load_trained
@@ -85,7 +85,8 @@ def audit(data: DataConfig, *, runs: Sequence[Trained] = (), near: bool = True) 
         ConfigError: A run was trained on other data or on some classes only, or runs are given and none of
             them held pictures out.
     """
-    read_parts = {part: read_data(data, part) for part in PARTS}
+    with moved_data_named(*runs):
+        read_parts = {part: read_data(data, part) for part in PARTS}
     parts: dict[str, Pictures] = {part: pictures for part, pictures in read_parts.items() if pictures}
     for trained in runs:
         _refuse_other(trained, parts["train"])
@@ -295,6 +296,5 @@ def data_and_runs(
         if not Path(what[0]).exists():
             raise ConfigError(f"{what[0]}: no folder of a run and no data set ({', '.join(DATASETS)})")
         runs = [load_trained(path, device=device).with_data_root(root) for path in what]
-        refuse_moved_data(*runs)
         return runs[0].saved.data, runs
     return DataConfig.model_validate({"dataset": {"name": what[0]}, "root": root}), []
